@@ -1,0 +1,495 @@
+"""Where arrays are born: the one place that knows the names of the array libraries.
+
+What this file is for:
+
+1. A script says once where its arrays live: ``set_backend("cupy")``; a test or a thread says it for
+   a block: ``with use_backend("torch"):``. The default is NumPy, or what PORTNET_BACKEND names.
+2. The backend only decides where *new* arrays are born: data moved from the host, fresh parameters.
+   Every computation takes its library and device from its arguments: ``xp = namespace(x)``.
+3. No optional library is imported before somebody asks for it, and each is tried once.
+4. Nothing falls back silently: a backend that cannot be used is an error that names the missing
+   piece and what to install.
+"""
+
+import difflib
+import functools
+import importlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+__all__ = [
+    "Backend",
+    "BackendStatus",
+    "BackendUnavailableError",
+    "ShapeError",
+    "asarray",
+    "backends",
+    "get_backend",
+    "namespace",
+    "set_backend",
+    "to_numpy",
+    "use_backend",
+]
+
+Array = Any
+FLOATS = ("float32", "float64")
+
+
+class BackendUnavailableError(RuntimeError):
+    """An array library or its device cannot be used here; the message says what is missing."""
+
+
+class ShapeError(ValueError):
+    """An array has the wrong shape; the message says where, what was needed and what was given."""
+
+
+def choose(kind: str, name: Any, names: Iterable[str]) -> None:
+    """Raise ValueError, suggesting the nearest right one, unless `name` is one of `names`."""
+    names = list(names)
+    if name not in names:
+        near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
+        hint = f": did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"unknown {kind} {name!r}{hint} The names are {', '.join(names)}")
+
+
+# What computes asks its arguments ---------------------------------------------------------------
+
+
+def namespace(*arrays: Array) -> Any:
+    """Return the array API namespace of the arrays; None and Python scalars are passed over.
+
+    Raises TypeError where an argument is no array or where two libraries are mixed.
+    """
+    try:
+        return array_api_compat.array_namespace(*arrays)
+    except TypeError:
+        kinds = [describe(a) for a in arrays if not isinstance(a, int | float | None)]
+        raise TypeError(
+            f"expected arrays of one library, got {' and '.join(dict.fromkeys(kinds)) or 'none'}; "
+            "portnet.asarray moves data to the backend, portnet.to_numpy to the host"
+        ) from None
+
+
+def device(x: Array) -> Any:
+    """Return the device of an array."""
+    return array_api_compat.device(x)
+
+
+def describe(x: Any) -> str:
+    """Return the library and device of an array, in words: ``a torch array on cpu``."""
+    if not array_api_compat.is_array_api_obj(x):
+        return f"a {type(x).__name__}"
+    return f"a {_name(array_api_compat.array_namespace(x))} array on {device_name(x)}"
+
+
+def device_name(x: Array) -> str:
+    """Return the name of the device of an array: ``cpu``, ``cuda:0``, ``device1``."""
+    where = device(x)
+    return "cpu" if str(where) == "cpu" else _device_text(where)
+
+
+# Where new arrays are born ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An array library, a device of it, and the floating dtype that new arrays are born with."""
+
+    name: str
+    dtype: str = "float32"
+    device: Any = field(default=None, hash=False)  # CuPy's devices cannot be hashed
+    xp: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def real(self) -> Any:
+        """The floating dtype, as the library's own object."""
+        return getattr(self.xp, self.dtype)
+
+    def supports(self, dtype: str) -> bool:
+        """Tell whether arrays of this dtype can live on this device."""
+        return dtype in self.xp.__array_namespace_info__().dtypes(device=self.device)
+
+    def holds(self, x: Any) -> bool:
+        """Tell whether x is an array of this library on this device."""
+        if not array_api_compat.is_array_api_obj(x):
+            return False
+        there = backend_of(x)
+        return bool(self.name == there.name and self.device == there.device)
+
+    def asarray(self, x: Any, dtype: str | None = None) -> Array:
+        """Convert lists, frames and arrays of any library; see `portnet.asarray`."""
+        if self.name != "numpy" and self.holds(x):
+            x = detached(x)
+            if "complex" in _dtype_name(x.dtype):
+                raise ValueError(f"expected real numbers, got {_dtype_name(x.dtype)} data")
+            wanted = dtype or (self.dtype if "float" in _dtype_name(x.dtype) else None)
+            if wanted is None or x.dtype == getattr(self.xp, wanted):
+                return x
+            return self.xp.astype(x, getattr(self.xp, wanted))
+        host = to_numpy(x)
+        host = _cast(host, dtype or (None if host.dtype.kind in "iub" else self.dtype))
+        if not self.supports(host.dtype.name):
+            host = _cast(host, "int32")
+        if self.name == "torch" and not host.flags.writeable:
+            host = host.copy()  # torch shares the memory, and warns where it must not write
+        return self.xp.asarray(host, dtype=getattr(self.xp, host.dtype.name), device=self.device)
+
+    def active(self) -> AbstractContextManager[Any]:
+        """Context in which kernels run on this device: CuPy launches on the *current* device."""
+        if self.name == "cupy" and self.device is not None:
+            return self.device  # type: ignore[no-any-return]
+        return nullcontext()
+
+
+def asarray(x: Any, *, dtype: str | None = None) -> Array:
+    """Move data to the current backend.
+
+    Parameters
+    ----------
+    x : array of any library, list, frame or scalar
+        Arrays already there are returned as they are (torch tensors detached).
+    dtype : str, optional
+        By default floating data take the backend's dtype; integers and booleans keep theirs, save
+        that int64 becomes int32 on a device that has no 64-bit integers.
+
+    Raises
+    ------
+    ValueError
+        for ragged lists, text, complex numbers, and values that are too large for the dtype.
+    BackendUnavailableError
+        where PORTNET_BACKEND names a backend that cannot be used.
+    """
+    return get_backend().asarray(x, dtype)
+
+
+def to_numpy(x: Any) -> np.ndarray[Any, Any]:
+    """Return an array of any library, a list or a frame as a NumPy array on the host.
+
+    Raises ValueError for ragged lists. This is where a device is waited for.
+    """
+    if isinstance(x, np.ndarray | np.generic):
+        return np.asarray(x)
+    if array_api_compat.is_torch_array(x):
+        return np.asarray(x.detach().cpu().numpy())
+    if array_api_compat.is_cupy_array(x):
+        return np.asarray(x.get())
+    if array_api_compat.is_array_api_obj(x) and hasattr(x, "to_device"):
+        xp = array_api_compat.array_namespace(x)
+        if hasattr(xp, "Device"):  # array-api-strict: only its CPU device opens to NumPy
+            x = x.to_device(xp.Device("CPU_DEVICE"))
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(
+            "expected a rectangular nest of numbers, got rows of different lengths"
+        ) from error
+
+
+def set_backend(name: str, *, device: Any = None, dtype: str = "float32") -> None:
+    """Set where new arrays are born, for the whole process.
+
+    Parameters
+    ----------
+    name : {"numpy", "cupy", "torch", "jax", "array_api_strict"}
+    device : optional
+        The library's own device or its name (``"cuda:1"``, ``"cpu"``); its default if None.
+    dtype : {"float32", "float64"}
+        What floating data become.
+
+    Raises
+    ------
+    BackendUnavailableError
+        where the library or the device cannot be used; the message says what to install.
+    ValueError
+        for an unknown name, a dtype that the device does not have, an unknown device.
+    """
+    global _default
+    _default = _resolve(name, device, dtype)
+
+
+@contextmanager
+def use_backend(name: str, *, device: Any = None, dtype: str = "float32") -> Iterator[Backend]:
+    """Set where the current thread's new arrays are born, inside a ``with``.
+
+    Takes what `set_backend` takes, wins over it inside the block, and touches no other thread.
+    """
+    backend = _resolve(name, device, dtype)
+    stack = _thread.__dict__.setdefault("stack", [])
+    stack.append(backend)
+    try:
+        yield backend
+    finally:
+        stack.pop()
+
+
+def get_backend() -> Backend:
+    """Return the current thread's backend, or else the process's: NumPy unless something was set.
+
+    Raises BackendUnavailableError or ValueError where PORTNET_BACKEND names no usable backend.
+    """
+    stack = getattr(_thread, "stack", None)
+    if stack:
+        return stack[-1]  # type: ignore[no-any-return]
+    if _default is not None:
+        return _default
+    return _from_environment(os.environ.get("PORTNET_BACKEND") or "numpy")
+
+
+def backend_of(x: Any) -> Backend:
+    """Return the place where an array lives; lists and frames live nowhere: the current backend.
+
+    The dtype is that of a float32 or float64 array, else the current backend's.
+    """
+    if not array_api_compat.is_array_api_obj(x):
+        return get_backend()
+    xp = array_api_compat.array_namespace(x)
+    dtype = _dtype_name(x.dtype)
+    dtype = dtype if dtype in FLOATS else get_backend().dtype
+    return Backend(_name(xp), dtype, array_api_compat.device(x), xp)
+
+
+def is_host(x: Any) -> bool:
+    """Tell whether x is data on the host (NumPy, list, frame, scalar), which goes to a backend."""
+    return isinstance(x, np.ndarray | np.generic) or not array_api_compat.is_array_api_obj(x)
+
+
+def detached(x: Array) -> Array:
+    """Return x without autograd history: torch tensors detached, all else as it is."""
+    return x.detach() if array_api_compat.is_torch_array(x) and x.requires_grad else x
+
+
+# What is installed ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """Whether a backend can be used here, and the reason when not."""
+
+    name: str
+    usable: bool
+    version: str | None = None
+    device: str | None = None
+    reason: str | None = None
+
+
+def backends() -> list[BackendStatus]:
+    """Return the status of every backend; imports the optional libraries that are installed."""
+    return [_probe(name) for name in _LIBRARIES]
+
+
+@functools.cache
+def _probe(name: str) -> BackendStatus:
+    """Import the library and try it, once per process."""
+    library = _LIBRARIES[name]
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # a broken library may raise anything at import
+        reason = f"import {name} failed ({_first_line(error)}). Install it: {library.install}"
+        return BackendStatus(name, usable=False, reason=reason)
+    version = getattr(module, "__version__", None)
+    try:
+        where = library.try_out(module)
+    except BackendUnavailableError as error:
+        return BackendStatus(name, usable=False, version=version, reason=str(error))
+    return BackendStatus(name, usable=True, version=version, device=where)
+
+
+def _try_default(module: Any) -> str:
+    xp = array_api_compat.array_namespace(module.asarray([1.0]))
+    return device_name(xp.asarray([1.0]))
+
+
+def _try_jax(module: Any) -> str:
+    try:
+        return _device_text(module.devices()[0])
+    except Exception as error:  # jaxlib reports a missing plugin or driver as RuntimeError
+        raise BackendUnavailableError(f"jax has no device ({_first_line(error)})") from error
+
+
+def _try_cupy(cupy: Any) -> str:
+    """Stages 2 and 3 of the detection; a wheel imports without a driver, so stage 1 says little."""
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        raise BackendUnavailableError(
+            f"counting CUDA devices failed ({_first_line(error)}). Install or update the NVIDIA "
+            "driver: its version must be at least that of the CUDA runtime of the CuPy wheel"
+        ) from error
+    if count == 0:
+        raise BackendUnavailableError(
+            "counting CUDA devices found none. Check `nvidia-smi` and CUDA_VISIBLE_DEVICES"
+        )
+    try:
+        # Allocation, a compiled kernel, cuBLAS, a reduction and the copy back: what a step needs.
+        a = cupy.ones((2, 2), dtype="float32")
+        total = float(((a * 2 + 1) @ a).sum())
+    except Exception as error:
+        raise BackendUnavailableError(
+            f"a first operation on the GPU failed ({_first_line(error)}). The CUDA libraries may "
+            f"be missing: {_LIBRARIES['cupy'].install}"
+        ) from error
+    if total != 24.0:
+        raise BackendUnavailableError(f"a first operation on the GPU gave {total} instead of 24.0")
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
+    return f"cuda:{cupy.cuda.Device().id} ({properties['name'].decode()})"
+
+
+# Devices, by the names people use ---------------------------------------------------------------
+
+
+def _cpu_only(name: str) -> None:
+    if name != "cpu":
+        raise ValueError("NumPy's only device is 'cpu'")
+
+
+def _cupy_device(name: str) -> Any:
+    import cupy
+
+    kind, _, number = name.partition(":")
+    index = kind if kind.isdigit() else (number or "0")
+    count = cupy.cuda.runtime.getDeviceCount()
+    if (kind not in ("cuda", "gpu") and not kind.isdigit()) or not index.isdigit():
+        raise ValueError("CuPy's devices are 0, 'cuda:0' and so on")
+    if int(index) >= count:
+        raise ValueError(f"this machine has {count} CUDA device(s), numbered from 0")
+    return cupy.cuda.Device(int(index))
+
+
+def _torch_device(name: str) -> Any:
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
+        raise ValueError(_first_line(error)) from error
+
+
+def _jax_device(name: str) -> Any:
+    import jax
+
+    kind, _, number = name.partition(":")
+    try:
+        return jax.devices(kind)[int(number or 0)]
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise ValueError(_first_line(error)) from error
+
+
+def _strict_device(name: str) -> Any:
+    import array_api_strict
+
+    return array_api_strict.Device(name)
+
+
+@dataclass(frozen=True)
+class _Library:
+    install: str  # what a person does to get it
+    find_device: Callable[[str], Any]  # from a name; raises ValueError
+    try_out: Callable[[Any], str] = _try_default  # the default device's name, or raises
+
+
+_LIBRARIES = {
+    "numpy": _Library("pip install numpy", _cpu_only),
+    "cupy": _Library(
+        'pip install "portnet[cuda13]" (or "portnet[cuda12]" for CUDA 12)', _cupy_device, _try_cupy
+    ),
+    "torch": _Library("pip install torch", _torch_device),
+    "jax": _Library("pip install jax", _jax_device, _try_jax),
+    "array_api_strict": _Library("pip install array-api-strict", _strict_device),
+}
+
+
+def _resolve(name: str, where: Any, dtype: str) -> Backend:
+    choose("backend", name, _LIBRARIES)
+    choose("dtype", dtype, FLOATS)
+    status = _probe(name)
+    if not status.usable:
+        raise BackendUnavailableError(f"the {name} backend cannot be used: {status.reason}")
+    module = importlib.import_module(name)
+    if where is not None and isinstance(where, str | int):
+        try:
+            where = _LIBRARIES[name].find_device(str(where))
+        except ValueError as error:
+            raise ValueError(f"unknown device {where!r} for {name}: {error}") from error
+    one = module.asarray([1.0])
+    xp = array_api_compat.array_namespace(one)
+    backend = Backend(name, dtype, device(one) if where is None else where, xp)
+    if not backend.supports(dtype):
+        why = (
+            'jax keeps 64 bits off until jax.config.update("jax_enable_x64", True) is called'
+            if name == "jax"
+            else f"the device {_device_text(backend.device)} has no {dtype}"
+        )
+        raise ValueError(f"the {name} backend cannot make {dtype} arrays: {why}")
+    return backend
+
+
+@functools.cache
+def _from_environment(name: str) -> Backend:
+    try:
+        return _resolve(name, None, "float32")
+    except (BackendUnavailableError, ValueError) as error:
+        raise type(error)(f"{error} (the environment variable PORTNET_BACKEND is set)") from error
+
+
+_default: Backend | None = None
+_thread = threading.local()
+
+
+# Small parts ------------------------------------------------------------------------------------
+
+
+def _name(xp: Any) -> str:
+    """Return the name of the library behind a namespace: numpy, cupy, torch, jax and so on."""
+    return str(xp.__name__).removeprefix("array_api_compat.").split(".")[0]
+
+
+def _dtype_name(dtype: Any) -> str:
+    """float32 for np.float32, torch.float32, array_api_strict.float32."""
+    return str(getattr(dtype, "name", dtype)).rpartition(".")[2]
+
+
+def _cast(host: np.ndarray[Any, Any], dtype: str | None) -> np.ndarray[Any, Any]:
+    """Return host data with another dtype, or raise ValueError where that would not keep them."""
+    if host.dtype.kind not in "fiub":
+        if host.dtype.kind != "O":  # objects may be numbers: a frame's columns, Decimal, None
+            raise ValueError(f"expected real numbers, got data of dtype {host.dtype}")
+        try:
+            host = host.astype(np.float64)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"expected real numbers: {error}") from error
+    if dtype is None or host.dtype.name == dtype:
+        return host
+    if np.dtype(dtype).kind == "i" and host.dtype.kind in "iu" and host.size:
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        if host.min() < low or host.max() > high:
+            raise ValueError(f"integers from {host.min()} to {host.max()} do not fit {dtype}")
+    try:
+        with np.errstate(over="raise"):
+            return host.astype(dtype)
+    except FloatingPointError:
+        largest = np.max(np.abs(host), where=np.isfinite(host), initial=0)
+        raise ValueError(
+            f"a value of {largest:.3g} is too large for {dtype}: scale the data, "
+            'or ask for dtype="float64"'
+        ) from None
+
+
+def _device_text(where: Any) -> str:
+    for attribute in ("_device", "id"):  # array-api-strict's name; CuPy's and JAX's number
+        if hasattr(where, attribute):
+            value = getattr(where, attribute)
+            return (
+                value if isinstance(value, str) else f"{getattr(where, 'platform', 'cuda')}:{value}"
+            )
+    return str(where)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

@@ -1,0 +1,257 @@
+"""Gradient checks: is this backward the derivative of that forward?
+
+For f with the Jacobian J, a random direction v and random weights u, <u, J v> is a number that can
+be had in two ways: as the slope of <u, f> along v, by central differences, and as <J^T u, v>, which
+is what `backward` computes. Two evaluations of f check the gradient of an array of any size; a
+wrong entry anywhere turns up in the product. Every array of parameters and x have a direction of
+their own, so that the error names the one that is wrong.
+
+Central differences have a relative error of about eps^(2/3): the checks mean something in float64.
+Where f has a kink (ReLU at 0) within the step, they are tried again with a smaller step.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import rng as random
+from . import tree
+from .backend import Backend, backend_of, namespace, to_numpy
+from .layers import Layer
+from .losses import Loss
+
+__all__ = ["GradientError", "check_gradients", "check_layer", "check_loss"]
+
+Array = Any
+
+
+class GradientError(AssertionError):
+    """A backward is not the derivative of its forward; the message names the array."""
+
+
+def check_layer(
+    layer: Layer, x: Array | None = None, *, n_in: int = 6, rows: int = 5, seed: int = 0
+) -> float:
+    """Check `layer.backward` against `layer.forward`, in training (with a key) and in inference.
+
+    Parameters
+    ----------
+    layer : layer
+    x : array (rows, n_in), optional
+        Where to check, in any library; random NumPy float64 by default.
+    n_in, rows, seed : int
+        Of the random x; the seed also draws the parameters and the directions.
+
+    Returns
+    -------
+    float
+        The largest relative error that was met.
+
+    Raises
+    ------
+    GradientError
+        where a derivative differs, where a backward is not linear in dy, or where a gradient has
+        another shape or dtype than its array.
+    """
+    draw = random.generator(seed)
+    x = draw.standard_normal((rows, n_in)) if x is None else x
+    place = backend_of(x)
+    params = _random_params(layer, x, draw, place)
+    key = random.row_keys(seed, 0, x.shape[-2], like=x)
+    worst = 0.0
+    for k, mode in ((None, "in inference"), (key, "in training")):
+        y, cache = layer.forward(params, x, k)
+        dy = _normal(draw, y)
+        dparams, dx = layer.backward(params, cache, dy)
+        _check_linear(layer, params, cache, dy, (dparams, dx))
+
+        def along(nest: Any, k: Array | None = k, dy: Array = dy) -> float:
+            return _dot(dy, layer.forward(nest[0], nest[1], k)[0])
+
+        names = [f"dparams{p}" for p in tree.paths(params)] + ["dx"]
+        error = _compare(along, (params, x), (dparams, dx), names, draw, f"{layer} {mode}")
+        worst = max(worst, error)
+    return worst
+
+
+def check_loss(
+    loss: Loss,
+    pred: Array | None = None,
+    target: Array | None = None,
+    *,
+    outputs: int = 3,
+    rows: int = 5,
+    seed: int = 0,
+) -> float:
+    """Check the gradient that a loss returns against its value, without and with row weights.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(pred, target, weight) -> value, dpred``.
+    pred, target : arrays, optional
+        Random by default: a normal pred (rows, outputs) and a target of that shape in (0, 1).
+    outputs, rows, seed : int
+        Of the random arrays.
+
+    Returns
+    -------
+    float
+        The largest relative error that was met.
+
+    Raises
+    ------
+    GradientError
+        where the gradient differs from the slope of the value.
+    """
+    draw = random.generator(seed)
+    pred = draw.standard_normal((rows, outputs)) if pred is None else pred
+    place = backend_of(pred)
+    if target is None:
+        target = place.asarray(draw.uniform(0.05, 0.95, tuple(pred.shape)))
+    weight = place.asarray(draw.uniform(0.5, 2.0, (pred.shape[0],)))
+    worst = 0.0
+    for w, mode in ((None, "without weights"), (weight, "with weights")):
+        _, dpred = loss(pred, target, w)
+
+        def along(nest: Any, w: Array | None = w) -> float:
+            return float(loss(nest[0], target, w)[0])
+
+        error = _compare(along, (pred,), (dpred,), ["dpred"], draw, f"{loss} {mode}")
+        worst = max(worst, error)
+    return worst
+
+
+def check_gradients(
+    model: Layer,
+    loss: Loss,
+    X: Array,
+    y: Array,
+    *,
+    weight: Array | None = None,
+    params: Any = None,
+    seed: int = 0,
+) -> float:
+    """Check the gradient of the loss of a whole model in all its parameters, in float64.
+
+    Parameters
+    ----------
+    model : layer
+    loss : callable
+    X : array (rows, n_in)
+        Lists and arrays of any library; cast to float64.
+    y : array
+        Integer labels (rows,), or floating targets; these are cast to float64.
+    weight : array (rows,), optional
+    params : nest of arrays, optional
+        Where to check. By default random ones, biases included: at zero biases a row of zeros sits
+        exactly on the kink of ReLU.
+    seed : int
+
+    Returns
+    -------
+    float
+        The largest relative error that was met.
+
+    Raises
+    ------
+    GradientError
+        where a derivative differs; the message names the array.
+    """
+    there = backend_of(X)
+    place = Backend(there.name, "float64", there.device, there.xp)
+    X, y = place.asarray(X, "float64"), place.asarray(y)
+    weight = None if weight is None else place.asarray(weight, "float64")
+    draw = random.generator(seed)
+    if params is None:
+        params = _random_params(model, X, draw, place)
+    params = tree.map(lambda p: place.asarray(p, "float64"), params)
+    pred, cache = model.forward(params, X)
+    dparams, _ = model.backward(params, cache, loss(pred, y, weight)[1])
+
+    def value(params: Any) -> float:
+        return float(loss(model.forward(params, X)[0], y, weight)[0])
+
+    names = [f"dparams{p}" for p in tree.paths(params)]
+    return _compare(value, params, dparams, names, draw, f"{model} under {loss}")
+
+
+# The check --------------------------------------------------------------------------------------
+
+
+def _compare(
+    f: Callable[[Any], float],
+    at: Any,
+    grads: Any,
+    names: list[str],
+    draw: random.Generator,
+    what: str,
+) -> float:
+    """Compare the slope of f along a random direction in each array with what `grads` says."""
+    arrays, gradients = tree.leaves(at), tree.leaves(grads)
+    if len(arrays) != len(gradients):
+        raise GradientError(f"{what}: {len(arrays)} arrays, but gradients for {len(gradients)}")
+    worst = 0.0
+    for i, (name, a, g) in enumerate(zip(names, arrays, gradients, strict=True)):
+        if a.shape != g.shape or a.dtype != g.dtype:
+            raise GradientError(
+                f"{what}: expected {name} of shape {tuple(a.shape)} and dtype {a.dtype}, got "
+                f"{tuple(g.shape)} and {g.dtype}"
+            )
+        v = _normal(draw, a)
+        expected = _dot(g, v)
+        scale = _dot(namespace(g).abs(g), namespace(v).abs(v))
+        eps = float(np.finfo(str(to_numpy(a).dtype)).eps)
+        errors = []
+        for h in (eps ** (1 / 3), 0.1 * eps ** (1 / 3)):
+            high, low = f(_moved(at, i, v, h)), f(_moved(at, i, v, -h))
+            slope = (high - low) / (2 * h)
+            rounding = eps * max(abs(high), abs(low)) / h  # what the difference cannot see
+            errors.append((abs(slope - expected) / (scale + rounding / _rtol(eps) + 1e-300), slope))
+            if errors[-1][0] <= _rtol(eps):
+                break
+        error, slope = min(errors)
+        if not error <= _rtol(eps):
+            raise GradientError(
+                f"{what}: {name} is wrong. Along a random direction the derivative is {slope:.10g} "
+                f"by central differences and {expected:.10g} by backward "
+                f"(relative error {error:.1e}, allowed {_rtol(eps):.1e})"
+            )
+        worst = max(worst, error)
+    return worst
+
+
+def _rtol(eps: float) -> float:
+    return float(200 * eps ** (2 / 3))  # 7e-9 in float64, 5e-3 in float32
+
+
+def _check_linear(layer: Layer, params: Any, cache: Any, dy: Array, grads: Any) -> None:
+    """backward(2 dy) = 2 backward(dy), to the last bit: it is a product with a fixed matrix."""
+    for once, twice in zip(
+        tree.leaves(grads), tree.leaves(layer.backward(params, cache, 2.0 * dy)), strict=True
+    ):
+        if not np.array_equal(2.0 * to_numpy(once), to_numpy(twice), equal_nan=True):
+            raise GradientError(f"{layer}: backward is not linear in dy, or not a pure function")
+
+
+def _random_params(layer: Layer, x: Array, draw: random.Generator, place: Backend) -> Any:
+    """Return parameters of the layer's shapes, all of them random, also what starts at 0 or 1."""
+    params, _ = layer.init(draw, x.shape[-1])
+    noisy = tree.map(lambda p: to_numpy(p) + 0.3 * draw.standard_normal(p.shape), params)
+    return tree.map(place.asarray, noisy)
+
+
+def _moved(nest: Any, index: int, v: Array, h: float) -> Any:
+    """Return the nest with h v added to its leaf number `index`."""
+    counter = iter(range(len(tree.leaves(nest))))
+    return tree.map(lambda a: a + h * v if next(counter) == index else a, nest)
+
+
+def _normal(draw: random.Generator, like: Array) -> Array:
+    return backend_of(like).asarray(draw.standard_normal(tuple(like.shape)))
+
+
+def _dot(a: Array, b: Array) -> float:
+    """<a, b>, summed in float64 on the host."""
+    return float(np.sum(to_numpy(a).astype(np.float64) * to_numpy(b).astype(np.float64)))

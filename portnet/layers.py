@@ -1,0 +1,543 @@
+"""Layers: each is its forward equation and the chain rule through it, side by side.
+
+Rows are samples: x has shape (rows, n_in) and y has shape (rows, n_out). Notebooks often write the
+transpose; this is how their names translate:
+
+====================================  ====================================================
+notebook (columns are samples)        here (rows are samples)
+====================================  ====================================================
+``Z1 = W1 @ X + b1``                  ``y = matmul(x, W) + b``
+``dW2 = dZ2 @ A1.T / m``              ``dW = matmul(x^T, dy)``; the loss put the 1/m into dy
+``db2 = sum(dZ2, axis=1) / m``        ``db = sum(dy, axis=-2)``
+``dA1 = W2.T @ dZ2``                  ``dx = matmul(dy, W^T)``
+``dZ1 = dA1 * relu_derivative(Z1)``   ``dx = dy * (y > 0)``, the `backward` of ReLU
+====================================  ====================================================
+
+A layer is anything with three pure methods (there is no base class):
+
+* ``init(rng, n_in) -> params, n_out``: initial parameters, drawn from NumPy's Generator `rng` on
+  the host; `portnet.init` moves them to where they are wanted.
+* ``forward(params, x, key=None) -> y, cache``: `cache` is what `backward` needs; `key` is None in
+  inference, and numbers the rows for layers that draw at random (`portnet.rng.row_keys`).
+* ``backward(params, cache, dy) -> dparams, dx``: from dy = dL/dy to dL/dparams and dL/dx.
+
+Layers are stateless, so there is LayerNorm and no BatchNorm (its running averages are state). They
+work on the last two axes and never cast: the dtype of x and of the parameters must agree.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from . import rng as random
+from .backend import ShapeError, choose, namespace
+
+__all__ = [
+    "GELU",
+    "Chain",
+    "Dense",
+    "Dropout",
+    "Identity",
+    "Layer",
+    "LayerNorm",
+    "LeakyReLU",
+    "ReLU",
+    "Residual",
+    "SiLU",
+    "Sigmoid",
+    "Softplus",
+    "Tanh",
+    "mlp",
+]
+
+Array = Any
+Params = Any  # a nest of arrays: see portnet.tree
+Cache = Any
+
+
+class Layer(Protocol):
+    """What a layer is: three pure methods. A frozen dataclass with them needs nothing else."""
+
+    def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
+        """Return initial parameters and the number of outputs."""
+        ...
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """Return y and what `backward` needs."""
+        ...
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """Return dparams, a nest of the shape of params, and dx."""
+        ...
+
+
+@dataclass(frozen=True)
+class Dense:
+    """y = x W + b.
+
+    Parameters
+    ----------
+    n_out : int
+        Number of outputs.
+    weights : str or callable
+        How W is drawn: a name of `portnet.rng.INITIALIZERS`, or a function (rng, n_in, n_out) that
+        returns a host array of that shape. b starts at 0.
+
+    Notes
+    -----
+    W has shape (n_in, n_out) and b (1, n_out). With L the loss and dy = dL/dy, the chain rule gives
+    dW_ij = sum over rows of x_i dy_j; db_j = sum over rows of dy_j; dx_i = sum over j of dy_j W_ij.
+    """
+
+    n_out: int
+    weights: Any = "glorot_uniform"
+
+    def __post_init__(self) -> None:
+        _positive_int("Dense: n_out", self.n_out)
+        if not callable(self.weights):
+            choose("initialiser", self.weights, random.INITIALIZERS)
+
+    def __repr__(self) -> str:
+        return f"Dense({self.n_out})"
+
+    def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
+        """W from the initialiser, b = 0."""
+        draw = self.weights if callable(self.weights) else random.INITIALIZERS[self.weights]
+        return {
+            "W": draw(rng, n_in, self.n_out),
+            "b": random.zeros(None, 1, self.n_out),
+        }, self.n_out
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """y = x W + b; raises ShapeError unless x is (rows, n_in)."""
+        W, b = params["W"], params["b"]
+        _check_width(self, x, W.shape[-2])
+        return namespace(x).matmul(x, W) + b, x
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """dW = x^T dy; db = the sum of the rows of dy; dx = dy W^T."""
+        x, W = cache, params["W"]
+        xp = namespace(dy)
+        dW = xp.matmul(xp.matrix_transpose(x), dy)
+        db = xp.sum(dy, axis=-2, keepdims=True)
+        dx = xp.matmul(dy, xp.matrix_transpose(W))
+        return {"W": dW, "b": db}, dx
+
+
+# Activations: one number in, one number out -----------------------------------------------------
+# Where the derivative is a function of the output, the output is all that is cached.
+
+
+class _NoParameters:
+    """The `init` of layers that have nothing to learn."""
+
+    def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
+        """No parameters, as many outputs as inputs."""
+        return (), n_in
+
+
+@dataclass(frozen=True)
+class Identity(_NoParameters):
+    """y = x;  dy/dx = 1."""
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """y = x."""
+        return x, None
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """dx = dy."""
+        return (), dy
+
+
+@dataclass(frozen=True)
+class ReLU(_NoParameters):
+    """y = max(x, 0);  dy/dx = 1 where y > 0, else 0 (0 at x = 0, as everybody has it)."""
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """y = max(x, 0)."""
+        y = namespace(x).maximum(x, 0.0)
+        return y, y
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """dx = dy (y > 0); a product with the mask, which is faster than `where`."""
+        y = cache
+        return (), dy * namespace(y).astype(y > 0, y.dtype)
+
+
+@dataclass(frozen=True)
+class LeakyReLU(_NoParameters):
+    """y = max(x, slope x);  dy/dx = 1 where y > 0, else slope (Maas et al. 2013)."""
+
+    slope: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.slope < 1:
+            raise ValueError(f"LeakyReLU: expected 0 <= slope < 1, got {self.slope!r}")
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """y = max(x, slope x)."""
+        y = namespace(x).maximum(x, self.slope * x)
+        return y, y
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """dx = dy (1 or slope)."""
+        y = cache
+        on = namespace(y).astype(y > 0, y.dtype)
+        return (), dy * (on + self.slope * (1.0 - on))
+
+
+@dataclass(frozen=True)
+class Sigmoid(_NoParameters):
+    """y = s(x) = 1 / (1 + e^-x) = (tanh(x/2) + 1) / 2;  dy/dx = y (1 - y).
+
+    The form with tanh cannot overflow, in either direction.
+    """
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """y = (tanh(x/2) + 1) / 2."""
+        y = 0.5 * namespace(x).tanh(0.5 * x) + 0.5
+        return y, y
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """dx = dy y (1 - y)."""
+        y = cache
+        return (), dy * (y * (1.0 - y))
+
+
+@dataclass(frozen=True)
+class Tanh(_NoParameters):
+    """y = tanh(x);  dy/dx = 1 - y^2."""
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """y = tanh(x)."""
+        y = namespace(x).tanh(x)
+        return y, y
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """dx = dy (1 - y^2)."""
+        y = cache
+        return (), dy * (1.0 - y * y)
+
+
+@dataclass(frozen=True)
+class Softplus(_NoParameters):
+    """y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|);  dy/dx = s(x) = 1 - e^-y."""
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """y = max(x, 0) + log(1 + e^-|x|): the exponential never overflows."""
+        xp = namespace(x)
+        y = xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
+        return y, y
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """dx = dy (1 - e^-y)."""
+        y = cache
+        return (), dy * -namespace(y).expm1(-y)
+
+
+@dataclass(frozen=True)
+class SiLU(_NoParameters):
+    """y = x s(x), s the logistic function;  dy/dx = s (1 + x (1 - s)).
+
+    Also called swish (Elfwing et al. 2017).
+    """
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """y = x s(x)."""
+        s = 0.5 * namespace(x).tanh(0.5 * x) + 0.5
+        return x * s, (x, s)
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """dx = dy s (1 + x (1 - s))."""
+        x, s = cache
+        return (), dy * (s * (1.0 + x * (1.0 - s)))
+
+
+@dataclass(frozen=True)
+class GELU(_NoParameters):
+    """y = x (1 + t) / 2, t = tanh(u), u = c (x + a x^3), c = sqrt(2 / pi), a = 0.044715.
+
+    dy/dx = (1 + t) / 2 + x (1 - t^2) du/dx / 2, with du/dx = c (1 + 3 a x^2). This is the tanh form
+    of Hendrycks and Gimpel (2016); the exact one needs erf, which the array API does not have.
+    """
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """y = x (1 + t) / 2."""
+        t = namespace(x).tanh(_GELU_C * x * (1.0 + _GELU_A * x * x))
+        return 0.5 * x * (1.0 + t), (x, t)
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """dx = dy ((1 + t) + x (1 - t^2) du/dx) / 2."""
+        x, t = cache
+        du = _GELU_C * (1.0 + 3 * _GELU_A * x * x)
+        return (), dy * (0.5 * (1.0 + t + x * (1.0 - t * t) * du))
+
+
+_GELU_C, _GELU_A = math.sqrt(2 / math.pi), 0.044715
+
+
+# Layers that look at a whole row ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dropout(_NoParameters):
+    """y = x m / (1 - rate), m = 0 with probability `rate`, else 1; in inference y = x.
+
+    Parameters
+    ----------
+    rate : float
+        The probability to drop a number, 0 <= rate < 1 (Srivastava et al. 2014). The division keeps
+        the mean, so that inference needs no correction.
+
+    Notes
+    -----
+    The mask is a hash of (seed, step, layer, row, column): see `portnet.rng`.
+    """
+
+    rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate < 1:
+            raise ValueError(
+                f"Dropout: expected 0 <= rate < 1, the probability to drop, got {self.rate!r}"
+            )
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """y = x m / (1 - rate), or x where key is None."""
+        if key is None or self.rate == 0:
+            return x, None
+        kept = random.keep(key, x.shape[-1], self.rate)
+        m = namespace(x).astype(kept, x.dtype) * (1 / (1 - self.rate))
+        return x * m, m
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """dx = dy m / (1 - rate)."""
+        return (), dy if cache is None else dy * cache
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """y = gamma z + beta, z = (x - mean(x)) / sqrt(var(x) + eps), over each row (Ba et al. 2016).
+
+    gamma and beta have shape (1, n_in). With dz = dy gamma and r = 1 / sqrt(var + eps):
+    dx = r (dz - mean(dz) - z mean(dz z)); dgamma = sum over rows of dy z; dbeta = sum of dy.
+    """
+
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise ValueError(f"LayerNorm: expected eps > 0, got {self.eps!r}")
+
+    def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
+        """gamma = 1, beta = 0."""
+        zero = random.zeros(None, 1, n_in)
+        return {"gamma": zero + 1.0, "beta": zero}, n_in
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """y = gamma z + beta."""
+        xp = namespace(x)
+        _check_width(self, x, params["gamma"].shape[-1])
+        centred = x - xp.mean(x, axis=-1, keepdims=True)
+        var = xp.mean(centred * centred, axis=-1, keepdims=True)
+        r = 1.0 / xp.sqrt(var + self.eps)
+        z = centred * r
+        return params["gamma"] * z + params["beta"], (z, r)
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """dx = r (dz - mean(dz) - z mean(dz z)): the mean and the variance move with x, too."""
+        z, r = cache
+        xp = namespace(dy)
+        dz = dy * params["gamma"]
+        dx = dz - xp.mean(dz, axis=-1, keepdims=True) - z * xp.mean(dz * z, axis=-1, keepdims=True)
+        dgamma = xp.sum(dy * z, axis=-2, keepdims=True)
+        dbeta = xp.sum(dy, axis=-2, keepdims=True)
+        return {"gamma": dgamma, "beta": dbeta}, r * dx
+
+
+# Layers made of layers --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chain:
+    """y = f_n(... f_2(f_1(x))): layers one after the other, and their backwards in reverse.
+
+    Parameters
+    ----------
+    layers : sequence of layers
+    n_in : int, optional
+        The number of inputs, where it is known beforehand: `init` then checks it.
+
+    Notes
+    -----
+    The parameters are a tuple with those of each layer. Errors of shape are told with the place:
+    ``layers[2] Dense(3): expected x of shape (rows, 8), got (12, 5)``.
+    """
+
+    layers: Sequence[Layer]
+    n_in: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))  # so that a list may be given
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, type) or not hasattr(layer, "backward"):
+                raise TypeError(
+                    f"Chain: expected layers[{i}] to have init, forward and backward, got "
+                    f"{layer!r}" + (": write it with ()" if isinstance(layer, type) else "")
+                )
+
+    def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
+        """Initialise the layers in order, each with the outputs of the one before."""
+        if self.n_in not in (None, n_in):
+            raise ShapeError(f"Chain: expected {self.n_in} features, got {n_in}")
+        params = []
+        for i, layer in enumerate(self.layers):
+            try:
+                p, n_in = layer.init(rng, n_in)
+            except ShapeError as error:
+                raise _at(i, error) from None
+            params.append(p)
+        return tuple(params), n_in
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """x through every layer; each is given a key of its own."""
+        if len(params) != len(self.layers):
+            raise ShapeError(
+                f"Chain: expected parameters of {len(self.layers)} layers, got {len(params)}"
+            )
+        caches = []
+        for i, (layer, p) in enumerate(zip(self.layers, params, strict=True)):
+            try:
+                x, cache = layer.forward(p, x, None if key is None else random.fold(key, i))
+            except ShapeError as error:
+                raise _at(i, error) from None
+            caches.append(cache)
+        return x, caches
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """The chain rule: the dx of a layer is the dy of the one before it."""
+        grads = []
+        for layer, p, c in zip(self.layers[::-1], params[::-1], cache[::-1], strict=True):
+            grad, dy = layer.backward(p, c, dy)
+            grads.append(grad)
+        return tuple(grads[::-1]), dy
+
+
+@dataclass(frozen=True)
+class Residual:
+    """y = x + f(x): f's outputs as many as its inputs;  dx = dy + the dx of f (He et al. 2015)."""
+
+    layer: Layer
+
+    def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
+        """The parameters of f; raises ShapeError unless f has n_in outputs."""
+        params, n_out = self.layer.init(rng, n_in)
+        if n_out != n_in:
+            raise ShapeError(
+                f"Residual: expected a layer with {n_in} outputs, as many as inputs, got {n_out}"
+            )
+        return params, n_out
+
+    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+        """y = x + f(x)."""
+        y, cache = self.layer.forward(params, x, key)
+        return x + y, cache
+
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
+        """dx = dy + the dx of f, because x reaches y on both ways."""
+        grads, dx = self.layer.backward(params, cache, dy)
+        return grads, dy + dx
+
+
+# The network most people want -------------------------------------------------------------------
+
+ACTIVATIONS: dict[str, Layer] = {
+    "identity": Identity(),
+    "relu": ReLU(),
+    "leaky_relu": LeakyReLU(),
+    "sigmoid": Sigmoid(),
+    "tanh": Tanh(),
+    "gelu": GELU(),
+    "silu": SiLU(),
+    "softplus": Softplus(),
+}
+NORMS: dict[str, Layer] = {"layer": LayerNorm()}
+_HALF_OFF = (ReLU, LeakyReLU, GELU, SiLU, Softplus)  # activations that He's weights are made for
+
+
+def mlp(
+    sizes: Sequence[int],
+    activation: str | Layer | Sequence[str | Layer] = "relu",
+    *,
+    dropout: float = 0.0,
+    norm: str | Layer | None = None,
+    weights: Any = None,
+) -> Chain:
+    """A multilayer perceptron: Dense, norm, activation, dropout for each hidden layer, then Dense.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Inputs, hidden layers, outputs: ``[32, 128, 128, 8]``.
+    activation : name, layer, or one of these for each hidden layer
+        A name of `ACTIVATIONS`. The last Dense has none: the losses work on its raw outputs.
+    dropout : float
+        The probability to drop a hidden unit.
+    norm : {"layer"}, layer or None
+        Between each hidden Dense and its activation.
+    weights : str or callable, optional
+        Initialiser of every Dense. By default He's before ReLU and its like, else Glorot's.
+
+    Examples
+    --------
+    >>> mlp([4, 8, 3]).layers
+    (Dense(8), ReLU(), Dense(3))
+    """
+    sizes = list(sizes)
+    if len(sizes) < 2:
+        raise ValueError(f"mlp: expected at least two sizes, inputs and outputs, got {sizes}")
+    for size in sizes:
+        _positive_int("mlp: a size", size)
+    hidden = sizes[1:-1]
+    if isinstance(activation, str) or not isinstance(activation, Sequence):
+        activation = [activation] * len(hidden)
+    if len(activation) != len(hidden):
+        raise ValueError(
+            f"mlp: expected one activation, or one for each of {len(hidden)} hidden layers, "
+            f"got {len(activation)}"
+        )
+    layers: list[Layer] = []
+    for n, name in zip(hidden, activation, strict=True):
+        f = _layer("activation", name, ACTIVATIONS)
+        default = "he_normal" if isinstance(f, _HALF_OFF) else "glorot_uniform"
+        layers.append(Dense(n, weights or default))
+        if norm is not None:
+            layers.append(_layer("norm", norm, NORMS))
+        layers.append(f)
+        if dropout != 0:
+            layers.append(Dropout(dropout))
+    layers.append(Dense(sizes[-1], weights or "glorot_uniform"))
+    return Chain(tuple(layers), n_in=sizes[0])
+
+
+def _layer(kind: str, given: str | Layer, table: dict[str, Layer]) -> Layer:
+    if isinstance(given, str):
+        choose(kind, given, table)
+        return table[given]
+    return given
+
+
+def _positive_int(what: str, n: Any) -> None:
+    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 1:
+        raise ValueError(f"{what}: expected an integer of at least 1, got {n!r}")
+
+
+def _check_width(layer: Layer, x: Array, n_in: int) -> None:
+    if x.ndim < 2 or x.shape[-1] != n_in:
+        raise ShapeError(f"{layer}: expected x of shape (rows, {n_in}), got {tuple(x.shape)}")
+
+
+def _at(i: int, error: ShapeError) -> ShapeError:
+    """Return the error with the layer's place in front: layers[2] Dense(3), layers[1].layers[0]."""
+    return ShapeError(f"layers[{i}]{'.' if str(error).startswith('layers[') else ' '}{error}")

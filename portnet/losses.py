@@ -1,0 +1,249 @@
+"""Losses: each returns its value and its gradient together, so that the two cannot drift apart.
+
+A loss is a function ``loss(pred, target, weight=None) -> value, dpred``:
+
+* `pred` (rows, n_out) is the raw output of the network: the cross-entropies work on logits, so
+  there is no log of a probability, no clipping and no epsilon;
+* `target` has the shape and dtype of `pred`, or is (rows,) integer labels for softmax;
+* `weight` (rows,) counts each row that often;
+* `value` is 0-d, and `dpred` = dvalue/dpred has the shape of `pred`.
+
+Every loss sums over outputs and averages over rows: value = sum(w l) / sum(w), with the denominator
+1 where all weights are 0. ``reduction="sum"`` leaves the division out.
+
+Any function with this signature is a loss. What portnet's own have besides: ``mean(pred)``, the
+mean of the target that an output stands for (the inverse link); ``low`` and ``high``, the range in
+which targets must lie; and the cross-entropies ``classes(mean)``, the classes or labels to bet on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from .backend import ShapeError, choose, device, namespace
+
+__all__ = [
+    "LOSSES",
+    "AbsoluteError",
+    "Huber",
+    "PoissonLoss",
+    "SigmoidCrossEntropy",
+    "SoftmaxCrossEntropy",
+    "SquaredError",
+]
+
+Array = Any
+Loss = Callable[..., tuple[Array, Array]]
+
+
+@dataclass(frozen=True)
+class _Reduced:
+    """What the losses share: the reduction over rows, an identity link, targets anywhere."""
+
+    reduction: str = "mean"
+    low, high = -inf, inf  # not fields: they belong to the class
+
+    def __post_init__(self) -> None:
+        choose("reduction", self.reduction, ("mean", "sum"))
+
+    def mean(self, pred: Array) -> Array:
+        """E[target] = pred."""
+        return pred
+
+    def _reduce(self, row_loss: Array, drow: Array, weight: Array | None) -> tuple[Array, Array]:
+        """value = sum(w l) / sum(w), dpred = w dl / sum(w), from l (rows,) and dl (rows, n_out)."""
+        xp = namespace(row_loss)
+        rows = row_loss.shape[-1]
+        if weight is None:
+            value = xp.sum(row_loss, axis=-1)
+            return (value, drow) if self.reduction == "sum" else (value / rows, drow / rows)
+        if weight.shape[-1:] != (rows,) or weight.dtype != row_loss.dtype:
+            raise ShapeError(
+                f"{type(self).__name__}: expected weight of shape ({rows},) and dtype "
+                f"{row_loss.dtype}, got {tuple(weight.shape)} and {weight.dtype}"
+            )
+        if self.reduction == "mean":
+            total = xp.sum(weight, axis=-1, keepdims=True)
+            weight = weight / (total + xp.astype(total == 0, total.dtype))
+        return xp.sum(weight * row_loss, axis=-1), xp.expand_dims(weight, axis=-1) * drow
+
+
+@dataclass(frozen=True)
+class SquaredError(_Reduced):
+    """l = sum_j (p_j - t_j)^2 / 2;  dl/dp = p - t."""
+
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+        """Return value, dpred."""
+        xp = _check(self, pred, target)
+        e = pred - target
+        return self._reduce(xp.sum(0.5 * e * e, axis=-1), e, weight)
+
+
+@dataclass(frozen=True)
+class AbsoluteError(_Reduced):
+    """l = sum_j |p_j - t_j|;  dl/dp = sign(p - t)."""
+
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+        """Return value, dpred."""
+        xp = _check(self, pred, target)
+        e = pred - target
+        return self._reduce(xp.sum(xp.abs(e), axis=-1), xp.sign(e), weight)
+
+
+@dataclass(frozen=True)
+class Huber(_Reduced):
+    """l = sum_j q (|e| - q/2), e = p - t, q = min(|e|, delta);  dl/dp = e clipped to +-delta.
+
+    That is e^2/2 up to delta, and a straight line beyond (Huber 1964).
+    """
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.delta > 0:
+            raise ValueError(f"Huber: expected delta > 0, got {self.delta!r}")
+
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+        """Return value, dpred."""
+        xp = _check(self, pred, target)
+        e = pred - target
+        q = xp.minimum(xp.abs(e), self.delta)
+        clipped = xp.minimum(xp.maximum(e, -self.delta), self.delta)
+        return self._reduce(xp.sum(q * (xp.abs(e) - 0.5 * q), axis=-1), clipped, weight)
+
+
+@dataclass(frozen=True)
+class PoissonLoss(_Reduced):
+    """l = sum_j e^p_j - t_j p_j;  dl/dp = e^p - t, for counts t with mean e^p.
+
+    The output p is the logarithm of the mean. log(t!) is left out: it does not depend on p. e^p
+    overflows beyond 88 in float32 and 709 in float64.
+    """
+
+    low = 0.0
+
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+        """Return value, dpred."""
+        xp = _check(self, pred, target)
+        mean = xp.exp(pred)
+        return self._reduce(xp.sum(mean - target * pred, axis=-1), mean - target, weight)
+
+    def mean(self, pred: Array) -> Array:
+        """E[target] = e^pred."""
+        return namespace(pred).exp(pred)
+
+
+@dataclass(frozen=True)
+class SigmoidCrossEntropy(_Reduced):
+    """l = sum_j log(1 + e^z_j) - t_j z_j;  dl/dz = s(z) - t, with s the logistic function.
+
+    This is -t log s(z) - (1 - t) log(1 - s(z)), for logits z and targets 0 <= t <= 1: one output
+    for two classes, or one output for each label of a multi-label problem.
+    """
+
+    low, high = 0.0, 1.0
+
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+        """Return value, dpred."""
+        z = pred
+        xp = _check(self, z, target)
+        softplus = xp.maximum(z, 0.0) + xp.log1p(xp.exp(-xp.abs(z)))
+        return self._reduce(xp.sum(softplus - target * z, axis=-1), self.mean(z) - target, weight)
+
+    def mean(self, pred: Array) -> Array:
+        """P[label] = s(pred)."""
+        return 0.5 * namespace(pred).tanh(0.5 * pred) + 0.5
+
+    def classes(self, mean: Array) -> Array:
+        """1 where P >= 0.5, else 0: (rows,) for one output, else (rows, labels)."""
+        xp = namespace(mean)
+        chosen = xp.astype(mean >= 0.5, xp.int32)
+        return chosen[:, 0] if chosen.shape[-1] == 1 else chosen
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(_Reduced):
+    """l = -sum_j t_j log p_j, p = softmax(z);  dl/dz = p sum_j t_j - t.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}
+    label_smoothing : float
+        t becomes (1 - a) t + a / classes, 0 <= a < 1 (Szegedy et al. 2016).
+
+    Notes
+    -----
+    The target is (rows,) integer labels 0 .. classes - 1, or (rows, classes) probabilities in the
+    dtype of z. log p = z - max(z) - log(sum(e^(z - max(z)))) cannot overflow.
+    """
+
+    label_smoothing: float = 0.0
+    low, high = 0.0, 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                "SoftmaxCrossEntropy: expected 0 <= label_smoothing < 1, "
+                f"got {self.label_smoothing!r}"
+            )
+
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+        """Return value, dpred."""
+        z = pred
+        t = target if target.ndim == z.ndim else one_hot(target, z)
+        xp = _check(self, z, t)
+        if self.label_smoothing > 0:
+            t = (1 - self.label_smoothing) * t + self.label_smoothing / z.shape[-1]
+        shifted = z - xp.max(z, axis=-1, keepdims=True)
+        e = xp.exp(shifted)
+        total = xp.sum(e, axis=-1, keepdims=True)
+        log_p = shifted - xp.log(total)
+        dz = (e / total) * xp.sum(t, axis=-1, keepdims=True) - t
+        return self._reduce(-xp.sum(t * log_p, axis=-1), dz, weight)
+
+    def mean(self, pred: Array) -> Array:
+        """P[class] = softmax(pred)."""
+        xp = namespace(pred)
+        e = xp.exp(pred - xp.max(pred, axis=-1, keepdims=True))
+        return e / xp.sum(e, axis=-1, keepdims=True)
+
+    def classes(self, mean: Array) -> Array:
+        """Return the most probable class of each row (rows,), the first of equals."""
+        return namespace(mean).argmax(mean, axis=-1)
+
+
+LOSSES: dict[str, Callable[[], Loss]] = {
+    "squared_error": SquaredError,
+    "absolute_error": AbsoluteError,
+    "huber": Huber,
+    "poisson": PoissonLoss,
+    "sigmoid_cross_entropy": SigmoidCrossEntropy,
+    "softmax_cross_entropy": SoftmaxCrossEntropy,
+}
+
+
+def one_hot(labels: Array, z: Array) -> Array:
+    """Return t (rows, classes), t_ij = 1 where labels_i = j, in the dtype of z (rows, classes)."""
+    xp = namespace(labels, z)
+    if not xp.isdtype(labels.dtype, "integral") or labels.shape != z.shape[:-1]:
+        raise ShapeError(
+            "SoftmaxCrossEntropy: expected target as integer labels of shape "
+            f"{tuple(z.shape[:-1])} or as {z.dtype} probabilities of shape {tuple(z.shape)}, "
+            f"got {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    classes = xp.arange(z.shape[-1], dtype=labels.dtype, device=device(z))
+    return xp.astype(xp.expand_dims(labels, axis=-1) == classes, z.dtype)
+
+
+def _check(loss: Any, pred: Array, target: Array) -> Any:
+    """Raise unless target is like pred: nothing is broadcast or converted silently."""
+    xp = namespace(pred, target)
+    if pred.shape != target.shape or pred.dtype != target.dtype:
+        raise ShapeError(
+            f"{type(loss).__name__}: expected target of shape {tuple(pred.shape)} and dtype "
+            f"{pred.dtype}, like the prediction, got {tuple(target.shape)} and {target.dtype}"
+        )
+    return xp

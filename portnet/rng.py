@@ -1,0 +1,155 @@
+"""Randomness that is the same on every backend.
+
+The array API standard has no random numbers, and every library's own generator draws others. So:
+
+* what is drawn once (initial weights, the order of rows) comes from NumPy's Generator on the host
+  and is moved: the same seed gives the same network and the same batches everywhere;
+* what is drawn in every step (dropout) comes from a counter-based hash of (seed, step, layer, row,
+  column) in 32-bit integer array operations: the same bits everywhere, without any state, so that
+  a resumed or distributed run draws what the uninterrupted, single one would have drawn.
+"""
+
+from collections.abc import Callable
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from .backend import device, namespace
+
+__all__ = [
+    "INITIALIZERS",
+    "fold",
+    "generator",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "keep",
+    "lecun_normal",
+    "lecun_uniform",
+    "order",
+    "row_keys",
+    "zeros",
+]
+
+Array = Any
+Host = np.ndarray[Any, Any]
+Generator = np.random.Generator
+
+
+def generator(seed: int) -> Generator:
+    """Return NumPy's Generator for a seed: what a layer's `init` draws from."""
+    return np.random.default_rng(seed)
+
+
+def order(seed: int, epoch: int, rows: int) -> Host:
+    """Return the order of the rows in an epoch: a permutation that (seed, epoch) decide."""
+    return np.random.default_rng((seed, 1, epoch)).permutation(rows)
+
+
+# Initial weights (n_in, n_out), float64 on the host ---------------------------------------------
+
+
+def zeros(rng: Generator | None, n_in: int, n_out: int) -> Host:
+    """W = 0."""
+    return np.zeros((n_in, n_out))
+
+
+def lecun_normal(rng: Generator, n_in: int, n_out: int) -> Host:
+    """W ~ N(0, 1 / n_in): keeps the variance of linear units (LeCun et al. 1998)."""
+    return rng.standard_normal((n_in, n_out)) * sqrt(1 / n_in)
+
+
+def lecun_uniform(rng: Generator, n_in: int, n_out: int) -> Host:
+    """W ~ U(-a, a), a = sqrt(3 / n_in): the variance of `lecun_normal`."""
+    return _uniform(rng, n_in, n_out, sqrt(3 / n_in))
+
+
+def glorot_normal(rng: Generator, n_in: int, n_out: int) -> Host:
+    """W ~ N(0, 2 / (n_in + n_out)): for tanh and sigmoid units (Glorot and Bengio 2010)."""
+    return rng.standard_normal((n_in, n_out)) * sqrt(2 / (n_in + n_out))
+
+
+def glorot_uniform(rng: Generator, n_in: int, n_out: int) -> Host:
+    """W ~ U(-a, a), a = sqrt(6 / (n_in + n_out)): the variance of `glorot_normal`."""
+    return _uniform(rng, n_in, n_out, sqrt(6 / (n_in + n_out)))
+
+
+def he_normal(rng: Generator, n_in: int, n_out: int) -> Host:
+    """W ~ N(0, 2 / n_in): for ReLU units, half of which are off (He et al. 2015)."""
+    return rng.standard_normal((n_in, n_out)) * sqrt(2 / n_in)
+
+
+def he_uniform(rng: Generator, n_in: int, n_out: int) -> Host:
+    """W ~ U(-a, a), a = sqrt(6 / n_in): the variance of `he_normal`."""
+    return _uniform(rng, n_in, n_out, sqrt(6 / n_in))
+
+
+def _uniform(rng: Generator, n_in: int, n_out: int, a: float) -> Host:
+    return rng.uniform(-a, a, (n_in, n_out))
+
+
+INITIALIZERS: dict[str, Callable[[Generator, int, int], Host]] = {
+    f.__name__: f
+    for f in (
+        glorot_uniform,
+        glorot_normal,
+        he_uniform,
+        he_normal,
+        lecun_uniform,
+        lecun_normal,
+        zeros,
+    )
+}
+
+
+# Random bits from counters ----------------------------------------------------------------------
+# int32 throughout: its products wrap around in every library, while torch lacks arithmetic on
+# uint32 and some devices have no int64. Every array has two axes, because NumPy warns when a
+# 0-d integer overflows. A right shift is made logical by masking the sign bits it brings in.
+
+_ROW, _COLUMN, _LAYER = 0x61C88647, 0x3C6EF373, 0x2545F491  # odd, bits well mixed
+
+
+def row_keys(seed: int, count: int, rows: int, *, like: Array) -> Array:
+    """Return a key (rows, 1) int32: one number for each row, a hash of (seed, count, position).
+
+    Parameters
+    ----------
+    seed, count : int
+        `count` is the number of the epoch, or of the step where there is a batch only.
+    rows : int
+        How many rows. A part of the batch takes its part of the key: its masks do not change.
+    like : array
+        The key is made in its library, on its device.
+    """
+    xp = namespace(like)
+    (salt,) = np.random.SeedSequence((seed, 2, count)).generate_state(1)
+    positions = xp.arange(rows, dtype=xp.int32, device=device(like))[:, None]
+    return _mix(positions * _ROW + _signed(int(salt)))
+
+
+def fold(key: Array, index: int) -> Array:
+    """Return the key of layer `index`: a and b folded in one after the other differ from b, a."""
+    return key * _LAYER + _signed((index + 1) * _COLUMN)
+
+
+def keep(key: Array, columns: int, rate: float) -> Array:
+    """Return a mask (rows, columns), False with probability `rate`: the same bits everywhere."""
+    xp = namespace(key)
+    number = xp.arange(columns, dtype=xp.int32, device=device(key))[None, :]
+    bits = _mix(_mix(key) + number * _COLUMN) & 0x7FFFFFFF
+    return bits >= min(round(rate * 2**31), 2**31 - 1)
+
+
+def _mix(h: Array) -> Array:
+    """Mix the bits of int32 numbers: the hash `lowbias32` (C. Wellons, hash-prospector)."""
+    h = (h ^ ((h >> 16) & 0xFFFF)) * 0x7FEB352D
+    h = (h ^ ((h >> 15) & 0x1FFFF)) * _signed(0x846CA68B)
+    return h ^ ((h >> 16) & 0xFFFF)
+
+
+def _signed(number: int) -> int:
+    """Return the low 32 bits of an integer as an int32 holds them."""
+    return (number + 2**31) % 2**32 - 2**31

@@ -1,0 +1,479 @@
+"""Training: the step that all the other files are for, and the loop around it.
+
+Everything here is a function of its arguments but for one place, the loop of `Trainer.epochs`,
+where parameters and state are replaced step after step. The host reads numbers once per epoch:
+within one, losses are added up where the arrays live.
+"""
+
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from . import rng as random
+from . import tree
+from . import validation as check
+from .backend import (
+    Backend,
+    backend_of,
+    choose,
+    describe,
+    get_backend,
+    is_host,
+    namespace,
+    to_numpy,
+)
+from .layers import Layer
+from .losses import LOSSES, Loss
+from .optimizers import OPTIMIZERS, Adam, Optimizer
+
+__all__ = ["DivergenceError", "Run", "Trainer", "init", "make_step"]
+
+Array = Any
+Params = Any
+State = Any
+Metric = str | Callable[..., Array]
+Step = Callable[..., tuple[Params, State, Array]]
+
+_BLOCK = 16_384  # rows predicted at once, so that memory does not grow with the data
+
+
+def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
+    """Return the training step: forward, loss, backward, update, as one pure function."""
+
+    def step(
+        params: Params,
+        state: State,
+        x: Array,
+        y: Array,
+        weight: Array | None = None,
+        key: Array | None = None,
+    ) -> tuple[Params, State, Array]:
+        pred, caches = model.forward(params, x, key)
+        value, dpred = loss(pred, y, weight)
+        grads, _ = model.backward(params, caches, dpred)
+        updates, state = optimizer.update(grads, state, params)
+        return tree.map(operator.add, params, updates), state, value
+
+    return step
+
+
+def init(
+    model: Layer, n_in: int | None = None, *, seed: int = 0, like: Array | None = None
+) -> Params:
+    """Return initial parameters of a model: the same for the same seed on every backend.
+
+    Parameters
+    ----------
+    model : layer
+    n_in : int, optional
+        Number of inputs; models of `portnet.mlp` know theirs.
+    seed : int
+    like : array, optional
+        Where the parameters are born: in the library, on the device and with the floating dtype of
+        this array. By default on the current backend.
+    """
+    n_in = getattr(model, "n_in", None) if n_in is None else n_in
+    if n_in is None:
+        raise ValueError("init: expected n_in, the number of inputs: this model does not know it")
+    place = get_backend() if like is None else backend_of(like)
+    params, _ = model.init(random.generator(seed), n_in)
+    return tree.map(lambda p: place.asarray(p, place.dtype), params)
+
+
+class DivergenceError(ArithmeticError):
+    """The loss stopped being finite. `run` is the run as it was before that epoch."""
+
+    def __init__(self, message: str, run: "Run | None" = None) -> None:
+        super().__init__(message)
+        self.run = run
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A model, a loss and an optimizer, and how they go through the data.
+
+    Parameters
+    ----------
+    model : layer
+        Anything with init, forward and backward: `portnet.mlp`, `portnet.Chain`, your own.
+    loss : str or callable
+        A name of `portnet.losses.LOSSES`, one of the losses, or your own function.
+    optimizer : str or optimizer
+        A name of `portnet.optimizers.OPTIMIZERS`, one of the optimizers, or your own.
+    batch_size : int or None
+        Rows in a step; None is batch gradient descent: all rows in every step, in their order.
+    seed : int
+        Draws the initial parameters, the order of the rows and what layers drop.
+    shuffle : bool
+        Whether batches take the rows in a new order in each epoch.
+    params : nest of arrays, optional
+        Initial parameters, in the shapes of the model's own; nothing writes into them.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> trainer = portnet.Trainer(portnet.mlp([2, 8, 1]), loss="squared_error", seed=1)
+    >>> run = trainer.fit([[0.0, 0.0], [1.0, 1.0]], [0.0, 2.0], epochs=300)
+    >>> run.history["loss"][-1] < 1e-3
+    True
+    """
+
+    model: Layer
+    loss: str | Loss
+    optimizer: str | Optimizer = field(default_factory=Adam)
+    batch_size: int | None = 128
+    seed: int = 0
+    shuffle: bool = True
+    params: Params | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.loss, str):
+            choose("loss", self.loss, LOSSES)
+            object.__setattr__(self, "loss", LOSSES[self.loss]())
+        if isinstance(self.optimizer, str):
+            choose("optimizer", self.optimizer, OPTIMIZERS)
+            object.__setattr__(self, "optimizer", OPTIMIZERS[self.optimizer]())
+        for what, methods in (
+            ("model", ("init", "forward", "backward")),
+            ("optimizer", ("init", "update")),
+        ):
+            given = getattr(self, what)
+            if isinstance(given, type) or not all(hasattr(given, m) for m in methods):
+                raise TypeError(
+                    f"Trainer: expected {what} with {', '.join(methods)}, got {given!r}"
+                )
+        if not callable(self.loss) or isinstance(self.loss, type):
+            raise TypeError(f"Trainer: expected loss(pred, target, weight), got {self.loss!r}")
+        if self.batch_size is not None:
+            check.integer("batch_size", self.batch_size, 1)
+        check.integer("seed", self.seed, 0)
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        epochs: int = 10,
+        validation: tuple[Any, ...] | None = None,
+        sample_weight: Any = None,
+        metrics: Iterable[Metric] = (),
+        progress: bool | None = None,
+    ) -> "Run":
+        """Train from the initial parameters for a number of epochs and return the run.
+
+        Parameters
+        ----------
+        X : (rows, features)
+            An array of any library stays where it is, and the parameters are born there; NumPy
+            arrays, lists and frames go to the backend. Cast to the backend's dtype.
+        y : (rows,) or (rows, outputs)
+            Integer labels for softmax cross-entropy, else targets, one column for each output.
+        epochs : int
+            How often to go through the data; 0 only initialises.
+        validation : (X, y) or (X, y, sample_weight), optional
+            Evaluated after each epoch.
+        sample_weight : (rows,), optional
+            Counts each row that often.
+        metrics : names or functions (mean, target, weight) -> 0-d array
+            Computed after each epoch on the validation rows, or on all training rows where there
+            are none.
+        progress : bool, optional
+            Whether to draw a progress bar; by default where stderr is a terminal.
+
+        Returns
+        -------
+        Run
+
+        Raises
+        ------
+        DataError, TypeError, ValueError
+            for data and options that cannot be used, before anything is computed.
+        DivergenceError
+            where the loss stops being finite.
+        """
+        run, data = self._start(X, y, validation, sample_weight, metrics)
+        for trained in _epochs(run, data, _count(epochs), progress):
+            run = trained
+        return run
+
+    def epochs(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        epochs: int = 10,
+        validation: tuple[Any, ...] | None = None,
+        sample_weight: Any = None,
+        metrics: Iterable[Metric] = (),
+        progress: bool | None = None,
+    ) -> Iterator["Run"]:
+        """Train like `fit`, and yield the run after every epoch; ``break`` when you have enough.
+
+        Each run yielded stays as it is: it can be kept, compared and gone back to.
+        """
+        run, data = self._start(X, y, validation, sample_weight, metrics)
+        return _epochs(run, data, _count(epochs), progress)
+
+    def _start(
+        self,
+        X: Any,
+        y: Any,
+        validation_set: tuple[Any, ...] | None,
+        sample_weight: Any,
+        metrics: Iterable[Metric],
+    ) -> tuple["Run", "_Data"]:
+        """Check everything, move the data, make the parameters."""
+        Xv, yv, wv = _triple(validation_set)
+        named = {"X": X, "y": y, "sample_weight": sample_weight}
+        checked = {"validation X": Xv, "validation y": yv, "validation sample_weight": wv}
+        place = check.home(**named, **checked)
+        X = check.features(X, place, width=getattr(self.model, "n_in", None))
+        params, outputs = self.model.init(random.generator(self.seed), X.shape[1])
+        if self.params is not None:
+            params = check.parameters(self.params, params, place)
+        params = tree.map(lambda p: place.asarray(p, place.dtype), params)
+        run = Run(
+            self,
+            params,
+            self.optimizer.init(params),  # type: ignore[union-attr]
+            place,
+            inputs=X.shape[1],
+            outputs=outputs,
+            metrics=check.named_metrics(metrics, self.loss, outputs),
+        )
+        rows = run._rows(X, y, sample_weight, place=place)
+        held_out = None if validation_set is None else run._rows(Xv, yv, wv, "validation ", place)
+        return run, _Data(rows, held_out)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What training gave so far: parameters, optimizer state and history. Nothing changes it.
+
+    Attributes
+    ----------
+    params : nest of arrays
+        The parameters, where the data live.
+    state : nest of arrays
+        The optimizer's.
+    epoch : int
+        How many epochs were trained.
+    history : dict of lists
+        A number for each epoch: ``loss``, the mean over the rows of what the loss was in the
+        epoch's steps (their sum for ``reduction="sum"``); ``validation_loss`` and
+        ``validation_<metric>`` after the epoch, or ``<metric>`` on the training rows where no
+        validation rows were given.
+    """
+
+    trainer: Trainer
+    params: Params = field(repr=False)
+    state: State = field(repr=False)
+    place: Backend
+    inputs: int
+    outputs: int
+    metrics: dict[str, Callable[..., Array]] = field(default_factory=dict, repr=False)
+    epoch: int = 0
+    _log: dict[str, list[float]] = field(default_factory=dict, repr=False)
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The numbers of each epoch."""
+        # The lists are shared with later runs, which only append: take as many as are this run's.
+        return {name: list(numbers[: self.epoch]) for name, numbers in self._log.items()}
+
+    def predict(self, X: Any) -> Array:
+        """Return the mean of the target for each row (rows, outputs), in the library of X.
+
+        This is the network's output for squared, absolute and Huber error and for losses of your
+        own, its exponential for Poisson, and probabilities for the cross-entropies. Raw outputs are
+        ``model.forward(run.params, x)[0]``.
+        """
+        return self._answer(X, lambda mean: mean)
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probability of each class or label (rows, outputs), in the library of X.
+
+        Raises TypeError unless the loss is a cross-entropy.
+        """
+        self._classes("predict_proba")
+        return self.predict(X)
+
+    def predict_class(self, X: Any) -> Array:
+        """Return the most probable class of each row (rows,), as integers, in the library of X.
+
+        For several labels a row, 0 or 1 for each (rows, labels). Raises TypeError unless the loss
+        is a cross-entropy.
+        """
+        return self._answer(X, self._classes("predict_class"))
+
+    def evaluate(
+        self, X: Any, y: Any, sample_weight: Any = None, *, metrics: Iterable[Metric] | None = None
+    ) -> dict[str, float]:
+        """Return the loss and the metrics (by default those of the fit) on these rows."""
+        chosen = self.metrics
+        if metrics is not None:
+            chosen = check.named_metrics(metrics, self.trainer.loss, self.outputs)
+        return self._evaluate(self._rows(X, y, sample_weight), chosen)
+
+    # What the methods are made of
+
+    def _rows(
+        self, X: Any, y: Any, weight: Any, name: str = "", place: Backend | None = None
+    ) -> tuple[Array, Array, Array | None]:
+        """Return checked features, targets and weights where the parameters are."""
+        place = place or self._reachable(**{name + "X": X, name + "y": y})
+        X = check.features(X, place, width=self.inputs, name=name + "X")
+        shape = {"rows": X.shape[0], "outputs": self.outputs}
+        y = check.targets(y, place, self.trainer.loss, **shape, name=name + "y")
+        weight = check.row_weights(weight, place, rows=X.shape[0], name=name + "sample_weight")
+        return X, y, weight
+
+    def _reachable(self, **arrays: Any) -> Backend:
+        """Return where the parameters are; raise TypeError where an array lives elsewhere."""
+        for name, x in arrays.items():
+            if not is_host(x) and not self.place.holds(x):
+                raise TypeError(
+                    f"{name} is {describe(x)}, but the parameters live in "
+                    f"{self.place.name} on {self.place.device}: give portnet.to_numpy({name})"
+                )
+        return self.place
+
+    def _forward(self, X: Array) -> Array:
+        """Return the raw outputs for all rows, block by block."""
+        model, starts = self.trainer.model, range(0, X.shape[0], _BLOCK)
+        with self.place.active():
+            blocks = [model.forward(self.params, X[i : i + _BLOCK, :])[0] for i in starts]
+            return blocks[0] if len(blocks) == 1 else namespace(X).concat(blocks, axis=0)
+
+    def _mean(self, pred: Array) -> Array:
+        return self.trainer.loss.mean(pred) if hasattr(self.trainer.loss, "mean") else pred
+
+    def _answer(self, X: Any, finish: Callable[[Array], Array]) -> Array:
+        x = check.features(X, self._reachable(X=X), width=self.inputs)
+        answer = finish(self._mean(self._forward(x)))
+        return to_numpy(answer) if is_host(X) else answer
+
+    def _classes(self, method: str) -> Callable[[Array], Array]:
+        if not hasattr(self.trainer.loss, "classes"):
+            raise TypeError(
+                f"{method} needs a loss that predicts classes, sigmoid_cross_entropy or "
+                f"softmax_cross_entropy; this run was trained with {self.trainer.loss}: use predict"
+            )
+        return self.trainer.loss.classes  # type: ignore[no-any-return]
+
+    def _evaluate(
+        self, rows: tuple[Array, Array, Array | None], metrics: dict[str, Callable[..., Array]]
+    ) -> dict[str, float]:
+        X, y, weight = rows
+        pred = self._forward(X)
+        numbers = {"loss": self.trainer.loss(pred, y, weight)[0]}  # type: ignore[operator]
+        mean = self._mean(pred) if metrics else None
+        for name, metric in metrics.items():
+            numbers[name] = metric(mean, y, weight)
+        return dict(zip(numbers, _read(list(numbers.values())), strict=True))
+
+
+# The loop ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Data:
+    rows: tuple[Array, Array, Array | None]
+    held_out: tuple[Array, Array, Array | None] | None
+
+
+def _epochs(run: Run, data: _Data, epochs: int, progress: bool | None) -> Iterator[Run]:
+    from tqdm.auto import tqdm
+
+    trainer, rows = run.trainer, data.rows[0].shape[0]
+    steps = -(-rows // (trainer.batch_size or rows))
+    step = make_step(trainer.model, trainer.loss, trainer.optimizer)  # type: ignore[arg-type]
+    log: dict[str, list[float]] = {name: list(v) for name, v in run.history.items()}
+    hidden = None if progress is None else not progress  # None: hidden unless on a terminal
+    with tqdm(total=epochs * steps, unit="step", disable=hidden, leave=True) as bar:
+        for _ in range(epochs):
+            with run.place.active():
+                params, state, loss = _one_epoch(step, run, data, bar.update)
+            trained = replace(run, params=params, state=state, epoch=run.epoch + 1, _log=log)
+            numbers = {"loss": loss}
+            if data.held_out is not None:
+                held_out = trained._evaluate(data.held_out, run.metrics)
+                numbers |= {f"validation_{name}": v for name, v in held_out.items()}
+            elif run.metrics:
+                numbers |= {**trained._evaluate(data.rows, run.metrics), "loss": loss}
+            for name, number in numbers.items():
+                log.setdefault(name, []).append(number)
+            bar.set_postfix({"epoch": trained.epoch} | numbers, refresh=False)
+            run = trained
+            yield run
+
+
+def _one_epoch(
+    step: Step, run: Run, data: _Data, advance: Callable[[int], Any]
+) -> tuple[Params, State, float]:
+    """Go through the rows once; returns the new parameters and state, and the loss."""
+    (X, y, weight), trainer, xp = data.rows, run.trainer, run.place.xp
+    rows, batch = X.shape[0], trainer.batch_size
+    params, state = run.params, run.state
+    keys = random.row_keys(trainer.seed, run.epoch, rows, like=X)
+    order = None
+    if batch is not None and trainer.shuffle:
+        order = run.place.asarray(random.order(trainer.seed, run.epoch, rows))
+    # Kept where the arrays are: the sum of the losses, and the number of steps in which it was
+    # finite. A sum that stopped being finite stays so: the next step was the first bad one.
+    total = finite = xp.zeros((), dtype=run.place.real, device=run.place.device)
+    averaged = getattr(trainer.loss, "reduction", "mean") == "mean"
+    with np.errstate(over="ignore", invalid="ignore"):  # the sum tells, and the error says more
+        for start in range(0, rows, batch or rows):
+            stop = min(start + (batch or rows), rows)
+            take = _taker(xp, order, start, stop, rows)
+            x, t, w = take(X), take(y), None if weight is None else take(weight)
+            params, state, value = step(params, state, x, t, w, keys[start:stop, :])
+            if averaged:
+                value = value * (stop - start if w is None else xp.sum(w))
+            total = total + value
+            finite = finite + xp.astype(xp.isfinite(total), total.dtype)
+            advance(1)
+    count = total * 0 + rows if weight is None else xp.sum(weight)
+    loss, good, count = _read([total, finite, count])  # the host waits here, once per epoch
+    if not np.isfinite(loss):
+        raise DivergenceError(
+            f"the loss stopped being finite in epoch {run.epoch + 1}, step {int(good) + 1}; the "
+            "parameters are as before that epoch (error.run). Try a smaller learning rate, or "
+            "scale the inputs to about -1 to 1",
+            run,
+        )
+    return params, state, loss / count if averaged else loss
+
+
+def _taker(
+    xp: Any, order: Array | None, start: int, stop: int, rows: int
+) -> Callable[[Array], Array]:
+    """Return the function that takes a batch of rows: all, a slice, or those of the order."""
+    if order is not None:
+        index = order[start:stop]
+        return lambda a: xp.take(a, index, axis=0)
+    if stop - start == rows:
+        return lambda a: a
+    return lambda a: a[start:stop, ...]
+
+
+def _read(numbers: list[Array]) -> list[float]:
+    """Return 0-d arrays as floats, with one wait for the device."""
+    return [float(v) for v in to_numpy(namespace(*numbers).stack(numbers))]
+
+
+def _triple(validation_set: Any) -> tuple[Any, Any, Any]:
+    if validation_set is None:
+        return None, None, None
+    if not isinstance(validation_set, tuple | list) or len(validation_set) not in (2, 3):
+        raise ValueError("validation: expected (X, y) or (X, y, sample_weight)")
+    X, y, *weight = validation_set
+    return X, y, weight[0] if weight else None
+
+
+def _count(epochs: Any) -> int:
+    return check.integer("epochs", epochs, 0)

@@ -1,0 +1,240 @@
+"""What is checked about data, parameters and options before anything is computed, and the messages.
+
+Every message says which argument, what was needed, what was given, and where. The checks run once
+per fit; each array is looked at in one pass where it lives, and the host waits for one answer.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from . import metrics as _metrics
+from . import tree
+from .backend import (
+    Backend,
+    backend_of,
+    choose,
+    describe,
+    get_backend,
+    is_host,
+    to_numpy,
+)
+from .losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
+
+__all__ = ["DataError", "features", "home", "integer", "named_metrics", "parameters", "targets"]
+
+Array = Any
+
+
+class DataError(ValueError):
+    """Data cannot be used as given; the message says which, where, and what was needed."""
+
+
+def home(**arrays: Any) -> Backend:
+    """Return the place of the computation: that of the first array on a device, else the backend.
+
+    Host data (NumPy, lists, frames) may be mixed with anything: they are moved. Raises TypeError
+    where two arrays live in different libraries or on different devices.
+    """
+    given = {name: x for name, x in arrays.items() if x is not None}
+    first = next(iter(given))
+    here = get_backend() if is_host(given[first]) else backend_of(given[first])
+    for name, x in given.items():
+        if not is_host(x) and not here.holds(x):
+            where = describe(given[first])
+            if is_host(given[first]):
+                where += f", which goes to the {here.name} backend on {here.device}"
+            raise TypeError(
+                f"{name} is {describe(x)}, but {first} is {where}. Move one of them: "
+                "portnet.asarray(x) to the backend, portnet.to_numpy(x) to the host"
+            )
+    dtype = get_backend().dtype
+    place = Backend(here.name, dtype, here.device, here.xp)
+    if not place.supports(dtype):
+        raise ValueError(f"{first} is {describe(given[first])}, which has no {dtype}")
+    return place
+
+
+def features(X: Any, place: Backend, *, width: int | None = None, name: str = "X") -> Array:
+    """Return X as a floating array (rows, features) at `place`, or raise DataError."""
+    X = _numbers(X, place, name, place.dtype)
+    if X.ndim != 2:
+        hint = f": {name}.reshape(-1, 1) is one feature, {name}.reshape(1, -1) one row"
+        raise DataError(
+            f"{name}: expected shape (rows, features), got {tuple(X.shape)}"
+            + (hint if X.ndim == 1 else "")
+        )
+    if 0 in X.shape:
+        raise DataError(
+            f"{name}: expected at least one row and one feature, got shape {tuple(X.shape)}"
+        )
+    if width is not None and X.shape[1] != width:
+        raise DataError(f"{name}: expected {width} features, got {X.shape[1]}")
+    _check_finite(X, name)
+    return X
+
+
+def targets(
+    y: Any, place: Backend, loss: Any, *, rows: int, outputs: int, name: str = "y"
+) -> Array:
+    """Return the targets of a loss at `place`: integer labels, or floating (rows, outputs)."""
+    if y is None:
+        raise DataError(f"{name}: expected targets, got None")
+    _refuse_text(y, name, loss, outputs)
+    labels = isinstance(loss, SoftmaxCrossEntropy)
+    y = _numbers(y, place, name)
+    integral = place.xp.isdtype(y.dtype, "integral")
+    if y.ndim == 0 or y.shape[0] != rows:
+        raise DataError(
+            f"{name}: expected {rows} rows, as many as in X, got shape {tuple(y.shape)}"
+        )
+    if labels and y.ndim == 1:
+        if not integral:
+            raise DataError(
+                f"{name}: expected integer labels from 0 to {outputs - 1}, or probabilities of "
+                f"shape ({rows}, {outputs}); got {y.dtype} of shape {tuple(y.shape)}"
+            )
+        _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
+        return y
+    if not hasattr(loss, "low") and integral:  # a loss of the user's own may want integers
+        return y
+    y = _numbers(y, place, name, place.dtype)
+    if y.ndim == 1 and outputs == 1 and not labels:
+        y = place.xp.reshape(y, (rows, 1))
+    if tuple(y.shape) != (rows, outputs) and hasattr(loss, "low"):
+        need = f"integer labels of shape ({rows},), or probabilities of" if labels else "targets of"
+        raise DataError(
+            f"{name}: expected {need} shape ({rows}, {outputs}), one column for each output, "
+            f"got {tuple(y.shape)}"
+        )
+    _check_finite(y, name)
+    if hasattr(loss, "low"):
+        _check_range(y, loss.low, loss.high, name, "targets", f"as {type(loss).__name__} needs")
+    if labels:
+        _check_sums(y, name)
+    return y
+
+
+def row_weights(w: Any, place: Backend, *, rows: int, name: str = "sample_weight") -> Array | None:
+    """Return weights (rows,) at `place`, or None; they must be finite, not negative, not all 0."""
+    if w is None:
+        return None
+    w = _numbers(w, place, name, place.dtype)
+    if tuple(w.shape) != (rows,):
+        raise DataError(f"{name}: expected shape ({rows},), one weight a row, got {tuple(w.shape)}")
+    _check_finite(w, name)
+    _check_range(w, 0, np.inf, name, "weights", "a row counts w times")
+    if not bool(place.xp.any(w > 0)):
+        raise DataError(f"{name}: expected at least one weight above 0, got only zeros")
+    return w
+
+
+def parameters(given: Any, expected: Any, place: Backend) -> Any:
+    """Return given parameters at `place`: the nest and the shapes must be those of `expected`."""
+    try:
+        tree.map(lambda e, g: None, expected, given)
+    except ValueError as error:
+        raise DataError(f"params: {error}") from error
+    for path, e, g in zip(
+        tree.paths(expected), tree.leaves(expected), tree.leaves(given), strict=True
+    ):
+        if tuple(e.shape) != tuple(np.shape(g)):
+            raise DataError(
+                f"params{path}: expected shape {tuple(e.shape)}, got {tuple(np.shape(g))}"
+            )
+        if not is_host(g) and not place.holds(g):
+            raise TypeError(
+                f"params{path} is {describe(g)}, but X goes to {place.name} on {place.device}. "
+                "Move one of them: portnet.asarray(x), portnet.to_numpy(x)"
+            )
+        _check_finite(_numbers(g, place, f"params{path}", place.dtype), f"params{path}")
+    return tree.map(lambda g: place.asarray(g, place.dtype), given)
+
+
+def integer(name: str, value: Any, low: int) -> int:
+    """Return an option that must be an integer of at least `low`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < low:
+        raise ValueError(f"{name}: expected an integer of at least {low}, got {value!r}")
+    return int(value)
+
+
+def named_metrics(
+    metrics: Iterable[str | Callable[..., Array]], loss: Any, outputs: int
+) -> dict[str, Callable[..., Array]]:
+    """Return name -> function; names are those of `portnet.metrics.METRICS`."""
+    if isinstance(metrics, str) or callable(metrics):
+        metrics = [metrics]
+    found = {}
+    for metric in metrics:
+        if not callable(metric):
+            choose("metric", metric, _metrics.METRICS)
+            metric = _metrics.METRICS[metric]
+        if metric is _metrics.accuracy and isinstance(loss, SigmoidCrossEntropy) and outputs > 1:
+            raise ValueError(
+                f"metric 'accuracy' looks for one class a row, but this network has {outputs} "
+                "labels a row: use 'label_accuracy'"
+            )
+        found[getattr(metric, "__name__", repr(metric))] = metric
+    return found
+
+
+# What the checks are made of --------------------------------------------------------------------
+
+
+def _numbers(x: Any, place: Backend, name: str, dtype: str | None = None) -> Array:
+    if hasattr(x, "toarray"):
+        raise TypeError(f"{name}: sparse data was passed, but dense is required: use .toarray()")
+    try:
+        return place.asarray(x, dtype)
+    except ValueError as error:
+        raise DataError(f"{name}: {error}") from error
+
+
+def _refuse_text(y: Any, name: str, loss: Any, outputs: int) -> None:
+    kind = to_numpy(y).dtype.kind if is_host(y) else ""
+    if kind in "USO" and kind and all(isinstance(v, str | bytes) for v in to_numpy(y).ravel()[:1]):
+        need = f"integer labels from 0 to {outputs - 1}" if hasattr(loss, "classes") else "numbers"
+        raise DataError(f"{name}: expected {need}, got text such as {to_numpy(y).ravel()[0]!r}")
+
+
+def _check_finite(x: Array, name: str) -> None:
+    xp = backend_of(x).xp
+    if not xp.isdtype(x.dtype, "real floating") or bool(xp.all(xp.isfinite(x))):  # waits for x
+        return
+    host = to_numpy(x)
+    where = np.argwhere(~np.isfinite(host))
+    what = (
+        "NaN" if np.isnan(host[tuple(where[0])]) else f"infinity or a value too large for {x.dtype}"
+    )
+    more = f" (and {len(where) - 1} more)" if len(where) > 1 else ""
+    raise DataError(f"{name} contains {what} at {_position(where[0])}{more}")
+
+
+def _check_range(x: Array, low: float, high: float, name: str, what: str, why: str) -> None:
+    xp = backend_of(x).xp
+    if bool(xp.all((x >= low) & (x <= high))):  # waits for x
+        return
+    host = to_numpy(x)
+    first = np.argwhere((host < low) | (host > high))[0]
+    span = f"from {low:g} to {high:g}" if high < np.inf else f"of at least {low:g}"
+    raise DataError(
+        f"{name}: expected {what} {span} ({why}), got {host[tuple(first)]:g} at {_position(first)}"
+    )
+
+
+def _check_sums(y: Array, name: str) -> None:
+    xp = backend_of(y).xp
+    error = xp.abs(xp.sum(y, axis=-1) - 1.0)
+    if bool(xp.all(error <= 1e-3)):  # waits for y
+        return
+    row = int(np.argmax(to_numpy(error)))
+    total = float(to_numpy(y)[row].sum())
+    raise DataError(
+        f"{name}: expected the probabilities of a row to sum to 1, got {total:g} at row {row}"
+    )
+
+
+def _position(index: Any) -> str:
+    row, *column = (int(i) for i in index)
+    return f"row {row}" + (f", column {column[0]}" if column else "")
