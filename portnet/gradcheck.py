@@ -58,7 +58,7 @@ def check_layer(
     x = draw.standard_normal((rows, n_in)) if x is None else x
     place = backend_of(x)
     params = _random_params(layer, x, draw, place)
-    key = random.row_keys(seed, 0, x.shape[-2], like=x)
+    key = random.key(seed, 0)
     worst = 0.0
     for k, mode in ((None, "in inference"), (key, "in training")):
         y, cache = layer.forward(params, x, k)
@@ -66,7 +66,7 @@ def check_layer(
         dparams, dx = layer.backward(params, cache, dy)
         _check_linear(layer, params, cache, dy, (dparams, dx))
 
-        def along(nest: Any, k: Array | None = k, dy: Array = dy) -> float:
+        def along(nest: Any, k: random.Key | None = k, dy: Array = dy) -> float:
             return _dot(dy, layer.forward(nest[0], nest[1], k)[0])
 
         names = [f"dparams{p}" for p in tree.paths(params)] + ["dx"]

@@ -18,7 +18,7 @@ A layer is anything with three pure methods (there is no base class):
 * ``init(rng, n_in) -> params, n_out``: initial parameters, drawn from NumPy's Generator `rng` on
   the host; `portnet.init` moves them to where they are wanted.
 * ``forward(params, x, key=None) -> y, cache``: `cache` is what `backward` needs; `key` is None in
-  inference, and numbers the rows for layers that draw at random (`portnet.rng.row_keys`).
+  inference, and what layers that draw at random draw from in training (`portnet.rng.key`).
 * ``backward(params, cache, dy) -> dparams, dx``: from dy = dL/dy to dL/dparams and dL/dx.
 
 Layers are stateless, so there is LayerNorm and no BatchNorm (its running averages are state). They
@@ -63,7 +63,9 @@ class Layer(Protocol):
         """Return initial parameters and the number of outputs."""
         ...
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """Return y and what `backward` needs."""
         ...
 
@@ -109,7 +111,9 @@ class Dense:
             "b": random.zeros(None, 1, self.n_out),
         }, self.n_out
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """y = x W + b; raises ShapeError unless x is (rows, n_in)."""
         W, b = params["W"], params["b"]
         _check_width(self, x, W.shape[-2])
@@ -141,7 +145,9 @@ class _NoParameters:
 class Identity(_NoParameters):
     """y = x;  dy/dx = 1."""
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """y = x."""
         return x, None
 
@@ -154,7 +160,9 @@ class Identity(_NoParameters):
 class ReLU(_NoParameters):
     """y = max(x, 0);  dy/dx = 1 where y > 0, else 0 (0 at x = 0, as everybody has it)."""
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """y = max(x, 0)."""
         y = namespace(x).maximum(x, 0.0)
         return y, y
@@ -175,7 +183,9 @@ class LeakyReLU(_NoParameters):
         if not 0 <= self.slope < 1:
             raise ValueError(f"LeakyReLU: expected 0 <= slope < 1, got {self.slope!r}")
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """y = max(x, slope x)."""
         y = namespace(x).maximum(x, self.slope * x)
         return y, y
@@ -194,7 +204,9 @@ class Sigmoid(_NoParameters):
     The form with tanh cannot overflow, in either direction.
     """
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """y = (tanh(x/2) + 1) / 2."""
         y = 0.5 * namespace(x).tanh(0.5 * x) + 0.5
         return y, y
@@ -209,7 +221,9 @@ class Sigmoid(_NoParameters):
 class Tanh(_NoParameters):
     """y = tanh(x);  dy/dx = 1 - y^2."""
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """y = tanh(x)."""
         y = namespace(x).tanh(x)
         return y, y
@@ -224,7 +238,9 @@ class Tanh(_NoParameters):
 class Softplus(_NoParameters):
     """y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|);  dy/dx = s(x) = 1 - e^-y."""
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """y = max(x, 0) + log(1 + e^-|x|): the exponential never overflows."""
         xp = namespace(x)
         y = xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
@@ -243,7 +259,9 @@ class SiLU(_NoParameters):
     Also called swish (Elfwing et al. 2017).
     """
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """y = x s(x)."""
         s = 0.5 * namespace(x).tanh(0.5 * x) + 0.5
         return x * s, (x, s)
@@ -262,7 +280,9 @@ class GELU(_NoParameters):
     of Hendrycks and Gimpel (2016); the exact one needs erf, which the array API does not have.
     """
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """y = x (1 + t) / 2."""
         t = namespace(x).tanh(_GELU_C * x * (1.0 + _GELU_A * x * x))
         return 0.5 * x * (1.0 + t), (x, t)
@@ -303,11 +323,13 @@ class Dropout(_NoParameters):
                 f"Dropout: expected 0 <= rate < 1, the probability to drop, got {self.rate!r}"
             )
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """y = x m / (1 - rate), or x where key is None."""
         if key is None or self.rate == 0:
             return x, None
-        kept = random.keep(key, x.shape[-1], self.rate)
+        kept = random.keep(key, x, self.rate)
         m = namespace(x).astype(kept, x.dtype) * (1 / (1 - self.rate))
         return x * m, m
 
@@ -335,7 +357,9 @@ class LayerNorm:
         zero = random.zeros(None, 1, n_in)
         return {"gamma": zero + 1.0, "beta": zero}, n_in
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """y = gamma z + beta."""
         xp = namespace(x)
         _check_width(self, x, params["gamma"].shape[-1])
@@ -400,7 +424,9 @@ class Chain:
             params.append(p)
         return tuple(params), n_in
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """x through every layer; each is given a key of its own."""
         if len(params) != len(self.layers):
             raise ShapeError(
@@ -439,7 +465,9 @@ class Residual:
             )
         return params, n_out
 
-    def forward(self, params: Params, x: Array, key: Array | None = None) -> tuple[Array, Cache]:
+    def forward(
+        self, params: Params, x: Array, key: random.Key | None = None
+    ) -> tuple[Array, Cache]:
         """y = x + f(x)."""
         y, cache = self.layer.forward(params, x, key)
         return x + y, cache

@@ -9,9 +9,10 @@ The array API standard has no random numbers, and every library's own generator 
   a resumed or distributed run draws what the uninterrupted, single one would have drawn.
 """
 
+import hashlib
 from collections.abc import Callable
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from .backend import device, namespace
 
 __all__ = [
     "INITIALIZERS",
+    "Key",
     "fold",
     "generator",
     "glorot_normal",
@@ -26,10 +28,10 @@ __all__ = [
     "he_normal",
     "he_uniform",
     "keep",
+    "key",
     "lecun_normal",
     "lecun_uniform",
     "order",
-    "row_keys",
     "zeros",
 ]
 
@@ -112,34 +114,35 @@ INITIALIZERS: dict[str, Callable[[Generator, int, int], Host]] = {
 _ROW, _COLUMN, _LAYER = 0x61C88647, 0x3C6EF373, 0x2545F491  # odd, bits well mixed
 
 
-def row_keys(seed: int, count: int, rows: int, *, like: Array) -> Array:
-    """Return a key (rows, 1) int32: one number for each row, a hash of (seed, count, position).
+class Key(NamedTuple):
+    """What a layer draws from: two numbers, of which bits are made when a layer asks for them.
 
-    Parameters
-    ----------
-    seed, count : int
-        `count` is the number of the epoch, or of the step where there is a batch only.
-    rows : int
-        How many rows. A part of the batch takes its part of the key: its masks do not change.
-    like : array
-        The key is made in its library, on its device.
+    Both are Python ints, or int32 arrays (1, 1) where a step is traced and the numbers change.
     """
-    xp = namespace(like)
-    (salt,) = np.random.SeedSequence((seed, 2, count)).generate_state(1)
-    positions = xp.arange(rows, dtype=xp.int32, device=device(like))[:, None]
-    return _mix(positions * _ROW + _signed(int(salt)))
+
+    salt: Any  # a hash of (seed, epoch, layer)
+    first: Any = 0  # the position of the first row in the epoch
 
 
-def fold(key: Array, index: int) -> Array:
-    """Return the key of layer `index`: a and b folded in one after the other differ from b, a."""
-    return key * _LAYER + _signed((index + 1) * _COLUMN)
+def key(seed: int, count: int) -> Key:
+    """Return the key of an epoch, or of a step: another for every (seed, count)."""
+    digest = hashlib.blake2b(f"{seed} {count}".encode(), digest_size=4).digest()
+    return Key(int.from_bytes(digest, "little", signed=True))
 
 
-def keep(key: Array, columns: int, rate: float) -> Array:
-    """Return a mask (rows, columns), False with probability `rate`: the same bits everywhere."""
-    xp = namespace(key)
-    number = xp.arange(columns, dtype=xp.int32, device=device(key))[None, :]
-    bits = _mix(_mix(key) + number * _COLUMN) & 0x7FFFFFFF
+def fold(key: Key, index: int) -> Key:
+    """Return the key of layer `index`: folding in a, then b, differs from b, then a."""
+    salt = key.salt * _LAYER + _signed((index + 1) * _COLUMN)
+    return Key(_signed(salt) if isinstance(salt, int) else salt, key.first)
+
+
+def keep(key: Key, x: Array, rate: float) -> Array:
+    """Return a mask like x (rows, columns), False with probability `rate`: the same everywhere."""
+    xp, where = namespace(x), device(x)
+    rows, columns = x.shape[-2:]
+    row = xp.arange(rows, dtype=xp.int32, device=where)[:, None] + key.first
+    column = xp.arange(columns, dtype=xp.int32, device=where)[None, :]
+    bits = _mix(_mix(row * _ROW + key.salt) + column * _COLUMN) & 0x7FFFFFFF
     return bits >= min(round(rate * 2**31), 2**31 - 1)
 
 

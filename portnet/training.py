@@ -49,7 +49,7 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
         x: Array,
         y: Array,
         weight: Array | None = None,
-        key: Array | None = None,
+        key: random.Key | None = None,
     ) -> tuple[Params, State, Array]:
         pred, caches = model.forward(params, x, key)
         value, dpred = loss(pred, y, weight)
@@ -406,7 +406,8 @@ def _epochs(run: Run, data: _Data, epochs: int, progress: bool | None) -> Iterat
                 numbers |= {**trained._evaluate(data.rows, run.metrics), "loss": loss}
             for name, number in numbers.items():
                 log.setdefault(name, []).append(number)
-            bar.set_postfix({"epoch": trained.epoch} | numbers, refresh=False)
+            if not bar.disable:
+                bar.set_postfix({"epoch": trained.epoch} | numbers, refresh=False)
             run = trained
             yield run
 
@@ -418,7 +419,7 @@ def _one_epoch(
     (X, y, weight), trainer, xp = data.rows, run.trainer, run.place.xp
     rows, batch = X.shape[0], trainer.batch_size
     params, state = run.params, run.state
-    keys = random.row_keys(trainer.seed, run.epoch, rows, like=X)
+    key = random.key(trainer.seed, run.epoch)
     order = None
     if batch is not None and trainer.shuffle:
         order = run.place.asarray(random.order(trainer.seed, run.epoch, rows))
@@ -431,7 +432,7 @@ def _one_epoch(
             stop = min(start + (batch or rows), rows)
             take = _taker(xp, order, start, stop, rows)
             x, t, w = take(X), take(y), None if weight is None else take(weight)
-            params, state, value = step(params, state, x, t, w, keys[start:stop, :])
+            params, state, value = step(params, state, x, t, w, key._replace(first=start))
             if averaged:
                 value = value * (stop - start if w is None else xp.sum(w))
             total = total + value

@@ -9,7 +9,7 @@ everything else is a leaf. Dicts are walked in the sorted order of their keys (a
 the order of the leaves does not depend on the order in which a dict was filled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -30,7 +30,17 @@ def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     >>> map(lambda p, u: p + u, {"W": 1.0, "b": (2.0, None)}, {"W": 0.5, "b": (0.25, None)})
     {'W': 1.5, 'b': (2.25, None)}
     """
-    return _map(fn, tree, rest, ())
+    try:
+        return _map(fn, tree, *rest)
+    except _Differ as error:
+        raise ValueError(
+            f"nests differ at {_text(error.path) or 'the top'}: "
+            f"expected {_describe(error.tree)}, got {_describe(error.other)}"
+        ) from None
+    except Exception as error:
+        if hasattr(error, "path_in_nest"):
+            error.add_note(f"at leaf {_text(error.path_in_nest)} of the nest")
+        raise
 
 
 def leaves(tree: Tree) -> list[Any]:
@@ -82,37 +92,50 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
 # How a nest is walked ---------------------------------------------------------------------------
 
 
-def _map(fn: Callable[..., Any], tree: Tree, rest: tuple[Tree, ...], path: tuple[Any, ...]) -> Tree:
+class _Differ(Exception):  # noqa: N818 (never seen outside)
+    """Two nests have another shape here; `path` is filled in on the way up."""
+
+    def __init__(self, tree: Tree, other: Tree) -> None:
+        self.tree, self.other = tree, other
+
+    @property
+    def path(self) -> tuple[Any, ...]:
+        return getattr(self, "path_in_nest", ())
+
+
+def _map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     keys = _keys(tree)
     if keys is None:
-        try:
-            return fn(tree, *rest)
-        except Exception as error:
-            if path:
-                error.add_note(f"at leaf {_text(path)} of the nest")
-            raise
+        return fn(tree, *rest)
     for other in rest:
         if _keys(other) != keys:
-            raise ValueError(
-                f"nests differ at {_text(path) or 'the top'}: "
-                f"expected {_describe(tree)}, got {_describe(other)}"
-            )
-    parts = {k: _map(fn, tree[k], tuple(r[k] for r in rest), (*path, k)) for k in keys}
+            raise _Differ(tree, other)
+    parts: list[Any] = []
+    try:
+        for k in keys:
+            parts.append(_map(fn, tree[k], *[r[k] for r in rest]))  # noqa: PERF401 (see below)
+    except Exception as error:  # the path is put together here, so that it costs nothing else
+        below = getattr(error, "path_in_nest", ())
+        error.path_in_nest = (keys[len(parts)], *below)  # type: ignore[attr-defined]
+        raise
+    kind = type(tree)
+    if kind is tuple:
+        return tuple(parts)
     if isinstance(tree, dict):
-        return {k: parts[k] for k in tree}  # in the order the user wrote
+        found = dict(zip(keys, parts, strict=True))
+        return {k: found[k] for k in tree}  # in the order the user wrote
     if tree is None:
         return None
-    values = list(parts.values())
-    return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+    return kind(*parts) if hasattr(tree, "_fields") else kind(parts)
 
 
-def _keys(tree: Tree) -> list[Any] | None:
+def _keys(tree: Tree) -> Sequence[Any] | None:
     """Return the keys of a container, or None for a leaf."""
+    if isinstance(tree, tuple | list):
+        return range(len(tree))
     if isinstance(tree, dict):
         return sorted(tree)
-    if isinstance(tree, tuple | list):
-        return list(range(len(tree)))
-    return [] if tree is None else None
+    return range(0) if tree is None else None
 
 
 def _paths(tree: Tree, path: tuple[Any, ...]) -> list[tuple[Any, ...]]:

@@ -1,0 +1,38 @@
+"""What the examples share: the options --backend and --out, and how a picture is drawn."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import portnet
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of every example."""
+    options = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    options.add_argument("--backend", default="numpy", help="numpy, cupy, torch, jax, ...")
+    options.add_argument("--out", type=Path, default=Path(), help="folder for pictures")
+    return options
+
+
+def begin(options: argparse.ArgumentParser, dtype: str = "float64") -> argparse.Namespace:
+    """Read the options and set the backend; a backend that cannot be used ends the program."""
+    args = options.parse_args()
+    os.environ.setdefault("JAX_ENABLE_X64", "1")  # JAX reads it at import: 64 bits are off else
+    try:
+        portnet.set_backend(args.backend, dtype=dtype)
+        args.out.mkdir(parents=True, exist_ok=True)
+    except (portnet.BackendUnavailableError, ValueError, OSError) as error:
+        options.error(str(error))
+    return args
+
+
+def picture(draw: Callable[..., Any], path: Path, *args: Any, **options: Any) -> None:
+    """Draw a picture to a file and say where it is, or why there is none."""
+    try:
+        print(f"picture: {draw(path, *args, **options)}")
+    except ImportError as error:
+        print(f"no picture: {error}", file=sys.stderr)

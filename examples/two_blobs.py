@@ -1,0 +1,49 @@
+"""Two blobs: a 2-8-4-1 network of sigmoids learns two clouds of points by gradient descent.
+
+The document's gradient is a sum over the rows while the loss that it prints is their mean: here the
+loss is the sum (``reduction="sum"``), divided by the rows for printing.
+"""
+
+import common
+import numpy as np
+
+import portnet
+from portnet import plots
+
+
+def document(rows=200):
+    """Return the document's points, labels (rows, 1) and initial parameters, from one generator."""
+    draw = np.random.default_rng(0)
+    X = np.vstack([draw.normal([c, c], 0.5, (rows // 2, 2)) for c in (-1, 1)])
+    y = np.repeat([[0.0], [1.0]], rows // 2, axis=0)
+    params = []
+    for n_in, n_out in ((2, 8), (8, 4), (4, 1)):
+        params += [{"W": draw.normal(0, 1, (n_in, n_out)) * 0.3, "b": np.zeros((1, n_out))}, ()]
+    return X, y, tuple(params[:-1])
+
+
+def main():
+    options = common.parser(__doc__)
+    options.add_argument("--epochs", type=int, default=2000)
+    args = common.begin(options)
+    X, y, params = document()
+    trainer = portnet.Trainer(
+        portnet.mlp([2, 8, 4, 1], activation="sigmoid"),
+        loss=portnet.SigmoidCrossEntropy(reduction="sum"),
+        optimizer=portnet.SGD(0.1),
+        batch_size=None,
+        params=params,
+    )
+    for run in trainer.epochs(X, y, epochs=args.epochs):
+        if run.epoch % 400 == 0:
+            loss = run.history["loss"][-1] / len(X)
+            accuracy = run.evaluate(X, y, metrics=["accuracy"])["accuracy"]
+            print(f"Epoch {run.epoch}, Loss {loss:.4f}, Acc {accuracy:.3f}")
+    accuracy = run.evaluate(X, y, metrics=["accuracy"])["accuracy"]
+    print(f"Final training accuracy: {accuracy:.3f}")
+    out = args.out / "two_blobs.png"
+    common.picture(plots.regions, out, run.predict_proba, X, y, title="Two blobs, 2-8-4-1")
+
+
+if __name__ == "__main__":
+    main()
