@@ -305,8 +305,7 @@ def _probe(name: str) -> BackendStatus:
 
 
 def _try_default(module: Any) -> str:
-    xp = array_api_compat.array_namespace(module.asarray([1.0]))
-    return device_name(xp.asarray([1.0]))
+    return device_name(module.asarray([1.0]))
 
 
 def _try_jax(module: Any) -> str:
@@ -392,19 +391,25 @@ def _strict_device(name: str) -> Any:
 
 @dataclass(frozen=True)
 class _Library:
+    namespace: str  # the module with the standard's functions
     install: str  # what a person does to get it
     find_device: Callable[[str], Any]  # from a name; raises ValueError
     try_out: Callable[[Any], str] = _try_default  # the default device's name, or raises
 
 
 _LIBRARIES = {
-    "numpy": _Library("pip install numpy", _cpu_only),
+    "numpy": _Library("array_api_compat.numpy", "pip install numpy", _cpu_only),
     "cupy": _Library(
-        'pip install "portnet[cuda13]" (or "portnet[cuda12]" for CUDA 12)', _cupy_device, _try_cupy
+        "array_api_compat.cupy",
+        'pip install "portnet[cuda13]" (or "portnet[cuda12]" for CUDA 12)',
+        _cupy_device,
+        _try_cupy,
     ),
-    "torch": _Library("pip install torch", _torch_device),
-    "jax": _Library("pip install jax", _jax_device, _try_jax),
-    "array_api_strict": _Library("pip install array-api-strict", _strict_device),
+    "torch": _Library("array_api_compat.torch", "pip install torch", _torch_device),
+    "jax": _Library("jax.numpy", "pip install jax", _jax_device, _try_jax),
+    "array_api_strict": _Library(
+        "array_api_strict", "pip install array-api-strict", _strict_device
+    ),
 }
 
 
@@ -414,15 +419,15 @@ def _resolve(name: str, where: Any, dtype: str) -> Backend:
     status = _probe(name)
     if not status.usable:
         raise BackendUnavailableError(f"the {name} backend cannot be used: {status.reason}")
-    module = importlib.import_module(name)
     if where is not None and isinstance(where, str | int):
         try:
             where = _LIBRARIES[name].find_device(str(where))
         except ValueError as error:
             raise ValueError(f"unknown device {where!r} for {name}: {error}") from error
-    one = module.asarray([1.0])
-    xp = array_api_compat.array_namespace(one)
-    backend = Backend(name, dtype, device(one) if where is None else where, xp)
+    xp = importlib.import_module(_LIBRARIES[name].namespace)
+    if where is None:
+        where = device(xp.asarray([1.0]))  # the library's default, also where that was changed
+    backend = Backend(name, dtype, where, xp)
     if not backend.supports(dtype):
         why = (
             'jax keeps 64 bits off until jax.config.update("jax_enable_x64", True) is called'

@@ -128,7 +128,10 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {"sgd": SGD, "momentum": Moment
 
 def _one_minus_power(beta: float, t: Any) -> Any:
     """1 - beta^t = -expm1(t log(beta)), to full precision also where beta^t is close to 1."""
-    return 1.0 if beta == 0 else -namespace(t).expm1(t * math.log(beta))
+    if beta == 0:
+        return 1.0
+    expm1 = math.expm1 if type(t) is float else namespace(t).expm1  # a float: no parameters
+    return -expm1(t * math.log(beta))
 
 
 def _zeros_like(p: Any) -> Any:

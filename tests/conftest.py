@@ -1,0 +1,192 @@
+"""The `xp` fixture: one test, every array library that can be had, and their awkward relatives."""
+
+import os
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+os.environ.setdefault(
+    "JAX_ENABLE_X64", "1"
+)  # read by JAX at import; without it there is no float64
+os.environ.pop("PORTNET_BACKEND", None)  # the tests say themselves where arrays live
+
+import array_api_strict
+import numpy as np
+import pytest
+
+import portnet
+from portnet.backend import backends
+
+STRICTEST = {
+    "boolean_indexing": False,
+    "data_dependent_shapes": False,
+    "enabled_extensions": (),
+}
+
+
+class ReadOnly(np.ndarray):
+    """A NumPy array that nobody may write to, and whose every result is one, too."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        if out is not None:
+            raise ValueError(f"{ufunc.__name__} writes into its argument")
+        return _frozen(getattr(ufunc, method)(*_plain(inputs), **_plain(kwargs)))
+
+    def __array_function__(self, func, types, args, kwargs):
+        return _frozen(func(*_plain(args), **_plain(kwargs)))
+
+    def astype(self, *args, **kwargs):
+        return _frozen(_plain(self).astype(*args, **kwargs))
+
+    def __getitem__(self, index):
+        return _frozen(_plain(self)[_plain(index)])
+
+
+def _plain(x):
+    if isinstance(x, ReadOnly):
+        return x.view(np.ndarray)
+    if isinstance(x, tuple | list):
+        return type(x)(_plain(v) for v in x)
+    return {k: _plain(v) for k, v in x.items()} if isinstance(x, dict) else x
+
+
+def _frozen(x):
+    if isinstance(x, tuple | list):
+        return type(x)(_frozen(v) for v in x)
+    if not isinstance(x, np.ndarray | np.generic):
+        return x
+    x = np.asarray(x).view(ReadOnly)
+    x.flags.writeable = False
+    return x
+
+
+@dataclass
+class Library:
+    """An array library under test."""
+
+    id: str
+    name: str  # of the portnet backend
+    device: str | None = None
+    float_name: str = "float64"  # the widest floating dtype that there is
+    strict_flags: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def active(self):
+        """Inside: the library's flags are set, and portnet's backend is this one."""
+        with ExitStack() as stack:
+            if self.strict_flags:
+                stack.enter_context(array_api_strict.ArrayAPIStrictFlags(**self.strict_flags))
+            stack.enter_context(
+                portnet.use_backend(self.name, device=self.device, dtype=self.float_name)
+            )
+            yield self
+
+    @property
+    def rtol(self):
+        """What agreement with float64 NumPy means here."""
+        return 1e-12 if self.float_name == "float64" else 2e-5
+
+    def asarray(self, host, dtype=None):
+        """Return host data in this library; floats in its widest dtype."""
+        host = np.asarray(host)
+        if dtype is None and host.dtype.kind == "f":
+            dtype = self.float_name
+        if dtype is None and host.dtype.kind in "iu":
+            dtype = "int32" if self.id == "strict-no_x64" else "int64"
+        array = portnet.get_backend().asarray(host, dtype or str(host.dtype))
+        return _frozen(array) if self.id == "numpy-readonly" else array
+
+    def tree(self, nest):
+        """Return a nest of host arrays in this library."""
+        return portnet.tree.map(self.asarray, nest)
+
+    def numpy(self, array):
+        """Return an array of this library on the host, by the library's own means."""
+        if self.name == "torch":
+            return array.cpu().numpy()
+        if self.name == "cupy":
+            return array.get()
+        if self.name == "array_api_strict":
+            return np.asarray(array.to_device(array_api_strict.Device("CPU_DEVICE")))
+        return np.asarray(array)
+
+    def check_kind(self, array, dtype=None):
+        """Fail unless the array is of this library, on this device, of this floating dtype."""
+        backend = portnet.get_backend()
+        assert backend.holds(array), f"{portnet.backend.describe(array)} is not in {self.id}"
+        if self.id == "numpy-readonly" and array.ndim > 0:
+            assert isinstance(array, ReadOnly), f"{type(array)} is not read-only"
+        name = str(array.dtype).rpartition(".")[2]
+        assert name == (dtype or self.float_name), f"dtype {name} in {self.id}"
+
+    def assert_close(self, actual, expected, rtol=None, atol=0.0, dtype=None):
+        """Fail unless an array of this library is close to a host array, with its shape."""
+        self.check_kind(actual, dtype)
+        host = self.numpy(actual)
+        assert host.shape == np.shape(expected), f"shape {host.shape}, not {np.shape(expected)}"
+        if rtol is None:
+            rtol, atol = self.rtol, max(atol, self.rtol)
+        np.testing.assert_allclose(host, expected, rtol=rtol, atol=atol)
+
+
+LIBRARIES = [
+    Library("numpy", "numpy"),
+    Library("numpy-readonly", "numpy"),
+    Library("strict", "array_api_strict"),
+    Library("strictest", "array_api_strict", strict_flags=STRICTEST),
+    Library("strict-device1", "array_api_strict", "device1", strict_flags=STRICTEST),
+    Library("strict-device2", "array_api_strict", "device2", strict_flags=STRICTEST),
+    Library("strict-no_float64", "array_api_strict", "no_float64", "float32", STRICTEST),
+    Library("strict-no_x64", "array_api_strict", "no_x64", "float32", STRICTEST),
+    Library("torch", "torch"),
+    Library("jax", "jax"),
+    Library("cupy", "cupy"),
+]
+
+
+def _params(libraries):
+    marks = {"cupy": [pytest.mark.gpu]}
+    return [pytest.param(lib, id=lib.id, marks=marks.get(lib.id, [])) for lib in libraries]
+
+
+def _require(name):
+    """Skip, with the reason, where a backend cannot be used; a GPU may be required."""
+    status = next(s for s in backends() if s.name == name)
+    if not status.usable:
+        if name == "cupy" and os.environ.get("PORTNET_REQUIRE_GPU") == "1":
+            pytest.fail(f"PORTNET_REQUIRE_GPU=1, but CuPy cannot be used: {status.reason}")
+        pytest.skip(f"{name} cannot be used: {status.reason.partition('. ')[0]}")
+
+
+@pytest.fixture(params=_params(LIBRARIES))
+def xp(request):
+    """Every library, one after the other, as portnet's backend of this thread."""
+    _require(request.param.name)
+    with request.param.active() as library:
+        yield library
+
+
+@pytest.fixture(params=_params([lib for lib in LIBRARIES if lib.id in ("torch", "jax", "cupy")]))
+def other(request):
+    """The libraries of their own, beside NumPy, for what is slow or needs no strictness."""
+    _require(request.param.name)
+    with request.param.active() as library:
+        yield library
+
+
+@pytest.fixture
+def jax():
+    return pytest.importorskip("jax", reason="jax is not installed")
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="torch is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _same_default_after():
+    """Give the process's default backend back after each test."""
+    before = portnet.backend._default
+    yield
+    portnet.backend._default = before

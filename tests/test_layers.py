@@ -1,0 +1,276 @@
+"""Layers: their values, their gradients by oracles that are not portnet, and their edges."""
+
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+
+import portnet
+from portnet import layers, rng, tree
+
+# Every public layer has at least one case here, or the suite fails.
+CASES = [
+    layers.Dense(4),
+    layers.Dense(3, weights="he_uniform"),
+    layers.Identity(),
+    layers.ReLU(),
+    layers.LeakyReLU(),
+    layers.LeakyReLU(slope=0.3),
+    layers.LeakyReLU(slope=0.0),
+    layers.Sigmoid(),
+    layers.Tanh(),
+    layers.Softplus(),
+    layers.SiLU(),
+    layers.GELU(),
+    layers.Dropout(0.4),
+    layers.Dropout(0.0),
+    layers.LayerNorm(),
+    layers.LayerNorm(eps=0.1),
+    layers.Residual(layers.Dense(6)),
+    layers.Residual(layers.Chain([layers.Dense(5), layers.Tanh(), layers.Dense(6)])),
+    layers.Chain([]),
+    layers.Chain([layers.Dense(5), layers.SiLU(), layers.Dropout(0.3), layers.Dense(2)]),
+    layers.mlp([6, 5, 4, 3], ["gelu", "tanh"], dropout=0.2, norm="layer"),
+]
+ELEMENTWISE = {  # written anew, in float64 NumPy
+    layers.Identity(): lambda x: x,
+    layers.ReLU(): lambda x: np.where(x > 0, x, 0),
+    layers.LeakyReLU(): lambda x: np.where(x > 0, x, 0.01 * x),
+    layers.Sigmoid(): lambda x: np.where(x > 0, 1, np.exp(-abs(x))) / (1 + np.exp(-abs(x))),
+    layers.Tanh(): lambda x: (1 - np.exp(-2 * abs(x))) / (1 + np.exp(-2 * abs(x))) * np.sign(x),
+    layers.Softplus(): lambda x: np.logaddexp(0, x),
+    layers.SiLU(): lambda x: x * np.where(x > 0, 1, np.exp(-abs(x))) / (1 + np.exp(-abs(x))),
+    layers.GELU(): lambda x: x / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))),
+}
+
+
+def public_layers():
+    found = [getattr(layers, name) for name in layers.__all__]
+    return {
+        c
+        for c in found
+        if inspect.isclass(c) and hasattr(c, "backward") and not getattr(c, "_is_protocol", False)
+    }
+
+
+def start(layer, xp, rows=5, n_in=6, seed=0):
+    """Return random parameters, all of them random, and x, in the library."""
+    draw = np.random.default_rng(seed)
+    params, _ = layer.init(draw, n_in)
+    params = tree.map(lambda p: p + 0.3 * draw.standard_normal(p.shape), params)
+    return xp.tree(params), xp.asarray(draw.standard_normal((rows, n_in)))
+
+
+def test_every_public_layer_is_tested():
+    assert public_layers() == {type(case) for case in CASES}
+    assert set(layers.ACTIVATIONS.values()) <= set(ELEMENTWISE)
+
+
+@pytest.mark.parametrize("layer", CASES, ids=repr)
+def test_gradients(layer, xp):
+    _, x = start(layer, xp)
+    portnet.check_layer(layer, x)
+
+
+@pytest.mark.parametrize("layer", CASES, ids=repr)
+def test_library_dtype_device_and_shapes(layer, xp):
+    params, x = start(layer, xp)
+    _, n_out = layer.init(rng.generator(0), 6)
+    for key in (None, rng.key(0, 1)):
+        y, cache = layer.forward(params, x, key)
+        xp.check_kind(y)
+        assert tuple(y.shape) == (5, n_out)
+        grads, dx = layer.backward(params, cache, y)
+        xp.check_kind(dx)
+        assert tuple(dx.shape) == (5, 6)
+        tree.map(lambda p, g: xp.assert_close(g * 0.0, np.zeros(p.shape)), params, grads)
+
+
+@pytest.mark.parametrize("layer", CASES, ids=repr)
+def test_float32_stays_float32(layer, xp):
+    params, x = start(layer, xp)
+    to32 = lambda a: xp.asarray(xp.numpy(a), "float32")  # noqa: E731
+    params, x = tree.map(to32, params), to32(x)
+    y, cache = layer.forward(params, x, rng.key(0, 0))
+    grads, dx = layer.backward(params, cache, y)
+    for array in (y, dx, *tree.leaves(grads)):
+        xp.check_kind(array, "float32")
+
+
+@pytest.mark.parametrize("layer", ELEMENTWISE, ids=repr)
+def test_values_of_activations(layer, xp):
+    x = np.concatenate([np.linspace(-8, 8, 41), [-30.0, 30.0]]).reshape(1, -1)
+    y, _ = layer.forward((), xp.asarray(x))
+    xp.assert_close(y, ELEMENTWISE[layer](x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layer", CASES, ids=repr)
+def test_no_overflow_at_1000(layer, dtype, xp):
+    if dtype == "float64" and xp.float_name == "float32":
+        pytest.skip(reason="this device has no float64")
+    params, _ = start(layer, xp)
+    params = tree.map(lambda p: xp.asarray(xp.numpy(p), dtype), params)
+    x = xp.asarray(np.array([[1000.0, -1000.0, 0.0, 1000.0, -1000.0, 0.5]]), dtype)
+    y, cache = layer.forward(params, x)  # a RuntimeWarning is an error
+    grads, dx = layer.backward(params, cache, y * 0.0 + 1.0)
+    for array in (y, dx, *tree.leaves(grads)):
+        assert np.isfinite(xp.numpy(array)).all()
+
+
+def test_dense_by_hand(xp):
+    params = {"W": xp.asarray([[1.0, 2.0], [3.0, 4.0]]), "b": xp.asarray([[10.0, 20.0]])}
+    x, dy = xp.asarray([[1.0, 1.0], [2.0, 0.0], [0.0, -1.0]]), xp.asarray([[1.0, 0.0]] * 3)
+    y, cache = layers.Dense(2).forward(params, x)
+    xp.assert_close(y, [[14.0, 26.0], [12.0, 24.0], [7.0, 16.0]])
+    grads, dx = layers.Dense(2).backward(params, cache, dy)
+    xp.assert_close(grads["W"], [[3.0, 0.0], [0.0, 0.0]])
+    xp.assert_close(grads["b"], [[3.0, 0.0]])
+    xp.assert_close(dx, [[1.0, 3.0]] * 3)
+
+
+def test_layer_norm_rows_have_mean_0_and_variance_1(xp):
+    layer = layers.LayerNorm(eps=1e-12)
+    params, _ = layer.init(rng.generator(0), 6)
+    x = np.random.default_rng(0).standard_normal((4, 6)) * 50 + 300
+    y = xp.numpy(layer.forward(xp.tree(params), xp.asarray(x))[0])
+    np.testing.assert_allclose(y.mean(axis=1), 0, atol=1e-4)
+    np.testing.assert_allclose((y**2).mean(axis=1), 1, rtol=1e-3)
+
+
+def test_leading_axes_are_independent_networks(xp):
+    net = layers.mlp([6, 5, 3], norm="layer")
+    some = [start(net, xp, seed=s) for s in range(3)]
+    stack = portnet.get_backend().xp.stack
+    x = stack([x for _, x in some])
+    params = tree.map(lambda *ps: stack(ps), *[p for p, _ in some])
+    y, cache = net.forward(params, x)
+    grads, dx = net.backward(params, cache, y)
+    for i, (p, one) in enumerate(some):
+        yi, ci = net.forward(p, one)
+        gi, dxi = net.backward(p, ci, yi)
+        np.testing.assert_allclose(xp.numpy(y)[i], xp.numpy(yi), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(xp.numpy(dx)[i], xp.numpy(dxi), rtol=1e-4, atol=1e-5)
+        for a, b in zip(tree.leaves(grads), tree.leaves(gi), strict=True):
+            np.testing.assert_allclose(xp.numpy(a)[i], xp.numpy(b), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", CASES, ids=repr)
+@pytest.mark.parametrize("key", [None, rng.key(3, 1)], ids=["inference", "training"])
+def test_backward_equals_jax_grad_of_the_same_forward(layer, key, jax):
+    with portnet.use_backend("jax", dtype="float64"):
+        x = portnet.asarray(np.random.default_rng(1).standard_normal((5, 6)))
+        params = tree.map(
+            lambda p: p + 0.1, portnet.init(layer, 6, seed=2, like=x)
+        )  # off the zeros that biases start at
+        y, cache = layer.forward(params, x, key)
+        dy = portnet.asarray(np.random.default_rng(2).standard_normal(tuple(y.shape)))
+        ours = layer.backward(params, cache, dy)
+        theirs = jax.grad(lambda p, x: (layer.forward(p, x, key)[0] * dy).sum(), argnums=(0, 1))(
+            params, x
+        )
+    for a, b in zip(tree.leaves(ours), tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", CASES, ids=repr)
+@pytest.mark.parametrize("key", [None, rng.key(3, 1)], ids=["inference", "training"])
+def test_backward_equals_autograd_of_the_same_forward(layer, key, torch):
+    with portnet.use_backend("torch", dtype="float64"):
+        x = portnet.asarray(np.random.default_rng(1).standard_normal((5, 6)))
+        params = tree.map(lambda p: p + 0.1, portnet.init(layer, 6, seed=2))
+        for array in (x, *tree.leaves(params)):
+            array.requires_grad_()
+        y, cache = layer.forward(params, x, key)
+        dy = portnet.asarray(np.random.default_rng(2).standard_normal(tuple(y.shape)))
+        (y * dy).sum().backward()
+        grads, dx = layer.backward(params, cache, dy)
+    pairs = [
+        (dx, x.grad),
+        *zip(tree.leaves(grads), [p.grad for p in tree.leaves(params)], strict=True),
+    ]
+    for ours, theirs in pairs:
+        np.testing.assert_allclose(ours.detach(), theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", CASES, ids=repr)
+def test_layers_are_values(layer):
+    copy = pickle.loads(pickle.dumps(layer))
+    assert copy == layer
+    assert hash(copy) == hash(layer)
+    assert type(layer).__name__ in repr(layer)
+
+
+def test_chain_gives_every_layer_its_own_key(xp):
+    x = xp.asarray(np.ones((4, 50)))
+    chain = layers.Chain([layers.Dropout(0.5), layers.Dropout(0.5)])
+    _, (first, second) = chain.forward(((), ()), x, rng.key(0, 0))
+    assert (xp.numpy(first) != xp.numpy(second)).any()
+
+
+def test_dropout_keeps_the_mean_and_is_the_identity_in_inference(xp):
+    layer, x = layers.Dropout(0.3), xp.asarray(np.ones((200, 100)))
+    y, _ = layer.forward((), x, rng.key(1, 0))
+    host = xp.numpy(y)
+    assert abs((host == 0).mean() - 0.3) < 0.01
+    np.testing.assert_allclose(host[host != 0], 1 / 0.7, rtol=1e-6)
+    assert layer.forward((), x)[0] is x
+
+
+def test_mlp_layout():
+    net = layers.mlp([6, 5, 4, 3], ["relu", "tanh"], dropout=0.1, norm="layer")
+    kinds = [type(layer).__name__ for layer in net.layers]
+    hidden = ["Dense", "LayerNorm", "{}", "Dropout"]
+    expected = [k.format(f) for f in ("ReLU", "Tanh") for k in hidden]
+    assert kinds == [*expected, "Dense"]
+    assert [layer.weights for layer in net.layers if isinstance(layer, layers.Dense)] == [
+        "he_normal",
+        "glorot_uniform",
+        "glorot_uniform",
+    ]
+    assert layers.mlp([3, 2]).layers == (layers.Dense(2),)
+    assert layers.mlp([3, 4, 2], activation=layers.LeakyReLU(0.2)).layers[1].slope == 0.2
+
+
+def test_shape_errors_name_the_place():
+    net = layers.Chain([layers.Dense(8), layers.ReLU(), layers.Dense(3)])
+    params = portnet.init(net, 5)
+    narrow = (params[0], (), portnet.init(layers.Dense(3), 7))
+    with pytest.raises(
+        portnet.ShapeError,
+        match=r"^layers\[2\] Dense\(3\): expected x of shape \(rows, 7\), got \(12, 8\)$",
+    ):
+        net.forward(narrow, np.zeros((12, 5), "float32"))
+    nested = layers.Chain([layers.Identity(), net])
+    with pytest.raises(portnet.ShapeError, match=r"^layers\[1\]\.layers\[0\] Dense\(8\): expected"):
+        nested.forward(((), params), np.zeros((12, 4), "float32"))
+    with pytest.raises(portnet.ShapeError, match=r"layers\[0\] Residual: expected a layer with 6"):
+        layers.Chain([layers.Residual(layers.Dense(3))]).init(rng.generator(0), 6)
+    with pytest.raises(portnet.ShapeError, match="expected parameters of 3 layers, got 2"):
+        net.forward(params[:2], np.zeros((1, 5), "float32"))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: layers.Dense(0), ValueError, r"Dense: n_out: expected an integer of at least 1"),
+        (lambda: layers.Dense(2.5), ValueError, "got 2.5"),
+        (lambda: layers.Dense(2, weights="he_norm"), ValueError, "did you mean 'he_normal'"),
+        (lambda: layers.LeakyReLU(1.5), ValueError, "LeakyReLU: expected 0 <= slope < 1, got 1.5"),
+        (lambda: layers.Dropout(1.0), ValueError, "Dropout: expected 0 <= rate < 1"),
+        (lambda: layers.LayerNorm(eps=0), ValueError, "LayerNorm: expected eps > 0"),
+        (lambda: layers.mlp([4]), ValueError, "at least two sizes"),
+        (lambda: layers.mlp([4, 0, 2]), ValueError, "mlp: a size: expected an integer"),
+        (lambda: layers.mlp([4, 3, 2], "rellu"), ValueError, "did you mean 'relu'"),
+        (lambda: layers.mlp([4, 3, 2], ["relu", "relu"]), ValueError, "each of 1 hidden layers"),
+        (lambda: layers.mlp([4, 3, 2], norm="layr"), ValueError, "did you mean 'layer'"),
+        (lambda: layers.Chain([layers.ReLU]), TypeError, r"layers\[0\].*write it with \(\)"),
+        (lambda: layers.Chain([3]), TypeError, "to have init, forward and backward, got 3"),
+        (lambda: portnet.init(layers.Dense(3)), ValueError, "expected n_in"),
+        (lambda: portnet.init(layers.mlp([4, 2]), 5), ValueError, "expected 4 features, got 5"),
+    ],
+)
+def test_bad_options(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

@@ -1,0 +1,234 @@
+"""Losses: values by textbook formulas, gradients by other people's derivatives."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import portnet
+from portnet import losses
+
+CASES = [
+    losses.SquaredError(),
+    losses.SquaredError("sum"),
+    losses.AbsoluteError(),
+    losses.Huber(),
+    losses.Huber(delta=0.3),
+    losses.PoissonLoss(),
+    losses.SigmoidCrossEntropy(),
+    losses.SigmoidCrossEntropy("sum"),
+    losses.SoftmaxCrossEntropy(),
+    losses.SoftmaxCrossEntropy(label_smoothing=0.2),
+    losses.SoftmaxCrossEntropy("sum"),
+]
+# No number sits on a kink: there, every library has a derivative of its own choice.
+PRED = np.array([[0.5, -1.0, 2.0], [-3.0, 0.2, 0.1], [1.5, 1.4, -0.6], [0.05, 2.5, 1.0]])
+TARGET = np.array([[0.2, 0.7, 0.1], [0.0, 1.0, 0.0], [0.3, 0.3, 0.4], [1.0, 0.0, 0.0]])
+WEIGHT = np.array([1.0, 2.0, 0.0, 0.5])
+
+
+def softmax(z):
+    return np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+
+
+def rows_by_hand(loss, p, t):
+    """The loss of each row, in the textbook's form: with the logarithms and clips we avoid."""
+    e = p - t
+    match loss:
+        case losses.SquaredError():
+            each = e**2 / 2
+        case losses.AbsoluteError():
+            each = abs(e)
+        case losses.Huber(delta=d):
+            each = np.where(abs(e) <= d, e**2 / 2, d * (abs(e) - d / 2))
+        case losses.PoissonLoss():
+            each = np.exp(p) - t * p
+        case losses.SigmoidCrossEntropy():
+            s = 1 / (1 + np.exp(-p))
+            each = -t * np.log(s) - (1 - t) * np.log(1 - s)
+        case losses.SoftmaxCrossEntropy(label_smoothing=a):
+            each = -((1 - a) * t + a / p.shape[-1]) * np.log(softmax(p))
+    return each.sum(axis=-1)
+
+
+def test_every_public_loss_is_tested():
+    public = {getattr(losses, name) for name in losses.__all__ if name != "LOSSES"}
+    assert public == {type(case) for case in CASES} == set(losses.LOSSES.values())
+
+
+@pytest.mark.parametrize("loss", CASES, ids=repr)
+def test_values(loss, xp):
+    by_hand = rows_by_hand(loss, PRED, TARGET)
+    p, t, w = xp.asarray(PRED), xp.asarray(TARGET), xp.asarray(WEIGHT)
+    mean = loss.reduction == "mean"
+    xp.assert_close(loss(p, t)[0], by_hand.mean() if mean else by_hand.sum())
+    weighted = (WEIGHT * by_hand).sum()
+    value, dpred = loss(p, t, w)
+    xp.assert_close(value, weighted / WEIGHT.sum() if mean else weighted)
+    xp.check_kind(dpred)
+    assert tuple(dpred.shape) == PRED.shape
+    value, dpred = loss(p, t, w * 0.0)  # nothing counts: 0, not 0 / 0
+    xp.assert_close(value, 0.0)
+    xp.assert_close(dpred, np.zeros_like(PRED))
+
+
+@pytest.mark.parametrize("loss", CASES, ids=repr)
+def test_gradients(loss, xp):
+    portnet.check_loss(loss, xp.asarray(PRED + 0.01), xp.asarray(TARGET))
+
+
+@pytest.mark.parametrize("loss", CASES, ids=repr)
+def test_gradient_equals_jax_grad_of_the_value(loss, jax):
+    with portnet.use_backend("jax", dtype="float64"):
+        p, t, w = (portnet.asarray(a) for a in (PRED, TARGET, WEIGHT))
+        for weight in (None, w):
+            theirs = jax.grad(lambda p, weight=weight: loss(p, t, weight)[0])(p)
+            np.testing.assert_allclose(loss(p, t, weight)[1], theirs, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "scale"),
+    [
+        (losses.SquaredError(), "mse_loss", 2 / 3),  # torch's is the mean over outputs, too
+        (losses.AbsoluteError(), "l1_loss", 1 / 3),
+        (losses.Huber(delta=0.7), "huber_loss", 1 / 3),
+        (losses.PoissonLoss(), "poisson_nll_loss", 1 / 3),
+        (losses.SigmoidCrossEntropy(), "binary_cross_entropy_with_logits", 1 / 3),
+        (losses.SoftmaxCrossEntropy(), "cross_entropy", 1),
+        (losses.SoftmaxCrossEntropy(label_smoothing=0.1), "cross_entropy", 1),
+    ],
+)
+def test_value_and_gradient_equal_torch(loss, name, scale, torch):
+    options = {"delta": loss.delta} if isinstance(loss, losses.Huber) else {}
+    if isinstance(loss, losses.SoftmaxCrossEntropy):
+        options = {"label_smoothing": loss.label_smoothing}
+    p = torch.tensor(PRED, requires_grad=True)
+    theirs = getattr(torch.nn.functional, name)(p, torch.tensor(TARGET), **options) / scale
+    theirs.backward()
+    value, dpred = loss(PRED, TARGET)
+    np.testing.assert_allclose(value, theirs.item(), rtol=1e-12)
+    np.testing.assert_allclose(dpred, p.grad, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_labels_are_one_hot(smoothing, xp):
+    loss = losses.SoftmaxCrossEntropy(label_smoothing=smoothing)
+    labels, z, w = np.array([2, 0, 1, 2]), xp.asarray(PRED), xp.asarray(WEIGHT)
+    for weight in (None, w):
+        value, dz = loss(z, xp.asarray(labels), weight)
+        expected, expected_dz = loss(z, xp.asarray(np.eye(3)[labels]), weight)
+        xp.assert_close(value, xp.numpy(expected))
+        xp.assert_close(dz, xp.numpy(expected_dz))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "loss", [c for c in CASES if not isinstance(c, losses.PoissonLoss)], ids=repr
+)
+def test_no_overflow_at_1000(loss, dtype, xp):
+    if dtype == "float64" and xp.float_name == "float32":
+        pytest.skip(reason="this device has no float64")
+    z = xp.asarray([[1000.0, -1000.0, 0.0], [-1000.0, -1000.0, 1000.0]], dtype)
+    t = xp.asarray([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], dtype)
+    value, dz = loss(z, t)  # a RuntimeWarning is an error
+    xp.check_kind(value, dtype)
+    xp.check_kind(dz, dtype)
+    assert np.isfinite(xp.numpy(value))
+    assert np.isfinite(xp.numpy(dz)).all()
+    assert np.isfinite(xp.numpy(loss.mean(z))).all()
+
+
+def test_means_and_classes(xp):
+    z = xp.asarray(PRED)
+    xp.assert_close(losses.SquaredError().mean(z), PRED)
+    xp.assert_close(losses.PoissonLoss().mean(z), np.exp(PRED))
+    xp.assert_close(losses.SigmoidCrossEntropy().mean(z), 1 / (1 + np.exp(-PRED)))
+    xp.assert_close(losses.SoftmaxCrossEntropy().mean(z), softmax(PRED))
+    chosen = losses.SigmoidCrossEntropy().classes(xp.asarray(PRED))
+    np.testing.assert_array_equal(xp.numpy(chosen), PRED >= 0.5)
+    one = losses.SigmoidCrossEntropy().classes(xp.asarray([[0.2], [0.5], [0.9]]))
+    np.testing.assert_array_equal(xp.numpy(one), [0, 1, 1])
+    if xp.id != "strict-no_x64":  # array-api-strict 2.6.1: argmax makes int64, which it has not
+        best = losses.SoftmaxCrossEntropy().classes(z)
+        np.testing.assert_array_equal(xp.numpy(best), [2, 1, 0, 1])
+
+
+def test_softmax_with_infinite_logits_of_impossible_classes(xp):
+    z = xp.asarray([[0.0, -np.inf, 1.0]])
+    p = xp.numpy(losses.SoftmaxCrossEntropy().mean(z))
+    np.testing.assert_allclose(p, softmax(np.array([[0.0, -np.inf, 1.0]])), rtol=1e-6)
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(CASES),
+    st.sampled_from([0.1, 1.0, 30.0]),
+)
+def test_weight_k_is_k_copies_of_the_row(rows, outputs, seed, loss, scale):
+    draw = np.random.default_rng(seed)
+    pred = draw.standard_normal((rows, outputs)) * scale
+    target = draw.dirichlet(np.ones(outputs), rows)
+    counts = draw.integers(0, 4, rows)
+    value, dpred = loss(pred, target, counts.astype(float))
+    copies = np.repeat(np.arange(rows), counts)
+    if copies.size == 0:
+        assert value == 0
+        assert not dpred.any()
+        return
+    expected, each = loss(pred[copies], target[copies])
+    np.testing.assert_allclose(value, expected, rtol=1e-9)
+    gathered = np.zeros_like(pred)
+    np.add.at(gathered, copies, each)
+    np.testing.assert_allclose(dpred, gathered, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", CASES, ids=repr)
+def test_losses_are_values(loss):
+    assert pickle.loads(pickle.dumps(loss)) == loss
+    assert hash(loss) == hash(pickle.loads(pickle.dumps(loss)))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: losses.SquaredError()(PRED, TARGET[:, :1]),
+            portnet.ShapeError,
+            r"SquaredError: expected target of shape \(4, 3\).*got \(4, 1\)",
+        ),
+        (
+            lambda: losses.SigmoidCrossEntropy()(PRED, np.ones((4, 3), int)),
+            portnet.ShapeError,
+            "dtype float64, like the prediction, got .* int64",
+        ),
+        (
+            lambda: losses.SoftmaxCrossEntropy()(PRED, np.ones(4)),
+            portnet.ShapeError,
+            r"integer labels of shape \(4,\).*got float64 of shape \(4,\)",
+        ),
+        (
+            lambda: losses.SoftmaxCrossEntropy()(PRED, np.array([0, 1])),
+            portnet.ShapeError,
+            r"got int64 of shape \(2,\)",
+        ),
+        (
+            lambda: losses.Huber()(PRED, TARGET, np.ones((4, 1))),
+            portnet.ShapeError,
+            r"Huber: expected weight of shape \(4,\) and dtype float64, got \(4, 1\)",
+        ),
+        (lambda: losses.SquaredError("avg"), ValueError, "unknown reduction 'avg'"),
+        (lambda: losses.Huber(delta=-1), ValueError, "Huber: expected delta > 0, got -1"),
+        (
+            lambda: losses.SoftmaxCrossEntropy(label_smoothing=1),
+            ValueError,
+            "0 <= label_smoothing < 1, got 1",
+        ),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,134 @@
+"""Randomness: the same on every library, and random enough."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import portnet
+from portnet import rng, tree
+
+VARIANCE = {  # of W (n_in, n_out), from the papers
+    "zeros": lambda n_in, n_out: 0,
+    "lecun_normal": lambda n_in, n_out: 1 / n_in,
+    "lecun_uniform": lambda n_in, n_out: 1 / n_in,
+    "glorot_normal": lambda n_in, n_out: 2 / (n_in + n_out),
+    "glorot_uniform": lambda n_in, n_out: 2 / (n_in + n_out),
+    "he_normal": lambda n_in, n_out: 2 / n_in,
+    "he_uniform": lambda n_in, n_out: 2 / n_in,
+}
+
+
+def test_every_initialiser_is_tested():
+    assert set(VARIANCE) == set(rng.INITIALIZERS)
+
+
+@pytest.mark.parametrize("name", VARIANCE)
+def test_variance_of_initialisers(name):
+    W = rng.INITIALIZERS[name](rng.generator(0), 300, 500)
+    variance = VARIANCE[name](300, 500)
+    assert W.shape == (300, 500)
+    assert abs(W.mean()) < 0.01 * math.sqrt(variance + 1e-9)
+    np.testing.assert_allclose(W.var(), variance, rtol=0.02)
+    if name.endswith("uniform"):
+        assert abs(W).max() <= math.sqrt(3 * variance)
+        assert abs(W).max() > 0.99 * math.sqrt(3 * variance)
+
+
+def test_same_seed_same_parameters_everywhere(xp):
+    net = portnet.mlp([7, 6, 5], norm="layer")
+    ours = portnet.init(net, seed=3)
+    with portnet.use_backend("numpy", dtype="float64"):
+        reference = portnet.init(net, seed=3)
+        other = portnet.init(net, seed=4)
+    for a, b in zip(tree.leaves(ours), tree.leaves(reference), strict=True):
+        assert portnet.get_backend().holds(a)
+        np.testing.assert_array_equal(xp.numpy(a), b.astype(xp.float_name))
+    assert (other[0]["W"] != reference[0]["W"]).any()
+
+
+@given(st.integers(0, 2**40), st.integers(0, 1000), st.integers(0, 50))
+def test_order_is_a_permutation_and_a_function_of_seed_and_epoch(seed, epoch, rows):
+    order = rng.order(seed, epoch, rows)
+    assert sorted(order) == list(range(rows))
+    np.testing.assert_array_equal(order, rng.order(seed, epoch, rows))
+
+
+def test_orders_differ():
+    orders = {tuple(rng.order(s, e, 20)) for s in range(5) for e in range(5)}
+    assert len(orders) == 25
+
+
+# Dropout's bits ---------------------------------------------------------------------------------
+
+
+def lowbias32(h):
+    """The published hash, in Python integers."""
+    h = ((h ^ (h >> 16)) * 0x7FEB352D) % 2**32
+    h = ((h ^ (h >> 15)) * 0x846CA68B) % 2**32
+    return h ^ (h >> 16)
+
+
+def keep_by_hand(key, rows, columns, rate):
+    """The same mask from unsigned Python integers, one number at a time."""
+    mask = np.empty((rows, columns), bool)
+    for i in range(rows):
+        for j in range(columns):
+            row = lowbias32(((key.first + i) * 0x61C88647 + key.salt) % 2**32)
+            bits = lowbias32((row + j * 0x3C6EF373) % 2**32) % 2**31
+            mask[i, j] = bits >= round(rate * 2**31)
+    return mask
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.999])
+def test_same_bits_everywhere(rate, xp):
+    key = rng.fold(rng.key(7, 3), 2)._replace(first=5)
+    x = xp.asarray(np.zeros((11, 13)))
+    mask = xp.numpy(rng.keep(key, x, rate))
+    np.testing.assert_array_equal(mask, keep_by_hand(key, 11, 13, rate))
+
+
+def test_keys_may_be_arrays(xp):
+    x = xp.asarray(np.zeros((11, 13)))
+    key = rng.key(7, 3)
+    as_array = rng.Key(*(xp.asarray(np.array([[n]]), "int32") for n in key))
+    a, b = rng.keep(rng.fold(as_array, 1), x, 0.5), rng.keep(rng.fold(key, 1), x, 0.5)
+    np.testing.assert_array_equal(xp.numpy(a), xp.numpy(b))
+
+
+def test_rows_of_a_part_are_those_of_the_whole():
+    key, x = rng.key(1, 0), np.zeros((10, 4))
+    whole = rng.keep(key, x, 0.5)
+    for first in range(0, 10, 3):
+        part = rng.keep(key._replace(first=first), x[first : first + 3], 0.5)
+        np.testing.assert_array_equal(part, whole[first : first + 3])
+
+
+def test_masks_differ_between_seeds_epochs_layers_rows_and_columns():
+    x, base = np.zeros((64, 64)), rng.key(0, 0)
+    keys = {
+        "base": base,
+        "seed": rng.key(1, 0),
+        "epoch": rng.key(0, 1),
+        "layer 0": rng.fold(base, 0),
+        "layer 1": rng.fold(base, 1),
+        "layer 0.1": rng.fold(rng.fold(base, 0), 1),
+        "layer 1.0": rng.fold(rng.fold(base, 1), 0),
+    }
+    masks = {name: rng.keep(key, x, 0.5) for name, key in keys.items()}
+    for a in masks:
+        for b in masks:
+            if a != b:  # independent masks agree in half of their cells
+                assert abs((masks[a] == masks[b]).mean() - 0.5) < 0.05, (a, b)
+    mask = masks["base"].astype(float) - 0.5
+    for other in (np.roll(mask, 1, axis=0), np.roll(mask, 1, axis=1), mask.T):
+        assert abs((mask * other).mean()) < 0.02  # neighbours are not correlated
+    assert len({row.tobytes() for row in masks["base"]}) == 64
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.2, 0.5, 0.9])
+def test_rate(rate):
+    kept = rng.keep(rng.key(0, 0), np.zeros((1000, 200)), rate)
+    assert abs(1 - kept.mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / kept.size)
