@@ -25,7 +25,7 @@ def main() -> None:
                 textwrap.fill(status.reason, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
             )
     now = get_backend()
-    print(f"\nnew arrays are born in {now.name} on {now.device} as {now.dtype}")
+    print(f"\nnew arrays are born in {now} as {now.dtype}")
 
 
 if __name__ == "__main__":

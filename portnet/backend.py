@@ -60,6 +60,13 @@ def choose(kind: str, name: Any, names: Iterable[str]) -> None:
         raise ValueError(f"unknown {kind} {name!r}{hint} The names are {', '.join(names)}")
 
 
+def integer(what: str, value: Any, low: int) -> int:
+    """Return an option that must be an integer of at least `low`, or raise ValueError."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < low:
+        raise ValueError(f"{what}: expected an integer of at least {low}, got {value!r}")
+    return int(value)
+
+
 # What computes asks its arguments ---------------------------------------------------------------
 
 
@@ -94,8 +101,7 @@ def describe(x: Any) -> str:
 
 def device_name(x: Array) -> str:
     """Return the name of the device of an array: ``cpu``, ``cuda:0``, ``device1``."""
-    where = device(x)
-    return "cpu" if str(where) == "cpu" else _device_text(where)
+    return _device_text(device(x))
 
 
 # Where new arrays are born ----------------------------------------------------------------------
@@ -109,6 +115,9 @@ class Backend:
     dtype: str = "float32"
     device: Any = field(default=None, hash=False)  # CuPy's devices cannot be hashed
     xp: Any = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.name} on {_device_text(self.device)}"
 
     @property
     def real(self) -> Any:
@@ -135,7 +144,12 @@ class Backend:
             wanted = dtype or (self.dtype if "float" in _dtype_name(x.dtype) else None)
             if wanted is None or x.dtype == getattr(self.xp, wanted):
                 return x
-            return self.xp.astype(x, getattr(self.xp, wanted))
+            with np.errstate(over="ignore"):  # array-api-strict is NumPy
+                cast = self.xp.astype(x, getattr(self.xp, wanted))
+            narrower = wanted == "float32" and _dtype_name(x.dtype) == "float64"
+            if narrower and bool(self.xp.any(self.xp.isinf(cast) & self.xp.isfinite(x))):
+                raise _too_large(to_numpy(x), wanted)  # the line above waits for x
+            return cast
         host = to_numpy(x)
         host = _cast(host, dtype or (None if host.dtype.kind in "iub" else self.dtype))
         if not self.supports(host.dtype.name):
@@ -294,7 +308,9 @@ def _probe(name: str) -> BackendStatus:
     try:
         module = importlib.import_module(name)
     except Exception as error:  # a broken library may raise anything at import
-        reason = f"import {name} failed ({_first_line(error)}). Install it: {library.install}"
+        reason = (
+            f"stage 1, import {name}, failed ({_first_line(error)}). Install it: {library.install}"
+        )
         return BackendStatus(name, usable=False, reason=reason)
     version = getattr(module, "__version__", None)
     try:
@@ -321,12 +337,12 @@ def _try_cupy(cupy: Any) -> str:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:
         raise BackendUnavailableError(
-            f"counting CUDA devices failed ({_first_line(error)}). Install or update the NVIDIA "
-            "driver: its version must be at least that of the CUDA runtime of the CuPy wheel"
+            f"stage 2, counting CUDA devices, failed ({_first_line(error)}). Install or update the "
+            "NVIDIA driver: it must be at least as new as the CUDA runtime of the CuPy wheel"
         ) from error
     if count == 0:
         raise BackendUnavailableError(
-            "counting CUDA devices found none. Check `nvidia-smi` and CUDA_VISIBLE_DEVICES"
+            "stage 2, counting CUDA devices, found none. See nvidia-smi and CUDA_VISIBLE_DEVICES"
         )
     try:
         # Allocation, a compiled kernel, cuBLAS, a reduction and the copy back: what a step needs.
@@ -334,11 +350,11 @@ def _try_cupy(cupy: Any) -> str:
         total = float(((a * 2 + 1) @ a).sum())
     except Exception as error:
         raise BackendUnavailableError(
-            f"a first operation on the GPU failed ({_first_line(error)}). The CUDA libraries may "
-            f"be missing: {_LIBRARIES['cupy'].install}"
+            f"stage 3, a first operation on the GPU, failed ({_first_line(error)}). The CUDA "
+            f"libraries may be missing: {_LIBRARIES['cupy'].install}"
         ) from error
     if total != 24.0:
-        raise BackendUnavailableError(f"a first operation on the GPU gave {total} instead of 24.0")
+        raise BackendUnavailableError(f"stage 3, a first operation, gave {total} instead of 24.0")
     properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)
     return f"cuda:{cupy.cuda.Device().id} ({properties['name'].decode()})"
 
@@ -482,11 +498,15 @@ def _cast(host: np.ndarray[Any, Any], dtype: str | None) -> np.ndarray[Any, Any]
         with np.errstate(over="raise"):
             return host.astype(dtype)
     except FloatingPointError:
-        largest = np.max(np.abs(host), where=np.isfinite(host), initial=0)
-        raise ValueError(
-            f"a value of {largest:.3g} is too large for {dtype}: scale the data, "
-            'or ask for dtype="float64"'
-        ) from None
+        raise _too_large(host, dtype) from None
+
+
+def _too_large(host: np.ndarray[Any, Any], dtype: str) -> ValueError:
+    largest = np.max(np.abs(host), where=np.isfinite(host), initial=0)
+    return ValueError(
+        f"a value of {largest:.3g} is too large for {dtype}: scale the data, "
+        'or ask for dtype="float64"'
+    )
 
 
 def _device_text(where: Any) -> str:

@@ -31,25 +31,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from . import rng as random
-from .backend import ShapeError, choose, namespace
-
-__all__ = [
-    "GELU",
-    "Chain",
-    "Dense",
-    "Dropout",
-    "Identity",
-    "Layer",
-    "LayerNorm",
-    "LeakyReLU",
-    "ReLU",
-    "Residual",
-    "SiLU",
-    "Sigmoid",
-    "Softplus",
-    "Tanh",
-    "mlp",
-]
+from .backend import ShapeError, choose, integer, namespace
 
 Array = Any
 Params = Any  # a nest of arrays: see portnet.tree
@@ -61,17 +43,14 @@ class Layer(Protocol):
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """Return initial parameters and the number of outputs."""
-        ...
 
     def forward(
         self, params: Params, x: Array, key: random.Key | None = None
     ) -> tuple[Array, Cache]:
         """Return y and what `backward` needs."""
-        ...
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
         """Return dparams, a nest of the shape of params, and dx."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -96,7 +75,7 @@ class Dense:
     weights: Any = "glorot_uniform"
 
     def __post_init__(self) -> None:
-        _positive_int("Dense: n_out", self.n_out)
+        integer("Dense: n_out", self.n_out, 1)
         if not callable(self.weights):
             choose("initialiser", self.weights, random.INITIALIZERS)
 
@@ -526,7 +505,7 @@ def mlp(
     if len(sizes) < 2:
         raise ValueError(f"mlp: expected at least two sizes, inputs and outputs, got {sizes}")
     for size in sizes:
-        _positive_int("mlp: a size", size)
+        integer("mlp: a size", size, 1)
     hidden = sizes[1:-1]
     if isinstance(activation, str) or not isinstance(activation, Sequence):
         activation = [activation] * len(hidden)
@@ -554,11 +533,6 @@ def _layer(kind: str, given: str | Layer, table: dict[str, Layer]) -> Layer:
         choose(kind, given, table)
         return table[given]
     return given
-
-
-def _positive_int(what: str, n: Any) -> None:
-    if isinstance(n, bool) or not hasattr(n, "__index__") or n < 1:
-        raise ValueError(f"{what}: expected an integer of at least 1, got {n!r}")
 
 
 def _check_width(layer: Layer, x: Array, n_in: int) -> None:

@@ -23,16 +23,6 @@ from typing import Any
 
 from .backend import ShapeError, choose, device, namespace
 
-__all__ = [
-    "LOSSES",
-    "AbsoluteError",
-    "Huber",
-    "PoissonLoss",
-    "SigmoidCrossEntropy",
-    "SoftmaxCrossEntropy",
-    "SquaredError",
-]
-
 Array = Any
 Loss = Callable[..., tuple[Array, Array]]
 

@@ -17,8 +17,6 @@ from typing import Any, NamedTuple, Protocol
 from . import tree
 from .backend import device, namespace
 
-__all__ = ["OPTIMIZERS", "SGD", "Adam", "Momentum", "Optimizer"]
-
 Params = Any  # a nest of arrays: see portnet.tree
 State = Any
 
@@ -28,11 +26,9 @@ class Optimizer(Protocol):
 
     def init(self, params: Params) -> State:
         """Return the state before the first step."""
-        ...
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
         """Return what to add to the parameters, and the next state."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from .backend import (
     choose,
     describe,
     get_backend,
+    integer,
     is_host,
     namespace,
     to_numpy,
@@ -29,13 +30,12 @@ from .layers import Layer
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
 
-__all__ = ["DivergenceError", "Run", "Trainer", "init", "make_step"]
-
 Array = Any
 Params = Any
 State = Any
 Metric = str | Callable[..., Array]
 Step = Callable[..., tuple[Params, State, Array]]
+_Rows = tuple[Array, Array, Array | None]  # X, y, weight: checked, and where the parameters are
 
 _BLOCK = 16_384  # rows predicted at once, so that memory does not grow with the data
 
@@ -115,7 +115,8 @@ class Trainer:
     Examples
     --------
     >>> import portnet
-    >>> trainer = portnet.Trainer(portnet.mlp([2, 8, 1]), loss="squared_error", seed=1)
+    >>> net = portnet.mlp([2, 8, 1], "tanh")
+    >>> trainer = portnet.Trainer(net, loss="squared_error", optimizer=portnet.Adam(0.05))
     >>> run = trainer.fit([[0.0, 0.0], [1.0, 1.0]], [0.0, 2.0], epochs=300)
     >>> run.history["loss"][-1] < 1e-3
     True
@@ -136,20 +137,12 @@ class Trainer:
         if isinstance(self.optimizer, str):
             choose("optimizer", self.optimizer, OPTIMIZERS)
             object.__setattr__(self, "optimizer", OPTIMIZERS[self.optimizer]())
-        for what, methods in (
-            ("model", ("init", "forward", "backward")),
-            ("optimizer", ("init", "update")),
-        ):
-            given = getattr(self, what)
-            if isinstance(given, type) or not all(hasattr(given, m) for m in methods):
-                raise TypeError(
-                    f"Trainer: expected {what} with {', '.join(methods)}, got {given!r}"
-                )
-        if not callable(self.loss) or isinstance(self.loss, type):
-            raise TypeError(f"Trainer: expected loss(pred, target, weight), got {self.loss!r}")
+        check.methods("model", self.model, ("init", "forward", "backward"))
+        check.methods("loss(pred, target, weight)", self.loss, ("__call__",))
+        check.methods("optimizer", self.optimizer, ("init", "update"))
         if self.batch_size is not None:
-            check.integer("batch_size", self.batch_size, 1)
-        check.integer("seed", self.seed, 0)
+            integer("batch_size", self.batch_size, 1)
+        integer("seed", self.seed, 0)
 
     def fit(
         self,
@@ -194,59 +187,41 @@ class Trainer:
         DivergenceError
             where the loss stops being finite.
         """
-        run, data = self._start(X, y, validation, sample_weight, metrics)
-        for trained in _epochs(run, data, _count(epochs), progress):
+        run, rows, held_out = self._start(X, y, validation, sample_weight, metrics)
+        for trained in _epochs(run, rows, held_out, integer("epochs", epochs, 0), progress):
             run = trained
         return run
 
-    def epochs(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        epochs: int = 10,
-        validation: tuple[Any, ...] | None = None,
-        sample_weight: Any = None,
-        metrics: Iterable[Metric] = (),
-        progress: bool | None = None,
-    ) -> Iterator["Run"]:
+    def epochs(self, X: Any, y: Any, *, epochs: int = 10, **options: Any) -> Iterator["Run"]:
         """Train like `fit`, and yield the run after every epoch; ``break`` when you have enough.
 
-        Each run yielded stays as it is: it can be kept, compared and gone back to.
+        Takes what `fit` takes. Each run yielded stays as it is: it can be kept and gone back to.
         """
-        run, data = self._start(X, y, validation, sample_weight, metrics)
-        return _epochs(run, data, _count(epochs), progress)
+        progress = options.pop("progress", None)
+        started = self._start(X, y, **options)
+        return _epochs(*started, integer("epochs", epochs, 0), progress)
 
     def _start(
-        self,
-        X: Any,
-        y: Any,
-        validation_set: tuple[Any, ...] | None,
-        sample_weight: Any,
-        metrics: Iterable[Metric],
-    ) -> tuple["Run", "_Data"]:
+        self, X: Any, y: Any, validation: Any = None, sample_weight: Any = None, metrics: Any = ()
+    ) -> tuple["Run", "_Rows", "_Rows | None"]:
         """Check everything, move the data, make the parameters."""
-        Xv, yv, wv = _triple(validation_set)
         named = {"X": X, "y": y, "sample_weight": sample_weight}
-        checked = {"validation X": Xv, "validation y": yv, "validation sample_weight": wv}
-        place = check.home(**named, **checked)
+        held_out = check.validation_set(validation)
+        place = check.home(**named, **{f"validation {k}": v for k, v in held_out.items()})
         X = check.features(X, place, width=getattr(self.model, "n_in", None))
         params, outputs = self.model.init(random.generator(self.seed), X.shape[1])
         if self.params is not None:
             params = check.parameters(self.params, params, place)
         params = tree.map(lambda p: place.asarray(p, place.dtype), params)
-        run = Run(
-            self,
-            params,
-            self.optimizer.init(params),  # type: ignore[union-attr]
-            place,
-            inputs=X.shape[1],
-            outputs=outputs,
-            metrics=check.named_metrics(metrics, self.loss, outputs),
-        )
+        state = self.optimizer.init(params)  # type: ignore[union-attr]
+        chosen = check.named_metrics(metrics, self.loss, outputs)
+        run = Run(self, params, state, place, X.shape[1], outputs, chosen)
         rows = run._rows(X, y, sample_weight, place=place)
-        held_out = None if validation_set is None else run._rows(Xv, yv, wv, "validation ", place)
-        return run, _Data(rows, held_out)
+        return (
+            run,
+            rows,
+            run._rows(**held_out, name="validation ", place=place) if held_out else None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,14 +296,16 @@ class Run:
     # What the methods are made of
 
     def _rows(
-        self, X: Any, y: Any, weight: Any, name: str = "", place: Backend | None = None
-    ) -> tuple[Array, Array, Array | None]:
+        self, X: Any, y: Any, sample_weight: Any, name: str = "", place: Backend | None = None
+    ) -> _Rows:
         """Return checked features, targets and weights where the parameters are."""
         place = place or self._reachable(**{name + "X": X, name + "y": y})
         X = check.features(X, place, width=self.inputs, name=name + "X")
         shape = {"rows": X.shape[0], "outputs": self.outputs}
         y = check.targets(y, place, self.trainer.loss, **shape, name=name + "y")
-        weight = check.row_weights(weight, place, rows=X.shape[0], name=name + "sample_weight")
+        weight = check.row_weights(
+            sample_weight, place, rows=X.shape[0], name=name + "sample_weight"
+        )
         return X, y, weight
 
     def _reachable(self, **arrays: Any) -> Backend:
@@ -337,15 +314,16 @@ class Run:
             if not is_host(x) and not self.place.holds(x):
                 raise TypeError(
                     f"{name} is {describe(x)}, but the parameters live in "
-                    f"{self.place.name} on {self.place.device}: give portnet.to_numpy({name})"
+                    f"{self.place}: give portnet.to_numpy({name})"
                 )
         return self.place
 
     def _forward(self, X: Array) -> Array:
         """Return the raw outputs for all rows, block by block."""
-        model, starts = self.trainer.model, range(0, X.shape[0], _BLOCK)
+        model, rows = self.trainer.model, X.shape[0]
+        parts = [X[i : min(i + _BLOCK, rows), :] for i in range(0, rows, _BLOCK)]
         with self.place.active():
-            blocks = [model.forward(self.params, X[i : i + _BLOCK, :])[0] for i in starts]
+            blocks = [model.forward(self.params, x)[0] for x in parts]
             return blocks[0] if len(blocks) == 1 else namespace(X).concat(blocks, axis=0)
 
     def _mean(self, pred: Array) -> Array:
@@ -364,9 +342,7 @@ class Run:
             )
         return self.trainer.loss.classes  # type: ignore[no-any-return]
 
-    def _evaluate(
-        self, rows: tuple[Array, Array, Array | None], metrics: dict[str, Callable[..., Array]]
-    ) -> dict[str, float]:
+    def _evaluate(self, rows: _Rows, metrics: dict[str, Callable[..., Array]]) -> dict[str, float]:
         X, y, weight = rows
         pred = self._forward(X)
         numbers = {"loss": self.trainer.loss(pred, y, weight)[0]}  # type: ignore[operator]
@@ -379,31 +355,27 @@ class Run:
 # The loop ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Data:
-    rows: tuple[Array, Array, Array | None]
-    held_out: tuple[Array, Array, Array | None] | None
-
-
-def _epochs(run: Run, data: _Data, epochs: int, progress: bool | None) -> Iterator[Run]:
+def _epochs(
+    run: Run, rows: _Rows, held_out: _Rows | None, epochs: int, progress: bool | None
+) -> Iterator[Run]:
     from tqdm.auto import tqdm
 
-    trainer, rows = run.trainer, data.rows[0].shape[0]
-    steps = -(-rows // (trainer.batch_size or rows))
+    trainer, count = run.trainer, rows[0].shape[0]
+    steps = -(-count // (trainer.batch_size or count))
     step = make_step(trainer.model, trainer.loss, trainer.optimizer)  # type: ignore[arg-type]
     log: dict[str, list[float]] = {name: list(v) for name, v in run.history.items()}
     hidden = None if progress is None else not progress  # None: hidden unless on a terminal
     with tqdm(total=epochs * steps, unit="step", disable=hidden, leave=True) as bar:
         for _ in range(epochs):
             with run.place.active():
-                params, state, loss = _one_epoch(step, run, data, bar.update)
+                params, state, loss = _one_epoch(step, run, rows, bar.update)
             trained = replace(run, params=params, state=state, epoch=run.epoch + 1, _log=log)
             numbers = {"loss": loss}
-            if data.held_out is not None:
-                held_out = trained._evaluate(data.held_out, run.metrics)
-                numbers |= {f"validation_{name}": v for name, v in held_out.items()}
+            if held_out is not None:
+                found = trained._evaluate(held_out, run.metrics)
+                numbers |= {f"validation_{name}": v for name, v in found.items()}
             elif run.metrics:
-                numbers |= {**trained._evaluate(data.rows, run.metrics), "loss": loss}
+                numbers |= {**trained._evaluate(rows, run.metrics), "loss": loss}
             for name, number in numbers.items():
                 log.setdefault(name, []).append(number)
             if not bar.disable:
@@ -413,10 +385,10 @@ def _epochs(run: Run, data: _Data, epochs: int, progress: bool | None) -> Iterat
 
 
 def _one_epoch(
-    step: Step, run: Run, data: _Data, advance: Callable[[int], Any]
+    step: Step, run: Run, data: _Rows, advance: Callable[[int], Any]
 ) -> tuple[Params, State, float]:
     """Go through the rows once; returns the new parameters and state, and the loss."""
-    (X, y, weight), trainer, xp = data.rows, run.trainer, run.place.xp
+    (X, y, weight), trainer, xp = data, run.trainer, run.place.xp
     rows, batch = X.shape[0], trainer.batch_size
     params, state = run.params, run.state
     key = random.key(trainer.seed, run.epoch)
@@ -425,7 +397,7 @@ def _one_epoch(
         order = run.place.asarray(random.order(trainer.seed, run.epoch, rows))
     # Kept where the arrays are: the sum of the losses, and the number of steps in which it was
     # finite. A sum that stopped being finite stays so: the next step was the first bad one.
-    total = finite = xp.zeros((), dtype=run.place.real, device=run.place.device)
+    zero = total = finite = xp.zeros((), dtype=run.place.real, device=run.place.device)
     averaged = getattr(trainer.loss, "reduction", "mean") == "mean"
     with np.errstate(over="ignore", invalid="ignore"):  # the sum tells, and the error says more
         for start in range(0, rows, batch or rows):
@@ -438,7 +410,7 @@ def _one_epoch(
             total = total + value
             finite = finite + xp.astype(xp.isfinite(total), total.dtype)
             advance(1)
-    count = total * 0 + rows if weight is None else xp.sum(weight)
+    count = zero + rows if weight is None else xp.sum(weight)
     loss, good, count = _read([total, finite, count])  # the host waits here, once per epoch
     if not np.isfinite(loss):
         raise DivergenceError(
@@ -465,16 +437,3 @@ def _taker(
 def _read(numbers: list[Array]) -> list[float]:
     """Return 0-d arrays as floats, with one wait for the device."""
     return [float(v) for v in to_numpy(namespace(*numbers).stack(numbers))]
-
-
-def _triple(validation_set: Any) -> tuple[Any, Any, Any]:
-    if validation_set is None:
-        return None, None, None
-    if not isinstance(validation_set, tuple | list) or len(validation_set) not in (2, 3):
-        raise ValueError("validation: expected (X, y) or (X, y, sample_weight)")
-    X, y, *weight = validation_set
-    return X, y, weight[0] if weight else None
-
-
-def _count(epochs: Any) -> int:
-    return check.integer("epochs", epochs, 0)

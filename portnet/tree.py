@@ -15,8 +15,6 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-__all__ = ["leaves", "map", "paths", "ravel"]
-
 Tree = Any  # an array, or a dict, list or tuple of trees
 Array = Any  # an array of any library that follows the array API standard
 
@@ -32,14 +30,12 @@ def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """
     try:
         return _map(fn, tree, *rest)
-    except _Differ as error:
-        raise ValueError(
-            f"nests differ at {_text(error.path) or 'the top'}: "
-            f"expected {_describe(error.tree)}, got {_describe(error.other)}"
-        ) from None
     except Exception as error:
-        if hasattr(error, "path_in_nest"):
-            error.add_note(f"at leaf {_text(error.path_in_nest)} of the nest")
+        path = _text(getattr(error, "path_in_nest", ()))
+        if isinstance(error, _DifferError):
+            raise ValueError(f"nests differ at {path or 'the top'}: {error}") from None
+        if path:
+            error.add_note(f"at leaf {path} of the nest")
         raise
 
 
@@ -92,15 +88,8 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
 # How a nest is walked ---------------------------------------------------------------------------
 
 
-class _Differ(Exception):  # noqa: N818 (never seen outside)
-    """Two nests have another shape here; `path` is filled in on the way up."""
-
-    def __init__(self, tree: Tree, other: Tree) -> None:
-        self.tree, self.other = tree, other
-
-    @property
-    def path(self) -> tuple[Any, ...]:
-        return getattr(self, "path_in_nest", ())
+class _DifferError(ValueError):
+    """Two nests have another shape here."""
 
 
 def _map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
@@ -109,7 +98,7 @@ def _map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
         return fn(tree, *rest)
     for other in rest:
         if _keys(other) != keys:
-            raise _Differ(tree, other)
+            raise _DifferError(f"expected {_describe(tree)}, got {_describe(other)}")
     parts: list[Any] = []
     try:
         for k in keys:

@@ -22,7 +22,7 @@ from .backend import (
 )
 from .losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
 
-__all__ = ["DataError", "features", "home", "integer", "named_metrics", "parameters", "targets"]
+__all__ = ["DataError", "features", "home", "methods", "named_metrics", "parameters", "targets"]
 
 Array = Any
 
@@ -44,7 +44,7 @@ def home(**arrays: Any) -> Backend:
         if not is_host(x) and not here.holds(x):
             where = describe(given[first])
             if is_host(given[first]):
-                where += f", which goes to the {here.name} backend on {here.device}"
+                where += f", which goes to {here}"
             raise TypeError(
                 f"{name} is {describe(x)}, but {first} is {where}. Move one of them: "
                 "portnet.asarray(x) to the backend, portnet.to_numpy(x) to the host"
@@ -130,6 +130,15 @@ def row_weights(w: Any, place: Backend, *, rows: int, name: str = "sample_weight
     return w
 
 
+def validation_set(given: Any) -> dict[str, Any]:
+    """Return X, y and sample_weight by name, from (X, y) or (X, y, sample_weight); {} from None."""
+    if given is None:
+        return {}
+    if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+        raise ValueError("validation: expected (X, y) or (X, y, sample_weight)")
+    return dict(zip(("X", "y", "sample_weight"), (*given, None), strict=False))
+
+
 def parameters(given: Any, expected: Any, place: Backend) -> Any:
     """Return given parameters at `place`: the nest and the shapes must be those of `expected`."""
     try:
@@ -145,18 +154,18 @@ def parameters(given: Any, expected: Any, place: Backend) -> Any:
             )
         if not is_host(g) and not place.holds(g):
             raise TypeError(
-                f"params{path} is {describe(g)}, but X goes to {place.name} on {place.device}. "
+                f"params{path} is {describe(g)}, but X goes to {place}. "
                 "Move one of them: portnet.asarray(x), portnet.to_numpy(x)"
             )
         _check_finite(_numbers(g, place, f"params{path}", place.dtype), f"params{path}")
     return tree.map(lambda g: place.asarray(g, place.dtype), given)
 
 
-def integer(name: str, value: Any, low: int) -> int:
-    """Return an option that must be an integer of at least `low`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < low:
-        raise ValueError(f"{name}: expected an integer of at least {low}, got {value!r}")
-    return int(value)
+def methods(what: str, given: Any, names: tuple[str, ...]) -> None:
+    """Raise TypeError unless an object (and not its class) has these methods."""
+    if isinstance(given, type) or not all(hasattr(given, name) for name in names):
+        hint = ": write it with ()" if isinstance(given, type) else ""
+        raise TypeError(f"Trainer: expected {what} with {', '.join(names)}, got {given!r}{hint}")
 
 
 def named_metrics(
@@ -192,10 +201,13 @@ def _numbers(x: Any, place: Backend, name: str, dtype: str | None = None) -> Arr
 
 
 def _refuse_text(y: Any, name: str, loss: Any, outputs: int) -> None:
-    kind = to_numpy(y).dtype.kind if is_host(y) else ""
-    if kind in "USO" and kind and all(isinstance(v, str | bytes) for v in to_numpy(y).ravel()[:1]):
+    try:
+        first = to_numpy(y).ravel()[0] if is_host(y) else None
+    except (ValueError, IndexError):  # ragged or empty: other checks say more
+        return
+    if isinstance(first, str | bytes):
         need = f"integer labels from 0 to {outputs - 1}" if hasattr(loss, "classes") else "numbers"
-        raise DataError(f"{name}: expected {need}, got text such as {to_numpy(y).ravel()[0]!r}")
+        raise DataError(f"{name}: expected {need}, got text such as {str(first)!r}")
 
 
 def _check_finite(x: Array, name: str) -> None:

@@ -1,0 +1,396 @@
+"""Backends: where arrays are born, what moves, and what is said when something cannot be had."""
+
+import os
+import subprocess
+import sys
+import threading
+from decimal import Decimal
+from types import SimpleNamespace
+
+import array_api_strict
+import numpy as np
+import pytest
+
+import portnet
+from portnet import backend
+from portnet.backend import BackendUnavailableError, namespace
+
+
+def python(code, **environment):
+    """Run code in a fresh Python; returns what it printed, or fails with its error."""
+    env = {k: v for k, v in os.environ.items() if k != "PORTNET_BACKEND"} | environment
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# Setting it -------------------------------------------------------------------------------------
+
+
+def test_numpy_float32_is_the_default():
+    now = portnet.get_backend()
+    assert (now.name, now.dtype, str(now.device)) == ("numpy", "float32", "cpu")
+
+
+def test_set_and_use():
+    portnet.set_backend("array_api_strict", device="device1", dtype="float64")
+    assert portnet.get_backend().name == "array_api_strict"
+    with portnet.use_backend("numpy") as inner:
+        assert portnet.get_backend() is inner
+        portnet.set_backend("numpy", dtype="float64")  # the default changes, the block wins
+        assert portnet.get_backend().dtype == "float32"
+        with portnet.use_backend("array_api_strict"):
+            assert portnet.get_backend().name == "array_api_strict"
+        assert portnet.get_backend() is inner
+    assert (portnet.get_backend().name, portnet.get_backend().dtype) == ("numpy", "float64")
+
+
+def test_use_ends_also_with_an_error():
+    with pytest.raises(ZeroDivisionError), portnet.use_backend("array_api_strict"):
+        1 / 0  # noqa: B018
+    assert portnet.get_backend().name == "numpy"
+
+
+def test_set_is_for_the_process_and_use_for_the_thread():
+    seen, inside, leave = {}, threading.Event(), threading.Event()
+
+    def with_use():
+        with portnet.use_backend("array_api_strict", dtype="float64"):
+            inside.set()
+            leave.wait(10)
+            seen["use"] = portnet.get_backend().name
+
+    def plain():
+        seen["plain"] = portnet.get_backend().name, portnet.get_backend().dtype
+
+    user = threading.Thread(target=with_use)
+    user.start()
+    inside.wait(10)
+    assert portnet.get_backend().name == "numpy"  # another thread's block is not ours
+    portnet.set_backend("numpy", dtype="float64")
+    other = threading.Thread(target=plain)
+    other.start()
+    other.join()
+    leave.set()
+    user.join()
+    assert seen == {"use": "array_api_strict", "plain": ("numpy", "float64")}
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: portnet.set_backend("numpi"),
+            ValueError,
+            "'numpi': did you mean 'numpy'",
+        ),
+        (lambda: portnet.set_backend("cuda"), ValueError, "The names are numpy, cupy, torch, jax"),
+        (lambda: portnet.set_backend("numpy", dtype="float16"), ValueError, "did you mean 'float"),
+        (lambda: portnet.set_backend("numpy", dtype=np.float32), ValueError, "unknown dtype"),
+        (
+            lambda: portnet.set_backend("numpy", device="cuda:0"),
+            ValueError,
+            "unknown device 'cuda:0' for numpy: NumPy's only device is 'cpu'",
+        ),
+        (
+            lambda: portnet.set_backend("array_api_strict", device="device9"),
+            ValueError,
+            "unknown device 'device9' for array_api_strict",
+        ),
+        (
+            lambda: portnet.set_backend("array_api_strict", device="no_float64", dtype="float64"),
+            ValueError,
+            "the array_api_strict backend cannot make float64 arrays: the device no_float64 has no",
+        ),
+    ],
+)
+def test_bad_options_change_nothing(call, error, message):
+    before = portnet.get_backend()
+    with pytest.raises(error, match=message):
+        call()
+    assert portnet.get_backend() is before
+
+
+def test_unknown_devices_of_torch_and_jax(torch, jax):
+    for name, device in (
+        ("torch", "cuda:7"),
+        ("torch", "warp"),
+        ("jax", "gpu:9"),
+        ("jax", "cpu:9"),
+    ):
+        with pytest.raises(ValueError, match=f"unknown device '{device}' for {name}"):
+            portnet.set_backend(name, device=device)
+    portnet.set_backend("torch", device="cpu")
+    portnet.set_backend("jax", device="cpu:0")
+    portnet.set_backend("jax", device=jax.devices()[0])
+
+
+def test_float64_on_jax_needs_x64(jax):
+    jax.config.update("jax_enable_x64", False)
+    try:
+        with pytest.raises(ValueError, match=r"jax\.config\.update\(\"jax_enable_x64\", True\)"):
+            portnet.set_backend("jax", dtype="float64")
+        with portnet.use_backend("jax"):
+            run = portnet.Trainer(portnet.mlp([2, 2]), "softmax_cross_entropy").fit(
+                [[0.0, 1.0], [1.0, 0.0]], [0, 1], epochs=1
+            )  # int64 labels and orders become int32 without a warning
+        assert str(run.params[0]["W"].dtype) == "float32"
+    finally:
+        jax.config.update("jax_enable_x64", True)
+
+
+def test_environment_variable():
+    code = "import portnet; b = portnet.get_backend(); print(b.name, b.dtype)"
+    assert python(code, PORTNET_BACKEND="array_api_strict") == "array_api_strict float32"
+    assert python(code, PORTNET_BACKEND="") == "numpy float32"
+    code = """
+import portnet
+try:
+    portnet.asarray([1.0])
+except ValueError as error:
+    print(error)
+portnet.set_backend("numpy")
+print(portnet.asarray([1.0]).dtype)
+"""
+    told, dtype = python(code, PORTNET_BACKEND="nunpy").splitlines()
+    assert "did you mean 'numpy'" in told
+    assert "PORTNET_BACKEND" in told
+    assert dtype == "float32"
+
+
+def test_import_brings_in_no_optional_library():
+    code = """
+import sys, portnet
+optional = "torch jax cupy array_api_strict matplotlib sklearn pandas scipy tqdm numba".split()
+print([name for name in optional if name in sys.modules])
+"""
+    assert python(code) == "[]"
+
+
+def test_command_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "portnet"], capture_output=True, text=True, check=True
+    ).stdout
+    for name in ("numpy", "cupy", "torch", "jax", "array_api_strict"):
+        assert f"\n  {name}" in done
+    assert "new arrays are born in numpy on cpu as float32" in done
+
+
+# Finding out ------------------------------------------------------------------------------------
+
+
+def fake_cupy(count=1, total=24.0, error=None):
+    """A stand-in for CuPy that gets as far as it is told to."""
+
+    def get_device_count():
+        if isinstance(count, Exception):
+            raise count
+        return count
+
+    class Array:
+        def __mul__(self, other):
+            return self
+
+        def __add__(self, other):
+            return self
+
+        def __matmul__(self, other):
+            return self
+
+        def sum(self):
+            return total
+
+    def make_ones(shape, dtype):
+        if error:
+            raise error
+        return Array()
+
+    runtime = SimpleNamespace(
+        getDeviceCount=get_device_count, getDeviceProperties=lambda i: {"name": b"Fake GPU"}
+    )
+    cuda = SimpleNamespace(runtime=runtime, Device=lambda: SimpleNamespace(id=0))
+    return SimpleNamespace(__version__="14.2.0", cuda=cuda, ones=make_ones)
+
+
+@pytest.fixture
+def probes():
+    """Probes are made once per process: make them anew in this test, and after it."""
+    backend._probe.cache_clear()
+    yield
+    backend._probe.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            None,
+            r"stage 1, import cupy, failed \(ModuleNotFoundError.*pip install \"portnet\[cuda13\]\"",
+        ),
+        (
+            fake_cupy(RuntimeError("cudaErrorInsufficientDriver: too old\nmore")),
+            r"stage 2, counting CUDA devices, failed \(RuntimeError: cudaErrorInsufficientDriver: too old\)"
+            r".*NVIDIA driver",
+        ),
+        (fake_cupy(0), "stage 2, counting CUDA devices, found none.*nvidia-smi"),
+        (
+            fake_cupy(error=RuntimeError("Failure finding libnvrtc.so.13")),
+            r"stage 3, a first operation on the GPU, failed \(RuntimeError: .*portnet\[",
+        ),
+        (fake_cupy(total=23.0), "stage 3, a first operation, gave 23.0 instead of 24.0"),
+    ],
+    ids=["import", "driver", "no device", "no libraries", "wrong sum"],
+)
+def test_cupy_is_found_in_stages(module, message, probes, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    for _ in range(2):
+        with pytest.raises(BackendUnavailableError, match=message):
+            portnet.set_backend("cupy")
+    status = next(s for s in portnet.backends() if s.name == "cupy")
+    assert not status.usable
+    assert portnet.get_backend().name == "numpy"  # no fallback, no change
+
+
+def test_cupy_is_usable_where_every_stage_passes(probes, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
+    status = next(s for s in portnet.backends() if s.name == "cupy")
+    assert status.usable
+    assert (status.version, status.device) == ("14.2.0", "cuda:0 (Fake GPU)")
+
+
+def test_a_library_is_tried_once(probes, monkeypatch):
+    tried = []
+    fake = fake_cupy(0)
+    fake.cuda.runtime.getDeviceCount = lambda: tried.append(1) or 0
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    for _ in range(3):
+        portnet.backends()
+    assert tried == [1]
+
+
+def test_the_real_cupy_without_a_driver():
+    pytest.importorskip("cupy", reason="CuPy is not installed")
+    status = next(s for s in portnet.backends() if s.name == "cupy")
+    if status.usable:
+        pytest.skip(reason="there is a GPU here")
+    assert "CUDA" in status.reason
+    with pytest.raises(BackendUnavailableError, match="the cupy backend cannot be used"):
+        portnet.set_backend("cupy")
+
+
+def test_backends_lists_all_five():
+    statuses = {s.name: s for s in portnet.backends()}
+    assert list(statuses) == ["numpy", "cupy", "torch", "jax", "array_api_strict"]
+    assert statuses["numpy"].version == np.__version__
+    for status in statuses.values():
+        assert bool(status.device) == status.usable
+        assert bool(status.reason) == (not status.usable)
+
+
+# Moving -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_asarray_gives_floats_the_backends_dtype_and_leaves_the_rest(xp, dtype):
+    if dtype == "float64" and xp.float_name == "float32":
+        pytest.skip(reason="this device has no float64")
+    with portnet.use_backend(xp.name, device=xp.device, dtype=dtype):
+        for data in ([[1.5, 2]], np.array([[1.5, 2]], "float16"), np.array([[1.5, 2.0]])):
+            array = portnet.asarray(data)
+            assert str(array.dtype).rpartition(".")[2] == dtype
+            np.testing.assert_array_equal(xp.numpy(array), [[1.5, 2.0]])
+        integers = portnet.asarray([1, 2])
+        wide = "int32" if xp.id == "strict-no_x64" else "int64"
+        assert str(integers.dtype).rpartition(".")[2] == wide
+        assert "bool" in str(portnet.asarray([True, False]).dtype)
+        assert str(portnet.asarray([1, 2], dtype="float32").dtype).endswith("float32")
+
+
+def test_asarray_returns_what_is_there_already(xp):
+    x = portnet.asarray([1.0, 2.0])
+    assert portnet.asarray(x) is x
+
+
+def test_to_numpy(xp):
+    x = xp.asarray([[1.0, 2.0]])
+    host = portnet.to_numpy(x)
+    assert type(host) is np.ndarray or xp.id == "numpy-readonly"
+    np.testing.assert_array_equal(host, [[1.0, 2.0]])
+    np.testing.assert_array_equal(portnet.to_numpy([[1, 2], [3, 4]]), [[1, 2], [3, 4]])
+    assert portnet.to_numpy(np.float32(2)).shape == ()
+
+
+def test_from_every_library_to_every_other(xp, torch, jax):
+    host = np.arange(6.0).reshape(2, 3)
+    for source in (
+        torch.tensor(host, requires_grad=True),
+        torch.tensor(host).T.contiguous().T,  # not contiguous
+        jax.numpy.asarray(host),
+        array_api_strict.asarray(host, device=array_api_strict.Device("device1")),
+        host[::-1][::-1],
+    ):
+        array = portnet.asarray(source)
+        assert portnet.get_backend().holds(array)
+        np.testing.assert_array_equal(xp.numpy(array), host)
+        assert not getattr(array, "requires_grad", False)
+
+
+def test_read_only_memory_is_no_warning(other):
+    host = np.arange(3.0)
+    host.flags.writeable = False
+    np.testing.assert_array_equal(other.numpy(portnet.asarray(host)), [0, 1, 2])
+
+
+def test_frames_and_objects():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame({"a": [1, 2], "b": [0.5, 1.5]})
+    np.testing.assert_array_equal(portnet.asarray(frame), [[1, 0.5], [2, 1.5]])
+    np.testing.assert_array_equal(portnet.asarray([Decimal("1.5"), 2]), [1.5, 2])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([[1.0, 2.0], [3.0]], "rows of different lengths"),
+        (["a", "b"], "expected real numbers, got data of dtype <U1"),
+        (np.array([1 + 2j]), "expected real numbers, got data of dtype complex128"),
+        (np.array([1.0, "x"], object), "expected real numbers: could not convert string"),
+        (np.array([1.0, 1e300]), r"a value of 1e\+300 is too large for float32.*float64"),
+        ([1e39], "too large for float32"),
+    ],
+)
+def test_asarray_refuses(data, message):
+    with pytest.raises(ValueError, match=message):
+        portnet.asarray(data)
+
+
+def test_integers_that_do_not_fit():
+    with (
+        portnet.use_backend("array_api_strict", device="no_x64"),
+        pytest.raises(ValueError, match="integers from 1 to 8589934592 do not fit int32"),
+    ):
+        portnet.asarray([1, 2**33])
+
+
+def test_complex_tensors(torch):
+    with (
+        portnet.use_backend("torch"),
+        pytest.raises(ValueError, match="expected real numbers, got complex64 data"),
+    ):
+        portnet.asarray(torch.tensor([1j]))
+
+
+def test_namespace_of_mixed_libraries_names_them(torch):
+    with pytest.raises(TypeError) as caught:
+        namespace(np.zeros(2), torch.zeros(2))
+    assert "a numpy array on cpu and a torch array on cpu" in str(caught.value)
+    assert "portnet.asarray" in str(caught.value)
+    with pytest.raises(TypeError, match="got a list"):
+        namespace([1.0])
+
+
+def test_backends_are_hashable_although_devices_of_cupy_are_not():
+    class Unhashable:
+        __hash__ = None
+
+    assert hash(backend.Backend("cupy", "float32", Unhashable())) is not None

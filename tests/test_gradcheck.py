@@ -1,0 +1,245 @@
+"""The checker that checks the others: it must accept what is right and reject what is planted."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import portnet
+from portnet import layers, losses, tree
+from portnet.gradcheck import GradientError, check_gradients, check_layer, check_loss
+
+
+class DividedDense(layers.Dense):
+    def backward(self, params, cache, dy):
+        grads, dx = super().backward(params, cache, dy)
+        return {**grads, "W": grads["W"] / dy.shape[0]}, dx  # divided twice: the loss has done it
+
+
+class BiasALittleOff(layers.Dense):
+    def backward(self, params, cache, dy):
+        grads, dx = super().backward(params, cache, dy)
+        return {**grads, "b": grads["b"] * 1.0001}, dx
+
+
+class InputALittleOff(layers.Dense):
+    def backward(self, params, cache, dy):
+        grads, dx = super().backward(params, cache, dy)
+        return grads, dx * 0.999
+
+
+class OneEntryOff(layers.Dense):
+    def backward(self, params, cache, dy):
+        grads, dx = super().backward(params, cache, dy)
+        W = grads["W"].copy()
+        W[0, 0] *= 1.001
+        return {**grads, "W": W}, dx
+
+
+class ReLUAlwaysOn(layers.ReLU):
+    def backward(self, params, cache, dy):
+        return (), dy * (cache >= 0)  # the output is never below 0
+
+
+class SigmoidOfSigmoid(layers.Sigmoid):
+    def backward(self, params, cache, dy):
+        s, _ = self.forward((), cache)
+        return (), dy * s * (1 - s)
+
+
+class TanhOfInput(layers.Tanh):
+    def forward(self, params, x, key=None):
+        return np.tanh(x), x
+
+    def backward(self, params, cache, dy):
+        return (), dy * (1 - cache**2)
+
+
+class LayerNormWithoutMeans(layers.LayerNorm):
+    def backward(self, params, cache, dy):
+        _, r = cache
+        grads, _ = super().backward(params, cache, dy)
+        return grads, dy * params["gamma"] * r
+
+
+class DropoutForgetful(layers.Dropout):
+    def backward(self, params, cache, dy):
+        return (), dy
+
+
+class ResidualWithoutPath(layers.Residual):
+    def backward(self, params, cache, dy):
+        return self.layer.backward(params, cache, dy)
+
+
+class ChainInTheWrongOrder(layers.Chain):
+    def backward(self, params, cache, dy):
+        grads, dx = super().backward(params, cache, dy)
+        return grads[::-1], dx
+
+
+class NotLinear(layers.Identity):
+    def backward(self, params, cache, dy):
+        return (), dy + 1e-3
+
+
+class Float32Gradient(layers.Dense):
+    def backward(self, params, cache, dy):
+        grads, dx = super().backward(params, cache, dy)
+        return {**grads, "b": grads["b"].astype("float32")}, dx
+
+
+WRONG_LAYERS = [
+    (DividedDense(3), r"dparams\['W'\] is wrong"),
+    (BiasALittleOff(3), r"dparams\['b'\] is wrong"),
+    (InputALittleOff(3), "dx is wrong"),
+    (OneEntryOff(3), r"dparams\['W'\] is wrong"),
+    (ReLUAlwaysOn(), "dx is wrong"),
+    (SigmoidOfSigmoid(), "dx is wrong"),
+    (TanhOfInput(), "dx is wrong"),
+    (LayerNormWithoutMeans(), "dx is wrong"),
+    (DropoutForgetful(0.5), "in training: dx is wrong"),
+    (ResidualWithoutPath(layers.Dense(6)), "dx is wrong"),
+    (ChainInTheWrongOrder([layers.Dense(6), layers.Dense(6)]), r"dparams\[0\]\['W'\] is wrong"),
+    (NotLinear(), "not linear in dy"),
+    (Float32Gradient(3), r"expected dparams\['b'\] of shape \(1, 3\) and dtype float64"),
+]
+
+
+@pytest.mark.parametrize(("layer", "message"), WRONG_LAYERS, ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_layers_are_rejected(layer, message, seed):
+    with pytest.raises(GradientError, match=message):
+        check_layer(layer, seed=seed)
+
+
+@dataclass(frozen=True)
+class Twice(losses.SquaredError):
+    def __call__(self, pred, target, weight=None):
+        value, dpred = super().__call__(pred, target, weight)
+        return value, 2 * dpred  # the gradient of e^2 beside the value of e^2 / 2
+
+
+@dataclass(frozen=True)
+class MeanOverOutputs(losses.SquaredError):
+    def __call__(self, pred, target, weight=None):
+        value, dpred = super().__call__(pred, target, weight)
+        return value / pred.shape[-1], dpred
+
+
+@dataclass(frozen=True)
+class WeightForgotten(losses.SquaredError):
+    def __call__(self, pred, target, weight=None):
+        return super().__call__(pred, target, weight)[0], super().__call__(pred, target)[1]
+
+
+@dataclass(frozen=True)
+class SmoothingForgotten(losses.SoftmaxCrossEntropy):
+    def __call__(self, pred, target, weight=None):
+        _, dpred = losses.SoftmaxCrossEntropy()(pred, target, weight)
+        return super().__call__(pred, target, weight)[0], dpred
+
+
+@dataclass(frozen=True)
+class HuberUnclipped(losses.Huber):
+    def __call__(self, pred, target, weight=None):
+        return super().__call__(pred, target, weight)[0], losses.SquaredError()(
+            pred, target, weight
+        )[1]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        Twice(),
+        MeanOverOutputs(),
+        WeightForgotten(),
+        SmoothingForgotten(label_smoothing=0.1),
+        HuberUnclipped(delta=0.1),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_planted_losses_are_rejected(loss):
+    with pytest.raises(GradientError, match="dpred is wrong"):
+        check_loss(loss)
+
+
+def test_a_custom_loss_is_accepted():
+    def log_cosh(pred, target, weight=None):
+        e = pred - target
+        weight = np.ones(len(pred)) if weight is None else weight
+        share = (weight / weight.sum())[:, None]
+        return (share * np.log(np.cosh(e))).sum(), share * np.tanh(e)
+
+    assert check_loss(log_cosh) < 1e-9
+
+
+@dataclass(frozen=True)
+class Square:
+    """The layer of ten lines: y = x^2;  dy/dx = 2 x."""
+
+    def init(self, rng, n_in):
+        return (), n_in
+
+    def forward(self, params, x, key=None):
+        return x * x, x
+
+    def backward(self, params, cache, dy):
+        return (), dy * 2 * cache
+
+
+def test_a_custom_layer_is_accepted(xp):
+    x = xp.asarray(np.random.default_rng(0).standard_normal((3, 4)))
+    assert check_layer(Square(), x) <= (1e-8 if xp.float_name == "float64" else 1e-2)
+
+
+X = np.random.default_rng(0).standard_normal((7, 4))
+LABELS = np.array([0, 1, 2, 0, 1, 2, 0])
+
+
+@pytest.mark.parametrize("activation", sorted(layers.ACTIVATIONS))
+def test_whole_models(activation):
+    net = layers.mlp([4, 6, 5, 3], activation, norm="layer")
+    assert check_gradients(net, losses.SoftmaxCrossEntropy(), X, LABELS) < 1e-8
+    weight = np.arange(7.0)
+    assert check_gradients(net, losses.Huber(), X, np.eye(3)[LABELS], weight=weight) < 1e-8
+
+
+def test_whole_models_in_other_libraries_and_from_lists(other):
+    net = layers.mlp([4, 6, 3], "tanh")
+    x, y = other.asarray(X), other.asarray(LABELS)
+    assert check_gradients(net, losses.SoftmaxCrossEntropy(), x, y) < 1e-8
+    assert check_gradients(net, losses.SoftmaxCrossEntropy(), X.tolist(), LABELS.tolist()) < 1e-8
+
+
+def test_given_parameters_and_a_wrong_layer_within_a_model():
+    net = layers.Chain([layers.Dense(5), SigmoidOfSigmoid(), layers.Dense(3)])
+    params = portnet.init(net, 4)
+    with pytest.raises(GradientError, match=r"dparams\[0\]\['W'\] is wrong"):
+        check_gradients(net, losses.SoftmaxCrossEntropy(), X, LABELS, params=params)
+
+
+def test_a_kink_within_the_step_is_no_error():
+    x = np.full((1, 1), 3e-6)  # ReLU has its kink nearer than the first step of the differences
+    assert check_layer(layers.ReLU(), x) < 1e-8
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_right_layers_are_accepted_from_any_seed(seed):
+    net = layers.mlp([6, 16, 16, 3], "relu", dropout=0.2)
+    assert check_layer(net, rows=50, seed=seed) < 1e-8
+
+
+def test_gradients_of_shards_average_to_the_whole():
+    net, loss = layers.mlp([4, 6, 3], "gelu"), losses.SoftmaxCrossEntropy()
+    with portnet.use_backend("numpy", dtype="float64"):
+        params = portnet.init(net)
+
+    def gradient(rows):
+        pred, cache = net.forward(params, X[rows])
+        return net.backward(params, cache, loss(pred, LABELS[rows])[1])[0]
+
+    whole, parts = gradient(slice(0, 6)), [gradient(slice(i, i + 2)) for i in (0, 2, 4)]
+    mean = tree.map(lambda *g: sum(g) / 3, *parts)
+    for a, b in zip(tree.leaves(whole), tree.leaves(mean), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)

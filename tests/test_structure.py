@@ -1,0 +1,119 @@
+"""The structure that design.md promises: imports go one way, maths files know no array library."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+import portnet
+
+PACKAGE = Path(portnet.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# What each file may import of portnet. A file that is not here may not exist.
+ALLOWED = {
+    "tree": set(),
+    "backend": set(),
+    "rng": {"backend"},
+    "layers": {"backend", "rng"},
+    "losses": {"backend"},
+    "metrics": {"backend"},
+    "optimizers": {"backend", "tree"},
+    "gradcheck": {"backend", "layers", "losses", "rng", "tree"},
+    "validation": {"backend", "losses", "metrics", "tree"},
+    "training": {"backend", "layers", "losses", "optimizers", "rng", "tree", "validation"},
+    "plots": set(),
+    "__main__": {"", "backend"},
+}
+MATHS = ("layers", "losses", "metrics", "optimizers")
+ARRAY_LIBRARIES = {"numpy", "cupy", "torch", "jax", "array_api_strict", "scipy"}
+# What may be imported inside functions only, and where.
+LAZY = {"plots": {"matplotlib"}, "training": {"tqdm"}, "backend": {"cupy", "torch", "jax"}}
+
+
+def imports(path):
+    """Yield (module, level, is it at the top of the file) of every import."""
+    parsed = ast.parse(path.read_text())
+    top = set(
+        ast.walk(
+            ast.Module([n for n in parsed.body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+        )
+    )
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.split(".")[0], 0, node in top
+        elif isinstance(node, ast.ImportFrom):
+            if node.level and node.module is None:
+                for alias in node.names:
+                    yield alias.name, node.level, node in top
+            else:
+                yield (node.module or "").split(".")[0], node.level, node in top
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_imports_go_one_way(path):
+    if path.stem == "__init__":
+        return
+    names = {module for module, level, _ in imports(path) if level}
+    names = {n for n in names if (PACKAGE / f"{n}.py").exists() or n == ""}
+    assert names <= ALLOWED[path.stem], f"{path.name} imports {names - ALLOWED[path.stem]}"
+
+
+def test_the_order_has_no_cycle():
+    seen = []
+    for name, needed in ALLOWED.items():
+        assert needed - {""} <= set(seen), name
+        seen.append(name)
+
+
+@pytest.mark.parametrize("name", MATHS)
+def test_maths_files_import_no_array_library(name):
+    modules = {module for module, level, _ in imports(PACKAGE / f"{name}.py") if not level}
+    assert not modules & ARRAY_LIBRARIES
+    assert "array_api_compat" not in modules
+
+
+def test_optional_libraries_are_imported_late_and_only_where_allowed():
+    optional = {"cupy", "torch", "jax", "array_api_strict", "matplotlib", "tqdm", "sklearn"}
+    found = {}
+    for path in FILES:
+        for module, level, at_top in imports(path):
+            if not level and module in optional:
+                assert not at_top, f"{path.name} imports {module} at the top"
+                found.setdefault(path.stem, set()).add(module)
+    for name, modules in found.items():
+        assert modules <= LAZY[name] | {"array_api_strict"}, name
+
+
+def test_the_package_says_what_is_public():
+    assert sorted(set(portnet.__all__)) == sorted(portnet.__all__)
+    for name in portnet.__all__:
+        assert hasattr(portnet, name)
+    for module in ("layers", "losses", "optimizers"):
+        module = importlib.import_module(f"portnet.{module}")
+        for name, value in vars(module).items():
+            own = isinstance(value, type) and value.__module__ == module.__name__
+            if own and not name.startswith("_") and name not in ("Layer", "Optimizer", "AdamState"):
+                assert name in portnet.__all__, name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_public_things_have_docstrings(path):
+    """Of the file, its classes and functions, and the methods of its classes."""
+    parsed = ast.parse(path.read_text())
+    assert ast.get_docstring(parsed)
+    for node in parsed.body:
+        for inner in (node, *(node.body if isinstance(node, ast.ClassDef) else ())):
+            if isinstance(inner, ast.FunctionDef | ast.ClassDef) and inner.name[0] != "_":
+                assert ast.get_docstring(inner), f"{path.name}: {inner.name}"
+
+
+def test_doctests():
+    import doctest
+
+    for path in FILES:
+        if path.stem not in ("__init__", "__main__"):
+            module = importlib.import_module(f"portnet.{path.stem}")
+            assert doctest.testmod(module).failed == 0, path.name

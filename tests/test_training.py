@@ -1,0 +1,470 @@
+"""The Trainer: what it computes, where it computes it, and what it leaves alone."""
+
+import threading
+
+import numpy as np
+import pytest
+from counting import Counting, conversions
+
+import portnet
+from portnet import tree
+from portnet.training import make_step
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((96, 5))
+CENTRES = RNG.standard_normal((3, 5)) * 2
+LABELS = RNG.integers(0, 3, 96)
+X = X + CENTRES[LABELS]
+NET = portnet.mlp([5, 8, 3])
+
+
+def classifier(**options):
+    given = {"optimizer": "adam", "batch_size": 16, "seed": 1} | options
+    return portnet.Trainer(given.pop("model", NET), "softmax_cross_entropy", **given)
+
+
+def host(nest):
+    return [portnet.to_numpy(leaf) for leaf in tree.leaves(nest)]
+
+
+def assert_equal(a, b):
+    for p, q in zip(host(a), host(b), strict=True):
+        np.testing.assert_array_equal(p, q)
+
+
+def assert_near(a, b, tolerance):
+    for p, q in zip(host(a), host(b), strict=True):
+        np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance)
+
+
+# What it computes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 40, 96, 1000])
+def test_an_epoch_is_the_steps_one_after_the_other(batch_size):
+    """Full batches, one sample at a time, a ragged last batch: against a loop over make_step."""
+    with portnet.use_backend("numpy", dtype="float64"):
+        trainer = classifier(batch_size=batch_size)
+        start, run = trainer.fit(X, LABELS, epochs=0), trainer.fit(X, LABELS, epochs=2)
+    step = make_step(NET, trainer.loss, trainer.optimizer)
+    params, state, losses = start.params, start.state, []
+    for epoch in range(2):
+        order = np.arange(96) if batch_size is None else portnet.rng.order(1, epoch, 96)
+        size, total = batch_size or 96, 0.0
+        for i in range(0, 96, size):
+            rows = order[i : i + size]
+            params, state, value = step(params, state, X[rows], LABELS[rows])
+            total += value * len(rows)
+        losses.append(total / 96)
+    assert_near(params, run.params, 1e-12)
+    np.testing.assert_allclose(run.history["loss"], losses, rtol=1e-12)
+
+
+def test_step_is_a_pure_function(xp):
+    net = portnet.mlp([5, 4, 3], dropout=0.2, norm="layer")
+    step = make_step(net, portnet.SoftmaxCrossEntropy(), portnet.Adam())
+    draw = np.random.default_rng(0)
+    params = xp.tree(net.init(draw, 5)[0])
+    state = portnet.Adam().init(params)
+    x, y = xp.asarray(X[:8]), xp.asarray(LABELS[:8])
+    before = [xp.numpy(a).copy() for a in (*tree.leaves(params), *tree.leaves(state), x, y)]
+    first = step(params, state, x, y, None, portnet.rng.key(0, 0))
+    again = step(params, state, x, y, None, portnet.rng.key(0, 0))
+    after = [xp.numpy(a) for a in (*tree.leaves(params), *tree.leaves(state), x, y)]
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(tree.leaves(first), tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(xp.numpy(a), xp.numpy(b))
+        assert portnet.get_backend().holds(a)
+
+
+def test_fifty_float64_steps_agree_with_numpy(xp):
+    """Design section 6: one answer on every library."""
+    if xp.float_name != "float64":
+        pytest.skip(reason="this device has no float64")
+    net = portnet.mlp([5, 16, 3], "tanh", dropout=0.1, norm="layer")
+    with portnet.use_backend("numpy", dtype="float64"):
+        expected = classifier(model=net).fit(X[:80], LABELS[:80], epochs=10)
+    run = classifier(model=net).fit(X[:80], LABELS[:80], epochs=10)
+    assert_near(run.params, expected.params, 1e-12)
+    np.testing.assert_allclose(run.history["loss"], expected.history["loss"], rtol=1e-12)
+
+
+def test_one_float32_step_agrees_with_numpy(xp):
+    with portnet.use_backend("numpy"):
+        expected = classifier(batch_size=None).fit(X, LABELS, epochs=1)
+    with portnet.use_backend(xp.name, device=xp.device):
+        run = classifier(batch_size=None).fit(X, LABELS, epochs=1)
+    for leaf in tree.leaves(run.params):
+        assert str(leaf.dtype).endswith("float32")
+    assert_near(run.params, expected.params, 1e-5)
+
+
+def test_two_fits_from_one_seed_are_equal_and_from_two_are_not(xp):
+    runs = [classifier(seed=s).fit(X, LABELS, epochs=2) for s in (1, 1, 2)]
+    assert_equal(runs[0].params, runs[1].params)
+    assert runs[0].history == runs[1].history
+    assert (host(runs[0].params)[0] != host(runs[2].params)[0]).any()
+
+
+def test_losses_and_optimizers_by_name_object_or_function():
+    def half_squares(pred, target, weight=None):
+        e = pred - target
+        return 0.5 * (e * e).sum() / len(e), e / len(e)
+
+    y = X @ np.arange(5.0)
+    runs = [
+        portnet.Trainer(portnet.mlp([5, 4, 1]), loss, optimizer, 16).fit(X, y, epochs=2)
+        for loss, optimizer in [
+            ("squared_error", "sgd"),
+            (portnet.SquaredError(), portnet.SGD()),
+            (half_squares, portnet.SGD(0.1)),
+        ]
+    ]
+    assert_near(runs[0].params, runs[1].params, 0)
+    assert_near(runs[0].params, runs[2].params, 1e-6)
+
+
+def test_learns_every_kind_of_target():
+    draw = np.random.default_rng(3)
+    z = draw.standard_normal((400, 4))
+    signal = z[:, :2] @ [[1.0, -0.5], [0.5, 1.0]]
+    kinds = {
+        "squared_error": signal,
+        "absolute_error": signal,
+        "huber": signal,
+        "poisson": draw.poisson(np.exp(signal)),
+        "sigmoid_cross_entropy": (signal > 0).astype(int),
+        "softmax_cross_entropy": (signal[:, 0] > 0).astype(int),
+    }
+    for loss, y in kinds.items():
+        run = portnet.Trainer(portnet.mlp([4, 16, 2]), loss, portnet.Adam(0.01), 32).fit(
+            z, y, epochs=30
+        )
+        first, last = run.history["loss"][0], run.history["loss"][-1]
+        assert last < (0.97 if loss == "poisson" else 0.5) * first, (loss, first, last)
+
+
+# Predicting -------------------------------------------------------------------------------------
+
+
+def test_predictions_of_classes(xp):
+    metrics = ["accuracy"] if argmax_works(xp) else []
+    run = classifier(optimizer=portnet.Adam(0.01)).fit(X, LABELS, epochs=15, metrics=metrics)
+    proba = run.predict_proba(X)
+    assert isinstance(proba, np.ndarray)
+    assert proba.shape == (96, 3)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(proba, run.predict(X))
+    if argmax_works(xp):
+        classes = run.predict_class(X)
+        np.testing.assert_array_equal(classes, proba.argmax(axis=1))
+        accuracy = (classes == LABELS).mean()
+        assert accuracy > 0.8
+        assert run.history["accuracy"][-1] == pytest.approx(accuracy, rel=1e-5)
+        assert run.evaluate(X, LABELS)["accuracy"] == pytest.approx(accuracy, rel=1e-5)
+
+
+def argmax_works(xp):
+    return xp.id != "strict-no_x64"  # array-api-strict 2.6.1: argmax makes int64 there
+
+
+def test_answers_are_in_the_library_of_the_input(other):
+    run = classifier().fit(X, LABELS, epochs=1)
+    x = other.asarray(X[:4])
+    for method in (run.predict, run.predict_proba, run.predict_class):
+        assert portnet.get_backend().holds(method(x))
+        assert isinstance(method(X[:4]), np.ndarray)
+        assert isinstance(method(X[:4].tolist()), np.ndarray)
+
+
+def test_binary_and_multi_label_classes():
+    one = portnet.Trainer(portnet.mlp([5, 4, 1]), "sigmoid_cross_entropy").fit(
+        X, LABELS == 0, epochs=2
+    )
+    assert one.predict_class(X).shape == (96,)
+    np.testing.assert_array_equal(one.predict_class(X), one.predict(X)[:, 0] >= 0.5)
+    many = portnet.Trainer(portnet.mlp([5, 4, 3]), "sigmoid_cross_entropy").fit(
+        X, np.eye(3)[LABELS], epochs=2, metrics=["label_accuracy"]
+    )
+    assert many.predict_class(X).shape == (96, 3)
+    share = (many.predict_class(X) == np.eye(3)[LABELS]).mean()
+    assert many.history["label_accuracy"][-1] == pytest.approx(share)
+
+
+def test_prediction_of_counts_is_the_mean():
+    run = portnet.Trainer(portnet.mlp([5, 4, 1]), "poisson").fit(X, LABELS, epochs=1)
+    raw, _ = NET.__class__.forward(run.trainer.model, run.params, X.astype("float32"))
+    np.testing.assert_allclose(run.predict(X), np.exp(raw), rtol=1e-6)
+
+
+def test_prediction_in_blocks_is_the_prediction(monkeypatch):
+    run = classifier().fit(X, LABELS, epochs=1)
+    whole, numbers = run.predict(X), run.evaluate(X, LABELS)
+    monkeypatch.setattr(portnet.training, "_BLOCK", 7)
+    np.testing.assert_allclose(run.predict(X), whole, rtol=1e-6)
+    assert run.evaluate(X, LABELS) == pytest.approx(numbers, rel=1e-6)
+
+
+def test_dropout_is_off_in_prediction_and_on_in_training():
+    net = portnet.mlp([5, 64, 3], dropout=0.5)
+    run = classifier(model=net, optimizer=portnet.SGD(1e-12), batch_size=None).fit(
+        X, LABELS, epochs=3
+    )
+    np.testing.assert_array_equal(run.predict(X), run.predict(X))
+    # The parameters hardly move, so the losses differ by the masks, and from inference.
+    losses = [*run.history["loss"], run.evaluate(X, LABELS)["loss"]]
+    assert len({round(loss, 6) for loss in losses}) == 4
+
+
+# History, validation, epochs --------------------------------------------------------------------
+
+
+def test_history_and_validation():
+    run = classifier().fit(
+        X[:64], LABELS[:64], epochs=4, validation=(X[64:], LABELS[64:]), metrics=["accuracy"]
+    )
+    assert set(run.history) == {"loss", "validation_loss", "validation_accuracy"}
+    assert {len(numbers) for numbers in run.history.values()} == {4}
+    assert all(type(n) is float for numbers in run.history.values() for n in numbers)
+    final = run.evaluate(X[64:], LABELS[64:])
+    assert run.history["validation_loss"][-1] == pytest.approx(final["loss"])
+    assert run.history["validation_accuracy"][-1] == pytest.approx(final["accuracy"])
+    assert run.epoch == 4
+
+
+def test_metrics_of_ones_own():
+    def worst(mean, target, weight=None):
+        return abs(mean - target).max()
+
+    y = X @ np.arange(5.0)
+    trainer = portnet.Trainer(portnet.mlp([5, 1]), "squared_error")
+    run = trainer.fit(X, y, epochs=1, metrics=["r2", worst])
+    expected = abs(run.predict(X)[:, 0] - y).max()
+    assert run.history["worst"] == [pytest.approx(expected, rel=1e-5)]
+    assert run.evaluate(X, y, metrics=["mean_absolute_error"]).keys() == {
+        "loss",
+        "mean_absolute_error",
+    }
+
+
+def test_epochs_can_be_left_and_runs_kept():
+    kept = []
+    for run in classifier().epochs(X, LABELS, epochs=50):
+        kept.append(run)
+        if run.epoch == 3:
+            break
+    whole = classifier().fit(X, LABELS, epochs=5)
+    assert [len(r.history["loss"]) for r in kept] == [1, 2, 3]
+    assert_equal(run.params, classifier().fit(X, LABELS, epochs=3).params)
+    assert run.history["loss"] == whole.history["loss"][:3]
+    assert (host(kept[0].params)[0] != host(kept[2].params)[0]).any()
+
+
+def test_what_a_user_holds_does_not_change():
+    run = classifier().fit(X, LABELS, epochs=1)
+    run.history["loss"].append(0.0)
+    assert len(run.history["loss"]) == 1
+    start = tree.map(lambda p: p.astype("float32"), NET.init(np.random.default_rng(0), 5)[0])
+    before = tree.map(np.copy, start)
+    x, y = X.astype("float32"), LABELS.copy()
+    x.flags.writeable = y.flags.writeable = False
+    trainer = classifier(params=start)
+    trainer.fit(x, y, epochs=2)
+    assert_equal(start, before)
+    assert_equal(trainer.fit(x, y, epochs=0).params, before)
+
+
+def test_given_parameters_are_where_it_starts(xp):
+    start, _ = NET.init(np.random.default_rng(9), 5)
+    run = classifier(params=start).fit(X, LABELS, epochs=0)
+    for a, b in zip(tree.leaves(run.params), tree.leaves(start), strict=True):
+        np.testing.assert_array_equal(xp.numpy(a), b.astype(xp.float_name))
+
+
+def test_weights_are_copies_of_rows():
+    weight = np.arange(96) % 3
+    copies = np.repeat(np.arange(96), weight)
+    with portnet.use_backend("numpy", dtype="float64"):
+        trainer = classifier(batch_size=None, optimizer="sgd")
+        a = trainer.fit(X, LABELS, epochs=5, sample_weight=weight)
+        b = trainer.fit(X[copies], LABELS[copies], epochs=5)
+        assert_near(a.params, b.params, 1e-10)
+        np.testing.assert_allclose(a.history["loss"], b.history["loss"], rtol=1e-10)
+        held = trainer.fit(X, LABELS, epochs=1, validation=(X, LABELS, weight))
+        assert held.history["validation_loss"][0] == pytest.approx(
+            held.evaluate(X[copies], LABELS[copies])["loss"]
+        )
+
+
+def test_weighted_batches_give_the_weighted_loss_of_the_epoch():
+    weight = np.arange(96.0)
+    with portnet.use_backend("numpy", dtype="float64"):
+        trainer = classifier(optimizer=portnet.SGD(1e-15))
+        run = trainer.fit(X, LABELS, epochs=1, sample_weight=weight)
+        assert run.history["loss"][0] == pytest.approx(
+            run.evaluate(X, LABELS, weight)["loss"], rel=1e-9
+        )
+
+
+def test_summed_losses_are_sums():
+    with portnet.use_backend("numpy", dtype="float64"):
+        trainer = portnet.Trainer(
+            NET, portnet.SoftmaxCrossEntropy("sum"), portnet.SGD(1e-15), batch_size=10
+        )
+        run = trainer.fit(X, LABELS, epochs=1)
+        assert run.history["loss"][0] == pytest.approx(run.evaluate(X, LABELS)["loss"], rel=1e-9)
+
+
+def test_progress_bar(capsys):
+    classifier().fit(X, LABELS, epochs=2, progress=True)
+    shown = capsys.readouterr().err
+    assert "12/12" in shown
+    classifier().fit(X, LABELS, epochs=2)  # stderr is no terminal here
+    assert capsys.readouterr().err == ""
+
+
+# Where it computes ------------------------------------------------------------------------------
+
+
+def test_arrays_on_a_device_stay_there(other):
+    x, y = other.asarray(X), other.asarray(LABELS)
+    with portnet.use_backend("numpy", dtype="float64"):  # the backend is another
+        run = classifier().fit(x, y, epochs=1)
+        assert run.place.name == other.name
+        assert run.place.holds(run.predict(x))
+        lists = classifier().fit(x, LABELS.tolist(), epochs=1, validation=(X, LABELS))
+    assert all(run.place.holds(leaf) for leaf in tree.leaves((run.params, lists.params)))
+
+
+def test_frames_and_lists():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    expected = classifier().fit(X, LABELS, epochs=1)
+    for x, y in [
+        (X.tolist(), LABELS.tolist()),
+        (pandas.DataFrame(X), pandas.Series(LABELS)),
+    ]:
+        assert_equal(classifier().fit(x, y, epochs=1).params, expected.params)
+
+
+def test_torch_tensors_are_detached_and_nothing_records(torch):
+    x = torch.tensor(X, dtype=torch.float32, requires_grad=True)
+    run = classifier().fit(x, torch.tensor(LABELS), epochs=1)
+    assert not any(leaf.requires_grad for leaf in tree.leaves(run.params))
+    assert not run.predict(x).requires_grad
+
+
+def test_no_host_synchronisation_within_an_epoch():
+    """The number of times the host asks for a value does not grow with the number of steps."""
+    counts = {}
+    for batch in (96, 16, 2):
+        net = portnet.mlp([5, 8, 3], "gelu", dropout=0.1, norm="layer")
+        runs = classifier(model=net, batch_size=batch).epochs(
+            Counting(X), Counting(LABELS), epochs=3
+        )
+        next(runs)  # the checks of the data are before the first epoch
+        conversions.clear()
+        next(runs)
+        counts[batch] = list(conversions)
+    assert counts[96] == counts[16] == counts[2] == ["__array__"], counts
+
+
+def test_counting_counts():
+    conversions.clear()
+    x = Counting(1.0)
+    assert float(x + 1) == 2.0
+    assert conversions == ["__float__"]
+
+
+def test_threads_train_side_by_side():
+    expected, found = classifier().fit(X, LABELS, epochs=2), {}
+
+    def train(name, dtype):
+        with portnet.use_backend(name, dtype=dtype):
+            found[name] = classifier().fit(X, LABELS, epochs=2)
+
+    threads = [
+        threading.Thread(target=train, args=args)
+        for args in (("numpy", "float32"), ("array_api_strict", "float64"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_equal(found["numpy"].params, expected.params)
+    assert found["array_api_strict"].place.dtype == "float64"
+
+
+# Divergence -------------------------------------------------------------------------------------
+
+
+def test_divergence_names_epoch_and_step_and_keeps_the_parameters(xp):
+    y = X @ np.arange(5.0)
+    trainer = portnet.Trainer(
+        portnet.mlp([5, 1]), "squared_error", portnet.SGD(1e3), batch_size=16, shuffle=False
+    )
+    # When does it happen? With a loop that looks after every step.
+    start = trainer.fit(X, y, epochs=0)
+    step = make_step(trainer.model, trainer.loss, trainer.optimizer)
+    place, params, state, number = start.place, start.params, start.state, 0
+    value, y2 = 0.0, y.reshape(-1, 1)
+    with np.errstate(all="ignore"):
+        while np.isfinite(value):
+            rows = slice(16 * (number % 6), 16 * (number % 6) + 16)
+            x, t = place.asarray(X[rows]), place.asarray(y2[rows])
+            params, state, value = step(params, state, x, t)
+            value, number = float(value), number + 1
+    epoch, bad = divmod(number - 1, 6)
+    with pytest.raises(portnet.DivergenceError, match="smaller learning rate") as caught:
+        trainer.fit(X, y, epochs=1000)
+    found = str(caught.value)
+    # the sum of the epoch's losses may overflow a step or two before one of them does
+    first = int(found.partition("step ")[2].partition(";")[0])
+    assert f"epoch {epoch + 1}," in found
+    assert bad - 1 <= first <= bad + 1
+    before = caught.value.run
+    assert before.epoch == epoch
+    assert_equal(before.params, trainer.fit(X, y, epochs=epoch).params)
+
+
+# Custom pieces ----------------------------------------------------------------------------------
+
+
+def test_a_layer_and_an_optimizer_of_ones_own():
+    class Square:
+        def init(self, rng, n_in):
+            return (), n_in
+
+        def forward(self, params, x, key=None):
+            return x * x, x
+
+        def backward(self, params, cache, dy):
+            return (), dy * 2 * cache
+
+    class SignDescent:
+        def init(self, params):
+            return ()
+
+        def update(self, grads, state, params):
+            return tree.map(lambda g: -0.01 * np.sign(g), grads), state
+
+    net = portnet.Chain([portnet.Dense(8), Square(), portnet.Dense(3)])
+    run = classifier(model=net, optimizer=SignDescent()).fit(X, LABELS, epochs=20)
+    assert run.history["loss"][-1] < run.history["loss"][0]
+
+
+def test_a_model_without_parameters():
+    run = portnet.Trainer(portnet.Identity(), "squared_error").fit(X, X, epochs=1)
+    assert run.history["loss"] == [0.0]
+
+
+def test_updates_must_have_the_shapes_of_the_parameters():
+    class Broken:
+        def init(self, params):
+            return ()
+
+        def update(self, grads, state, params):
+            return grads[:1], state
+
+    with pytest.raises(ValueError, match="nests differ at the top"):
+        classifier(optimizer=Broken()).fit(X, LABELS, epochs=1)

@@ -1,0 +1,477 @@
+"""Bad input: for everything that can be given wrongly, the message, and that nothing was changed."""
+
+import re
+
+import array_api_strict
+import numpy as np
+import pytest
+
+import portnet
+from portnet import DataError, ShapeError, tree
+
+X = np.arange(24.0).reshape(6, 4) / 10
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+VALUES = np.arange(6.0)
+NET = portnet.mlp([4, 3, 3])
+START, _ = NET.init(np.random.default_rng(0), 4)
+
+
+def changed(array, index, value):
+    array = np.array(array)
+    array[index] = value
+    return array
+
+
+def classify(X=X, y=LABELS, fit=None, **options):
+    trainer = portnet.Trainer(NET, "softmax_cross_entropy", "sgd", **options)
+    return trainer.fit(X, y, **({"epochs": 1} | (fit or {})))
+
+
+def regress(X=X, y=VALUES, loss="squared_error", outputs=1, **fit):
+    trainer = portnet.Trainer(portnet.mlp([4, 3, outputs]), loss)
+    return trainer.fit(X, y, **({"epochs": 1} | fit))
+
+
+def strict(host, device="device1"):
+    dtype = array_api_strict.float32 if np.asarray(host).dtype.kind == "f" else None
+    return array_api_strict.asarray(host, dtype=dtype, device=array_api_strict.Device(device))
+
+
+class Sparse:
+    def toarray(self):
+        return X
+
+
+CASES = {
+    # X
+    "1-D X": (
+        lambda: classify(X[0]),
+        DataError,
+        "X: expected shape (rows, features), got (4,): X.res",
+    ),
+    "3-D X": (
+        lambda: classify(X[None]),
+        DataError,
+        "X: expected shape (rows, features), got (1, 6, 4)",
+    ),
+    "0-D X": (lambda: classify(1.0), DataError, "X: expected shape (rows, features), got ()"),
+    "no rows": (
+        lambda: classify(X[:0], LABELS[:0]),
+        DataError,
+        "at least one row and one feature, go",
+    ),
+    "no features": (
+        lambda: portnet.Trainer(portnet.Dense(3), "softmax_cross_entropy").fit(X[:, :0], LABELS),
+        DataError,
+        "at least one row and one feature, got shape (6, 0)",
+    ),
+    "other width": (lambda: classify(X[:, :3]), DataError, "X: expected 4 features, got 3"),
+    "ragged X": (
+        lambda: classify([[1, 2, 3, 4], [5, 6]]),
+        DataError,
+        "X: expected a rectangular nest of numbers, got rows of different lengths",
+    ),
+    "text X": (
+        lambda: classify([["a"] * 4] * 6),
+        DataError,
+        "X: expected real numbers, got data of",
+    ),
+    "mixed X": (
+        lambda: classify(np.array([["a", 1, 2, 3]] * 6, dtype=object)),
+        DataError,
+        "X: expected real numbers: could not convert string to float: 'a'",
+    ),
+    "complex X": (
+        lambda: classify(X + 1j),
+        DataError,
+        "X: expected real numbers, got data of dtype co",
+    ),
+    "dates in X": (
+        lambda: classify(np.zeros((6, 4), "datetime64[s]")),
+        DataError,
+        "X: expected real numbers, got data of dtype datetime64[s]",
+    ),
+    "sparse X": (
+        lambda: classify(Sparse()),
+        TypeError,
+        "X: sparse data was passed, but dense is requi",
+    ),
+    "NaN in X": (
+        lambda: classify(changed(X, (3, 1), np.nan)),
+        DataError,
+        "X contains NaN at row 3, column 1",
+    ),
+    "several NaN in X": (
+        lambda: classify(changed(X, (slice(2, 4), 1), np.nan)),
+        DataError,
+        "X contains NaN at row 2, column 1 (and 1 more)",
+    ),
+    "None in X": (
+        lambda: classify([[1, 2, None, 4]] * 6),
+        DataError,
+        "X contains NaN at row 0, column 2 (and 5 more)",
+    ),
+    "infinite X": (
+        lambda: classify(changed(X, (0, 2), -np.inf)),
+        DataError,
+        "X contains infinity or a value too large for float32 at row 0, column 2",
+    ),
+    "X too large": (
+        lambda: classify(changed(X, (0, 0), 1e300)),
+        DataError,
+        "X: a value of 1e+300 is too large for float32: scale the data",
+    ),
+    "X too large on a device": (
+        lambda: classify(
+            array_api_strict.asarray(changed(X, (0, 0), 1e300)), array_api_strict.asarray(LABELS)
+        ),
+        DataError,
+        "X: a value of 1e+300 is too large for float32: scale the data",
+    ),
+    # labels
+    "no y": (lambda: classify(y=None), DataError, "y: expected targets, got None"),
+    "short y": (
+        lambda: classify(y=LABELS[:5]),
+        DataError,
+        "y: expected 6 rows, as many as in X, got shape (5,)",
+    ),
+    "0-D y": (
+        lambda: classify(y=1),
+        DataError,
+        "y: expected 6 rows, as many as in X, got shape ()",
+    ),
+    "label too large": (
+        lambda: classify(y=changed(LABELS, 4, 3)),
+        DataError,
+        "y: expected labels from 0 to 2 (the network has 3 outputs), got 3 at row 4",
+    ),
+    "label negative": (
+        lambda: classify(y=changed(LABELS, 1, -1)),
+        DataError,
+        "y: expected labels from 0 to 2 (the network has 3 outputs), got -1 at row 1",
+    ),
+    "fractional labels": (
+        lambda: classify(y=LABELS + 0.5),
+        DataError,
+        "y: expected integer labels from 0 to 2, or probabilities of shape (6, 3); got float32 of",
+    ),
+    "boolean labels": (
+        lambda: classify(y=LABELS == 1),
+        DataError,
+        "y: expected integer labels from 0 to 2, or probabilities of shape (6, 3); got bool of",
+    ),
+    "text labels": (
+        lambda: classify(y=list("abcabc")),
+        DataError,
+        "y: expected integer labels from 0 to 2, got text such as 'a'",
+    ),
+    "column of labels": (
+        lambda: classify(y=LABELS[:, None]),
+        DataError,
+        "y: expected integer labels of shape (6,), or probabilities of shape (6, 3), one column for ea",
+    ),
+    "ragged y": (
+        lambda: classify(y=[[0], [1, 2], 0, 0, 0, 0]),
+        DataError,
+        "y: expected a rectangular",
+    ),
+    "probabilities that are none": (
+        lambda: classify(y=np.eye(3)[LABELS] * 2),
+        DataError,
+        "y: expected targets from 0 to 1 (as SoftmaxCrossEntropy needs), got 2 at row 0, column 0",
+    ),
+    "probabilities that do not sum to 1": (
+        lambda: classify(y=np.eye(3)[LABELS] * 0.5),
+        DataError,
+        "y: expected the probabilities of a row to sum to 1, got 0.5 at row 0",
+    ),
+    # targets
+    "target of another shape": (
+        lambda: regress(y=np.zeros((6, 2))),
+        DataError,
+        "y: expected targets of shape (6, 1), one column for each output, got (6, 2)",
+    ),
+    "flat target of several outputs": (
+        lambda: regress(outputs=2),
+        DataError,
+        "y: expected targets of shape (6, 2), one column for each output, got (6,)",
+    ),
+    "NaN in y": (
+        lambda: regress(y=changed(VALUES, 2, np.nan)),
+        DataError,
+        "y contains NaN at row 2",
+    ),
+    "infinite y": (
+        lambda: regress(y=changed(VALUES, 5, np.inf)),
+        DataError,
+        "y contains infinity or a value too large for float32 at row 5",
+    ),
+    "y too large": (
+        lambda: regress(y=VALUES * 1e300),
+        DataError,
+        "y: a value of 5e+300 is too large",
+    ),
+    "text targets": (
+        lambda: regress(y=["a"] * 6),
+        DataError,
+        "y: expected numbers, got text such as",
+    ),
+    "sigmoid target out of range": (
+        lambda: regress(loss="sigmoid_cross_entropy"),
+        DataError,
+        "y: expected targets from 0 to 1 (as SigmoidCrossEntropy needs), got 2 at row 2, column 0",
+    ),
+    "negative count": (
+        lambda: regress(y=VALUES - 1, loss="poisson"),
+        DataError,
+        "y: expected targets of at least 0 (as PoissonLoss needs), got -1 at row 0, column 0",
+    ),
+    # weights
+    "weights of another shape": (
+        lambda: regress(sample_weight=np.ones(5)),
+        DataError,
+        "sample_weight: expected shape (6,), one weight a row, got (5,)",
+    ),
+    "negative weight": (
+        lambda: regress(sample_weight=changed(np.ones(6), 3, -1)),
+        DataError,
+        "sample_weight: expected weights of at least 0 (a row counts w times), got -1 at row 3",
+    ),
+    "NaN weight": (
+        lambda: regress(sample_weight=changed(np.ones(6), 3, np.nan)),
+        DataError,
+        "sample_weight contains NaN at row 3",
+    ),
+    "zero weights": (
+        lambda: regress(sample_weight=np.zeros(6)),
+        DataError,
+        "sample_weight: expected at least one weight above 0, got only zeros",
+    ),
+    # validation rows
+    "validation of another width": (
+        lambda: classify(fit={"validation": (X[:, :2], LABELS)}),
+        DataError,
+        "validation X: expected 4 features, got 2",
+    ),
+    "validation labels": (
+        lambda: classify(fit={"validation": (X, LABELS + 1)}),
+        DataError,
+        "validation y: expected labels from 0 to 2 (the network has 3 outputs), got 3 at row 2",
+    ),
+    "validation without y": (
+        lambda: classify(fit={"validation": X}),
+        ValueError,
+        "validation: expected (X, y) or (X, y, sample_weight)",
+    ),
+    # libraries and devices
+    "X and y on two devices": (
+        lambda: classify(strict(X), strict(LABELS, "device2")),
+        TypeError,
+        "y is a array_api_strict array on device2, but X is a array_api_strict array on device1. Move",
+    ),
+    "y on a device, X on the host": (
+        lambda: classify(X, strict(LABELS)),
+        TypeError,
+        "y is a array_api_strict array on device1, but X is a numpy array on cpu, which goes to numpy on cpu. Move",
+    ),
+    "weights on a device": (
+        lambda: regress(sample_weight=strict(np.ones(6))),
+        TypeError,
+        "sample_weight is a array_api_strict array on device1, but X is",
+    ),
+    "validation on another device": (
+        lambda: classify(strict(X), fit={"validation": (strict(X, "device2"), LABELS)}),
+        TypeError,
+        "validation X is a array_api_strict array on device2, but X is",
+    ),
+    "predicting elsewhere": (
+        lambda: classify().predict(strict(X)),
+        TypeError,
+        "X is a array_api_strict array on device1, but the parameters live in numpy on cpu: give portn",
+    ),
+    # parameters
+    "parameters of another nest": (
+        lambda: classify(params=START[:2]),
+        DataError,
+        "params: nests differ at the top: expected a tuple of 3, got a tuple of 2",
+    ),
+    "parameters of another shape": (
+        lambda: classify(params=({**START[0], "W": START[0]["W"].T}, *START[1:])),
+        DataError,
+        "params[0]['W']: expected shape (4, 3), got (3, 4)",
+    ),
+    "NaN parameters": (
+        lambda: classify(params=tree.map(lambda p: p * np.nan, START)),
+        DataError,
+        "params[0]['W'] contains NaN at row 0, column 0 (and 11 more)",
+    ),
+    "parameters elsewhere": (
+        lambda: classify(params=tree.map(strict, START)),
+        TypeError,
+        "params[0]['W'] is a array_api_strict array on device1, but X goes to numpy on cpu",
+    ),
+    # options
+    "batch size 0": (
+        lambda: classify(batch_size=0),
+        ValueError,
+        "batch_size: expected an integer of a",
+    ),
+    "batch size 2.5": (lambda: classify(batch_size=2.5), ValueError, "at least 1, got 2.5"),
+    "negative seed": (
+        lambda: classify(seed=-1),
+        ValueError,
+        "seed: expected an integer of at least 0",
+    ),
+    "negative epochs": (
+        lambda: classify(fit={"epochs": -1}),
+        ValueError,
+        "epochs: expected an integer",
+    ),
+    "True epochs": (
+        lambda: classify(fit={"epochs": True}),
+        ValueError,
+        "epochs: expected an integer",
+    ),
+    "unknown loss": (
+        lambda: portnet.Trainer(NET, "softmax_crossentropy"),
+        ValueError,
+        "unknown loss 'softmax_crossentropy': did you mean 'softmax_cross_entropy'?",
+    ),
+    "loss without ()": (
+        lambda: portnet.Trainer(NET, portnet.SquaredError),
+        TypeError,
+        "Trainer: expected loss(pred, target, weight) with __call__, got <class",
+    ),
+    "loss of None": (
+        lambda: portnet.Trainer(NET, None),
+        TypeError,
+        "expected loss(pred, target, weigh",
+    ),
+    "unknown optimizer": (
+        lambda: portnet.Trainer(NET, "huber", "adan"),
+        ValueError,
+        "unknown optimizer 'adan': did you mean 'adam'?",
+    ),
+    "optimizer without ()": (
+        lambda: portnet.Trainer(NET, "huber", portnet.Adam),
+        TypeError,
+        "Trainer: expected optimizer with init, update, got <class",
+    ),
+    "model without methods": (
+        lambda: portnet.Trainer([4, 3], "huber"),
+        TypeError,
+        "Trainer: expected model with init, forward, backward, got [4, 3]",
+    ),
+    "unknown metric": (
+        lambda: classify(fit={"metrics": ["acuracy"]}),
+        ValueError,
+        "unknown metric 'acuracy': did you mean 'accuracy'?",
+    ),
+    "accuracy of labels": (
+        lambda: regress(
+            y=np.eye(3)[LABELS], loss="sigmoid_cross_entropy", outputs=3, metrics="accuracy"
+        ),
+        ValueError,
+        "metric 'accuracy' looks for one class a row, but this network has 3 labels a row: use 'label_",
+    ),
+    # runs
+    "classes of a regression": (
+        lambda: regress().predict_class(X),
+        TypeError,
+        "predict_class needs a loss that predicts classes, sigmoid_cross_entropy or softmax_cross_en",
+    ),
+    "probabilities of a regression": (
+        lambda: regress().predict_proba(X),
+        TypeError,
+        "predict_proba needs a loss that predicts classes",
+    ),
+    "predicting another width": (
+        lambda: classify().predict(X[:, :3]),
+        DataError,
+        "X: expected 4 features, got 3",
+    ),
+    "evaluating other labels": (
+        lambda: classify().evaluate(X, LABELS + 7),
+        DataError,
+        "y: expected labels from 0 to 2 (the network has 3 outputs), got 7 at row 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_message(case):
+    call, error, message = CASES[case]
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        call()
+    assert type(caught.value) is error
+
+
+def test_messages_on_other_libraries(other):
+    """On a device the checks run where the arrays are."""
+    trainer = portnet.Trainer(NET, "softmax_cross_entropy", "sgd")
+    with pytest.raises(DataError, match="X contains NaN at row 3, column 1"):
+        trainer.fit(other.asarray(changed(X, (3, 1), np.nan)), LABELS)
+    with pytest.raises(DataError, match=r"y: expected labels from 0 to 2 .* got 3 at row 4"):
+        trainer.fit(other.asarray(X), other.asarray(changed(LABELS, 4, 3)))
+    y = other.asarray(LABELS)
+    with (
+        portnet.use_backend("numpy"),
+        pytest.raises(TypeError, match=f"y is a {other.name} array on .*, but X is a numpy array"),
+    ):
+        trainer.fit(X, y)
+    with pytest.raises(TypeError, match="y is a array_api_strict array on device1, but X is"):
+        trainer.fit(other.asarray(X), strict(LABELS))
+    large = other.asarray(changed(X, (0, 0), 1e300))
+    with (
+        portnet.use_backend(other.name, device=other.device),
+        pytest.raises(DataError, match=r"X: a value of 1e\+300 is too large for float32"),
+    ):
+        trainer.fit(large, LABELS)
+
+
+def test_mixed_libraries_in_losses(other):
+    with pytest.raises(TypeError, match=f"got a numpy array on cpu and a {other.name} array on"):
+        portnet.SquaredError()(X, other.asarray(X))
+
+
+def test_what_is_accepted():
+    """Integers, booleans, float16, other orders in memory, read-only and big-endian data."""
+    expected = classify().params
+    frozen = X.copy()
+    frozen.flags.writeable = False
+    for x in (np.asfortranarray(X), frozen, X.astype(">f8"), X.tolist(), X[::-1][::-1]):
+        for a, b in zip(tree.leaves(classify(x).params), tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for y in (
+        LABELS.tolist(),
+        LABELS.astype("uint8"),
+        np.eye(3)[LABELS],
+        np.eye(3, dtype=int)[LABELS],
+    ):
+        for a, b in zip(tree.leaves(classify(y=y).params), tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    classify(X > 1)
+    classify((X * 10).astype(int))
+    regress(y=VALUES > 2, loss="sigmoid_cross_entropy")
+    classify(X[:1], LABELS[:1])
+
+
+def test_bad_data_change_nothing():
+    run = classify()
+    before = [p.copy() for p in tree.leaves(run.params)]
+    x, y = changed(X, (3, 1), np.nan), LABELS.copy()
+    with pytest.raises(DataError):
+        run.evaluate(x, y)
+    with pytest.raises(DataError):
+        run.predict(x)
+    for a, b in zip(before, tree.leaves(run.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(y, LABELS)
+
+
+def test_errors_are_those_that_python_users_expect():
+    assert issubclass(DataError, ValueError)
+    assert issubclass(ShapeError, ValueError)
+    assert issubclass(portnet.BackendUnavailableError, RuntimeError)
+    assert issubclass(portnet.DivergenceError, ArithmeticError)
+    assert issubclass(portnet.GradientError, AssertionError)
