@@ -47,7 +47,7 @@ def train(init, seed, epochs):
 
 def read(text):
     """Return the four cells of "1 0 1 0", "1010" or "1 0 / 1 0"; raise ValueError for others."""
-    cells = "".join(c for c in text if c not in " ,;/[]")
+    cells = "".join(c for c in text if c not in ",;/[]" and not c.isspace())
     if len(cells) != 4 or set(cells) - {"0", "1"}:
         raise ValueError(f"expected four cells, each 0 or 1, such as 1 0 1 0; got {text.strip()!r}")
     return np.array([[float(c) for c in cells]])
@@ -75,9 +75,12 @@ def classify(run, texts):
 
 def typed():
     """Yield what is typed in, line by line, until an empty line or the end."""
-    print("Type a matrix as four cells, row by row, such as 1 0 1 0; an empty line ends")
-    while (line := sys.stdin.readline()).strip():
-        yield line
+    print("Type matrices as four cells, row by row, such as 1 0 1 0; an empty line ends")
+    try:
+        while line := input("matrix: ").strip():
+            yield line
+    except EOFError:
+        print()
 
 
 def main():
@@ -90,8 +93,12 @@ def main():
     run = train(args.init, args.seed, args.epochs)
     every = np.array([[float(c) for c in f"{n:04b}"] for n in range(16)])
     proba = run.predict_proba(every)
-    captions = [f"{NAMES[p.argmax()]} {p.max():.2f}" for p in proba]
-    title = "All sixteen matrices, as the network names them"
+    known = [(x == X).all(axis=1).any() for x in every]
+    captions = [
+        f"{NAMES[p.argmax()]} {p.max():.2f}" if k else f"guess: {NAMES[p.argmax()]} {p.max():.2f}"
+        for p, k in zip(proba, known, strict=True)
+    ]
+    title = "All sixteen matrices: the eight that were learned, and guesses for the others"
     out = args.out / "patterns_2x2.png"
     images = list(every.reshape(-1, 2, 2))
     common.picture(plots.images, out, images, captions, columns=8, title=title)

@@ -81,11 +81,13 @@ def regions(
     heights = np.asarray(predict(grid.reshape(-1, 2))).reshape(201, 201)
     figure = _figure(6, 5)
     axis = figure.subplots()
-    shades = axis.contourf(across, up, heights, np.linspace(0, 1, 11), cmap="RdBu_r", alpha=0.7)
+    shades = axis.contourf(across, up, heights, np.linspace(0, 1, 11), cmap="RdBu_r", alpha=0.5)
     axis.contour(across, up, heights, [0.5], colors="black", linewidths=1)
     for label, colour in ((0, "tab:blue"), (1, "tab:red")):
         at = X[labels == label]
-        axis.scatter(at[:, 0], at[:, 1], s=14, c=colour, edgecolors="white", label=f"class {label}")
+        axis.scatter(
+            at[:, 0], at[:, 1], s=24, c=colour, edgecolors="white", lw=0.6, label=f"class {label}"
+        )
     figure.colorbar(shades, label="probability of class 1")
     axis.set(title=title, xlabel="x1", ylabel="x2")
     axis.legend()
@@ -97,7 +99,7 @@ def images(
 ) -> Path:
     """Draw small images (height, width), 1 black and 0 white, in rows, each under its caption."""
     rows = -(-len(pictures) // columns)
-    figure = _figure(1.5 * columns, 0.6 + 1.7 * rows)
+    figure = _figure(1.5 * columns, 0.5 + 1.7 * rows)
     for axis in figure.subplots(rows, columns, squeeze=False).ravel():
         axis.set_axis_off()
     for axis, picture, caption in zip(figure.axes, pictures, captions, strict=False):

@@ -166,12 +166,22 @@ def xp(request):
         yield library
 
 
-@pytest.fixture(params=_params([lib for lib in LIBRARIES if lib.id in ("torch", "jax", "cupy")]))
+THEIR_OWN = ("torch", "jax", "cupy")
+
+
+@pytest.fixture(params=_params([lib for lib in LIBRARIES if lib.id in THEIR_OWN]))
 def other(request):
     """The libraries of their own, beside NumPy, for what is slow or needs no strictness."""
     _require(request.param.name)
     with request.param.active() as library:
         yield library
+
+
+@pytest.fixture(params=_params([lib for lib in LIBRARIES if lib.id in ("strict", *THEIR_OWN)]))
+def library(request):
+    """The name of each backend but NumPy, for what sets its backend itself."""
+    _require(request.param.name)
+    return request.param.name
 
 
 @pytest.fixture
