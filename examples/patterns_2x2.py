@@ -64,9 +64,8 @@ def classify(run, texts):
             wrong += 1
             continue
         p = run.predict_proba(x)[0]
-        known = (x == X).all(axis=1).any()
         print(f"{NAMES[p.argmax()]:<10}", *(f"{n} {v:.3f}" for n, v in zip(NAMES, p, strict=True)))
-        if not known:
+        if not (x == X).all(axis=1).any():
             print(
                 "           This matrix has no label: it was not among the eight, so it is a guess"
             )
@@ -93,14 +92,11 @@ def main():
     run = train(args.init, args.seed, args.epochs)
     every = np.array([[float(c) for c in f"{n:04b}"] for n in range(16)])
     proba = run.predict_proba(every)
-    known = [(x == X).all(axis=1).any() for x in every]
-    captions = [
-        f"{NAMES[p.argmax()]} {p.max():.2f}" if k else f"guess: {NAMES[p.argmax()]} {p.max():.2f}"
-        for p, k in zip(proba, known, strict=True)
-    ]
+    guess = ["" if (x == X).all(axis=1).any() else "guess: " for x in every]
+    named = zip(guess, proba, strict=True)
+    captions = [f"{g}{NAMES[p.argmax()]} {p.max():.2f}" for g, p in named]
     title = "All sixteen matrices: the eight that were learned, and guesses for the others"
-    out = args.out / "patterns_2x2.png"
-    images = list(every.reshape(-1, 2, 2))
+    images, out = list(every.reshape(-1, 2, 2)), args.out / "patterns_2x2.png"
     common.picture(plots.images, out, images, captions, columns=8, title=title)
     given = args.matrix
     if given and all(len(word) == 1 for word in given):  # 1 0 1 0, without quotes

@@ -116,6 +116,9 @@ class Backend:
     device: Any = field(default=None, hash=False)  # CuPy's devices cannot be hashed
     xp: Any = field(default=None, repr=False, compare=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:  # modules cannot be pickled: by name
+        return _rebuilt, (self.name, self.dtype, self.device, self.xp.__name__)
+
     def __str__(self) -> str:
         return f"{self.name} on {_device_text(self.device)}"
 
@@ -163,6 +166,10 @@ class Backend:
         if self.name == "cupy" and self.device is not None:
             return self.device  # type: ignore[no-any-return]
         return nullcontext()
+
+
+def _rebuilt(name: str, dtype: str, where: Any, module: str) -> Backend:
+    return Backend(name, dtype, where, importlib.import_module(module))
 
 
 def asarray(x: Any, *, dtype: str | None = None) -> Array:

@@ -74,13 +74,7 @@ def check_layer(
 
 
 def check_loss(
-    loss: Loss,
-    pred: Array | None = None,
-    target: Array | None = None,
-    *,
-    outputs: int = 3,
-    rows: int = 5,
-    seed: int = 0,
+    loss: Loss, pred: Array | None = None, target: Array | None = None, *, seed: int = 0
 ) -> float:
     """Check the gradient that a loss returns against its value, without and with row weights.
 
@@ -89,9 +83,9 @@ def check_loss(
     loss : callable
         ``loss(pred, target, weight) -> value, dpred``.
     pred, target : arrays, optional
-        Random by default: a normal pred (rows, outputs) and a target of that shape in (0, 1).
-    outputs, rows, seed : int
-        Of the random arrays.
+        Random by default: a normal pred (5, 3) and a target of that shape in (0, 1).
+    seed : int
+        Of the random arrays and directions.
 
     Returns
     -------
@@ -104,7 +98,7 @@ def check_loss(
         where the gradient differs from the slope of the value.
     """
     draw = random.generator(seed)
-    pred = draw.standard_normal((rows, outputs)) if pred is None else pred
+    pred = draw.standard_normal((5, 3)) if pred is None else pred
     place = backend_of(pred)
     if target is None:
         target = place.asarray(draw.uniform(0.05, 0.95, tuple(pred.shape)))

@@ -192,17 +192,26 @@ class Trainer:
             run = trained
         return run
 
-    def epochs(self, X: Any, y: Any, *, epochs: int = 10, **options: Any) -> Iterator["Run"]:
+    def epochs(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        epochs: int = 10,
+        validation: tuple[Any, ...] | None = None,
+        sample_weight: Any = None,
+        metrics: Iterable[Metric] = (),
+        progress: bool | None = None,
+    ) -> Iterator["Run"]:
         """Train like `fit`, and yield the run after every epoch; ``break`` when you have enough.
 
-        Takes what `fit` takes. Each run yielded stays as it is: it can be kept and gone back to.
+        Each run yielded stays as it is: it can be kept, compared and gone back to.
         """
-        progress = options.pop("progress", None)
-        started = self._start(X, y, **options)
+        started = self._start(X, y, validation, sample_weight, metrics)
         return _epochs(*started, integer("epochs", epochs, 0), progress)
 
     def _start(
-        self, X: Any, y: Any, validation: Any = None, sample_weight: Any = None, metrics: Any = ()
+        self, X: Any, y: Any, validation: Any, sample_weight: Any, metrics: Iterable[Metric]
     ) -> tuple["Run", "_Rows", "_Rows | None"]:
         """Check everything, move the data, make the parameters."""
         named = {"X": X, "y": y, "sample_weight": sample_weight}
@@ -217,11 +226,8 @@ class Trainer:
         chosen = check.named_metrics(metrics, self.loss, outputs)
         run = Run(self, params, state, place, X.shape[1], outputs, chosen)
         rows = run._rows(X, y, sample_weight, place=place)
-        return (
-            run,
-            rows,
-            run._rows(**held_out, name="validation ", place=place) if held_out else None,
-        )
+        checked = run._rows(**held_out, name="validation ", place=place) if held_out else None
+        return run, rows, checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,7 +394,7 @@ def _one_epoch(
     step: Step, run: Run, data: _Rows, advance: Callable[[int], Any]
 ) -> tuple[Params, State, float]:
     """Go through the rows once; returns the new parameters and state, and the loss."""
-    (X, y, weight), trainer, xp = data, run.trainer, run.place.xp
+    (X, _, weight), trainer, xp = data, run.trainer, run.place.xp
     rows, batch = X.shape[0], trainer.batch_size
     params, state = run.params, run.state
     key = random.key(trainer.seed, run.epoch)
@@ -402,8 +408,7 @@ def _one_epoch(
     with np.errstate(over="ignore", invalid="ignore"):  # the sum tells, and the error says more
         for start in range(0, rows, batch or rows):
             stop = min(start + (batch or rows), rows)
-            take = _taker(xp, order, start, stop, rows)
-            x, t, w = take(X), take(y), None if weight is None else take(weight)
+            x, t, w = (_batch(xp, a, order, start, stop) for a in data)
             params, state, value = step(params, state, x, t, w, key._replace(first=start))
             if averaged:
                 value = value * (stop - start if w is None else xp.sum(w))
@@ -422,16 +427,11 @@ def _one_epoch(
     return params, state, loss / count if averaged else loss
 
 
-def _taker(
-    xp: Any, order: Array | None, start: int, stop: int, rows: int
-) -> Callable[[Array], Array]:
-    """Return the function that takes a batch of rows: all, a slice, or those of the order."""
-    if order is not None:
-        index = order[start:stop]
-        return lambda a: xp.take(a, index, axis=0)
-    if stop - start == rows:
-        return lambda a: a
-    return lambda a: a[start:stop, ...]
+def _batch(xp: Any, a: Array | None, order: Array | None, start: int, stop: int) -> Array | None:
+    """Return rows start to stop: of the order, or as they are."""
+    if order is None or a is None:
+        return a if a is None or stop - start == a.shape[0] else a[start:stop, ...]
+    return xp.take(a, order[start:stop], axis=0)
 
 
 def _read(numbers: list[Array]) -> list[float]:

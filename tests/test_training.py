@@ -1,5 +1,6 @@
 """The Trainer: what it computes, where it computes it, and what it leaves alone."""
 
+import pickle
 import threading
 
 import numpy as np
@@ -176,6 +177,18 @@ def test_answers_are_in_the_library_of_the_input(other):
         assert portnet.get_backend().holds(method(x))
         assert isinstance(method(X[:4]), np.ndarray)
         assert isinstance(method(X[:4].tolist()), np.ndarray)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_runs_can_be_pickled(name):
+    if name == "torch":
+        pytest.importorskip("torch", reason="torch is not installed")
+    with portnet.use_backend(name):
+        run = classifier().fit(X, LABELS, epochs=1, metrics=["accuracy"])
+    copy = pickle.loads(pickle.dumps(run))
+    np.testing.assert_array_equal(copy.predict(X), run.predict(X))
+    assert copy.history == run.history
+    assert copy.evaluate(X, LABELS) == run.evaluate(X, LABELS)
 
 
 def test_binary_and_multi_label_classes():

@@ -1,0 +1,53 @@
+"""README.md keeps its word: its snippets run, its commands are two, its files exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import portnet
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_first_snippet():
+    draw = np.random.default_rng(0)
+    X, y = draw.standard_normal((3000, 32)), draw.integers(0, 8, 3000)
+    names = {"X": X, "y": y, "Xv": X, "yv": y, "Xnew": X[:5], "Xt": X, "yt": y}
+    exec(SNIPPETS[0].replace("epochs=100)", "epochs=2)"), names)
+    assert len(names["run"].history["loss"]) == 2
+
+
+def test_the_layer_in_ten_lines():
+    names = {}
+    exec(SNIPPETS[1], names)
+    body = re.search(r"^@dataclass.*?(?=\n\n\n)", SNIPPETS[1], re.MULTILINE | re.DOTALL).group()
+    code = [line for line in body.splitlines() if line.strip() and '"""' not in line]
+    assert len(code) <= 10
+    run = portnet.Trainer(names["net"], "squared_error").fit([[0.0], [1.0]], [0.0, 1.0], epochs=2)
+    assert len(run.history["loss"]) == 2
+    assert len(SNIPPETS) == 2
+
+
+def test_there_are_two_commands_near_the_top():
+    done = subprocess.run([sys.executable, ROOT / "ci" / "readme"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+    assert README.index("```bash") < 600
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"(?:portnet|examples|ci)/[\w./]+\w", README)))
+)
+def test_files_that_are_named_exist(path):
+    assert (ROOT / path).exists()
+
+
+def test_backends_are_all_named():
+    for status in portnet.backends():
+        assert f"| `{status.name}` |" in README
