@@ -4,7 +4,7 @@ import platform
 import textwrap
 from importlib.metadata import PackageNotFoundError, version
 
-from . import __version__, backends, get_backend
+from . import BackendUnavailableError, __version__, backends, get_backend
 
 
 def main() -> None:
@@ -24,7 +24,10 @@ def main() -> None:
             print(
                 textwrap.fill(status.reason, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
             )
-    now = get_backend()
+    try:
+        now = get_backend()
+    except (BackendUnavailableError, ValueError) as error:
+        raise SystemExit(f"\n{error}") from None
     print(f"\nnew arrays are born in {now} as {now.dtype}")
 
 

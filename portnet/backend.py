@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import array_api_compat
-import array_api_compat.numpy
 import numpy as np
 
 __all__ = [
@@ -76,7 +75,7 @@ def namespace(*arrays: Array) -> Any:
     Raises TypeError where an argument is no array or where two libraries are mixed.
     """
     if all(type(a) is np.ndarray for a in arrays):  # a tenth of the cost, in every operation
-        return array_api_compat.numpy
+        return _numpy_namespace()
     try:
         return array_api_compat.array_namespace(*arrays)
     except TypeError:
@@ -85,6 +84,11 @@ def namespace(*arrays: Array) -> Any:
             f"expected arrays of one library, got {' and '.join(dict.fromkeys(kinds)) or 'none'}; "
             "portnet.asarray moves data to the backend, portnet.to_numpy to the host"
         ) from None
+
+
+@functools.cache
+def _numpy_namespace() -> Any:
+    return importlib.import_module("array_api_compat.numpy")  # costs more than all of NumPy: late
 
 
 def device(x: Array) -> Any:

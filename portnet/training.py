@@ -217,16 +217,17 @@ class Trainer:
         named = {"X": X, "y": y, "sample_weight": sample_weight}
         held_out = check.validation_set(validation)
         place = check.home(**named, **{f"validation {k}": v for k, v in held_out.items()})
-        X = check.features(X, place, width=getattr(self.model, "n_in", None))
-        params, outputs = self.model.init(random.generator(self.seed), X.shape[1])
-        if self.params is not None:
-            params = check.parameters(self.params, params, place)
-        params = tree.map(lambda p: place.asarray(p, place.dtype), params)
-        state = self.optimizer.init(params)  # type: ignore[union-attr]
-        chosen = check.named_metrics(metrics, self.loss, outputs)
-        run = Run(self, params, state, place, X.shape[1], outputs, chosen)
-        rows = run._rows(X, y, sample_weight, place=place)
-        checked = run._rows(**held_out, name="validation ", place=place) if held_out else None
+        with place.active():
+            X = check.features(X, place, width=getattr(self.model, "n_in", None))
+            params, outputs = self.model.init(random.generator(self.seed), X.shape[1])
+            if self.params is not None:
+                params = check.parameters(self.params, params, place)
+            params = tree.map(lambda p: place.asarray(p, place.dtype), params)
+            state = self.optimizer.init(params)  # type: ignore[union-attr]
+            chosen = check.named_metrics(metrics, self.loss, outputs)
+            run = Run(self, params, state, place, X.shape[1], outputs, chosen)
+            rows = run._rows(X, y, sample_weight)
+            checked = run._rows(**held_out, name="validation ") if held_out else None
         return run, rows, checked
 
 
@@ -297,47 +298,45 @@ class Run:
         chosen = self.metrics
         if metrics is not None:
             chosen = check.named_metrics(metrics, self.trainer.loss, self.outputs)
-        return self._evaluate(self._rows(X, y, sample_weight), chosen)
+        self._reachable(X=X, y=y, sample_weight=sample_weight)
+        with self.place.active():
+            return self._evaluate(self._rows(X, y, sample_weight), chosen)
 
     # What the methods are made of
 
-    def _rows(
-        self, X: Any, y: Any, sample_weight: Any, name: str = "", place: Backend | None = None
-    ) -> _Rows:
+    def _rows(self, X: Any, y: Any, sample_weight: Any, name: str = "") -> _Rows:
         """Return checked features, targets and weights where the parameters are."""
-        place = place or self._reachable(**{name + "X": X, name + "y": y})
+        place, loss = self.place, self.trainer.loss
         X = check.features(X, place, width=self.inputs, name=name + "X")
-        shape = {"rows": X.shape[0], "outputs": self.outputs}
-        y = check.targets(y, place, self.trainer.loss, **shape, name=name + "y")
-        weight = check.row_weights(
-            sample_weight, place, rows=X.shape[0], name=name + "sample_weight"
-        )
-        return X, y, weight
+        rows = X.shape[0]
+        y = check.targets(y, place, loss, rows=rows, outputs=self.outputs, name=name + "y")
+        w = check.row_weights(sample_weight, place, rows=rows, name=name + "sample_weight")
+        return X, y, w
 
-    def _reachable(self, **arrays: Any) -> Backend:
-        """Return where the parameters are; raise TypeError where an array lives elsewhere."""
+    def _reachable(self, **arrays: Any) -> None:
+        """Raise TypeError where an array lives in another library, or on another device."""
         for name, x in arrays.items():
             if not is_host(x) and not self.place.holds(x):
                 raise TypeError(
                     f"{name} is {describe(x)}, but the parameters live in "
                     f"{self.place}: give portnet.to_numpy({name})"
                 )
-        return self.place
 
     def _forward(self, X: Array) -> Array:
         """Return the raw outputs for all rows, block by block."""
         model, rows = self.trainer.model, X.shape[0]
         parts = [X[i : min(i + _BLOCK, rows), :] for i in range(0, rows, _BLOCK)]
-        with self.place.active():
-            blocks = [model.forward(self.params, x)[0] for x in parts]
-            return blocks[0] if len(blocks) == 1 else namespace(X).concat(blocks, axis=0)
+        blocks = [model.forward(self.params, x)[0] for x in parts]
+        return blocks[0] if len(blocks) == 1 else namespace(X).concat(blocks, axis=0)
 
     def _mean(self, pred: Array) -> Array:
         return self.trainer.loss.mean(pred) if hasattr(self.trainer.loss, "mean") else pred
 
     def _answer(self, X: Any, finish: Callable[[Array], Array]) -> Array:
-        x = check.features(X, self._reachable(X=X), width=self.inputs)
-        answer = finish(self._mean(self._forward(x)))
+        self._reachable(X=X)
+        with self.place.active():
+            x = check.features(X, self.place, width=self.inputs)
+            answer = finish(self._mean(self._forward(x)))
         return to_numpy(answer) if is_host(X) else answer
 
     def _classes(self, method: str) -> Callable[[Array], Array]:
@@ -375,13 +374,13 @@ def _epochs(
         for _ in range(epochs):
             with run.place.active():
                 params, state, loss = _one_epoch(step, run, rows, bar.update)
-            trained = replace(run, params=params, state=state, epoch=run.epoch + 1, _log=log)
-            numbers = {"loss": loss}
-            if held_out is not None:
-                found = trained._evaluate(held_out, run.metrics)
-                numbers |= {f"validation_{name}": v for name, v in found.items()}
-            elif run.metrics:
-                numbers |= {**trained._evaluate(rows, run.metrics), "loss": loss}
+                trained = replace(run, params=params, state=state, epoch=run.epoch + 1, _log=log)
+                numbers = {"loss": loss}
+                if held_out is not None:
+                    found = trained._evaluate(held_out, run.metrics)
+                    numbers |= {f"validation_{name}": v for name, v in found.items()}
+                elif run.metrics:
+                    numbers |= {**trained._evaluate(rows, run.metrics), "loss": loss}
             for name, number in numbers.items():
                 log.setdefault(name, []).append(number)
             if not bar.disable:

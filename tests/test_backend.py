@@ -176,6 +176,16 @@ def test_command_line():
     assert "new arrays are born in numpy on cpu as float32" in done
 
 
+def test_command_line_with_a_default_that_cannot_be_used():
+    env = os.environ | {"PORTNET_BACKEND": "nunpy"}
+    command = [sys.executable, "-m", "portnet"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 1
+    assert "\n  numpy" in done.stdout
+    assert "did you mean 'numpy'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 # Finding out ------------------------------------------------------------------------------------
 
 

@@ -79,6 +79,22 @@ def test_step_is_a_pure_function(xp):
         assert portnet.get_backend().holds(a)
 
 
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "huber", "sigmoid_cross_entropy"])
+def test_step_under_jax_jit_is_the_step(loss, jax):
+    """Nothing in a step looks at a value, so that it can be traced, its key included."""
+    net = portnet.mlp([5, 4, 3], "gelu", dropout=0.2, norm="layer")
+    with portnet.use_backend("jax", dtype="float64"):
+        step = make_step(net, portnet.losses.LOSSES[loss](), portnet.Adam())
+        params = portnet.init(net)
+        y = LABELS[:8] if loss == "softmax_cross_entropy" else np.eye(3)[LABELS[:8]]
+        x, y, w = portnet.asarray(X[:8]), portnet.asarray(y), portnet.asarray(np.arange(8.0))
+        key = portnet.rng.key(0, 0)
+        traced = portnet.rng.Key(*(portnet.asarray(np.array([[n]]), dtype="int32") for n in key))
+        eager = step(params, portnet.Adam().init(params), x, y, w, key)
+        jitted = jax.jit(step)(params, portnet.Adam().init(params), x, y, w, traced)
+    assert_near(jitted, eager, 1e-13)
+
+
 def test_fifty_float64_steps_agree_with_numpy(xp):
     """Design section 6: one answer on every library."""
     if xp.float_name != "float64":
