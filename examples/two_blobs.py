@@ -22,19 +22,19 @@ def document(rows=200):
     return X, y, tuple(params[:-1])
 
 
+def trainer(params):
+    """Return the document's gradient descent: all rows in every step, summed, learning rate 0.1."""
+    net = portnet.mlp([2, 8, 4, 1], activation="sigmoid")
+    loss = portnet.SigmoidCrossEntropy(reduction="sum")
+    return portnet.Trainer(net, loss, portnet.SGD(0.1), batch_size=None, params=params)
+
+
 def main():
     options = common.parser(__doc__)
     options.add_argument("--epochs", type=int, default=2000)
     args = common.begin(options)
     X, y, params = document()
-    trainer = portnet.Trainer(
-        portnet.mlp([2, 8, 4, 1], activation="sigmoid"),
-        loss=portnet.SigmoidCrossEntropy(reduction="sum"),
-        optimizer=portnet.SGD(0.1),
-        batch_size=None,
-        params=params,
-    )
-    for run in trainer.epochs(X, y, epochs=args.epochs):
+    for run in trainer(params).epochs(X, y, epochs=args.epochs):
         if run.epoch % 400 == 0:
             loss = run.history["loss"][-1] / len(X)
             accuracy = run.evaluate(X, y, metrics=["accuracy"])["accuracy"]

@@ -11,11 +11,16 @@ os.environ.setdefault(
 os.environ.pop("PORTNET_BACKEND", None)  # the tests say themselves where arrays live
 
 import array_api_strict
+import hypothesis
 import numpy as np
 import pytest
 
 import portnet
 from portnet.backend import backends
+
+# The same examples in every run, however slow the machine: a failure can be had again.
+hypothesis.settings.register_profile("portnet", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("portnet")
 
 STRICTEST = {
     "boolean_indexing": False,

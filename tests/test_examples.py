@@ -95,16 +95,11 @@ def test_two_blobs_prints_the_document(run):
 
 
 def test_two_blobs_follows_the_loop_by_hand():
-    X, y, params = example("two_blobs").document()
+    blobs = example("two_blobs")
+    X, y, params = blobs.document()
     expected, _ = by_hand.two_blobs(X, y, [(p["W"], p["b"]) for p in params[::2]], epochs=300)
     with portnet.use_backend("numpy", dtype="float64"):
-        run = portnet.Trainer(
-            portnet.mlp([2, 8, 4, 1], "sigmoid"),
-            portnet.SigmoidCrossEntropy("sum"),
-            portnet.SGD(0.1),
-            None,
-            params=params,
-        ).fit(X, y, epochs=300)
+        run = blobs.trainer(params).fit(X, y, epochs=300)
     np.testing.assert_allclose(np.array(run.history["loss"]) / 200, expected, rtol=1e-5)
 
 
@@ -266,13 +261,7 @@ def figures(name, backend):
             run = module.train(X, y, epochs=100)
         elif name == "two_blobs":
             X, y, params = module.document()
-            run = portnet.Trainer(
-                portnet.mlp([2, 8, 4, 1], "sigmoid"),
-                portnet.SigmoidCrossEntropy("sum"),
-                portnet.SGD(0.1),
-                None,
-                params=params,
-            ).fit(X, y, epochs=100)
+            run = module.trainer(params).fit(X, y, epochs=100)
         elif name == "patterns_2x2":
             X, run = module.X, module.train("document", 0, 200)
         elif name == "single_neuron":

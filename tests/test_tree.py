@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from portnet import tree
@@ -41,7 +41,6 @@ def test_leaves_and_paths_are_in_the_sorted_order_of_keys():
     assert tree.paths(NEST) == ["[0]['W']", "[0]['b']", "[2][0]", "[2][2]['z'][0]"]
 
 
-@settings(deadline=None)  # the first example imports JAX
 @given(nests)
 def test_same_order_as_jax(nest):
     jax = pytest.importorskip("jax", reason="jax is not installed")
