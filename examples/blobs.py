@@ -10,6 +10,7 @@ import time
 
 import common
 import numpy as np
+from tqdm import tqdm
 
 import portnet
 from portnet import plots
@@ -52,14 +53,17 @@ def compare(args, X, y, Xv, yv):
 
 def main():
     options = common.parser(__doc__)
-    for name, default in {"rows": 200_000, "features": 32, "classes": 8, "epochs": 10,
-                          "batch": 1024, "seed": 0}.items():  # fmt: skip
-        options.add_argument(f"--{name}", type=int, default=default)
-    options.add_argument("--hidden", type=int, nargs="*", default=[128, 128], help="units a layer")
+    options.add_argument("--rows", type=common.at_least(2), default=200_000)
+    for name, default in {"features": 32, "classes": 8, "epochs": 10,
+                          "batch": 1024}.items():  # fmt: skip
+        options.add_argument(f"--{name}", type=common.at_least(1), default=default)
+    options.add_argument("--seed", type=common.at_least(0), default=0)
+    hidden = {"type": common.at_least(1), "nargs": "*", "default": [128, 128]}
+    options.add_argument("--hidden", **hidden, help="units of each hidden layer")
     options.add_argument("--compare", metavar="BACKEND", help="50 float64 steps on both")
     args = common.begin(options, dtype="float32")
     X, y, centres = blobs(args.rows, args.features, args.classes, args.seed)
-    part = args.rows // 10  # every tenth row validates
+    part = -(-args.rows // 10)  # every tenth row validates
     (X, Xv), (y, yv) = (X[part:], X[:part]), (y[part:], y[:part])
     if args.compare:
         return compare(args, X, y, Xv, yv)
@@ -70,8 +74,8 @@ def main():
     ):
         last = {name: numbers[-1] for name, numbers in run.history.items()}
         speed = run.epoch * len(X) / (time.perf_counter() - began)
-        print(f"{run.epoch:5}  {last['loss']:13.4f}  {last['validation_loss']:15.4f}"
-              f"  {last['validation_accuracy']:8.4f}  {speed:9,.0f}", flush=True)  # fmt: skip
+        tqdm.write(f"{run.epoch:5}  {last['loss']:13.4f}  {last['validation_loss']:15.4f}"
+              f"  {last['validation_accuracy']:8.4f}  {speed:9,.0f}")  # fmt: skip
     print(f"Accuracy {last['validation_accuracy']:.4f} on {part:,} validation rows; Bayes' rule "
           f"{best:.4f}; {speed:,.0f} samples per second")  # fmt: skip
     common.picture(

@@ -18,6 +18,17 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return options
 
 
+def at_least(low: int) -> Callable[[str], int]:
+    """Return the type of an option that must be an integer of at least `low`."""
+
+    def integer(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"expected an integer from {low} up, got {text!r}")
+        return int(text)
+
+    return integer
+
+
 def begin(options: argparse.ArgumentParser, dtype: str = "float64") -> argparse.Namespace:
     """Read the options and set the backend; a backend that cannot be used ends the program."""
     args = options.parse_args()

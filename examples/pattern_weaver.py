@@ -50,7 +50,7 @@ def patterns(rows, noise, seed):
 def main():
     options = common.parser(__doc__)
     options.add_argument("--noise", type=float, default=0.2, help="share of flipped cells")
-    options.add_argument("--epochs", type=int, default=1000)
+    options.add_argument("--epochs", type=common.at_least(1), default=1000)
     args = common.begin(options)
     X, y = patterns(400, args.noise, seed=0)
     Xt, yt = patterns(400, args.noise, seed=1)

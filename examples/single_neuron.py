@@ -48,7 +48,7 @@ def report(name, run):
 
 def main():
     options = common.parser(__doc__)
-    options.add_argument("--epochs", type=int, default=10_000)
+    options.add_argument("--epochs", type=common.at_least(1), default=10_000)
     args = common.begin(options)
     runs = {
         "with the document's derivative": train(DocumentSigmoid(), args.epochs),

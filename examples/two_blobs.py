@@ -31,7 +31,7 @@ def trainer(params):
 
 def main():
     options = common.parser(__doc__)
-    options.add_argument("--epochs", type=int, default=2000)
+    options.add_argument("--epochs", type=common.at_least(1), default=2000)
     args = common.begin(options)
     X, y, params = document()
     for run in trainer(params).epochs(X, y, epochs=args.epochs):

@@ -54,7 +54,7 @@ def verdict(lines):
 
 def main():
     options = common.parser(__doc__)
-    options.add_argument("--epochs", type=int, default=10_000)
+    options.add_argument("--epochs", type=common.at_least(1), default=10_000)
     args = common.begin(options)
     start = trainer(1).fit(X, Y, epochs=0)
     print("Loss for the initialized weights:", 2 * start.evaluate([[0, 1]], [[1]])["loss"])

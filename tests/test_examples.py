@@ -306,6 +306,18 @@ def test_wrong_backends_are_told(name, run):
     assert "unknown backend 'numpi': did you mean 'numpy'?" in run.err
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_numbers_are_told(name, run):
+    run(name, "--epochs", "0", code=2)
+    assert "argument --epochs: expected an integer from 1 up, got '0'" in run.err
+
+
+@pytest.mark.parametrize("args", [("--rows", 1), ("--seed", -1), ("--hidden", 0), ("--batch", "x")])
+def test_wrong_numbers_of_blobs_are_told(args, run):
+    run("blobs", *args, code=2)
+    assert f"argument {args[0]}: expected an integer from " in run.err
+
+
 @pytest.mark.parametrize("name", [*NAMES, "common"])
 def test_examples_are_short(name):
     from code_lines import code_lines
