@@ -31,23 +31,25 @@ def bayes(X, centres):
     return np.stack([np.logaddexp(d[:, 0], d[:, 1]) for d in half], axis=1).argmax(axis=1)
 
 
-def network(args):
+def network(args, batch):
     """Return a fresh trainer: the features, the hidden layers, the classes."""
     net = portnet.mlp([args.features, *args.hidden, args.classes])
-    return portnet.Trainer(net, "softmax_cross_entropy", "adam", args.batch, args.seed)
+    return portnet.Trainer(net, "softmax_cross_entropy", "adam", batch, args.seed)
 
 
 def compare(args, X, y, Xv, yv):
     """Train 50 float64 steps on both backends from one seed; print how far apart they are."""
-    rows, found = 10 * args.batch, {}
-    for name in dict.fromkeys((args.backend, args.compare)):
+    batch, found = max(1, min(args.batch, len(X) // 10)), {}
+    rows = min(10 * batch, len(X))
+    for name in (args.backend, args.compare):
         with portnet.use_backend(name, dtype="float64"):
-            run = network(args).fit(X[:rows], y[:rows], epochs=5)
+            run = network(args, batch).fit(X[:rows], y[:rows], epochs=5)
         params = [portnet.to_numpy(p) for p in portnet.tree.leaves(run.params)]
         found[name] = params, (run.predict_class(Xv) == yv).mean()
     (a, accuracy_a), (b, accuracy_b) = found[args.backend], found[args.compare]
     worst = max(float(abs(p - q).max()) for p, q in zip(a, b, strict=True))
-    print(f"Largest parameter difference after 50 float64 steps: {worst:.1e}")
+    steps = 5 * -(-rows // batch)
+    print(f"Largest parameter difference after {steps} float64 steps: {worst:.1e}")
     print(f"Accuracy: {args.backend} {accuracy_a:.4f}, {args.compare} {accuracy_b:.4f}")
 
 
@@ -66,10 +68,13 @@ def main():
     part = -(-args.rows // 10)  # every tenth row validates
     (X, Xv), (y, yv) = (X[part:], X[:part]), (y[part:], y[:part])
     if args.compare:
-        return compare(args, X, y, Xv, yv)
+        try:
+            return compare(args, X, y, Xv, yv)
+        except (portnet.BackendUnavailableError, ValueError) as error:
+            options.error(f"--compare: {error}")
     best, began = (bayes(Xv, centres) == yv).mean(), time.perf_counter()
     print("epoch  training loss  validation loss  accuracy  samples/s")
-    for run in network(args).epochs(
+    for run in network(args, args.batch).epochs(
         X, y, epochs=args.epochs, validation=(Xv, yv), metrics=["accuracy"]
     ):
         last = {name: numbers[-1] for name, numbers in run.history.items()}

@@ -236,10 +236,15 @@ def test_blobs_bayes_rule_is_the_posterior():
 
 def test_blobs_compare(library, run):
     printed = run("blobs", *SMALL, "--compare", library)
-    difference = float(re.search(r"float64 steps: (.*)", printed).group(1))
+    difference = float(re.search(r"after 50 float64 steps: (.*)", printed).group(1))
     assert difference < 1e-12
     first, second = re.search(rf"numpy (0\.\d+), {library} (0\.\d+)", printed).groups()
     assert abs(float(first) - float(second)) < 0.01
+
+
+def test_blobs_compare_with_what_cannot_be_used(run):
+    run("blobs", *SMALL, "--compare", "numpi", code=2)
+    assert "--compare: unknown backend 'numpi': did you mean 'numpy'?" in run.err
 
 
 # On every library -------------------------------------------------------------------------------
