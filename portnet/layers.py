@@ -95,8 +95,9 @@ class Dense:
     ) -> tuple[Array, Cache]:
         """y = x W + b; raises ShapeError unless x is (rows, n_in)."""
         W, b = params["W"], params["b"]
+        xp = namespace(x, W, b)
         _check_width(self, x, W.shape[-2])
-        return namespace(x).matmul(x, W) + b, x
+        return xp.matmul(x, W) + b, x
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
         """dW = x^T dy; db = the sum of the rows of dy; dx = dy W^T."""
@@ -340,7 +341,7 @@ class LayerNorm:
         self, params: Params, x: Array, key: random.Key | None = None
     ) -> tuple[Array, Cache]:
         """y = gamma z + beta."""
-        xp = namespace(x)
+        xp = namespace(x, params["gamma"])
         _check_width(self, x, params["gamma"].shape[-1])
         centred = x - xp.mean(x, axis=-1, keepdims=True)
         var = xp.mean(centred * centred, axis=-1, keepdims=True)

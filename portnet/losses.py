@@ -43,7 +43,7 @@ class _Reduced:
 
     def _reduce(self, row_loss: Array, drow: Array, weight: Array | None) -> tuple[Array, Array]:
         """value = sum(w l) / sum(w), dpred = w dl / sum(w), from l (rows,) and dl (rows, n_out)."""
-        xp = namespace(row_loss)
+        xp = namespace(row_loss, weight)
         rows = row_loss.shape[-1]
         if weight is None:
             value = xp.sum(row_loss, axis=-1)

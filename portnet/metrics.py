@@ -31,7 +31,7 @@ def accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
     """
     xp = namespace(mean, target)
     if mean.shape[-1] == 1:
-        _check("accuracy", mean, target)
+        _check("accuracy", mean, target, weight)
         right = xp.all((mean >= 0.5) == (target >= 0.5), axis=-1)
     else:
         labels = xp.argmax(target, axis=-1) if target.ndim == mean.ndim else target
@@ -41,20 +41,20 @@ def accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
 
 def label_accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
     """Return the share of labels (rows x n_out) on the right side of 0.5: for multi-label."""
-    xp = _check("label_accuracy", mean, target)
+    xp = _check("label_accuracy", mean, target, weight)
     right = xp.astype((mean >= 0.5) == (target >= 0.5), mean.dtype)
     return _average(xp.mean(right, axis=-1), weight)
 
 
 def mean_absolute_error(mean: Array, target: Array, weight: Array | None = None) -> Array:
     """MAE = the mean of |mean - target| over rows and outputs."""
-    xp = _check("mean_absolute_error", mean, target)
+    xp = _check("mean_absolute_error", mean, target, weight)
     return _average(xp.mean(xp.abs(mean - target), axis=-1), weight)
 
 
 def mean_squared_error(mean: Array, target: Array, weight: Array | None = None) -> Array:
     """MSE = the mean of (mean - target)^2 over rows and outputs; no factor 1/2, unlike the loss."""
-    xp = _check("mean_squared_error", mean, target)
+    xp = _check("mean_squared_error", mean, target, weight)
     return _average(xp.mean((mean - target) ** 2, axis=-1), weight)
 
 
@@ -63,7 +63,7 @@ def r2(mean: Array, target: Array, weight: Array | None = None) -> Array:
 
     A constant output counts 1 where it is predicted exactly, else 0 (as scikit-learn has it).
     """
-    xp = _check("r2", mean, target)
+    xp = _check("r2", mean, target, weight)
     w = target * 0 + 1.0 if weight is None else xp.expand_dims(weight, axis=-1)
     centre = xp.sum(w * target, axis=-2, keepdims=True) / xp.sum(w, axis=-2, keepdims=True)
     residual = xp.sum(w * (target - mean) ** 2, axis=-2)
@@ -85,16 +85,16 @@ METRICS: dict[str, Callable[..., Array]] = {
 
 def _average(x: Array, weight: Array | None) -> Array:
     """sum(w x) / sum(w) over rows."""
-    xp = namespace(x)
+    xp = namespace(x, weight)
     if weight is None:
         return xp.mean(x, axis=-1)
     return xp.sum(weight * x, axis=-1) / xp.sum(weight, axis=-1)
 
 
-def _check(name: str, mean: Array, target: Array) -> Any:
+def _check(name: str, mean: Array, target: Array, weight: Array | None) -> Any:
     if mean.shape != target.shape:
         raise ShapeError(
             f"{name}: expected target of shape {tuple(mean.shape)}, like the prediction, "
             f"got {tuple(target.shape)}"
         )
-    return namespace(mean, target)
+    return namespace(mean, target, weight)

@@ -96,6 +96,11 @@ CASES = {
         TypeError,
         "X: sparse data was passed, but dense is requi",
     ),
+    "masked X": (
+        lambda: classify(np.ma.masked_greater(X, 1)),
+        DataError,
+        "X: expected plain numbers, got masked ones: fill them, x.filled(...)",
+    ),
     "NaN in X": (
         lambda: classify(changed(X, (3, 1), np.nan)),
         DataError,
@@ -429,7 +434,16 @@ def test_messages_on_other_libraries(other):
         trainer.fit(large, LABELS)
 
 
-def test_mixed_libraries_in_losses(other):
+def test_mixed_libraries_in_layers_losses_and_metrics(other):
+    both = f"got a numpy array on cpu and a {other.name} array on"
+    for layer in (portnet.Dense(4), portnet.LayerNorm()):
+        params = portnet.init(layer, 4, like=other.asarray(X))
+        with pytest.raises(TypeError, match=both):
+            layer.forward(params, X)
+    with pytest.raises(TypeError, match=both):
+        portnet.SquaredError()(X, X, other.asarray(np.ones(6)))
+    with pytest.raises(TypeError, match=both):
+        portnet.metrics.r2(X, X, other.asarray(np.ones(6)))
     with pytest.raises(TypeError, match=f"got a numpy array on cpu and a {other.name} array on"):
         portnet.SquaredError()(X, other.asarray(X))
 
