@@ -26,7 +26,7 @@ def document_weights():
 
 def trainer(batch_size, reduction="mean"):
     """Return a trainer that takes the rows in their order, with learning rate 0.1."""
-    loss, params = portnet.SquaredError(reduction), document_weights()
+    loss, params = portnet.SquaredError(reduction=reduction), document_weights()
     return portnet.Trainer(NET, loss, portnet.SGD(0.1), batch_size, shuffle=False, params=params)
 
 

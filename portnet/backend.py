@@ -11,18 +11,19 @@ What this file is for:
    piece and what to install.
 """
 
-import difflib
 import functools
 import importlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import array_api_compat
 import numpy as np
+
+from .options import choose
 
 __all__ = [
     "Backend",
@@ -40,6 +41,7 @@ __all__ = [
 
 Array = Any
 FLOATS = ("float32", "float64")
+DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", *FLOATS)
 
 
 class BackendUnavailableError(RuntimeError):
@@ -48,22 +50,6 @@ class BackendUnavailableError(RuntimeError):
 
 class ShapeError(ValueError):
     """An array has the wrong shape; the message says where, what was needed and what was given."""
-
-
-def choose(kind: str, name: Any, names: Iterable[str]) -> None:
-    """Raise ValueError, suggesting the nearest right one, unless `name` is one of `names`."""
-    names = list(names)
-    if name not in names:
-        near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
-        hint = f": did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown {kind} {name!r}{hint} The names are {', '.join(names)}")
-
-
-def integer(what: str, value: Any, low: int) -> int:
-    """Return an option that must be an integer of at least `low`, or raise ValueError."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < low:
-        raise ValueError(f"{what}: expected an integer of at least {low}, got {value!r}")
-    return int(value)
 
 
 # What computes asks its arguments ---------------------------------------------------------------
@@ -120,8 +106,9 @@ class Backend:
     device: Any = field(default=None, hash=False)  # CuPy's devices cannot be hashed
     xp: Any = field(default=None, repr=False, compare=False)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # modules cannot be pickled: by name
-        return _rebuilt, (self.name, self.dtype, self.device, self.xp.__name__)
+    def __reduce__(self) -> tuple[Any, ...]:  # modules and some devices cannot be pickled: names
+        where = _device_text(self.device) if self.name in _LIBRARIES else self.device
+        return _rebuilt, (self.name, self.dtype, where, self.xp.__name__)
 
     def __str__(self) -> str:
         return f"{self.name} on {_device_text(self.device)}"
@@ -135,6 +122,17 @@ class Backend:
         """Tell whether arrays of this dtype can live on this device."""
         return dtype in self.xp.__array_namespace_info__().dtypes(device=self.device)
 
+    def require(self, dtype: str) -> None:
+        """Raise ValueError unless there is a dtype of this name, and this device has it."""
+        choose("dtype", dtype, DTYPES)
+        if not self.supports(dtype):
+            why = (
+                'jax keeps 64 bits off until jax.config.update("jax_enable_x64", True) is called'
+                if self.name == "jax"
+                else f"the device {_device_text(self.device)} has no {dtype}"
+            )
+            raise ValueError(f"the {self.name} backend cannot make {dtype} arrays: {why}")
+
     def holds(self, x: Any) -> bool:
         """Tell whether x is an array of this library on this device."""
         if not array_api_compat.is_array_api_obj(x):
@@ -144,6 +142,8 @@ class Backend:
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
         """Convert lists, frames and arrays of any library; see `portnet.asarray`."""
+        if dtype is not None:
+            self.require(dtype)
         if self.name != "numpy" and self.holds(x):
             x = detached(x)
             if "complex" in _dtype_name(x.dtype):
@@ -159,8 +159,9 @@ class Backend:
             return cast
         host = to_numpy(x)
         host = _cast(host, dtype or (None if host.dtype.kind in "iub" else self.dtype))
-        if not self.supports(host.dtype.name):
+        if host.dtype.name == "int64" and not self.supports("int64"):
             host = _cast(host, "int32")
+        self.require(host.dtype.name)
         if self.name == "torch" and not host.flags.writeable:
             host = host.copy()  # torch shares the memory, and warns where it must not write
         return self.xp.asarray(host, dtype=getattr(self.xp, host.dtype.name), device=self.device)
@@ -173,6 +174,8 @@ class Backend:
 
 
 def _rebuilt(name: str, dtype: str, where: Any, module: str) -> Backend:
+    if name in _LIBRARIES:
+        where = _LIBRARIES[name].find_device(where)
     return Backend(name, dtype, where, importlib.import_module(module))
 
 
@@ -207,7 +210,8 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
             raise ValueError("expected plain numbers, got masked ones: fill them, x.filled(...)")
         return np.asarray(x)
     if array_api_compat.is_torch_array(x):
-        return np.asarray(x.detach().cpu().numpy())
+        x = x.detach().cpu()
+        return np.asarray((x.float() if "bfloat16" in str(x.dtype) else x).numpy())
     if array_api_compat.is_cupy_array(x):
         return np.asarray(x.get())
     if array_api_compat.is_array_api_obj(x) and hasattr(x, "to_device"):
@@ -217,6 +221,8 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
     try:
         return np.asarray(x)
     except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
         raise ValueError(
             "expected a rectangular nest of numbers, got rows of different lengths"
         ) from error
@@ -255,8 +261,8 @@ def use_backend(name: str, *, device: Any = None, dtype: str = "float32") -> Ite
     stack.append(backend)
     try:
         yield backend
-    finally:
-        stack.pop()
+    finally:  # by identity, and not pop: generators may leave their blocks in any order
+        del stack[max(i for i, b in enumerate(stack) if b is backend)]
 
 
 def get_backend() -> Backend:
@@ -375,9 +381,10 @@ def _try_cupy(cupy: Any) -> str:
 # Devices, by the names people use ---------------------------------------------------------------
 
 
-def _cpu_only(name: str) -> None:
+def _cpu_only(name: str) -> str:
     if name != "cpu":
         raise ValueError("NumPy's only device is 'cpu'")
+    return name
 
 
 def _cupy_device(name: str) -> Any:
@@ -448,22 +455,17 @@ def _resolve(name: str, where: Any, dtype: str) -> Backend:
     status = _probe(name)
     if not status.usable:
         raise BackendUnavailableError(f"the {name} backend cannot be used: {status.reason}")
-    if where is not None and isinstance(where, str | int):
+    if where is not None:
         try:
-            where = _LIBRARIES[name].find_device(str(where))
+            given = str(where) if isinstance(where, str | int) else _device_text(where)
+            where = _LIBRARIES[name].find_device(given)
         except ValueError as error:
             raise ValueError(f"unknown device {where!r} for {name}: {error}") from error
     xp = importlib.import_module(_LIBRARIES[name].namespace)
     if where is None:
         where = device(xp.asarray([1.0]))  # the library's default, also where that was changed
     backend = Backend(name, dtype, where, xp)
-    if not backend.supports(dtype):
-        why = (
-            'jax keeps 64 bits off until jax.config.update("jax_enable_x64", True) is called'
-            if name == "jax"
-            else f"the device {_device_text(backend.device)} has no {dtype}"
-        )
-        raise ValueError(f"the {name} backend cannot make {dtype} arrays: {why}")
+    backend.require(dtype)
     return backend
 
 

@@ -17,9 +17,11 @@ import numpy as np
 
 from . import rng as random
 from . import tree
+from . import validation as check
 from .backend import Backend, backend_of, namespace, to_numpy
 from .layers import Layer
-from .losses import Loss
+from .losses import LOSSES, Loss
+from .options import integer, methods, named
 
 Array = Any
 
@@ -29,7 +31,7 @@ class GradientError(AssertionError):
 
 
 def check_layer(
-    layer: Layer, x: Array | None = None, *, n_in: int = 6, rows: int = 5, seed: int = 0
+    layer: Layer, x: Array | None = None, *, n_in: int | None = None, rows: int = 5, seed: int = 0
 ) -> float:
     """Check `layer.backward` against `layer.forward`, in training (with a key) and in inference.
 
@@ -39,7 +41,8 @@ def check_layer(
     x : array (rows, n_in), optional
         Where to check, in any library; random NumPy float64 by default.
     n_in, rows, seed : int
-        Of the random x; the seed also draws the parameters and the directions.
+        Of the random x, which has as many inputs as the layer says, or 6; the seed also draws the
+        parameters and the directions.
 
     Returns
     -------
@@ -52,9 +55,11 @@ def check_layer(
         where a derivative differs, where a backward is not linear in dy, or where a gradient has
         another shape or dtype than its array.
     """
-    draw = random.generator(seed)
-    x = draw.standard_normal((rows, n_in)) if x is None else x
+    methods("a layer", layer, ("init", "forward", "backward"))
+    draw, n_in = random.generator(seed), n_in or getattr(layer, "n_in", None) or 6
+    x = draw.standard_normal((integer("rows", rows, 1), n_in)) if x is None else x
     place = backend_of(x)
+    x = check.features(x, place, name="x")
     params = _random_params(layer, x, draw, place)
     key = random.key(seed, 0)
     worst = 0.0
@@ -80,7 +85,7 @@ def check_loss(
 
     Parameters
     ----------
-    loss : callable
+    loss : str or callable
         ``loss(pred, target, weight) -> value, dpred``.
     pred, target : arrays, optional
         Random by default: a normal pred (5, 3) and a target of that shape in (0, 1).
@@ -97,9 +102,11 @@ def check_loss(
     GradientError
         where the gradient differs from the slope of the value.
     """
-    draw = random.generator(seed)
+    draw, loss = random.generator(seed), named("loss", loss, LOSSES)
+    methods("a loss(pred, target, weight)", loss, ("__call__",))
     pred = draw.standard_normal((5, 3)) if pred is None else pred
     place = backend_of(pred)
+    pred = check.features(pred, place, name="pred")
     if target is None:
         target = place.asarray(draw.uniform(0.05, 0.95, tuple(pred.shape)))
     weight = place.asarray(draw.uniform(0.5, 2.0, (pred.shape[0],)))
@@ -130,11 +137,11 @@ def check_gradients(
     Parameters
     ----------
     model : layer
-    loss : callable
+    loss : str or callable
     X : array (rows, n_in)
         Lists and arrays of any library; cast to float64.
     y : array
-        Integer labels (rows,), or floating targets; these are cast to float64.
+        Integer labels (rows,), or targets (rows, outputs), cast to float64: as in `Trainer.fit`.
     weight : array (rows,), optional
     params : nest of arrays, optional
         Where to check. By default random ones, biases included: at zero biases a row of zeros sits
@@ -150,12 +157,17 @@ def check_gradients(
     ------
     GradientError
         where a derivative differs; the message names the array.
+    DataError, ValueError
+        for data that cannot be used, and where there is no float64.
     """
     there = backend_of(X)
     place = Backend(there.name, "float64", there.device, there.xp)
-    X, y = place.asarray(X, "float64"), place.asarray(y)
-    weight = None if weight is None else place.asarray(weight, "float64")
-    draw = random.generator(seed)
+    methods("a model", model, ("init", "forward", "backward"))
+    draw, loss = random.generator(seed), named("loss", loss, LOSSES)
+    X = check.features(X, place)
+    rows, outputs = X.shape[0], model.init(random.generator(seed), X.shape[1])[1]
+    y = check.targets(y, place, loss, rows=rows, outputs=outputs)
+    weight = check.row_weights(weight, place, rows=rows, name="weight")
     if params is None:
         params = _random_params(model, X, draw, place)
     params = tree.map(lambda p: place.asarray(p, "float64"), params)

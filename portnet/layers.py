@@ -31,11 +31,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from . import rng as random
-from .backend import ShapeError, choose, integer, namespace
+from .backend import ShapeError, namespace
+from .options import choose, integer, methods, number
 
 Array = Any
 Params = Any  # a nest of arrays: see portnet.tree
 Cache = Any
+_METHODS = ("init", "forward", "backward")  # what makes a layer
 
 
 class Layer(Protocol):
@@ -75,7 +77,7 @@ class Dense:
     weights: Any = "glorot_uniform"
 
     def __post_init__(self) -> None:
-        integer("Dense: n_out", self.n_out, 1)
+        object.__setattr__(self, "n_out", integer("Dense: n_out", self.n_out, 1))
         if not callable(self.weights):
             choose("initialiser", self.weights, random.INITIALIZERS)
 
@@ -85,10 +87,10 @@ class Dense:
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """W from the initialiser, b = 0."""
         draw = self.weights if callable(self.weights) else random.INITIALIZERS[self.weights]
-        return {
-            "W": draw(rng, n_in, self.n_out),
-            "b": random.zeros(None, 1, self.n_out),
-        }, self.n_out
+        W, b = draw(rng, n_in, self.n_out), random.zeros(None, 1, self.n_out)
+        if W.shape != (n_in, self.n_out):
+            raise ShapeError(f"{self}: expected W of shape {(n_in, self.n_out)}, drew {W.shape}")
+        return {"W": W, "b": b}, self.n_out
 
     def forward(
         self, params: Params, x: Array, key: random.Key | None = None
@@ -160,8 +162,7 @@ class LeakyReLU(_NoParameters):
     slope: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.slope < 1:
-            raise ValueError(f"LeakyReLU: expected 0 <= slope < 1, got {self.slope!r}")
+        number(self, "slope", "0 <= slope < 1", lambda s: 0 <= s < 1)
 
     def forward(
         self, params: Params, x: Array, key: random.Key | None = None
@@ -298,10 +299,7 @@ class Dropout(_NoParameters):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rate < 1:
-            raise ValueError(
-                f"Dropout: expected 0 <= rate < 1, the probability to drop, got {self.rate!r}"
-            )
+        number(self, "rate", "0 <= rate < 1, the probability to drop", lambda r: 0 <= r < 1)
 
     def forward(
         self, params: Params, x: Array, key: random.Key | None = None
@@ -329,8 +327,7 @@ class LayerNorm:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ValueError(f"LayerNorm: expected eps > 0, got {self.eps!r}")
+        number(self, "eps", "eps > 0", lambda e: 0 < e < math.inf)
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """gamma = 1, beta = 0."""
@@ -383,13 +380,11 @@ class Chain:
     n_in: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layers, Sequence):
+            raise TypeError(f"Chain: expected a list of layers, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))  # so that a list may be given
         for i, layer in enumerate(self.layers):
-            if isinstance(layer, type) or not hasattr(layer, "backward"):
-                raise TypeError(
-                    f"Chain: expected layers[{i}] to have init, forward and backward, got "
-                    f"{layer!r}" + (": write it with ()" if isinstance(layer, type) else "")
-                )
+            methods(f"layers[{i}] of a Chain", layer, _METHODS)
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """Initialise the layers in order, each with the outputs of the one before."""
@@ -435,6 +430,9 @@ class Residual:
     """y = x + f(x): f's outputs as many as its inputs;  dx = dy + the dx of f (He et al. 2015)."""
 
     layer: Layer
+
+    def __post_init__(self) -> None:
+        methods("the layer of a Residual", self.layer, _METHODS)
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """The parameters of f; raises ShapeError unless f has n_in outputs."""
@@ -502,11 +500,9 @@ def mlp(
     >>> mlp([4, 8, 3]).layers
     (Dense(8), ReLU(), Dense(3))
     """
-    sizes = list(sizes)
-    if len(sizes) < 2:
+    if not hasattr(sizes, "__len__") or len(sizes) < 2:
         raise ValueError(f"mlp: expected at least two sizes, inputs and outputs, got {sizes}")
-    for size in sizes:
-        integer("mlp: a size", size, 1)
+    sizes = [integer("mlp: a size", size, 1) for size in sizes]
     hidden = sizes[1:-1]
     if isinstance(activation, str) or not isinstance(activation, Sequence):
         activation = [activation] * len(hidden)
@@ -519,13 +515,13 @@ def mlp(
     for n, name in zip(hidden, activation, strict=True):
         f = _layer("activation", name, ACTIVATIONS)
         default = "he_normal" if isinstance(f, _HALF_OFF) else "glorot_uniform"
-        layers.append(Dense(n, weights or default))
+        layers.append(Dense(n, default if weights is None else weights))
         if norm is not None:
             layers.append(_layer("norm", norm, NORMS))
         layers.append(f)
         if dropout != 0:
             layers.append(Dropout(dropout))
-    layers.append(Dense(sizes[-1], weights or "glorot_uniform"))
+    layers.append(Dense(sizes[-1], "glorot_uniform" if weights is None else weights))
     return Chain(tuple(layers), n_in=sizes[0])
 
 

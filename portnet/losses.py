@@ -17,11 +17,12 @@ which targets must lie; and the cross-entropies ``classes(mean)``, the classes o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from .backend import ShapeError, choose, device, namespace
+from .backend import ShapeError, device, namespace
+from .options import choose, number
 
 Array = Any
 Loss = Callable[..., tuple[Array, Array]]
@@ -31,7 +32,7 @@ Loss = Callable[..., tuple[Array, Array]]
 class _Reduced:
     """What the losses share: the reduction over rows, an identity link, targets anywhere."""
 
-    reduction: str = "mean"
+    reduction: str = field(default="mean", kw_only=True)
     low, high = -inf, inf  # not fields: they belong to the class
 
     def __post_init__(self) -> None:
@@ -92,8 +93,7 @@ class Huber(_Reduced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.delta > 0:
-            raise ValueError(f"Huber: expected delta > 0, got {self.delta!r}")
+        number(self, "delta", "delta > 0", lambda d: d > 0)
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
         """Return value, dpred."""
@@ -139,8 +139,9 @@ class SigmoidCrossEntropy(_Reduced):
         """Return value, dpred."""
         z = pred
         xp = _check(self, z, target)
-        softplus = xp.maximum(z, 0.0) + xp.log1p(xp.exp(-xp.abs(z)))
-        return self._reduce(xp.sum(softplus - target * z, axis=-1), self.mean(z) - target, weight)
+        # log(1 + e^z) - t z, the large terms first: their difference is exact where t is 0 or 1
+        each = (xp.maximum(z, 0.0) - target * z) + xp.log1p(xp.exp(-xp.abs(z)))
+        return self._reduce(xp.sum(each, axis=-1), self.mean(z) - target, weight)
 
     def mean(self, pred: Array) -> Array:
         """P[label] = s(pred)."""
@@ -166,7 +167,9 @@ class SoftmaxCrossEntropy(_Reduced):
     Notes
     -----
     The target is (rows,) integer labels 0 .. classes - 1, or (rows, classes) probabilities in the
-    dtype of z. log p = z - max(z) - log(sum(e^(z - max(z)))) cannot overflow.
+    dtype of z. A label that is no class counts as loss 0: Trainer and `check_gradients` refuse it,
+    the loss itself would have to wait for the device.
+    log p = z - max(z) - log(sum(e^(z - max(z)))) cannot overflow.
     """
 
     label_smoothing: float = 0.0
@@ -174,11 +177,7 @@ class SoftmaxCrossEntropy(_Reduced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(
-                "SoftmaxCrossEntropy: expected 0 <= label_smoothing < 1, "
-                f"got {self.label_smoothing!r}"
-            )
+        number(self, "label_smoothing", "0 <= label_smoothing < 1", lambda a: 0 <= a < 1)
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
         """Return value, dpred."""
@@ -224,8 +223,8 @@ def one_hot(labels: Array, z: Array) -> Array:
             f"{tuple(z.shape[:-1])} or as {z.dtype} probabilities of shape {tuple(z.shape)}, "
             f"got {labels.dtype} of shape {tuple(labels.shape)}"
         )
-    classes = xp.arange(z.shape[-1], dtype=labels.dtype, device=device(z))
-    return xp.astype(xp.expand_dims(labels, axis=-1) == classes, z.dtype)
+    classes = xp.arange(z.shape[-1], device=device(z))  # not in labels' dtype: uint8 ends at 255
+    return xp.astype(xp.astype(labels, classes.dtype)[..., None] == classes, z.dtype)
 
 
 def _check(loss: Any, pred: Array, target: Array) -> Any:

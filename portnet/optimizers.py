@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from . import tree
 from .backend import device, namespace
+from .options import number
 
 Params = Any  # a nest of arrays: see portnet.tree
 State = Any
@@ -38,7 +39,7 @@ class SGD:
     lr: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_lr(self, self.lr)
+        _check_lr(self)
 
     def init(self, params: Params) -> State:
         """Nothing to remember."""
@@ -57,8 +58,8 @@ class Momentum:
     beta: float = 0.9
 
     def __post_init__(self) -> None:
-        _check_lr(self, self.lr)
-        _check_beta(self, "beta", self.beta)
+        _check_lr(self)
+        _check_beta(self, "beta")
 
     def init(self, params: Params) -> State:
         """v = 0."""
@@ -93,11 +94,10 @@ class Adam:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        _check_lr(self, self.lr)
-        _check_beta(self, "beta1", self.beta1)
-        _check_beta(self, "beta2", self.beta2)
-        if not self.eps > 0:
-            raise ValueError(f"Adam: expected eps > 0, got {self.eps!r}")
+        _check_lr(self)
+        _check_beta(self, "beta1")
+        _check_beta(self, "beta2")
+        number(self, "eps", "eps > 0", lambda e: 0 < e < math.inf)
 
     def init(self, params: Params) -> State:
         """t = 0, m = 0, v = 0."""
@@ -141,11 +141,9 @@ def _zero(params: Params) -> Any:
     return 0.0
 
 
-def _check_lr(optimizer: Any, lr: float) -> None:
-    if not 0 < lr < math.inf:
-        raise ValueError(f"{type(optimizer).__name__}: expected a finite lr > 0, got {lr!r}")
+def _check_lr(optimizer: Any) -> None:
+    number(optimizer, "lr", "a finite lr > 0", lambda lr: 0 < lr < math.inf)
 
 
-def _check_beta(optimizer: Any, name: str, beta: float) -> None:
-    if not 0 <= beta < 1:
-        raise ValueError(f"{type(optimizer).__name__}: expected 0 <= {name} < 1, got {beta!r}")
+def _check_beta(optimizer: Any, name: str) -> None:
+    number(optimizer, name, f"0 <= {name} < 1", lambda beta: 0 <= beta < 1)

@@ -5,7 +5,6 @@ where parameters and state are replaced step after step. The host reads numbers 
 within one, losses are added up where the arrays live.
 """
 
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,11 +16,10 @@ from . import tree
 from . import validation as check
 from .backend import (
     Backend,
+    ShapeError,
     backend_of,
-    choose,
     describe,
     get_backend,
-    integer,
     is_host,
     namespace,
     to_numpy,
@@ -29,6 +27,7 @@ from .backend import (
 from .layers import Layer
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
+from .options import integer, methods, named
 
 Array = Any
 Params = Any
@@ -55,9 +54,18 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
         value, dpred = loss(pred, y, weight)
         grads, _ = model.backward(params, caches, dpred)
         updates, state = optimizer.update(grads, state, params)
-        return tree.map(operator.add, params, updates), state, value
+        return tree.map(_add, params, updates), state, value
 
     return step
+
+
+def _add(p: Array, u: Array) -> Array:
+    if p.shape != u.shape or p.dtype != u.dtype:
+        raise ShapeError(
+            f"expected an update of shape {tuple(p.shape)} and dtype {p.dtype}, like its "
+            f"parameter, got {tuple(u.shape)} and {u.dtype}"
+        )
+    return p + u
 
 
 def init(
@@ -79,6 +87,7 @@ def init(
     if n_in is None:
         raise ValueError("init: expected n_in, the number of inputs: this model does not know it")
     place = get_backend() if like is None else backend_of(like)
+    n_in, seed = integer("n_in", n_in, 1), integer("seed", seed, 0)
     params, _ = model.init(random.generator(seed), n_in)
     return tree.map(lambda p: place.asarray(p, place.dtype), params)
 
@@ -91,7 +100,7 @@ class DivergenceError(ArithmeticError):
         self.run = run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trainer:
     """A model, a loss and an optimizer, and how they go through the data.
 
@@ -128,18 +137,16 @@ class Trainer:
     batch_size: int | None = 128
     seed: int = 0
     shuffle: bool = True
-    params: Params | None = field(default=None, repr=False, compare=False)
+    params: Params | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.loss, str):
-            choose("loss", self.loss, LOSSES)
-            object.__setattr__(self, "loss", LOSSES[self.loss]())
-        if isinstance(self.optimizer, str):
-            choose("optimizer", self.optimizer, OPTIMIZERS)
-            object.__setattr__(self, "optimizer", OPTIMIZERS[self.optimizer]())
-        check.methods("model", self.model, ("init", "forward", "backward"))
-        check.methods("loss(pred, target, weight)", self.loss, ("__call__",))
-        check.methods("optimizer", self.optimizer, ("init", "update"))
+        object.__setattr__(self, "loss", named("loss", self.loss, LOSSES))
+        object.__setattr__(self, "optimizer", named("optimizer", self.optimizer, OPTIMIZERS))
+        methods("a model", self.model, ("init", "forward", "backward"))
+        methods("a loss(pred, target, weight)", self.loss, ("__call__",))
+        methods("an optimizer", self.optimizer, ("init", "update"))
+        if not isinstance(self.shuffle, bool):
+            raise ValueError(f"shuffle: expected True or False, got {self.shuffle!r}")
         if self.batch_size is not None:
             integer("batch_size", self.batch_size, 1)
         integer("seed", self.seed, 0)
@@ -169,7 +176,8 @@ class Trainer:
         validation : (X, y) or (X, y, sample_weight), optional
             Evaluated after each epoch.
         sample_weight : (rows,), optional
-            Counts each row that often.
+            Counts each row that often: the loss of all rows is sum(w l) / sum(w). In a batch, w l
+            is summed over its rows and divided by their number and by the mean of all weights.
         metrics : names or functions (mean, target, weight) -> 0-d array
             Computed after each epoch on the validation rows, or on all training rows where there
             are none.
@@ -228,6 +236,7 @@ class Trainer:
             run = Run(self, params, state, place, X.shape[1], outputs, chosen)
             rows = run._rows(X, y, sample_weight)
             checked = run._rows(**held_out, name="validation ") if held_out else None
+            check.check_metrics(chosen, rows[1])
         return run, rows, checked
 
 
@@ -300,7 +309,9 @@ class Run:
             chosen = check.named_metrics(metrics, self.trainer.loss, self.outputs)
         self._reachable(X=X, y=y, sample_weight=sample_weight)
         with self.place.active():
-            return self._evaluate(self._rows(X, y, sample_weight), chosen)
+            rows = self._rows(X, y, sample_weight)
+            check.check_metrics(chosen, rows[1])
+            return self._evaluate(rows, chosen)
 
     # What the methods are made of
 
@@ -349,11 +360,12 @@ class Run:
 
     def _evaluate(self, rows: _Rows, metrics: dict[str, Callable[..., Array]]) -> dict[str, float]:
         X, y, weight = rows
-        pred = self._forward(X)
-        numbers = {"loss": self.trainer.loss(pred, y, weight)[0]}  # type: ignore[operator]
-        mean = self._mean(pred) if metrics else None
-        for name, metric in metrics.items():
-            numbers[name] = metric(mean, y, weight)
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinite loss is told as it is
+            pred = self._forward(X)
+            numbers = {"loss": self.trainer.loss(pred, y, weight)[0]}  # type: ignore[operator]
+            mean = self._mean(pred) if metrics else None
+            for name, metric in metrics.items():
+                numbers[name] = metric(mean, y, weight)
         return dict(zip(numbers, _read(list(numbers.values())), strict=True))
 
 
@@ -367,20 +379,23 @@ def _epochs(
 
     trainer, count = run.trainer, rows[0].shape[0]
     steps = -(-count // (trainer.batch_size or count))
-    step = make_step(trainer.model, trainer.loss, trainer.optimizer)  # type: ignore[arg-type]
+    loss = trainer.loss
+    if rows[2] is not None and getattr(loss, "reduction", None) == "mean":
+        loss = replace(loss, reduction="sum")  # type: ignore[type-var]  # see _one_epoch
+    step = make_step(trainer.model, loss, trainer.optimizer)  # type: ignore[arg-type]
     log: dict[str, list[float]] = {name: list(v) for name, v in run.history.items()}
     hidden = None if progress is None else not progress  # None: hidden unless on a terminal
     with tqdm(total=epochs * steps, unit="step", disable=hidden, leave=True) as bar:
         for _ in range(epochs):
             with run.place.active():
-                params, state, loss = _one_epoch(step, run, rows, bar.update)
+                params, state, value = _one_epoch(step, run, rows, bar.update)
                 trained = replace(run, params=params, state=state, epoch=run.epoch + 1, _log=log)
-                numbers = {"loss": loss}
+                numbers = {"loss": value}
                 if held_out is not None:
                     found = trained._evaluate(held_out, run.metrics)
                     numbers |= {f"validation_{name}": v for name, v in found.items()}
                 elif run.metrics:
-                    numbers |= {**trained._evaluate(rows, run.metrics), "loss": loss}
+                    numbers |= {**trained._evaluate(rows, run.metrics), "loss": value}
             for name, number in numbers.items():
                 log.setdefault(name, []).append(number)
             if not bar.disable:
@@ -393,37 +408,41 @@ def _one_epoch(
     step: Step, run: Run, data: _Rows, advance: Callable[[int], Any]
 ) -> tuple[Params, State, float]:
     """Go through the rows once; returns the new parameters and state, and the loss."""
-    (X, _, weight), trainer, xp = data, run.trainer, run.place.xp
-    rows, batch = X.shape[0], trainer.batch_size
-    params, state = run.params, run.state
-    key = random.key(trainer.seed, run.epoch)
+    (X, y, weight), trainer, xp = data, run.trainer, run.place.xp
+    rows, batch = X.shape[0], trainer.batch_size or X.shape[0]
+    params, state, key = run.params, run.state, random.key(trainer.seed, run.epoch)
+    averaged = getattr(trainer.loss, "reduction", "mean") == "mean"
     order = None
-    if batch is not None and trainer.shuffle:
+    if trainer.batch_size is not None and trainer.shuffle:
         order = run.place.asarray(random.order(trainer.seed, run.epoch, rows))
+    if weight is not None and averaged:
+        # A batch divides by its rows, not by its weights: else a row would count by its neighbours,
+        # and not at all in a batch of its own. All rows together it is sum(w l) / sum(w).
+        weight = weight / xp.mean(weight)
     # Kept where the arrays are: the sum of the losses, and the number of steps in which it was
     # finite. A sum that stopped being finite stays so: the next step was the first bad one.
-    zero = total = finite = xp.zeros((), dtype=run.place.real, device=run.place.device)
-    averaged = getattr(trainer.loss, "reduction", "mean") == "mean"
+    wide = xp.float64 if run.place.supports("float64") else xp.float32
+    total = finite = xp.zeros((), dtype=wide, device=run.place.device)
     with np.errstate(over="ignore", invalid="ignore"):  # the sum tells, and the error says more
-        for start in range(0, rows, batch or rows):
-            stop = min(start + (batch or rows), rows)
-            x, t, w = (_batch(xp, a, order, start, stop) for a in data)
+        for start in range(0, rows, batch):
+            stop = min(start + batch, rows)
+            x, t, w = (_batch(xp, a, order, start, stop) for a in (X, y, weight))
+            w = w / (stop - start) if w is not None and averaged else w
             params, state, value = step(params, state, x, t, w, key._replace(first=start))
-            if averaged:
-                value = value * (stop - start if w is None else xp.sum(w))
-            total = total + value
-            finite = finite + xp.astype(xp.isfinite(total), total.dtype)
+            total = total + value * (stop - start if averaged else 1)
+            finite = finite + xp.astype(xp.isfinite(total), wide)
             advance(1)
-    count = zero + rows if weight is None else xp.sum(weight)
-    loss, good, count = _read([total, finite, count])  # the host waits here, once per epoch
-    if not np.isfinite(loss):
+    sound = [xp.astype(xp.all(xp.isfinite(p)), wide) for p in tree.leaves(params)]
+    loss, good, *intact = _read([total, finite, *sound])  # the host waits here, once per epoch
+    if not np.isfinite(loss) or not all(intact):
+        what, last = ("loss", good + 1) if not np.isfinite(loss) else ("parameters", good)
         raise DivergenceError(
-            f"the loss stopped being finite in epoch {run.epoch + 1}, step {int(good) + 1}; the "
-            "parameters are as before that epoch (error.run). Try a smaller learning rate, or "
+            f"the {what} stopped being finite in epoch {run.epoch + 1}, step {int(last)}; the run "
+            "as it was before that epoch is the error's `run`. Try a smaller learning rate, or "
             "scale the inputs to about -1 to 1",
             run,
         )
-    return params, state, loss / count if averaged else loss
+    return params, state, loss / rows if averaged else loss
 
 
 def _batch(xp: Any, a: Array | None, order: Array | None, start: int, stop: int) -> Array | None:
@@ -433,6 +452,8 @@ def _batch(xp: Any, a: Array | None, order: Array | None, start: int, stop: int)
     return xp.take(a, order[start:stop], axis=0)
 
 
-def _read(numbers: list[Array]) -> list[float]:
-    """Return 0-d arrays as floats, with one wait for the device."""
-    return [float(v) for v in to_numpy(namespace(*numbers).stack(numbers))]
+def _read(numbers: list[Any]) -> list[float]:
+    """Return 0-d arrays and numbers as floats, with one wait for the device."""
+    arrays = [v for v in numbers if hasattr(v, "shape")]
+    host = iter(to_numpy(namespace(*arrays).stack(arrays)) if arrays else ())
+    return [float(next(host) if hasattr(v, "shape") else v) for v in numbers]

@@ -14,15 +14,25 @@ from . import tree
 from .backend import (
     Backend,
     backend_of,
-    choose,
     describe,
     get_backend,
     is_host,
     to_numpy,
 )
 from .losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
+from .options import choose
 
-__all__ = ["DataError", "features", "home", "methods", "named_metrics", "parameters", "targets"]
+__all__ = [
+    "DataError",
+    "check_metrics",
+    "features",
+    "home",
+    "named_metrics",
+    "parameters",
+    "row_weights",
+    "targets",
+    "validation_set",
+]
 
 Array = Any
 
@@ -83,6 +93,11 @@ def targets(
         raise DataError(f"{name}: expected targets, got None")
     _refuse_text(y, name, loss, outputs)
     labels = isinstance(loss, SoftmaxCrossEntropy)
+    if labels and outputs < 2:
+        raise DataError(
+            "softmax_cross_entropy needs a network with an output for each class, at least 2; this "
+            "one has 1: with one output for two classes, use sigmoid_cross_entropy"
+        )
     y = _numbers(y, place, name)
     integral = place.xp.isdtype(y.dtype, "integral")
     if y.ndim == 0 or y.shape[0] != rows:
@@ -95,9 +110,10 @@ def targets(
                 f"{name}: expected integer labels from 0 to {outputs - 1}, or probabilities of "
                 f"shape ({rows}, {outputs}); got {y.dtype} of shape {tuple(y.shape)}"
             )
+        y = _numbers(y, place, name, "int64" if place.supports("int64") else "int32")
         _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
         return y
-    if not hasattr(loss, "low") and integral:  # a loss of the user's own may want integers
+    if not hasattr(loss, "low") and integral and outputs > 1:  # one's own may want labels
         return y
     y = _numbers(y, place, name, place.dtype)
     if y.ndim == 1 and outputs == 1 and not labels:
@@ -158,24 +174,18 @@ def parameters(given: Any, expected: Any, place: Backend) -> Any:
                 "Move one of them: portnet.asarray(x), portnet.to_numpy(x)"
             )
         _check_finite(_numbers(g, place, f"params{path}", place.dtype), f"params{path}")
-    return tree.map(lambda g: place.asarray(g, place.dtype), given)
-
-
-def methods(what: str, given: Any, names: tuple[str, ...]) -> None:
-    """Raise TypeError unless an object (and not its class) has these methods."""
-    if isinstance(given, type) or not all(hasattr(given, name) for name in names):
-        hint = ": write it with ()" if isinstance(given, type) else ""
-        raise TypeError(f"Trainer: expected {what} with {', '.join(names)}, got {given!r}{hint}")
+    # Copied, so that a run does not change when its owner writes into what was given.
+    return tree.map(lambda g: place.xp.asarray(place.asarray(g, place.dtype), copy=True), given)
 
 
 def named_metrics(
-    metrics: Iterable[str | Callable[..., Array]], loss: Any, outputs: int
+    metrics: Iterable[str | Callable[..., Array]] | None, loss: Any, outputs: int
 ) -> dict[str, Callable[..., Array]]:
     """Return name -> function; names are those of `portnet.metrics.METRICS`."""
     if isinstance(metrics, str) or callable(metrics):
         metrics = [metrics]
-    found = {}
-    for metric in metrics:
+    found: dict[str, Callable[..., Array]] = {}
+    for metric in metrics or ():
         if not callable(metric):
             choose("metric", metric, _metrics.METRICS)
             metric = _metrics.METRICS[metric]
@@ -184,15 +194,36 @@ def named_metrics(
                 f"metric 'accuracy' looks for one class a row, but this network has {outputs} "
                 "labels a row: use 'label_accuracy'"
             )
-        found[getattr(metric, "__name__", repr(metric))] = metric
+        name = getattr(metric, "__name__", repr(metric))
+        if name == "loss" or name in found:
+            raise ValueError(
+                f"metrics: expected functions of different names, none of them 'loss', got {name!r}"
+                + (" twice" if name in found else "")
+            )
+        found[name] = metric
     return found
+
+
+def check_metrics(metrics: dict[str, Callable[..., Array]], y: Array, name: str = "y") -> None:
+    """Raise ValueError for a metric of numbers where the targets are labels (rows,)."""
+    numbers = {
+        _metrics.label_accuracy,
+        _metrics.mean_absolute_error,
+        _metrics.mean_squared_error,
+        _metrics.r2,
+    }
+    for metric, function in metrics.items():
+        if y.ndim == 1 and function in numbers:
+            raise ValueError(
+                f"metric {metric!r} compares numbers, but {name} holds labels: use 'accuracy'"
+            )
 
 
 # What the checks are made of --------------------------------------------------------------------
 
 
 def _numbers(x: Any, place: Backend, name: str, dtype: str | None = None) -> Array:
-    if hasattr(x, "toarray"):
+    if hasattr(x, "toarray") or getattr(x, "is_sparse", False):
         raise TypeError(f"{name}: sparse data was passed, but dense is required: use .toarray()")
     try:
         return place.asarray(x, dtype)

@@ -45,6 +45,19 @@ def test_set_and_use():
     assert (portnet.get_backend().name, portnet.get_backend().dtype) == ("numpy", "float64")
 
 
+def test_blocks_may_end_in_any_order():
+    def generator():
+        with portnet.use_backend("array_api_strict"):
+            yield
+
+    inner = generator()
+    next(inner)
+    with portnet.use_backend("numpy", dtype="float64"):
+        inner.close()  # the outer block ends first
+        assert portnet.get_backend().dtype == "float64"
+    assert (portnet.get_backend().name, portnet.get_backend().dtype) == ("numpy", "float32")
+
+
 def test_use_ends_also_with_an_error():
     with pytest.raises(ZeroDivisionError), portnet.use_backend("array_api_strict"):
         1 / 0  # noqa: B018
@@ -128,6 +141,11 @@ def test_unknown_devices_of_torch_and_jax(torch, jax):
 def test_float64_on_jax_needs_x64(jax):
     jax.config.update("jax_enable_x64", False)
     try:
+        with portnet.use_backend("jax"):
+            with pytest.raises(ValueError, match="jax_enable_x64"):
+                portnet.asarray([1.7, 2.9], dtype="float64")
+            with pytest.raises(ValueError, match="jax_enable_x64"):
+                portnet.check_gradients(portnet.mlp([2, 2]), "huber", [[0.5, 1.5]], [[1.0, 2.0]])
         with pytest.raises(ValueError, match=r"jax\.config\.update\(\"jax_enable_x64\", True\)"):
             portnet.set_backend("jax", dtype="float64")
         with portnet.use_backend("jax"):
@@ -372,6 +390,41 @@ def test_frames_and_objects():
 def test_asarray_refuses(data, message):
     with pytest.raises(ValueError, match=message):
         portnet.asarray(data)
+
+
+def test_dtypes_that_there_are_not():
+    with pytest.raises(ValueError, match="unknown dtype 'flaot32': did you mean 'float32'"):
+        portnet.asarray([1.0], dtype="flaot32")
+    with pytest.raises(ValueError, match="unknown dtype 'float16'"):
+        portnet.asarray([1.7], dtype="float16")
+    with (
+        portnet.use_backend("array_api_strict", device="no_float64"),
+        pytest.raises(ValueError, match="the device no_float64 has no float64"),
+    ):
+        portnet.asarray([1.7], dtype="float64")
+
+
+def test_bfloat16_and_sparse_tensors(torch):
+    x = torch.tensor([[1.5, 2.0]])
+    np.testing.assert_array_equal(portnet.to_numpy(x.bfloat16()), [[1.5, 2.0]])
+    with pytest.raises(TypeError, match="X: sparse data was passed"):
+        portnet.Trainer(portnet.mlp([2, 2]), "huber").fit(x.to_sparse(), [[1.0, 1.0]])
+
+
+def test_errors_of_an_array_of_ones_own_go_through():
+    class Broken:
+        def __array__(self, dtype=None, copy=None):
+            raise ValueError("the disk is on fire")
+
+    with pytest.raises(ValueError, match="the disk is on fire"):
+        portnet.asarray(Broken())
+
+
+def test_device_objects(torch):
+    portnet.set_backend("torch", device=torch.device("cpu"))
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match=r"unknown device .*cuda.* for torch"):
+            portnet.set_backend("torch", device=torch.device("cuda"))
 
 
 def test_integers_that_do_not_fit():

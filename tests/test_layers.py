@@ -1,5 +1,6 @@
 """Layers: their values, their gradients by oracles that are not portnet, and their edges."""
 
+import dataclasses
 import inspect
 import pickle
 
@@ -119,6 +120,20 @@ def test_no_overflow_at_1000(layer, dtype, xp):
         assert np.isfinite(xp.numpy(array)).all()
 
 
+@pytest.mark.parametrize("layer", CASES, ids=repr)
+def test_numpy_scalars_as_options_widen_nothing(layer):
+    fields = {
+        name: np.float64(value) for name, value in vars(layer).items() if isinstance(value, float)
+    }
+    layer = dataclasses.replace(layer, **fields)
+    params, _ = layer.init(rng.generator(0), 6)
+    params = tree.map(lambda p: p.astype("float32"), params)
+    y, cache = layer.forward(params, np.ones((3, 6), "float32"), rng.key(0, 0))
+    grads, dx = layer.backward(params, cache, y)
+    assert {a.dtype.name for a in (y, dx, *tree.leaves(grads))} == {"float32"}
+    assert all(type(value) is not np.float64 for value in vars(layer).values())
+
+
 def test_dense_by_hand(xp):
     params = {"W": xp.asarray([[1.0, 2.0], [3.0, 4.0]]), "b": xp.asarray([[10.0, 20.0]])}
     x, dy = xp.asarray([[1.0, 1.0], [2.0, 0.0], [0.0, -1.0]]), xp.asarray([[1.0, 0.0]] * 3)
@@ -230,6 +245,11 @@ def test_mlp_layout():
         "glorot_uniform",
     ]
     assert layers.mlp([3, 2]).layers == (layers.Dense(2),)
+    for name in layers.ACTIVATIONS:  # He's weights where half of the units are off
+        saturates = name in ("identity", "sigmoid", "tanh")
+        first = layers.mlp([3, 4, 2], name).layers[0]
+        assert first.weights == ("glorot_uniform" if saturates else "he_normal"), name
+    assert layers.mlp([3, 4, 2], weights="zeros").layers[0].weights == "zeros"
     assert layers.mlp([3, 4, 2], activation=layers.LeakyReLU(0.2)).layers[1].slope == 0.2
 
 
@@ -265,8 +285,33 @@ def test_shape_errors_name_the_place():
         (lambda: layers.mlp([4, 3, 2], "rellu"), ValueError, "did you mean 'relu'"),
         (lambda: layers.mlp([4, 3, 2], ["relu", "relu"]), ValueError, "each of 1 hidden layers"),
         (lambda: layers.mlp([4, 3, 2], norm="layr"), ValueError, "did you mean 'layer'"),
-        (lambda: layers.Chain([layers.ReLU]), TypeError, r"layers\[0\].*write it with \(\)"),
-        (lambda: layers.Chain([3]), TypeError, "to have init, forward and backward, got 3"),
+        (
+            lambda: layers.Chain([layers.ReLU]),
+            TypeError,
+            r"layers\[0\] of a Chain.*write it with \(\)",
+        ),
+        (lambda: layers.Chain([3]), TypeError, "with init, forward, backward, got 3"),
+        (
+            lambda: layers.Chain(layers.ReLU()),
+            TypeError,
+            "Chain: expected a list of layers, got ReLU",
+        ),
+        (lambda: layers.Residual(layers.ReLU), TypeError, "the layer of a Residual.*write it with"),
+        (lambda: layers.LeakyReLU("a"), ValueError, "LeakyReLU: expected 0 <= slope < 1, got 'a'"),
+        (lambda: layers.Dense(3, np.eye(3)), ValueError, "unknown initialiser"),
+        (lambda: layers.mlp([3, 2], weights=np.eye(3)), ValueError, "unknown initialiser"),
+        (lambda: layers.mlp(5), ValueError, "mlp: expected at least two sizes"),
+        (lambda: layers.mlp(np.eye(3)), ValueError, "mlp: a size: expected an integer"),
+        (
+            lambda: layers.mlp([3, 3, 2], dropout=None),
+            ValueError,
+            "Dropout: expected 0 <= rate < 1",
+        ),
+        (
+            lambda: portnet.init(layers.Dense(3, lambda g, n, m: np.zeros((m, n))), 2),
+            ValueError,
+            r"Dense\(3\): expected W of shape \(2, 3\), drew \(3, 2\)",
+        ),
         (lambda: portnet.init(layers.Dense(3)), ValueError, "expected n_in"),
         (lambda: portnet.init(layers.mlp([4, 2]), 5), ValueError, "expected 4 features, got 5"),
     ],

@@ -12,16 +12,16 @@ from portnet import losses
 
 CASES = [
     losses.SquaredError(),
-    losses.SquaredError("sum"),
+    losses.SquaredError(reduction="sum"),
     losses.AbsoluteError(),
     losses.Huber(),
     losses.Huber(delta=0.3),
     losses.PoissonLoss(),
     losses.SigmoidCrossEntropy(),
-    losses.SigmoidCrossEntropy("sum"),
+    losses.SigmoidCrossEntropy(reduction="sum"),
     losses.SoftmaxCrossEntropy(),
     losses.SoftmaxCrossEntropy(label_smoothing=0.2),
-    losses.SoftmaxCrossEntropy("sum"),
+    losses.SoftmaxCrossEntropy(reduction="sum"),
 ]
 # No number sits on a kink: there, every library has a derivative of its own choice.
 PRED = np.array([[0.5, -1.0, 2.0], [-3.0, 0.2, 0.1], [1.5, 1.4, -0.6], [0.05, 2.5, 1.0]])
@@ -141,6 +141,32 @@ def test_no_overflow_at_1000(loss, dtype, xp):
     assert np.isfinite(xp.numpy(loss.mean(z))).all()
 
 
+def test_numpy_scalars_as_options_widen_nothing():
+    p, t = PRED.astype("float32"), TARGET.astype("float32")
+    for loss in (losses.Huber(np.float64(0.5)), losses.SoftmaxCrossEntropy(np.float64(0.1))):
+        value, dpred = loss(p, t)
+        assert value.dtype == dpred.dtype == np.float32
+
+
+def test_confident_sigmoids_keep_their_digits(xp):
+    z = np.array([[10.0], [15.0], [-15.0]])
+    value, _ = losses.SigmoidCrossEntropy(reduction="sum")(
+        xp.asarray(z, "float32"), xp.asarray(np.array([[1.0], [1.0], [0.0]]), "float32")
+    )
+    xp.assert_close(value, np.log1p(np.exp(-abs(z))).sum(), rtol=1e-6, dtype="float32")
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32"])
+def test_narrow_labels_of_many_classes(dtype):
+    labels = np.array([3, 100, 7])
+    z = np.random.default_rng(0).standard_normal((3, 300))
+    expected = losses.SoftmaxCrossEntropy()(z, labels)
+    for got, wanted in zip(
+        losses.SoftmaxCrossEntropy()(z, labels.astype(dtype)), expected, strict=True
+    ):
+        np.testing.assert_array_equal(got, wanted)
+
+
 def test_means_and_classes(xp):
     z = xp.asarray(PRED)
     xp.assert_close(losses.SquaredError().mean(z), PRED)
@@ -221,8 +247,9 @@ def test_losses_are_values(loss):
             portnet.ShapeError,
             r"Huber: expected weight of shape \(4,\) and dtype float64, got \(4, 1\)",
         ),
-        (lambda: losses.SquaredError("avg"), ValueError, "unknown reduction 'avg'"),
+        (lambda: losses.SquaredError(reduction="avg"), ValueError, "unknown reduction 'avg'"),
         (lambda: losses.Huber(delta=-1), ValueError, "Huber: expected delta > 0, got -1"),
+        (lambda: losses.Huber(delta=None), ValueError, "Huber: expected delta > 0, got None"),
         (
             lambda: losses.SoftmaxCrossEntropy(label_smoothing=1),
             ValueError,

@@ -139,6 +139,15 @@ def test_float32_stays_float32(name, xp):
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_numpy_scalars_as_options_widen_nothing(name):
+    given = {k: np.float64(v) for k, v in vars(CASES[name][0]).items()}
+    optimizer = type(CASES[name][0])(**given)
+    params = tree.map(lambda p: p.astype("float32"), START)
+    params, state = run(optimizer, params, lambda p: p, 3)
+    assert {a.dtype.name for a in (*tree.leaves(params), *tree.leaves(state))} == {"float32"}
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_optimizers_are_values_and_bear_nothing_to_learn(name):
     optimizer = CASES[name][0]
     assert pickle.loads(pickle.dumps(optimizer)) == optimizer
@@ -156,6 +165,9 @@ def test_optimizers_are_values_and_bear_nothing_to_learn(name):
         (lambda: Adam(beta1=-0.1), "Adam: expected 0 <= beta1 < 1, got -0.1"),
         (lambda: Adam(beta2=2), "Adam: expected 0 <= beta2 < 1, got 2"),
         (lambda: Adam(eps=0), "Adam: expected eps > 0, got 0"),
+        (lambda: SGD("0.1"), "SGD: expected a finite lr > 0, got '0.1'"),
+        (lambda: SGD(None), "SGD: expected a finite lr > 0, got None"),
+        (lambda: SGD(True), "SGD: expected a finite lr > 0, got True"),
     ],
 )
 def test_bad_options(make, message):

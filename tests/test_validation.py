@@ -345,12 +345,12 @@ CASES = {
     "loss without ()": (
         lambda: portnet.Trainer(NET, portnet.SquaredError),
         TypeError,
-        "Trainer: expected loss(pred, target, weight) with __call__, got <class",
+        "expected a loss(pred, target, weight) with __call__, got <class",
     ),
     "loss of None": (
         lambda: portnet.Trainer(NET, None),
         TypeError,
-        "expected loss(pred, target, weigh",
+        "expected a loss(pred, target, weight) with __call__, got None",
     ),
     "unknown optimizer": (
         lambda: portnet.Trainer(NET, "huber", "adan"),
@@ -360,12 +360,12 @@ CASES = {
     "optimizer without ()": (
         lambda: portnet.Trainer(NET, "huber", portnet.Adam),
         TypeError,
-        "Trainer: expected optimizer with init, update, got <class",
+        "expected an optimizer with init, update, got <class",
     ),
     "model without methods": (
         lambda: portnet.Trainer([4, 3], "huber"),
         TypeError,
-        "Trainer: expected model with init, forward, backward, got [4, 3]",
+        "expected a model with init, forward, backward, got [4, 3]",
     ),
     "unknown metric": (
         lambda: classify(fit={"metrics": ["acuracy"]}),
@@ -378,6 +378,67 @@ CASES = {
         ),
         ValueError,
         "metric 'accuracy' looks for one class a row, but this network has 3 labels a row: use 'label_",
+    ),
+    "shuffle in words": (
+        lambda: classify(shuffle="False"),
+        ValueError,
+        "shuffle: expected True or False, got 'False'",
+    ),
+    "epochs in an array": (
+        lambda: classify(fit={"epochs": np.array([1, 2])}),
+        ValueError,
+        "epochs: expected an integer of at least 0, got array([1, 2])",
+    ),
+    "two metrics of one name": (
+        lambda: regress(metrics=[lambda m, t, w: 0.0, lambda m, t, w: 1.0]),
+        ValueError,
+        "metrics: expected functions of different names, none of them 'loss', got '<lambda>' twice",
+    ),
+    "a metric of numbers for labels": (
+        lambda: classify(fit={"metrics": ["r2"]}),
+        ValueError,
+        "metric 'r2' compares numbers, but y holds labels: use 'accuracy'",
+    ),
+    "softmax of one output": (
+        lambda: regress(y=[0] * 6, loss="softmax_cross_entropy"),
+        DataError,
+        "softmax_cross_entropy needs a network with an output for each class, at least 2",
+    ),
+    # gradient checks
+    "checking on NaN": (
+        lambda: portnet.check_gradients(NET, "huber", X * np.nan, X[:, :3]),
+        DataError,
+        "X contains NaN at row 0, column 0 (and 23 more)",
+    ),
+    "checking on labels out of range": (
+        lambda: portnet.check_gradients(NET, "softmax_cross_entropy", X, LABELS + 9),
+        DataError,
+        "y: expected labels from 0 to 2 (the network has 3 outputs), got 9 at row 0",
+    ),
+    "checking an unknown loss": (
+        lambda: portnet.check_gradients(NET, "hubert", X, X),
+        ValueError,
+        "unknown loss 'hubert': did you mean 'huber'?",
+    ),
+    "checking a class": (
+        lambda: portnet.check_layer(portnet.ReLU),
+        TypeError,
+        "expected a layer with init, forward, backward, got <class 'portnet.layers.ReLU'>: write it",
+    ),
+    "checking no rows": (
+        lambda: portnet.check_layer(portnet.ReLU(), rows=0),
+        ValueError,
+        "rows: expected an integer of at least 1, got 0",
+    ),
+    "initialising from a negative seed": (
+        lambda: portnet.init(NET, seed=-1),
+        ValueError,
+        "seed: expected an integer of at least 0, got -1",
+    ),
+    "initialising without inputs": (
+        lambda: portnet.init(portnet.Dense(3), 0),
+        ValueError,
+        "n_in: expected an integer of at least 1, got 0",
     ),
     # runs
     "classes of a regression": (
