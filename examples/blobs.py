@@ -65,7 +65,7 @@ def main():
     options.add_argument("--compare", metavar="BACKEND", help="50 float64 steps on both")
     args = common.begin(options, dtype="float32")
     X, y, centres = blobs(args.rows, args.features, args.classes, args.seed)
-    part = -(-args.rows // 10)  # every tenth row validates
+    part = -(-args.rows // 10)  # the first tenth of the rows validates
     (X, Xv), (y, yv) = (X[part:], X[:part]), (y[part:], y[:part])
     if args.compare:
         try:

@@ -35,7 +35,11 @@ def train(X, y, hidden_size=4, lr=0.1, epochs=1000):
 
 def pattern_recognition_nn(X, y, hidden_size=4, lr=0.1, epochs=1000):
     """Train on X (rows, features) and y (rows,) of 0 or 1; return 0/1 integers (rows,)."""
-    run = train(X, y, hidden_size, lr, epochs)
+    return predictions(train(X, y, hidden_size, lr, epochs), X)
+
+
+def predictions(run, X):
+    """Return 1 where the probability is above 0.5, else 0."""
     return (portnet.to_numpy(run.predict(X)) > 0.5).astype(int).flatten()
 
 
@@ -54,11 +58,9 @@ def main():
     args = common.begin(options)
     X, y = patterns(400, args.noise, seed=0)
     Xt, yt = patterns(400, args.noise, seed=1)
-    accuracy = (pattern_recognition_nn(X, y, epochs=args.epochs) == y).mean()
-    print(f"Training accuracy: {accuracy:.3f}")
     run = train(X, y, epochs=args.epochs)
-    right = run.predict_class(Xt) == yt
-    print(f"Accuracy on new patterns: {right.mean():.3f}")
+    print(f"Training accuracy: {(predictions(run, X) == y).mean():.3f}")
+    print(f"Accuracy on new patterns: {(predictions(run, Xt) == yt).mean():.3f}")
     captions = [("plus" if p < 0.5 else "cross") + f" {p:.2f}" for p in run.predict(Xt[:10])[:, 0]]
     title = "Noisy pluses and crosses, with the probability of a cross"
     images = list(Xt[:10].reshape(-1, 5, 5))

@@ -31,11 +31,9 @@ def document_weights():
 def train(init, seed, epochs):
     """Return the first run that has all eight right; starts whose ReLUs die are drawn again."""
     for attempt in range(20):
-        params = document_weights() if init == "document" else None
-        trainer = portnet.Trainer(
-            NET, "softmax_cross_entropy", portnet.SGD(0.1), None, seed + 10_000 * attempt,
-            params=params,
-        )  # fmt: skip
+        start = {"params": document_weights()} if init == "document" else {}
+        start["seed"] = seed + 10_000 * attempt
+        trainer = portnet.Trainer(NET, "softmax_cross_entropy", portnet.SGD(0.1), None, **start)
         run = trainer.fit(X, Y, epochs=epochs)
         right = int((run.predict_class(X) == Y).sum())
         print(f"Loss {run.history['loss'][-1]:.4f} after {epochs} epochs, {right} of 8 right")
@@ -53,6 +51,14 @@ def read(text):
     return np.array([[float(c) for c in cells]])
 
 
+def matrices(words):
+    """Return the matrices in the arguments: one in each, or cells without quotes, four by four."""
+    if any(len(word) > 3 for word in words):
+        return words
+    cells = [cell for word in words for cell in word if cell not in ",;/[]"]
+    return [" ".join(cells[i : i + 4]) for i in range(0, len(cells), 4)]
+
+
 def classify(run, texts):
     """Print the class of each matrix, with probabilities; say what is wrong with the others."""
     wrong = 0
@@ -66,9 +72,7 @@ def classify(run, texts):
         p = run.predict_proba(x)[0]
         print(f"{NAMES[p.argmax()]:<10}", *(f"{n} {v:.3f}" for n, v in zip(NAMES, p, strict=True)))
         if not (x == X).all(axis=1).any():
-            print(
-                "           This matrix has no label: it was not among the eight, so it is a guess"
-            )
+            print(" " * 10, "one of the eight matrices that have no label, so this is a guess")
     return wrong
 
 
@@ -85,11 +89,12 @@ def typed():
 def main():
     options = common.parser(__doc__)
     options.add_argument("matrix", nargs="*", help='"1 0 1 0", or 1 0 1 0')
-    options.add_argument("--init", choices=("document", "he"), default="document")
-    options.add_argument("--seed", type=common.at_least(0), default=0, help="of He's weights")
+    options.add_argument("--init", choices=("document", "he"), help="he if a seed is given")
+    options.add_argument("--seed", type=common.at_least(0), help="of He's weights")
     options.add_argument("--epochs", type=common.at_least(1), default=10_000)
     args = common.begin(options)
-    run = train(args.init, args.seed, args.epochs)
+    init = args.init or ("document" if args.seed is None else "he")
+    run = train(init, args.seed or 0, args.epochs)
     every = np.array([[float(c) for c in f"{n:04b}"] for n in range(16)])
     proba = run.predict_proba(every)
     guess = ["" if (x == X).all(axis=1).any() else "guess: " for x in every]
@@ -98,9 +103,7 @@ def main():
     title = "All sixteen matrices: the eight that were learned, and guesses for the others"
     images, out = list(every.reshape(-1, 2, 2)), args.out / "patterns_2x2.png"
     common.picture(plots.images, out, images, captions, columns=8, title=title)
-    given = args.matrix
-    if given and all(len(word) == 1 for word in given):  # 1 0 1 0, without quotes
-        given = [" ".join(given[i : i + 4]) for i in range(0, len(given), 4)]
+    given = matrices(args.matrix)
     sys.exit(1 if classify(run, given or typed()) and given else 0)
 
 

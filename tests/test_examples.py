@@ -184,6 +184,16 @@ def test_patterns_without_quotes(run):
     assert "Type matrices" not in printed
 
 
+def test_patterns_in_the_arguments():
+    matrices = example("patterns_2x2").matrices
+    assert matrices([]) == []
+    assert matrices(["1 0 1 0", "0110"]) == ["1 0 1 0", "0110"]
+    for words in ("1 0 1 0", "10 10", "1 0 / 1 0", "[1 0 ; 1 0]", "101 0"):
+        assert matrices(words.split()) == ["1 0 1 0"], words
+    assert matrices(["1", "0", "1", "0", "0", "1", "1", "2"]) == ["1 0 1 0", "0 1 1 2"]
+    assert matrices(["1", "0", "1"]) == ["1 0 1"]
+
+
 def test_patterns_typed_in(run):
     printed = run("patterns_2x2", "--epochs", 3000, stdin="1 0 2 0\n1 0 1\n0 0 1 1\n")
     assert "Type matrices" in printed
@@ -201,7 +211,7 @@ def test_patterns_wrong_arguments_are_an_error_and_the_next_is_read(run):
 
 @pytest.mark.parametrize("seed", [0, 7, 115])  # from seed 115 units die at the first try
 def test_patterns_from_he_s_weights(seed, run):
-    printed = run("patterns_2x2", "--init", "he", "--seed", seed, "0 1 1 0")
+    printed = run("patterns_2x2", "--seed", seed, "0 1 1 0")
     assert "8 of 8 right" in printed
     assert printed.splitlines()[-1].startswith("diagonal")
 

@@ -445,9 +445,14 @@ def test_torch_tensors_are_detached_and_nothing_records(torch):
     assert not run.predict(x).requires_grad
 
 
-@pytest.mark.parametrize("activation", sorted(portnet.layers.ACTIVATIONS))
-@pytest.mark.parametrize("loss", portnet.losses.LOSSES)
-@pytest.mark.parametrize("optimizer", portnet.optimizers.OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("activation", "loss", "optimizer"),
+    [
+        *[(name, "softmax_cross_entropy", "adam") for name in portnet.layers.ACTIVATIONS],
+        *[("gelu", name, "adam") for name in portnet.losses.LOSSES],
+        *[("gelu", "softmax_cross_entropy", name) for name in portnet.optimizers.OPTIMIZERS],
+    ],
+)
 def test_no_host_synchronisation_within_an_epoch(activation, loss, optimizer):
     """The number of times the host asks for a value does not grow with the number of steps."""
     counts = {}
@@ -457,7 +462,7 @@ def test_no_host_synchronisation_within_an_epoch(activation, loss, optimizer):
     for batch in (96, 16, 2):
         trainer = portnet.Trainer(net, loss, optimizer, batch_size=batch)
         weight = Counting(np.ones(96, "float32"))
-        runs = trainer.epochs(Counting(X), Counting(y), epochs=3, sample_weight=weight)
+        runs = trainer.epochs(Counting(X / 100), Counting(y), epochs=3, sample_weight=weight)
         next(runs)  # the checks of the data are before the first epoch
         conversions.clear()
         next(runs)
@@ -494,7 +499,9 @@ def test_threads_train_side_by_side():
 def test_infinite_parameters_are_divergence_too():
     y = X @ np.arange(5.0)
     trainer = portnet.Trainer(portnet.mlp([5, 1]), "squared_error", portnet.SGD(1e38), None)
-    with pytest.raises(portnet.DivergenceError, match=r"the parameters stopped .* epoch 1, step 1;"):
+    with pytest.raises(
+        portnet.DivergenceError, match=r"the parameters stopped .* epoch 1, step 1;"
+    ):
         trainer.fit(X, y, epochs=1)
 
 
@@ -599,7 +606,7 @@ def test_updates_must_have_the_shapes_of_the_parameters():
             return {**grads, "b": dy.sum(axis=-1, keepdims=True)}, dx
 
     net = portnet.Chain([WrongAxis(3)])
-    with pytest.raises(portnet.ShapeError, match=r"of shape \(1, 3\) .*, got \(96, 1\)"):
+    with pytest.raises(portnet.ShapeError, match=r"of shape \(1, 3\) .*, got \(96, 3\)"):
         classifier(model=net, batch_size=None).fit(X, LABELS, epochs=1)
 
 
