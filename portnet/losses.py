@@ -29,7 +29,7 @@ Loss = Callable[..., tuple[Array, Array]]
 
 
 @dataclass(frozen=True)
-class _Reduced:
+class Reduced:
     """What the losses share: the reduction over rows, an identity link, targets anywhere."""
 
     reduction: str = field(default="mean", kw_only=True)
@@ -61,7 +61,7 @@ class _Reduced:
 
 
 @dataclass(frozen=True)
-class SquaredError(_Reduced):
+class SquaredError(Reduced):
     """l = sum_j (p_j - t_j)^2 / 2;  dl/dp = p - t."""
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
@@ -72,7 +72,7 @@ class SquaredError(_Reduced):
 
 
 @dataclass(frozen=True)
-class AbsoluteError(_Reduced):
+class AbsoluteError(Reduced):
     """l = sum_j |p_j - t_j|;  dl/dp = sign(p - t)."""
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
@@ -83,7 +83,7 @@ class AbsoluteError(_Reduced):
 
 
 @dataclass(frozen=True)
-class Huber(_Reduced):
+class Huber(Reduced):
     """l = sum_j q (|e| - q/2), e = p - t, q = min(|e|, delta);  dl/dp = e clipped to +-delta.
 
     That is e^2/2 up to delta, and a straight line beyond (Huber 1964).
@@ -105,7 +105,7 @@ class Huber(_Reduced):
 
 
 @dataclass(frozen=True)
-class PoissonLoss(_Reduced):
+class PoissonLoss(Reduced):
     """l = sum_j e^p_j - t_j p_j;  dl/dp = e^p - t, for counts t with mean e^p.
 
     The output p is the logarithm of the mean. log(t!) is left out: it does not depend on p. e^p
@@ -126,7 +126,7 @@ class PoissonLoss(_Reduced):
 
 
 @dataclass(frozen=True)
-class SigmoidCrossEntropy(_Reduced):
+class SigmoidCrossEntropy(Reduced):
     """l = sum_j log(1 + e^z_j) - t_j z_j;  dl/dz = s(z) - t, with s the logistic function.
 
     This is -t log s(z) - (1 - t) log(1 - s(z)), for logits z and targets 0 <= t <= 1: one output
@@ -155,7 +155,7 @@ class SigmoidCrossEntropy(_Reduced):
 
 
 @dataclass(frozen=True)
-class SoftmaxCrossEntropy(_Reduced):
+class SoftmaxCrossEntropy(Reduced):
     """l = -sum_j t_j log p_j, p = softmax(z);  dl/dz = p sum_j t_j - t.
 
     Parameters

@@ -25,7 +25,7 @@ from .backend import (
     to_numpy,
 )
 from .layers import Layer
-from .losses import LOSSES, Loss
+from .losses import LOSSES, Loss, Reduced
 from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .options import integer, methods, named
 
@@ -379,9 +379,9 @@ def _epochs(
 
     trainer, count = run.trainer, rows[0].shape[0]
     steps = -(-count // (trainer.batch_size or count))
-    loss = trainer.loss
-    if rows[2] is not None and getattr(loss, "reduction", None) == "mean":
-        loss = replace(loss, reduction="sum")  # type: ignore[type-var]  # see _one_epoch
+    loss: Any = trainer.loss
+    if rows[2] is not None and isinstance(loss, Reduced):
+        loss = replace(loss, reduction="sum")  # the weights bring the division: see _one_epoch
     step = make_step(trainer.model, loss, trainer.optimizer)  # type: ignore[arg-type]
     log: dict[str, list[float]] = {name: list(v) for name, v in run.history.items()}
     hidden = None if progress is None else not progress  # None: hidden unless on a terminal

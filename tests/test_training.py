@@ -388,6 +388,26 @@ def test_weights_count_in_every_batch(batch_size):
     assert_near(params, run.params, 1e-12)
 
 
+def test_weights_reach_a_loss_of_ones_own():
+    class Squares:
+        reduction = "mean"  # a word of its own, no dataclass
+
+        def __call__(self, pred, target, weight=None):
+            e, share = pred - target, (weight / weight.sum())[:, None]
+            return (share * e * e / 2).sum(), share * e
+
+    weight, y = np.arange(96.0) % 3, X @ np.arange(5.0)
+    options = {"optimizer": "sgd", "batch_size": None}
+    with portnet.use_backend("numpy", dtype="float64"):
+        own, ours = (
+            portnet.Trainer(portnet.mlp([5, 1]), loss, **options).fit(
+                X, y, epochs=3, sample_weight=weight
+            )
+            for loss in (Squares(), "squared_error")
+        )
+    assert_near(own.params, ours.params, 1e-10)
+
+
 def test_weighted_batches_give_the_weighted_loss_of_the_epoch():
     weight = np.arange(96.0)
     with portnet.use_backend("numpy", dtype="float64"):
