@@ -37,6 +37,7 @@ from .options import choose, integer, methods, number
 Array = Any
 Params = Any  # a nest of arrays: see portnet.tree
 Cache = Any
+Key = random.Key | None  # None in inference
 _METHODS = ("init", "forward", "backward")  # what makes a layer
 
 
@@ -46,9 +47,7 @@ class Layer(Protocol):
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """Return initial parameters and the number of outputs."""
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """Return y and what `backward` needs."""
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
@@ -92,9 +91,7 @@ class Dense:
             raise ShapeError(f"{self}: expected W of shape {(n_in, self.n_out)}, drew {W.shape}")
         return {"W": W, "b": b}, self.n_out
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = x W + b; raises ShapeError unless x is (rows, n_in)."""
         W, b = params["W"], params["b"]
         xp = namespace(x, W, b)
@@ -127,9 +124,7 @@ class _NoParameters:
 class Identity(_NoParameters):
     """y = x;  dy/dx = 1."""
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = x."""
         return x, None
 
@@ -142,9 +137,7 @@ class Identity(_NoParameters):
 class ReLU(_NoParameters):
     """y = max(x, 0);  dy/dx = 1 where y > 0, else 0 (0 at x = 0, as everybody has it)."""
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = max(x, 0)."""
         y = namespace(x).maximum(x, 0.0)
         return y, y
@@ -164,9 +157,7 @@ class LeakyReLU(_NoParameters):
     def __post_init__(self) -> None:
         number(self, "slope", "0 <= slope < 1", lambda s: 0 <= s < 1)
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = max(x, slope x)."""
         y = namespace(x).maximum(x, self.slope * x)
         return y, y
@@ -185,9 +176,7 @@ class Sigmoid(_NoParameters):
     The form with tanh cannot overflow, in either direction.
     """
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = (tanh(x/2) + 1) / 2."""
         y = 0.5 * namespace(x).tanh(0.5 * x) + 0.5
         return y, y
@@ -202,9 +191,7 @@ class Sigmoid(_NoParameters):
 class Tanh(_NoParameters):
     """y = tanh(x);  dy/dx = 1 - y^2."""
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = tanh(x)."""
         y = namespace(x).tanh(x)
         return y, y
@@ -219,9 +206,7 @@ class Tanh(_NoParameters):
 class Softplus(_NoParameters):
     """y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|);  dy/dx = s(x) = 1 - e^-y."""
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = max(x, 0) + log(1 + e^-|x|): the exponential never overflows."""
         xp = namespace(x)
         y = xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
@@ -240,9 +225,7 @@ class SiLU(_NoParameters):
     Also called swish (Elfwing et al. 2017).
     """
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = x s(x)."""
         s = 0.5 * namespace(x).tanh(0.5 * x) + 0.5
         return x * s, (x, s)
@@ -261,9 +244,7 @@ class GELU(_NoParameters):
     of Hendrycks and Gimpel (2016); the exact one needs erf, which the array API does not have.
     """
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = x (1 + t) / 2."""
         t = namespace(x).tanh(_GELU_C * x * (1.0 + _GELU_A * x * x))
         return 0.5 * x * (1.0 + t), (x, t)
@@ -301,9 +282,7 @@ class Dropout(_NoParameters):
     def __post_init__(self) -> None:
         number(self, "rate", "0 <= rate < 1, the probability to drop", lambda r: 0 <= r < 1)
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = x m / (1 - rate), or x where key is None."""
         if key is None or self.rate == 0:
             return x, None
@@ -334,9 +313,7 @@ class LayerNorm:
         zero = random.zeros(None, 1, n_in)
         return {"gamma": zero + 1.0, "beta": zero}, n_in
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = gamma z + beta."""
         xp = namespace(x, params["gamma"])
         _check_width(self, x, params["gamma"].shape[-1])
@@ -399,9 +376,7 @@ class Chain:
             params.append(p)
         return tuple(params), n_in
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """x through every layer; each is given a key of its own."""
         if len(params) != len(self.layers):
             raise ShapeError(
@@ -443,9 +418,7 @@ class Residual:
             )
         return params, n_out
 
-    def forward(
-        self, params: Params, x: Array, key: random.Key | None = None
-    ) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = x + f(x)."""
         y, cache = self.layer.forward(params, x, key)
         return x + y, cache
