@@ -40,7 +40,13 @@ _BLOCK = 16_384  # rows predicted at once, so that memory does not grow with the
 
 
 def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
-    """Return the training step: forward, loss, backward, update, as one pure function."""
+    """Return the training step: forward, loss, backward, update, as one pure function.
+
+    ``step(params, state, x, y, weight=None, key=None) -> params, state, value``, for a batch x
+    (rows, n_in) with targets y and weights (rows,), and the key that layers draw from
+    (`portnet.rng.key`; None: nothing is drawn). `value` is the loss before the update, 0-d. It can
+    be traced: nothing looks at a value. Raises ShapeError where arrays do not fit each other.
+    """
 
     def step(
         params: Params,

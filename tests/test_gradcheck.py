@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from custom import Square
 
 import portnet
 from portnet import layers, losses, tree
@@ -172,20 +173,6 @@ def test_a_custom_loss_is_accepted():
         return (share * np.log(np.cosh(e))).sum(), share * np.tanh(e)
 
     assert check_loss(log_cosh) < 1e-9
-
-
-@dataclass(frozen=True)
-class Square:
-    """The layer of ten lines: y = x^2;  dy/dx = 2 x."""
-
-    def init(self, rng, n_in):
-        return (), n_in
-
-    def forward(self, params, x, key=None):
-        return x * x, x
-
-    def backward(self, params, cache, dy):
-        return (), dy * 2 * cache
 
 
 def test_a_custom_layer_is_accepted(xp):

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 from counting import Counting, conversions
+from custom import Square
 
 import portnet
 from portnet import tree
@@ -243,10 +244,11 @@ def test_prediction_of_counts_is_the_mean():
     np.testing.assert_allclose(run.predict(X), np.exp(raw), rtol=1e-6)
 
 
-def test_prediction_in_blocks_is_the_prediction(monkeypatch):
+@pytest.mark.parametrize("block", [1, 7, 95, 96, 97])  # 95 leaves one row to the last block
+def test_prediction_in_blocks_is_the_prediction(block, monkeypatch):
     run = classifier().fit(X, LABELS, epochs=1)
     whole, numbers = run.predict(X), run.evaluate(X, LABELS)
-    monkeypatch.setattr(portnet.training, "_BLOCK", 7)
+    monkeypatch.setattr(portnet.training, "_BLOCK", block)
     np.testing.assert_allclose(run.predict(X), whole, rtol=1e-6)
     assert run.evaluate(X, LABELS) == pytest.approx(numbers, rel=1e-6)
 
@@ -574,16 +576,6 @@ def test_divergence_names_epoch_and_step_and_keeps_the_parameters(xp):
 
 
 def test_a_layer_and_an_optimizer_of_ones_own():
-    class Square:
-        def init(self, rng, n_in):
-            return (), n_in
-
-        def forward(self, params, x, key=None):
-            return x * x, x
-
-        def backward(self, params, cache, dy):
-            return (), dy * 2 * cache
-
     class SignDescent:
         def init(self, params):
             return ()
