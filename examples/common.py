@@ -41,6 +41,15 @@ def begin(options: argparse.ArgumentParser, dtype: str = "float64") -> argparse.
     return args
 
 
+def scikit_learn_data(options: argparse.ArgumentParser, loader: str) -> Any:
+    """Return a data set that comes with scikit-learn; without it, the program ends."""
+    try:
+        from sklearn import datasets
+    except ImportError:
+        options.error('the data come with scikit-learn: pip install ".[sklearn]"')
+    return getattr(datasets, loader)()
+
+
 def picture(draw: Callable[..., Any], path: Path, *args: Any, **options: Any) -> None:
     """Draw a picture to a file and say where it is, or why there is none."""
     try:

@@ -14,6 +14,7 @@ from .backend import (
     to_numpy,
     use_backend,
 )
+from .faults import DivergenceError
 from .gradcheck import GradientError, check_gradients, check_layer, check_loss
 from .layers import (
     GELU,
@@ -31,6 +32,7 @@ from .layers import (
     Tanh,
     mlp,
 )
+from .lbfgs import LBFGS
 from .losses import (
     AbsoluteError,
     Huber,
@@ -39,31 +41,47 @@ from .losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
-from .optimizers import SGD, Adam, Momentum
-from .training import DivergenceError, Run, Trainer, init, make_step
+from .optimizers import SGD, Adam, AdamW, Momentum, Nesterov, RMSProp
+from .run import Run
+from .schedules import Constant, CosineDecay, ExponentialDecay, InverseDecay, StepDecay
+from .training import Trainer, init, make_step
+from .transforms import ClipNorm, WeightDecay, chain
 from .validation import DataError
+from .watching import EarlyStopping, ReduceOnPlateau, Report
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GELU",
+    "LBFGS",
     "SGD",
     "AbsoluteError",
     "Adam",
+    "AdamW",
     "BackendUnavailableError",
     "Chain",
+    "ClipNorm",
+    "Constant",
+    "CosineDecay",
     "DataError",
     "Dense",
     "DivergenceError",
     "Dropout",
+    "EarlyStopping",
+    "ExponentialDecay",
     "GradientError",
     "Huber",
     "Identity",
+    "InverseDecay",
     "LayerNorm",
     "LeakyReLU",
     "Momentum",
+    "Nesterov",
     "PoissonLoss",
+    "RMSProp",
     "ReLU",
+    "ReduceOnPlateau",
+    "Report",
     "Residual",
     "Run",
     "ShapeError",
@@ -73,10 +91,13 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "Softplus",
     "SquaredError",
+    "StepDecay",
     "Tanh",
     "Trainer",
+    "WeightDecay",
     "asarray",
     "backends",
+    "chain",
     "check_gradients",
     "check_layer",
     "check_loss",

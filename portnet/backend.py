@@ -162,8 +162,9 @@ class Backend:
         if host.dtype.name == "int64" and not self.supports("int64"):
             host = _cast(host, "int32")
         self.require(host.dtype.name)
-        if self.name == "torch" and not host.flags.writeable:
-            host = host.copy()  # torch shares the memory, and warns where it must not write
+        host = host.astype(host.dtype.newbyteorder("="), copy=False)
+        if self.name == "torch" and (not host.flags.writeable or min(host.strides, default=0) < 0):
+            host = host.copy()  # it shares memory, warns of read-only, cannot walk backwards
         return self.xp.asarray(host, dtype=getattr(self.xp, host.dtype.name), device=self.device)
 
     def active(self) -> AbstractContextManager[Any]:

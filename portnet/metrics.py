@@ -10,11 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 from .backend import ShapeError, namespace
+from .losses import one_hot
 
 __all__ = [
     "METRICS",
+    "SMALLER_IS_BETTER",
     "accuracy",
+    "balanced_accuracy",
     "label_accuracy",
+    "log_loss",
     "mean_absolute_error",
     "mean_squared_error",
     "r2",
@@ -29,14 +33,43 @@ def accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
     With one column, class 1 is predicted where its probability is at least 0.5. With more, the
     class is the largest column (the first of equals); a target of the same shape is one-hot.
     """
-    xp = namespace(mean, target)
+    right, _ = _right("accuracy", mean, target, weight)
+    return _average(right, weight)
+
+
+def balanced_accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
+    """Return the mean over the classes of the share of their rows that are right.
+
+    It is the accuracy where every class counts the same, however rare: guessing always the same of
+    k classes gives 1/k. Classes without rows (or weight) do not count.
+    """
+    right, labels = _right("balanced_accuracy", mean, target, weight)
+    xp = namespace(right)
+    t = one_hot(labels, xp.zeros_like(_two_columns(mean)))  # (rows, classes)
+    w = t if weight is None else t * xp.expand_dims(weight, axis=-1)
+    total = xp.sum(w, axis=-2)
+    none = xp.astype(total == 0, total.dtype)
+    share = xp.sum(w * xp.expand_dims(right, axis=-1), axis=-2) / (total + none)
+    return xp.sum(share, axis=-1) / xp.sum(1.0 - none, axis=-1)
+
+
+def log_loss(mean: Array, target: Array, weight: Array | None = None) -> Array:
+    """Return the mean of -log p of the right class: the cross-entropy of probabilities.
+
+    p is kept between eps and 1 - eps of its dtype, so that one sure mistake does not count
+    infinitely (scikit-learn's convention; portnet's losses work on logits and need none).
+    """
+    p = _two_columns(mean)
+    xp = namespace(p)
     if mean.shape[-1] == 1:
-        _check("accuracy", mean, target, weight)
-        right = xp.all((mean >= 0.5) == (target >= 0.5), axis=-1)
+        _check("log_loss", mean, target, weight)
+        t = _two_columns(target)
     else:
-        labels = xp.argmax(target, axis=-1) if target.ndim == mean.ndim else target
-        right = xp.astype(xp.argmax(mean, axis=-1), labels.dtype) == labels
-    return _average(xp.astype(right, mean.dtype), weight)
+        t = target if target.ndim == mean.ndim else one_hot(target, mean)
+        _check("log_loss", mean, t, weight)
+    eps = float(xp.finfo(p.dtype).eps)
+    p = xp.minimum(xp.maximum(p, eps), 1.0 - eps)
+    return _average(-xp.sum(t * xp.log(p), axis=-1), weight)
 
 
 def label_accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
@@ -76,11 +109,33 @@ def r2(mean: Array, target: Array, weight: Array | None = None) -> Array:
 
 METRICS: dict[str, Callable[..., Array]] = {
     "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
     "label_accuracy": label_accuracy,
+    "log_loss": log_loss,
     "mean_absolute_error": mean_absolute_error,
     "mean_squared_error": mean_squared_error,
     "r2": r2,
 }
+
+
+SMALLER_IS_BETTER = frozenset({"log_loss", "mean_absolute_error", "mean_squared_error"})
+
+
+def _right(name: str, mean: Array, target: Array, weight: Array | None) -> tuple[Array, Array]:
+    """Return 1 for each row whose class is right, else 0 (rows,), and the right classes (rows,)."""
+    xp = namespace(mean, target)
+    if mean.shape[-1] == 1:
+        _check(name, mean, target, weight)
+        labels = xp.astype(target[:, 0] >= 0.5, xp.int32)
+        return xp.astype((mean[:, 0] >= 0.5) == (labels > 0), mean.dtype), labels
+    labels = xp.argmax(target, axis=-1) if target.ndim == mean.ndim else target
+    right = xp.astype(xp.argmax(mean, axis=-1), labels.dtype) == labels
+    return xp.astype(right, mean.dtype), labels
+
+
+def _two_columns(p: Array) -> Array:
+    """The probabilities of both classes, where a column holds that of class 1."""
+    return p if p.shape[-1] > 1 else namespace(p).concat([1.0 - p, p], axis=-1)
 
 
 def _average(x: Array, weight: Array | None) -> Array:

@@ -6,7 +6,10 @@ An optimizer has two pure methods, optax's protocol (so that optax's optimizers 
 * ``update(grads, state, params) -> updates, state``: the updates are *added* to the parameters.
 
 Grads, updates and whatever the state remembers are nests of the shape of the parameters. What
-changes from step to step is an array of the state (Adam's t); what never changes is a field.
+changes from step to step is an array of the state, like t, the number of steps made before this
+one; what never changes is a field. A learning rate is a number, or a schedule: a function of t
+(`portnet.schedules`, or your own). `portnet.transforms` has what may come before an optimizer:
+clipping, weight decay, `chain`.
 """
 
 import math
@@ -15,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from . import tree
-from .backend import device, namespace
+from .backend import ShapeError, device, namespace
 from .options import number
 
 Params = Any  # a nest of arrays: see portnet.tree
 State = Any
+Rate = float | Callable[[Any], Any]  # lr, or lr(t) with t a 0-d array of the parameters' dtype
 
 
 class Optimizer(Protocol):
@@ -36,25 +40,34 @@ class Optimizer(Protocol):
 class SGD:
     """u = -lr g: gradient descent, stochastic where the gradient is that of a batch."""
 
-    lr: float = 0.1
+    lr: Rate = 0.1
 
     def __post_init__(self) -> None:
         _check_lr(self)
 
     def init(self, params: Params) -> State:
-        """Nothing to remember."""
-        return ()
+        """t = 0."""
+        return _zero(params)
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
         """u = -lr g."""
-        return tree.map(lambda g: -self.lr * g, grads), state
+        t = state
+        lr = _rate(self.lr, t)
+        return tree.map(lambda g: -lr * g, grads), t + 1.0
+
+
+class VState(NamedTuple):
+    """What the next three remember: t steps made, and v, a memory of gradients or their squares."""
+
+    t: Any
+    v: Params
 
 
 @dataclass(frozen=True)
 class Momentum:
     """v <- beta v + g;  u = -lr v: a heavy ball (Polyak 1964; Sutskever et al. 2013)."""
 
-    lr: float = 0.1
+    lr: Rate = 0.1
     beta: float = 0.9
 
     def __post_init__(self) -> None:
@@ -62,13 +75,58 @@ class Momentum:
         _check_beta(self, "beta")
 
     def init(self, params: Params) -> State:
-        """v = 0."""
-        return tree.map(_zeros_like, params)
+        """t = 0, v = 0."""
+        return VState(_zero(params), tree.map(_zeros_like, params))
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
         """v <- beta v + g;  u = -lr v."""
-        v = tree.map(lambda v, g: self.beta * v + g, state, grads)
-        return tree.map(lambda v: -self.lr * v, v), v
+        lr = _rate(self.lr, state.t)
+        v = tree.map(lambda v, g: self.beta * v + g, state.v, grads)
+        return tree.map(lambda v: -lr * v, v), VState(state.t + 1.0, v)
+
+
+@dataclass(frozen=True)
+class Nesterov(Momentum):
+    """v <- beta v + g;  u = -lr (g + beta v): the gradient as if the ball had rolled on already.
+
+    Nesterov (1983), in the form of Sutskever et al. (2013) that needs no gradient elsewhere.
+    """
+
+    def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
+        """v <- beta v + g;  u = -lr (g + beta v)."""
+        lr = _rate(self.lr, state.t)
+        v = tree.map(lambda v, g: self.beta * v + g, state.v, grads)
+        u = tree.map(lambda v, g: -lr * (g + self.beta * v), v, grads)
+        return u, VState(state.t + 1.0, v)
+
+
+@dataclass(frozen=True)
+class RMSProp:
+    """v <- beta v + (1 - beta) g^2;  u = -lr g / (sqrt(v) + eps): steps of about lr everywhere.
+
+    Tieleman and Hinton (2012), lecture 6.5. v starts at 0, so the first steps are larger, up to
+    lr / sqrt(1 - beta).
+    """
+
+    lr: Rate = 1e-3
+    beta: float = 0.9
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _check_lr(self)
+        _check_beta(self, "beta")
+        _check_eps(self)
+
+    def init(self, params: Params) -> State:
+        """t = 0, v = 0."""
+        return VState(_zero(params), tree.map(_zeros_like, params))
+
+    def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
+        """Update the running mean of the squares, step."""
+        lr = _rate(self.lr, state.t)
+        v = tree.map(lambda v, g: self.beta * v + (1 - self.beta) * (g * g), state.v, grads)
+        u = tree.map(lambda v, g: -lr * g / (namespace(v).sqrt(v) + self.eps), v, grads)
+        return u, VState(state.t + 1.0, v)
 
 
 class AdamState(NamedTuple):
@@ -84,11 +142,11 @@ class Adam:
     """u = -lr M / (sqrt(V) + eps), M = m / (1 - beta1^t), V = v / (1 - beta2^t).
 
     m <- beta1 m + (1 - beta1) g and v <- beta2 v + (1 - beta2) g^2 are running means of the
-    gradient and of its square; the divisions make up for their start at 0 (Kingma and Ba 2015,
-    algorithm 1).
+    gradient and of its square; the divisions make up for their start at 0, with t = 1 in the first
+    step (Kingma and Ba 2015, algorithm 1).
     """
 
-    lr: float = 1e-3
+    lr: Rate = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
@@ -97,7 +155,7 @@ class Adam:
         _check_lr(self)
         _check_beta(self, "beta1")
         _check_beta(self, "beta2")
-        number(self, "eps", "eps > 0", lambda e: 0 < e < math.inf)
+        _check_eps(self)
 
     def init(self, params: Params) -> State:
         """t = 0, m = 0, v = 0."""
@@ -107,19 +165,65 @@ class Adam:
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
         """Update the running means, correct them for their start, step."""
-        t = state.t + 1.0
+        lr, t = _rate(self.lr, state.t), state.t + 1.0
         m = tree.map(lambda m, g: self.beta1 * m + (1 - self.beta1) * g, state.m, grads)
         v = tree.map(lambda v, g: self.beta2 * v + (1 - self.beta2) * (g * g), state.v, grads)
         correct1 = _one_minus_power(self.beta1, t)
         correct2 = _one_minus_power(self.beta2, t)
 
         def step(m: Any, v: Any) -> Any:
-            return -self.lr * (m / correct1) / (namespace(v).sqrt(v / correct2) + self.eps)
+            return -lr * (m / correct1) / (namespace(v).sqrt(v / correct2) + self.eps)
 
         return tree.map(step, m, v), AdamState(t, m, v)
 
 
-OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """u = Adam's u - lr decay p: weights decay by themselves, however large their gradients.
+
+    Under Adam a decay in the gradient (`portnet.transforms.WeightDecay`) is divided by sqrt(V) like
+    all the rest, so that weights with large gradients hardly decay; here it is outside of that
+    (Loshchilov and Hutter 2019). Every parameter decays, biases included, as in PyTorch and optax.
+    """
+
+    decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number(self, "decay", "a finite decay >= 0", lambda d: 0 <= d < math.inf)
+
+    def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
+        """Adam's update, and the decay beside it."""
+        shrink = _rate(self.lr, state.t) * self.decay
+        updates, state = super().update(grads, state, params)
+        return tree.map(lambda u, p: u - shrink * p, updates, params), state
+
+
+OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
+    "sgd": SGD,
+    "momentum": Momentum,
+    "nesterov": Nesterov,
+    "rmsprop": RMSProp,
+    "adam": Adam,
+    "adamw": AdamW,
+}
+
+
+def _rate(lr: Rate, t: Any) -> Any:
+    """Return lr, or lr(t); raise ShapeError where a schedule gives anything but one such number."""
+    if not callable(lr):
+        return lr
+    rate = lr(t)
+    if isinstance(rate, int | float) and not hasattr(rate, "dtype"):
+        return float(rate)
+    if hasattr(t, "dtype") and getattr(rate, "dtype", None) != t.dtype:
+        raise ShapeError(
+            f"learning rate {lr}: expected a Python number or a 0-d {t.dtype} array like t, "
+            f"got {rate!r}"
+        )
+    if getattr(rate, "shape", ()) != ():
+        raise ShapeError(f"learning rate {lr}: expected one number, got shape {rate.shape}")
+    return rate
 
 
 def _one_minus_power(beta: float, t: Any) -> Any:
@@ -142,8 +246,14 @@ def _zero(params: Params) -> Any:
 
 
 def _check_lr(optimizer: Any) -> None:
-    number(optimizer, "lr", "a finite lr > 0", lambda lr: 0 < lr < math.inf)
+    if not callable(optimizer.lr) or isinstance(optimizer.lr, type):
+        needed = "a finite lr > 0, or a function of t"
+        number(optimizer, "lr", needed, lambda lr: 0 < lr < math.inf)
 
 
 def _check_beta(optimizer: Any, name: str) -> None:
     number(optimizer, name, f"0 <= {name} < 1", lambda beta: 0 <= beta < 1)
+
+
+def _check_eps(optimizer: Any) -> None:
+    number(optimizer, "eps", "a finite eps > 0", lambda e: 0 < e < math.inf)

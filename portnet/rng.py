@@ -32,6 +32,7 @@ __all__ = [
     "lecun_normal",
     "lecun_uniform",
     "order",
+    "shuffled",
     "zeros",
 ]
 
@@ -48,6 +49,11 @@ def generator(seed: int) -> Generator:
 def order(seed: int, epoch: int, rows: int) -> Host:
     """Return the order of the rows in an epoch: a permutation that (seed, epoch) decide."""
     return np.random.default_rng((seed, 1, epoch)).permutation(rows)
+
+
+def shuffled(seed: int, rows: int) -> Host:
+    """Return an order of the rows by which some are set aside: no epoch has the same."""
+    return np.random.default_rng((seed, 2)).permutation(rows)
 
 
 # Initial weights (n_in, n_out), float64 on the host ---------------------------------------------

@@ -151,7 +151,10 @@ def validation_set(given: Any) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
-        raise ValueError("validation: expected (X, y) or (X, y, sample_weight)")
+        raise ValueError(
+            "validation: expected (X, y) or (X, y, sample_weight), or a fraction of the rows, got "
+            f"a {type(given).__name__}"
+        )
     return dict(zip(("X", "y", "sample_weight"), (*given, None), strict=False))
 
 
@@ -189,12 +192,13 @@ def named_metrics(
         if not callable(metric):
             choose("metric", metric, _metrics.METRICS)
             metric = _metrics.METRICS[metric]
-        if metric is _metrics.accuracy and isinstance(loss, SigmoidCrossEntropy) and outputs > 1:
+        name = getattr(metric, "__name__", repr(metric))
+        of_classes = {_metrics.accuracy, _metrics.balanced_accuracy, _metrics.log_loss}
+        if metric in of_classes and isinstance(loss, SigmoidCrossEntropy) and outputs > 1:
             raise ValueError(
-                f"metric 'accuracy' looks for one class a row, but this network has {outputs} "
+                f"metric {name!r} looks for one class a row, but this network has {outputs} "
                 "labels a row: use 'label_accuracy'"
             )
-        name = getattr(metric, "__name__", repr(metric))
         if name == "loss" or name in found:
             raise ValueError(
                 f"metrics: expected functions of different names, none of them 'loss', got {name!r}"

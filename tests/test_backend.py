@@ -457,3 +457,18 @@ def test_backends_are_hashable_although_devices_of_cupy_are_not():
         __hash__ = None
 
     assert hash(backend.Backend("cupy", "float32", Unhashable())) is not None
+
+
+def test_every_layout_of_host_data(xp):
+    """Backwards, column-major, read-only, big-endian and strided arrays are the same numbers."""
+    a = np.arange(12.0).reshape(3, 4)
+    frozen = a.copy()
+    frozen.flags.writeable = False
+    for given in (a[::-1, ::-1], np.asfortranarray(a), frozen, a.astype(">f8"), a[:, ::2]):
+        for dtype in ("float32", xp.float_name):
+            moved = portnet.asarray(given, dtype=dtype)
+            assert portnet.get_backend().holds(moved)
+            assert portnet.to_numpy(moved).dtype.name == dtype
+            np.testing.assert_array_equal(portnet.to_numpy(moved), given)
+    integers = np.arange(6, dtype=">i4")[::-1]
+    np.testing.assert_array_equal(portnet.to_numpy(portnet.asarray(integers)), integers)

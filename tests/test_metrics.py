@@ -16,11 +16,27 @@ MANY, TAGS = RNG.random((50, 3)), RNG.integers(0, 2, (50, 3)).astype(float)
 VALUES, TRUE = RNG.standard_normal((50, 2)), RNG.standard_normal((50, 2))
 WEIGHT = RNG.integers(0, 3, 50).astype(float)
 
+
+def balanced(guess, t):
+    return np.mean([(guess == c)[t == c].mean() for c in np.unique(t)])
+
+
 # metric, prediction, target, the number by hand (weights as copies of rows)
 CASES = [
     (metrics.accuracy, PROBA, LABELS, lambda p, t: (p.argmax(1) == t).mean()),
     (metrics.accuracy, PROBA, np.eye(4)[LABELS], lambda p, t: (p.argmax(1) == t.argmax(1)).mean()),
     (metrics.accuracy, P1, T1, lambda p, t: ((p >= 0.5) == t).mean()),
+    (metrics.balanced_accuracy, PROBA, LABELS, lambda p, t: balanced(p.argmax(1), t)),
+    (
+        metrics.balanced_accuracy,
+        PROBA,
+        np.eye(4)[LABELS],
+        lambda p, t: balanced(p.argmax(1), t.argmax(1)),
+    ),
+    (metrics.balanced_accuracy, P1, T1, lambda p, t: balanced(p[:, 0] >= 0.5, t[:, 0])),
+    (metrics.log_loss, PROBA, LABELS, lambda p, t: -np.log(p[range(len(t)), t]).mean()),
+    (metrics.log_loss, PROBA, PROBA[::-1], lambda p, t: -(t * np.log(p)).sum(1).mean()),
+    (metrics.log_loss, P1, T1, lambda p, t: -np.log(np.where(t == 1, p, 1 - p)).mean()),
     (metrics.label_accuracy, MANY, TAGS, lambda p, t: ((p >= 0.5) == t).mean()),
     (metrics.mean_absolute_error, VALUES, TRUE, lambda p, t: abs(p - t).mean()),
     (metrics.mean_squared_error, VALUES, TRUE, lambda p, t: ((p - t) ** 2).mean()),
@@ -31,6 +47,9 @@ CASES = [
         lambda p, t: np.mean(1 - ((t - p) ** 2).sum(0) / ((t - t.mean(0)) ** 2).sum(0)),
     ),
 ]
+
+
+ARGMAX = (metrics.accuracy, metrics.balanced_accuracy)
 
 
 def test_every_public_metric_is_tested():
@@ -44,32 +63,76 @@ def test_every_public_metric_is_tested():
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0].__name__}{np.shape(c[2])}")
 def test_by_hand(case, weighted, xp):
     metric, pred, target, by_hand = case
-    if metric is metrics.accuracy and pred.shape[1] > 1 and xp.id == "strict-no_x64":
+    if metric in ARGMAX and pred.shape[1] > 1 and xp.id == "strict-no_x64":
         pytest.skip(reason="array-api-strict 2.6.1: argmax makes int64, which no_x64 has not")
     copies = np.repeat(np.arange(50), WEIGHT.astype(int) if weighted else 1)
     got = metric(xp.asarray(pred), xp.asarray(target), xp.asarray(WEIGHT) if weighted else None)
     xp.assert_close(got, by_hand(pred[copies], target[copies]))
 
 
-def test_against_scikit_learn():
-    theirs = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
-    w = {"sample_weight": WEIGHT}
-    for got, expected in [
-        (
-            metrics.accuracy(PROBA, LABELS, WEIGHT),
-            theirs.accuracy_score(LABELS, PROBA.argmax(1), **w),
-        ),
-        (metrics.r2(VALUES, TRUE, WEIGHT), theirs.r2_score(TRUE, VALUES, **w)),
-        (
-            metrics.mean_absolute_error(VALUES, TRUE, WEIGHT),
-            theirs.mean_absolute_error(TRUE, VALUES, **w),
-        ),
-        (
-            metrics.mean_squared_error(VALUES, TRUE, WEIGHT),
-            theirs.mean_squared_error(TRUE, VALUES, **w),
-        ),
-    ]:
-        np.testing.assert_allclose(got, expected, rtol=1e-12)
+def theirs(name, pred, target, weight):
+    """scikit-learn's number, from predictions in scikit-learn's form."""
+    sk = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    t = target.argmax(1) if target.shape == pred.shape and pred.shape[1] == 4 else target
+    guess = (pred >= 0.5).astype(int) if pred.shape[1] < 4 else pred.argmax(1)
+    w = {"sample_weight": weight}
+    match name:
+        case "accuracy":
+            return sk.accuracy_score(t, guess, **w)
+        case "balanced_accuracy":
+            return sk.balanced_accuracy_score(t, guess, **w)
+        case "label_accuracy":
+            each = [sk.accuracy_score(t[:, j], guess[:, j], **w) for j in range(t.shape[1])]
+            return np.mean(each)
+        case "log_loss":
+            return sk.log_loss(
+                t,
+                pred if pred.shape[1] > 1 else pred[:, 0],
+                labels=range(max(2, pred.shape[1])),
+                **w,
+            )
+        case "mean_absolute_error":
+            return sk.mean_absolute_error(t, pred, **w)
+        case "mean_squared_error":
+            return sk.mean_squared_error(t, pred, **w)
+        case "r2":
+            return sk.r2_score(t, pred, **w)
+
+
+AGAINST = [
+    *[
+        (n, PROBA, y)
+        for n in ("accuracy", "balanced_accuracy")
+        for y in (LABELS, np.eye(4)[LABELS])
+    ],
+    *[(n, P1, T1) for n in ("accuracy", "balanced_accuracy", "label_accuracy", "log_loss")],
+    ("log_loss", PROBA, LABELS),
+    ("log_loss", np.eye(4)[LABELS[::-1]], LABELS),  # sure, and mostly wrong: kept from 0 and 1
+    ("label_accuracy", MANY, TAGS),
+    *[(n, VALUES, TRUE) for n in ("mean_absolute_error", "mean_squared_error", "r2")],
+    ("balanced_accuracy", PROBA, LABELS % 3),  # a class without rows
+]
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["", "weighted"])
+@pytest.mark.parametrize("case", AGAINST, ids=lambda c: f"{c[0]}{np.shape(c[2])}")
+def test_against_scikit_learn(case, weight):
+    name, pred, target = case
+    got = metrics.METRICS[name](pred, target, weight)
+    np.testing.assert_allclose(got, theirs(name, pred, target, weight), rtol=1e-12)
+
+
+def test_every_metric_is_compared_with_scikit_learn():
+    assert {case[0] for case in AGAINST} == set(metrics.METRICS)
+
+
+def test_what_is_better():
+    """Errors are smaller where predictions are better, all else is larger."""
+    for metric, pred, target, _ in CASES:
+        right = np.eye(4)[target] if np.ndim(target) == 1 else target
+        gain = metric(right, target) - metric(pred, target)
+        assert (gain < 0) == (metric.__name__ in metrics.SMALLER_IS_BETTER), metric
 
 
 def test_r2_of_a_constant(xp):

@@ -1,14 +1,22 @@
-"""Optimizers against ten-line textbook loops, torch and optax."""
+"""Optimizers, transforms and chains against ten-line textbook loops, torch and optax."""
 
 import operator
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import portnet
-from portnet import optimizers, tree
-from portnet.optimizers import SGD, Adam, Momentum
+from portnet import optimizers, transforms, tree
+from portnet.optimizers import SGD, Adam, AdamW, Momentum, Nesterov, RMSProp
+from portnet.schedules import CosineDecay, InverseDecay, StepDecay
+from portnet.transforms import Chained, ClipNorm, WeightDecay, chain
+
+
+def inverse(t):
+    return 0.05 / (1 + t / 10)
+
 
 # Every public optimizer has a case: our own, torch's and optax's.
 CASES = {
@@ -23,6 +31,67 @@ CASES = {
         Adam(0.05, beta1=0.0, beta2=0.9, eps=1e-4),
         lambda t, p: t.Adam(p, 0.05, (0.0, 0.9), 1e-4),
         lambda o: o.adam(0.05, 0.0, 0.9, 1e-4),
+    ),
+    "nesterov": (
+        Nesterov(0.02, beta=0.8),
+        lambda t, p: t.SGD(p, 0.02, momentum=0.8, nesterov=True),
+        lambda o: o.sgd(0.02, momentum=0.8, nesterov=True),
+    ),
+    "rmsprop": (
+        RMSProp(0.01, beta=0.95, eps=1e-6),
+        lambda t, p: t.RMSprop(p, 0.01, alpha=0.95, eps=1e-6),
+        lambda o: o.rmsprop(0.01, decay=0.95, eps=1e-6, eps_in_sqrt=False),
+    ),
+    "adamw": (
+        AdamW(0.05, decay=0.1),
+        lambda t, p: t.AdamW(p, 0.05, weight_decay=0.1),
+        lambda o: o.adamw(0.05, weight_decay=0.1),
+    ),
+    "scheduled sgd": (
+        SGD(InverseDecay(0.05, steps=10)),
+        None,
+        lambda o: o.sgd(lambda t: 0.05 / (1 + t / 10)),
+    ),
+    "scheduled nesterov": (
+        Nesterov(StepDecay(0.02, every=7, factor=0.5), beta=0.8),
+        None,
+        lambda o: o.sgd(o.exponential_decay(0.02, 7, 0.5, staircase=True), 0.8, nesterov=True),
+    ),
+    "scheduled adamw": (
+        AdamW(CosineDecay(0.1, steps=30, warmup=4, end=0.01), decay=0.1),
+        None,
+        lambda o: o.adamw(
+            o.warmup_cosine_decay_schedule(0.02, 0.1, 4, 30, end_value=0.01), weight_decay=0.1
+        ),
+    ),
+    "scheduled rmsprop": (
+        RMSProp(inverse, beta=0.95, eps=1e-6),
+        None,
+        lambda o: o.rmsprop(inverse, decay=0.95, eps=1e-6, eps_in_sqrt=False),
+    ),
+    "decayed momentum": (
+        chain(WeightDecay(0.1), Momentum(0.02, beta=0.8)),
+        lambda t, p: t.SGD(p, 0.02, momentum=0.8, weight_decay=0.1),
+        lambda o: o.chain(o.add_decayed_weights(0.1), o.sgd(0.02, momentum=0.8)),
+    ),
+    "decayed W": (
+        chain(WeightDecay(0.1, only="W"), SGD(0.02)),
+        lambda t, p: t.SGD([{"params": p[:1], "weight_decay": 0.1}, {"params": p[1:]}], 0.02),
+        lambda o: o.chain(o.add_decayed_weights(0.1, mask={"W": True, "b": False}), o.sgd(0.02)),
+    ),
+    "clipped adam": (
+        chain(ClipNorm(0.5), Adam(0.05)),
+        None,
+        lambda o: o.chain(o.clip_by_global_norm(0.5), o.adam(0.05)),
+    ),
+    "everything": (
+        chain(WeightDecay(0.1, only="W"), ClipNorm(0.5), Nesterov(inverse, beta=0.8)),
+        None,
+        lambda o: o.chain(
+            o.add_decayed_weights(0.1, mask={"W": True, "b": False}),
+            o.clip_by_global_norm(0.5),
+            o.sgd(inverse, 0.8, nesterov=True),
+        ),
     ),
 }
 START = {"W": np.array([[1.0, -2.0], [0.5, 3.0]]), "b": np.array([[-1.2, 1.0]])}
@@ -40,19 +109,36 @@ def by_hand(optimizer, steps):
     p = {k: v.copy() for k, v in START.items()}
     m = {k: np.zeros_like(v) for k, v in p.items()}
     v = {k: np.zeros_like(w) for k, w in p.items()}
+    parts = getattr(optimizer, "parts", (optimizer,))
     for t in range(1, steps + 1):
-        for k, g in gradient(p).items():
-            match optimizer:
-                case SGD(lr):
+        grads = gradient(p)
+        for part in parts[:-1]:
+            if isinstance(part, WeightDecay):
+                for k in grads if part.only is None else [part.only]:
+                    grads[k] = grads[k] + part.decay * p[k]
+            else:
+                norm = np.sqrt(sum(np.sum(g**2) for g in grads.values()))
+                grads = {k: g * min(1, part.limit / norm) for k, g in grads.items()}
+        lr = parts[-1].lr(t - 1) if callable(parts[-1].lr) else parts[-1].lr
+        for k, g in grads.items():
+            match parts[-1]:
+                case SGD():
                     p[k] = p[k] - lr * g
-                case Momentum(lr, beta):
+                case Nesterov(_, beta):
+                    m[k] = beta * m[k] + g
+                    p[k] = p[k] - lr * (g + beta * m[k])
+                case Momentum(_, beta):
                     m[k] = beta * m[k] + g
                     p[k] = p[k] - lr * m[k]
-                case Adam(lr, b1, b2, eps):
+                case RMSProp(_, beta, eps):
+                    v[k] = beta * v[k] + (1 - beta) * g**2
+                    p[k] = p[k] - lr * g / (np.sqrt(v[k]) + eps)
+                case Adam(_, b1, b2, eps):
                     m[k] = b1 * m[k] + (1 - b1) * g
                     v[k] = b2 * v[k] + (1 - b2) * g**2
                     mhat, vhat = m[k] / (1 - b1**t), v[k] / (1 - b2**t)
-                    p[k] = p[k] - lr * mhat / (np.sqrt(vhat) + eps)
+                    decay = getattr(parts[-1], "decay", 0)
+                    p[k] = p[k] - lr * mhat / (np.sqrt(vhat) + eps) - lr * decay * p[k]
     return p
 
 
@@ -68,9 +154,11 @@ def test_every_public_optimizer_is_tested():
     named = vars(optimizers).items()
     classes = {name: c for name, c in named if isinstance(c, type) and hasattr(c, "update")}
     public = {c for name, c in classes.items() if name != "Optimizer"}
-    assert (
-        public == {type(case[0]) for case in CASES.values()} == set(optimizers.OPTIMIZERS.values())
-    )
+    tested = {type(case[0]) for case in CASES.values()}
+    assert public == tested - {Chained} == set(optimizers.OPTIMIZERS.values())
+    parts = {type(p) for o, _, _ in CASES.values() if isinstance(o, Chained) for p in o.parts[:-1]}
+    assert {transforms.ClipNorm, transforms.WeightDecay, Chained} == parts | {Chained}
+    assert set(transforms.__all__) == {"ClipNorm", "WeightDecay", "Chained", "chain"}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -90,7 +178,7 @@ def test_textbook(name, xp):
         xp.check_kind(leaf)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name][1]])
 def test_torch(name, torch):
     params = {k: torch.tensor(v, requires_grad=True) for k, v in START.items()}
     theirs = CASES[name][1](torch.optim, list(params.values()))
@@ -113,8 +201,12 @@ def test_optax_drops_in(name, jax):
 
     theirs, _ = run(CASES[name][2](optax), start, grad, 40)
     ours, _ = run(CASES[name][0], START, gradient, 40)
+    optimizer = CASES[name][0]
+    scheduled = callable(getattr(optimizer, "parts", (optimizer,))[-1].lr)
+    # optax counts steps in int32, whose quotients are float32 numbers
+    rtol = 2e-6 if scheduled else 1e-10
     for k in START:
-        np.testing.assert_allclose(ours[k], theirs[k], rtol=1e-10)
+        np.testing.assert_allclose(ours[k], theirs[k], rtol=rtol)
 
 
 def test_optax_in_the_trainer(jax):
@@ -140,8 +232,15 @@ def test_float32_stays_float32(name, xp):
 
 @pytest.mark.parametrize("name", CASES)
 def test_numpy_scalars_as_options_widen_nothing(name):
-    given = {k: np.float64(v) for k, v in vars(CASES[name][0]).items()}
-    optimizer = type(CASES[name][0])(**given)
+    def wide(part):
+        numbers = {k: np.float64(v) for k, v in vars(part).items() if isinstance(v, float)}
+        return replace(part, **numbers)
+
+    optimizer = CASES[name][0]
+    if isinstance(optimizer, Chained):
+        optimizer = chain(*map(wide, optimizer.parts))
+    else:
+        optimizer = wide(optimizer)
     params = tree.map(lambda p: p.astype("float32"), START)
     params, state = run(optimizer, params, lambda p: p, 3)
     assert {a.dtype.name for a in (*tree.leaves(params), *tree.leaves(state))} == {"float32"}
@@ -159,17 +258,108 @@ def test_optimizers_are_values_and_bear_nothing_to_learn(name):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SGD(0.0), "SGD: expected a finite lr > 0, got 0.0"),
-        (lambda: SGD(float("nan")), "SGD: expected a finite lr > 0, got nan"),
+        (lambda: SGD(0.0), "SGD: expected a finite lr > 0, or a function of t, got 0.0"),
+        (lambda: SGD(float("nan")), "SGD: expected a finite lr > 0, or a function of t, got nan"),
         (lambda: Momentum(beta=1.0), "Momentum: expected 0 <= beta < 1, got 1.0"),
         (lambda: Adam(beta1=-0.1), "Adam: expected 0 <= beta1 < 1, got -0.1"),
         (lambda: Adam(beta2=2), "Adam: expected 0 <= beta2 < 1, got 2"),
-        (lambda: Adam(eps=0), "Adam: expected eps > 0, got 0"),
-        (lambda: SGD("0.1"), "SGD: expected a finite lr > 0, got '0.1'"),
-        (lambda: SGD(None), "SGD: expected a finite lr > 0, got None"),
-        (lambda: SGD(True), "SGD: expected a finite lr > 0, got True"),
+        (lambda: Adam(eps=0), "Adam: expected a finite eps > 0, got 0"),
+        (lambda: SGD("0.1"), "SGD: expected a finite lr > 0, or a function of t, got '0.1'"),
+        (lambda: SGD(None), "SGD: expected a finite lr > 0, or a function of t, got None"),
+        (lambda: SGD(True), "SGD: expected a finite lr > 0, or a function of t, got True"),
+        (lambda: SGD(CosineDecay), "SGD: expected a finite lr > 0, or a function of t, got <class"),
+        (lambda: RMSProp(eps=-1e-9), "RMSProp: expected a finite eps > 0, got -1e-09"),
+        (lambda: RMSProp(beta=1), "RMSProp: expected 0 <= beta < 1, got 1"),
+        (lambda: AdamW(decay=-0.1), "AdamW: expected a finite decay >= 0, got -0.1"),
+        (lambda: Nesterov(beta=-1), "Nesterov: expected 0 <= beta < 1, got -1"),
+        (lambda: ClipNorm(0), "ClipNorm: expected a finite limit > 0, got 0"),
+        (lambda: ClipNorm(float("inf")), "ClipNorm: expected a finite limit > 0, got inf"),
+        (lambda: WeightDecay(-1), "WeightDecay: expected a finite decay >= 0, got -1"),
+        (lambda: chain(), "chain: expected at least one optimizer, got nothing"),
     ],
 )
 def test_bad_options(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: chain(SGD), "expected part 1 of a chain with init, update, got <class"),
+        (
+            lambda: chain(ClipNorm(1.0), 0.1),
+            "expected part 2 of a chain with init, update, got 0.1",
+        ),
+        (lambda: WeightDecay(0.1, only=3), "expected the name of parameters, got 3"),
+    ],
+)
+def test_bad_parts(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_a_decay_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r"no parameter is named 'w'; there are \['W'\], \['b'\]"):
+        chain(WeightDecay(0.1, only="w"), SGD()).init(START)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_clipping(scale, xp):
+    """Up to the limit nothing changes; beyond it, the norm is the limit and the direction stays."""
+    g = {"W": scale * np.array([[3.0, 4.0]]), "b": scale * np.array([[12.0]])}
+    clipped, _ = ClipNorm(6.5).update(xp.tree(g), (), xp.tree(g))
+    factor = min(1.0, 6.5 / (13 * scale))
+    for k in g:
+        xp.assert_close(clipped[k], g[k] * factor)
+    if factor == 1:
+        np.testing.assert_array_equal(xp.numpy(clipped["W"]), g["W"].astype(xp.float_name))
+
+
+def test_clipping_of_zeros_and_of_nan(xp):
+    zeros = xp.tree({"W": np.zeros((2, 3))})
+    clipped, _ = ClipNorm(1.0).update(zeros, (), zeros)
+    xp.assert_close(clipped["W"], np.zeros((2, 3)))
+    bad = xp.tree({"W": np.array([[np.nan, 1.0]]), "b": np.array([[1.0]])})
+    clipped, _ = ClipNorm(1.0).update(bad, (), bad)
+    assert np.isnan(xp.numpy(clipped["b"])).all()  # seen, and not hidden by a clip
+
+
+def test_weight_decay_does_not_depend_on_the_batch_size():
+    """Full batch or two halves: the decay of one step of the mean loss is the same."""
+    X, y = np.ones((8, 2)), np.zeros((8, 1))
+    for batch in (8, 4):
+        with portnet.use_backend("numpy", dtype="float64"):
+            optimizer = chain(WeightDecay(0.5), SGD(0.1))
+            trainer = portnet.Trainer(
+                portnet.Dense(1, weights=lambda r, i, o: np.array([[1.0], [-1.0]])),
+                "squared_error",
+                optimizer,
+                batch,
+            )  # the gradient of the loss is 0 here: x W = 0, and stays so
+            run = trainer.fit(X, y, epochs=1)
+        steps = 8 // batch
+        np.testing.assert_allclose(run.params["W"], [[0.95**steps], [-(0.95**steps)]], rtol=1e-12)
+
+
+BAD_RATES = {
+    "wide": (lambda t: np.float64(0.1), r"expected a Python number or a 0-d float32 array"),
+    "none": (lambda t: None, r"expected a Python number or a 0-d float32 array like t, got None"),
+    "long": (lambda t: np.zeros(2, "float32"), r"expected one number, got shape \(2,\)"),
+    "text": (lambda t: "0.1", r"expected a Python number or a 0-d float32 array like t, got '0.1'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_RATES)
+def test_schedules_that_give_no_number(name):
+    rate, message = BAD_RATES[name]
+    params = tree.map(lambda p: p.astype("float32"), START)
+    with pytest.raises(portnet.ShapeError, match=message):
+        SGD(rate).update(params, SGD(rate).init(params), params)
+
+
+def test_a_schedule_may_give_python_numbers(xp):
+    params = xp.tree(START)
+    for rate in (lambda t: 0.1, lambda t: 1):
+        updates, _ = SGD(rate).update(params, SGD(rate).init(params), params)
+        xp.assert_close(updates["W"], -rate(0) * START["W"])

@@ -19,28 +19,65 @@ ALLOWED = {
     "rng": {"backend"},
     "layers": {"backend", "options", "rng"},
     "losses": {"backend", "options"},
-    "metrics": {"backend"},
+    "metrics": {"backend", "losses"},
     "optimizers": {"backend", "options", "tree"},
+    "schedules": {"backend", "options"},
+    "transforms": {"backend", "options", "tree"},
+    "lbfgs": {"backend", "options", "tree"},
     "validation": {"backend", "losses", "metrics", "options", "tree"},
     "gradcheck": {"backend", "layers", "losses", "options", "rng", "tree", "validation"},
+    "labels": {"backend", "losses", "rng", "validation"},
+    "run": {"backend", "labels", "tree", "validation"},
+    "faults": {"backend", "run"},
+    "watching": {"faults", "metrics", "options", "run"},
+    "starting": {
+        "backend",
+        "labels",
+        "lbfgs",
+        "options",
+        "rng",
+        "run",
+        "tree",
+        "validation",
+        "watching",
+    },
     "training": {
         "backend",
+        "faults",
         "layers",
+        "lbfgs",
         "losses",
         "optimizers",
         "options",
         "rng",
+        "run",
+        "starting",
+        "transforms",
         "tree",
-        "validation",
+        "watching",
     },
     "plots": set(),
     "__main__": {"", "backend"},
 }
-INNER = ("Layer", "Optimizer", "AdamState", "Reduced")  # not reached as portnet.Name
-MATHS = ("layers", "losses", "metrics", "optimizers")
+INNER = (
+    "Layer",
+    "Optimizer",
+    "AdamState",
+    "VState",
+    "Reduced",
+    "Chained",
+    "LBFGSState",
+    "Result",
+)  # not reached as portnet.Name
+MATHS = ("layers", "losses", "metrics", "optimizers", "schedules", "transforms", "lbfgs")
 ARRAY_LIBRARIES = {"numpy", "cupy", "torch", "jax", "array_api_strict", "scipy"}
 # What may be imported inside functions only, and where.
-LAZY = {"plots": {"matplotlib"}, "training": {"tqdm"}, "backend": {"cupy", "torch", "jax"}}
+LAZY = {
+    "plots": {"matplotlib"},
+    "training": {"tqdm"},
+    "run": {"pandas"},
+    "backend": {"cupy", "torch", "jax"},
+}
 
 
 def imports(path):
@@ -87,7 +124,16 @@ def test_maths_files_import_no_array_library(name):
 
 
 def test_optional_libraries_are_imported_late_and_only_where_allowed():
-    optional = {"cupy", "torch", "jax", "array_api_strict", "matplotlib", "tqdm", "sklearn"}
+    optional = {
+        "cupy",
+        "torch",
+        "jax",
+        "array_api_strict",
+        "matplotlib",
+        "tqdm",
+        "sklearn",
+        "pandas",
+    }
     found = {}
     for path in FILES:
         for module, level, at_top in imports(path):
@@ -102,7 +148,7 @@ def test_the_package_says_what_is_public():
     assert sorted(set(portnet.__all__)) == sorted(portnet.__all__)
     for name in portnet.__all__:
         assert hasattr(portnet, name)
-    for module in ("layers", "losses", "optimizers"):
+    for module in ("layers", "losses", "optimizers", "schedules", "transforms", "lbfgs"):
         module = importlib.import_module(f"portnet.{module}")
         for name, value in vars(module).items():
             own = isinstance(value, type) and value.__module__ == module.__name__

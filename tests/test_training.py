@@ -249,7 +249,7 @@ def test_prediction_in_blocks_is_the_prediction(block, monkeypatch):
     with portnet.use_backend("numpy", dtype="float64"):  # float32 products round by their shapes
         run = classifier().fit(X, LABELS, epochs=1)
     whole, numbers = run.predict(X), run.evaluate(X, LABELS)
-    monkeypatch.setattr(portnet.training, "_BLOCK", block)
+    monkeypatch.setattr(portnet.run, "_BLOCK", block)
     np.testing.assert_allclose(run.predict(X), whole, rtol=1e-12)
     assert run.evaluate(X, LABELS) == pytest.approx(numbers, rel=1e-12)
 
@@ -383,11 +383,11 @@ def test_weights_count_in_every_batch(batch_size):
         start = trainer.fit(X, LABELS, epochs=0)
         run = trainer.fit(X, LABELS, epochs=1, sample_weight=weight)
     loss = portnet.SoftmaxCrossEntropy(reduction="sum")
-    step, params = make_step(NET, loss, trainer.optimizer), start.params
+    step, params, state = make_step(NET, loss, trainer.optimizer), start.params, start.state
     for i in range(0, 96, batch_size):
         rows = slice(i, i + batch_size)
         w = weight[rows] / weight.mean() / len(X[rows])
-        params, _, _ = step(params, (), X[rows], LABELS[rows], w)
+        params, state, _ = step(params, state, X[rows], LABELS[rows], w)
     assert_near(params, run.params, 1e-12)
 
 
@@ -523,7 +523,7 @@ def test_infinite_parameters_are_divergence_too():
     y = X @ np.arange(5.0)
     trainer = portnet.Trainer(portnet.mlp([5, 1]), "squared_error", portnet.SGD(1e38), None)
     with pytest.raises(
-        portnet.DivergenceError, match=r"the parameters stopped .* epoch 1, step 1;"
+        portnet.DivergenceError, match=r"the parameters stopped .* epoch 1, step 1\."
     ):
         trainer.fit(X, y, epochs=1)
 
@@ -565,7 +565,7 @@ def test_divergence_names_epoch_and_step_and_keeps_the_parameters(xp):
         trainer.fit(X, y, epochs=1000)
     found = str(caught.value)
     # the sum of the epoch's losses may overflow a step or two before one of them does
-    first = int(found.partition("step ")[2].partition(";")[0])
+    first = int(found.partition("step ")[2].partition(".")[0])
     assert f"epoch {epoch + 1}," in found
     assert bad - 1 <= first <= bad + 1
     before = caught.value.run

@@ -166,9 +166,9 @@ CASES = {
         "y: expected integer labels from 0 to 2, or probabilities of shape (6, 3); got bool of",
     ),
     "text labels": (
-        lambda: classify(y=list("abcabc")),
+        lambda: classify(y=list("abcdab")),
         DataError,
-        "y: expected integer labels from 0 to 2, got text such as 'a'",
+        "y: expected 3 classes, as the network has 3 outputs, got 4 classes: 'a', 'b', 'c', 'd'",
     ),
     "column of labels": (
         lambda: classify(y=LABELS[:, None]),

@@ -1,0 +1,159 @@
+"""Labels: names of classes as numbers, weights of classes, and rows set aside for validation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import rng as random
+from .backend import Backend, is_host, to_numpy
+from .losses import SigmoidCrossEntropy
+from .validation import DataError
+
+__all__ = ["class_weights", "encode", "names", "split"]
+
+Array = Any
+Host = np.ndarray[Any, Any]
+_Rows = tuple[Array, Array, Array | None]  # X, y, weight
+
+
+def names(y: Any, loss: Any, outputs: int, name: str = "y") -> Host | None:
+    """Return the classes, sorted, of labels that are text; None of labels that are numbers."""
+    text = _text(y, name)
+    if text is None or not hasattr(loss, "classes"):
+        return None  # where a loss wants numbers, `validation.targets` says so
+    classes = np.unique(text)
+    needed = 2 if outputs == 1 else outputs
+    several = outputs > 1 and isinstance(loss, SigmoidCrossEntropy)
+    if several or len(classes) != needed:
+        some = ", ".join(repr(str(c)) for c in classes[:5]) + (", ..." if len(classes) > 5 else "")
+        wanted = "a column of 0 and 1 for each label" if several else f"{needed} classes"
+        raise DataError(
+            f"{name}: expected {wanted}, as the network has {outputs} output{'s' * (outputs > 1)}, "
+            f"got {len(classes)} classes: {some}"
+        )
+    return classes
+
+
+def encode(y: Any, classes: Host, name: str = "y") -> Host:
+    """Return the number of each label (rows,) among the classes; raise DataError for others."""
+    text = _text(y, name)
+    if text is None:
+        raise DataError(
+            f"{name}: expected labels such as {str(classes[0])!r}, as the run was trained with, "
+            f"got {'numbers' if y is not None else 'None'}"
+        )
+    found = np.minimum(np.searchsorted(classes, text), len(classes) - 1)
+    wrong = np.flatnonzero(classes[found] != text)
+    if wrong.size:
+        raise DataError(
+            f"{name}: expected labels among {', '.join(map(repr, classes.tolist()))}, "
+            f"got {str(text[wrong[0]])!r} at row {wrong[0]}"
+        )
+    return found
+
+
+def _text(y: Any, name: str) -> Host | None:
+    """Return labels (rows,) that are text as an array of str; None where they are numbers."""
+    if y is None or not is_host(y):
+        return None
+    try:
+        host = to_numpy(y)
+    except (ValueError, TypeError):  # ragged: other checks say more
+        return None
+    if host.dtype.kind not in "UTSO":
+        return None
+    if host.dtype.kind == "O" and not any(isinstance(label, str | bytes) for label in host.flat):
+        return None
+    kinds = ["bytes"] if host.dtype.kind == "S" else ["str"]
+    if host.dtype.kind == "O":
+        kinds = sorted({"str" if isinstance(v, str) else type(v).__name__ for v in host.flat})
+    if kinds != ["str"]:
+        hint = ": decode them, label.decode()" if kinds == ["bytes"] else ""
+        raise DataError(f"{name}: expected labels of one kind, got {' and '.join(kinds)}{hint}")
+    if host.ndim != 1:
+        raise DataError(f"{name}: expected labels of shape (rows,), got {host.shape}")
+    return host.astype(object).astype(np.str_) if host.dtype.kind == "T" else host.astype(np.str_)
+
+
+def class_weights(
+    given: Any, rows: _Rows, place: Backend, loss: Any, outputs: int, classes: Host | None
+) -> Array:
+    """Return the weight of each row (rows,): that of its class times its own.
+
+    `given` maps classes to weights, 1 for those that are missing; or it is "balanced": all rows by
+    the number of classes and the rows of the class (weighted, where rows have weights).
+    """
+    _, y, weight = rows
+    count = max(outputs, 2)
+    if not hasattr(loss, "classes") or (y.ndim == 2 and outputs > 1):
+        raise ValueError(
+            "class_weight needs one label a row, from 0 up or as text, under a cross-entropy; got "
+            f"targets of shape {tuple(y.shape)} under {type(loss).__name__}: use sample_weight"
+        )
+    if isinstance(given, str) and given == "balanced":
+        own = None if weight is None else to_numpy(weight)
+        labels = to_numpy(y).ravel()
+        rows_of = np.bincount(np.rint(labels).astype(np.int64), own, count)
+        met = rows_of > 0
+        table = np.where(met, rows_of.sum() / (met.sum() * np.where(met, rows_of, 1)), 1.0)
+    elif isinstance(given, Mapping):
+        known = list(range(count)) if classes is None else classes.tolist()
+        table = np.ones(count)
+        for label, w in given.items():
+            if label not in known:
+                raise ValueError(
+                    f"class_weight: expected classes among {', '.join(map(repr, known))}, "
+                    f"got {label!r}"
+                )
+            if isinstance(w, str | bool) or not np.isscalar(w) or not 0 <= w < np.inf:  # type: ignore[operator]
+                raise ValueError(
+                    f"class_weight: expected a finite weight >= 0 for {label!r}, got {w!r}"
+                )
+            table[known.index(label)] = w
+    else:
+        raise ValueError(
+            f"class_weight: expected a dict of class: weight, or 'balanced', got {given!r}"
+        )
+    xp, w = place.xp, place.asarray(table, place.dtype)
+    # One column holds 0 and 1, or probabilities between.
+    of_rows = xp.take(w, y, axis=0) if y.ndim == 1 else y[:, 0] * w[1] + (1.0 - y[:, 0]) * w[0]
+    of_rows = of_rows if weight is None else of_rows * weight
+    if not bool(xp.any(of_rows > 0)):  # waits for the device
+        raise ValueError("class_weight: expected a weight above 0 for some row, got only zeros")
+    return of_rows
+
+
+def split(
+    fraction: float, rows: _Rows, place: Backend, loss: Any, seed: int
+) -> tuple[_Rows, _Rows]:
+    """Return the rows to train on and those set aside, which the seed draws.
+
+    Where rows have one label, every class gives its share: rows are put in a random order, then
+    sorted by class, and taken at equal distances.
+    """
+    y, count = rows[1], rows[0].shape[0]
+    held = round(fraction * count)
+    if not 0 < held < count:
+        raise DataError(
+            f"validation={fraction:g} of {count} rows leaves no row to "
+            f"{'validate' if held == 0 else 'train'} on: give more rows, or another fraction"
+        )
+    order = random.shuffled(seed, count)
+    if hasattr(loss, "classes") and (y.ndim == 1 or y.shape[1] == 1):
+        labels = to_numpy(y).ravel()
+        order = order[np.argsort(labels[order], kind="stable")]
+    taken = ((np.arange(held) + 0.5) * (count / held)).astype(np.int64)
+    aside = np.zeros(count, dtype=bool)
+    aside[order[taken]] = True
+    parts = []
+    for which in (~aside, aside):
+        index = place.asarray(np.flatnonzero(which))
+        parts.append(tuple(None if a is None else place.xp.take(a, index, axis=0) for a in rows))
+        weight = parts[-1][2]
+        if weight is not None and not bool(place.xp.any(weight > 0)):  # waits for the device
+            raise DataError(
+                f"validation={fraction:g}: all {weight.shape[0]} rows to "
+                f"{'validate' if len(parts) == 2 else 'train'} on have the weight 0"
+            )
+    return parts[0], parts[1]  # type: ignore[return-value]

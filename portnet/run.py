@@ -1,0 +1,250 @@
+"""Run: what training gave so far, and what is done with it: predict, evaluate, go on, move."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from . import labels as _labels
+from . import tree
+from . import validation as check
+from .backend import Backend, describe, is_host, namespace, to_numpy, use_backend
+
+__all__ = ["History", "Run"]
+
+Array = Any
+Params = Any
+State = Any
+Metric = str | Callable[..., Array]
+Rows = tuple[Array, Array, Array | None]  # X, y, weight: checked, and where the parameters are
+
+_BLOCK = 16_384  # rows predicted at once, so that memory does not grow with the data
+
+
+class History(dict[str, list[float]]):
+    """A number for each epoch, by name: plain lists in a dict. NaN where there was none."""
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Return a plain dict of lists."""
+        return {name: list(numbers) for name, numbers in self.items()}
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame with a row for each epoch, counted from 1."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install pandas") from error
+        epochs = range(1, 1 + max(map(len, self.values()), default=0))
+        return pandas.DataFrame(self.to_dict(), index=pandas.Index(epochs, name="epoch"))
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What training gave so far: parameters, optimizer state and history. Nothing changes it.
+
+    Attributes
+    ----------
+    params : nest of arrays
+        The parameters, where the data live; those of the best epoch after early stopping.
+    state : nest of arrays
+        The optimizer's, after the last step.
+    classes : array of str, or None
+        The names of the classes, sorted, where the labels were text; the columns of
+        `predict_proba` are in this order.
+    epoch : int
+        How many epochs were trained.
+    step : int
+        How many steps of the next epoch were made, where Ctrl-C ended the training within one.
+    history : dict of lists
+        A number for each epoch: ``loss``, the mean over the rows of what the loss was in the
+        epoch's steps (their sum for ``reduction="sum"``); ``validation_loss`` and
+        ``validation_<metric>`` after the epoch, or ``<metric>`` on the training rows where no
+        validation rows were given; ``scale`` where updates are reduced on a plateau.
+    best_epoch : int or None
+        The epoch in which the number that early stopping watches was best.
+    stopped : str
+        Why training ended before all its epochs, in words; else empty.
+    """
+
+    trainer: Any
+    params: Params = field(repr=False)
+    state: State = field(repr=False)
+    place: Backend
+    inputs: int
+    outputs: int
+    metrics: dict[str, Callable[..., Array]] = field(default_factory=dict, repr=False)
+    classes: Any = None
+    epoch: int = 0
+    step: int = 0
+    stopped: str = ""
+    # What going on needs, besides: the parameters after the last step where `params` are the best
+    # epoch's; the best epoch's; what early stopping and the plateau remember; the factor of the
+    # updates; the sum of the losses within an epoch, and the plan of that epoch.
+    _last: Params = field(default=None, repr=False)
+    _best: Params = field(default=None, repr=False)
+    _watches: dict[str, Any] = field(default_factory=dict, repr=False)
+    _scale: float = field(default=1.0, repr=False)
+    _within: tuple[float, float, Any] = field(default=(0.0, 0.0, None), repr=False)
+    _log: dict[str, list[float]] = field(default_factory=dict, repr=False)
+
+    @property
+    def history(self) -> History:
+        """The numbers of each epoch."""
+        # The lists are shared with later runs, which only append: take as many as are this run's.
+        return History({name: list(numbers[: self.epoch]) for name, numbers in self._log.items()})
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch whose number was best, where early stopping watched."""
+        watch = self._watches.get("early_stopping")
+        return watch.epoch if watch is not None and watch.epoch else None
+
+    @property
+    def best(self) -> "Run":
+        """The run with the parameters of its best epoch; its `fit` goes on from the last one.
+
+        Raises ValueError where no early stopping watched.
+        """
+        if self._best is None:
+            raise ValueError(
+                "best: no epoch was watched; fit with early_stopping=portnet.EarlyStopping()"
+            )
+        last = self.params if self._last is None else self._last
+        return replace(self, params=self._best, _last=last)
+
+    def fit(self, X: Any, y: Any, **options: Any) -> "Run":
+        """Train for more epochs, exactly as if training had never stopped; returns the new run.
+
+        Takes what `Trainer.fit` takes: give the same data and options. The order of the rows, what
+        layers drop, schedules and early stopping go on where they were; after an interruption, in
+        the middle of the epoch, which counts as one of `epochs`. Metrics are by default those of
+        before.
+        """
+        return self.trainer.fit(X, y, resume=self, **options)  # type: ignore[no-any-return]
+
+    def to(self, name: str, *, device: Any = None, dtype: str | None = None) -> "Run":
+        """Return this run with its arrays moved to a backend: ``run.to("numpy")``.
+
+        Takes what `portnet.set_backend` takes; the dtype is by default the run's own, and then the
+        numbers stay the same bit for bit.
+        """
+        with use_backend(name, device=device, dtype=dtype or self.place.dtype) as place:
+
+            def move(nest: Any) -> Any:
+                return tree.map(lambda a: place.asarray(a) if hasattr(a, "dtype") else a, nest)
+
+            names = ("params", "state", "_last", "_best")
+            return replace(self, place=place, **{n: move(getattr(self, n)) for n in names})
+
+    def predict(self, X: Any) -> Array:
+        """Return the mean of the target for each row (rows, outputs), in the library of X.
+
+        This is the network's output for squared, absolute and Huber error and for losses of your
+        own, its exponential for Poisson, and probabilities for the cross-entropies. Raw outputs are
+        ``model.forward(run.params, x)[0]``.
+        """
+        return self._answer(X, lambda mean: mean)
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probability of each class or label (rows, outputs), in the library of X.
+
+        Where the labels were text, the columns are in the order of `classes`. Raises TypeError
+        unless the loss is a cross-entropy.
+        """
+        self._classes("predict_proba")
+        return self.predict(X)
+
+    def predict_class(self, X: Any) -> Array:
+        """Return the most probable class of each row (rows,), as integers, in the library of X.
+
+        Where the labels were text, the names of the classes, as a NumPy array. For several labels
+        a row, 0 or 1 for each (rows, labels). Raises TypeError unless the loss is a cross-entropy.
+        """
+        answer = self._answer(X, self._classes("predict_class"))
+        return answer if self.classes is None else self.classes[to_numpy(answer)]
+
+    def evaluate(
+        self, X: Any, y: Any, sample_weight: Any = None, *, metrics: Iterable[Metric] | None = None
+    ) -> dict[str, float]:
+        """Return the loss and the metrics (by default those of the fit) on these rows."""
+        chosen = self.metrics
+        if metrics is not None:
+            chosen = check.named_metrics(metrics, self.trainer.loss, self.outputs)
+        self._reachable(X=X, y=y, sample_weight=sample_weight)
+        with self.place.active():
+            rows = self._rows(X, y, sample_weight)
+            check.check_metrics(chosen, rows[1])
+            return self._evaluate(rows, chosen)
+
+    # What the methods, and training, are made of
+
+    def _rows(self, X: Any, y: Any, sample_weight: Any, name: str = "") -> Rows:
+        """Return checked features, targets and weights where the parameters are."""
+        place, loss = self.place, self.trainer.loss
+        X = check.features(X, place, width=self.inputs, name=name + "X")
+        rows = X.shape[0]
+        if self.classes is not None:
+            y = _labels.encode(y, self.classes, name=name + "y")
+        y = check.targets(y, place, loss, rows=rows, outputs=self.outputs, name=name + "y")
+        w = check.row_weights(sample_weight, place, rows=rows, name=name + "sample_weight")
+        return X, y, w
+
+    def _reachable(self, **arrays: Any) -> None:
+        """Raise TypeError where an array lives in another library, or on another device."""
+        for name, x in arrays.items():
+            if not is_host(x) and not self.place.holds(x):
+                raise TypeError(
+                    f"{name} is {describe(x)}, but the parameters live in "
+                    f"{self.place}: give portnet.to_numpy({name})"
+                )
+
+    def _forward(self, X: Array) -> Array:
+        """Return the raw outputs for all rows, block by block."""
+        model, rows = self.trainer.model, X.shape[0]
+        parts = [X[i : min(i + _BLOCK, rows), :] for i in range(0, rows, _BLOCK)]
+        blocks = [model.forward(self.params, x)[0] for x in parts]
+        return blocks[0] if len(blocks) == 1 else namespace(X).concat(blocks, axis=0)
+
+    def _mean(self, pred: Array) -> Array:
+        return self.trainer.loss.mean(pred) if hasattr(self.trainer.loss, "mean") else pred
+
+    def _answer(self, X: Any, finish: Callable[[Array], Array]) -> Array:
+        self._reachable(X=X)
+        with self.place.active():
+            x = check.features(X, self.place, width=self.inputs)
+            answer = finish(self._mean(self._forward(x)))
+        return to_numpy(answer) if is_host(X) else answer
+
+    def _classes(self, method: str) -> Callable[[Array], Array]:
+        if not hasattr(self.trainer.loss, "classes"):
+            raise TypeError(
+                f"{method} needs a loss that predicts classes, sigmoid_cross_entropy or "
+                f"softmax_cross_entropy; this run was trained with {self.trainer.loss}: use predict"
+            )
+        return self.trainer.loss.classes  # type: ignore[no-any-return]
+
+    def _evaluate(self, rows: Rows, metrics: dict[str, Callable[..., Array]]) -> dict[str, float]:
+        X, y, weight = rows
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinite loss is told as it is
+            pred = self._forward(X)
+            numbers = {"loss": self.trainer.loss(pred, y, weight)[0]}
+            mean = self._mean(pred) if metrics else None
+            for name, metric in metrics.items():
+                numbers[name] = metric(mean, y, weight)
+        return dict(zip(numbers, read(list(numbers.values())), strict=True))
+
+
+def read(numbers: list[Any]) -> list[float]:
+    """Return 0-d arrays and numbers as floats, with one wait for the device."""
+    arrays = [v for v in numbers if hasattr(v, "shape")]
+    host = iter(to_numpy(namespace(*arrays).stack(arrays)) if arrays else ())
+    return [float(next(host) if hasattr(v, "shape") else v) for v in numbers]
+
+
+def record(log: dict[str, list[float]], numbers: dict[str, float], epoch: int) -> None:
+    """Append the numbers of an epoch to the lists of a log; NaN stands for what is missing."""
+    for name in {**log, **numbers}:
+        column = log.setdefault(name, [])
+        column += [math.nan] * (epoch - 1 - len(column)) + [numbers.get(name, math.nan)]

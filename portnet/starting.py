@@ -1,0 +1,170 @@
+"""Before the first step of a fit: options and data are checked, data moved, a run begun."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from . import labels, tree, watching
+from . import rng as random
+from . import validation as check
+from .backend import Backend
+from .lbfgs import LBFGS
+from .options import choose, integer
+from .run import Metric, Rows, Run
+from .validation import DataError
+from .watching import Callback, EarlyStopping, ReduceOnPlateau
+
+__all__ = ["FitOptions", "fit_options", "plan", "start"]
+
+Array = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """The options of `Trainer.fit`, which explains them, checked."""
+
+    epochs: int = 10
+    validation: Any = None
+    sample_weight: Any = None
+    class_weight: Any = None
+    metrics: Iterable[Metric] | None = None
+    early_stopping: Any = False
+    reduce_on_plateau: Any = False
+    callbacks: Iterable[Callback] = ()
+    progress: bool | None = None
+    verbose: bool = False
+    resume: Run | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epochs", integer("epochs", self.epochs, 0))
+        if isinstance(self.validation, bool | int | float | np.number):
+            if self.validation is True or not 0 < self.validation < 1:
+                raise ValueError(
+                    f"validation: expected a fraction between 0 and 1, got {self.validation!r}"
+                )
+            object.__setattr__(self, "validation", float(self.validation))
+        for name, kind in ("early_stopping", EarlyStopping), ("reduce_on_plateau", ReduceOnPlateau):
+            given = getattr(self, name)
+            given = kind() if given is True else given or None
+            if not isinstance(given, kind | None):
+                raise TypeError(
+                    f"{name}: expected True or a portnet.{kind.__name__}, got {given!r}"
+                )
+            object.__setattr__(self, name, given)
+        listed = isinstance(self.callbacks, Iterable) and not isinstance(self.callbacks, str)
+        calls = tuple(self.callbacks or ()) if listed else (self.callbacks,)
+        for call in calls:
+            if not callable(call) or isinstance(call, type):
+                raise TypeError(f"callbacks: expected functions of a report, got {call!r}")
+        object.__setattr__(self, "callbacks", calls)
+        for name in ("progress", "verbose"):
+            if not isinstance(getattr(self, name), bool | None):
+                raise TypeError(f"{name}: expected True or False, got {getattr(self, name)!r}")
+        if not isinstance(self.resume, Run | None):
+            raise TypeError(f"resume: expected a run that fit returned, got {self.resume!r}")
+
+
+def fit_options(given: dict[str, Any]) -> FitOptions:
+    """Return the options, or raise TypeError for a name that is none, as Python does."""
+    try:
+        for name in given:
+            choose("option", name, FitOptions.__dataclass_fields__)
+    except ValueError as error:
+        raise TypeError(f"Trainer.epochs: {error}") from None
+    return FitOptions(**given)
+
+
+def start(trainer: Any, X: Any, y: Any, options: FitOptions) -> tuple[Run, Rows, Rows | None]:
+    """Return the run before the first step, the rows to train on and those to validate on."""
+    before, fraction = options.resume, options.validation
+    if isinstance(trainer.optimizer, LBFGS) and options.reduce_on_plateau is not None:
+        raise ValueError("reduce_on_plateau: LBFGS finds the length of its steps by itself")
+    held_out = {} if isinstance(fraction, float) else check.validation_set(fraction)
+    arrays = {"X": X, "y": y, "sample_weight": options.sample_weight}
+    arrays |= {f"validation {name}": a for name, a in held_out.items()}
+    if before is None:
+        place, width = check.home(**arrays), getattr(trainer.model, "n_in", None)
+    else:
+        before._reachable(**arrays)
+        place, width = before.place, before.inputs
+    with place.active():
+        X = check.features(X, place, width=width)
+        run = _new(trainer, X, y, place) if before is None else _resumed(trainer, before)
+        if options.metrics is not None:
+            chosen = check.named_metrics(options.metrics, trainer.loss, run.outputs)
+            run = replace(run, metrics=chosen)
+        rows = run._rows(X, y, options.sample_weight)
+        checked = run._rows(**held_out, name="validation ") if held_out else None
+        check.check_metrics(run.metrics, rows[1])
+        if isinstance(fraction, float):
+            rows, checked = labels.split(fraction, rows, place, trainer.loss, trainer.seed)
+        if options.class_weight is not None:
+            weights = labels.class_weights(
+                options.class_weight, rows, place, trainer.loss, run.outputs, run.classes
+            )
+            rows = (*rows[:2], weights)
+        if isinstance(trainer.optimizer, LBFGS):
+            _refuse_random_layers(run, rows[0])
+    if run.step and run._within[2] != plan(trainer, rows):
+        raise DataError(
+            f"the run stopped after step {run.step} of an epoch with {run._within[2]}, and goes on "
+            f"with the same only, got {plan(trainer, rows)}"
+        )
+    watched = watching.begin(
+        run, checked is not None, options.early_stopping, options.reduce_on_plateau
+    )
+    return watched, rows, checked
+
+
+def plan(trainer: Any, rows: Rows) -> str:
+    """Return what decides which rows a step of an epoch takes, in words."""
+    return (
+        f"{rows[0].shape[0]} rows, batch_size={trainer.batch_size}, seed={trainer.seed}, "
+        f"shuffle={trainer.shuffle}"
+    )
+
+
+def _new(trainer: Any, X: Array, y: Any, place: Backend) -> Run:
+    """Return a run before its first step, with the initial parameters."""
+    params, outputs = trainer.model.init(random.generator(trainer.seed), X.shape[1])
+    if trainer.params is not None:
+        params = check.parameters(trainer.params, params, place)
+    params = tree.map(lambda p: place.asarray(p, place.dtype), params)
+    classes = labels.names(y, trainer.loss, outputs)
+    state = trainer.optimizer.init(params)
+    return Run(trainer, params, state, place, X.shape[1], outputs, classes=classes)
+
+
+def _resumed(trainer: Any, run: Run) -> Run:
+    """Return a run as a trainer goes on with it: from the parameters after its last step."""
+    if run.trainer is not trainer:
+        params, _ = trainer.model.init(random.generator(trainer.seed), run.inputs)
+        check.parameters(run.params, params, run.place)
+        ours, theirs = _kind(trainer.optimizer), _kind(run.trainer.optimizer)
+        if ours != theirs:
+            raise ValueError(
+                f"resume: the run was trained with {theirs}, whose state does not fit {ours}. To "
+                "start anew from its parameters, give Trainer(..., params=run.params)"
+            )
+    last = run.params if run._last is None else run._last
+    return replace(run, trainer=trainer, params=last, _last=None, stopped="")
+
+
+def _kind(optimizer: Any) -> str:
+    """Return the names of an optimizer and of the parts of a chain: equal kinds, equal states."""
+    parts = getattr(optimizer, "parts", None)
+    return type(optimizer).__name__ if parts is None else f"chain({', '.join(map(_kind, parts))})"
+
+
+def _refuse_random_layers(run: Run, X: Array) -> None:
+    """Raise ValueError where the outputs are drawn: L-BFGS compares values from step to step."""
+    x, model = X[: min(32, X.shape[0]), ...], run.trainer.model
+    still, _ = model.forward(run.params, x)
+    drawn, _ = model.forward(run.params, x, random.key(run.trainer.seed, 0))
+    if bool(run.place.xp.any(still != drawn)):  # waits for the device
+        raise ValueError(
+            "LBFGS needs a loss that is the same in every evaluation, but this model draws at "
+            "random in training (Dropout): use another optimizer, or leave such layers out"
+        )

@@ -1,0 +1,225 @@
+"""What looks at a training after each epoch: early stopping, plateaus, callbacks.
+
+Early stopping and plateaus watch one number of the history. What they remember from epoch to epoch
+is a `Watch`, a part of the run, so that a training that goes on goes on watching where it was.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from .faults import with_run
+from .metrics import METRICS, SMALLER_IS_BETTER
+from .options import choose, integer, number
+from .run import Run
+
+__all__ = ["EarlyStopping", "ReduceOnPlateau", "Report", "Watch"]
+
+
+class Watch(NamedTuple):
+    """What watching a number remembers: its best value, the epoch of that, how many are since."""
+
+    monitor: str
+    best: float = math.nan
+    epoch: int = 0
+    since: int = 0
+
+
+@dataclass(frozen=True)
+class _Watching:
+    """What early stopping and plateaus share: which number they watch, and what better means."""
+
+    monitor: str | None = None
+    patience: int = 10
+    min_change: float = 0.0
+    mode: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if not isinstance(self.monitor, str | None):
+            raise TypeError(f"{name}: expected monitor as a name, got {self.monitor!r}")
+        object.__setattr__(self, "patience", integer(f"{name}: patience", self.patience, 1))
+        number(self, "min_change", "a finite min_change >= 0", lambda d: 0 <= d < math.inf)
+        if self.mode is not None:
+            choose("mode", self.mode, ("min", "max"))
+
+    def begin(self, names: list[str], before: Watch | None) -> Watch:
+        """Return what to go on from; raise ValueError unless `monitor` is a name of the history."""
+        default = "validation_loss" if "validation_loss" in names else "loss"
+        monitor = default if self.monitor is None else self.monitor
+        choose("number to monitor", monitor, names)
+        self._sign(monitor)
+        if before is None or before.monitor != monitor:
+            return Watch(monitor)
+        return before._replace(since=0) if before.since >= self.patience else before
+
+    def watch(self, watch: Watch, value: float, epoch: int) -> Watch:
+        """Return the next watch: better is by more than `min_change`; NaN is never better."""
+        gain = self._sign(watch.monitor) * (value - watch.best)
+        if gain > self.min_change or (math.isnan(watch.best) and not math.isnan(value)):
+            return Watch(watch.monitor, value, epoch)
+        return watch._replace(since=watch.since + 1)
+
+    def _sign(self, monitor: str) -> int:
+        """1 where larger is better, -1 where smaller is."""
+        if self.mode is not None:
+            return 1 if self.mode == "max" else -1
+        metric = monitor.removeprefix("validation_")
+        if metric == "loss" or metric in SMALLER_IS_BETTER:
+            return -1
+        if metric in METRICS:
+            return 1
+        raise ValueError(
+            f"{type(self).__name__}: is a larger {monitor} better, or a smaller one? Say "
+            'mode="max" or mode="min"'
+        )
+
+
+@dataclass(frozen=True)
+class EarlyStopping(_Watching):
+    """Stop after `patience` epochs in which a number did not get better; keep the best parameters.
+
+    Parameters
+    ----------
+    monitor : str, optional
+        A name of the history, such as "validation_accuracy"; by default the loss of the validation
+        rows, or of the training where there are none.
+    patience : int
+        So many epochs without a better number end the training.
+    min_change : float
+        Better is by more than this.
+    mode : {"min", "max"}, optional
+        Whether smaller or larger is better; portnet's own losses and metrics know it.
+    restore : bool
+        Whether the run that `fit` returns predicts with the parameters of the best epoch, also
+        where training ended for another reason; else with those of the last.
+    """
+
+    restore: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.restore, bool):
+            raise TypeError(f"EarlyStopping: restore is True or False, got {self.restore!r}")
+
+
+@dataclass(frozen=True)
+class ReduceOnPlateau(_Watching):
+    """Multiply all updates by `factor` after `patience` epochs in which a number got no better.
+
+    Works with any optimizer and schedule, because the updates are what shrinks: Trainer multiplies
+    them by `scale`, which starts at 1 and is a list of the history.
+
+    Parameters
+    ----------
+    monitor, patience, min_change, mode
+        As in `EarlyStopping`.
+    factor : float
+        0 < factor < 1.
+    lowest : float
+        The scale shrinks no further than to this.
+    """
+
+    patience: int = 5
+    factor: float = field(default=0.1, kw_only=True)
+    lowest: float = field(default=1e-4, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number(self, "factor", "0 < factor < 1", lambda f: 0 < f < 1)
+        number(self, "lowest", "0 <= lowest <= 1", lambda f: 0 <= f <= 1)
+
+    def reduce(self, watch: Watch, scale: float) -> tuple[Watch, float]:
+        """Return the watch and the scale for the next epoch."""
+        if watch.since < self.patience:
+            return watch, scale
+        return watch._replace(since=0), max(scale * self.factor, self.lowest)
+
+
+def begin(
+    run: Run, validated: bool, stopping: EarlyStopping | None, plateau: ReduceOnPlateau | None
+) -> Run:
+    """Return the run with the watches to begin with; raise ValueError for unknown names."""
+    names = ["loss", *run.metrics]
+    if validated:
+        names = ["loss", *(f"validation_{name}" for name in names)]
+    watches, best = dict(run._watches), run._best
+    if plateau is not None:
+        watches["plateau"] = plateau.begin(names, watches.get("plateau"))
+    if stopping is not None:
+        watches["early_stopping"] = stopping.begin(names, watches.get("early_stopping"))
+        best = best if watches["early_stopping"].epoch else None
+    return replace(run, _watches=watches, _best=best)
+
+
+def after_epoch(
+    run: Run,
+    numbers: dict[str, float],
+    stopping: EarlyStopping | None,
+    plateau: ReduceOnPlateau | None,
+) -> Run:
+    """Return the run after its watches saw the numbers of its last epoch."""
+    watches = dict(run._watches)
+    if plateau is not None:
+        watch = watches["plateau"]
+        watch = plateau.watch(watch, numbers[watch.monitor], run.epoch)
+        watches["plateau"], scale = plateau.reduce(watch, run._scale)
+        run = replace(run, _scale=scale)
+    if stopping is not None:
+        watch = watches["early_stopping"]
+        watch = stopping.watch(watch, numbers[watch.monitor], run.epoch)
+        watches["early_stopping"] = watch
+        if watch.epoch == run.epoch:
+            run = replace(run, _best=run.params)
+        if watch.since >= stopping.patience:
+            best = f"{watch.monitor} was best in epoch {watch.epoch}, {watch.best:.4g}"
+            run = replace(run, stopped=f"early stopping: {best}")
+    return replace(run, _watches=watches)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a callback is given after each epoch.
+
+    Attributes
+    ----------
+    epoch, epochs : int
+        How many epochs are trained, and how many it will be.
+    numbers : dict of floats
+        The last number of each list of the history: ``report.numbers["validation_loss"]``.
+    seconds : float
+        How long the epoch took.
+    run : Run
+        The run so far, with the parameters of this epoch; it can be kept and used.
+    """
+
+    epoch: int
+    epochs: int
+    numbers: dict[str, float]
+    seconds: float
+    run: Run = field(repr=False)
+
+
+Callback = Callable[[Report], bool | None]
+
+
+def tell(report: Report, callbacks: Iterable[Callback]) -> Run:
+    """Return the run after the callbacks were given the report; one may have stopped it."""
+    run = report.run
+    for call in callbacks:
+        name = getattr(call, "__name__", repr(call))
+        try:
+            answer = call(report)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                error.add_note(
+                    f"in callback {name} after epoch {run.epoch}: see this error's `run`"
+                )
+            raise with_run(error, run)  # noqa: B904 (the error itself)
+        if type(answer).__name__ not in ("bool", "bool_", "NoneType"):  # NumPy's bool counts, too
+            message = f"callback {name}: expected True to stop, or False or None, got {answer!r}"
+            raise with_run(TypeError(message), run)
+        if answer:
+            run = replace(run, stopped=f"callback {name} said stop")
+    return run

@@ -1,0 +1,565 @@
+"""Everything a user can pass wrongly to Trainer, optimizers, schedules and fit: error and message.
+
+What is wrong with data themselves (NaN, shapes, libraries) is in test_validation.py.
+"""
+
+import re
+
+import numpy as np
+import pytest
+
+import portnet
+from portnet import DataError, ShapeError
+
+X = np.arange(24.0).reshape(8, 3) / 10
+LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+WORDS = np.array(["a", "b", "c", "a", "b", "c", "a", "b"])
+VALUES = X[:, 0] * 2
+NET = portnet.mlp([3, 4, 3])
+
+
+def fit(y=LABELS, x=X, loss="softmax_cross_entropy", trainer=(), outputs=3, **options):
+    net = portnet.mlp([3, 4, outputs])
+    return portnet.Trainer(net, loss, **dict(trainer)).fit(x, y, **({"epochs": 1} | options))
+
+
+def optimize(optimizer):
+    return fit(trainer={"optimizer": optimizer})
+
+
+def nameless(mean, target, weight=None):
+    return 0.0
+
+
+# What is called, the error's type, and its message (the beginning of it).
+CASES = {
+    # Trainer
+    "loss misspelt": (
+        lambda: portnet.Trainer(NET, "cross_entropy"),
+        ValueError,
+        "unknown loss 'cross_entropy': did you mean 'softmax_cross_entropy'?",
+    ),
+    "optimizer misspelt": (
+        lambda: portnet.Trainer(NET, "huber", "rmsprob"),
+        ValueError,
+        "unknown optimizer 'rmsprob': did you mean 'rmsprop'?",
+    ),
+    "optimizer as a number": (
+        lambda: portnet.Trainer(NET, "huber", 0.01),
+        TypeError,
+        "expected an optimizer with init, update, got 0.01",
+    ),
+    "optimizer as a class": (
+        lambda: portnet.Trainer(NET, "huber", portnet.RMSProp),
+        TypeError,
+        "expected an optimizer with init, update, got <class 'portnet.optimizers.RMSProp'>: write it",
+    ),
+    "model as sizes": (
+        lambda: portnet.Trainer((3, 4, 3), "huber"),
+        TypeError,
+        "expected a model with init, forward, backward, got (3, 4, 3)",
+    ),
+    "batch size of 0": (
+        lambda: portnet.Trainer(NET, "huber", batch_size=0),
+        ValueError,
+        "batch_size: expected an integer of at least 1, got 0",
+    ),
+    "batch size of 1.5": (
+        lambda: portnet.Trainer(NET, "huber", batch_size=1.5),
+        ValueError,
+        "batch_size: expected an integer of at least 1, got 1.5",
+    ),
+    "seed of None": (
+        lambda: portnet.Trainer(NET, "huber", seed=None),
+        ValueError,
+        "seed: expected an integer of at least 0, got None",
+    ),
+    "shuffle as a number": (
+        lambda: portnet.Trainer(NET, "huber", shuffle=1),
+        ValueError,
+        "shuffle: expected True or False, got 1",
+    ),
+    "parameters of another net": (
+        lambda: fit(trainer={"params": portnet.init(portnet.mlp([3, 5, 3]))}),
+        DataError,
+        "params[0]['W']: expected shape (3, 4), got (3, 5)",
+    ),
+    # optimizers, transforms
+    "learning rate of 0": (
+        lambda: portnet.RMSProp(0),
+        ValueError,
+        "RMSProp: expected a finite lr > 0, or a function of t, got 0",
+    ),
+    "learning rate that is negative": (
+        lambda: portnet.AdamW(-1e-3),
+        ValueError,
+        "AdamW: expected a finite lr > 0, or a function of t, got -0.001",
+    ),
+    "learning rate that is NaN": (
+        lambda: portnet.Nesterov(np.nan),
+        ValueError,
+        "Nesterov: expected a finite lr > 0, or a function of t, got nan",
+    ),
+    "schedule without ()": (
+        lambda: portnet.SGD(portnet.CosineDecay),
+        ValueError,
+        "SGD: expected a finite lr > 0, or a function of t, got <class 'portnet.schedules.CosineDecay'>",
+    ),
+    "beta of 1": (
+        lambda: portnet.RMSProp(beta=1.0),
+        ValueError,
+        "RMSProp: expected 0 <= beta < 1, got 1.0",
+    ),
+    "beta in words": (
+        lambda: portnet.Nesterov(beta="0.9"),
+        ValueError,
+        "Nesterov: expected 0 <= beta < 1, got '0.9'",
+    ),
+    "decay that is negative": (
+        lambda: portnet.AdamW(decay=-0.1),
+        ValueError,
+        "AdamW: expected a finite decay >= 0, got -0.1",
+    ),
+    "decay of no parameter": (
+        lambda: optimize(portnet.chain(portnet.WeightDecay(0.1, only="weights"), portnet.SGD())),
+        ValueError,
+        "WeightDecay: no parameter is named 'weights'; there are [0]['W'], [0]['b'], [2]['W']",
+    ),
+    "clipping at 0": (
+        lambda: portnet.ClipNorm(0.0),
+        ValueError,
+        "ClipNorm: expected a finite limit > 0, got 0.0",
+    ),
+    "chain of nothing": (
+        lambda: portnet.chain(),
+        ValueError,
+        "chain: expected at least one optimizer, got nothing",
+    ),
+    "chain of a list": (
+        lambda: portnet.chain([portnet.ClipNorm(1.0), portnet.SGD()]),
+        TypeError,
+        "expected part 1 of a chain with init, update, got [ClipNorm(limit=1.0), SGD(lr=0.1)]",
+    ),
+    "chain with L-BFGS": (
+        lambda: portnet.chain(portnet.ClipNorm(1.0), portnet.LBFGS()),
+        TypeError,
+        "expected part 2 of a chain with init, update, got LBFGS(memory=10",
+    ),
+    "chain that ends without an optimizer": (
+        lambda: optimize(portnet.chain(portnet.ClipNorm(1.0))),
+        TypeError,
+        "expected an optimizer, got Chained(parts=(ClipNorm(limit=1.0),)), which changes gradients",
+    ),
+    "transform alone": (
+        lambda: optimize(portnet.WeightDecay(0.1)),
+        TypeError,
+        "expected an optimizer, got WeightDecay(decay=0.1, only=None), which changes gradients but",
+    ),
+    "memory of 0 for L-BFGS": (
+        lambda: portnet.LBFGS(memory=0),
+        ValueError,
+        "LBFGS: memory: expected an integer of at least 1, got 0",
+    ),
+    "tolerance for L-BFGS that is negative": (
+        lambda: portnet.LBFGS(gtol=-1),
+        ValueError,
+        "LBFGS: expected a finite gtol >= 0, got -1",
+    ),
+    "L-BFGS and dropout": (
+        lambda: portnet.Trainer(portnet.mlp([3, 4, 3], dropout=0.5), "huber", "lbfgs").fit(X, X),
+        ValueError,
+        "LBFGS needs a loss that is the same in every evaluation, but this model draws at random",
+    ),
+    "L-BFGS and plateaus": (
+        lambda: fit(trainer={"optimizer": "lbfgs"}, reduce_on_plateau=True),
+        ValueError,
+        "reduce_on_plateau: LBFGS finds the length of its steps by itself",
+    ),
+    # schedules
+    "step decay of every 0 steps": (
+        lambda: portnet.StepDecay(0.1, every=0),
+        ValueError,
+        "StepDecay: expected a finite every > 0, got 0",
+    ),
+    "factor above 1": (
+        lambda: portnet.ExponentialDecay(0.1, 10, factor=1.5),
+        ValueError,
+        "ExponentialDecay: expected 0 < factor <= 1, got 1.5",
+    ),
+    "inverse decay of no power": (
+        lambda: portnet.InverseDecay(0.1, 10, power=0),
+        ValueError,
+        "InverseDecay: expected a finite power > 0, got 0",
+    ),
+    "warm-up longer than all": (
+        lambda: portnet.CosineDecay(0.1, steps=100, warmup=100),
+        ValueError,
+        "CosineDecay: expected 0 <= warmup < steps, got 100",
+    ),
+    "end above the start": (
+        lambda: portnet.CosineDecay(0.1, steps=100, end=0.2),
+        ValueError,
+        "CosineDecay: expected 0 <= end <= lr, got 0.2",
+    ),
+    "constant of NaN": (
+        lambda: portnet.Constant(np.nan),
+        ValueError,
+        "Constant: expected a finite lr > 0, got nan",
+    ),
+    "schedule that gives text": (
+        lambda: optimize(portnet.SGD(str)),
+        ValueError,
+        "SGD: expected a finite lr > 0, or a function of t, got <class 'str'>",
+    ),
+    "schedule that gives None": (
+        lambda: optimize(portnet.SGD(lambda t: None)),
+        ShapeError,
+        "learning rate <function <lambda>",
+    ),
+    "schedule that gives float64": (
+        lambda: optimize(portnet.SGD(lambda t: np.float64(0.1))),
+        ShapeError,
+        "learning rate <function <lambda>",
+    ),
+    # fit: epochs and watching
+    "epochs of -1": (
+        lambda: fit(epochs=-1),
+        ValueError,
+        "epochs: expected an integer of at least 0, got -1",
+    ),
+    "epochs of 2.5": (
+        lambda: fit(epochs=2.5),
+        ValueError,
+        "epochs: expected an integer of at least 0, got 2.5",
+    ),
+    "an option that is none": (
+        lambda: fit(epoch=3),
+        TypeError,
+        "Trainer.fit() got an unexpected keyword argument 'epoch'",
+    ),
+    "an option of epochs() that is none": (
+        lambda: portnet.Trainer(NET, "huber").epochs(X, X, epoch=3),
+        TypeError,
+        "Trainer.epochs: unknown option 'epoch': did you mean 'epochs'?",
+    ),
+    "early stopping as a number": (
+        lambda: fit(early_stopping=5),
+        TypeError,
+        "early_stopping: expected True or a portnet.EarlyStopping, got 5",
+    ),
+    "early stopping as a class": (
+        lambda: fit(early_stopping=portnet.EarlyStopping),
+        TypeError,
+        "early_stopping: expected True or a portnet.EarlyStopping, got <class",
+    ),
+    "patience of 0": (
+        lambda: portnet.EarlyStopping(patience=0),
+        ValueError,
+        "EarlyStopping: patience: expected an integer of at least 1, got 0",
+    ),
+    "patience first": (
+        lambda: portnet.EarlyStopping(5),
+        TypeError,
+        "EarlyStopping: expected monitor as a name, got 5",
+    ),
+    "change that is negative": (
+        lambda: portnet.EarlyStopping(min_change=-1),
+        ValueError,
+        "EarlyStopping: expected a finite min_change >= 0, got -1",
+    ),
+    "mode in other words": (
+        lambda: portnet.EarlyStopping(mode="maximum"),
+        ValueError,
+        "unknown mode 'maximum'",
+    ),
+    "restore in words": (
+        lambda: portnet.EarlyStopping(restore="best"),
+        TypeError,
+        "EarlyStopping: restore is True or False, got 'best'",
+    ),
+    "monitor of what is not measured": (
+        lambda: fit(early_stopping=portnet.EarlyStopping("validation_loss")),
+        ValueError,
+        "unknown number to monitor 'validation_loss'",
+    ),
+    "monitor misspelt": (
+        lambda: fit(validation=0.5, early_stopping=portnet.EarlyStopping("val_loss")),
+        ValueError,
+        "unknown number to monitor 'val_loss': did you mean 'validation_loss'?",
+    ),
+    "monitor of one's own without a mode": (
+        lambda: fit(metrics=[nameless], early_stopping=portnet.EarlyStopping("nameless")),
+        ValueError,
+        'EarlyStopping: is a larger nameless better, or a smaller one? Say mode="max" or mode="min"',
+    ),
+    "plateau of factor 1": (
+        lambda: portnet.ReduceOnPlateau(factor=1),
+        ValueError,
+        "ReduceOnPlateau: expected 0 < factor < 1, got 1",
+    ),
+    "plateau in the place of stopping": (
+        lambda: fit(early_stopping=portnet.ReduceOnPlateau()),
+        TypeError,
+        "early_stopping: expected True or a portnet.EarlyStopping, got ReduceOnPlateau(",
+    ),
+    "callbacks that are no functions": (
+        lambda: fit(callbacks=["print"]),
+        TypeError,
+        "callbacks: expected functions of a report, got 'print'",
+    ),
+    "callbacks that are a number": (
+        lambda: fit(callbacks=3),
+        TypeError,
+        "callbacks: expected functions of a report, got 3",
+    ),
+    "callback that returns a number": (
+        lambda: fit(callbacks=lambda report: 0.5),
+        TypeError,
+        "callback <lambda>: expected True to stop, or False or None, got 0.5",
+    ),
+    "progress in words": (
+        lambda: fit(progress="bar"),
+        TypeError,
+        "progress: expected True or False, got 'bar'",
+    ),
+    "verbose in numbers": (
+        lambda: fit(verbose=2),
+        TypeError,
+        "verbose: expected True or False, got 2",
+    ),
+    "resume from parameters": (
+        lambda: fit(resume=portnet.init(NET)),
+        TypeError,
+        "resume: expected a run that fit returned, got ({'W': ",
+    ),
+    "resume under another optimizer": (
+        lambda: fit(resume=fit(), trainer={"optimizer": "sgd"}),
+        ValueError,
+        "resume: the run was trained with Adam, whose state does not fit SGD. To start anew from its",
+    ),
+    # fit: validation, metrics
+    "fraction of 1": (
+        lambda: fit(validation=1.0),
+        ValueError,
+        "validation: expected a fraction between 0 and 1, got 1.0",
+    ),
+    "fraction of True": (
+        lambda: fit(validation=True),
+        ValueError,
+        "validation: expected a fraction between 0 and 1, got True",
+    ),
+    "fraction that leaves nothing": (
+        lambda: fit(validation=0.01),
+        DataError,
+        "validation=0.01 of 8 rows leaves no row to validate on: give more rows, or another fraction",
+    ),
+    "fraction that leaves nothing to train on": (
+        lambda: fit(validation=0.99),
+        DataError,
+        "validation=0.99 of 8 rows leaves no row to train on",
+    ),
+    "fraction of rows without weight": (
+        lambda: fit(validation=0.5, sample_weight=np.eye(8)[0]),
+        DataError,
+        "validation=0.5: all 4 rows to ",
+    ),
+    "validation of X only": (
+        lambda: fit(validation=X),
+        ValueError,
+        "validation: expected (X, y) or (X, y, sample_weight), or a fraction of the rows",
+    ),
+    "validation of other columns": (
+        lambda: fit(validation=(X[:, :2], LABELS)),
+        DataError,
+        "validation X: expected 3 features, got 2",
+    ),
+    "validation of other rows": (
+        lambda: fit(validation=(X, LABELS[:5])),
+        DataError,
+        "validation y: expected 8 rows, as many as in X, got shape (5,)",
+    ),
+    "metric misspelt": (
+        lambda: fit(metrics=["balanced_acuracy"]),
+        ValueError,
+        "unknown metric 'balanced_acuracy': did you mean 'balanced_accuracy'?",
+    ),
+    "metric of numbers for labels": (
+        lambda: fit(metrics=["mean_squared_error"]),
+        ValueError,
+        "metric 'mean_squared_error' compares numbers, but y holds labels: use 'accuracy'",
+    ),
+    "metric of classes for labels": (
+        lambda: fit(np.eye(3)[LABELS], loss="sigmoid_cross_entropy", metrics=["balanced_accuracy"]),
+        ValueError,
+        "metric 'balanced_accuracy' looks for one class a row, but this network has 3 labels a row",
+    ),
+    # fit: labels and weights
+    "too few names": (
+        lambda: fit(np.where(LABELS == 0, "no", "yes")),
+        DataError,
+        "y: expected 3 classes, as the network has 3 outputs, got 2 classes: 'no', 'yes'",
+    ),
+    "too many names": (
+        lambda: fit(WORDS, loss="sigmoid_cross_entropy", outputs=1),
+        DataError,
+        "y: expected 2 classes, as the network has 1 output, got 3 classes: 'a', 'b', 'c'",
+    ),
+    "names for several labels": (
+        lambda: fit(WORDS, loss="sigmoid_cross_entropy"),
+        DataError,
+        "y: expected a column of 0 and 1 for each label, as the network has 3 outputs, got 3 classes",
+    ),
+    "names for numbers": (
+        lambda: fit(WORDS, loss="squared_error", outputs=1),
+        DataError,
+        "y: expected numbers, got text such as 'a'",
+    ),
+    "names and numbers": (
+        lambda: fit(["a", 1, "c", None] * 2),
+        DataError,
+        "y: expected labels of one kind, got NoneType and int and str",
+    ),
+    "names in bytes": (
+        lambda: fit(WORDS.astype(bytes)),
+        DataError,
+        "y: expected labels of one kind, got bytes: decode them, label.decode()",
+    ),
+    "names in a column": (
+        lambda: fit(WORDS[:, None]),
+        DataError,
+        "y: expected labels of shape (rows,), got (8, 1)",
+    ),
+    "a name that was not trained on": (
+        lambda: fit(WORDS, validation=(X, np.where(WORDS == "c", "d", WORDS))),
+        DataError,
+        "validation y: expected labels among 'a', 'b', 'c', got 'd' at row 2",
+    ),
+    "numbers after names": (
+        lambda: fit(WORDS).evaluate(X, LABELS),
+        DataError,
+        "y: expected labels such as 'a', as the run was trained with, got numbers",
+    ),
+    "names after numbers": (
+        lambda: fit().evaluate(X, WORDS),
+        DataError,
+        "y: expected integer labels from 0 to 2, got text such as 'a'",
+    ),
+    "class weight of no class": (
+        lambda: fit(WORDS, class_weight={"a": 1, "d": 2}),
+        ValueError,
+        "class_weight: expected classes among 'a', 'b', 'c', got 'd'",
+    ),
+    "class weight by number for names": (
+        lambda: fit(WORDS, class_weight={0: 1}),
+        ValueError,
+        "class_weight: expected classes among 'a', 'b', 'c', got 0",
+    ),
+    "class weight that is negative": (
+        lambda: fit(class_weight={0: -1}),
+        ValueError,
+        "class_weight: expected a finite weight >= 0 for 0, got -1",
+    ),
+    "class weight in words": (
+        lambda: fit(class_weight={1: "2"}),
+        ValueError,
+        "class_weight: expected a finite weight >= 0 for 1, got '2'",
+    ),
+    "class weight as a list": (
+        lambda: fit(class_weight=[1, 2, 3]),
+        ValueError,
+        "class_weight: expected a dict of class: weight, or 'balanced', got [1, 2, 3]",
+    ),
+    "class weight misspelt": (
+        lambda: fit(class_weight="balance"),
+        ValueError,
+        "class_weight: expected a dict of class: weight, or 'balanced', got 'balance'",
+    ),
+    "class weights of 0": (
+        lambda: fit(class_weight=dict.fromkeys(range(3), 0)),
+        ValueError,
+        "class_weight: expected a weight above 0 for some row, got only zeros",
+    ),
+    "class weights of numbers": (
+        lambda: fit(VALUES, loss="huber", outputs=1, class_weight="balanced"),
+        ValueError,
+        "class_weight needs one label a row, from 0 up or as text, under a cross-entropy; got",
+    ),
+    "class weights of probabilities": (
+        lambda: fit(np.eye(3)[LABELS], class_weight="balanced"),
+        ValueError,
+        "class_weight needs one label a row, from 0 up or as text, under a cross-entropy; got targets",
+    ),
+    "sample weight of other rows": (
+        lambda: fit(sample_weight=np.ones(3)),
+        DataError,
+        "sample_weight: expected shape (8,), one weight a row, got (3,)",
+    ),
+    "sample weight that is negative": (
+        lambda: fit(sample_weight=-np.ones(8)),
+        DataError,
+        "sample_weight: expected weights of at least 0 (a row counts w times), got -1 at row 0",
+    ),
+    # runs
+    "best of what was not watched": (
+        lambda: fit().best,
+        ValueError,
+        "best: no epoch was watched; fit with early_stopping=portnet.EarlyStopping()",
+    ),
+    "moving to a library that is none": (
+        lambda: fit().to("cuda"),
+        ValueError,
+        "unknown backend 'cuda'",
+    ),
+    "moving to a device that is none": (
+        lambda: fit().to("numpy", device="gpu"),
+        ValueError,
+        "unknown device 'gpu' for numpy: NumPy's only device is 'cpu'",
+    ),
+    "moving to another dtype": (
+        lambda: fit().to("numpy", dtype="float16"),
+        ValueError,
+        "unknown dtype 'float16'",
+    ),
+    "going on with other data": (
+        lambda: fit().fit(X[:, :2], LABELS),
+        DataError,
+        "X: expected 3 features, got 2",
+    ),
+    "going on with an option that is none": (
+        lambda: fit().fit(X, LABELS, resume=None),
+        TypeError,
+        "portnet.training.Trainer.fit() got multiple values for keyword argument 'resume'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_message(case):
+    call, error, message = CASES[case]
+    with pytest.raises(error, match="^" + re.escape(message)) as caught:
+        call()
+    assert type(caught.value) is error
+
+
+def test_there_are_many():
+    assert len(CASES) >= 40
+
+
+def test_bad_input_changes_nothing():
+    """A run is what it was after everything that was refused, and so are the arrays."""
+    run = fit(WORDS, validation=0.25, early_stopping=True)
+    x, y, params = X.copy(), WORDS.copy(), [p.copy() for p in portnet.tree.leaves(run.params)]
+    history = run.history
+    for options in (
+        {"class_weight": {"d": 1}},
+        {"validation": 0.01},
+        {"callbacks": [3]},
+        {"early_stopping": portnet.EarlyStopping("accuracy")},
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            run.fit(x, y, **options)
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, WORDS)
+    for a, b in zip(params, portnet.tree.leaves(run.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert run.history == history

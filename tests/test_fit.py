@@ -1,0 +1,806 @@
+"""What a person expects of `fit`: watching, stopping, going on, labels, weights, Ctrl-C."""
+
+import os
+import pickle
+import signal
+import threading
+
+import numpy as np
+import pytest
+from custom import Square
+
+import portnet
+from portnet import tree
+from portnet.optimizers import OPTIMIZERS
+from portnet.training import make_step
+
+RNG = np.random.default_rng(5)
+LABELS = RNG.integers(0, 3, 96)
+X = RNG.standard_normal((96, 5)) + 2 * RNG.standard_normal((3, 5))[LABELS]
+NOISE = RNG.integers(0, 3, 40)  # labels that nothing can be learned of: validation soon gets worse
+XV = RNG.standard_normal((40, 5))
+NAMES = np.array(["cat", "dog", "emu"])
+NET = portnet.mlp([5, 8, 3])
+
+
+def trainer(loss="softmax_cross_entropy", **options):
+    given = {"model": NET, "optimizer": portnet.Adam(0.01), "batch_size": 16, "seed": 1} | options
+    return portnet.Trainer(given.pop("model"), loss, **given)
+
+
+def host(nest):
+    return [portnet.to_numpy(leaf) for leaf in tree.leaves(nest) if hasattr(leaf, "dtype")]
+
+
+def assert_equal(a, b):
+    assert len(host(a)) == len(host(b)) > 0
+    for p, q in zip(host(a), host(b), strict=True):
+        np.testing.assert_array_equal(p, q)
+
+
+def assert_near(a, b, tolerance):
+    for p, q in zip(host(a), host(b), strict=True):
+        np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance)
+
+
+def assert_same_run(a, b):
+    assert_equal(a.params, b.params)
+    assert_equal(
+        (a.state, a._last, a._best, 0 * host(a.params)[0]),
+        (b.state, b._last, b._best, 0 * host(b.params)[0]),
+    )
+    assert a.history == b.history
+    assert (a.epoch, a.step, a.best_epoch, a._scale) == (b.epoch, b.step, b.best_epoch, b._scale)
+
+
+# Going on ---------------------------------------------------------------------------------------
+
+DECAY = portnet.CosineDecay(0.05, steps=100, warmup=10)
+GOING_ON = {
+    **{name: (name, {}) for name in [*OPTIMIZERS, "lbfgs"]},
+    "constant": (portnet.SGD(portnet.Constant(0.05)), {}),
+    "step decay": (portnet.Momentum(portnet.StepDecay(0.05, 30)), {}),
+    "exponential decay": (portnet.Nesterov(portnet.ExponentialDecay(0.05, 30)), {}),
+    "inverse decay": (portnet.RMSProp(portnet.InverseDecay(0.01, 30)), {}),
+    "cosine decay": (portnet.AdamW(DECAY), {}),
+    "chain": (
+        portnet.chain(portnet.WeightDecay(0.01, "W"), portnet.ClipNorm(0.5), portnet.Adam(DECAY)),
+        {},
+    ),
+    "dropout": ("adam", {"dropout": 0.3, "norm": "layer"}),
+}
+WATCHING = {
+    "validation": (XV, NOISE),
+    "metrics": ["accuracy", "log_loss"],
+    "early_stopping": portnet.EarlyStopping("loss", patience=19, min_change=0.02),
+    "reduce_on_plateau": portnet.ReduceOnPlateau(patience=2, factor=0.5, min_change=0.3),
+}
+
+
+@pytest.mark.parametrize("name", GOING_ON)
+def test_ten_epochs_and_ten_are_twenty(name):
+    optimizer, network = GOING_ON[name]
+    t = trainer(optimizer=optimizer, model=portnet.mlp([5, 8, 3], **network))
+    options = dict(WATCHING)
+    if name == "lbfgs":
+        t, options = trainer(optimizer=portnet.LBFGS(gtol=1e-7, ftol=0)), {"validation": 0.2}
+    whole = t.fit(X, LABELS, epochs=20, **options)
+    half = t.fit(X, LABELS, epochs=10, **options)
+    again = half.fit(X, LABELS, epochs=10, **options)
+    assert whole.epoch == 20
+    assert_same_run(again, whole)
+    at_half, at_end = (host(r.params if r._last is None else r._last)[0] for r in (half, whole))
+    assert (at_half != at_end).any()
+    assert half.epoch == 10  # what was there did not change
+    if name != "lbfgs":
+        assert whole.history["scale"][-1] < 1
+        assert 1 <= whole.best_epoch <= 20
+
+
+def test_going_on_on_other_libraries(other):
+    t = trainer(model=portnet.mlp([5, 8, 3], dropout=0.3))
+    whole = t.fit(X, LABELS, epochs=4, validation=0.2, metrics=["accuracy"])
+    again = t.fit(X, LABELS, epochs=2, validation=0.2, metrics=["accuracy"])
+    with portnet.use_backend("numpy"):  # the run knows where it lives
+        again = again.fit(X, LABELS, epochs=2, validation=0.2)
+    assert_same_run(again, whole)
+
+
+def test_optax_goes_on(jax):
+    optax = pytest.importorskip("optax", reason="optax is not installed")
+    with portnet.use_backend("jax", dtype="float64"):
+        t = trainer(optimizer=optax.adam(optax.cosine_decay_schedule(0.01, 40)))
+        whole = t.fit(X, LABELS, epochs=4, reduce_on_plateau=True)
+        again = t.fit(X, LABELS, epochs=2, reduce_on_plateau=True)
+        assert_same_run(again.fit(X, LABELS, epochs=2, reduce_on_plateau=True), whole)
+
+
+def test_going_on_after_pickling():
+    whole = trainer().fit(X, LABELS, epochs=4, **WATCHING)
+    half = pickle.loads(pickle.dumps(trainer().fit(X, LABELS, epochs=2, **WATCHING)))
+    assert_same_run(half.fit(X, LABELS, epochs=2, **WATCHING), whole)
+
+
+def test_two_ways_to_go_on_from_one_run():
+    """A run is a value: going on from it twice gives the same, and changes no other's history."""
+    start = trainer().fit(X, LABELS, epochs=2)
+    a, b = (start.fit(X, LABELS, epochs=2) for _ in range(2))
+    assert_same_run(a, b)
+    assert len(start.history["loss"]) == 2
+    early = next(trainer().epochs(X, LABELS, epochs=3))
+    assert early.fit(X, LABELS, epochs=1).history["loss"] == start.history["loss"]
+
+
+def test_resume_goes_on_with_another_trainer():
+    first = trainer().fit(X, LABELS, epochs=3)
+    same = trainer().fit(X, LABELS, epochs=2, resume=first)
+    assert_same_run(same, trainer().fit(X, LABELS, epochs=5))
+    slower = trainer(optimizer=portnet.Adam(1e-9), batch_size=32)
+    run = slower.fit(X, LABELS, epochs=2, resume=first)
+    assert run.trainer is slower
+    assert len(run.history["loss"]) == 5
+    assert_near(run.params, first.params, 1e-6)
+    assert run.history["loss"][-1] != first.history["loss"][-1]
+
+
+def test_metrics_of_before_and_numbers_that_are_missing():
+    run = trainer().fit(X, LABELS, epochs=1, metrics=["accuracy"])
+    run = run.fit(X, LABELS, epochs=1)
+    assert list(run.history) == ["loss", "accuracy"]
+    run = run.fit(X, LABELS, epochs=1, validation=(XV, NOISE), metrics=[])
+    nan = run.history["accuracy"][2], *run.history["validation_loss"][:2]
+    assert np.isnan(nan).all()
+    assert {len(numbers) for numbers in run.history.values()} == {3}
+    assert np.isfinite(run.history["loss"]).all()
+
+
+def test_going_on_refuses_what_does_not_fit():
+    run = trainer().fit(X, LABELS, epochs=1)
+    with pytest.raises(portnet.DataError, match="X: expected 5 features, got 4"):
+        run.fit(X[:, :4], LABELS)
+    with pytest.raises(
+        ValueError, match=r"trained with Adam, whose state does not fit Momentum\. To"
+    ):
+        trainer(optimizer="momentum").fit(X, LABELS, resume=run)
+    chained = trainer(optimizer=portnet.chain(portnet.ClipNorm(1.0), portnet.Adam()))
+    with pytest.raises(ValueError, match=r"does not fit chain\(ClipNorm, Adam\)"):
+        chained.fit(X, LABELS, resume=run)
+    with pytest.raises(
+        portnet.DataError, match=r"params\[0\]\['W'\]: expected shape \(5, 9\), got"
+    ):
+        trainer(model=portnet.mlp([5, 9, 3])).fit(X, LABELS, resume=run)
+    with pytest.raises(TypeError, match="resume: expected a run that fit returned, got True"):
+        trainer().fit(X, LABELS, resume=True)
+
+
+# Early stopping ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("monitor", [None, "validation_accuracy", "loss"])
+def test_early_stopping_restores_exactly_the_best_epoch(monitor):
+    data = {"validation": (XV, NOISE), "metrics": ["accuracy"]}
+    every = list(trainer().epochs(X, LABELS, epochs=40, **data))
+    numbers = every[-1].history[monitor or "validation_loss"]
+    stopping = portnet.EarlyStopping(monitor, patience=4)
+    run = trainer().fit(X, LABELS, epochs=40, early_stopping=stopping, **data)
+    # By hand: go through the numbers
+    best, at = None, 0
+    for epoch, number in enumerate(numbers, 1):
+        gain = (
+            None
+            if best is None
+            else (number - best if monitor == "validation_accuracy" else best - number)
+        )
+        if best is None or gain > 0:
+            best, at = number, epoch
+        if epoch - at == 4:
+            break
+    assert (run.epoch, run.best_epoch) == (epoch, at)
+    assert_equal(run.params, every[at - 1].params)
+    assert run.history == every[epoch - 1].history
+    assert run.evaluate(XV, NOISE)["loss"] == pytest.approx(run.history["validation_loss"][at - 1])
+    if epoch < 40:
+        assert run.stopped.startswith(
+            f"early stopping: {monitor or 'validation_loss'} was best in epoch {at}, "
+        )
+    else:
+        assert run.stopped == ""
+
+
+def test_early_stopping_is_on_by_a_word_and_restores_by_default():
+    data = {"epochs": 60, "validation": (XV, NOISE)}
+    run = trainer().fit(X, LABELS, early_stopping=True, **data)
+    assert run.epoch == run.best_epoch + 10
+    kept = trainer().fit(X, LABELS, early_stopping=portnet.EarlyStopping(restore=False), **data)
+    assert_equal(kept.best.params, run.params)
+    last = list(trainer().epochs(X, LABELS, early_stopping=True, **data))[-1]
+    assert_equal(kept.params, last.params)
+    assert_equal(last.best.params, run.params)
+    with pytest.raises(ValueError, match="best: no epoch was watched; fit with early_stopping="):
+        trainer().fit(X, LABELS, epochs=1).best  # noqa: B018
+
+
+def test_training_goes_on_from_the_last_epoch_after_the_best_was_restored():
+    data = {"validation": (XV, NOISE), "early_stopping": portnet.EarlyStopping(patience=3)}
+    stopped = trainer().fit(X, LABELS, epochs=40, **data)
+    more = stopped.fit(X, LABELS, epochs=2, validation=(XV, NOISE))
+    plain = trainer().fit(X, LABELS, epochs=stopped.epoch + 2, validation=(XV, NOISE))
+    assert_equal(more.params, plain.params)
+    assert more.history == plain.history
+    assert stopped.fit(X, LABELS, epochs=2, **data).epoch == stopped.epoch + 2  # and not 1
+
+
+def test_a_change_that_is_too_small_is_none():
+    wide = portnet.EarlyStopping("loss", patience=2, min_change=1e9)
+    assert trainer().fit(X, LABELS, epochs=9, early_stopping=wide).epoch == 3
+
+
+def test_metrics_of_ones_own_say_what_is_better():
+    def share(mean, target, weight=None):
+        return (mean.argmax(-1) == target).mean()
+
+    for mode in ("max", "min"):
+        stopping = portnet.EarlyStopping("share", patience=3, mode=mode)
+        run = trainer().fit(X, LABELS, epochs=30, metrics=[share], early_stopping=stopping)
+        best = max if mode == "max" else min
+        assert run.history["share"][run.best_epoch - 1] == best(run.history["share"])
+
+
+def test_a_number_that_is_nan_is_never_better():
+    def odd(mean, target, weight=None):
+        odd.calls += 1
+        return np.float32(np.nan if odd.calls in (1, 4, 5, 6) else -odd.calls)
+
+    odd.calls = -1  # the metrics are not called before the first epoch
+    odd.calls += 1
+    stopping = portnet.EarlyStopping("odd", patience=3, mode="min")
+    run = trainer().fit(X, LABELS, epochs=9, metrics=[odd], early_stopping=stopping)
+    assert (run.epoch, run.best_epoch) == (6, 3)
+
+
+# Plateaus ---------------------------------------------------------------------------------------
+
+
+def test_plateaus_against_torch(torch):
+    numbers = np.random.default_rng(0).normal(size=60).cumsum()
+    numbers[7:20] = numbers[7]
+    ours = portnet.ReduceOnPlateau("loss", patience=3, factor=0.5, lowest=0.01, min_change=0.1)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.5, patience=2, threshold=0.1, threshold_mode="abs", min_lr=0.01, eps=0
+    )
+    watch, scale = ours.begin(["loss"], None), 1.0
+    for epoch, number in enumerate(numbers, 1):
+        watch, scale = ours.reduce(ours.watch(watch, number, epoch), scale)
+        theirs.step(number)
+        assert scale == pytest.approx(optimizer.param_groups[0]["lr"])
+    assert scale < 0.1
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+def test_a_plateau_shrinks_the_updates_of_any_optimizer(optimizer):
+    plateau = portnet.ReduceOnPlateau("loss", patience=1, factor=0.25, min_change=1e9)
+    with portnet.use_backend("numpy", dtype="float64"):
+        t = trainer(optimizer=optimizer, batch_size=None)
+        run = t.fit(X, LABELS, epochs=3, reduce_on_plateau=plateau)
+        start = t.fit(X, LABELS, epochs=0)
+    assert run.history["scale"] == [1.0, 1.0, 0.25]
+    assert run._scale == 0.0625
+    params, state = start.params, start.state
+    for scale in (1.0, 1.0, 0.25):  # by hand, with the optimizer's own updates
+        before, (params, state, _) = (
+            params,
+            make_step(NET, t.loss, t.optimizer)(params, state, X, LABELS),
+        )
+        params = tree.map(lambda p, q, s=scale: p + s * (q - p), before, params)
+    assert_near(run.params, params, 1e-12)
+
+
+# Callbacks and words ----------------------------------------------------------------------------
+
+
+def test_callbacks_see_every_epoch_and_may_stop():
+    seen = []
+
+    def enough(report):
+        seen.append(report)
+        return np.bool_(report.numbers["accuracy"] > 2) or report.epoch == 3
+
+    run = trainer().fit(X, LABELS, epochs=9, metrics=["accuracy"], callbacks=[enough])
+    assert [r.epoch for r in seen] == [1, 2, 3]
+    assert run.epoch == 3
+    assert run.stopped == "callback enough said stop"
+    assert [r.numbers["loss"] for r in seen] == run.history["loss"]
+    assert [r.numbers["accuracy"] for r in seen] == run.history["accuracy"]
+    assert all(r.epochs == 9 and r.seconds > 0 for r in seen)
+    assert_equal(seen[0].run.params, trainer().fit(X, LABELS, epochs=1).params)
+    assert seen[0].run.history["loss"] == run.history["loss"][:1]
+    assert trainer().fit(X, LABELS, epochs=2, callbacks=lambda report: None).epoch == 2
+
+
+def test_an_error_in_a_callback_loses_nothing():
+    def broken(report):
+        if report.epoch == 2:
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full") as caught:
+        trainer().fit(X, LABELS, epochs=9, callbacks=[broken])
+    assert caught.value.__notes__ == ["in callback broken after epoch 2: see this error's `run`"]
+    again = caught.value.run.fit(X, LABELS, epochs=2)
+    assert_same_run(again, trainer().fit(X, LABELS, epochs=4))
+    with pytest.raises(
+        TypeError, match=r"expected True to stop, or False or None, got 0\.5"
+    ) as caught:
+        trainer().fit(X, LABELS, callbacks=[lambda report: 0.5])
+    assert caught.value.run.epoch == 1
+
+
+def test_verbose_prints_a_line_for_each_epoch(capsys):
+    trainer().fit(X, LABELS, epochs=12, verbose=True, validation=(XV, NOISE), metrics=["accuracy"],
+                  early_stopping=portnet.EarlyStopping("loss", patience=1, min_change=10))  # fmt: skip
+    first, second, end = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch 1/12  loss 3.955  validation_loss 1.")
+    assert "  validation_accuracy 0." in second
+    assert second.endswith(" s")
+    assert end.startswith("early stopping: loss was best in epoch 1, 3.955")
+    trainer().fit(X, LABELS, epochs=2)
+    assert capsys.readouterr().out == ""
+
+
+def test_history_is_plain_and_a_frame():
+    run = trainer().fit(X, LABELS, epochs=3, metrics=["accuracy"])
+    plain = run.history.to_dict()
+    assert type(plain) is dict
+    assert {type(v) for v in plain.values()} == {list}
+    assert plain == run.history
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = run.history.to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame.index) == [1, 2, 3]
+    assert frame["loss"].tolist() == run.history["loss"]
+    assert list(trainer().fit(X, LABELS, epochs=0).history.to_pandas().index) == []
+
+
+def test_history_without_pandas(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pandas", None)
+    with pytest.raises(ImportError, match="to_pandas needs pandas: pip install pandas"):
+        trainer().fit(X, LABELS, epochs=1).history.to_pandas()
+
+
+# Ctrl-C -----------------------------------------------------------------------------------------
+
+
+class Pressing(Square):
+    """A layer during whose n-th training step somebody presses Ctrl-C."""
+
+    at = 0
+    times = 1
+
+    def forward(self, params, x, key=None):
+        if key is not None:
+            Pressing.at -= 1
+            if Pressing.at == 0:
+                for _ in range(Pressing.times):
+                    os.kill(os.getpid(), signal.SIGINT)
+        return super().forward(params, x, key)
+
+
+def interrupted(at, method="fit", times=1, **options):
+    net = portnet.Chain([portnet.Dense(8), Pressing(), portnet.Dropout(0.2), portnet.Dense(3)])
+    Pressing.at, Pressing.times = at, times
+    return getattr(trainer(model=net), method)(X, LABELS, **options)
+
+
+@pytest.mark.parametrize("at", [1, 4, 6, 7, 9, 18])  # six steps are an epoch
+def test_ctrl_c_ends_after_the_step_and_training_goes_on_exactly(at):
+    whole = interrupted(0, epochs=3, **WATCHING)
+    epoch, step = divmod(at, 6)
+    where = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
+    word = f"training was interrupted after {where}"
+    if at < 18:
+        word += rf": run\.fit\(X, y, epochs={3 - epoch}\) goes on exactly from there"
+    with pytest.warns(UserWarning, match=word + "$") as caught:
+        run = interrupted(at, epochs=3, **WATCHING)
+    assert caught[0].filename == __file__
+    assert (run.epoch, run.step) == (epoch, step)
+    assert word.removeprefix("training was ").split(":")[0] in run.stopped
+    assert len(run.history.get("loss", [])) == epoch
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run.predict(X)
+    if at == 9:  # also through a file
+        run = pickle.loads(pickle.dumps(run))
+    again = run.fit(X, LABELS, epochs=3 - epoch, **WATCHING)
+    assert_same_run(again, whole)
+
+
+def test_going_on_within_an_epoch_needs_the_same_rows():
+    with pytest.warns(UserWarning, match="interrupted"):
+        run = interrupted(8, epochs=3)
+    with pytest.raises(portnet.DataError, match=r"with 96 rows, batch_size=16, .* got 90 rows"):
+        run.fit(X[:90], LABELS[:90])
+    other = portnet.Trainer(run.trainer.model, run.trainer.loss, portnet.Adam(), 32, seed=1)
+    with pytest.raises(portnet.DataError, match=r"batch_size=16, .* got 96 rows, batch_size=32"):
+        other.fit(X, LABELS, resume=run)
+
+
+def test_a_second_ctrl_c_ends_at_once():
+    """The step is cut, so the run so far is that of the last whole epoch."""
+    with pytest.warns(UserWarning, match=r"interrupted after epoch 1: run\.fit\(X, y, epochs=2\)"):
+        run = interrupted(9, epochs=3, times=2)
+    assert (run.epoch, run.step) == (1, 0)
+    assert_same_run(run.fit(X, LABELS, epochs=2), interrupted(0, epochs=3))
+
+
+def test_ctrl_c_in_a_loop_over_epochs_is_ones_own():
+    seen = []
+    runs = interrupted(8, "epochs", epochs=3)
+    seen.append(next(runs))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt) as caught:
+        next(runs)
+    assert [r.epoch for r in seen] == [1]
+    assert (caught.value.run.epoch, caught.value.run.step) == (1, 2)
+
+
+def test_ctrl_c_in_a_callback():
+    def press(report):
+        if report.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="interrupted after epoch 2"):
+        run = trainer().fit(X, LABELS, epochs=4, callbacks=[press])
+    assert_same_run(run.fit(X, LABELS, epochs=2), trainer().fit(X, LABELS, epochs=4))
+
+
+def test_a_handler_of_ones_own_stays():
+    seen = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        run = interrupted(3, epochs=2)
+        assert run.epoch == 2
+        assert seen == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_threads_get_no_signals():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(trainer().fit(X, LABELS, epochs=2)))
+    thread.start()
+    thread.join()
+    assert_equal(found[0].params, trainer().fit(X, LABELS, epochs=2).params)
+
+
+def test_ctrl_c_during_lbfgs():
+    def press(report):
+        if report.epoch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    t = trainer(optimizer="lbfgs")
+    with pytest.warns(UserWarning, match="interrupted after epoch 2"):
+        run = t.fit(X, LABELS, epochs=5, callbacks=[press])
+    assert_same_run(run.fit(X, LABELS, epochs=3), t.fit(X, LABELS, epochs=5))
+
+
+# Labels and their weights -----------------------------------------------------------------------
+
+
+def text_labels():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    words = NAMES[LABELS]
+    return {
+        "list": words.tolist(),
+        "numpy": words,
+        "objects": words.astype(object),
+        "series": pandas.Series(words),
+        "categories": pandas.Series(words).astype("category"),
+        "numpy strings": words.astype(np.dtypes.StringDType()),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["list", "numpy", "objects", "series", "categories", "numpy strings"]
+)
+def test_text_labels(kind):
+    y = text_labels()[kind]
+    metrics = ["accuracy"]
+    run = trainer().fit(X, y, epochs=8, validation=(XV, NAMES[NOISE]), metrics=metrics)
+    plain = trainer().fit(X, LABELS, epochs=8, validation=(XV, NOISE), metrics=metrics)
+    assert_equal(run.params, plain.params)
+    assert run.history == plain.history
+    assert run.classes.tolist() == NAMES.tolist()
+    np.testing.assert_array_equal(run.predict_class(X), NAMES[plain.predict_class(X)])
+    assert run.evaluate(X, y) == plain.evaluate(X, LABELS)
+    assert_same_run(run.fit(X, y, epochs=1), plain.fit(X, LABELS, epochs=1))
+
+
+def test_two_text_labels_for_one_output(other):
+    words = np.where(LABELS == 0, "yes", "no")
+    t = trainer("sigmoid_cross_entropy", model=portnet.mlp([5, 8, 1]))
+    run = t.fit(other.asarray(X), words, epochs=3, metrics=["accuracy", "log_loss"])
+    plain = t.fit(other.asarray(X), (LABELS == 0).astype(float), epochs=3)
+    assert_equal(run.params, plain.params)
+    assert run.classes.tolist() == ["no", "yes"]
+    answer = run.predict_class(other.asarray(X))  # text is on the host, wherever X is
+    assert isinstance(answer, np.ndarray)
+    np.testing.assert_array_equal(answer == "yes", plain.predict_class(X) == 1)
+
+
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "sigmoid_cross_entropy"])
+@pytest.mark.parametrize("text", [False, True])
+def test_class_weights_are_sample_weights(loss, text):
+    classes = 3 if loss == "softmax_cross_entropy" else 2
+    labels = LABELS % classes
+    y = NAMES[labels] if text else labels
+    given = {NAMES[c] if text else c: w for c, w in enumerate((0.5, 2.0, 3.0)[:classes])}
+    of_rows = np.array([0.5, 2.0, 3.0])[labels]
+    own = RNG.uniform(0.5, 2, 96)
+    with portnet.use_backend("numpy", dtype="float64"):
+        t = trainer(loss, model=portnet.mlp([5, 8, 3 if classes == 3 else 1]))
+        a = t.fit(X, y, epochs=3, class_weight=given, sample_weight=own)
+        b = t.fit(X, y, epochs=3, sample_weight=own * of_rows)
+        c = t.fit(X, y, epochs=3, class_weight={k: v for k, v in given.items() if v != 2.0})
+        d = t.fit(X, y, epochs=3, sample_weight=np.where(of_rows == 2.0, 1.0, of_rows))
+    assert_near(a.params, b.params, 1e-12)
+    assert_near(c.params, d.params, 1e-12)
+
+
+@pytest.mark.parametrize("weight", [None, RNG.integers(0, 3, 96)])
+def test_balanced_weights_against_scikit_learn(weight, other):
+    utils = pytest.importorskip("sklearn.utils", reason="scikit-learn is not installed")
+    y = np.where(RNG.random(96) < 0.2, 0, 2)  # class 1 has no rows
+    copies = np.repeat(np.arange(96), 1 if weight is None else weight)
+    table = utils.class_weight.compute_class_weight(
+        "balanced", classes=np.array([0, 2]), y=y[copies]
+    )
+    expected = np.where(y == 0, *table) * (1 if weight is None else weight)
+    t = trainer(batch_size=None)
+    a = t.fit(X, y, epochs=3, class_weight="balanced", sample_weight=weight)
+    b = t.fit(X, y, epochs=3, sample_weight=expected)
+    assert_near(a.params, b.params, 1e-12)
+
+
+# Rows set aside ---------------------------------------------------------------------------------
+
+
+def test_a_fraction_of_the_rows_validates():
+    seen = {}
+
+    def spy(mean, target, weight=None):
+        seen["y"] = target
+        return np.float32(0)
+
+    run = trainer().fit(X, LABELS, epochs=2, validation=0.25, metrics=[spy])
+    assert seen["y"].shape == (24,)
+    for label in range(3):  # every class gives its share
+        share = np.bincount(LABELS)[label] * 0.25
+        assert abs((seen["y"] == label).sum() - share) <= 1
+    same = trainer().fit(X, LABELS, epochs=2, validation=0.25, metrics=[spy])
+    other = trainer(seed=2).fit(X, LABELS, epochs=2, validation=0.25, metrics=[spy])
+    assert_same_run(run, same)
+    assert run.history["validation_loss"] != other.history["validation_loss"]
+
+
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "squared_error"])
+def test_rows_set_aside_and_rows_trained_on_are_all_rows_once(loss, xp):
+    if xp.id == "strict-no_x64" and loss == "softmax_cross_entropy":
+        pytest.skip(reason="array-api-strict 2.6.1: argmax makes int64, which no_x64 has not")
+    rows = np.arange(50.0)[:, None]
+    y, w = (np.arange(50) % 5, rows[:, 0] + 1)
+    t = portnet.Trainer(portnet.mlp([1, 5]), loss)
+    target = y if loss == "softmax_cross_entropy" else np.eye(5)[y]
+    given = t.fit(rows, target, epochs=0)._rows(rows, target, w)
+    (X1, y1, w1), (X2, y2, w2) = portnet.labels.split(0.3, given, portnet.get_backend(), t.loss, 7)
+    X1, y1, w1, X2, y2, w2 = (xp.numpy(a) for a in (X1, y1, w1, X2, y2, w2))
+    assert len(X2) == 15
+    assert sorted([*X1[:, 0], *X2[:, 0]]) == rows[:, 0].tolist()
+    for part, target, weight in ((X1, y1, w1), (X2, y2, w2)):
+        labels = target if target.ndim == 1 else target.argmax(1)
+        np.testing.assert_array_equal(labels, part[:, 0] % 5)
+        np.testing.assert_array_equal(weight, part[:, 0] + 1)
+    if loss == "softmax_cross_entropy":
+        assert [int((y2 == c).sum()) for c in range(5)] == [3] * 5
+
+
+# Weights and shards -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", portnet.losses.LOSSES)
+def test_weight_k_is_k_copies_and_weight_0_is_absence(loss):
+    weight = np.arange(96) % 4
+    copies = np.repeat(np.arange(96), weight)
+    y = LABELS if loss == "softmax_cross_entropy" else np.eye(3)[LABELS]
+    for dtype, tolerance in (("float64", 1e-10), ("float32", 1e-5)):
+        with portnet.use_backend("numpy", dtype=dtype):
+            t = trainer(loss, batch_size=None, optimizer=portnet.SGD(1e-3))
+            a = t.fit(X, y, epochs=5, sample_weight=weight)
+            b = t.fit(X[copies], y[copies], epochs=5)
+        assert_near(a.params, b.params, tolerance)
+        np.testing.assert_allclose(a.history["loss"], b.history["loss"], rtol=tolerance)
+
+
+def test_the_mean_of_shard_gradients_by_sums_is_the_whole(xp):
+    """Gradients of summed losses over shards add up to that of the whole, also with weights."""
+    net = portnet.mlp([5, 8, 3], "tanh", norm="layer")
+    params = portnet.init(net, seed=3)
+    weight = RNG.uniform(0.5, 2, 96)
+    loss = portnet.SoftmaxCrossEntropy(reduction="sum")
+
+    def gradient(rows, loss):
+        x, y, w = (xp.asarray(a[rows]) for a in (X, LABELS, weight))
+        pred, cache = net.forward(params, x)
+        return net.backward(params, cache, loss(pred, y, w)[1])[0]
+
+    shards = [gradient(slice(i, j), loss) for i, j in ((0, 10), (10, 50), (50, 96))]
+    mean = tree.map(lambda a, b, c: (a + b + c) / float(weight.sum()), *shards)
+    whole = gradient(slice(0, 96), portnet.SoftmaxCrossEntropy())
+    for a, b in zip(tree.leaves(mean), tree.leaves(whole), strict=True):
+        xp.assert_close(a, xp.numpy(b))
+
+
+# Moving -----------------------------------------------------------------------------------------
+
+
+def test_a_run_moves_with_all_that_it_needs(other):
+    with portnet.use_backend("numpy", dtype="float64"):
+        t = trainer(model=portnet.mlp([5, 8, 3], "tanh", dropout=0.2))
+        half = t.fit(X, LABELS, epochs=2, **WATCHING)
+        whole = half.fit(X, LABELS, epochs=2, **WATCHING)
+    there = half.to(other.name, device=other.device)
+    assert there.place.dtype == "float64"
+    assert all(there.place.holds(a) for a in tree.leaves((there.params, there.state)))
+    assert_equal(there.params, half.params)
+    moved = there.fit(X, LABELS, epochs=2, **WATCHING)
+    assert_near(moved.params, whole.params, 1e-11)
+    back = moved.to("numpy")
+    assert_equal(back.params, moved.params)
+    assert back.history == moved.history
+    np.testing.assert_allclose(back.predict(X), whole.predict(X), rtol=1e-9)
+    narrow = half.to(other.name, dtype="float32")
+    assert str(host(narrow.params)[0].dtype) == "float32"
+
+
+def test_lbfgs_runs_move():
+    run = trainer(optimizer="lbfgs").fit(X, LABELS, epochs=3)
+    with portnet.use_backend("array_api_strict"):
+        there = run.to("array_api_strict")
+        assert there.fit(X, LABELS, epochs=1).epoch == 4
+    with pytest.raises(ValueError, match="unknown backend 'nunpy': did you mean 'numpy'"):
+        run.to("nunpy")
+
+
+# L-BFGS in the trainer --------------------------------------------------------------------------
+
+
+def test_lbfgs_trains_to_the_minimum_of_a_regression():
+    y = X @ np.arange(5.0) + RNG.standard_normal(96)
+    with portnet.use_backend("numpy", dtype="float64"):
+        optimizer = portnet.LBFGS(gtol=1e-8, ftol=0)
+        t = portnet.Trainer(portnet.mlp([5, 1]), "squared_error", optimizer)
+        run = t.fit(X, y, epochs=200, metrics=["r2"], callbacks=[lambda report: None])
+    A = np.c_[X, np.ones(96)]
+    expected = np.linalg.lstsq(A, y, rcond=None)[0]
+    np.testing.assert_allclose(host(run.params)[0][:, 0], expected[:5], rtol=1e-8, atol=1e-8)
+    assert run.stopped.startswith("converged")
+    assert run.epoch < 30
+    assert np.all(np.diff(run.history["loss"]) <= 0)
+    assert run.history["loss"][-1] == pytest.approx(run.evaluate(X, y)["loss"], rel=1e-12)
+
+
+def test_lbfgs_goes_lower_than_adam_and_takes_weights():
+    weight = np.arange(96) % 3
+    copies = np.repeat(np.arange(96), weight)
+    with portnet.use_backend("numpy", dtype="float64"):
+        t = trainer(optimizer="lbfgs")
+        a = t.fit(X, LABELS, epochs=5, sample_weight=weight)
+        b = t.fit(X[copies], LABELS[copies], epochs=5)
+        far = t.fit(X, LABELS, epochs=60)
+        adam = trainer().fit(X, LABELS, epochs=60)
+    np.testing.assert_allclose(a.history["loss"], b.history["loss"], rtol=1e-7)
+    assert far.history["loss"][-1] < adam.history["loss"][-1]
+
+
+def test_lbfgs_refuses_layers_that_draw():
+    with pytest.raises(ValueError, match="LBFGS needs a loss that is the same in every evaluation"):
+        trainer(model=portnet.mlp([5, 8, 3], dropout=0.1), optimizer="lbfgs").fit(X, LABELS)
+
+
+# Divergence -------------------------------------------------------------------------------------
+
+
+def diverging(x, y, optimizer, loss="squared_error"):
+    t = portnet.Trainer(portnet.mlp([5, 8, 1]), loss, optimizer, 16)
+    with pytest.raises(portnet.DivergenceError) as caught:
+        t.fit(x, y, epochs=500)
+    return str(caught.value), caught.value.run
+
+
+def test_divergence_names_the_likely_cause():
+    y = X @ np.arange(5.0)
+    far = X * [1, 1, 3e4, 1, 1]
+    message, run = diverging(far, y, portnet.SGD(0.1))
+    largest = abs(far[:, 2]).max()
+    assert (
+        f"Likely cause: column 2 of X reaches {largest:.3g}, where networks want about 1" in message
+    )
+    assert (
+        "or try a smaller learning rate than 0.1. The run as it was before that epoch is" in message
+    )
+    assert_equal(
+        run.params,
+        portnet.Trainer(portnet.mlp([5, 8, 1]), "squared_error", portnet.SGD(0.1), 16)
+        .fit(far, y, epochs=run.epoch)
+        .params,
+    )
+    message, _ = diverging(X, 1e9 * y, portnet.SGD(0.1))
+    assert f"Likely cause: the targets reach {abs(1e9 * y).max():.3g}, where" in message
+    message, _ = diverging(X, y, portnet.SGD(1e3))
+    assert f"The inputs are scaled (column {abs(X).max(0).argmax()} of X reaches" in message
+    assert "so try a smaller learning rate than 1000, or portnet.ClipNorm" in message
+    message, _ = diverging(X, y, portnet.SGD(portnet.Constant(1e3)))
+    assert "so try a smaller learning rate, or" in message
+
+
+def test_a_start_that_is_infinite_for_lbfgs():
+    message, run = diverging(X * 1e30, X @ np.arange(5.0), "lbfgs")
+    assert "Likely cause: column" in message
+    assert run.epoch == 0
+
+
+def test_clipping_trains_where_plain_steps_diverge():
+    y = X @ np.arange(5.0)
+    diverging(X, y, portnet.SGD(0.5))
+    clipped = portnet.chain(portnet.ClipNorm(0.1), portnet.SGD(0.5))
+    run = portnet.Trainer(portnet.mlp([5, 8, 1]), "squared_error", clipped, 16).fit(X, y, epochs=50)
+    assert run.history["loss"][-1] < 0.3 * run.history["loss"][0]
+
+
+# Data -------------------------------------------------------------------------------------------
+
+
+def test_frames_of_polars():
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    frame = polars.DataFrame({f"x{j}": X[:, j] for j in range(5)})
+    expected = trainer().fit(X, LABELS, epochs=2)
+    assert_equal(trainer().fit(frame, polars.Series(LABELS), epochs=2).params, expected.params)
+    named = trainer().fit(frame, polars.Series(NAMES[LABELS].tolist()), epochs=2)
+    assert_equal(named.params, expected.params)
+    np.testing.assert_array_equal(expected.predict(frame), expected.predict(X))
+
+
+@pytest.mark.parametrize("given", ["torch", "jax"])
+def test_tensors_of_other_libraries_train_where_they_are(given, request):
+    library = pytest.importorskip(given, reason=f"{given} is not installed")
+    asarray = library.asarray if given == "torch" else library.numpy.asarray
+    run = trainer().fit(asarray(X), asarray(LABELS), epochs=2)
+    assert run.place.name == given
+    expected = trainer().fit(X, LABELS, epochs=2)
+    assert_near(run.params, expected.params, 1e-4)
+
+
+def test_data_are_moved_once(monkeypatch, library):
+    """However many epochs: X, y and weights go to the device before the first."""
+    moved = []
+    with portnet.use_backend(library):
+        real = portnet.backend.Backend.asarray
+
+        def spy(self, x, dtype=None):
+            if portnet.backend.is_host(x) and np.size(x) >= 96 * 5:
+                moved.append(np.shape(x))
+            return real(self, x, dtype)
+
+        monkeypatch.setattr(portnet.backend.Backend, "asarray", spy)
+        trainer().fit(X, LABELS, epochs=5, validation=(X[:96], LABELS[:96]), metrics=["log_loss"])
+    assert moved == [(96, 5)] * 2
+
+
+def test_float64_data_that_overflow_float32_are_an_error():
+    bad = X.copy()
+    bad[3, 1] = 1e300
+    for options in ({}, {"validation": (bad, LABELS)}):
+        with pytest.raises(
+            portnet.DataError, match=r"X: a value of 1e\+300 is too large for float32"
+        ):
+            trainer().fit(X if options else bad, LABELS, **options)
+    with portnet.use_backend("numpy", dtype="float64"):
+        trainer().fit(np.minimum(bad, 10), LABELS, epochs=1)

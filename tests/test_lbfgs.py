@@ -1,0 +1,766 @@
+"""L-BFGS against SciPy, dense matrices and its own promises; walls, ends of precision, endless falls."""
+
+import itertools
+import math
+import pickle
+
+import numpy as np
+import pytest
+from counting import Counting, conversions, counting
+
+from portnet import lbfgs, optimizers
+from portnet.backend import ShapeError, namespace
+from portnet.lbfgs import LBFGS, minimize
+
+# Functions, written once for every library ------------------------------------------------------
+
+
+def rosenbrock(x):
+    xp = namespace(x)
+    a, b = x[1:] - x[:-1] ** 2, 1.0 - x[:-1]
+    zero = xp.zeros_like(x[:1])
+    g = xp.concat([-400.0 * x[:-1] * a - 2.0 * b, zero]) + xp.concat([zero, 200.0 * a])
+    return xp.sum(100.0 * a**2 + b**2), g
+
+
+def rosenbrock_start(n):
+    return np.resize([-1.2, 1.0], n)
+
+
+def logistic(scales, l2, rows=200, seed=0):
+    """L2-regularised logistic regression on random data with columns of these sizes."""
+    draw = np.random.default_rng(seed)
+    X = draw.standard_normal((rows, len(scales))) * scales
+    p = 1 / (1 + np.exp(-X @ (draw.standard_normal(len(scales)) / scales)))
+    sign = np.where(draw.uniform(size=rows) < p, 1.0, -1.0)
+
+    def f(w):
+        margin = sign * (X @ w)
+        missed = np.exp(-np.logaddexp(0, margin))
+        value = np.mean(np.logaddexp(0, -margin)) + 0.5 * l2 * (w @ w)
+        return value, -X.T @ (sign * missed) / rows + l2 * w
+
+    return f
+
+
+def beale(v):
+    k = np.array([1, 2, 3])
+    r = np.array([1.5, 2.25, 2.625]) - v[0] * (1 - v[1] ** k)
+    return r @ r, np.array([-2 * r @ (1 - v[1] ** k), 2 * r @ (v[0] * k * v[1] ** (k - 1))])
+
+
+def powell(x):
+    """Powell's singular function, extended: the Hessian at the minimum has rank 2 of 4."""
+    p, q = x[0::4] + 10 * x[1::4], x[2::4] - x[3::4]
+    r, s = x[1::4] - 2 * x[2::4], x[0::4] - x[3::4]
+    g = np.zeros_like(x)
+    g[0::4], g[1::4] = 2 * p + 40 * s**3, 20 * p + 4 * r**3
+    g[2::4], g[3::4] = 10 * q - 8 * r**3, -10 * q - 40 * s**3
+    return np.sum(p**2 + 5 * q**2 + r**4 + 10 * s**4), g
+
+
+def quadratic(n, condition):
+    h = np.geomspace(1, condition, n)
+    return lambda x: (np.sum(0.5 * h * (x - 1) ** 2), h * (x - 1))
+
+
+def waves(seed, n=5):
+    """A bowl with random waves on it: smooth, many minima, negative curvature."""
+    draw = np.random.default_rng(seed)
+    A, c = draw.standard_normal((2 * n, n)), draw.uniform(0, 6, 2 * n)
+    start = draw.standard_normal(n) * 3
+    return lambda x: (
+        np.sum(np.cos(A @ x + c)) + 0.05 * (x @ x),
+        -A.T @ np.sin(A @ x + c) + 0.1 * x,
+    ), start
+
+
+def on_the_line(f, slope):
+    """A function of n numbers from one of one number; what overflows is not worth a warning."""
+
+    def of(x):
+        with np.errstate(all="ignore"):
+            return np.sum(f(x)).astype(x.dtype), np.asarray(slope(x), dtype=x.dtype)
+
+    return of
+
+
+ENDLESS = LBFGS(gtol=0, ftol=0)
+
+
+def iterations(f, x, steps, optimizer=ENDLESS, state=None):
+    """Yield (x, state) after each iteration."""
+    state = state or optimizer.init(x)
+    for _ in range(steps):
+        x, state = optimizer.iterate(f, x, state)
+        yield x, state
+
+
+# Against SciPy ----------------------------------------------------------------------------------
+
+CASES = {  # f, start, how close x must be
+    "rosenbrock 2": (rosenbrock, rosenbrock_start(2), 1e-8),
+    "rosenbrock 10": (rosenbrock, rosenbrock_start(10), 1e-8),
+    "rosenbrock 100": (rosenbrock, rosenbrock_start(100), 1e-8),
+    "logistic": (logistic(np.ones(10), 1e-2), np.zeros(10), 1e-8),
+    "logistic, 0.1 per row": (logistic(np.ones(20), 0.1, seed=1), np.zeros(20), 1e-8),
+    # f tells x from x* only down to sqrt(eps f / curvature), and L2 is all the curvature there is
+    # for the small columns: neither of the two comes closer.
+    "logistic, ill-scaled": (logistic(np.geomspace(0.01, 100, 10), 0.1), np.zeros(10), 1e-6),
+    "beale": (beale, np.ones(2), 1e-8),
+    "powell": (powell, np.resize([3.0, -1.0, 0.0, 1.0], 20), 1e-3),
+    "quadratic 1e3": (quadratic(30, 1e3), np.zeros(30), 1e-8),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scipy(name):
+    scipy = pytest.importorskip("scipy.optimize", reason="SciPy is not installed")
+    f, start, close = CASES[name]
+    options = {"maxcor": 10, "gtol": 1e-10, "ftol": 0, "maxiter": 5000, "maxfun": 5000}
+    theirs = scipy.minimize(f, start, jac=True, method="L-BFGS-B", options=options)
+    ours = minimize(f, start, LBFGS(gtol=1e-10, ftol=0), max_iter=5000)
+    assert ours.value == pytest.approx(theirs.fun, rel=1e-8, abs=1e-8)
+    np.testing.assert_allclose(ours.x, theirs.x, rtol=0, atol=close)
+    assert ours.evaluations <= 1.5 * theirs.nfev
+    value, gradient = f(ours.x)
+    assert ours.value == value
+    np.testing.assert_array_equal(ours.gradient, gradient)
+
+
+def test_scipy_at_default_tolerances():
+    """All in all as many evaluations: the single numbers depend on rounding."""
+    scipy = pytest.importorskip("scipy.optimize", reason="SciPy is not installed")
+    ours = theirs = 0
+    for f, start, _ in CASES.values():
+        result = minimize(f, start, max_iter=5000)
+        assert result.converged, result.message
+        ours += result.evaluations
+        theirs += scipy.minimize(f, start, jac=True, method="L-BFGS-B").nfev
+    assert ours <= 1.1 * theirs
+
+
+@pytest.mark.parametrize(
+    ("f", "start", "most"),
+    [
+        (rosenbrock, rosenbrock_start(2), 56),
+        (rosenbrock, rosenbrock_start(100), 750),
+        (quadratic(30, 1e3), np.zeros(30), 340),
+        (quadratic(4, 1.0), np.full(4, 2.0), 3),
+        (beale, np.ones(2), 21),
+        (on_the_line(lambda x: x**4, lambda x: 4 * x**3), np.full(3, 1e4), 72),
+        (on_the_line(lambda x: np.cosh(x - 1), lambda x: np.sinh(x - 1)), np.full(3, 50.0), 90),
+    ],
+    ids=["rosenbrock 2", "rosenbrock 100", "quadratic", "bowl", "beale", "quartic", "cosh"],
+)
+def test_few_evaluations(f, start, most):
+    """A fifth above what was counted once."""
+    result = minimize(f, start, LBFGS(gtol=1e-7, ftol=0), max_iter=5000)
+    assert result.message.startswith("converged: max |g|")
+    assert result.evaluations <= most
+
+
+# Every library ----------------------------------------------------------------------------------
+
+
+def test_every_library(xp):
+    start = rosenbrock_start(6)
+    ours = list(iterations(rosenbrock, xp.asarray(start), 15))
+    rtol = 1e-8 if xp.float_name == "float64" else 2e-2  # differences grow along the valley
+    for (x, state), (x_np, state_np) in zip(ours, iterations(rosenbrock, start, 15), strict=True):
+        xp.assert_close(x, x_np, rtol=rtol, atol=rtol)
+        assert state.value == pytest.approx(state_np.value, rel=10 * rtol)
+        assert type(state.value) is float
+        assert len(state.s) == len(state.y) == len(state_np.s)
+        for array in (state.gradient, *state.s, *state.y):
+            xp.check_kind(array)
+
+
+def test_the_minimum_in_every_library(xp):
+    result = minimize(rosenbrock, xp.asarray(rosenbrock_start(4)), LBFGS(gtol=1e-3))
+    assert result.converged
+    xp.assert_close(result.x, np.ones(4), rtol=1e-2)
+    xp.check_kind(result.gradient)
+
+
+def test_float32_stays_float32(xp):
+    x = xp.asarray(rosenbrock_start(4), "float32")
+    optimizer = LBFGS(gtol=np.float64(1e-4), ftol=np.float64(1e-9))
+    for x_k, state in iterations(rosenbrock, x, 12, optimizer):
+        for array in (x_k, state.gradient, *state.s, *state.y):
+            xp.check_kind(array, "float32")
+
+
+def test_torch_gradients_of_autograd(torch):
+    def f(x):
+        x = x.clone().requires_grad_()
+        value = torch.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+        return value, torch.autograd.grad(value, x)[0]
+
+    start = torch.tensor(rosenbrock_start(4))
+    result = minimize(f, start, LBFGS(gtol=1e-9, ftol=0))
+    assert not result.x.requires_grad
+    np.testing.assert_allclose(result.x.numpy(), np.ones(4), atol=1e-8)
+
+
+def test_the_host_reads_once_for_each_evaluation(monkeypatch):
+    monkeypatch.setattr(counting, "finfo", np.finfo, raising=False)
+    x = Counting(rosenbrock_start(4))
+    before = len(conversions)
+    *_, (x, state) = iterations(rosenbrock, x, 20)
+    assert len(state.s) == 10
+    assert conversions[before:] == ["__array__"] * state.evaluations
+    host = list(iterations(rosenbrock, rosenbrock_start(4), 20))[-1]
+    np.testing.assert_allclose(x.host, host[0], rtol=1e-8)
+
+
+# The line search --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_strong_wolfe(seed):
+    """f1 <= f0 + c1 <g0, s> and |<g1, s>| <= c2 |<g0, s>|, whatever the length of d was."""
+    f, x = waves(seed)
+    optimizer = LBFGS(gtol=1e-6, ftol=0)
+    state = optimizer.init(x)
+    for _ in range(60):
+        (f0, g0), x0 = f(x), x
+        x, state = optimizer.iterate(f, x, state)
+        f1, g1 = f(x)
+        slope = g0 @ (x - x0)
+        assert slope < 0
+        assert f1 <= f0 + 1e-4 * slope + 1e-14 * abs(f0)
+        assert abs(g1 @ (x - x0)) <= 0.9 * abs(slope) * (1 + 1e-9)
+        assert state.value == f1
+        np.testing.assert_array_equal(state.gradient, g1)
+        np.testing.assert_array_equal(state.s[-1], x - x0)
+        np.testing.assert_array_equal(state.y[-1], g1 - g0)
+        if state.status:
+            break
+    assert state.status.startswith("converged: max |g|")
+    assert np.max(np.abs(f(x)[1])) <= 1e-6
+
+
+def search(*answers):
+    """Along t = x from a value of 0 and a slope of -1; returns the trials and the point found."""
+    seen, answers = [], iter(answers)
+
+    def f(x):
+        seen.append(float(x[0]))
+        value, slope = next(answers)
+        return np.float64(value), np.array([slope])
+
+    state = lbfgs.LBFGSState(0.0, np.array([-1.0]), (), (), 1, "")
+    found, tries, _ = lbfgs._search(f, np.zeros(1), state)
+    assert tries == len(seen)
+    assert seen[0] == 1
+    return seen, found
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        (-0.9e-4, 0.0),  # too little for a slope of -1
+        (0.5, -0.1),
+        (-5.0, np.nan),
+        (-5.0, 1e200),
+        (np.nan, 0.0),
+        (-np.inf, 0.0),
+    ],
+)
+def test_steps_back(first):
+    seen, found = search(first, (-0.3, 0.9))
+    assert 0.1 <= seen[1] <= 0.9
+    assert found.t == seen[1]
+    assert found.value == -0.3
+
+
+def test_steps_on():
+    def cube(t):  # a cubic with its minimum at sqrt(20)
+        return -t + t**3 / 60, -1 + t**2 / 20
+
+    seen, found = search(cube(1), (-3.0, 0.0))
+    assert seen[1] == pytest.approx(20**0.5)
+    seen, found = search((-0.99, -0.98), (-4.0, -0.95), (-9.0, -0.9))
+    assert seen == [1, 5, 21]
+    assert found.t == 21
+
+
+def test_closes_in():
+    """On the lowest point, from both sides, and a step that is higher is none, good as it may be."""
+    seen, found = search((-1.0, 2.0), (-2.0, 1.5), (-3.0, 0.5))
+    assert 1 > seen[1] > seen[2] > 0
+    assert found.value == -3
+    seen, found = search((-1.0, 0.91), (-2.0, 0.89))
+    assert 0 < found.t == seen[1] < 1
+    seen, found = search((-1.0, -0.95), (-0.5, -0.1), (-0.9, 0.0), (-1.5, -0.95), (-2.0, 0.1))
+    assert 1 < seen[3] < seen[4] < seen[2] < seen[1]
+    assert found.value == -2
+    seen, found = search((-1.0, 2.0), (-2.0, -1.5), (-1.5, 0.0), (-3.0, 0.0))
+    assert seen[1] < seen[3] < seen[2] < 1
+    assert found.value == -3
+
+
+def test_a_good_first_trial_is_taken():
+    """From the start 1 / |g| far, or -g where that is shorter, and then whole steps."""
+    for size in (0.3, 5.0):
+        seen, x = [], np.array([0.0, size])
+
+        def f(x, seen=seen):
+            seen.append(x)
+            return 0.25 * np.sum(x**2), 0.5 * x
+
+        (x1, s1), (x2, s2), *_ = iterations(f, x, 2)
+        np.testing.assert_allclose(x1, [0, size - min(0.5 * size, 1)])
+        assert (s1.evaluations, s2.evaluations) == (2, 3)
+        np.testing.assert_allclose(x2, 0, atol=1e-15)  # gamma is exact on a bowl
+        for x, point in zip((seen[1], seen[2]), (x1, x2), strict=True):
+            np.testing.assert_array_equal(x, point)
+
+
+WALLS = {  # f, its slope, start, the minimum
+    "nan": (lambda x: x - np.log(x), lambda x: 1 - 1 / x, 3e-3, 1.0),
+    "nan gradient": (
+        lambda x: (x - 1) ** 2,
+        lambda x: np.where(x > 0, 2 * x - 2, np.nan),
+        9.0,
+        1.0,
+    ),
+    "inf": (lambda x: np.where(x > 0.9, (x - 1) ** 2, np.inf), lambda x: 2 * x - 2, 1e3, 1.0),
+    "-inf": (lambda x: np.where(x > 0.9, (x - 1) ** 2, -np.inf), lambda x: 2 * x - 2, 1e3, 1.0),
+    "overflow": (lambda x: np.exp(x) - 2 * x, lambda x: np.exp(x) - 2, -80.0, math.log(2)),
+    "steep": (lambda x: np.exp(x * x), lambda x: 2 * x * np.exp(x * x), 6.0, 0.0),
+    "huge gradient": (
+        lambda x: np.where(x > 0, x - np.log(x), 0),
+        lambda x: np.where(x > 0, 1 - 1 / x, -1e30),
+        3e-3,
+        1.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", WALLS)
+def test_walls(name, dtype):
+    f, slope, start, minimum = WALLS[name]
+    f = on_the_line(f, slope)
+    for n in (1, 3):
+        # a long first step: the second runs into the wall for most
+        x = np.linspace(start, start + 0.01 * abs(start), n).astype(dtype)
+        result = minimize(f, x, max_iter=300)
+        np.testing.assert_allclose(result.x, minimum, atol=1e-3)
+        assert result.x.dtype == dtype
+        assert math.isfinite(result.value)
+
+
+def test_a_step_beyond_the_wall_is_shortened():
+    f = on_the_line(lambda x: x - np.log(x), lambda x: 1 - 1 / x)
+    x = np.array([3.0])
+    value, g = f(x)
+    far = (np.array([1.0]),), (np.array([0.01]),)  # gamma = 100: the first trial is at -63.7
+    x1, state = LBFGS().iterate(f, x, lbfgs.LBFGSState(float(value), g, *far, 1, ""))
+    assert 0 < x1[0] < 3
+    assert state.value < value
+    assert 3 < state.evaluations <= 6
+    assert len(state.s) == 2  # a good point, not a fresh start
+
+
+def test_the_end_of_float32():
+    """As low as float32 tells, soon, and it says so."""
+    h = np.geomspace(1, 1e3, 20).astype("float32")
+
+    def f(x):
+        return np.sum(h * (x - 1) ** 2) + np.float32(100), 2 * h * (x - 1)
+
+    result = minimize(f, np.zeros(20, "float32"), ENDLESS)
+    assert result.message in (
+        "converged: the value fell by 0, within ftol",
+        "the line search can not go lower in float32",
+    )
+    assert result.converged == result.message.startswith("converged")
+    assert result.value == pytest.approx(100, rel=1e-6)
+    assert result.evaluations <= result.iterations + 20
+
+
+def test_at_the_minimum_already(xp):
+    x = xp.asarray(np.ones(3))
+    result = minimize(rosenbrock, x)
+    assert result.x is x
+    assert result.converged
+    assert result.message == "converged: max |g| = 0 <= gtol"
+    assert (result.value, result.iterations, result.evaluations) == (0.0, 0, 1)
+    xp.assert_close(result.gradient, np.zeros(3))
+
+
+def test_constant():
+    f = on_the_line(lambda x: 0 * x + 3, lambda x: 0 * x)
+    for tol in (0, 1e-5):
+        result = minimize(f, np.ones(2), LBFGS(gtol=tol, ftol=tol))
+        assert result.converged
+        assert result.evaluations == 1
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("f", "slope"),
+    [
+        (lambda x: -x, lambda x: -np.ones_like(x)),
+        (lambda x: -(x**2), lambda x: -2 * x),
+        (lambda x: -np.sqrt(x), lambda x: -0.5 / np.sqrt(x)),
+        (lambda x: -np.exp(x), lambda x: -np.exp(x)),
+        (lambda x: -np.log(x), lambda x: -1 / x),
+    ],
+    ids=["-x", "-x^2", "-sqrt(x)", "-exp(x)", "-log(x)"],
+)
+def test_no_minimum(f, slope, dtype):
+    """It ends, without a warning of ours, and does not claim a minimum for what is endless."""
+    for optimizer in (LBFGS(), ENDLESS):
+        result = minimize(on_the_line(f, slope), np.ones(2, dtype), optimizer, max_iter=2000)
+        assert result.evaluations <= 4000
+        assert result.value < -10
+        assert np.all(np.isfinite(result.x))
+    if f(2.0) == -2.0:
+        message = "f falls without end along a line: it seems to have no minimum"
+        assert result.message == message
+        assert not result.converged
+        assert result.evaluations == 1 + lbfgs.EVALUATIONS
+
+
+def test_a_gradient_that_lies():
+    """Uphill everywhere: x stays what it is, and what is over is over."""
+
+    def f(x):
+        return np.sum(x**2), -2 * x
+
+    x = np.array([1.0, -2.0])
+    result = minimize(f, x)
+    assert result.x is x
+    assert not result.converged
+    assert result.message == "the line search can not go lower in float64"
+    assert result.iterations == 0
+    assert result.evaluations <= 1 + lbfgs.EVALUATIONS
+    _, state = LBFGS().iterate(f, x, LBFGS().init(x))
+    again = LBFGS().iterate(None, x, state)
+    assert again[0] is x
+    assert again[1] is state
+
+
+def test_a_memory_that_leads_nowhere_is_forgotten():
+    f, start = quadratic(3, 10.0), np.zeros(3)
+    *_, (x, state) = iterations(f, start, 3)
+    uphill = state._replace(y=tuple(-y for y in state.y))
+    x1, state1 = ENDLESS.iterate(f, x, uphill)
+    assert state1.value < state.value
+    assert len(state1.s) == 1  # along -g, and only that step is remembered
+    np.testing.assert_allclose(np.cross(x1 - x, state.gradient), 0, atol=1e-12)
+    assert state.evaluations + 2 <= state1.evaluations <= state.evaluations + 5
+
+
+# The direction ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 5, 12])
+def test_two_loops_are_the_dense_formula(pairs, xp):
+    """H <- (I - rho s y') H (I - rho y s') + rho s s', from gamma I (Nocedal and Wright, 6.17)."""
+    draw, n = np.random.default_rng(pairs), 7
+    A = draw.standard_normal((n, n))
+    hessian = A @ A.T + np.eye(n)
+    s = draw.standard_normal((pairs, n))
+    y = s @ hessian
+    g = draw.standard_normal(n)
+    H = np.eye(n) * (s[-1] @ y[-1]) / (y[-1] @ y[-1])
+    for s_i, y_i in zip(s, y, strict=True):
+        V = np.eye(n) - np.outer(y_i, s_i) / (s_i @ y_i)
+        H = V.T @ H @ V + np.outer(s_i, s_i) / (s_i @ y_i)
+    d = lbfgs._direction(
+        xp.asarray(g), tuple(xp.asarray(v) for v in s), tuple(xp.asarray(v) for v in y)
+    )
+    tol = 1e-10 if xp.float_name == "float64" else 1e-2
+    xp.assert_close(d, -H @ g, rtol=tol, atol=tol)
+
+
+def test_the_memory_keeps_the_newest():
+    points = [rosenbrock_start(6)]
+    for x, state in iterations(rosenbrock, points[0], 12, LBFGS(memory=4, gtol=0, ftol=0)):
+        points.append(x)
+        assert len(state.s) == min(len(points) - 1, 4)
+        for s, before, after in zip(state.s[::-1], points[-2::-1], points[:0:-1], strict=False):
+            np.testing.assert_array_equal(s, after - before)
+
+
+def test_more_memory_takes_fewer_iterations():
+    f, start = quadratic(30, 1e3), np.zeros(30)
+    one, ten = (minimize(f, start, LBFGS(memory, gtol=1e-6, ftol=0)) for memory in (1, 10))
+    assert one.converged
+    assert ten.converged
+    assert ten.iterations < 0.85 * one.iterations
+
+
+@pytest.mark.parametrize(("dtype", "power"), [("float64", 60), ("float32", 30), ("float32", -20)])
+def test_the_scale_of_f_does_not_matter(dtype, power):
+    """Powers of two round nothing: bit for bit the same steps, as long as |g| > 1 at the start."""
+    scale = 2.0**power
+
+    def scaled(x):
+        value, g = rosenbrock(x)
+        return value * x.dtype.type(scale), g * x.dtype.type(scale)
+
+    start = (50 * rosenbrock_start(4)).astype(dtype)
+    plain = list(iterations(rosenbrock, start, 12))
+    other = list(iterations(scaled, start, 12))
+    for (x, state), (x_scaled, state_scaled) in zip(plain, other, strict=True):
+        np.testing.assert_array_equal(x, x_scaled)
+        assert len(state.s) == len(state_scaled.s) > 0
+
+
+def test_pairs_without_curvature_are_skipped():
+    """Where f curves down as far as the line search goes, H would lose its sign."""
+
+    def f(x):  # falls ever steeper up to a wall at 2
+        value = -(x[0] ** 2) if x[0] < 2 else np.inf
+        return np.float64(value), -2 * x
+
+    for _, state in iterations(f, np.ones(1), 3):
+        assert state.s == state.y == ()
+    assert state.value == pytest.approx(-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sy", "yy", "kept"),
+    [
+        (1e-3, 1.0, True),
+        (1e-3, 1e18, True),  # steep is not flat
+        (-1e-3, 1.0, False),
+        (0.0, 1.0, False),
+        (1e-16, 1.0, False),  # rounding, where <g, s> = 1
+        (1e-3, 0.0, False),  # divided by
+        (1e-3, 1e-310, False),
+        (1e-3, 1e-170, False),  # gamma would be too large for a square
+    ],
+)
+def test_curvature(sy, yy, kept):
+    found = lbfgs._Point(t=2.0, value=0.0, slope=0.0, slope0=-0.5, sy=sy, yy=yy)
+    assert lbfgs._curved(found, np.ones(2)) == kept
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cubic(seed):
+    """Through the values and slopes of a cubic with a known minimum."""
+    draw = np.random.default_rng(seed)
+    at, a, t0, t1 = draw.uniform(-1, 1), draw.uniform(0.5, 2), *draw.uniform(2, 3, 2)
+    b = 3 * a * draw.uniform(5, 9)  # far from the maximum
+
+    def point(t):
+        u = t - at
+        return lbfgs._Point(t, a * u**3 + b * u**2, 3 * a * u**2 + 2 * b * u)
+
+    assert lbfgs._cubic(point(t0), point(t1)) == pytest.approx(at, abs=1e-6)
+    assert lbfgs._cubic(point(t1), point(t0)) == pytest.approx(at, abs=1e-6)
+
+
+def test_cubic_without_a_minimum():
+    line = [lbfgs._Point(t, -t, -1.0) for t in (0.0, 1.0)]
+    assert math.isnan(lbfgs._cubic(*line))
+    assert lbfgs._beyond(*line) == 5.0
+    huge = lbfgs._Point(1.0, 1e300, 1e300)
+    assert lbfgs._between(line[0], huge) == 0.5
+    assert lbfgs._between(line[0], huge._replace(value=math.inf)) == 0.25
+    assert lbfgs._between(line[0], lbfgs._Point(1.0, 1e9, 1e9)) == pytest.approx(0.1)
+
+
+# Purity -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("f", [rosenbrock, logistic(np.geomspace(0.1, 10, 6), 0.01)])
+def test_exact_continuation(f):
+    start = rosenbrock_start(6) * 0.5
+    optimizer = LBFGS(memory=5, gtol=0, ftol=0)
+    *_, (x, state) = iterations(f, start, 10, optimizer)
+    ten = minimize(f, start, optimizer, max_iter=10)
+    np.testing.assert_array_equal(ten.x, x)
+    assert (ten.iterations, ten.evaluations, ten.value) == (10, state.evaluations, state.value)
+    assert not ten.converged
+    assert ten.message == "not converged in max_iter = 10 iterations"
+    x, state = pickle.loads(pickle.dumps((x, state)))
+    *_, (x, state) = iterations(f, x, 10, optimizer, state)
+    twenty = minimize(f, start, optimizer, max_iter=20)
+    np.testing.assert_array_equal(twenty.x, x)
+    np.testing.assert_array_equal(twenty.gradient, state.gradient)
+    assert (twenty.value, twenty.evaluations) == (state.value, state.evaluations)
+    assert twenty.evaluations > ten.evaluations
+
+
+def test_nothing_is_written_to():
+    kept = []
+
+    def f(x):
+        value, g = rosenbrock(x)
+        for a in (x, g):
+            a.flags.writeable = False
+            kept.append((a, a.copy()))
+        return value, g
+
+    start = rosenbrock_start(4)
+    minimize(f, start, max_iter=20)
+    for a, copy in kept:
+        np.testing.assert_array_equal(a, copy)
+
+
+def test_f_may_use_its_buffers_again():
+    buffer = np.zeros(6)
+
+    def f(x):
+        value, g = rosenbrock(x)
+        buffer[:] = g
+        return value, buffer
+
+    start = rosenbrock_start(6)
+    mine, plain = minimize(f, start), minimize(rosenbrock, start)
+    np.testing.assert_array_equal(mine.x, plain.x)
+    assert mine.gradient is not buffer
+
+
+def test_one_iteration_twice_is_the_same():
+    *_, (x, state) = iterations(rosenbrock, rosenbrock_start(4), 5)
+    first, second = (LBFGS().iterate(rosenbrock, x, state) for _ in range(2))
+    np.testing.assert_array_equal(first[0], second[0])
+    assert first[1].value == second[1].value
+    assert first[1].evaluations == second[1].evaluations
+
+
+# Ends and options -------------------------------------------------------------------------------
+
+
+def test_gtol():
+    for gtol in (1e-2, 1e-6):
+        result = minimize(rosenbrock, rosenbrock_start(4), LBFGS(gtol=gtol, ftol=0))
+        largest = np.max(np.abs(result.gradient))
+        assert result.message == f"converged: max |g| = {largest:.3g} <= gtol"
+        assert largest <= gtol
+        *_, (_, before) = iterations(rosenbrock, rosenbrock_start(4), result.iterations - 1)
+        assert np.max(np.abs(before.gradient)) > gtol
+
+
+@pytest.mark.parametrize(("scale", "ftol"), [(1.0, 1e-4), (1.0, 1e-9), (1e6, 1e-4), (1e-2, 1e-4)])
+def test_ftol(scale, ftol):
+    def f(x):
+        value, g = rosenbrock(x)
+        return scale * (value + 2), scale * g
+
+    result = minimize(f, rosenbrock_start(4), LBFGS(gtol=0, ftol=ftol))
+    states = [state for _, state in iterations(f, rosenbrock_start(4), result.iterations)]
+    values = [state.value for state in states]
+    assert result.message.startswith("converged: the value fell by ")
+    assert values[-1] == result.value
+    falls = [(a - b) / max(abs(a), abs(b), 1) for a, b in itertools.pairwise(values)]
+    assert falls[-1] <= ftol < min(falls[:-1])
+
+
+def test_values_are_hashable_and_can_be_pickled():
+    optimizer = LBFGS(5, 1e-6, 0)
+    assert pickle.loads(pickle.dumps(optimizer)) == optimizer
+    assert hash(optimizer) == hash(LBFGS(5, 1e-6, 0.0))
+    assert not hasattr(optimizer, "update")  # no optimizer of batches
+    assert "LBFGS" not in vars(optimizers)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LBFGS(0), "LBFGS: memory: expected an integer of at least 1, got 0"),
+        (lambda: LBFGS(2.5), "LBFGS: memory: expected an integer of at least 1, got 2.5"),
+        (lambda: LBFGS(True), "LBFGS: memory: expected an integer of at least 1, got True"),
+        (lambda: LBFGS(gtol=-1), "LBFGS: expected a finite gtol >= 0, got -1"),
+        (lambda: LBFGS(gtol=math.nan), "LBFGS: expected a finite gtol >= 0, got nan"),
+        (lambda: LBFGS(ftol=math.inf), "LBFGS: expected a finite ftol >= 0, got inf"),
+        (lambda: LBFGS(ftol="1"), "LBFGS: expected a finite ftol >= 0, got '1'"),
+        (
+            lambda: minimize(rosenbrock, np.ones(2), max_iter=0),
+            "minimize: max_iter: expected an integer of at least 1, got 0",
+        ),
+    ],
+)
+def test_bad_options(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (np.ones((2, 1)), ShapeError, r"expected x of shape \(n,\), n >= 1, got \(2, 1\)"),
+        (np.array(1.0), ShapeError, r"expected x of shape \(n,\), n >= 1, got \(\)"),
+        (np.ones(0), ShapeError, r"expected x of shape \(n,\), n >= 1, got \(0,\)"),
+        (np.ones(2, int), TypeError, "expected x of a floating dtype, got int64"),
+        (np.ones(2, complex), TypeError, "expected x of a floating dtype, got complex128"),
+        ([1.0, 2.0], TypeError, "expected arrays of one library, got a list"),
+    ],
+)
+def test_bad_starts(x, error, message):
+    with pytest.raises(error, match=message):
+        minimize(rosenbrock, x)
+
+
+X = np.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        ((X[0], np.ones(3)), ShapeError, r"a gradient of shape \(2,\).*got \(3,\) and float64"),
+        ((X[0], np.ones((2, 1))), ShapeError, r"gradient of shape \(2,\).*got \(2, 1\)"),
+        (
+            (X[0], X.astype("float32")),
+            ShapeError,
+            r"gradient.*dtype float64, got \(2,\) and float32",
+        ),
+        ((X[0], [1.0, 1.0]), ShapeError, r"gradient of shape \(2,\) and dtype float64, got a list"),
+        ((X[:1], X), ShapeError, r"a value of shape \(\) and dtype float64, got \(1,\)"),
+        ((1.0, X), ShapeError, r"a value of shape \(\).*got a float$"),
+        ((np.float32(1), X), ShapeError, r"a value of shape \(\).*got \(\) and float32"),
+        (X[0], TypeError, r"expected f\(x\) to return value, gradient, got a numpy array"),
+        (X, TypeError, r"expected f\(x\) to return value, gradient, got a numpy array"),
+        ((np.float64(np.nan), X), ValueError, "finite, got a value of nan and .* of 1$"),
+        ((np.float64(-np.inf), X), ValueError, "finite, got a value of -inf"),
+        ((X[0], X * np.inf), ValueError, r"expected a start where .* largest \|gradient\| of inf"),
+        ((X[0], X * np.nan), ValueError, r"got a value of 1 and a largest \|gradient\| of nan"),
+        (
+            (X[0], X * 1e200),
+            ValueError,
+            r"its square are finite, .* largest \|gradient\| of 1e\+200",
+        ),
+    ],
+)
+def test_bad_answers(answer, error, message):
+    with pytest.raises(error, match=message):
+        minimize(lambda x: answer, X)
+
+
+def test_bad_answers_later():
+    def f(x):
+        value, g = rosenbrock(x)
+        return value, (g if x is start else g[:1])
+
+    start = np.zeros(2)
+    with pytest.raises(ShapeError, match=r"a gradient of shape \(2,\)"):
+        minimize(f, start)
+
+
+def test_mixed_libraries(torch):
+    with pytest.raises((TypeError, ShapeError), match="expected"):
+        minimize(lambda x: (torch.sum(torch.ones(2)), torch.ones(2)), np.ones(2, "float32"))
+
+
+def test_bad_callables():
+    with pytest.raises(TypeError, match=r"an objective f\(x\) -> value, gradient"):
+        minimize(None, np.ones(2))
+    with pytest.raises(TypeError, match=r"an optimizer with init, iterate.*write it with \(\)"):
+        minimize(rosenbrock, np.ones(2), LBFGS)
+
+
+def test_errors_of_f_go_through():
+    def f(x):
+        raise ArithmeticError("mine")
+
+    with pytest.raises(ArithmeticError, match="mine"):
+        minimize(f, np.ones(2))

@@ -1,0 +1,124 @@
+"""Schedules: against their formulas written anew, torch's schedulers and optax's."""
+
+import inspect
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+import portnet
+from portnet import schedules
+from portnet.schedules import Constant, CosineDecay, ExponentialDecay, InverseDecay, StepDecay
+
+# The schedule, and its number for a Python int t.
+CASES = {
+    "constant": (Constant(0.1), lambda t: 0.1),
+    "step": (StepDecay(0.1, every=10, factor=0.5), lambda t: 0.1 * 0.5 ** (t // 10)),
+    "exponential": (ExponentialDecay(0.1, every=10, factor=0.5), lambda t: 0.1 * 0.5 ** (t / 10)),
+    "inverse": (InverseDecay(0.1, steps=10), lambda t: 0.1 / (1 + t / 10)),
+    "inverse root": (InverseDecay(0.1, 1, power=0.5), lambda t: 0.1 / math.sqrt(t + 1)),
+    "cosine": (
+        CosineDecay(0.1, steps=50),
+        lambda t: 0.05 * (1 + math.cos(math.pi * min(t, 50) / 50)),
+    ),
+    "cosine with warm-up": (
+        CosineDecay(0.1, steps=50, warmup=9, end=0.02),
+        lambda t: (
+            0.01 * (t + 1) if t < 9 else 0.02 + 0.04 * (1 + math.cos(math.pi * min(t - 9, 41) / 41))
+        ),
+    ),
+}
+STEPS = range(0, 120, 1)
+
+
+def test_every_public_schedule_is_tested():
+    public = {getattr(schedules, name) for name in schedules.__all__}
+    assert public == {type(case[0]) for case in CASES.values()}
+    assert all(inspect.isclass(c) and getattr(portnet, c.__name__) is c for c in public)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_formula(name, xp):
+    """On a 0-d array as in a step, on a vector, and on Python's numbers."""
+    schedule, formula = CASES[name]
+    expected = [formula(t) for t in STEPS]
+    zero = xp.asarray(np.zeros(()))
+    for t in (0, 1, 9, 10, 49, 50, 119):
+        xp.assert_close(schedule(zero + float(t)), formula(t))
+        assert schedule(t) == pytest.approx(formula(t), rel=1e-12)
+        assert type(schedule(t)) is float
+    xp.assert_close(schedule(xp.asarray(np.array(STEPS, dtype=float))), expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float32_stays_float32(name, xp):
+    t = xp.asarray(np.zeros(()), "float32")
+    xp.check_kind(CASES[name][0](t), "float32")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_schedules_are_values(name):
+    schedule = CASES[name][0]
+    assert pickle.loads(pickle.dumps(schedule)) == schedule
+    assert hash(pickle.loads(pickle.dumps(schedule))) == hash(schedule)
+    optimizer = portnet.Adam(schedule)
+    assert pickle.loads(pickle.dumps(optimizer)) == optimizer
+
+
+def test_torch(torch):
+    """torch's schedulers, asked once a step."""
+    rates = torch.optim.lr_scheduler
+    for schedule, make in [
+        (StepDecay(0.1, 7, 0.3), lambda o: rates.StepLR(o, 7, 0.3)),
+        (ExponentialDecay(0.1, 1, 0.9), lambda o: rates.ExponentialLR(o, 0.9)),
+        (CosineDecay(0.1, 40, end=0.01), lambda o: rates.CosineAnnealingLR(o, 40, 0.01)),
+        (InverseDecay(0.1, 5), lambda o: rates.LambdaLR(o, lambda k: 1 / (1 + k / 5))),
+        (Constant(0.1), lambda o: rates.ConstantLR(o, factor=1)),
+    ]:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+        theirs = make(optimizer)
+        for t in range(40):
+            assert schedule(t) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), schedule
+            optimizer.step()
+            theirs.step()
+
+
+def test_optax():
+    optax = pytest.importorskip("optax", reason="optax is not installed")
+    for schedule, theirs in [
+        (Constant(0.1), optax.constant_schedule(0.1)),
+        (StepDecay(0.1, 7, 0.3), optax.exponential_decay(0.1, 7, 0.3, staircase=True)),
+        (ExponentialDecay(0.1, 7, 0.3), optax.exponential_decay(0.1, 7, 0.3)),
+        (CosineDecay(0.1, 40), optax.cosine_decay_schedule(0.1, 40)),
+        (
+            CosineDecay(0.1, 40, warmup=4, end=0.01),
+            optax.warmup_cosine_decay_schedule(0.02, 0.1, 4, 40, end_value=0.01),
+        ),
+    ]:
+        for t in range(60):
+            assert schedule(t) == pytest.approx(float(theirs(t)), rel=1e-5, abs=1e-9), schedule
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Constant(0), "Constant: expected a finite lr > 0, got 0"),
+        (lambda: Constant("0.1"), "Constant: expected a finite lr > 0, got '0.1'"),
+        (lambda: StepDecay(0.1, 0), "StepDecay: expected a finite every > 0, got 0"),
+        (lambda: StepDecay(0.1, 5, 0), "StepDecay: expected 0 < factor <= 1, got 0"),
+        (lambda: ExponentialDecay(0.1, 5, 2), "ExponentialDecay: expected 0 < factor <= 1, got 2"),
+        (lambda: ExponentialDecay(-0.1, 5), "ExponentialDecay: expected a finite lr > 0, got -0.1"),
+        (lambda: InverseDecay(0.1, -1), "InverseDecay: expected a finite steps > 0, got -1"),
+        (lambda: InverseDecay(0.1, 1, 0), "InverseDecay: expected a finite power > 0, got 0"),
+        (
+            lambda: CosineDecay(0.1, float("inf")),
+            "CosineDecay: expected a finite steps > 0, got inf",
+        ),
+        (lambda: CosineDecay(0.1, 10, 10), "CosineDecay: expected 0 <= warmup < steps, got 10"),
+        (lambda: CosineDecay(0.1, 10, end=1), "CosineDecay: expected 0 <= end <= lr, got 1"),
+    ],
+)
+def test_bad_options(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
