@@ -92,7 +92,7 @@ class LBFGS:
             where x, the value or the gradient has another shape or dtype than these.
         TypeError
             where x is no floating array, or f returns no pair.
-        ValueError
+        FloatingPointError
             where the value or the gradient at the start is not finite.
         """
         if state.status:
@@ -109,7 +109,7 @@ class LBFGS:
             found, tries, endless = _search(f, x, state)
             evaluations += tries
         if found is None:
-            status = f"the line search can not go lower in {x.dtype}"
+            status = f"the line search cannot go lower in {x.dtype}"
             return x, state._replace(evaluations=evaluations, status=status)
         s, y = state.s, state.y
         if _curved(found, x):
@@ -125,7 +125,7 @@ class LBFGS:
         value, gradient, largest = _evaluate(f, x)
         f_x, g_max = _numbers([value, largest])
         if not (math.isfinite(f_x) and g_max <= _limit(x)):
-            raise ValueError(
+            raise FloatingPointError(
                 "LBFGS: expected a start where the value, the gradient and its square are finite, "
                 f"got a value of {f_x:.6g} and a largest |gradient| of {g_max:.6g}"
             )

@@ -23,15 +23,25 @@ def test_the_first_snippet():
     assert len(names["run"].history["loss"]) == 2
 
 
+def test_the_snippet_of_training():
+    draw = np.random.default_rng(0)
+    X, labels = draw.standard_normal((300, 4)), np.array(["ant", "bee", "cat"])[np.arange(300) % 3]
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    names = {"X": X, "labels": labels, "portnet": portnet, "net": portnet.mlp([4, 8, 3])}
+    exec(SNIPPETS[1], names)
+    assert names["run"].epoch > 20
+    assert names["run"].classes.tolist() == ["ant", "bee", "cat"]
+
+
 def test_the_layer_in_ten_lines():
     names = {}
-    exec(SNIPPETS[1], names)
-    body = re.search(r"^@dataclass.*?(?=\n\n\n)", SNIPPETS[1], re.MULTILINE | re.DOTALL).group()
+    exec(SNIPPETS[2], names)
+    body = re.search(r"^@dataclass.*?(?=\n\n\n)", SNIPPETS[2], re.MULTILINE | re.DOTALL).group()
     code = [line for line in body.splitlines() if line.strip() and '"""' not in line]
     assert len(code) <= 10
     run = portnet.Trainer(names["net"], "squared_error").fit([[0.0], [1.0]], [0.0, 1.0], epochs=2)
     assert len(run.history["loss"]) == 2
-    assert len(SNIPPETS) == 2
+    assert len(SNIPPETS) == 3
 
 
 def test_there_are_two_commands_near_the_top():
