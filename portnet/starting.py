@@ -16,7 +16,7 @@ from .run import Metric, Rows, Run
 from .validation import DataError
 from .watching import Callback, EarlyStopping, ReduceOnPlateau
 
-__all__ = ["FitOptions", "fit_options", "plan", "start"]
+__all__ = ["FitOptions", "fit_options", "plan", "prepare"]
 
 Array = Any
 
@@ -76,7 +76,7 @@ def fit_options(given: dict[str, Any]) -> FitOptions:
     return FitOptions(**given)
 
 
-def start(trainer: Any, X: Any, y: Any, options: FitOptions) -> tuple[Run, Rows, Rows | None]:
+def prepare(trainer: Any, X: Any, y: Any, options: FitOptions) -> tuple[Run, Rows, Rows | None]:
     """Return the run before the first step, the rows to train on and those to validate on."""
     before, fraction = options.resume, options.validation
     if isinstance(trainer.optimizer, LBFGS) and options.reduce_on_plateau is not None:

@@ -8,6 +8,7 @@ one, losses are added up where the arrays live.
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from .losses import LOSSES, Loss, Reduced
 from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .options import integer, methods, named
 from .run import Metric, Rows, Run, read, record
-from .starting import FitOptions, fit_options, plan, start
+from .starting import FitOptions, fit_options, plan, prepare
 from .transforms import refuse_transforms
 from .watching import Callback, EarlyStopping, ReduceOnPlateau, Report
 
@@ -233,11 +234,12 @@ class Trainer:
             verbose=verbose,
             resume=resume,
         )
-        run, rows, held_out = start(self, X, y, options)
+        run, rows, held_out = prepare(self, X, y, options)
         last = run.epoch + options.epochs
         try:
-            for trained in _epochs(run, rows, held_out, options):
-                run = trained
+            with interrupts() as pressed:
+                for trained in _epochs(run, rows, held_out, options, pressed):
+                    run = trained
         except KeyboardInterrupt as error:
             run = getattr(error, "run", run)
             where = (
@@ -259,13 +261,23 @@ class Trainer:
         so far is the error's `run`.
         """
         chosen = fit_options(options)
-        return _epochs(*start(self, X, y, chosen), chosen)
+        return _epochs(*prepare(self, X, y, chosen), chosen)
 
 
 # The loop ---------------------------------------------------------------------------------------
 
 
-def _epochs(run: Run, rows: Rows, held_out: Rows | None, options: FitOptions) -> Iterator[Run]:
+def _epochs(
+    run: Run,
+    rows: Rows,
+    held_out: Rows | None,
+    options: FitOptions,
+    pressed: list[int] | None = None,
+) -> Iterator[Run]:
+    """Yield the run after every epoch; `pressed` becomes non-empty where somebody presses Ctrl-C.
+
+    Without it the signal is looked out for here, but not while the caller has the run.
+    """
     from tqdm.auto import tqdm
 
     trainer, last = run.trainer, run.epoch + options.epochs
@@ -280,9 +292,10 @@ def _epochs(run: Run, rows: Rows, held_out: Rows | None, options: FitOptions) ->
     with tqdm(total=total, unit="step", disable=hidden, leave=True) as bar:
         while run.epoch < last and not run.stopped:
             began, numbers = time.perf_counter(), {}
-            with interrupts() as pressed, run.place.active():
+            watch = interrupts() if pressed is None else nullcontext(pressed)
+            with watch as signals, run.place.active():
                 scale = run._scale
-                run, loss = train(run, rows, bar.update, pressed)
+                run, loss = train(run, rows, bar.update, signals)
                 if not run.step:  # else Ctrl-C ended the epoch before its end
                     numbers = {"loss": loss} | _numbers(run, rows, held_out)
                     run = replace(run, epoch=run.epoch + 1, _log=log)
@@ -290,21 +303,13 @@ def _epochs(run: Run, rows: Rows, held_out: Rows | None, options: FitOptions) ->
             if numbers:
                 numbers |= {} if options.reduce_on_plateau is None else {"scale": scale}
                 record(log, numbers, run.epoch)
-                seconds = time.perf_counter() - began
-                run = watching.tell(
-                    Report(run.epoch, last, numbers, seconds, run), options.callbacks
-                )
-                shown = {name: f"{number:.4g}" for name, number in numbers.items()}
                 if not bar.disable:
-                    bar.set_postfix({"epoch": run.epoch} | shown, refresh=False)
-                if options.verbose:
-                    words = "  ".join(f"{name} {number}" for name, number in shown.items())
-                    tqdm.write(f"epoch {run.epoch}/{last}  {words}  {seconds:.1f} s")
-            if pressed:
+                    bar.set_postfix({"epoch": run.epoch} | numbers, refresh=False)
+                report = Report(run.epoch, last, numbers, time.perf_counter() - began, run)
+                run = watching.tell(report, options.callbacks, options.verbose)
+            if signals:
                 raise with_run(KeyboardInterrupt(), run)
             yield run
-    if options.verbose and run.stopped:
-        tqdm.write(run.stopped)
 
 
 def _one_epoch(

@@ -160,6 +160,8 @@ def after_epoch(
     plateau: ReduceOnPlateau | None,
 ) -> Run:
     """Return the run after its watches saw the numbers of its last epoch."""
+    if stopping is None and plateau is None:
+        return run
     watches = dict(run._watches)
     if plateau is not None:
         watch = watches["plateau"]
@@ -204,9 +206,12 @@ class Report:
 Callback = Callable[[Report], bool | None]
 
 
-def tell(report: Report, callbacks: Iterable[Callback]) -> Run:
+def tell(report: Report, callbacks: Iterable[Callback], verbose: bool) -> Run:
     """Return the run after the callbacks were given the report; one may have stopped it."""
     run = report.run
+    if verbose:
+        words = "  ".join(f"{name} {number:.4g}" for name, number in report.numbers.items())
+        _write(f"epoch {report.epoch}/{report.epochs}  {words}  {report.seconds:.1f} s")
     for call in callbacks:
         name = getattr(call, "__name__", repr(call))
         try:
@@ -222,4 +227,12 @@ def tell(report: Report, callbacks: Iterable[Callback]) -> Run:
             raise with_run(TypeError(message), run)
         if answer:
             run = replace(run, stopped=f"callback {name} said stop")
+    if verbose and run.stopped:
+        _write(run.stopped)
     return run
+
+
+def _write(line: str) -> None:
+    from tqdm.auto import tqdm
+
+    tqdm.write(line)  # to stdout, without spoiling a progress bar

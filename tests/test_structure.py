@@ -75,6 +75,7 @@ ARRAY_LIBRARIES = {"numpy", "cupy", "torch", "jax", "array_api_strict", "scipy"}
 LAZY = {
     "plots": {"matplotlib"},
     "training": {"tqdm"},
+    "watching": {"tqdm"},
     "run": {"pandas"},
     "backend": {"cupy", "torch", "jax"},
 }
