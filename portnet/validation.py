@@ -193,7 +193,7 @@ def named_metrics(
             choose("metric", metric, _metrics.METRICS)
             metric = _metrics.METRICS[metric]
         name = getattr(metric, "__name__", repr(metric))
-        of_classes = {_metrics.accuracy, _metrics.balanced_accuracy, _metrics.log_loss}
+        of_classes = (_metrics.accuracy, _metrics.balanced_accuracy, _metrics.log_loss)
         if metric in of_classes and isinstance(loss, SigmoidCrossEntropy) and outputs > 1:
             raise ValueError(
                 f"metric {name!r} looks for one class a row, but this network has {outputs} "
@@ -210,12 +210,12 @@ def named_metrics(
 
 def check_metrics(metrics: dict[str, Callable[..., Array]], y: Array, name: str = "y") -> None:
     """Raise ValueError for a metric of numbers where the targets are labels (rows,)."""
-    numbers = {
+    numbers = (
         _metrics.label_accuracy,
         _metrics.mean_absolute_error,
         _metrics.mean_squared_error,
         _metrics.r2,
-    }
+    )
     for metric, function in metrics.items():
         if y.ndim == 1 and function in numbers:
             raise ValueError(

@@ -370,6 +370,14 @@ def test_history_without_pandas(monkeypatch):
 # Ctrl-C -----------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler of Ctrl-C, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Pressing(Square):
     """A layer during whose n-th training step somebody presses Ctrl-C."""
 
@@ -391,6 +399,7 @@ def interrupted(at, method="fit", times=1, **options):
     return getattr(trainer(model=net), method)(X, LABELS, **options)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("at", [1, 4, 6, 7, 9, 18])  # six steps are an epoch
 def test_ctrl_c_ends_after_the_step_and_training_goes_on_exactly(at):
     whole = interrupted(0, epochs=3, **WATCHING)
@@ -413,6 +422,7 @@ def test_ctrl_c_ends_after_the_step_and_training_goes_on_exactly(at):
     assert_same_run(again, whole)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_going_on_within_an_epoch_needs_the_same_rows():
     with pytest.warns(UserWarning, match="interrupted"):
         run = interrupted(8, epochs=3)
@@ -423,6 +433,7 @@ def test_going_on_within_an_epoch_needs_the_same_rows():
         other.fit(X, LABELS, resume=run)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_ends_at_once():
     """The step is cut, so the run so far is that of the last whole epoch."""
     with pytest.warns(UserWarning, match=r"interrupted after epoch 1: run\.fit\(X, y, epochs=2\)"):
@@ -431,6 +442,7 @@ def test_a_second_ctrl_c_ends_at_once():
     assert_same_run(run.fit(X, LABELS, epochs=2), interrupted(0, epochs=3))
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_a_loop_over_epochs_is_ones_own():
     seen = []
     runs = interrupted(8, "epochs", epochs=3)
@@ -442,6 +454,7 @@ def test_ctrl_c_in_a_loop_over_epochs_is_ones_own():
     assert (caught.value.run.epoch, caught.value.run.step) == (1, 2)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_a_callback():
     def press(report):
         if report.epoch == 2:
@@ -471,6 +484,7 @@ def test_threads_get_no_signals():
     assert_equal(found[0].params, trainer().fit(X, LABELS, epochs=2).params)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_during_lbfgs():
     def press(report):
         if report.epoch == 2:
