@@ -157,7 +157,7 @@ class Backend:
             if narrower and bool(self.xp.any(self.xp.isinf(cast) & self.xp.isfinite(x))):
                 raise _too_large(to_numpy(x), wanted)  # the line above waits for x
             return cast
-        host = to_numpy(x)
+        host = _numbers(to_numpy(x))
         host = _cast(host, dtype or (None if host.dtype.kind in "iub" else self.dtype))
         if host.dtype.name == "int64" and not self.supports("int64"):
             host = _cast(host, "int32")
@@ -495,15 +495,21 @@ def _dtype_name(dtype: Any) -> str:
     return str(getattr(dtype, "name", dtype)).rpartition(".")[2]
 
 
+def _numbers(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return host data as numbers: objects may be some (a frame's columns, Decimal, None)."""
+    if host.dtype.kind in "fiub":
+        return host
+    if host.dtype.kind != "O":
+        raise ValueError(f"expected real numbers, got data of dtype {host.dtype}")
+    whole = all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in host.flat)
+    try:
+        return host.astype(np.int64 if whole else np.float64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"expected real numbers: {error}") from error
+
+
 def _cast(host: np.ndarray[Any, Any], dtype: str | None) -> np.ndarray[Any, Any]:
     """Return host data with another dtype, or raise ValueError where that would not keep them."""
-    if host.dtype.kind not in "fiub":
-        if host.dtype.kind != "O":  # objects may be numbers: a frame's columns, Decimal, None
-            raise ValueError(f"expected real numbers, got data of dtype {host.dtype}")
-        try:
-            host = host.astype(np.float64)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"expected real numbers: {error}") from error
     if dtype is None or host.dtype.name == dtype:
         return host
     if np.dtype(dtype).kind == "i" and host.dtype.kind in "iu" and host.size:

@@ -1,7 +1,9 @@
 """What can end a training in the middle of an epoch: Ctrl-C, and numbers that run away."""
 
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -9,9 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .backend import to_numpy
+from .lbfgs import LBFGS
 from .run import Rows, Run
 
-__all__ = ["DivergenceError", "diverged", "interrupts", "with_run"]
+__all__ = ["DivergenceError", "diverged", "interrupts", "warn", "with_run"]
 
 Array = Any
 _Error = TypeVar("_Error", bound=BaseException)
@@ -50,6 +53,17 @@ def with_run(error: _Error, run: Run) -> _Error:
     return error
 
 
+def warn(message: str, run: Run) -> None:
+    """Warn at the first line outside of portnet; a warning that is an error has the run."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("portnet."):
+        level, frame = level + 1, frame.f_back
+    try:
+        warnings.warn(message, stacklevel=level)
+    except Warning as error:
+        raise with_run(error, run) from None
+
+
 class DivergenceError(ArithmeticError):
     """The loss stopped being finite. `run` is the run as it was before that epoch."""
 
@@ -58,7 +72,7 @@ class DivergenceError(ArithmeticError):
 
 def diverged(run: Run, rows: Rows, what: str, step: int) -> DivergenceError:
     """Return the error for a run whose loss or parameters stopped being finite in this step."""
-    cause = _cause(*rows[:2], run.place.xp, getattr(run.trainer.optimizer, "lr", None))
+    cause = _cause(*rows[:2], run.place.xp, run.trainer.optimizer)
     message = (
         f"{what} in epoch {run.epoch + 1}, step {step}. {cause}. The run as it was before that "
         "epoch is this error's `run`"
@@ -66,11 +80,15 @@ def diverged(run: Run, rows: Rows, what: str, step: int) -> DivergenceError:
     return with_run(DivergenceError(message), run)
 
 
-def _cause(X: Array, y: Array, xp: Any, lr: Any) -> str:
+def _cause(X: Array, y: Array, xp: Any, optimizer: Any) -> str:
     """Return the likely cause in words: inputs or targets without scale, or the learning rate."""
+    while hasattr(optimizer, "parts"):
+        optimizer = optimizer.parts[-1]
     largest = to_numpy(xp.max(xp.abs(X), axis=0))
     column = int(np.argmax(largest))
+    lr = getattr(optimizer, "lr", None)
     smaller = "a smaller learning rate" + (f" than {lr:g}" if isinstance(lr, float) else "")
+    smaller = "another start, Trainer(params=...)" if isinstance(optimizer, LBFGS) else smaller
     reaches = f"column {column} of X reaches {largest[column]:.3g}"
     if largest[column] > 10:
         return (
@@ -83,4 +101,5 @@ def _cause(X: Array, y: Array, xp: Any, lr: Any) -> str:
             f"Likely cause: the targets reach {highest:.3g}, where networks give about 1. Scale "
             f"them, (y - mean) / std, or try {smaller}"
         )
-    return f"The inputs are scaled ({reaches}), so try {smaller}, or portnet.ClipNorm"
+    clip = "" if isinstance(optimizer, LBFGS) else ", or portnet.ClipNorm"
+    return f"The inputs are scaled ({reaches}), so try {smaller}{clip}"

@@ -8,7 +8,7 @@ import numpy as np
 from . import rng as random
 from .backend import Backend, is_host, to_numpy
 from .losses import SigmoidCrossEntropy
-from .validation import DataError
+from .validation import DataError, row_weights
 
 __all__ = ["class_weights", "encode", "names", "split"]
 
@@ -71,6 +71,8 @@ def _text(y: Any, name: str) -> Host | None:
     if kinds != ["str"]:
         hint = ": decode them, label.decode()" if kinds == ["bytes"] else ""
         raise DataError(f"{name}: expected labels of one kind, got {' and '.join(kinds)}{hint}")
+    if host.ndim == 2 and host.shape[1] == 1:
+        host = host[:, 0]  # a frame of one column
     if host.ndim != 1:
         raise DataError(f"{name}: expected labels of shape (rows,), got {host.shape}")
     return host.astype(object).astype(np.str_) if host.dtype.kind == "T" else host.astype(np.str_)
@@ -85,16 +87,20 @@ def class_weights(
     the number of classes and the rows of the class (weighted, where rows have weights).
     """
     _, y, weight = rows
-    count = max(outputs, 2)
-    if not hasattr(loss, "classes") or (y.ndim == 2 and outputs > 1):
+    xp, count = place.xp, max(outputs, 2)
+    if not one_label(y, loss):
         raise ValueError(
-            "class_weight needs one label a row, from 0 up or as text, under a cross-entropy; got "
-            f"targets of shape {tuple(y.shape)} under {type(loss).__name__}: use sample_weight"
+            "class_weight needs one label a row under a cross-entropy; got targets of shape "
+            f"{tuple(y.shape)} under {type(loss).__name__}: use sample_weight"
         )
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = xp.concat([1.0 - y, y], axis=-1)  # the shares of both classes in each row
     if isinstance(given, str) and given == "balanced":
         own = None if weight is None else to_numpy(weight)
-        labels = to_numpy(y).ravel()
-        rows_of = np.bincount(np.rint(labels).astype(np.int64), own, count)
+        if y.ndim == 1:
+            rows_of = np.bincount(to_numpy(y), own, count)
+        else:
+            rows_of = (to_numpy(y) * (1 if own is None else own[:, None])).sum(axis=0)
         met = rows_of > 0
         table = np.where(met, rows_of.sum() / (met.sum() * np.where(met, rows_of, 1)), 1.0)
     elif isinstance(given, Mapping):
@@ -106,7 +112,7 @@ def class_weights(
                     f"class_weight: expected classes among {', '.join(map(repr, known))}, "
                     f"got {label!r}"
                 )
-            if isinstance(w, str | bool) or not np.isscalar(w) or not 0 <= w < np.inf:  # type: ignore[operator]
+            if isinstance(w, str | bool | complex) or not np.isscalar(w) or not 0 <= w < np.inf:  # type: ignore[operator]
                 raise ValueError(
                     f"class_weight: expected a finite weight >= 0 for {label!r}, got {w!r}"
                 )
@@ -115,13 +121,17 @@ def class_weights(
         raise ValueError(
             f"class_weight: expected a dict of class: weight, or 'balanced', got {given!r}"
         )
-    xp, w = place.xp, place.asarray(table, place.dtype)
-    # One column holds 0 and 1, or probabilities between.
-    of_rows = xp.take(w, y, axis=0) if y.ndim == 1 else y[:, 0] * w[1] + (1.0 - y[:, 0]) * w[0]
-    of_rows = of_rows if weight is None else of_rows * weight
-    if not bool(xp.any(of_rows > 0)):  # waits for the device
-        raise ValueError("class_weight: expected a weight above 0 for some row, got only zeros")
-    return of_rows
+    w = place.asarray(table, place.dtype)
+    of_rows = xp.take(w, y, axis=0) if y.ndim == 1 else xp.matmul(y, w)
+    with np.errstate(over="ignore"):  # told by the check
+        of_rows = of_rows if weight is None else of_rows * weight
+    return row_weights(of_rows, place, rows=y.shape[0], name="class_weight")
+
+
+def one_label(y: Array, loss: Any) -> bool:
+    """Tell whether checked targets hold one label a row: integers, a column, or a one-hot row."""
+    several = isinstance(loss, SigmoidCrossEntropy) and y.shape[-1] > 1
+    return hasattr(loss, "classes") and (y.ndim == 1 or not several)
 
 
 def split(
@@ -140,8 +150,9 @@ def split(
             f"{'validate' if held == 0 else 'train'} on: give more rows, or another fraction"
         )
     order = random.shuffled(seed, count)
-    if hasattr(loss, "classes") and (y.ndim == 1 or y.shape[1] == 1):
-        labels = to_numpy(y).ravel()
+    if one_label(y, loss):
+        host = to_numpy(y)
+        labels = host.argmax(axis=1) if host.shape[1:] > (1,) else host.ravel()
         order = order[np.argsort(labels[order], kind="stable")]
     taken = ((np.arange(held) + 0.5) * (count / held)).astype(np.int64)
     aside = np.zeros(count, dtype=bool)

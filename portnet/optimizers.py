@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from . import tree
 from .backend import ShapeError, device, namespace
-from .options import number
+from .options import check_decay, decays, number
 
 Params = Any  # a nest of arrays: see portnet.tree
 State = Any
@@ -183,20 +183,29 @@ class AdamW(Adam):
 
     Under Adam a decay in the gradient (`portnet.transforms.WeightDecay`) is divided by sqrt(V) like
     all the rest, so that weights with large gradients hardly decay; here it is outside of that
-    (Loshchilov and Hutter 2019). Every parameter decays, biases included, as in PyTorch and optax.
+    (Loshchilov and Hutter 2019). Every parameter decays, biases included, as in PyTorch and optax,
+    or those of one name: ``only="W"``.
     """
 
     decay: float = 0.01
+    only: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self, "decay", "a finite decay >= 0", lambda d: 0 <= d < math.inf)
+        check_decay(self)
+
+    def init(self, params: Params) -> State:
+        """t = 0, m = 0, v = 0; raises ValueError where no parameter has the name `only`."""
+        decays(self, tree.paths(params))
+        return super().init(params)
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
         """Adam's update, and the decay beside it."""
         shrink = _rate(self.lr, state.t) * self.decay
         updates, state = super().update(grads, state, params)
-        return tree.map(lambda u, p: u - shrink * p, updates, params), state
+        each = iter(decays(self, tree.paths(params)))
+        u = tree.map(lambda u, p: u - shrink * p if next(each) else u, updates, params)
+        return u, state
 
 
 OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
@@ -214,7 +223,7 @@ def _rate(lr: Rate, t: Any) -> Any:
     if not callable(lr):
         return lr
     rate = lr(t)
-    if isinstance(rate, int | float) and not hasattr(rate, "dtype"):
+    if isinstance(rate, int | float):  # also NumPy's float64, which would widen float32
         return float(rate)
     if hasattr(t, "dtype") and getattr(rate, "dtype", None) != t.dtype:
         raise ShapeError(

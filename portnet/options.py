@@ -5,11 +5,12 @@ is made, so that a mistake is told where it stands and not in the middle of a tr
 """
 
 import difflib
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-__all__ = ["choose", "integer", "methods", "named", "number"]
+__all__ = ["check_decay", "choose", "decays", "integer", "methods", "named", "number"]
 
 
 def choose(kind: str, name: Any, names: Iterable[str]) -> None:
@@ -48,11 +49,30 @@ def number(owner: Any, name: str, needed: str, fits: Callable[[float], bool]) ->
     value = getattr(owner, name)
     try:
         found = None if isinstance(value, str | bytes | bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = None
     if found is None or not fits(found):
         raise ValueError(f"{type(owner).__name__}: expected {needed}, got {value!r}")
     object.__setattr__(owner, name, found)
+
+
+def check_decay(owner: Any) -> None:
+    """Check the options of what makes parameters decay: `decay`, and `only` those of a name."""
+    number(owner, "decay", "a finite decay >= 0", lambda d: 0 <= d < math.inf)
+    if not isinstance(owner.only, str | None):
+        name = type(owner).__name__
+        raise TypeError(f"{name}: only is the name of parameters, such as 'W', got {owner.only!r}")
+
+
+def decays(owner: Any, paths: list[str]) -> list[bool]:
+    """Tell for the path of each parameter whether it decays; ValueError where `only` names none."""
+    each = [owner.only is None or path.endswith(f"[{owner.only!r}]") for path in paths]
+    if each and not any(each):
+        name = type(owner).__name__
+        raise ValueError(
+            f"{name}: no parameter is named {owner.only!r}; there are {', '.join(paths)}"
+        )
+    return each
 
 
 def methods(what: str, given: Any, names: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,15 @@ Params = Any
 State = Any
 Metric = str | Callable[..., Array]
 Rows = tuple[Array, Array, Array | None]  # X, y, weight: checked, and where the parameters are
+
+
+class Partial(NamedTuple):
+    """An epoch that was interrupted: the sum of its losses, how many were finite, its plan."""
+
+    loss: float = 0.0
+    finite: float = 0.0
+    plan: str = ""
+
 
 _BLOCK = 16_384  # rows predicted at once, so that memory does not grow with the data
 
@@ -59,7 +68,8 @@ class Run:
         How many steps of the next epoch were made, where Ctrl-C ended the training within one.
     history : dict of lists
         A number for each epoch: ``loss``, the mean over the rows of what the loss was in the
-        epoch's steps (their sum for ``reduction="sum"``); ``validation_loss`` and
+        epoch's steps, before each (their sum for ``reduction="sum"``; with L-BFGS, the loss of all
+        rows after the iteration); ``validation_loss`` and
         ``validation_<metric>`` after the epoch, or ``<metric>`` on the training rows where no
         validation rows were given; ``scale`` where updates are reduced on a plateau.
     best_epoch : int or None
@@ -81,12 +91,12 @@ class Run:
     stopped: str = ""
     # What going on needs, besides: the parameters after the last step where `params` are the best
     # epoch's; the best epoch's; what early stopping and the plateau remember; the factor of the
-    # updates; the sum of the losses within an epoch, and the plan of that epoch.
+    # updates; what an interrupted epoch had.
     _last: Params = field(default=None, repr=False)
     _best: Params = field(default=None, repr=False)
     _watches: dict[str, Any] = field(default_factory=dict, repr=False)
     _scale: float = field(default=1.0, repr=False)
-    _within: tuple[float, float, Any] = field(default=(0.0, 0.0, None), repr=False)
+    _partial: Partial = field(default=Partial(), repr=False)
     _log: dict[str, list[float]] = field(default_factory=dict, repr=False)
 
     @property
@@ -150,8 +160,9 @@ class Run:
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class or label (rows, outputs), in the library of X.
 
-        Where the labels were text, the columns are in the order of `classes`. Raises TypeError
-        unless the loss is a cross-entropy.
+        The columns are in the order of `classes`, where the labels were text. One output is one
+        column: the probability of 1, or of ``classes[1]``. Raises TypeError unless the loss is a
+        cross-entropy.
         """
         self._classes("predict_proba")
         return self.predict(X)
@@ -232,8 +243,37 @@ class Run:
             numbers = {"loss": self.trainer.loss(pred, y, weight)[0]}
             mean = self._mean(pred) if metrics else None
             for name, metric in metrics.items():
-                numbers[name] = metric(mean, y, weight)
+                numbers[name] = measure(name, metric, mean, y, weight)
         return dict(zip(numbers, read(list(numbers.values())), strict=True))
+
+
+def measure(name: str, metric: Callable[..., Array], mean: Array, y: Array, w: Any) -> Array:
+    """Return metric(mean, y, w); an error says which metric, and anything but a number is one."""
+    try:
+        number = metric(mean, y, w)
+    except Exception as error:
+        error.add_note(f"in metric {name!r}, which is called as metric(mean, target, weight)")
+        raise
+    if getattr(number, "shape", ()) != () or not hasattr(number, "__float__"):
+        raise TypeError(f"metric {name!r}: expected one number, got {number!r}")
+    return number
+
+
+def value_and_grad(
+    run: Run, rows: Rows
+) -> tuple[Callable[[Array], Any], Array, Callable[..., Any]]:
+    """Return v -> loss, gradient for parameters as one vector; that of the run; its inverse."""
+    (X, y, weight), model, loss = rows, run.trainer.model, run.trainer.loss
+    vector, unravel = tree.ravel(run.params)
+
+    def function(v: Array) -> tuple[Array, Array]:
+        params = unravel(v)
+        pred, caches = model.forward(params, X)
+        value, dpred = loss(pred, y, weight)
+        grads, _ = model.backward(params, caches, dpred)
+        return value, tree.ravel(grads)[0]
+
+    return function, vector, unravel
 
 
 def read(numbers: list[Any]) -> list[float]:

@@ -12,7 +12,7 @@ from . import validation as check
 from .backend import Backend
 from .lbfgs import LBFGS
 from .options import choose, integer
-from .run import Metric, Rows, Run
+from .run import Metric, Partial, Rows, Run, measure, value_and_grad
 from .validation import DataError
 from .watching import Callback, EarlyStopping, ReduceOnPlateau
 
@@ -60,8 +60,9 @@ class FitOptions:
                 raise TypeError(f"callbacks: expected functions of a report, got {call!r}")
         object.__setattr__(self, "callbacks", calls)
         for name in ("progress", "verbose"):
-            if not isinstance(getattr(self, name), bool | None):
-                raise TypeError(f"{name}: expected True or False, got {getattr(self, name)!r}")
+            given = getattr(self, name)
+            if given is not None and (not isinstance(given, bool | int) or given not in (0, 1, 2)):
+                raise TypeError(f"{name}: expected True or False, got {given!r}")
         if not isinstance(self.resume, Run | None):
             raise TypeError(f"resume: expected a run that fit returned, got {self.resume!r}")
 
@@ -91,7 +92,10 @@ def prepare(trainer: Any, X: Any, y: Any, options: FitOptions) -> tuple[Run, Row
         place, width = before.place, before.inputs
     with place.active():
         X = check.features(X, place, width=width)
-        run = _new(trainer, X, y, place) if before is None else _resumed(trainer, before)
+        if before is None:
+            run = _new(trainer, X, y, place)
+        else:
+            run = _resumed(trainer, before, options.reduce_on_plateau is not None)
         if options.metrics is not None:
             chosen = check.named_metrics(options.metrics, trainer.loss, run.outputs)
             run = replace(run, metrics=chosen)
@@ -105,17 +109,19 @@ def prepare(trainer: Any, X: Any, y: Any, options: FitOptions) -> tuple[Run, Row
                 options.class_weight, rows, place, trainer.loss, run.outputs, run.classes
             )
             rows = (*rows[:2], weights)
+        _try_out(run, checked or rows)
         if isinstance(trainer.optimizer, LBFGS):
             _refuse_random_layers(run, rows[0])
-    if run.step and run._within[2] != plan(trainer, rows):
-        raise DataError(
-            f"the run stopped after step {run.step} of an epoch with {run._within[2]}, and goes on "
-            f"with the same only, got {plan(trainer, rows)}"
-        )
-    watched = watching.begin(
-        run, checked is not None, options.early_stopping, options.reduce_on_plateau
-    )
-    return watched, rows, checked
+            run = _same_function(run, rows, before)
+        run = watching.begin(run, rows, checked, options.early_stopping, options.reduce_on_plateau)
+    if run.step and run._partial.plan != plan(trainer, rows):
+        if before is not None and trainer is before.trainer:
+            raise DataError(
+                f"the run stopped after step {run.step} of an epoch with {run._partial.plan}, and "
+                f"goes on with the same only, got {plan(trainer, rows)}"
+            )
+        run = replace(run, step=0, _partial=Partial())
+    return run, rows, checked
 
 
 def plan(trainer: Any, rows: Rows) -> str:
@@ -137,9 +143,14 @@ def _new(trainer: Any, X: Array, y: Any, place: Backend) -> Run:
     return Run(trainer, params, state, place, X.shape[1], outputs, classes=classes)
 
 
-def _resumed(trainer: Any, run: Run) -> Run:
+def _resumed(trainer: Any, run: Run, plateau: bool) -> Run:
     """Return a run as a trainer goes on with it: from the parameters after its last step."""
+    scale, watches = run._scale, dict(run._watches)
     if run.trainer is not trainer:
+        if trainer.params is not None:
+            raise ValueError(
+                "resume: expected a trainer without params: the run has the parameters"
+            )
         params, _ = trainer.model.init(random.generator(trainer.seed), run.inputs)
         check.parameters(run.params, params, run.place)
         ours, theirs = _kind(trainer.optimizer), _kind(run.trainer.optimizer)
@@ -148,14 +159,71 @@ def _resumed(trainer: Any, run: Run) -> Run:
                 f"resume: the run was trained with {theirs}, whose state does not fit {ours}. To "
                 "start anew from its parameters, give Trainer(..., params=run.params)"
             )
+        if not isinstance(trainer.optimizer, LBFGS):
+            _check_state(run.state, trainer.optimizer.init(run.params))
+    if not plateau or trainer.optimizer != run.trainer.optimizer:
+        scale = 1.0
+        watches.pop("plateau", None)
     last = run.params if run._last is None else run._last
-    return replace(run, trainer=trainer, params=last, _last=None, stopped="")
+    run = replace(run, trainer=trainer, params=last, _last=None, stopped="")
+    return replace(run, _scale=scale, _watches=watches)
+
+
+def _check_state(state: Any, fresh: Any) -> None:
+    """Raise ValueError unless a state has the nest and the shapes of a fresh one."""
+
+    def check_shape(old: Any, new: Any) -> None:
+        if np.shape(old) != np.shape(new):
+            raise ValueError(f"shape {np.shape(old)} for {np.shape(new)}")
+
+    try:
+        tree.map(check_shape, state, fresh)
+    except ValueError as error:
+        raise ValueError(f"resume: the optimizer's state does not fit: {error}") from None
 
 
 def _kind(optimizer: Any) -> str:
     """Return the names of an optimizer and of the parts of a chain: equal kinds, equal states."""
     parts = getattr(optimizer, "parts", None)
     return type(optimizer).__name__ if parts is None else f"chain({', '.join(map(_kind, parts))})"
+
+
+def _try_out(run: Run, rows: Rows) -> None:
+    """Try the loss and the metrics on a few rows: mistakes are told before training."""
+    X, y, w = (a if a is None else a[: min(8, a.shape[0]), ...] for a in rows)
+    pred, _ = run.trainer.model.forward(run.params, X)
+    with np.errstate(all="ignore"):
+        try:
+            answer = run.trainer.loss(pred, y, w)
+        except Exception as error:
+            error.add_note(f"in the loss {run.trainer.loss}, called as loss(pred, target, weight)")
+            raise
+        pair = answer if isinstance(answer, tuple | list) and len(answer) == 2 else (None, None)
+        shapes = [getattr(a, "shape", None) for a in pair]
+        if shapes != [(), pred.shape]:
+            raise TypeError(
+                f"the loss {run.trainer.loss}: expected it to return value, dpred of shapes () and "
+                f"{tuple(pred.shape)}, got {answer!r}"
+            )
+        for name, metric in run.metrics.items():
+            measure(name, metric, run._mean(pred), y, w)
+
+
+def _same_function(run: Run, rows: Rows, before: Run | None) -> Run:
+    """Return the run of L-BFGS with its memory, if that is of the loss of these rows, else without.
+
+    Where it had ended, it stays so under the same optimizer.
+    """
+    if before is None or run.state.gradient is None:
+        return run
+    function, vector, _ = value_and_grad(run, rows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        value, gradient = function(vector)
+    same = bool(run.place.xp.all(gradient == run.state.gradient))  # waits for the device
+    if not same or float(value) != run.state.value:
+        return replace(run, state=run.trainer.optimizer.init(run.params))
+    status = run.state.status if run.trainer.optimizer == before.trainer.optimizer else ""
+    return replace(run, state=run.state._replace(status=status), stopped=status)
 
 
 def _refuse_random_layers(run: Run, X: Array) -> None:

@@ -6,7 +6,6 @@ one, losses are added up where the arrays live.
 """
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -16,14 +15,14 @@ import numpy as np
 
 from . import rng as random
 from . import tree, watching
-from .backend import ShapeError, backend_of, get_backend
-from .faults import diverged, interrupts, with_run
+from .backend import ShapeError, backend_of, get_backend, namespace
+from .faults import diverged, interrupts, warn, with_run
 from .layers import Layer
 from .lbfgs import LBFGS
-from .losses import LOSSES, Loss, Reduced
+from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .options import integer, methods, named
-from .run import Metric, Rows, Run, read, record
+from .run import Metric, Partial, Rows, Run, read, record, value_and_grad
 from .starting import FitOptions, fit_options, plan, prepare
 from .transforms import refuse_transforms
 from .watching import Callback, EarlyStopping, ReduceOnPlateau, Report
@@ -177,16 +176,18 @@ class Trainer:
             An array of any library stays where it is, and the parameters are born there; NumPy
             arrays, lists and frames go to the backend, once. Cast to the backend's dtype.
         y : (rows,) or (rows, outputs)
-            Integer labels from 0 up or text for softmax cross-entropy, two names or 0 and 1 for
-            sigmoid cross-entropy; else targets, one column for each output.
+            Integer labels from 0 up, text, or probabilities (rows, classes) for softmax
+            cross-entropy; two names or 0 and 1 for sigmoid cross-entropy; else targets, one column
+            for each output.
         epochs : int
             How often to go through the data; 0 only initialises.
         validation : (X, y) or (X, y, sample_weight), or a fraction of the rows, optional
             Evaluated after each epoch. A fraction, 0 < f < 1, is set aside before training: rows
-            that the seed draws, of every class its share.
+            that the seed draws, of every class its share where a row has one label.
         sample_weight : (rows,), optional
             Counts each row that often: the loss of all rows is sum(w l) / sum(w). In a batch, w l
-            is summed over its rows and divided by their number and by the mean of all weights.
+            is summed over its rows and divided by their number and by the mean of all weights: the
+            loss, which divides by the weights of its batch, is multiplied by their mean.
         class_weight : dict of class: weight, or "balanced", optional
             Multiplies the weights of the training rows of each class; 1 for classes left out.
             "balanced" gives every class the same weight in all.
@@ -205,14 +206,16 @@ class Trainer:
         verbose : bool
             Whether to print a line with the numbers of each epoch.
         resume : Run, optional
-            Go on from this run, with this trainer's optimizer, batch size and so on, as
-            ``resume.fit(...)`` does with the run's own.
+            Go on from this run, with this trainer's optimizer (of the same kind), batch size and so
+            on, as ``resume.fit(...)`` does with the run's own. An epoch that was interrupted then
+            begins anew where the batches are others, and the scale of a plateau where the optimizer
+            is another.
 
         Returns
         -------
         Run
             Ctrl-C ends training after the step and returns the run so far, with a warning that
-            says how to go on.
+            says how to go on; `stopped` is then not empty, which a script may want to look at.
 
         Raises
         ------
@@ -246,9 +249,10 @@ class Trainer:
                 f"step {run.step} of epoch {run.epoch + 1}" if run.step else f"epoch {run.epoch}"
             )
             if run.epoch < last:
-                where += f": run.fit(X, y, epochs={last - run.epoch}) goes on exactly from there"
+                left = f"epochs={last - run.epoch}"
+                where += f": run.fit(X, y, {left}) with the same options goes on exactly from there"
             run = replace(run, stopped=f"interrupted after {where}")
-            warnings.warn(f"training was {run.stopped}", stacklevel=2)
+            warn(f"training was {run.stopped}", run)
         stopping = options.early_stopping
         return run.best if stopping and stopping.restore and run._best is not None else run
 
@@ -320,12 +324,8 @@ def _one_epoch(
     rows, batch = X.shape[0], trainer.batch_size or X.shape[0]
     params, state, key = run.params, run.state, random.key(trainer.seed, run.epoch)
     averaged, loss = getattr(trainer.loss, "reduction", "mean") == "mean", trainer.loss
-    if weight is not None and isinstance(loss, Reduced):
-        loss = replace(loss, reduction="sum")  # the weights bring the division
     if weight is not None and averaged:
-        # A batch divides by its rows, not by its weights: else a row would count by its neighbours,
-        # and not at all in a batch of its own. All rows together it is sum(w l) / sum(w).
-        weight = weight / xp.mean(weight)
+        weight, loss = weight / xp.mean(weight), _by_rows(loss)
     step = make_step(trainer.model, loss, trainer.optimizer)
     order = None
     if trainer.batch_size is not None and trainer.shuffle:
@@ -334,7 +334,7 @@ def _one_epoch(
     # finite. A sum that stopped being finite stays so: the next step was the first bad one.
     wide = xp.float64 if run.place.supports("float64") else xp.float32
     total, finite = (
-        xp.asarray(number, dtype=wide, device=run.place.device) for number in run._within[:2]
+        xp.asarray(number, dtype=wide, device=run.place.device) for number in run._partial[:2]
     )
     scale = None if run._scale == 1 else run.place.asarray(run._scale, run.place.dtype)
     done = run.step
@@ -342,7 +342,6 @@ def _one_epoch(
         for start in range(done * batch, rows, batch):
             stop = min(start + batch, rows)
             x, t, w = (_batch(xp, a, order, start, stop) for a in (X, y, weight))
-            w = w / (stop - start) if w is not None and averaged else w
             key = key._replace(first=start)
             params, state, value = step(params, state, x, t, w, key, scale)
             total = total + value * (stop - start if averaged else 1)
@@ -356,29 +355,35 @@ def _one_epoch(
     if not np.isfinite(value) or not all(intact):
         what, first = ("loss", good + 1) if not np.isfinite(value) else ("parameters", good)
         raise diverged(run, data, f"the {what} stopped being finite", int(first))
-    run = replace(run, params=params, state=state, step=0, _within=(0.0, 0.0, None))
+    run = replace(run, params=params, state=state, step=0, _partial=Partial())
     if done * batch < rows:
-        run = replace(run, step=done, _within=(value, good, plan(trainer, data)))
+        run = replace(run, step=done, _partial=Partial(value, good, plan(trainer, data)))
     return run, value / rows if averaged else value
+
+
+def _by_rows(loss: Any) -> Loss:
+    """Return the loss of a batch as its part of sum(w l) / sum(w): times the mean of its weights.
+
+    A loss divides by the weights of its batch: a row would count by its neighbours in the batch,
+    and not at all in a batch of its own. The mean of all weights is 1.
+    """
+
+    def part(pred: Array, target: Array, weight: Array) -> tuple[Array, Array]:
+        value, dpred = loss(pred, target, weight)
+        share = namespace(weight).mean(weight)
+        return share * value, share * dpred
+
+    return part
 
 
 def _one_iteration(
     run: Run, data: Rows, advance: Callable[[int], Any], pressed: list[int]
 ) -> tuple[Run, float]:
     """Make an iteration of L-BFGS over all rows; return the run and the loss after it."""
-    (X, y, weight), model, loss = data, run.trainer.model, run.trainer.loss
-    vector, unravel = tree.ravel(run.params)
-
-    def value_and_grad(vector: Array) -> tuple[Array, Array]:
-        params = unravel(vector)
-        pred, caches = model.forward(params, X)
-        value, dpred = loss(pred, y, weight)
-        grads, _ = model.backward(params, caches, dpred)
-        return value, tree.ravel(grads)[0]
-
+    function, vector, unravel = value_and_grad(run, data)
     with np.errstate(over="ignore", invalid="ignore"):  # the line search steps back from those
         try:
-            vector, state = run.trainer.optimizer.iterate(value_and_grad, vector, run.state)
+            vector, state = run.trainer.optimizer.iterate(function, vector, run.state)
         except FloatingPointError as error:
             raise diverged(run, data, str(error), 1) from None
     advance(1)

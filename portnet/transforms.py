@@ -1,8 +1,9 @@
-"""Transforms: what is done to the gradients before an optimizer gets them.
+"""Transforms: what is done to the gradients before an optimizer gets them, or to its updates.
 
 A transform has an optimizer's two methods, and returns gradients in the place of updates; `chain`
 puts transforms and an optimizer one after the other, and is an optimizer itself:
-``chain(WeightDecay(1e-4), ClipNorm(1.0), Momentum(0.1))``.
+``chain(WeightDecay(1e-4), ClipNorm(1.0), Momentum(0.1))`` clips gradients, and
+``chain(Adam(), ClipNorm(0.1))`` the updates.
 """
 
 import math
@@ -13,13 +14,15 @@ from typing import Any
 
 from . import tree
 from .backend import namespace
-from .options import methods, number
+from .optimizers import SGD, Adam, Momentum, RMSProp
+from .options import check_decay, decays, methods, number
 
 __all__ = ["Chained", "ClipNorm", "WeightDecay", "chain"]
 
 Array = Any
 Params = Any  # a nest of arrays: see portnet.tree
 State = Any
+OWN = (SGD, Momentum, RMSProp, Adam)  # and what derives from them
 
 
 @dataclass(frozen=True)
@@ -43,30 +46,18 @@ class WeightDecay:
     only: str | None = None
 
     def __post_init__(self) -> None:
-        number(self, "decay", "a finite decay >= 0", lambda d: 0 <= d < math.inf)
-        if not isinstance(self.only, str | None):
-            raise TypeError(f"WeightDecay: expected the name of parameters, got {self.only!r}")
+        check_decay(self)
 
     def init(self, params: Params) -> State:
         """Nothing to remember; raises ValueError where no parameter has the name `only`."""
-        if tree.leaves(params) and not any(self._decays(params)):
-            raise ValueError(
-                f"WeightDecay: no parameter is named {self.only!r}; there are "
-                f"{', '.join(tree.paths(params))}"
-            )
+        decays(self, tree.paths(params))
         return ()
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
         """g <- g + decay p."""
-        decays = iter(self._decays(params))
-        return tree.map(
-            lambda g, p: g + self.decay * p if next(decays) else g, grads, params
-        ), state
-
-    def _decays(self, params: Params) -> list[bool]:
-        if self.only is None:
-            return [True] * len(tree.leaves(params))
-        return [path.endswith(f"[{self.only!r}]") for path in tree.paths(params)]
+        each = iter(decays(self, tree.paths(params)))
+        g = tree.map(lambda g, p: g + self.decay * p if next(each) else g, grads, params)
+        return g, state
 
 
 @dataclass(frozen=True)
@@ -108,6 +99,14 @@ class Chained:
             raise ValueError("chain: expected at least one optimizer, got nothing")
         for i, part in enumerate(self.parts):
             methods(f"part {i + 1} of a chain", part, ("init", "update"))
+        steps = [i for i, part in enumerate(_flat(self)) if isinstance(part, OWN)]
+        if len(steps) > 1:
+            raise ValueError(f"chain: expected one optimizer, got {len(steps)} in {self.parts}")
+        if steps and any(isinstance(part, WeightDecay) for part in _flat(self)[steps[0] :]):
+            raise ValueError(
+                "chain: expected WeightDecay before the optimizer, where gradients pass: after it, "
+                "parameters would grow"
+            )
 
     def init(self, params: Params) -> State:
         """Return the states of the parts."""
@@ -123,15 +122,19 @@ class Chained:
 
 
 def refuse_transforms(optimizer: Any) -> None:
-    """Raise TypeError for a transform, or a chain that ends with one, in an optimizer's place."""
-    last = optimizer
-    while isinstance(last, Chained):
-        last = last.parts[-1]
-    if isinstance(last, WeightDecay | ClipNorm):
+    """Raise TypeError for transforms in the place of an optimizer: they make no step."""
+    if all(isinstance(part, WeightDecay | ClipNorm) for part in _flat(optimizer)):
         raise TypeError(
             f"expected an optimizer, got {optimizer}, which changes gradients but makes no step: "
-            f"portnet.chain({last}, portnet.Adam())"
+            "portnet.chain(..., portnet.Adam())"
         )
+
+
+def _flat(optimizer: Any) -> list[Any]:
+    """Return the parts of a chain, and of the chains in it."""
+    if not isinstance(optimizer, Chained):
+        return [optimizer]
+    return [inner for part in optimizer.parts for inner in _flat(part)]
 
 
 def chain(*parts: Any) -> Chained:

@@ -19,7 +19,7 @@ from .backend import (
     is_host,
     to_numpy,
 )
-from .losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
+from .losses import Reduced, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from .options import choose
 
 __all__ = [
@@ -104,8 +104,11 @@ def targets(
         raise DataError(
             f"{name}: expected {rows} rows, as many as in X, got shape {tuple(y.shape)}"
         )
+    if labels and y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]  # a frame of one column
     if labels and y.ndim == 1:
         if not integral:
+            _check_finite(y, name)
             raise DataError(
                 f"{name}: expected integer labels from 0 to {outputs - 1}, or probabilities of "
                 f"shape ({rows}, {outputs}); got {y.dtype} of shape {tuple(y.shape)}"
@@ -143,6 +146,10 @@ def row_weights(w: Any, place: Backend, *, rows: int, name: str = "sample_weight
     _check_range(w, 0, np.inf, name, "weights", "a row counts w times")
     if not bool(place.xp.any(w > 0)):
         raise DataError(f"{name}: expected at least one weight above 0, got only zeros")
+    with np.errstate(over="ignore"):
+        total = place.xp.sum(w)
+    if not bool(place.xp.isfinite(total)):
+        raise DataError(f"{name}: the sum of the weights is too large for {w.dtype}: divide them")
     return w
 
 
@@ -187,6 +194,8 @@ def named_metrics(
     """Return name -> function; names are those of `portnet.metrics.METRICS`."""
     if isinstance(metrics, str) or callable(metrics):
         metrics = [metrics]
+    if not isinstance(metrics, Iterable | None):
+        raise TypeError(f"metrics: expected names or functions, got {metrics!r}")
     found: dict[str, Callable[..., Array]] = {}
     for metric in metrics or ():
         if not callable(metric):
@@ -199,10 +208,18 @@ def named_metrics(
                 f"metric {name!r} looks for one class a row, but this network has {outputs} "
                 "labels a row: use 'label_accuracy'"
             )
-        if name == "loss" or name in found:
+        if (
+            metric is _metrics.log_loss
+            and isinstance(loss, Reduced)
+            and not hasattr(loss, "classes")
+        ):
             raise ValueError(
-                f"metrics: expected functions of different names, none of them 'loss', got {name!r}"
-                + (" twice" if name in found else "")
+                f"metric 'log_loss' needs probabilities, which {type(loss).__name__} does not give"
+            )
+        if name in ("loss", "scale") or name.startswith("validation_") or name in found:
+            raise ValueError(
+                "metrics: expected functions of different names, none of them 'loss', 'scale' or "
+                f"'validation_...', got {name!r}" + (" twice" if name in found else "")
             )
         found[name] = metric
     return found
@@ -216,10 +233,16 @@ def check_metrics(metrics: dict[str, Callable[..., Array]], y: Array, name: str 
         _metrics.mean_squared_error,
         _metrics.r2,
     )
+    xp = backend_of(y).xp
     for metric, function in metrics.items():
         if y.ndim == 1 and function in numbers:
             raise ValueError(
                 f"metric {metric!r} compares numbers, but {name} holds labels: use 'accuracy'"
+            )
+        classes = function in (_metrics.accuracy, _metrics.balanced_accuracy) and y.ndim == 2
+        if classes and not bool(xp.all((y >= 0) & (y <= 1))):  # waits for the device
+            raise ValueError(
+                f"metric {metric!r} compares classes, but {name} holds numbers: use 'r2'"
             )
 
 

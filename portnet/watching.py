@@ -7,12 +7,14 @@ is a `Watch`, a part of the run, so that a training that goes on goes on watchin
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from .faults import with_run
 from .metrics import METRICS, SMALLER_IS_BETTER
 from .options import choose, integer, number
-from .run import Run
+from .run import Rows, Run
 
 __all__ = ["EarlyStopping", "ReduceOnPlateau", "Report", "Watch"]
 
@@ -84,7 +86,9 @@ class EarlyStopping(_Watching):
     ----------
     monitor : str, optional
         A name of the history, such as "validation_accuracy"; by default the loss of the validation
-        rows, or of the training where there are none.
+        rows, or of the training where there are none. The training's loss is what it was before
+        each step of the epoch, so it tells of parameters a little older than those that are kept; a
+        metric of the training rows is measured after the epoch.
     patience : int
         So many epochs without a better number end the training.
     min_change : float
@@ -128,7 +132,7 @@ class ReduceOnPlateau(_Watching):
     def __post_init__(self) -> None:
         super().__post_init__()
         number(self, "factor", "0 < factor < 1", lambda f: 0 < f < 1)
-        number(self, "lowest", "0 <= lowest <= 1", lambda f: 0 <= f <= 1)
+        number(self, "lowest", "0 <= lowest < 1", lambda f: 0 <= f < 1)
 
     def reduce(self, watch: Watch, scale: float) -> tuple[Watch, float]:
         """Return the watch and the scale for the next epoch."""
@@ -138,19 +142,35 @@ class ReduceOnPlateau(_Watching):
 
 
 def begin(
-    run: Run, validated: bool, stopping: EarlyStopping | None, plateau: ReduceOnPlateau | None
+    run: Run,
+    rows: Rows,
+    held_out: Rows | None,
+    stopping: EarlyStopping | None,
+    plateau: ReduceOnPlateau | None,
 ) -> Run:
     """Return the run with the watches to begin with; raise ValueError for unknown names."""
     names = ["loss", *run.metrics]
-    if validated:
+    if held_out is not None:
         names = ["loss", *(f"validation_{name}" for name in names)]
     watches, best = dict(run._watches), run._best
+    if stopping is not None and not _still_true(run, rows, held_out, names):
+        watches, best = {}, None  # other rows, or another loss: what was best means nothing
     if plateau is not None:
         watches["plateau"] = plateau.begin(names, watches.get("plateau"))
     if stopping is not None:
         watches["early_stopping"] = stopping.begin(names, watches.get("early_stopping"))
         best = best if watches["early_stopping"].epoch else None
     return replace(run, _watches=watches, _best=best)
+
+
+def _still_true(run: Run, rows: Rows, held_out: Rows | None, names: list[str]) -> bool:
+    """Tell whether the best parameters still have the number for which they were kept."""
+    watch = run._watches.get("early_stopping")
+    if watch is None or run._best is None or watch.monitor not in names or watch.monitor == "loss":
+        return True  # nothing to compare, or what only an epoch can tell
+    found = replace(run, params=run._best)._evaluate(held_out or rows, run.metrics)
+    number = found[watch.monitor.removeprefix("validation_")]
+    return math.isclose(number, watch.best, rel_tol=1e-4, abs_tol=1e-6)
 
 
 def after_epoch(
@@ -175,8 +195,12 @@ def after_epoch(
         if watch.epoch == run.epoch:
             run = replace(run, _best=run.params)
         if watch.since >= stopping.patience:
-            best = f"{watch.monitor} was best in epoch {watch.epoch}, {watch.best:.4g}"
-            run = replace(run, stopped=f"early stopping: {best}")
+            best = (
+                f"best in epoch {watch.epoch}, {watch.best:.4g}"
+                if watch.epoch
+                else "never a number"
+            )
+            run = replace(run, stopped=f"early stopping: {watch.monitor} was {best}")
     return replace(run, _watches=watches)
 
 
@@ -203,7 +227,7 @@ class Report:
     run: Run = field(repr=False)
 
 
-Callback = Callable[[Report], bool | None]
+Callback = Callable[[Report], Any]  # True ends training
 
 
 def tell(report: Report, callbacks: Iterable[Callback], verbose: bool) -> Run:
@@ -221,8 +245,10 @@ def tell(report: Report, callbacks: Iterable[Callback], verbose: bool) -> Run:
                 error.add_note(
                     f"in callback {name} after epoch {run.epoch}: see this error's `run`"
                 )
+            if isinstance(error, StopIteration):  # which would end the loop, and not be seen
+                raise with_run(RuntimeError(f"callback {name} raised {error!r}"), run) from error
             raise with_run(error, run)  # noqa: B904 (the error itself)
-        if type(answer).__name__ not in ("bool", "bool_", "NoneType"):  # NumPy's bool counts, too
+        if not isinstance(answer, bool | np.bool_ | None):
             message = f"callback {name}: expected True to stop, or False or None, got {answer!r}"
             raise with_run(TypeError(message), run)
         if answer:

@@ -27,6 +27,14 @@ def optimize(optimizer):
     return fit(trainer={"optimizer": optimizer})
 
 
+def nine(mean, target, weight=None):
+    return mean[:, :1]
+
+
+def scale(mean, target, weight=None):
+    return 0.0
+
+
 def nameless(mean, target, weight=None):
     return 0.0
 
@@ -145,6 +153,31 @@ CASES = {
         TypeError,
         "expected part 2 of a chain with init, update, got LBFGS(memory=10",
     ),
+    "chain of two optimizers": (
+        lambda: portnet.chain(portnet.SGD(), portnet.Adam()),
+        ValueError,
+        "chain: expected one optimizer, got 2 in (SGD(lr=0.1), Adam(",
+    ),
+    "chain of chains with two optimizers": (
+        lambda: portnet.chain(portnet.chain(portnet.SGD()), portnet.Adam()),
+        ValueError,
+        "chain: expected one optimizer, got 2 in (Chained(",
+    ),
+    "decay after the optimizer": (
+        lambda: portnet.chain(portnet.SGD(), portnet.WeightDecay(0.1)),
+        ValueError,
+        "chain: expected WeightDecay before the optimizer, where gradients pass: after it, parameters",
+    ),
+    "learning rate beyond floats": (
+        lambda: portnet.Adam(10**400),
+        ValueError,
+        "Adam: expected a finite lr > 0, or a function of t, got 1000",
+    ),
+    "decay by number": (
+        lambda: portnet.AdamW(only=1),
+        TypeError,
+        "AdamW: only is the name of parameters, such as 'W', got 1",
+    ),
     "chain that ends without an optimizer": (
         lambda: optimize(portnet.chain(portnet.ClipNorm(1.0))),
         TypeError,
@@ -216,8 +249,8 @@ CASES = {
         ShapeError,
         "learning rate <function <lambda>",
     ),
-    "schedule that gives float64": (
-        lambda: optimize(portnet.SGD(lambda t: np.float64(0.1))),
+    "schedule that gives two numbers": (
+        lambda: optimize(portnet.SGD(lambda t: np.ones(2, np.float32))),
         ShapeError,
         "learning rate <function <lambda>",
     ),
@@ -322,15 +355,60 @@ CASES = {
         TypeError,
         "progress: expected True or False, got 'bar'",
     ),
-    "verbose in numbers": (
-        lambda: fit(verbose=2),
+    "verbose in words": (
+        lambda: fit(verbose="yes"),
         TypeError,
-        "verbose: expected True or False, got 2",
+        "verbose: expected True or False, got 'yes'",
+    ),
+    "metrics as a number": (
+        lambda: fit(metrics=5),
+        TypeError,
+        "metrics: expected names or functions, got 5",
+    ),
+    "metric that gives a column": (
+        lambda: fit(metrics=[nine]),
+        TypeError,
+        "metric 'nine': expected one number, got array([",
+    ),
+    "metric of two arguments only": (
+        lambda: fit(metrics=[lambda mean, target: 0.0]),
+        TypeError,
+        "<lambda>.<locals>.<lambda>() takes 2 positional arguments but 3 were given",
+    ),
+    "metric of a name that is taken": (
+        lambda: fit(metrics=[scale]),
+        ValueError,
+        "metrics: expected functions of different names, none of them 'loss', 'scale' or 'validation",
+    ),
+    "log loss of numbers": (
+        lambda: fit(VALUES, loss="squared_error", outputs=1, metrics=["log_loss"]),
+        ValueError,
+        "metric 'log_loss' needs probabilities, which SquaredError does not give",
+    ),
+    "accuracy of numbers": (
+        lambda: fit(VALUES, loss="squared_error", outputs=1, metrics=["accuracy"]),
+        ValueError,
+        "metric 'accuracy' compares classes, but y holds numbers: use 'r2'",
+    ),
+    "loss that gives no gradient": (
+        lambda: fit(VALUES, loss=lambda p, t, w=None: np.float32(0), outputs=1),
+        TypeError,
+        "the loss <function",
+    ),
+    "loss that gives a column": (
+        lambda: fit(VALUES, loss=lambda p, t, w=None: (p, p), outputs=1),
+        TypeError,
+        "the loss <function",
     ),
     "resume from parameters": (
         lambda: fit(resume=portnet.init(NET)),
         TypeError,
         "resume: expected a run that fit returned, got ({'W': ",
+    ),
+    "resume with parameters of one's own": (
+        lambda: fit(resume=fit(), trainer={"params": portnet.init(NET)}),
+        ValueError,
+        "resume: expected a trainer without params: the run has the parameters",
     ),
     "resume under another optimizer": (
         lambda: fit(resume=fit(), trainer={"optimizer": "sgd"}),
@@ -424,10 +502,10 @@ CASES = {
         DataError,
         "y: expected labels of one kind, got bytes: decode them, label.decode()",
     ),
-    "names in a column": (
-        lambda: fit(WORDS[:, None]),
+    "names in two columns": (
+        lambda: fit(np.c_[WORDS, WORDS]),
         DataError,
-        "y: expected labels of shape (rows,), got (8, 1)",
+        "y: expected labels of shape (rows,), got (8, 2)",
     ),
     "a name that was not trained on": (
         lambda: fit(WORDS, validation=(X, np.where(WORDS == "c", "d", WORDS))),
@@ -476,18 +554,38 @@ CASES = {
     ),
     "class weights of 0": (
         lambda: fit(class_weight=dict.fromkeys(range(3), 0)),
-        ValueError,
-        "class_weight: expected a weight above 0 for some row, got only zeros",
+        DataError,
+        "class_weight: expected at least one weight above 0, got only zeros",
     ),
     "class weights of numbers": (
         lambda: fit(VALUES, loss="huber", outputs=1, class_weight="balanced"),
         ValueError,
-        "class_weight needs one label a row, from 0 up or as text, under a cross-entropy; got",
+        "class_weight needs one label a row under a cross-entropy; got targets of shape (8, 1) under",
     ),
-    "class weights of probabilities": (
-        lambda: fit(np.eye(3)[LABELS], class_weight="balanced"),
+    "class weights of several labels": (
+        lambda: fit(np.eye(3)[LABELS], loss="sigmoid_cross_entropy", class_weight="balanced"),
         ValueError,
-        "class_weight needs one label a row, from 0 up or as text, under a cross-entropy; got targets",
+        "class_weight needs one label a row under a cross-entropy; got targets of shape (8, 3) under",
+    ),
+    "class weight that is complex": (
+        lambda: fit(class_weight={1: 1j}),
+        ValueError,
+        "class_weight: expected a finite weight >= 0 for 1, got 1j",
+    ),
+    "weights that are too large together": (
+        lambda: fit(sample_weight=np.full(8, 1e38)),
+        DataError,
+        "sample_weight: the sum of the weights is too large for float32: divide them",
+    ),
+    "weights that are too large with those of classes": (
+        lambda: fit(sample_weight=np.full(8, 1e30), class_weight={0: 1e10}),
+        DataError,
+        "class_weight contains infinity or a value too large for float32 at row 0",
+    ),
+    "labels with gaps": (
+        lambda: fit([0, 1, None, 0, 1, 2, 0, 1]),
+        DataError,
+        "y contains NaN at row 2",
     ),
     "sample weight of other rows": (
         lambda: fit(sample_weight=np.ones(3)),

@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -173,6 +174,45 @@ def test_going_on_refuses_what_does_not_fit():
         trainer().fit(X, LABELS, resume=True)
 
 
+def test_lbfgs_goes_on_with_other_rows_from_what_is_true_of_them():
+    """Its memory is of one function: with other rows, weights or tolerances it begins anew."""
+    t = trainer(optimizer="lbfgs", model=portnet.mlp([5, 3]))
+    other = XV, NOISE
+    noisy = np.r_[X, X], np.r_[LABELS, (LABELS + 1) % 3]  # else the weights run to infinity
+    with portnet.use_backend("numpy", dtype="float64"):
+        for epochs in (2, 200):  # before it has converged, and after
+            run = t.fit(*noisy, epochs=epochs).fit(*other, epochs=200)
+            fresh = t.fit(*other, epochs=200)
+            assert run.history["loss"][-1] == pytest.approx(run.evaluate(*other)["loss"])
+            assert run.history["loss"][-1] == pytest.approx(fresh.history["loss"][-1], rel=1e-5)
+        done = t.fit(*noisy, epochs=200)
+        heavy = done.fit(*noisy, epochs=200, class_weight={1: 10.0})
+        expected = t.fit(*noisy, epochs=200, class_weight={1: 10.0})
+        assert heavy.history["loss"][-1] == pytest.approx(expected.history["loss"][-1], rel=1e-5)
+        closer = portnet.Trainer(t.model, t.loss, portnet.LBFGS(gtol=1e-9, ftol=0))
+        assert closer.fit(*noisy, epochs=200, resume=done).epoch > done.epoch
+    assert done.stopped.startswith("converged")
+
+
+def test_lbfgs_that_has_converged_stays_so():
+    t = trainer(optimizer="lbfgs", model=portnet.mlp([5, 3]))
+    whole = t.fit(X, LABELS, epochs=400)
+    assert whole.epoch < 400
+    half = t.fit(X, LABELS, epochs=300)
+    again = half.fit(X, LABELS, epochs=100)
+    assert_same_run(again, whole)
+    assert again.stopped == whole.stopped != ""
+
+
+def test_optax_states_are_compared(jax):
+    optax = pytest.importorskip("optax", reason="optax is not installed")
+    with portnet.use_backend("jax", dtype="float64"):
+        run = trainer(optimizer=optax.adam(0.01)).fit(X, LABELS, epochs=1)
+        for other in (optax.sgd(0.1), optax.adagrad(0.1)):
+            with pytest.raises(ValueError, match="resume: the optimizer's state does not fit"):
+                trainer(optimizer=other).fit(X, LABELS, resume=run)
+
+
 # Early stopping ---------------------------------------------------------------------------------
 
 
@@ -230,6 +270,15 @@ def test_training_goes_on_from_the_last_epoch_after_the_best_was_restored():
     assert stopped.fit(X, LABELS, epochs=2, **data).epoch == stopped.epoch + 2  # and not 1
 
 
+def test_what_was_best_for_other_rows_is_forgotten():
+    watched = {"early_stopping": portnet.EarlyStopping(patience=30)}
+    first = trainer().fit(X, LABELS, epochs=5, validation=(X, LABELS), **watched)
+    again = first.fit(X, LABELS, epochs=5, validation=(XV, NOISE), **watched)
+    numbers = again.history["validation_loss"]
+    assert again.best_epoch == 6 + int(np.argmin(numbers[5:]))
+    assert again.evaluate(XV, NOISE)["loss"] == pytest.approx(min(numbers[5:]), rel=1e-5)
+
+
 def test_a_change_that_is_too_small_is_none():
     wide = portnet.EarlyStopping("loss", patience=2, min_change=1e9)
     assert trainer().fit(X, LABELS, epochs=9, early_stopping=wide).epoch == 3
@@ -251,8 +300,7 @@ def test_a_number_that_is_nan_is_never_better():
         odd.calls += 1
         return np.float32(np.nan if odd.calls in (1, 4, 5, 6) else -odd.calls)
 
-    odd.calls = -1  # the metrics are not called before the first epoch
-    odd.calls += 1
+    odd.calls = -1  # once before the first epoch, to try it
     stopping = portnet.EarlyStopping("odd", patience=3, mode="min")
     run = trainer().fit(X, LABELS, epochs=9, metrics=[odd], early_stopping=stopping)
     assert (run.epoch, run.best_epoch) == (6, 3)
@@ -296,6 +344,18 @@ def test_a_plateau_shrinks_the_updates_of_any_optimizer(optimizer):
     assert_near(run.params, params, 1e-12)
 
 
+def test_the_scale_of_a_plateau_is_not_handed_to_another_optimizer():
+    plateau = portnet.ReduceOnPlateau("loss", patience=1, factor=0.25, min_change=1e9)
+    run = trainer().fit(X, LABELS, epochs=5, reduce_on_plateau=plateau)
+    assert run._scale < 1
+    assert run.fit(X, LABELS, epochs=1)._scale == 1  # without the option
+    fast = trainer(optimizer=portnet.Adam(0.02))
+    other = fast.fit(X, LABELS, epochs=1, resume=run, reduce_on_plateau=plateau)
+    assert other.history["scale"][-1] == 1
+    same = trainer().fit(X, LABELS, epochs=1, resume=run, reduce_on_plateau=plateau)
+    assert same.history["scale"][-1] == run._scale
+
+
 # Callbacks and words ----------------------------------------------------------------------------
 
 
@@ -328,6 +388,13 @@ def test_an_error_in_a_callback_loses_nothing():
     assert caught.value.__notes__ == ["in callback broken after epoch 2: see this error's `run`"]
     again = caught.value.run.fit(X, LABELS, epochs=2)
     assert_same_run(again, trainer().fit(X, LABELS, epochs=4))
+
+    def ends(report):
+        next(iter([]))
+
+    with pytest.raises(RuntimeError, match=r"callback ends raised StopIteration\(\)") as caught:
+        trainer().fit(X, LABELS, callbacks=[ends])
+    assert caught.value.run.epoch == 1
     with pytest.raises(
         TypeError, match=r"expected True to stop, or False or None, got 0\.5"
     ) as caught:
@@ -343,8 +410,10 @@ def test_verbose_prints_a_line_for_each_epoch(capsys):
     assert "  validation_accuracy 0." in second
     assert second.endswith(" s")
     assert end.startswith("early stopping: loss was best in epoch 1, 3.955")
-    trainer().fit(X, LABELS, epochs=2)
+    trainer().fit(X, LABELS, epochs=2, verbose=0)
     assert capsys.readouterr().out == ""
+    trainer().fit(X, LABELS, epochs=2, verbose=1)
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_history_is_plain_and_a_frame():
@@ -407,7 +476,7 @@ def test_ctrl_c_ends_after_the_step_and_training_goes_on_exactly(at):
     where = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
     word = f"training was interrupted after {where}"
     if at < 18:
-        word += rf": run\.fit\(X, y, epochs={3 - epoch}\) goes on exactly from there"
+        word += rf": run\.fit\(X, y, epochs={3 - epoch}\) with the same options goes on exactly from there"
     with pytest.warns(UserWarning, match=word + "$") as caught:
         run = interrupted(at, epochs=3, **WATCHING)
     assert caught[0].filename == __file__
@@ -423,14 +492,30 @@ def test_ctrl_c_ends_after_the_step_and_training_goes_on_exactly(at):
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_going_on_within_an_epoch_needs_the_same_rows():
+def test_going_on_partial_an_epoch_needs_the_same_rows():
     with pytest.warns(UserWarning, match="interrupted"):
         run = interrupted(8, epochs=3)
     with pytest.raises(portnet.DataError, match=r"with 96 rows, batch_size=16, .* got 90 rows"):
         run.fit(X[:90], LABELS[:90])
+    # Another trainer begins the epoch anew, from where the parameters are.
     other = portnet.Trainer(run.trainer.model, run.trainer.loss, portnet.Adam(), 32, seed=1)
-    with pytest.raises(portnet.DataError, match=r"batch_size=16, .* got 96 rows, batch_size=32"):
-        other.fit(X, LABELS, resume=run)
+    again = other.fit(X, LABELS, epochs=1, resume=run)
+    assert (again.epoch, again.step) == (run.epoch + 1, 0)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_the_warning_is_at_the_users_line_and_keeps_the_run():
+    with pytest.warns(UserWarning, match="interrupted") as caught:
+        run = interrupted(8, epochs=3)
+    Pressing.at = 2
+    with pytest.warns(UserWarning, match="interrupted") as again:
+        run.fit(X, LABELS, epochs=2)
+    assert {w.filename for w in (*caught, *again)} == {__file__}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="interrupted") as error:
+            interrupted(8, epochs=3)
+    assert (error.value.run.epoch, error.value.run.step) == (1, 2)
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -574,6 +659,28 @@ def test_balanced_weights_against_scikit_learn(weight, other):
     assert_near(a.params, b.params, 1e-12)
 
 
+def test_one_hot_rows_are_labels_too():
+    """For weights of classes and for the shares of a split; probabilities take their part."""
+    hot, soft = np.eye(3)[LABELS], np.full((96, 3), 1 / 3)
+    with portnet.use_backend("numpy", dtype="float64"):
+        for given in ({0: 0.5, 2: 3.0}, "balanced"):
+            a, b = (trainer().fit(X, y, epochs=2, class_weight=given) for y in (LABELS, hot))
+            assert_near(a.params, b.params, 1e-12)
+        c = trainer().fit(X, soft, epochs=2, class_weight={0: 4.0})
+        d = trainer().fit(X, soft, epochs=2, sample_weight=np.full(96, 2.0))
+        assert_near(c.params, d.params, 1e-12)
+    e, f = (trainer().fit(X, y, epochs=2, validation=0.3) for y in (LABELS, hot))
+    assert e.history["validation_loss"] == pytest.approx(f.history["validation_loss"], rel=1e-5)
+
+
+def test_columns_and_objects_as_labels():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    expected = trainer().fit(X, LABELS, epochs=1).params
+    for y in (LABELS[:, None], LABELS.astype(object), pandas.DataFrame({"y": LABELS}),
+              NAMES[LABELS][:, None], pandas.Series(LABELS, dtype="Int64")):  # fmt: skip
+        assert_equal(trainer().fit(X, y, epochs=1).params, expected)
+
+
 # Rows set aside ---------------------------------------------------------------------------------
 
 
@@ -581,7 +688,7 @@ def test_a_fraction_of_the_rows_validates():
     seen = {}
 
     def spy(mean, target, weight=None):
-        seen["y"] = target
+        seen["y"] = target  # the last time, of all rows
         return np.float32(0)
 
     run = trainer().fit(X, LABELS, epochs=2, validation=0.25, metrics=[spy])
@@ -617,6 +724,29 @@ def test_rows_set_aside_and_rows_trained_on_are_all_rows_once(loss, xp):
 
 
 # Weights and shards -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [7, 96])
+def test_weights_reach_losses_of_ones_own_as_they_reach_ours(batch_size):
+    """A loss that divides by the weights of its batch, as the README has it, and nothing else."""
+
+    def squares(pred, target, weight=None):
+        w = np.ones(len(pred)) if weight is None else weight
+        share = (w / max(w.sum(), 1e-300))[:, None]
+        e = pred - target
+        return (share * e * e / 2).sum(), share * e
+
+    weight, y = np.where(np.arange(96) < 14, 0.0, np.arange(96) % 5), X @ np.arange(5.0)
+    with portnet.use_backend("numpy", dtype="float64"):
+        options = {"optimizer": portnet.SGD(0.01), "model": portnet.mlp([5, 1]), "shuffle": False}
+        own, ours = (
+            trainer(loss, batch_size=batch_size, **options).fit(
+                X, y, epochs=3, sample_weight=weight
+            )
+            for loss in (squares, "squared_error")
+        )
+    assert_near(own.params, ours.params, 1e-12)
+    np.testing.assert_allclose(own.history["loss"], ours.history["loss"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("loss", portnet.losses.LOSSES)
@@ -753,6 +883,20 @@ def test_divergence_names_the_likely_cause():
     assert "so try a smaller learning rate than 1000, or portnet.ClipNorm" in message
     message, _ = diverging(X, y, portnet.SGD(portnet.Constant(1e3)))
     assert "so try a smaller learning rate, or" in message
+
+
+def test_the_cure_fits_the_optimizer():
+    y = X @ np.arange(5.0)
+    message, _ = diverging(X, y, portnet.chain(portnet.WeightDecay(0.1), portnet.SGD(1e3)))
+    assert "try a smaller learning rate than 1000, or portnet.ClipNorm" in message
+    start = portnet.init(portnet.mlp([5, 8, 1]))
+    far = portnet.Trainer(
+        portnet.mlp([5, 8, 1]), "poisson", "lbfgs", params=tree.map(lambda p: p * 1e4 + 1e4, start)
+    )
+    with pytest.raises(portnet.DivergenceError) as caught:
+        far.fit(X, np.ones(96))
+    assert "try another start, Trainer(params=...). The run" in str(caught.value)
+    assert "learning rate" not in str(caught.value)
 
 
 def test_a_start_that_is_infinite_for_lbfgs():

@@ -170,8 +170,8 @@ CASES = {
         DataError,
         "y: expected 3 classes, as the network has 3 outputs, got 4 classes: 'a', 'b', 'c', 'd'",
     ),
-    "column of labels": (
-        lambda: classify(y=LABELS[:, None]),
+    "columns of labels": (
+        lambda: classify(y=np.c_[LABELS, LABELS]),
         DataError,
         "y: expected integer labels of shape (6,), or probabilities of shape (6, 3), one column for ea",
     ),
@@ -392,7 +392,7 @@ CASES = {
     "two metrics of one name": (
         lambda: regress(metrics=[lambda m, t, w: 0.0, lambda m, t, w: 1.0]),
         ValueError,
-        "metrics: expected functions of different names, none of them 'loss', got '<lambda>' twice",
+        "metrics: expected functions of different names, none of them 'loss', 'scale' or 'validation_...', got '<lambda>' twice",
     ),
     "a metric of numbers for labels": (
         lambda: classify(fit={"metrics": ["r2"]}),
