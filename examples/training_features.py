@@ -53,7 +53,7 @@ def main():
             print(f"   epoch {report.epoch:2}  loss {loss:.4f}  validation loss {valid:.4f}")
 
     run = trainer.fit(*rows, epochs=args.epochs, callbacks=[tell], **settings)
-    print(f"   {run.stopped or 'all epochs'}; the parameters are those of epoch {run.best_epoch}")
+    print(f"   {run.stopped or 'all epochs'}; epoch {run.best_epoch} is kept")
     for name, number in run.evaluate(X[test], y[test]).items():
         print(f"   test {name} {number:.4f}")
     costs = np.where(y[test] == "malignant", 5.0, 1.0)

@@ -11,7 +11,8 @@ A loss is a function ``loss(pred, target, weight=None) -> value, dpred``:
 Every loss sums over outputs and averages over rows: value = sum(w l) / sum(w), with the denominator
 1 where all weights are 0. ``reduction="sum"`` leaves the division out.
 
-Any function with this signature is a loss. What portnet's own have besides: ``mean(pred)``, the
+Any function with this signature and this division is a loss: Trainer relies on it where a batch has
+weights. What portnet's own have besides: ``mean(pred)``, the
 mean of the target that an output stands for (the inverse link); ``low`` and ``high``, the range in
 which targets must lie; and the cross-entropies ``classes(mean)``, the classes or labels to bet on.
 """
