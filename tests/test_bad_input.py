@@ -35,6 +35,10 @@ def scale(mean, target, weight=None):
     return 0.0
 
 
+def loss(mean, target, weight=None):
+    return 0.0
+
+
 def nameless(mean, target, weight=None):
     return 0.0
 
@@ -596,6 +600,70 @@ CASES = {
         lambda: fit(sample_weight=-np.ones(8)),
         DataError,
         "sample_weight: expected weights of at least 0 (a row counts w times), got -1 at row 0",
+    ),
+    "class as a callback": (
+        lambda: fit(callbacks=[dict]),
+        TypeError,
+        "callbacks: expected functions of a report, got <class 'dict'>",
+    ),
+    "class weight of True": (
+        lambda: fit(class_weight={1: True}),
+        ValueError,
+        "class_weight: expected a finite weight >= 0 for 1, got True",
+    ),
+    "class weight that is infinite": (
+        lambda: fit(class_weight={1: np.inf}),
+        ValueError,
+        "class_weight: expected a finite weight >= 0 for 1, got inf",
+    ),
+    "plateau of lowest 2": (
+        lambda: portnet.ReduceOnPlateau(lowest=2),
+        ValueError,
+        "ReduceOnPlateau: expected 0 <= lowest < 1, got 2",
+    ),
+    "resume from a chain that ends otherwise": (
+        lambda: fit(
+            resume=fit(trainer={"optimizer": portnet.chain(portnet.ClipNorm(1.0), portnet.Adam())}),
+            trainer={"optimizer": portnet.chain(portnet.ClipNorm(1.0), portnet.SGD())},
+        ),
+        ValueError,
+        "resume: the run was trained with chain(ClipNorm, Adam), whose state does not fit "
+        "chain(ClipNorm, SGD)",
+    ),
+    "log loss of labels": (
+        lambda: fit(np.eye(3)[LABELS], loss="sigmoid_cross_entropy", metrics=["log_loss"]),
+        ValueError,
+        "metric 'log_loss' looks for one class a row, but this network has 3 labels a row",
+    ),
+    "metric of the name of the loss": (
+        lambda: fit(metrics=[loss]),
+        ValueError,
+        "metrics: expected functions of different names, none of them 'loss', 'scale' or 'validation_...', got 'loss'",
+    ),
+    **{
+        f"{name} for labels": (
+            lambda name=name: fit(metrics=[name]),
+            ValueError,
+            f"metric {name!r} compares numbers, but y holds labels: use 'accuracy'",
+        )
+        for name in ("label_accuracy", "mean_absolute_error", "mean_squared_error", "r2")
+    },
+    "evaluating numbers for labels": (
+        lambda: fit().evaluate(X, LABELS, metrics=["r2"]),
+        ValueError,
+        "metric 'r2' compares numbers, but y holds labels: use 'accuracy'",
+    ),
+    "validation of four": (
+        lambda: fit(validation=(X, LABELS, np.ones(8), 0)),
+        ValueError,
+        "validation: expected (X, y) or (X, y, sample_weight), or a fraction of the rows",
+    ),
+    "monitor of training rows where others validate": (
+        lambda: fit(
+            validation=0.5, metrics=["accuracy"], early_stopping=portnet.EarlyStopping("accuracy")
+        ),
+        ValueError,
+        "unknown number to monitor 'accuracy': did you mean 'validation_accuracy'?",
     ),
     # runs
     "best of what was not watched": (

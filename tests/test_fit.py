@@ -962,3 +962,244 @@ def test_float64_data_that_overflow_float32_are_an_error():
             trainer().fit(X if options else bad, LABELS, **options)
     with portnet.use_backend("numpy", dtype="float64"):
         trainer().fit(np.minimum(bad, 10), LABELS, epochs=1)
+
+
+# Small print -----------------------------------------------------------------------------------
+
+
+def test_best_epoch_is_restored_where_nothing_stopped():
+    """The epochs ended, and not the patience: `params` are the best epoch's all the same."""
+    data = {"epochs": 12, "validation": (XV, NOISE)}
+    every = list(trainer().epochs(X, LABELS, **data))
+    run = trainer().fit(X, LABELS, early_stopping=portnet.EarlyStopping(patience=50), **data)
+    assert run.stopped == ""
+    assert run.best_epoch < run.epoch == 12
+    assert_equal(run.params, every[run.best_epoch - 1].params)
+    assert_equal(run._last, every[-1].params)
+    assert_equal(run.best.params, run.params)
+    assert_equal(run.best.best._last, run._last)  # asked twice, it is the same run
+
+
+def test_two_different_ways_to_go_on_from_one_run():
+    """Each has its own history, whichever was trained first."""
+    start = trainer().fit(X, LABELS, epochs=2)
+    slow = trainer(optimizer=portnet.Adam(1e-6)).fit(X, LABELS, epochs=2, resume=start)
+    numbers = slow.history["loss"]
+    fast = start.fit(X, LABELS, epochs=2)
+    assert fast.history == trainer().fit(X, LABELS, epochs=4).history
+    assert slow.history["loss"] == numbers != fast.history["loss"]
+
+
+def test_reports_and_words_count_on(capsys):
+    seen = []
+    run = trainer().fit(X, LABELS, epochs=2)
+    run.fit(X, LABELS, epochs=3, verbose=True, callbacks=[seen.append])
+    assert [(r.epoch, r.epochs) for r in seen] == [(3, 5), (4, 5), (5, 5)]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["3/5", "4/5", "5/5"]
+
+
+def test_every_callback_is_called_also_after_one_that_stops():
+    seen = []
+
+    def stop(report):
+        return report.epoch == 2
+
+    def save(report):
+        seen.append(report.epoch)
+
+    run = trainer().fit(X, LABELS, epochs=9, callbacks=[stop, save])
+    assert run.stopped == "callback stop said stop"
+    assert seen == [1, 2]
+
+
+def test_another_number_is_watched_anew():
+    data = {"validation": (XV, NOISE)}
+    run = trainer().fit(X, LABELS, epochs=9, early_stopping=True, **data)
+    assert run.best_epoch < 9
+    on = run.fit(X, LABELS, epochs=1, early_stopping=portnet.EarlyStopping("loss"), **data)
+    assert on.best_epoch == 10
+    assert_equal(on.params, trainer().fit(X, LABELS, epochs=10).params)
+
+
+def test_what_was_best_of_another_number_is_not_the_best():
+    def odd(mean, target, weight=None):
+        return float("nan")
+
+    run = trainer().fit(X, LABELS, epochs=2, early_stopping=True)
+    watched = portnet.EarlyStopping("odd", mode="max")
+    on = run.fit(X, LABELS, epochs=1, metrics=[odd], early_stopping=watched)
+    assert on.best_epoch is None
+    with pytest.raises(ValueError, match="best: no epoch was watched"):
+        on.best  # noqa: B018
+    assert_equal(on.params, trainer().fit(X, LABELS, epochs=3).params)
+
+
+def test_defaults_are_those_of_the_documentation():
+    assert portnet.EarlyStopping() == portnet.EarlyStopping(None, 10, 0.0, mode=None, restore=True)
+    assert portnet.ReduceOnPlateau() == portnet.ReduceOnPlateau(
+        None, 5, 0.0, mode=None, factor=0.1, lowest=1e-4
+    )
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_while_going_on_says_how_many_epochs_are_left():
+    run = interrupted(0, epochs=2)
+    Pressing.at, Pressing.times = 8, 1
+    word = r"step 2 of epoch 4: run\.fit\(X, y, epochs=2\) with the same options goes on exactly from there$"
+    with pytest.warns(UserWarning, match=word):
+        run.fit(X, LABELS, epochs=3)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_the_bar_after_ctrl_c_counts_the_steps_that_are_left(capsys):
+    with pytest.warns(UserWarning, match="interrupted"):
+        run = interrupted(8, epochs=3)
+    capsys.readouterr()
+    run.fit(X, LABELS, epochs=2, progress=True)
+    assert "10/10" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_another_seed_or_order_begins_the_epoch_anew(capsys):
+    with pytest.warns(UserWarning, match="interrupted"):
+        run = interrupted(8, epochs=3)
+    for options, steps in (({}, 4), ({"seed": 2}, 6), ({"shuffle": False}, 6)):
+        capsys.readouterr()
+        other = trainer(model=run.trainer.model, **options)
+        again = other.fit(X, LABELS, epochs=1, resume=run, progress=True)
+        assert f"{steps}/{steps}" in capsys.readouterr().err
+        assert (again.epoch, again.step) == (2, 0)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_divergence_after_ctrl_c_counts_all_steps_of_the_epoch():
+    y = X @ np.arange(5.0)
+    t = trainer("squared_error", model=portnet.Chain([Pressing(), portnet.Dense(1)]))
+    Pressing.at, Pressing.times = 2, 1
+    with pytest.warns(UserWarning, match="interrupted after step 2 of epoch 1"):
+        run = t.fit(X, y, epochs=1)
+    with pytest.raises(portnet.DivergenceError, match=r"epoch 1, step 3\."):
+        run.fit(X * 1e15, y, epochs=1)
+
+
+def test_going_on_with_arrays_that_live_elsewhere():
+    run = trainer().fit(X, LABELS, epochs=1)
+    with portnet.use_backend("array_api_strict"):
+        x, y = portnet.asarray(X), portnet.asarray(LABELS)
+    word = "is a array_api_strict array on .*, but the parameters live in numpy on cpu"
+    with pytest.raises(TypeError, match=f"X {word}"):
+        run.fit(x, LABELS)
+    with pytest.raises(TypeError, match=f"validation X {word}"):
+        run.fit(X, LABELS, validation=(x, LABELS))
+    with pytest.raises(TypeError, match=f"y {word}"):
+        run.evaluate(X, y)
+
+
+@pytest.mark.parametrize("validation", [0.25, (XV, NOISE)])
+def test_class_weights_do_not_reach_the_validation_rows(validation):
+    seen = []
+
+    def spy(mean, target, weight=None):
+        seen.append(weight)
+        return 0.0
+
+    options = {"epochs": 1, "validation": validation, "metrics": [spy]}
+    trainer().fit(X, LABELS, class_weight={0: 5.0}, **options)
+    assert seen.pop() is None
+    trainer().fit(X, LABELS, class_weight={0: 5.0}, sample_weight=np.full(96, 2.0), **options)
+    if validation == 0.25:  # the rows' own weights do
+        np.testing.assert_array_equal(seen.pop(), 2.0)
+    else:
+        assert seen.pop() is None
+
+
+def test_a_fraction_may_be_a_numpy_number():
+    runs = [trainer().fit(X, LABELS, epochs=1, validation=f) for f in (0.25, np.float32(0.25))]
+    assert_same_run(*runs)
+
+
+def test_one_column_of_labels_gives_every_class_its_share():
+    y = np.arange(40) < 4
+    seen = {}
+
+    def spy(mean, target, weight=None):
+        seen["ones"] = int(target.sum())
+        return 0.0
+
+    for seed in range(8):
+        t = trainer("sigmoid_cross_entropy", model=portnet.mlp([5, 1]), seed=seed)
+        t.fit(XV, y, epochs=1, validation=0.5, metrics=[spy])
+        assert seen["ones"] == 2
+
+
+def test_the_part_without_weight_is_named():
+    weight = np.zeros(96)
+    weight[0] = 1.0
+    rows = X, LABELS, weight
+    for seed in range(8):
+        t = trainer(seed=seed)
+        given = t.fit(X, LABELS, epochs=0)._rows(*rows)
+        order = portnet.rng.shuffled(seed, 96)
+        order = order[np.argsort(LABELS[order], kind="stable")]
+        aside = 0 in order[((np.arange(48) + 0.5) * 2).astype(int)]
+        word = "48 rows to " + ("train" if aside else "validate") + " on have the weight 0"
+        with pytest.raises(portnet.DataError, match=word):
+            portnet.labels.split(0.5, given, portnet.get_backend(), t.loss, seed)
+
+
+def test_metrics_of_before_go_on():
+    run = trainer().fit(X, LABELS, epochs=1, metrics=["accuracy"]).fit(X, LABELS, epochs=1)
+    assert list(run.metrics) == ["accuracy"]
+    assert run.history["accuracy"][1] == pytest.approx(run.evaluate(X, LABELS)["accuracy"])
+
+
+def test_the_seed_draws_the_rows_set_aside():
+    """With the same parameters and all rows in a batch, it draws nothing else."""
+    start = portnet.init(NET, seed=0)
+    losses = set()
+    for seed in range(3):
+        t = trainer(seed=seed, params=start, batch_size=None)
+        losses.add(t.fit(X, LABELS, epochs=1, validation=0.25).history["validation_loss"][0])
+    assert len(losses) == 3
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_an_equal_number_is_not_better(mode):
+    def same(mean, target, weight=None):
+        return 0.5
+
+    stopping = portnet.EarlyStopping("same", patience=3, mode=mode)
+    run = trainer().fit(X, LABELS, epochs=9, metrics=[same], early_stopping=stopping)
+    assert (run.epoch, run.best_epoch) == (4, 1)
+
+
+@pytest.mark.parametrize("name", ["loss", *portnet.metrics.METRICS])
+@pytest.mark.parametrize("prefix", ["", "validation_"])
+def test_every_metric_knows_what_is_better(name, prefix):
+    smaller = name == "loss" or name in portnet.metrics.SMALLER_IS_BETTER
+    stopping = portnet.EarlyStopping(prefix + name)
+    watch = stopping.watch(stopping.begin([prefix + name], None), 0.5, 1)
+    assert (stopping.watch(watch, 0.4, 2).epoch == 2) == smaller
+    assert (stopping.watch(watch, 0.6, 2).epoch == 2) != smaller
+
+
+def test_a_plain_history_is_a_copy():
+    history = trainer().fit(X, LABELS, epochs=1).history
+    history.to_dict()["loss"].append(0.0)
+    assert len(history["loss"]) == 1
+
+
+def test_what_counts_as_the_likely_cause():
+    y = X @ np.arange(5.0)
+    message, _ = diverging(X * [1, 1, 100, 1, 1], y, portnet.SGD(10.0))
+    assert "Likely cause: column 2 of X reaches" in message
+    down = np.minimum(1e9 * y, 0)  # large, and below 0
+    message, _ = diverging(X, down, portnet.SGD(0.1))
+    assert f"Likely cause: the targets reach {abs(down).max():.3g}, where" in message
+
+
+def test_labels_are_no_targets_without_scale():
+    t = portnet.Trainer(portnet.mlp([5, 150]), "softmax_cross_entropy", portnet.SGD(1e38))
+    with pytest.raises(portnet.DivergenceError, match="The inputs are scaled"):
+        t.fit(X, np.arange(96) + 54, epochs=50)

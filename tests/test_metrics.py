@@ -144,3 +144,28 @@ def test_r2_of_a_constant(xp):
 def test_shapes():
     with pytest.raises(portnet.ShapeError, match=r"r2: expected target of shape \(50, 2\)"):
         metrics.r2(VALUES, TRUE[:, 0])
+
+
+def test_a_probability_of_one_half_is_class_1():
+    half, one, zero = np.full((2, 1), 0.5), np.ones((2, 1)), np.zeros((2, 1))
+    for metric in (metrics.accuracy, metrics.balanced_accuracy, metrics.label_accuracy):
+        assert metric(half, one) == metric(one, half) == 1, metric
+        assert metric(half, zero) == metric(zero, half) == 0, metric
+
+
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "log_loss"])
+def test_shapes_of_one_column(name):
+    with pytest.raises(portnet.ShapeError, match=rf"{name}: expected target of shape \(50, 1\)"):
+        metrics.METRICS[name](P1, T1[:, 0])
+
+
+@pytest.mark.parametrize("name", ["mean_absolute_error", "mean_squared_error", "label_accuracy"])
+def test_shapes_of_numbers(name):
+    word = rf"{name}: expected target of shape \(50, 2\), like the prediction, got \(50, 1\)"
+    with pytest.raises(portnet.ShapeError, match=word):
+        metrics.METRICS[name](VALUES, TRUE[:, :1])
+
+
+def test_shapes_of_one_hot_targets():
+    with pytest.raises(portnet.ShapeError, match=r"log_loss: expected target of shape \(50, 4\)"):
+        metrics.log_loss(PROBA, np.ones((50, 1)))

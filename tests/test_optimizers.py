@@ -64,6 +64,11 @@ CASES = {
         None,
         lambda o: o.sgd(lambda t: 0.05 / (1 + t / 10)),
     ),
+    "scheduled momentum": (
+        Momentum(InverseDecay(0.05, steps=10), beta=0.8),
+        None,
+        lambda o: o.sgd(lambda t: 0.05 / (1 + t / 10), momentum=0.8),
+    ),
     "scheduled nesterov": (
         Nesterov(StepDecay(0.02, every=7, factor=0.5), beta=0.8),
         None,
@@ -376,3 +381,49 @@ def test_a_schedule_may_give_python_numbers(xp):
     for rate in (lambda t: 0.1, lambda t: 1, lambda t: np.float64(0.1)):
         updates, _ = SGD(rate).update(params, SGD(rate).init(params), params)
         xp.assert_close(updates["W"], -rate(0) * START["W"])
+
+
+def test_names_are_those_of_the_classes():
+    names = {name: make.__name__.lower() for name, make in optimizers.OPTIMIZERS.items()}
+    assert names == {name: name for name in optimizers.OPTIMIZERS}
+
+
+def test_defaults_are_those_of_the_documentation():
+    assert SGD() == SGD(0.1)
+    assert Momentum() == Momentum(0.1, 0.9)
+    assert Nesterov() == Nesterov(0.1, 0.9)
+    assert RMSProp() == RMSProp(1e-3, 0.9, 1e-8)
+    assert Adam() == Adam(1e-3, 0.9, 0.999, 1e-8)
+    assert AdamW() == AdamW(1e-3, 0.9, 0.999, 1e-8, 0.01)
+
+
+def test_only_is_the_whole_name():
+    """only="b" spares LayerNorm's beta."""
+    net = portnet.mlp([2, 3, 1], norm="layer")
+    params = portnet.init(net)
+    grads = tree.map(np.zeros_like, params)
+    decay = WeightDecay(0.5, only="b")
+    ones = tree.map(np.ones_like, params)
+    updates, _ = decay.update(grads, decay.init(params), ones)
+    moved = [p for p, u in zip(tree.paths(params), tree.leaves(updates), strict=True) if u.any()]
+    assert moved == [p for p in tree.paths(params) if p.endswith("['b']")]
+    assert any("beta" in p for p in tree.paths(params))
+
+
+def test_a_chain_in_a_chain_that_makes_no_step():
+    nested = chain(ClipNorm(2.0), chain(WeightDecay(0.1), ClipNorm(1.0)))
+    with pytest.raises(TypeError, match="which changes gradients but makes no step"):
+        portnet.Trainer(portnet.mlp([2, 1]), "huber", nested)
+    with pytest.raises(TypeError, match="which changes gradients but makes no step"):
+        portnet.Trainer(portnet.mlp([2, 1]), "huber", ClipNorm(1.0))
+    portnet.Trainer(
+        portnet.mlp([2, 1]), "huber", chain(ClipNorm(1.0), chain(WeightDecay(1), SGD()))
+    )
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_the_first_step_of_adam_is_lr_in_float32(size):
+    """1 - beta2 = 0.001 is what v is divided by: as exact as float32 is."""
+    g = {"W": np.array([[size, -size]], "float32")}
+    updates, _ = Adam(1e-3).update(g, Adam().init(g), g)
+    np.testing.assert_allclose(updates["W"], [[-1e-3, 1e-3]], rtol=5e-7 + 1e-8 / size)

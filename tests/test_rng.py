@@ -132,3 +132,13 @@ def test_masks_differ_between_seeds_epochs_layers_rows_and_columns():
 def test_rate(rate):
     kept = rng.keep(rng.key(0, 0), np.zeros((1000, 200)), rate)
     assert abs(1 - kept.mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / kept.size)
+
+
+def test_rows_set_aside_are_drawn_in_an_order_of_their_own():
+    """No epoch of the same seed has it, else validation rows would be those of certain batches."""
+    for seed in (0, 1, 7):
+        aside = rng.shuffled(seed, 50)
+        assert sorted(aside) == list(range(50))
+        np.testing.assert_array_equal(aside, rng.shuffled(seed, 50))
+        assert all((aside != rng.order(s, e, 50)).any() for s in (seed, 2) for e in range(9))
+        assert (aside != rng.shuffled(seed + 1, 50)).any()

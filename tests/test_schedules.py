@@ -109,6 +109,10 @@ def test_optax():
         (lambda: StepDecay(0.1, 5, 0), "StepDecay: expected 0 < factor <= 1, got 0"),
         (lambda: ExponentialDecay(0.1, 5, 2), "ExponentialDecay: expected 0 < factor <= 1, got 2"),
         (lambda: ExponentialDecay(-0.1, 5), "ExponentialDecay: expected a finite lr > 0, got -0.1"),
+        (lambda: ExponentialDecay(0.1, 0), "ExponentialDecay: expected a finite every > 0, got 0"),
+        (lambda: StepDecay(0, 5), "StepDecay: expected a finite lr > 0, got 0"),
+        (lambda: InverseDecay(0, 5), "InverseDecay: expected a finite lr > 0, got 0"),
+        (lambda: CosineDecay(-1, 5), "CosineDecay: expected a finite lr > 0, got -1"),
         (lambda: InverseDecay(0.1, -1), "InverseDecay: expected a finite steps > 0, got -1"),
         (lambda: InverseDecay(0.1, 1, 0), "InverseDecay: expected a finite power > 0, got 0"),
         (
@@ -122,3 +126,10 @@ def test_optax():
 def test_bad_options(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_defaults_are_those_of_the_documentation():
+    assert StepDecay(0.1, 5) == StepDecay(0.1, 5, 0.1)
+    assert ExponentialDecay(0.1, 5) == ExponentialDecay(0.1, 5, 0.1)
+    assert InverseDecay(0.1, 5) == InverseDecay(0.1, 5, 1.0)
+    assert CosineDecay(0.1, 5) == CosineDecay(0.1, 5, 0, 0.0)

@@ -640,3 +640,60 @@ def test_metrics_may_return_plain_numbers(other):
     run = classifier().fit(X, LABELS, epochs=1, metrics=[share, "accuracy"])
     assert run.history["share"] == [0.25]
     assert 0 <= run.history["accuracy"][0] <= 1
+
+
+def test_weights_of_a_summed_loss_are_only_summed():
+    """Nothing is divided: a step is that of sum(w l) over its rows."""
+    weight = np.random.default_rng(0).uniform(0, 3, 96)
+    loss = portnet.SoftmaxCrossEntropy(reduction="sum")
+    with portnet.use_backend("numpy", dtype="float64"):
+        trainer = portnet.Trainer(NET, loss, portnet.SGD(1e-3), batch_size=10, shuffle=False)
+        start = trainer.fit(X, LABELS, epochs=0)
+        run = trainer.fit(X, LABELS, epochs=1, sample_weight=weight)
+    step, params, state = make_step(NET, loss, trainer.optimizer), start.params, start.state
+    total = 0.0
+    for i in range(0, 96, 10):
+        rows = slice(i, i + 10)
+        params, state, value = step(params, state, X[rows], LABELS[rows], weight[rows])
+        total += value
+    assert_near(params, run.params, 1e-12)
+    assert run.history["loss"] == [pytest.approx(total, rel=1e-12)]
+
+
+def test_the_progress_bar_counts_a_ragged_last_batch(capsys):
+    classifier(batch_size=40).fit(X, LABELS, epochs=2, progress=True)
+    assert "6/6" in capsys.readouterr().err
+
+
+def test_updates_must_have_the_dtype_of_the_parameters():
+    class Wide:
+        def init(self, params):
+            return ()
+
+        def update(self, grads, state, params):
+            return tree.map(lambda g: -0.1 * g.astype("float64"), grads), state
+
+    with pytest.raises(
+        portnet.ShapeError, match=r"and dtype float32, like its parameter, got \(5, 8\) and float64"
+    ):
+        classifier(optimizer=Wide()).fit(X, LABELS, epochs=1)
+
+
+@pytest.mark.parametrize("bad", [0, 1, 5])
+def test_divergence_names_the_first_bad_step_exactly(bad):
+    """The rows of one step are far out, and nothing before it moves."""
+    x, y = X.copy(), X @ np.arange(5.0)
+    x[16 * bad : 16 * bad + 16] *= 1e30
+    trainer = portnet.Trainer(
+        portnet.mlp([5, 1]), "squared_error", portnet.SGD(1e-9), 16, shuffle=False
+    )
+    with pytest.raises(portnet.DivergenceError, match=rf"epoch 1, step {bad + 1}\."):
+        trainer.fit(x, y, epochs=1)
+
+
+def test_many_steps_of_a_loss_that_is_not_round_add_up():
+    """In float32, 20,000 times 0.7 drifts: the sum of the losses is float64."""
+    net, ones = portnet.Identity(), np.ones((200_000, 1))
+    run = portnet.Trainer(net, "absolute_error", batch_size=10).fit(ones, ones * 0.93, epochs=1)
+    expected = float(np.float32(1) - np.float32(0.93))
+    assert run.history["loss"][0] == pytest.approx(expected, rel=1e-6)
