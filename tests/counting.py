@@ -49,7 +49,7 @@ def _operator(name):
 
 _OPERATORS = """
     add radd sub rsub mul rmul truediv rtruediv pow neg abs invert eq ne
-    lt le gt ge and or xor rshift lshift mod matmul
+    rpow lt le gt ge and or xor rshift lshift mod matmul
 """
 for _name in _OPERATORS.split():
     setattr(Counting, f"__{_name}__", _operator(f"__{_name}__"))
@@ -102,8 +102,8 @@ class _Info:
 
 
 _FUNCTIONS = """
-    abs all any arange argmax asarray astype concat empty exp
-    expand_dims expm1 full isfinite isinf log log1p matmul matrix_transpose max maximum
+    abs all any arange argmax asarray astype concat cos empty exp
+    expand_dims expm1 floor full isfinite isinf log log1p matmul matrix_transpose max maximum
     mean min minimum ones ones_like reshape sign sqrt stack sum
     take tanh where zeros zeros_like
 """

@@ -468,12 +468,24 @@ def test_torch_tensors_are_detached_and_nothing_records(torch):
     assert not run.predict(x).requires_grad
 
 
+RATES = (
+    portnet.Constant(0.1),
+    portnet.StepDecay(0.1, 3),
+    portnet.ExponentialDecay(0.1, 3),
+    portnet.InverseDecay(0.1, 3),
+    portnet.CosineDecay(0.1, 30, warmup=3),
+)
+
+
 @pytest.mark.parametrize(
     ("activation", "loss", "optimizer"),
     [
         *[(name, "softmax_cross_entropy", "adam") for name in portnet.layers.ACTIVATIONS],
         *[("gelu", name, "adam") for name in portnet.losses.LOSSES],
         *[("gelu", "softmax_cross_entropy", name) for name in portnet.optimizers.OPTIMIZERS],
+        *[("gelu", "huber", portnet.SGD(rate)) for rate in RATES],
+        ("gelu", "huber", portnet.chain(portnet.ClipNorm(0.1), portnet.AdamW(only="W"))),
+        ("gelu", "huber", portnet.chain(portnet.WeightDecay(0.1), portnet.Nesterov(RATES[-1]))),
     ],
 )
 def test_no_host_synchronisation_within_an_epoch(activation, loss, optimizer):
@@ -482,15 +494,25 @@ def test_no_host_synchronisation_within_an_epoch(activation, loss, optimizer):
     y = LABELS if loss == "softmax_cross_entropy" else np.eye(3)[LABELS]
     net = portnet.mlp([5, 8, 3], activation, dropout=0.1, norm="layer")
     net = portnet.Chain([portnet.Residual(portnet.Dense(5)), net])
-    for batch in (96, 16, 2):
+    for batch in (96, 32, 8):
         trainer = portnet.Trainer(net, loss, optimizer, batch_size=batch)
         weight = Counting(np.ones(96, "float32"))
-        runs = trainer.epochs(Counting(X / 100), Counting(y), epochs=3, sample_weight=weight)
-        next(runs)  # the checks of the data are before the first epoch
+        plateau = portnet.ReduceOnPlateau(patience=1, factor=0.5, min_change=1e9)
+        runs = trainer.epochs(
+            Counting(X / 100),
+            Counting(y),
+            epochs=5,
+            sample_weight=weight,
+            reduce_on_plateau=plateau,
+            early_stopping=True,
+        )
+        for _ in range(3):  # the checks of the data are before the first epoch
+            scale = next(runs)._scale
+        assert scale < 1
         conversions.clear()
         next(runs)
         counts[batch] = list(conversions)
-    assert counts[96] == counts[16] == counts[2] == ["__array__"], counts
+    assert counts[96] == counts[32] == counts[8] == ["__array__"], counts
 
 
 def test_counting_counts():
