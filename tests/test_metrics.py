@@ -169,3 +169,10 @@ def test_shapes_of_numbers(name):
 def test_shapes_of_one_hot_targets():
     with pytest.raises(portnet.ShapeError, match=r"log_loss: expected target of shape \(50, 4\)"):
         metrics.log_loss(PROBA, np.ones((50, 1)))
+
+
+def test_log_loss_of_what_is_sure_and_right(xp):
+    got = xp.numpy(metrics.log_loss(xp.asarray(P1 * 0 + T1), xp.asarray(T1)))
+    assert got == pytest.approx(
+        np.finfo(xp.float_name).eps, rel=0.1, abs=0
+    )  # as scikit-learn has it
