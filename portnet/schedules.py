@@ -38,23 +38,6 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class StepDecay:
-    """lr(t) = lr factor^floor(t / every): the same for `every` steps, then `factor` times that."""
-
-    lr: float
-    every: float
-    factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        _positive(self, "lr", "every")
-        _factor(self)
-
-    def __call__(self, t: Array) -> Array:
-        """Return lr factor^floor(t / every)."""
-        return self.lr * self.factor ** _functions(t).floor(t / self.every)
-
-
-@dataclass(frozen=True)
 class ExponentialDecay:
     """lr(t) = lr factor^(t / every): a little less in each step, `factor` times after `every`."""
 
@@ -64,11 +47,20 @@ class ExponentialDecay:
 
     def __post_init__(self) -> None:
         _positive(self, "lr", "every")
-        _factor(self)
+        number(self, "factor", "0 < factor <= 1", lambda f: 0 < f <= 1)
 
     def __call__(self, t: Array) -> Array:
         """Return lr factor^(t / every)."""
         return self.lr * self.factor ** (t / self.every)
+
+
+@dataclass(frozen=True)
+class StepDecay(ExponentialDecay):
+    """lr(t) = lr factor^floor(t / every): the same for `every` steps, then `factor` times that."""
+
+    def __call__(self, t: Array) -> Array:
+        """Return lr factor^floor(t / every)."""
+        return self.lr * self.factor ** _functions(t).floor(t / self.every)
 
 
 @dataclass(frozen=True)
@@ -130,7 +122,3 @@ def _functions(t: Any) -> Any:
 def _positive(schedule: Any, *names: str) -> None:
     for name in names:
         number(schedule, name, f"a finite {name} > 0", lambda x: 0 < x < math.inf)
-
-
-def _factor(schedule: Any) -> None:
-    number(schedule, "factor", "0 < factor <= 1", lambda f: 0 < f <= 1)
