@@ -3,6 +3,9 @@
 Set where arrays live with `set_backend`, build a network with `mlp`, train it with `Trainer`.
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from . import tree
 from .backend import (
     BackendUnavailableError,
@@ -110,3 +113,21 @@ __all__ = [
     "tree",
     "use_backend",
 ]
+
+if _TYPE_CHECKING:
+    from .estimators import MLPClassifier, MLPRegressor
+
+
+def __getattr__(name: str) -> _Any:
+    """Import the estimators when somebody asks for them: scikit-learn is an extra."""
+    if name not in ("MLPClassifier", "MLPRegressor"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from . import estimators
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "sklearn":
+            raise
+        raise ImportError(
+            f'{name} needs scikit-learn 1.9 or later: pip install "portnet[sklearn]"'
+        ) from error
+    return getattr(estimators, name)

@@ -1,0 +1,327 @@
+"""scikit-learn's loops around its solvers: epochs of sgd and adam, iterations of L-BFGS.
+
+They are functions of options (any object with the parameters of `portnet.MLPClassifier`), a model,
+rows and the progress so far, and return the progress after; nothing is changed in place. The host
+reads numbers once per epoch.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import solvers, tree
+from .backend import Backend, namespace
+from .faults import interrupts
+from .layers import Layer
+from .lbfgs import LBFGS
+from .losses import Loss
+from .run import read
+
+__all__ = ["Problem", "Progress", "Rows", "descend", "forward", "minimize"]
+
+Array = Any
+Params = Any
+Host = np.ndarray[Any, Any]
+
+NOT_FINITE = (
+    "Solver produced non-finite parameter weights. The input data may contain large values and "
+    "need to be preprocessed."
+)
+
+
+class Rows(NamedTuple):
+    """Checked rows: X dense at its place, or a SciPy CSR matrix on the host; which, and in order.
+
+    `order` are row numbers on the host; None is every row, as they are.
+    """
+
+    place: Backend
+    X: Any
+    y: Array | None = None
+    weight: Array | None = None
+    order: Host | None = None
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return int(self.X.shape[0] if self.order is None else len(self.order))
+
+    def batches(self, size: int) -> Iterator[tuple[Array, Array, Array]]:
+        """Yield x, y, weight of `size` rows at a time; sparse rows become dense."""
+        index = None if self.order is None else self.place.asarray(self.order)
+        for start in range(0, self.count, size):
+            part = slice(start, min(start + size, self.count))
+            x = (
+                self._sparse(part)
+                if hasattr(self.X, "toarray")
+                else self._part(self.X, index, part)
+            )
+            yield x, self._part(self.y, index, part), self._part(self.weight, index, part)
+
+    def _part(self, a: Array | None, index: Array | None, part: slice) -> Array | None:
+        if a is None or index is None:
+            return a if a is None else a[part, ...]
+        return self.place.xp.take(a, index[part], axis=0)
+
+    def _sparse(self, part: slice) -> Array:
+        rows = self.X[part] if self.order is None else self.X[self.order[part]]
+        return self.place.asarray(rows.toarray(), self.place.dtype)
+
+
+class Problem(NamedTuple):
+    """What is minimized: the loss of a model, a loss that sums over its rows, and alpha."""
+
+    model: Layer
+    loss: Loss
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Solver:
+    """The update of sgd or adam, what it remembers, and sgd's learning rate of now."""
+
+    rule: Any
+    state: Any
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a fit has come to, and what it goes on from; the names are scikit-learn's, without _."""
+
+    params: Params
+    loss: float | None = None
+    n_iter: int = 0
+    t: int = 0  # rows seen
+    solver: Solver | None = None
+    best_loss: float | None = math.inf
+    best_validation_score: float | None = None
+    best: Params = None  # the parameters of the best validation score
+    no_improvement: int = 0
+    losses: list[float] = field(default_factory=list)  # of the epochs of this fit
+    scores: list[float] = field(default_factory=list)
+    warning: str = ""
+    category: str = ""  # of the warning: "convergence" or "user"
+
+
+def forward(model: Layer, params: Params, rows: Rows) -> Array:
+    """Return the raw outputs of all rows, block by block."""
+    parts = [model.forward(params, x)[0] for x, _, _ in rows.batches(block(rows, params))]
+    return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
+
+
+def block(rows: Rows, params: Params) -> int:
+    """Return how many rows to compute at once, so that memory does not grow with their number."""
+    widest = max(max(p["W"].shape) for p in params if p)
+    return max(1, min(16_384, 2**24 // widest))
+
+
+# Epochs of sgd and adam -------------------------------------------------------------------------
+
+
+def descend(
+    options: Any,
+    problem: Problem,
+    rows: Rows,
+    progress: Progress,
+    rng: np.random.RandomState,
+    *,
+    batch_size: int,
+    incremental: bool = False,
+    score: Callable[[Params], float] | None = None,
+) -> Progress:
+    """Make epochs of sgd or adam until nothing gets better: one, where it is incremental.
+
+    Where a function scores the parameters, those with the best score are the result.
+
+    Raises ValueError where the parameters stop being finite and there are none with a score.
+    """
+    now = replace(progress, n_iter=0, losses=[], scores=[], warning="", category="")
+    if now.solver is None:
+        now = replace(now, solver=_solver(options, now.params))
+    step = solvers.make_step(problem.model, problem.loss, now.solver.rule, problem.alpha)
+    order = np.arange(rows.X.shape[0]) if rows.order is None else rows.order
+    ended = False
+    with interrupts() as pressed:
+        while not ended:
+            if options.shuffle:
+                order = order[rng.permutation(len(order))]
+                rows = rows._replace(order=order)
+            after = _epoch(step, rows, now, batch_size, pressed)
+            if pressed:  # the epoch does not count, its steps do
+                now = replace(after, n_iter=now.n_iter, t=now.t, loss=now.loss)
+                now = replace(now, warning="Training interrupted by user.", category="user")
+                break
+            if not math.isfinite(after.loss):
+                now = _diverged(now)
+                break
+            _tell(options, f"Iteration {after.n_iter}, loss = {after.loss:.8f}")
+            now.losses.append(after.loss)
+            now = _judged(options, after, score)
+            if options.solver == "sgd" and options.learning_rate == "invscaling":
+                lr = float(options.learning_rate_init) / (now.t + 1) ** options.power_t
+                now = replace(now, solver=_with_rate(now.solver, lr))
+            if now.no_improvement > options.n_iter_no_change:
+                now, ended = _stuck(options, now)
+            if incremental:
+                break
+            if not ended and now.n_iter == options.max_iter:
+                message = (
+                    f"Stochastic Optimizer: Maximum iterations ({options.max_iter}) reached and "
+                    "the optimization hasn't converged yet."
+                )
+                now, ended = replace(now, warning=message, category="convergence"), True
+    return now if score is None else replace(now, params=now.best)
+
+
+def _epoch(
+    step: Callable[..., Any], rows: Rows, now: Progress, size: int, pressed: list[int]
+) -> Progress:
+    """Make the steps of an epoch; its loss, the mean over the rows, is NaN if something is lost."""
+    place, count, params = rows.place, rows.count, now.params
+    wide = place.xp.float64 if place.supports("float64") else place.xp.float32
+    total = place.xp.zeros((), dtype=wide, device=place.device)
+    state = now.solver.state
+    for x, y, w in rows.batches(size):
+        params, state, value = step(params, state, x, y, w)
+        total = total + value * x.shape[0]
+        if pressed:
+            break
+    sound = [place.xp.astype(place.xp.all(place.xp.isfinite(p)), wide) for p in tree.leaves(params)]
+    value, *intact = read([total, *sound])  # the host waits here, once per epoch
+    return replace(
+        now,
+        params=params,
+        solver=replace(now.solver, state=state),
+        loss=value / count if all(intact) else math.nan,
+        n_iter=now.n_iter + 1,
+        t=now.t + count,
+    )
+
+
+def _judged(options: Any, now: Progress, score: Callable[[Params], float] | None) -> Progress:
+    """Compare with the best, and count the epochs in which loss or score got no better by tol."""
+    worse = now.no_improvement + 1
+    if score is None:
+        enough = not now.loss > now.best_loss - options.tol
+        best_loss = min(now.best_loss, now.loss)
+        return replace(now, best_loss=best_loss, no_improvement=0 if enough else worse)
+    value = score(now.params)
+    now.scores.append(value)
+    _tell(options, f"Validation score: {value:f}")
+    enough = not value < now.best_validation_score + options.tol
+    now = replace(now, no_improvement=0 if enough else worse)
+    if value > now.best_validation_score:
+        now = replace(now, best_validation_score=value, best=now.params)
+    return now
+
+
+def _stuck(options: Any, now: Progress) -> tuple[Progress, bool]:
+    """Stop, or go on with a fifth of the learning rate."""
+    what = "Training loss" if now.best_validation_score is None else "Validation score"
+    message = (
+        f"{what} did not improve more than tol={options.tol:f} for {options.n_iter_no_change} "
+        "consecutive epochs."
+    )
+    if options.solver != "sgd" or options.learning_rate != "adaptive":
+        _tell(options, f"{message} Stopping.")
+        return now, True
+    if now.solver.learning_rate <= 1e-6:
+        _tell(options, f"{message} Learning rate too small. Stopping.")
+        return now, True
+    lr = now.solver.learning_rate / 5
+    _tell(options, f"{message} Setting learning rate to {lr:f}")
+    return replace(now, solver=_with_rate(now.solver, lr), no_improvement=0), False
+
+
+def _diverged(before: Progress) -> Progress:
+    """Return what is left when an epoch is lost: the best parameters, if any have a score."""
+    lost = f"the loss stopped being finite in iteration {before.n_iter + 1}"
+    if before.best_validation_score in (None, -math.inf):
+        raise ValueError(f"{NOT_FINITE} ({lost[0].upper()}{lost[1:]}.)")
+    return replace(
+        before,
+        warning=f"{NOT_FINITE} As {lost}, training ended there; the parameters are those of the "
+        "best validation score.",
+        category="convergence",
+    )
+
+
+def _solver(options: Any, params: Params) -> Solver:
+    """Return the solver that the options name, before its first step."""
+    lr = float(options.learning_rate_init)
+    if options.solver == "sgd":
+        rule: Any = solvers.VelocitySGD(lr, float(options.momentum), options.nesterovs_momentum)
+    else:
+        rule = solvers.Adam(lr, options.beta_1, options.beta_2, options.epsilon)
+    return Solver(rule, rule.init(params), lr)
+
+
+def _with_rate(solver: Solver, lr: float) -> Solver:
+    """Return sgd with another learning rate, of the dtype and where the old one is."""
+    state = solver.state
+    return replace(solver, state=state._replace(lr=0.0 * state.lr + lr), learning_rate=lr)
+
+
+# Iterations of L-BFGS ---------------------------------------------------------------------------
+
+
+def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> Progress:
+    """Make iterations of L-BFGS until they have converged, max_iter or max_fun.
+
+    Raises ValueError where the loss at the start is not finite.
+    """
+    model, loss, alpha = problem
+    total = rows.count if rows.weight is None else namespace(rows.weight).sum(rows.weight)
+    size = block(rows, progress.params)
+    function, v, unravel = solvers.over_all_rows(
+        model, loss, alpha, lambda: rows.batches(size), total, progress.params
+    )
+    eps = float(namespace(v).finfo(v.dtype).eps)
+    optimizer = LBFGS(memory=10, gtol=options.tol, ftol=max(2.2e-9, eps))
+    state, n_iter = optimizer.init(v), 0
+    with interrupts() as pressed:
+        while not state.status and n_iter < options.max_iter:
+            if pressed or state.evaluations >= options.max_fun:
+                break
+            before = v
+            try:
+                v, state = optimizer.iterate(function, v, state)
+            except FloatingPointError as error:
+                raise ValueError(f"{NOT_FINITE} ({error})") from None
+            if v is not before:
+                n_iter += 1
+                _tell(options, f"Iteration {n_iter}, loss = {state.value:.8f}")
+    done = replace(progress, params=unravel(v), loss=state.value, n_iter=n_iter)
+    done = replace(done, warning="", category="")
+    if pressed:
+        return replace(done, warning="Training interrupted by user.", category="user")
+    # Where float32 can go no lower, that is where it converges.
+    if state.status.startswith("converged") or (state.status and eps > 1e-10):
+        return done
+    if state.status:
+        why, number = f"ABNORMAL: {state.status}", 2
+    elif n_iter == options.max_iter:
+        why, number = "STOP: TOTAL NO. OF ITERATIONS REACHED LIMIT", 1
+    else:
+        why, number = "STOP: TOTAL NO. OF F,G EVALUATIONS EXCEEDS LIMIT", 1
+    message = (
+        f"lbfgs failed to converge after {n_iter} iteration(s) (status={number}):\n{why}\n"
+        + (
+            "\nIncrease the number of iterations to improve the convergence "
+            f"(max_iter={options.max_iter})."
+            if n_iter == options.max_iter
+            else ""
+        )
+        + "\nYou might also want to scale the data as shown in:\n"
+        "    https://scikit-learn.org/stable/modules/preprocessing.html"
+    )
+    return replace(done, warning=message, category="convergence")
+
+
+def _tell(options: Any, line: str) -> None:
+    if options.verbose:
+        print(line)
