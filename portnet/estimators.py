@@ -31,6 +31,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -65,6 +66,7 @@ _OF_A_TRAINING = (
     "_best",
     "_optimizer",
     "_no_improvement_count",
+    "_class_rows",
 )
 
 
@@ -90,6 +92,8 @@ class _Validation(NamedTuple):
 
 class _MLP(BaseEstimator):  # type: ignore[misc]
     """What the classifier and the regressor share: everything but what y means."""
+
+    _from_host, _class_rows = True, 0.0  # until a fit says otherwise
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -225,9 +229,11 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             if first:
                 self._begin(sizes, place, rng)
             self._check_sizes(sizes)
+            if not incremental:
+                self._class_rows = 0.0
             self._random_state = rng
             rows = Rows(place, X, _targets(y, place))
-            rows, weight = self._weighted(rows, sample_weight, incremental)
+            rows, weight = self._weighted(rows, y, sample_weight)
             validation = self._given_validation(place, **(held or {}))
             if validation is None and self.early_stopping and self.solver in STOCHASTIC:
                 rows, validation = self._split(rows, to_numpy(y), weight, rng)
@@ -395,19 +401,22 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         X = validate_data(self, X, reset=False, accept_sparse=["csr", "csc"], dtype=_FLOATS)
         return _moved(X, place)
 
-    def _weighted(self, rows: Rows, given: Any, incremental: bool) -> tuple[Rows, Host | None]:
-        """Return the rows that have a weight, with them, and the weights of all on the host."""
-        host = _host_weights(given, rows.count)
+    def _weighted(self, rows: Rows, y: Any, given: Any) -> tuple[Rows, Host | None]:
+        """Return the rows that have a weight, with them; and the weights of all, on the host.
+
+        Those do not have the weights of the classes in them.
+        """
+        own = _host_weights(given, rows.count)
+        host = self._class_weighted(y, own)
         weight = check.row_weights(host, rows.place, rows=rows.count)
-        weight = self._class_weighted(rows._replace(weight=weight), incremental)
         if weight is None:
             return rows, None
         met = to_numpy(weight) > 0
-        return rows._replace(weight=weight, order=None if met.all() else np.flatnonzero(met)), host
+        return rows._replace(weight=weight, order=None if met.all() else np.flatnonzero(met)), own
 
-    def _class_weighted(self, rows: Rows, incremental: bool) -> Array | None:
-        """Return the weights of the rows times those of their classes."""
-        return rows.weight
+    def _class_weighted(self, y: Any, own: Host | None) -> Host | None:
+        """Return the weights of the rows, times those of their classes."""
+        return own
 
     # Rows set aside for early stopping ----------------------------------------------------------
 
@@ -577,7 +586,9 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         Evaluations of the loss at most, by L-BFGS.
     class_weight : dict of class: weight, or 'balanced', default=None
         Multiplies the weights of the rows of each class, 1 for classes left out; 'balanced' gives
-        every class the same weight in all. Not for several labels a row.
+        every class the same weight in all (in `partial_fit`, in all calls so far). For several
+        labels a row: 'balanced', or a list with a dict for each, whose weights are multiplied, as
+        in scikit-learn's forests.
     backend : str, default=None
         Where the network lives if X is host data: 'numpy', 'cupy', 'torch', 'jax', also with a
         device, 'cupy:1', 'torch:cuda'. None: where `portnet.set_backend` said, in this process
@@ -628,8 +639,10 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **_MLP._parameter_constraints,
-        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
+
+    loss = "log_loss"  # as scikit-learn's has it, which takes no other
 
     def __init__(
         self,
@@ -816,20 +829,18 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
             return SoftmaxCrossEntropy(reduction="sum"), "softmax"
         return SigmoidCrossEntropy(reduction="sum"), "logistic"
 
-    def _class_weighted(self, rows: Rows, incremental: bool) -> Array | None:
+    def _class_weighted(self, y: Any, own: Host | None) -> Host | None:
         if self.class_weight is None:
-            return rows.weight
-        if incremental and self.class_weight == "balanced":
-            raise ValueError(
-                "class_weight 'balanced' is not supported for partial_fit, which sees a part of "
-                "the rows. Give the weights of the classes, as sklearn.utils.class_weight."
-                "compute_class_weight('balanced', classes=classes, y=y) has them for a large y"
-            )
-        loss, _ = self._output()
-        given = rows.X, rows.y, rows.weight
-        return labels.class_weights(
-            self.class_weight, given, rows.place, loss, self.n_outputs_, self.classes_
-        )
+            return own
+        if _several(self._label_binarizer):
+            weight = compute_sample_weight(self.class_weight, y.astype(int))
+        else:
+            codes = y if y.ndim == 1 else y[:, 0].astype(int)
+            known = self.classes_.tolist()
+            # Of the calls of partial_fit so far, too: a part of the rows need not have all classes.
+            self._class_rows = self._class_rows + np.bincount(codes, own, len(known))
+            weight = labels.weights_of_classes(self.class_weight, known, self._class_rows)[codes]
+        return weight if own is None else weight * own
 
     def _check_left_out(self, y: Host, y_train: Host) -> None:
         if y.ndim != 1:
@@ -1085,7 +1096,7 @@ def _check_validation_size(rows: int) -> None:
 
 def _refuse_mixed(y: Any, name: str) -> None:
     """Raise ValueError for labels of which some are text and some numbers: NumPy makes all text."""
-    if y is None or hasattr(y, "dtype") and y.dtype != object:
+    if y is None or (hasattr(y, "dtype") and y.dtype != object):
         return
     if hasattr(y, "toarray") or hasattr(y, "columns"):
         return

@@ -10,7 +10,7 @@ from .backend import Backend, is_host, to_numpy
 from .losses import SigmoidCrossEntropy
 from .validation import DataError, row_weights
 
-__all__ = ["class_weights", "encode", "names", "split"]
+__all__ = ["class_weights", "encode", "names", "split", "weights_of_classes"]
 
 Array = Any
 Host = np.ndarray[Any, Any]
@@ -95,37 +95,44 @@ def class_weights(
         )
     if y.ndim == 2 and y.shape[1] == 1:
         y = xp.concat([1.0 - y, y], axis=-1)  # the shares of both classes in each row
-    if isinstance(given, str) and given == "balanced":
-        own = None if weight is None else to_numpy(weight)
-        if y.ndim == 1:
-            rows_of = np.bincount(to_numpy(y), own, count)
-        else:
-            rows_of = (to_numpy(y) * (1 if own is None else own[:, None])).sum(axis=0)
-        met = rows_of > 0
-        table = np.where(met, rows_of.sum() / (met.sum() * np.where(met, rows_of, 1)), 1.0)
-    elif isinstance(given, Mapping):
-        known = list(range(count)) if classes is None else classes.tolist()
-        table = np.ones(count)
-        for label, w in given.items():
-            if label not in known:
-                raise ValueError(
-                    f"class_weight: expected classes among {', '.join(map(repr, known))}, "
-                    f"got {label!r}"
-                )
-            if isinstance(w, str | bool | complex) or not np.isscalar(w) or not 0 <= w < np.inf:  # type: ignore[operator]
-                raise ValueError(
-                    f"class_weight: expected a finite weight >= 0 for {label!r}, got {w!r}"
-                )
-            table[known.index(label)] = w
+    own = None if weight is None else to_numpy(weight)
+    if y.ndim == 1:
+        rows_of = np.bincount(to_numpy(y), own, count)
     else:
-        raise ValueError(
-            f"class_weight: expected a dict of class: weight, or 'balanced', got {given!r}"
-        )
+        rows_of = (to_numpy(y) * (1 if own is None else own[:, None])).sum(axis=0)
+    known = list(range(count)) if classes is None else classes.tolist()
+    table = weights_of_classes(given, known, rows_of)
     w = place.asarray(table, place.dtype)
     of_rows = xp.take(w, y, axis=0) if y.ndim == 1 else xp.matmul(y, w)
     with np.errstate(over="ignore"):  # told by the check
         of_rows = of_rows if weight is None else of_rows * weight
     return row_weights(of_rows, place, rows=y.shape[0], name="class_weight")
+
+
+def weights_of_classes(given: Any, known: list[Any], rows_of: Host) -> Host:
+    """Return the weight of each known class: those given, 1 for others, or "balanced".
+
+    `rows_of` has the (weighted) number of rows of each class; without rows, its weight is 1.
+    """
+    if isinstance(given, str) and given == "balanced":
+        met = rows_of > 0
+        return np.where(met, rows_of.sum() / (met.sum() * np.where(met, rows_of, 1)), 1.0)
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"class_weight: expected a dict of class: weight, or 'balanced', got {given!r}"
+        )
+    table = np.ones(len(known))
+    for label, w in given.items():
+        if label not in known:
+            raise ValueError(
+                f"class_weight: expected classes among {', '.join(map(repr, known))}, got {label!r}"
+            )
+        if isinstance(w, str | bool | complex) or not np.isscalar(w) or not 0 <= w < np.inf:  # type: ignore[operator]
+            raise ValueError(
+                f"class_weight: expected a finite weight >= 0 for {label!r}, got {w!r}"
+            )
+        table[known.index(label)] = w
+    return table
 
 
 def one_label(y: Array, loss: Any) -> bool:

@@ -21,7 +21,7 @@ Objective = Callable[[Array], tuple[Array, Array]]  # x (n,) -> value 0-d, gradi
 
 # A step t along d is good where it lowers f by C1 of what the slope promised (Armijo) and leaves
 # at most C2 of the slope: the strong Wolfe conditions. C2 is wide, as d is nearly Newton's step.
-C1, C2 = 1e-4, 0.9
+C1, C2 = 1e-3, 0.9
 EVALUATIONS = 20  # of f in one line search, at most
 
 
@@ -196,12 +196,12 @@ def _direction(g: Array, s: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
     """d = -H g, by the two loops of Nocedal and Wright (2006), algorithm 7.4.
 
     H starts from gamma = <s, y> / <y, y> of the newest pair, the size of the inverse Hessian along
-    y, so that t = 1 is nearly always a good step. Without pairs, d = -g / max(1, |g|). All of this
-    stays on the device.
+    y, so that t = 1 is nearly always a good step. Without pairs, d = -g / |g|. All of this stays on
+    the device.
     """
     if not s:
         xp, norm = namespace(g), _dot(g, g) ** 0.5
-        return -g / xp.where(norm > 1, norm, xp.ones_like(norm))
+        return -g / xp.where(norm > 0, norm, xp.ones_like(norm))
     q = g
     pairs = [(s_i, y_i, _dot(s_i, y_i)) for s_i, y_i in zip(s, y, strict=True)]
     alphas = []
@@ -251,9 +251,10 @@ class _Point(NamedTuple):
 def _search(f: Objective, x: Array, state: LBFGSState) -> tuple[_Point | None, int, bool]:
     """Find a step along the state's direction that meets the strong Wolfe conditions.
 
-    Nocedal and Wright (2006), algorithms 3.5 and 3.6, as one loop: `low` is the lowest point so far
-    that meets Armijo's condition, and f falls from it towards `high`, with good steps between the
-    two; as long as there is no `high`, they are further out.
+    More and Thuente (1994), as L-BFGS-B has it, so that the two make the same steps: `low` is the
+    lowest point so far, and f falls from it towards `high`; between the two are good steps. As long
+    as there is no `high`, they are further out. Where they are within a tenth of each other, `low`
+    is good enough.
 
     Returns the point (the lowest where there is no good one, None where none is lower), the number
     of evaluations, and whether f still fell at the furthest point that was tried.
@@ -262,29 +263,82 @@ def _search(f: Objective, x: Array, state: LBFGSState) -> tuple[_Point | None, i
     eps = float(namespace(x).finfo(x.dtype).eps)
     evaluate = _along(f, x, state.gradient, d)
     start = low = _Point(0.0, state.value, 0.0)
-    high, t = None, 1.0
+    high, t, widths, early = None, 1.0, (math.inf, math.inf), True
     for tries in range(1, EVALUATIONS + 1):
-        point = evaluate(t)
+        p = evaluate(t)
         if tries == 1:
-            if not point.slope0 < 0:  # rounding made it no descent, or NaN
+            if not p.slope0 < 0:  # rounding made it no descent, or NaN
                 return None, tries, False
-            start = low = start._replace(slope=point.slope0)  # it came with the first transfer
-        if point.value > min(start.value + C1 * t * start.slope, low.value):
-            high = point
-        elif abs(point.slope) <= C2 * abs(start.slope):
-            return point, tries, False
+            start = low = start._replace(slope=p.slope0)  # it came with the first transfer
+        enough = C1 * start.slope
+        falls = p.value <= start.value + t * enough
+        if falls and abs(p.slope) <= C2 * abs(start.slope):
+            return p, tries, False
+        early = early and not (falls and p.slope >= 0)
+        # Early, a point that is lower, but not enough, is judged by f(t) - C1 t f'(0).
+        tilt = enough if early and not falls and p.value <= low.value else 0.0
+        inner, outer, here = (q and _tilted(q, tilt) for q in (low, high, p))
+        span = (t + 1.1 * (t - low.t) if tries > 1 else 0.0, t + 4.0 * (t - low.t))
+        t = _trial(inner, outer, here, span)
+        if here.value > inner.value:
+            high = p
         else:
-            forward = high is None or high.t > low.t
-            before, low = low, point
-            if (point.slope >= 0) == forward:
-                high = before
+            high = low if here.slope * inner.slope < 0 else high
+            low = p
         if high is None:
-            t = _beyond(before, low)
-        elif abs(low.slope * (high.t - low.t)) > eps * abs(low.value):
-            t = _between(low, high)
-        else:  # what is left to gain is less than the rounding of f
+            continue
+        width = abs(high.t - low.t)
+        if width >= 0.66 * widths[0]:
+            t = 0.5 * (low.t + high.t)
+        widths = widths[1], width
+        ends = sorted((low.t, high.t))
+        narrow = width <= 0.1 * ends[1] and high.value < math.inf
+        if narrow or not ends[0] < t < ends[1]:
             break
+        if abs(low.slope * width) <= eps * abs(low.value):
+            break  # what is left to gain is less than the rounding of f
     return (low if low.value < start.value else None), tries, high is None
+
+
+def _tilted(p: _Point, slope: float) -> _Point:
+    """Return the point on f(t) - slope t."""
+    return p._replace(value=p.value - p.t * slope, slope=p.slope - slope)
+
+
+def _trial(low: _Point, high: _Point | None, p: _Point, span: tuple[float, float]) -> float:
+    """Return the next t, from the minima of a cubic and of a parabola: the four cases.
+
+    More and Thuente (1994), section 4; `span` is where it may be, as long as there is no `high`.
+    """
+    if p.value == math.inf:
+        return low.t + 0.25 * (p.t - low.t)
+    width = p.t - low.t
+    if p.value > low.value:  # 1: higher; a minimum is between
+        cubic = _cubic(low, p)
+        parabola = low.t + 0.5 * width * low.slope / ((low.value - p.value) / width + low.slope)
+        if not math.isfinite(cubic):
+            return parabola
+        near = abs(cubic - low.t) < abs(parabola - low.t)
+        return cubic if near else cubic + 0.5 * (parabola - cubic)
+    cubic, turns = _cubic(p, low), p.slope - low.slope
+    secant = p.t - width * p.slope / turns if turns else math.inf
+    if p.slope * low.slope < 0:  # 2: lower, and the slope has turned; a minimum is between
+        if not math.isfinite(cubic):
+            return secant
+        return cubic if abs(cubic - p.t) > abs(secant - p.t) else secant
+    if abs(p.slope) <= abs(low.slope):  # 3: lower, and flatter; a minimum may be further out
+        if not (cubic - p.t) * width > 0:  # also where there is none
+            cubic = span[1] if width > 0 else span[0]
+        if high is None:
+            far = cubic if abs(cubic - p.t) > abs(secant - p.t) else secant
+            return min(max(far, span[0]), span[1])
+        near = cubic if abs(cubic - p.t) < abs(secant - p.t) else secant
+        limit = p.t + 0.66 * (high.t - p.t)
+        return min(limit, near) if width > 0 else max(limit, near)
+    if high is not None:  # 4: lower, and as steep
+        cubic = _cubic(p, high)
+        return cubic if math.isfinite(cubic) else p.t + 0.25 * (high.t - p.t)
+    return span[1] if width > 0 else span[0]
 
 
 def _along(f: Objective, x: Array, g: Array, d: Array) -> Callable[[float], _Point]:
@@ -304,34 +358,21 @@ def _along(f: Objective, x: Array, g: Array, d: Array) -> Callable[[float], _Poi
     return evaluate
 
 
-def _between(low: _Point, high: _Point) -> float:
-    """Where a cubic has its minimum, but a tenth of the width or more away from both ends."""
-    width = high.t - low.t
-    if high.value == math.inf:
-        return low.t + 0.25 * width
-    part = (_cubic(low, high) - low.t) / width
-    return low.t + width * (0.5 if math.isnan(part) else min(max(part, 0.1), 0.9))
-
-
-def _beyond(before: _Point, low: _Point) -> float:
-    """Where a cubic has its minimum, but 1.1 to 4 times as far as the last step (More, Thuente)."""
-    width = low.t - before.t
-    part = (_cubic(before, low) - low.t) / width
-    return low.t + width * (max(part, 1.1) if 0 < part < 4 else 4.0)
-
-
 def _cubic(a: _Point, b: _Point) -> float:
     """Where the cubic through two values and slopes has its minimum; nan where it has none.
 
-    Nocedal and Wright (2006), equation 3.59.
+    Nocedal and Wright (2006), equation 3.59, in the scaled form of More and Thuente (1994).
     """
-    p = a.slope + b.slope - 3 * (a.value - b.value) / (a.t - b.t)
-    square = p * p - a.slope * b.slope
-    if not 0 <= square < math.inf:
+    theta = 3 * (a.value - b.value) / (b.t - a.t) + a.slope + b.slope
+    scale = max(abs(theta), abs(a.slope), abs(b.slope))
+    if not 0 < scale < math.inf:
         return math.nan
-    root = math.copysign(math.sqrt(square), b.t - a.t)
-    below = b.slope - a.slope + 2 * root
-    return b.t - (b.t - a.t) * (b.slope + root - p) / below if below else math.nan
+    square = (theta / scale) ** 2 - (a.slope / scale) * (b.slope / scale)
+    if not square >= 0:  # also NaN
+        return math.nan
+    gamma = math.copysign(scale * math.sqrt(square), b.t - a.t)
+    below = gamma - a.slope + gamma + b.slope
+    return a.t + (gamma - a.slope + theta) / below * (b.t - a.t) if below else math.nan
 
 
 # Values and numbers -----------------------------------------------------------------------------
