@@ -115,7 +115,8 @@ __all__ = [
 ]
 
 if _TYPE_CHECKING:
-    from .estimators import MLPClassifier, MLPRegressor
+    from .estimators import MLPClassifier as MLPClassifier
+    from .estimators import MLPRegressor as MLPRegressor
 
 
 def __getattr__(name: str) -> _Any:

@@ -45,15 +45,15 @@ class Rows(NamedTuple):
     order: Host | None = None
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """How many rows there are."""
         return int(self.X.shape[0] if self.order is None else len(self.order))
 
     def batches(self, size: int) -> Iterator[tuple[Array, Array, Array]]:
         """Yield x, y, weight of `size` rows at a time; sparse rows become dense."""
         index = None if self.order is None else self.place.asarray(self.order)
-        for start in range(0, self.count, size):
-            part = slice(start, min(start + size, self.count))
+        for start in range(0, self.number, size):
+            part = slice(start, min(start + size, self.number))
             x = (
                 self._sparse(part)
                 if hasattr(self.X, "toarray")
@@ -90,15 +90,15 @@ class Solver:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a fit has come to, and what it goes on from; the names are scikit-learn's, without _."""
+    """What a fit has come to, and what it goes on from, in scikit-learn's terms."""
 
     params: Params
-    loss: float | None = None
+    loss: float = math.nan
     n_iter: int = 0
     t: int = 0  # rows seen
-    solver: Solver | None = None
-    best_loss: float | None = math.inf
-    best_validation_score: float | None = None
+    solver: Any = None  # a Solver, after the first step
+    best_loss: float = math.inf
+    best_score: float = -math.inf
     best: Params = None  # the parameters of the best validation score
     no_improvement: int = 0
     losses: list[float] = field(default_factory=list)  # of the epochs of this fit
@@ -115,7 +115,7 @@ def forward(model: Layer, params: Params, rows: Rows) -> Array:
 
 def block(rows: Rows, params: Params) -> int:
     """Return how many rows to compute at once, so that memory does not grow with their number."""
-    widest = max(max(p["W"].shape) for p in params if p)
+    widest = max(int(max(p["W"].shape)) for p in params if p)
     return max(1, min(16_384, 2**24 // widest))
 
 
@@ -181,7 +181,7 @@ def _epoch(
     step: Callable[..., Any], rows: Rows, now: Progress, size: int, pressed: list[int]
 ) -> Progress:
     """Make the steps of an epoch; its loss, the mean over the rows, is NaN if something is lost."""
-    place, count, params = rows.place, rows.count, now.params
+    place, count, params = rows.place, rows.number, now.params
     wide = place.xp.float64 if place.supports("float64") else place.xp.float32
     total = place.xp.zeros((), dtype=wide, device=place.device)
     state = now.solver.state
@@ -212,16 +212,16 @@ def _judged(options: Any, now: Progress, score: Callable[[Params], float] | None
     value = score(now.params)
     now.scores.append(value)
     _tell(options, f"Validation score: {value:f}")
-    enough = not value < now.best_validation_score + options.tol
+    enough = not value < now.best_score + options.tol
     now = replace(now, no_improvement=0 if enough else worse)
-    if value > now.best_validation_score:
-        now = replace(now, best_validation_score=value, best=now.params)
+    if value > now.best_score:
+        now = replace(now, best_score=value, best=now.params)
     return now
 
 
 def _stuck(options: Any, now: Progress) -> tuple[Progress, bool]:
     """Stop, or go on with a fifth of the learning rate."""
-    what = "Training loss" if now.best_validation_score is None else "Validation score"
+    what = "Validation score" if now.scores else "Training loss"
     message = (
         f"{what} did not improve more than tol={options.tol:f} for {options.n_iter_no_change} "
         "consecutive epochs."
@@ -240,7 +240,7 @@ def _stuck(options: Any, now: Progress) -> tuple[Progress, bool]:
 def _diverged(before: Progress) -> Progress:
     """Return what is left when an epoch is lost: the best parameters, if any have a score."""
     lost = f"the loss stopped being finite in iteration {before.n_iter + 1}"
-    if before.best_validation_score in (None, -math.inf):
+    if before.best_score == -math.inf:
         raise ValueError(f"{NOT_FINITE} ({lost[0].upper()}{lost[1:]}.)")
     return replace(
         before,
@@ -275,7 +275,7 @@ def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> 
     Raises ValueError where the loss at the start is not finite.
     """
     model, loss, alpha = problem
-    total = rows.count if rows.weight is None else namespace(rows.weight).sum(rows.weight)
+    total = rows.number if rows.weight is None else namespace(rows.weight).sum(rows.weight)
     size = block(rows, progress.params)
     function, v, unravel = solvers.over_all_rows(
         model, loss, alpha, lambda: rows.batches(size), total, progress.params
@@ -324,4 +324,4 @@ def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> 
 
 def _tell(options: Any, line: str) -> None:
     if options.verbose:
-        print(line)
+        print(line)  # noqa: T201 (to stdout, as scikit-learn does)

@@ -4,8 +4,9 @@ Change the import line, and a program written for `sklearn.neural_network` goes 
 parameters, attributes, methods, warnings and messages, and from the same `random_state` the same
 numbers. What is different, on purpose:
 
-* X may be an array of any library (CuPy, torch, JAX): the network is trained and answers there. Data
-  on the host go to `backend`, or else to where `portnet.set_backend` said; the answers come back.
+* X may be an array of any library (CuPy, torch, JAX): the network is trained and answers there.
+  Data on the host go to `backend`, or else to where `portnet.set_backend` said, and the answers
+  come back.
 * The gradient is that of the loss for any number of outputs: squared error is half the *sum* over
   outputs. Each call of `partial_fit` takes the rows in a new order.
 * `class_weight`; a validation set of one's own, ``fit(X, y, X_val=..., y_val=...)``.
@@ -16,10 +17,9 @@ This is the only file that imports scikit-learn: pip install "portnet[sklearn]".
 
 import copy
 import math
-import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -36,6 +36,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from . import following as follow
 from . import labels, solvers, tree
 from . import validation as check
 from .backend import (
@@ -90,10 +91,10 @@ class _Validation(NamedTuple):
     weight: Host | None
 
 
-class _MLP(BaseEstimator):  # type: ignore[misc]
+class _MLP(BaseEstimator):
     """What the classifier and the regressor share: everything but what y means."""
 
-    _from_host, _class_rows = True, 0.0  # until a fit says otherwise
+    _from_host, _class_rows = True, ()  # until a fit says otherwise
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -125,6 +126,11 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         "backend": [str, None],
     }
 
+    def _take(self, given: dict[str, Any]) -> None:
+        """Set the parameters, as an `__init__` was given them."""
+        for name in self._get_param_names():
+            setattr(self, name, given[name])
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
@@ -155,7 +161,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
 
     # Fitting ------------------------------------------------------------------------------------
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
         X: Any,
@@ -192,16 +198,16 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
 
     def _commit(self, fit: Callable[[], Progress]) -> Any:
         """Fit, or leave everything as it was. Warnings come last: as errors, they undo nothing."""
-        before = dict(vars(self))
+        before = dict(self.__dict__)
         try:
             done = fit()
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
         if done.warning:
             convergence = done.category == "convergence"
-            _warn(done.warning, ConvergenceWarning if convergence else UserWarning)
+            follow.warn(done.warning, ConvergenceWarning if convergence else UserWarning)
         return self
 
     def _fit(
@@ -230,9 +236,9 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
                 self._begin(sizes, place, rng)
             self._check_sizes(sizes)
             if not incremental:
-                self._class_rows = 0.0
+                self._class_rows = ()
             self._random_state = rng
-            rows = Rows(place, X, _targets(y, place))
+            rows = Rows(place, X, follow.targets(y, place))
             rows, weight = self._weighted(rows, y, sample_weight)
             validation = self._given_validation(place, **(held or {}))
             if validation is None and self.early_stopping and self.solver in STOCHASTIC:
@@ -243,7 +249,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         """Draw the initial weights, in scikit-learn's order (Glorot and Bengio 2010)."""
         factor = 2.0 if self.activation == "logistic" else 6.0
         coefs, intercepts = [], []
-        for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+        for n_in, n_out in pairwise(sizes):
             bound = math.sqrt(factor / (n_in + n_out))
             coefs.append(rng.uniform(-bound, bound, (n_in, n_out)))
             intercepts.append(rng.uniform(-bound, bound, n_out))
@@ -252,7 +258,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         self.n_layers_, self.n_iter_, self.t_ = len(sizes), 0, 0
         _, self.out_activation_ = self._output()
         for name in _OF_A_TRAINING:
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
 
     def _solve(
         self,
@@ -265,59 +271,65 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         model, params = solvers.network(self.coefs_, self.intercepts_, self.activation)
         loss, _ = self._output()
         problem = Problem(model, loss, float(self.alpha))
-        known = vars(self)
-        start = Progress(params, known.get("loss_"), t=self.t_)
+        start = Progress(params, getattr(self, "loss_", math.nan), t=self.t_)
         if self.solver == "lbfgs":
             done = minimize(self, problem, rows, start)
         else:
-            watched = self.early_stopping
-            best_score, best_loss = known.get("best_validation_score_"), known.get("best_loss_")
-            start = replace(
-                start,
-                solver=known.get("_optimizer") if incremental else None,
-                best_loss=None if watched else math.inf if best_loss is None else best_loss,
-                best_validation_score=(
-                    None if not watched else -math.inf if best_score is None else best_score
-                ),
-                best=known.get("_best") or params if watched else None,
-                no_improvement=known.get("_no_improvement_count", 0),
-            )
 
             def score(params: Any) -> float:
-                held = validation
-                return self._score_of(forward(model, params, held.rows), held.y, held.weight)
+                assert validation is not None
+                raw = forward(model, params, validation.rows)
+                return self._score_of(raw, validation.y, validation.weight)
 
             done = descend(
                 self,
                 problem,
                 rows,
-                start,
+                self._resumed(start, incremental),
                 rng,
-                batch_size=self._batch_size(rows.count),
+                batch_size=self._batch_size(rows.number),
                 incremental=incremental,
-                score=score if watched else None,
+                score=score if self.early_stopping else None,
             )
-            self._optimizer, self._best = done.solver, done.best
-            self._no_improvement_count = done.no_improvement
-            self.best_loss_ = done.best_loss
-            self.best_validation_score_ = done.best_validation_score
-            self.loss_curve_ = known.get("loss_curve_", [])
-            self.validation_scores_ = (known.get("validation_scores_") or []) if watched else None
+            self._keep(done)
         self.coefs_, self.intercepts_ = solvers.unpack(done.params)
         self.n_iter_, self.t_ = done.n_iter, done.t
-        if done.loss is not None:
+        if not math.isnan(done.loss):
             self.loss_ = done.loss
-        if self.solver in STOCHASTIC:  # last: lists that go on from fit to fit grow in place
-            self.loss_curve_.extend(done.losses)
-            if self.validation_scores_ is not None:
-                self.validation_scores_.extend(done.scores)
         return done
 
+    def _resumed(self, start: Progress, incremental: bool) -> Progress:
+        """Return where sgd or adam begins: after what the attributes remember."""
+        known = self.__dict__
+        watched = self.early_stopping
+        best_loss, best_score = known.get("best_loss_"), known.get("best_validation_score_")
+        return replace(
+            start,
+            solver=known.get("_optimizer") if incremental else None,
+            best_loss=math.inf if best_loss is None else best_loss,
+            best_score=-math.inf if best_score is None else best_score,
+            best=(known.get("_best") or start.params) if watched else None,
+            no_improvement=known.get("_no_improvement_count", 0),
+        )
+
+    def _keep(self, done: Progress) -> None:
+        """Set what sgd and adam leave behind; the lists go on from fit to fit."""
+        watched = self.early_stopping
+        self._optimizer, self._best = done.solver, done.best
+        self._no_improvement_count = done.no_improvement
+        self.best_loss_ = None if watched else done.best_loss
+        self.best_validation_score_ = done.best_score if watched else None
+        self.loss_curve_ = self.__dict__.get("loss_curve_", [])
+        self.loss_curve_.extend(done.losses)  # nothing can fail any more: no copy is needed
+        scores = self.__dict__.get("validation_scores_") or []
+        scores.extend(done.scores)
+        self.validation_scores_ = scores if watched else None
+
     def _batch_size(self, rows: int) -> int:
-        if self.batch_size == "auto":
+        if isinstance(self.batch_size, str):  # "auto"
             return min(200, rows)
         if self.batch_size > rows:
-            _warn(
+            follow.warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
             )
         return min(int(self.batch_size), rows)
@@ -336,7 +348,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
     def _check_sizes(self, sizes: list[int]) -> None:
         """Raise ValueError where a fit that goes on would need another network."""
         shapes = [tuple(np.shape(W)) for W in self.coefs_]
-        if shapes != list(zip(sizes, sizes[1:], strict=False)):
+        if shapes != list(pairwise(sizes)):
             raise ValueError(
                 f"hidden_layer_sizes={self.hidden_layer_sizes}: with {sizes[0]} features and "
                 f"{sizes[-1]} outputs, the network would have the sizes {sizes}; but the fitted "
@@ -376,17 +388,17 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
                 self, X, y, reset=first, accept_sparse=["csr", "csc"], dtype=_FLOATS, **numeric
             )
             place = replace(place, dtype=X.dtype.name) if first else place
-            X = _moved(X, place)
+            X = follow.moved(X, place)
         else:
             if first:
-                place = replace(place, dtype=_floating(X, place))
-            X = _device_features(X, place)
+                place = replace(place, dtype=follow.floating(X, place))
+            X = follow.device_features(X, place)
             validate_data(self, X, y, reset=first, skip_check_array=True)
             if is_host(y) or not place.holds(y):
                 y = validate_data(self, y=to_numpy(y), reset=first, **numeric)
             check_consistent_length(X, y)
         if not is_host(y):
-            y = _at("y", y, place)
+            y = follow.at("y", y, place)
             check._check_finite(y, "Input y")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True) if is_host(y) else y[:, 0]
@@ -395,20 +407,20 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
     def _features(self, X: Any, place: Backend) -> Any:
         """Return rows to be predicted, or to validate with, at the place."""
         if not is_host(X):
-            X = _device_features(X, place)
+            X = follow.device_features(X, place)
             validate_data(self, X, reset=False, skip_check_array=True)
             return X
         X = validate_data(self, X, reset=False, accept_sparse=["csr", "csc"], dtype=_FLOATS)
-        return _moved(X, place)
+        return follow.moved(X, place)
 
     def _weighted(self, rows: Rows, y: Any, given: Any) -> tuple[Rows, Host | None]:
         """Return the rows that have a weight, with them; and the weights of all, on the host.
 
         Those do not have the weights of the classes in them.
         """
-        own = _host_weights(given, rows.count)
+        own = _host_weights(given, rows.number)
         host = self._class_weighted(y, own)
-        weight = check.row_weights(host, rows.place, rows=rows.count)
+        weight = check.row_weights(host, rows.place, rows=rows.number)
         if weight is None:
             return rows, None
         met = to_numpy(weight) > 0
@@ -429,7 +441,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
                 "validation_fraction: early_stopping=True needs a fraction above 0, or X_val and "
                 f"y_val; got {self.validation_fraction}"
             )
-        order = np.arange(rows.count) if rows.order is None else rows.order
+        order = np.arange(rows.number) if rows.order is None else rows.order
         binary = isinstance(self, ClassifierMixin) and self.n_outputs_ == 1
         train, held = train_test_split(
             order,
@@ -437,7 +449,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             test_size=self.validation_fraction,
             stratify=y[order] if binary else None,
         )
-        _check_validation_size(len(held))
+        follow.check_validation_size(len(held))
         self._check_left_out(y[order], y[train])
         aside = _Validation(
             rows._replace(order=held), y[held], None if weight is None else weight[held]
@@ -476,7 +488,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
         y_val = validate_data(self, y=y_val, reset=False, **numeric)
         check_consistent_length(X_val, y_val)
-        _check_validation_size(X_val.shape[0])
+        follow.check_validation_size(X_val.shape[0])
         if y_val.ndim == 2 and y_val.shape[1] == 1:
             y_val = column_or_1d(y_val, warn=True)
         weight = _host_weights(sample_weight_val, X_val.shape[0])
@@ -496,7 +508,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
     # Moving -------------------------------------------------------------------------------------
 
     def to(self, name: str, *, device: Any = None, dtype: str | None = None) -> Any:
-        """Return a copy of the fitted estimator whose arrays live in a backend: ``est.to("numpy")``.
+        """Return a copy of the fitted estimator, its arrays in a backend: ``est.to("numpy")``.
 
         Takes what `portnet.set_backend` takes; the dtype is by default the network's own, and then
         the numbers stay the same bit for bit. scikit-learn's `move_estimator_to` works, too.
@@ -515,7 +527,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
             return tree.map(lambda a: convert(np.asarray(a) if is_host(a) else a), nest)
 
         new = copy.copy(self)
-        for name, value in vars(new).items():
+        for name, value in new.__dict__.items():
             if isinstance(value, list):
                 setattr(new, name, list(value))
         new.coefs_, new.intercepts_ = moved(self.coefs_), moved(self.intercepts_)
@@ -528,7 +540,7 @@ class _MLP(BaseEstimator):  # type: ignore[misc]
         return new
 
 
-class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
+class MLPClassifier(ClassifierMixin, _MLP):
     """Multi-layer perceptron classifier: scikit-learn's, where X lives.
 
     Minimizes the cross-entropy by L-BFGS, sgd or adam: softmax for several classes, a logistic
@@ -673,39 +685,15 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         class_weight: Any = None,
         backend: str | None = None,
     ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
-        self.class_weight = class_weight
-        self.backend = backend
+        self._take(locals())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
 
-    @available_if(_is_stochastic)  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @available_if(_is_stochastic)
+    @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
         """Make one epoch more over these rows, in a new order.
 
@@ -726,7 +714,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
             nonlocal y
             y = self._host_labels(y)
             if _check_partial_fit_first_call(self, classes):
-                _refuse_mixed(classes, "classes")
+                follow.refuse_mixed(classes, "classes")
                 several = type_of_target(y).startswith("multilabel")
                 self._label_binarizer = LabelBinarizer().fit(y if several else classes)
             return self._fit(X, y, sample_weight, incremental=True)
@@ -745,21 +733,23 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         if is_host(X) or self.classes_.dtype.kind not in "iufb":
             return self.classes_[to_numpy(codes)]
         place = backend_of(raw)
-        return place.xp.take(place.asarray(self.classes_, _fitting(self.classes_, place)), codes)
+        return place.xp.take(
+            place.asarray(self.classes_, follow.fitting(self.classes_, place)), codes
+        )
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class (rows, classes), in the library of X."""
-        return _answer(self._probabilities(self._raw(X, "predict_proba")), X)
+        return follow.answer(self._probabilities(self._raw(X, "predict_proba")), X)
 
     def predict_log_proba(self, X: Any) -> Array:
         """Return the logarithm of `predict_proba`."""
         p = self._probabilities(self._raw(X, "predict_log_proba"))
         with np.errstate(divide="ignore"):
-            return _answer(namespace(p).log(p), X)
+            return follow.answer(namespace(p).log(p), X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the share of the rows whose class, or all of whose labels, are right."""
-        pred, y, weight = _on_host(self.predict(X), y, sample_weight)
+        pred, y, weight = follow.on_host(self.predict(X), y, sample_weight)
         return float(accuracy_score(y, pred, sample_weight=weight))
 
     def _probabilities(self, raw: Array) -> Array:
@@ -767,8 +757,8 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
         if self.out_activation_ == "softmax":
             return SoftmaxCrossEntropy().mean(raw)
         if self.n_outputs_ == 1:
-            return xp.concat([_logistic(-raw), _logistic(raw)], axis=-1)
-        return _logistic(raw)
+            return xp.concat([follow.logistic(-raw), follow.logistic(raw)], axis=-1)
+        return follow.logistic(raw)
 
     def _decide(self, raw: Array) -> Array:
         """Return the number of the most probable class (rows,), or 0 and 1 (rows, labels)."""
@@ -787,7 +777,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
 
     def _host_labels(self, y: Any) -> Any:
         y = y if is_host(y) else to_numpy(y)
-        _refuse_mixed(y, "y")
+        follow.refuse_mixed(y, "y")
         return y
 
     def _learn(self, y: Any, first: bool, incremental: bool) -> None:
@@ -838,8 +828,12 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
             codes = y if y.ndim == 1 else y[:, 0].astype(int)
             known = self.classes_.tolist()
             # Of the calls of partial_fit so far, too: a part of the rows need not have all classes.
-            self._class_rows = self._class_rows + np.bincount(codes, own, len(known))
-            weight = labels.weights_of_classes(self.class_weight, known, self._class_rows)[codes]
+            met = np.bincount(codes, own, len(known))
+            self._class_rows = tuple(met + (self._class_rows or 0.0))
+            weights = labels.weights_of_classes(
+                self.class_weight, known, np.asarray(self._class_rows)
+            )
+            weight = weights[codes]
         return weight if own is None else weight * own
 
     def _check_left_out(self, y: Host, y_train: Host) -> None:
@@ -855,7 +849,7 @@ class MLPClassifier(ClassifierMixin, _MLP):  # type: ignore[misc]
             )
 
 
-class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
+class MLPRegressor(RegressorMixin, _MLP):
     """Multi-layer perceptron regressor: scikit-learn's, where X lives.
 
     Minimizes half the squared error, summed over the outputs, or half the Poisson deviance, by
@@ -922,39 +916,15 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         max_fun: int = 15000,
         backend: str | None = None,
     ) -> None:
-        self.loss = loss
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
-        self.backend = backend
+        self._take(locals())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
 
-    @available_if(_is_stochastic)  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @available_if(_is_stochastic)
+    @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Make one epoch more over these rows, in a new order; takes what `fit` takes.
 
@@ -965,11 +935,11 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
     def predict(self, X: Any) -> Array:
         """Return the mean of the target, (rows,) or (rows, outputs), in the library of X."""
         mean = self._mean(self._raw(X, "predict"))
-        return _answer(mean[:, 0] if mean.shape[1] == 1 else mean, X)
+        return follow.answer(mean[:, 0] if mean.shape[1] == 1 else mean, X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R2 on these rows: 1 is perfect, 0 is as good as the mean of y."""
-        pred, y, weight = _on_host(self.predict(X), y, sample_weight)
+        pred, y, weight = follow.on_host(self.predict(X), y, sample_weight)
         return float(r2_score(y, pred, sample_weight=weight))
 
     def _mean(self, raw: Array) -> Array:
@@ -1005,138 +975,14 @@ class MLPRegressor(RegressorMixin, _MLP):  # type: ignore[misc]
         return SquaredError(reduction="sum"), "identity"
 
 
-# What the two are made of -----------------------------------------------------------------------
-
-
 def _several(binarizer: LabelBinarizer) -> bool:
     return bool(binarizer.y_type_ == "multilabel-indicator")
-
-
-def _logistic(z: Array) -> Array:
-    """1 / (1 + e^-z) = e^min(z, 0) / (1 + e^-|z|): exact in both tails, without overflow."""
-    xp = namespace(z)
-    return xp.exp(xp.minimum(z, xp.zeros_like(z))) / (1.0 + xp.exp(-xp.abs(z)))
-
-
-def _targets(y: Any, place: Backend) -> Array:
-    """Return encoded y as the losses want it: integer classes (rows,), or floats."""
-    if not is_host(y):
-        return y
-    if y.ndim == 1:
-        return place.asarray(y, "int64" if place.supports("int64") else "int32")
-    return _at("y", y, place)
-
-
-def _at(name: str, x: Any, place: Backend) -> Array:
-    """Return x at the place, in its floating dtype."""
-    try:
-        return place.asarray(x, place.dtype)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-def _moved(X: Any, place: Backend) -> Any:
-    """Return checked host data at the place; sparse rows stay on the host, as CSR."""
-    if not hasattr(X, "tocsr"):
-        return _at("X", X, place)
-    place.require(place.dtype)
-    return X.tocsr()
-
-
-def _floating(X: Array, place: Backend) -> str:
-    """Return the dtype of a network that is born with X: float32 and float64 are kept."""
-    name = str(X.dtype).rpartition(".")[2]
-    return (
-        name
-        if name in ("float32", "float64")
-        else "float64"
-        if place.supports("float64")
-        else "float32"
-    )
-
-
-def _device_features(X: Array, place: Backend) -> Array:
-    """Return an array of another library than NumPy, checked as scikit-learn checks NumPy's."""
-    if "complex" in str(X.dtype):
-        raise ValueError(f"Complex data not supported\n{describe(X)}\n")
-    if X.ndim != 2:
-        raise ValueError(
-            f"Expected 2D array, got {X.ndim}D array instead: X of shape {tuple(X.shape)}. Reshape "
-            "your data either using xp.reshape(X, (-1, 1)) if your data has a single feature or "
-            "xp.reshape(X, (1, -1)) if it contains a single sample."
-        )
-    for count, what in zip(X.shape, ("sample(s)", "feature(s)"), strict=True):
-        if count == 0:
-            raise ValueError(
-                f"Found array with 0 {what} (shape={tuple(X.shape)}) while a minimum of 1 is "
-                "required."
-            )
-    X = _at("X", X, place)
-    check._check_finite(X, "Input X")
-    return X
 
 
 def _host_weights(given: Any, rows: int) -> Host | None:
     """Return checked weights (rows,) on the host, or None; a number is the weight of each row."""
     if given is None:
         return None
-    host = given if is_host(given) else to_numpy(given)
-    like = np.broadcast_to(0.0, (rows, 1))
-    host = _check_sample_weight(host, like, dtype=np.float64, ensure_non_negative=True)
-    return host  # type: ignore[no-any-return]
-
-
-def _check_validation_size(rows: int) -> None:
-    if rows < 2:
-        raise ValueError(
-            "The validation set is too small. Increase 'validation_fraction' or the size of your "
-            "dataset."
-        )
-
-
-def _refuse_mixed(y: Any, name: str) -> None:
-    """Raise ValueError for labels of which some are text and some numbers: NumPy makes all text."""
-    if y is None or (hasattr(y, "dtype") and y.dtype != object):
-        return
-    if hasattr(y, "toarray") or hasattr(y, "columns"):
-        return
-    kinds = {_kind(type(label)) for label in np.asarray(y, dtype=object).flat}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"Mix of label input types ({' and '.join(sorted(kinds))}) in {name}: give labels of "
-            "one kind"
-        )
-
-
-def _kind(kind: type) -> str:
-    if issubclass(kind, str):
-        return "string"
-    return "bytes" if issubclass(kind, bytes) else "number"
-
-
-def _answer(answer: Array, X: Any) -> Array:
-    """Return an answer where the question came from."""
-    return to_numpy(answer) if is_host(X) else answer
-
-
-def _on_host(*given: Any) -> tuple[Any, ...]:
-    """Return arrays of other libraries as NumPy's, all else as it is."""
-    return tuple(a if is_host(a) else to_numpy(a) for a in given)
-
-
-def _fitting(classes: Host, place: Backend) -> str:
-    """Return the dtype of numeric classes, or the nearest that the place has."""
-    name = classes.dtype.name
-    return name if place.supports(name) else {"i": "int32", "u": "uint32"}.get(name[0], "float32")
-
-
-def _warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the first line outside of portnet and scikit-learn."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and _inside(frame.f_globals.get("__name__", "")):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
-
-
-def _inside(module: str) -> bool:
-    return module.partition(".")[0] in ("portnet", "sklearn")
+    (given,), like = follow.on_host(given), np.broadcast_to(0.0, (rows, 1))
+    checked = _check_sample_weight(given, like, dtype=np.float64, ensure_non_negative=True)
+    return np.asarray(checked)

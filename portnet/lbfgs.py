@@ -263,7 +263,8 @@ def _search(f: Objective, x: Array, state: LBFGSState) -> tuple[_Point | None, i
     eps = float(namespace(x).finfo(x.dtype).eps)
     evaluate = _along(f, x, state.gradient, d)
     start = low = _Point(0.0, state.value, 0.0)
-    high, t, widths, early = None, 1.0, (math.inf, math.inf), True
+    high: _Point | None = None
+    t, widths, early = 1.0, (math.inf, math.inf), True
     for tries in range(1, EVALUATIONS + 1):
         p = evaluate(t)
         if tries == 1:
@@ -277,7 +278,8 @@ def _search(f: Objective, x: Array, state: LBFGSState) -> tuple[_Point | None, i
         early = early and not (falls and p.slope >= 0)
         # Early, a point that is lower, but not enough, is judged by f(t) - C1 t f'(0).
         tilt = enough if early and not falls and p.value <= low.value else 0.0
-        inner, outer, here = (q and _tilted(q, tilt) for q in (low, high, p))
+        inner, here = _tilted(low, tilt), _tilted(p, tilt)
+        outer = high and _tilted(high, tilt)
         span = (t + 1.1 * (t - low.t) if tries > 1 else 0.0, t + 4.0 * (t - low.t))
         t = _trial(inner, outer, here, span)
         if here.value > inner.value:
@@ -318,8 +320,9 @@ def _trial(low: _Point, high: _Point | None, p: _Point, span: tuple[float, float
         parabola = low.t + 0.5 * width * low.slope / ((low.value - p.value) / width + low.slope)
         if not math.isfinite(cubic):
             return parabola
-        near = abs(cubic - low.t) < abs(parabola - low.t)
-        return cubic if near else cubic + 0.5 * (parabola - cubic)
+        if abs(cubic - low.t) < abs(parabola - low.t):
+            return cubic
+        return cubic + 0.5 * (parabola - cubic)
     cubic, turns = _cubic(p, low), p.slope - low.slope
     secant = p.t - width * p.slope / turns if turns else math.inf
     if p.slope * low.slope < 0:  # 2: lower, and the slope has turned; a minimum is between

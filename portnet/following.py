@@ -1,0 +1,152 @@
+"""Everything follows X: data of any library are checked, moved to where X is, and answered there.
+
+scikit-learn checks data on the host; what it says there is said here about arrays elsewhere.
+"""
+
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+
+from . import validation as check
+from .backend import Backend, describe, is_host, namespace, to_numpy
+
+__all__ = [
+    "answer",
+    "at",
+    "check_validation_size",
+    "device_features",
+    "fitting",
+    "floating",
+    "logistic",
+    "moved",
+    "on_host",
+    "refuse_mixed",
+    "targets",
+    "warn",
+]
+
+Array = Any
+Host = np.ndarray[Any, Any]
+
+
+def logistic(z: Array) -> Array:
+    """1 / (1 + e^-z) = e^min(z, 0) / (1 + e^-|z|): exact in both tails, without overflow."""
+    xp = namespace(z)
+    return xp.exp(xp.minimum(z, xp.zeros_like(z))) / (1.0 + xp.exp(-xp.abs(z)))
+
+
+def targets(y: Any, place: Backend) -> Array:
+    """Return encoded y as the losses want it: integer classes (rows,), or floats."""
+    if not is_host(y):
+        return y
+    if y.ndim == 1:
+        return place.asarray(y, "int64" if place.supports("int64") else "int32")
+    return at("y", y, place)
+
+
+def at(name: str, x: Any, place: Backend) -> Array:
+    """Return x at the place, in its floating dtype."""
+    try:
+        return place.asarray(x, place.dtype)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def moved(X: Any, place: Backend) -> Any:
+    """Return checked host data at the place; sparse rows stay on the host, as CSR."""
+    if not hasattr(X, "tocsr"):
+        return at("X", X, place)
+    place.require(place.dtype)
+    return X.tocsr()
+
+
+def floating(X: Array, place: Backend) -> str:
+    """Return the dtype of a network that is born with X: float32 and float64 are kept."""
+    name = str(X.dtype).rpartition(".")[2]
+    return (
+        name
+        if name in ("float32", "float64")
+        else "float64"
+        if place.supports("float64")
+        else "float32"
+    )
+
+
+def device_features(X: Array, place: Backend) -> Array:
+    """Return an array of another library than NumPy, checked as scikit-learn checks NumPy's."""
+    if "complex" in str(X.dtype):
+        raise ValueError(f"Complex data not supported\n{describe(X)}\n")
+    if X.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {X.ndim}D array instead: X of shape {tuple(X.shape)}. Reshape "
+            "your data either using xp.reshape(X, (-1, 1)) if your data has a single feature or "
+            "xp.reshape(X, (1, -1)) if it contains a single sample."
+        )
+    for count, what in zip(X.shape, ("sample(s)", "feature(s)"), strict=True):
+        if count == 0:
+            raise ValueError(
+                f"Found array with 0 {what} (shape={tuple(X.shape)}) while a minimum of 1 is "
+                "required."
+            )
+    X = at("X", X, place)
+    check._check_finite(X, "Input X")
+    return X
+
+
+def check_validation_size(rows: int) -> None:
+    """Raise ValueError for fewer than two rows to validate on."""
+    if rows < 2:
+        raise ValueError(
+            "The validation set is too small. Increase 'validation_fraction' or the size of your "
+            "dataset."
+        )
+
+
+def refuse_mixed(y: Any, name: str) -> None:
+    """Raise ValueError for labels of which some are text and some numbers: NumPy makes all text."""
+    if y is None or (hasattr(y, "dtype") and y.dtype != object):
+        return
+    if hasattr(y, "toarray") or hasattr(y, "columns"):
+        return
+    kinds = {_kind(type(label)) for label in np.asarray(y, dtype=object).flat}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"Mix of label input types ({' and '.join(sorted(kinds))}) in {name}: give labels of "
+            "one kind"
+        )
+
+
+def _kind(kind: type) -> str:
+    if issubclass(kind, str):
+        return "string"
+    return "bytes" if issubclass(kind, bytes) else "number"
+
+
+def answer(answer: Array, X: Any) -> Array:
+    """Return an answer where the question came from."""
+    return to_numpy(answer) if is_host(X) else answer
+
+
+def on_host(*given: Any) -> tuple[Any, ...]:
+    """Return arrays of other libraries as NumPy's, all else as it is."""
+    return tuple(a if is_host(a) else to_numpy(a) for a in given)
+
+
+def fitting(classes: Host, place: Backend) -> str:
+    """Return the dtype of numeric classes, or the nearest that the place has."""
+    name = classes.dtype.name
+    return name if place.supports(name) else {"i": "int32", "u": "uint32"}.get(name[0], "float32")
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the first line outside of portnet and scikit-learn."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and _inside(frame.f_globals.get("__name__", "")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _inside(module: str) -> bool:
+    return module.partition(".")[0] in ("portnet", "sklearn")
