@@ -823,7 +823,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         if self.class_weight is None:
             return own
         if _several(self._label_binarizer):
-            weight = compute_sample_weight(self.class_weight, y.astype(int))
+            weight: Host = compute_sample_weight(self.class_weight, y.astype(int))
         else:
             codes = y if y.ndim == 1 else y[:, 0].astype(int)
             known = self.classes_.tolist()

@@ -65,13 +65,9 @@ def moved(X: Any, place: Backend) -> Any:
 def floating(X: Array, place: Backend) -> str:
     """Return the dtype of a network that is born with X: float32 and float64 are kept."""
     name = str(X.dtype).rpartition(".")[2]
-    return (
-        name
-        if name in ("float32", "float64")
-        else "float64"
-        if place.supports("float64")
-        else "float32"
-    )
+    if name in ("float32", "float64"):
+        return name
+    return "float64" if place.supports("float64") else "float32"
 
 
 def device_features(X: Array, place: Backend) -> Array:
