@@ -285,7 +285,7 @@ def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> 
     state, n_iter = optimizer.init(v), 0
     with interrupts() as pressed:
         while not state.status and n_iter < options.max_iter:
-            if pressed or state.evaluations >= options.max_fun:
+            if pressed or state.evaluations > options.max_fun:
                 break
             before = v
             try:
@@ -299,15 +299,15 @@ def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> 
     done = replace(done, warning="", category="")
     if pressed:
         return replace(done, warning="Training interrupted by user.", category="user")
-    # Where float32 can go no lower, that is where it converges.
-    if state.status.startswith("converged") or (state.status and eps > 1e-10):
-        return done
-    if state.status:
-        why, number = f"ABNORMAL: {state.status}", 2
-    elif n_iter == options.max_iter:
+    # In SciPy's order: an iteration that is the last allowed counts as such, converged or not.
+    if n_iter >= options.max_iter:
         why, number = "STOP: TOTAL NO. OF ITERATIONS REACHED LIMIT", 1
-    else:
+    elif state.evaluations > options.max_fun:
         why, number = "STOP: TOTAL NO. OF F,G EVALUATIONS EXCEEDS LIMIT", 1
+    elif state.status.startswith("converged") or eps > 1e-10:
+        return done  # where float32 can go no lower, that is where it converges
+    else:
+        why, number = f"ABNORMAL: {state.status}", 2
     message = (
         f"lbfgs failed to converge after {n_iter} iteration(s) (status={number}):\n{why}\n"
         + (

@@ -763,12 +763,12 @@ class MLPClassifier(ClassifierMixin, _MLP):
     def _decide(self, raw: Array) -> Array:
         """Return the number of the most probable class (rows,), or 0 and 1 (rows, labels)."""
         xp, p = namespace(raw), self._probabilities(raw)
-        whole = backend_of(raw).supports("int64")
-        if _several(self._label_binarizer):
-            return xp.astype(p > 0.5, xp.int64 if whole else xp.int32)
-        if len(self.classes_) == 1:
-            return xp.argmax(0.0 * p, axis=-1)
-        return xp.argmax(p, axis=-1)  # the first of equals, as everywhere
+        if self.out_activation_ == "softmax":
+            return xp.argmax(p, axis=-1)  # the first of equals, as everywhere
+        whole = xp.int64 if backend_of(raw).supports("int64") else xp.int32
+        if self.n_outputs_ > 1 or _several(self._label_binarizer):
+            return xp.astype(p > 0.5, whole)
+        return xp.astype((p[:, 1] > p[:, 0]) & (len(self.classes_) > 1), whole)
 
     def _score_of(self, raw: Array, y: Host, weight: Host | None) -> float:
         pred = to_numpy(self._decide(raw))

@@ -8,6 +8,7 @@ from typing import Any
 os.environ.setdefault(
     "JAX_ENABLE_X64", "1"
 )  # read by JAX at import; without it there is no float64
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # read by SciPy at import; scikit-learn asks for it
 os.environ.pop("PORTNET_BACKEND", None)  # the tests say themselves where arrays live
 
 import array_api_strict

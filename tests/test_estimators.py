@@ -1,0 +1,951 @@
+"""The estimators: scikit-learn's checks, scikit-learn's numbers, every library, its ecosystem."""
+
+import inspect
+import pickle
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import portnet
+from portnet import descent, solvers
+from portnet.backend import is_host, to_numpy
+
+sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+
+import sklearn.neural_network as theirs
+from sklearn.base import clone
+from sklearn.datasets import (
+    load_iris,
+    make_multilabel_classification,
+    make_regression,
+)
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from portnet import MLPClassifier, MLPRegressor
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+SOLVERS = ("adam", "sgd", "lbfgs")
+X, Y = load_iris(return_X_y=True)
+X = (X - X.mean(axis=0)) / X.std(axis=0)
+BINARY = (Y > 0).astype(int)
+XR, YR = make_regression(120, 5, n_targets=1, noise=3.0, random_state=0)
+YR = (YR - YR.mean()) / YR.std()
+XM, YM = make_multilabel_classification(90, 6, n_classes=3, random_state=0)
+Y3 = np.stack([YR, YR**2, np.sin(3 * YR)], axis=1)
+COUNTS = np.random.default_rng(0).poisson(np.exp(0.5 * XR[:, 0]))
+SMALL = {"hidden_layer_sizes": (7,), "max_iter": 8, "random_state": 0}
+
+
+def params(estimator):
+    return [*estimator.coefs_, *estimator.intercepts_]
+
+
+def assert_same(ours, theirs, rtol=0.0, atol=1e-10):
+    for a, b in zip(params(ours), params(theirs), strict=True):
+        np.testing.assert_allclose(to_numpy(a), to_numpy(b), rtol=rtol, atol=atol)
+
+
+# scikit-learn's own checks ----------------------------------------------------------------------
+
+
+@parametrize_with_checks(
+    [
+        estimator
+        for solver in SOLVERS
+        for estimator in (
+            MLPClassifier(solver=solver, max_iter=50),
+            MLPClassifier(solver=solver, max_iter=50, class_weight="balanced"),
+            MLPRegressor(solver=solver, max_iter=50),
+        )
+    ]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_checks(estimator, check):
+    if "'cupy'" in str(check):
+        status = next(s for s in portnet.backends() if s.name == "cupy")
+        if not status.usable:
+            pytest.skip(f"cupy cannot be used: {status.reason.partition('. ')[0]}")
+    check(estimator)
+
+
+def test_the_checks_of_the_array_api_are_among_them():
+    from sklearn.utils.estimator_checks import estimator_checks_generator
+
+    for made in (MLPClassifier, MLPRegressor):
+        names = [str(check) for _, check in estimator_checks_generator(made(), mark=None)]
+        assert sum("check_array_api_input" in name for name in names) >= 3
+        assert sum("check_array_api_same_namespace" in name for name in names) >= 1
+
+
+# Drop-in ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
+def test_signatures_are_scikit_learns(name):
+    ours, others = getattr(portnet, name), getattr(theirs, name)
+    theirs_init = list(inspect.signature(others.__init__).parameters.values())
+    ours_init = list(inspect.signature(ours.__init__).parameters.values())
+    for a, b in zip(ours_init, theirs_init, strict=False):
+        assert (a.name, a.kind, a.default) == (b.name, b.kind, b.default)
+    more = ours_init[len(theirs_init) :]
+    assert [p.name for p in more] == ["class_weight", "backend"][name == "MLPRegressor" :]
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is None for p in more)
+    for method in ("fit", "partial_fit", "predict", "score", "get_params", "set_params"):
+        a = list(inspect.signature(getattr(ours, method)).parameters)
+        b = list(inspect.signature(getattr(others, method)).parameters)
+        assert a[: len(b)] == b, method
+        assert set(a[len(b) :]) <= {"X_val", "y_val", "sample_weight_val"}
+    public = {n for n in dir(others) if not n.startswith("_")}
+    assert public <= set(dir(ours))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
+def test_attributes_are_scikit_learns(name, early_stopping, solver):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(X, columns=["a", "b", "c", "d"])
+    options = {"solver": solver, "early_stopping": early_stopping, **SMALL}
+    fitted = [getattr(m, name)(**options).fit(frame, Y) for m in (portnet, theirs)]
+    found = [
+        {n: v for n, v in vars(e).items() if n.endswith("_") and not n.startswith("_")}
+        for e in fitted
+    ]
+    assert set(found[0]) == set(found[1])
+    for key, value in found[1].items():
+        assert type(found[0][key]) is type(value) or isinstance(value, np.generic), key
+        if key not in ("coefs_", "intercepts_"):
+            same = np.testing.assert_allclose if key != "feature_names_in_" else None
+            if isinstance(value, str) or value is None or same is None:
+                assert np.all(found[0][key] == value), key
+            else:
+                same(found[0][key], value, rtol=1e-9, err_msg=key)
+
+
+PROBLEMS = {
+    "three classes": ("MLPClassifier", X, Y, {}),
+    "two classes": ("MLPClassifier", X, BINARY, {}),
+    "text": ("MLPClassifier", X, np.array(["x", "y", "z"])[Y], {}),
+    "labels": ("MLPClassifier", XM, YM, {}),
+    "regression": ("MLPRegressor", XR, YR, {}),
+    "three outputs": ("MLPRegressor", XR, Y3, {}),
+    "poisson": ("MLPRegressor", XR, COUNTS, {"loss": "poisson"}),
+}
+SETTINGS = {
+    "adam": {},
+    "adam, options": {"beta_1": 0.8, "beta_2": 0.99, "epsilon": 1e-4, "batch_size": 32},
+    "sgd": {"solver": "sgd", "learning_rate_init": 0.05},
+    "no nesterov": {"solver": "sgd", "learning_rate_init": 0.05, "nesterovs_momentum": False},
+    "invscaling": {"solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.5},
+    "adaptive": {
+        "solver": "sgd",
+        "learning_rate": "adaptive",
+        "learning_rate_init": 0.2,
+        "tol": 0.05,
+        "n_iter_no_change": 1,
+    },
+    "alpha": {"alpha": 3.0, "batch_size": 17},
+    "deep": {"hidden_layer_sizes": (6, 5, 4), "activation": "tanh"},
+    "logistic": {"activation": "logistic", "momentum": 0.5, "solver": "sgd"},
+    "identity": {"activation": "identity", "shuffle": False},
+    "none": {"hidden_layer_sizes": (), "alpha": 0.1},
+    "early": {"early_stopping": True, "validation_fraction": 0.3, "n_iter_no_change": 3},
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_twenty_epochs_are_scikit_learns(problem, setting):
+    """From the same random state: weights, curve, scores, and when it ends."""
+    name, features, y, more = PROBLEMS[problem]
+    options = {"hidden_layer_sizes": (8,), **more, **SETTINGS[setting]}
+    if problem == "three outputs":  # the loss is another by intention, and with it the end
+        options |= {"n_iter_no_change": 30}
+    weights = np.random.default_rng(1).uniform(0.1, 3, len(y)) if setting != "adam" else None
+    pair = [
+        getattr(m, name)(random_state=3, max_iter=20, **options).fit(features, y, weights)
+        for m in (portnet, theirs)
+    ]
+    ours, other = pair
+    assert_same(ours, other)
+    assert ours.n_iter_ == other.n_iter_
+    assert ours.t_ == other.t_
+    if problem != "three outputs":
+        np.testing.assert_allclose(ours.loss_curve_, other.loss_curve_, rtol=1e-9)
+        if options.get("early_stopping"):
+            np.testing.assert_allclose(ours.validation_scores_, other.validation_scores_)
+            assert ours.best_validation_score_ == pytest.approx(other.best_validation_score_)
+        else:
+            assert ours.best_loss_ == pytest.approx(other.best_loss_)
+    a, b = ours.predict(features), other.predict(features)
+    if name == "MLPClassifier":
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+        p = ours.predict_proba(features)
+        np.testing.assert_allclose(p, other.predict_proba(features), atol=1e-10)
+        np.testing.assert_allclose(ours.predict_log_proba(features), np.log(p))
+    else:
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+        assert a.shape == b.shape
+    assert ours.score(features, y) == pytest.approx(other.score(features, y))
+
+
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if p != "three outputs"])
+@pytest.mark.parametrize("setting", ["adam", "none", "logistic", "deep"])
+def test_lbfgs_goes_where_scikit_learns_goes(problem, setting):
+    """The first iterations are the same; where there is one minimum, both find it.
+
+    Where there are more, rounding decides in which of them long searches end.
+    """
+    name, features, y, more = PROBLEMS[problem]
+    options = {"hidden_layer_sizes": (8,), **more, **SETTINGS[setting], "solver": "lbfgs"}
+    few = [
+        getattr(m, name)(random_state=1, max_iter=10, **options).fit(features, y)
+        for m in (portnet, theirs)
+    ]
+    assert few[0].n_iter_ == few[1].n_iter_
+    assert_same(*few, atol=1e-6)
+    assert few[0].loss_ <= few[1].loss_ * (1 + 1e-6)
+    if setting != "none":
+        return
+    options |= {"tol": 1e-6, "max_iter": 2000}
+    end = [getattr(m, name)(random_state=1, **options).fit(features, y) for m in (portnet, theirs)]
+    assert end[0].loss_ <= end[1].loss_ * (1 + 1e-8)
+
+
+def test_lbfgs_with_several_outputs_is_lower_than_scikit_learns():
+    """Whose gradient is not that of its loss: compared by what is really minimized."""
+    found = []
+    for package in (portnet, theirs):
+        options = {"hidden_layer_sizes": (), "alpha": 0.0, "tol": 1e-8, "max_iter": 500}
+        net = package.MLPRegressor(solver="lbfgs", random_state=0, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net.fit(XR, Y3)
+        found.append(0.5 * ((net.predict(XR) - Y3) ** 2).sum(axis=1).mean())
+    A = np.c_[XR, np.ones(len(XR))]
+    best = 0.5 * ((A @ np.linalg.lstsq(A, Y3, rcond=None)[0] - Y3) ** 2).sum(axis=1).mean()
+    assert found[0] == pytest.approx(best, rel=1e-6)
+    assert found[0] <= found[1] * (1 + 1e-9)
+
+
+def test_warm_starts_are_scikit_learns():
+    for solver in ("adam", "sgd"):
+        pair = [m.MLPClassifier(warm_start=True, solver=solver, **SMALL) for m in (portnet, theirs)]
+        for net in pair:
+            net.fit(X, Y)
+            net.set_params(max_iter=3).fit(X, Y)
+        assert_same(*pair)
+        np.testing.assert_allclose(pair[0].loss_curve_, pair[1].loss_curve_)
+        assert len(pair[0].loss_curve_) == 11
+        assert pair[0].n_iter_ == 3
+        assert pair[0].t_ == pair[1].t_
+
+
+def test_partial_fit_is_scikit_learns_but_for_the_order():
+    """Without an order it is the same; with one, every call has another."""
+    pair = [
+        m.MLPClassifier(shuffle=False, batch_size=20, random_state=0) for m in (portnet, theirs)
+    ]
+    for net in pair:
+        for rows in (slice(0, 60), slice(60, 150), slice(20, 90)):
+            net.partial_fit(X[rows], Y[rows], classes=[0, 1, 2])
+    assert_same(*pair)
+    assert pair[0].n_iter_ == pair[1].n_iter_ == 1
+    assert pair[0].t_ == pair[1].t_
+    pair = [m.MLPClassifier(batch_size=20, random_state=0) for m in (portnet, theirs)]
+    for net in pair:
+        net.partial_fit(X, Y, classes=[0, 1, 2])
+    assert_same(*pair)  # the first call has scikit-learn's order
+    seen = []
+    for _ in range(3):
+        before = pickle.loads(pickle.dumps(pair[0]))
+        seen.append(before._random_state.permutation(len(X)))
+        pair[0].partial_fit(X, Y)
+    assert not np.array_equal(seen[0], seen[1])
+    assert not np.array_equal(seen[1], seen[2])
+
+
+def test_the_verbose_text_is_scikit_learns(capsys):
+    texts = []
+    for m in (portnet, theirs):
+        options = {"verbose": True, "random_state": 0, "tol": 0.1, "n_iter_no_change": 2}
+        m.MLPClassifier(max_iter=30, **options).fit(X, Y)
+        m.MLPClassifier(early_stopping=True, max_iter=30, **options).fit(X, Y)
+        m.MLPClassifier(
+            solver="sgd", learning_rate="adaptive", learning_rate_init=1e-5, **options
+        ).fit(X, Y)
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+
+
+def test_warnings_are_scikit_learns():
+    for options in (
+        {"max_iter": 2},
+        {"max_iter": 2, "solver": "lbfgs"},
+        {"max_fun": 2, "solver": "lbfgs"},
+    ):
+        texts = []
+        for m in (portnet, theirs):
+            with pytest.warns(ConvergenceWarning) as caught:
+                m.MLPClassifier(random_state=0, **options).fit(X, Y)
+            texts.append("".join(str(caught[0].message).split()))
+            if m is portnet:
+                assert caught[0].filename == __file__  # where the user called fit
+        assert texts[0] == texts[1]
+    with pytest.warns(UserWarning, match="It is going to be clipped"):
+        MLPClassifier(batch_size=1000, **SMALL).fit(X, Y)
+    with pytest.warns(DataConversionWarning):
+        MLPClassifier(**SMALL).fit(X, Y[:, None])
+
+
+def test_the_documentations_examples():
+    path = Path(__file__).parent.parent / "ci" / "sklearn_examples.py"
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("the same") == 9
+
+
+def test_scikit_learns_own_tests(tmp_path):
+    """As they are installed, with the import replaced; one calls a private method."""
+    pytest.importorskip("sklearn.neural_network.tests.test_mlp", reason="tests are not installed")
+    source = Path(theirs.__file__).parent / "tests" / "test_mlp.py"
+    line = "from sklearn.neural_network import MLPClassifier, MLPRegressor"
+    text = source.read_text()
+    assert line in text
+    (tmp_path / "test_theirs.py").write_text(
+        text.replace(line, line.replace("sklearn.neural_network", "portnet"))
+    )
+    (tmp_path / "conftest.py").write_text("from sklearn.conftest import *\n")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            "--deselect",
+            "test_theirs.py::test_gradient",
+            "test_theirs.py",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+# The gradient -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if p != "text"])
+def test_the_gradient_is_the_derivative_of_the_loss(problem, activation, weighted):
+    """For any number of outputs, with weights and alpha, in blocks."""
+    name, features, y, more = PROBLEMS[problem]
+    net = getattr(portnet, name)(activation=activation, **more, **SMALL)
+    w = np.random.default_rng(2).uniform(0, 2, len(y)) if weighted else None
+    net.fit(features, y, w)
+    place = portnet.backend.backend_of(features)
+    model, p = solvers.network(net.coefs_, net.intercepts_, activation)
+    loss, _ = net._output()
+    target = net._encode(y)
+    target = target if target.ndim == 1 else target.astype(float)
+    rows = descent.Rows(place, features, target, w)
+    total = len(y) if w is None else w.sum()
+    f, v, _ = solvers.over_all_rows(model, loss, 0.7, lambda: rows.batches(29), total, p)
+    value, gradient = f(v)
+    draw = np.random.default_rng(3)
+    for _ in range(3):
+        d = draw.standard_normal(len(v))
+        h = 1e-6
+        numeric = (f(v + h * d)[0] - f(v - h * d)[0]) / (2 * h)
+        assert gradient @ d == pytest.approx(numeric, rel=1e-5, abs=1e-7)
+    whole, _, _ = solvers.over_all_rows(model, loss, 0.7, lambda: rows.batches(10**6), total, p)
+    np.testing.assert_allclose(whole(v)[1], gradient, atol=1e-12)
+    assert whole(v)[0] == pytest.approx(value)
+
+
+# Every library ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_every_library(xp, problem, solver):
+    """Arrays stay where they are; the answers are NumPy's, there."""
+    if xp.id == "numpy-readonly":
+        pytest.skip("NumPy is data on the host here; read-only data are scikit-learn's checks'")
+    if (solver != "adam" or xp.id == "jax") and problem != "three classes":
+        pytest.skip("shown by adam, and by the other libraries")
+    if xp.id == "strict-no_x64" and problem in ("three classes", "text"):
+        pytest.skip("array-api-strict 2.6.1: argmax makes int64, which no_x64 has not")
+    name, features, y, more = PROBLEMS[problem]
+    options = {**more, **SMALL, "solver": solver, "max_iter": 4}
+    weights = np.random.default_rng(1).uniform(0.1, 3, len(y))
+    expected = getattr(portnet, name)(**options)
+    with portnet.use_backend("numpy", dtype="float64"):
+        expected.fit(features.astype(xp.float_name), y, weights.astype(xp.float_name))
+    ours = getattr(portnet, name)(**options)
+    there = xp.asarray(features)
+    ours.fit(there, y if problem == "text" else xp.asarray(y), xp.asarray(weights))
+    atol = 1e-10 if xp.float_name == "float64" else 1e-3
+    for a, b in zip(params(ours), params(expected), strict=True):
+        xp.check_kind(a)
+        np.testing.assert_allclose(xp.numpy(a), b, atol=atol)
+    methods = (
+        ["predict", "predict_proba", "predict_log_proba"]
+        if name == "MLPClassifier"
+        else ["predict"]
+    )
+    for method in methods:
+        answer = getattr(ours, method)(there)
+        host = getattr(expected, method)(features.astype(xp.float_name))
+        if problem == "text" and method == "predict":
+            assert isinstance(answer, np.ndarray)
+            assert (answer == host).mean() > 0.98
+            continue
+        assert portnet.get_backend().holds(answer)
+        assert xp.numpy(answer).shape == host.shape
+        np.testing.assert_allclose(xp.numpy(answer), host, atol=10 * atol, rtol=1e-3)
+        if xp.id != "strict-no_x64":
+            assert xp.numpy(answer).dtype == host.dtype
+    score = ours.score(there, y, weights)
+    assert type(score) is float
+    assert score == pytest.approx(expected.score(features, y, weights), abs=0.02)
+    if solver != "lbfgs" and problem != "labels":
+        ours.partial_fit(there, y)
+        assert portnet.get_backend().holds(ours.coefs_[0])
+
+
+def test_host_data_go_to_the_backend_and_answers_come_back(library):
+    """`backend`, or else the process's; both answer on the host, and arrays of the library there."""
+    X32 = X.astype(np.float32)
+    for net in (MLPClassifier(backend=library, **SMALL), MLPClassifier(**SMALL)):
+        if net.backend is None:
+            portnet.set_backend(library)
+        net.fit(X32, Y)
+        assert portnet.backend.backend_of(net.coefs_[0]).name == library
+        for answer in (net.predict(X32), net.predict_proba(X32), net.predict_log_proba(X32)):
+            assert type(answer) is np.ndarray
+        there = portnet.backend.backend_of(net.coefs_[0]).asarray(X32)
+        assert not is_host(net.predict_proba(there))
+        net.partial_fit(X32, Y)
+        assert portnet.backend.backend_of(net.coefs_[0]).name == library
+        portnet.set_backend("numpy")
+
+
+def test_a_backend_with_a_device(torch):
+    net = MLPClassifier(backend="torch:cpu", **SMALL).fit(X, Y)
+    assert net.coefs_[0].device == torch.device("cpu")
+    assert net.coefs_[0].dtype == torch.float64  # X's
+    for name, message in (("tohrch", "did you mean 'torch'"), ("torch:moon", "unknown device")):
+        with pytest.raises(ValueError, match=message):
+            MLPClassifier(backend=name).fit(X, Y)
+    # Arrays decide for themselves.
+    there = torch.asarray(X)
+    assert isinstance(MLPClassifier(backend="numpy", **SMALL).fit(there, Y).coefs_[0], torch.Tensor)
+
+
+def test_dtypes_follow_the_features(torch):
+    for dtype, expected in [
+        (np.float32, "float32"),
+        (np.float64, "float64"),
+        (np.int32, "float64"),
+        (np.float16, "float64"),
+        (bool, "float64"),
+    ]:
+        for data in (X.astype(dtype), torch.asarray(X.astype(dtype))):
+            net = MLPRegressor(**SMALL).fit(data, YR[:1].repeat(150) + X[:, 0])
+            assert {str(a.dtype).rpartition(".")[2] for a in params(net)} == {expected}
+            assert str(net.predict(data).dtype).endswith(expected)
+    net = MLPClassifier(**SMALL).fit(X.astype(np.float32), Y)
+    assert net.predict_proba(X).dtype == np.float32  # the network's
+    assert net.partial_fit(X, Y).coefs_[0].dtype == np.float32
+
+
+def test_another_library_is_an_error_that_says_what_to_do(torch):
+    there = torch.asarray(X)
+    net = MLPClassifier(**SMALL).fit(there, Y)
+    message = r"MLPClassifier.predict\(\) must use the same namespace .* estimator.to\('torch'\)"
+    with pytest.raises(ValueError, match=message):
+        net.predict(X)
+    host = MLPClassifier(**SMALL).fit(X, Y)
+    with pytest.raises(ValueError, match=r"MLPClassifier.predict_proba\(\) must use the same"):
+        host.predict_proba(there)
+    with pytest.raises(ValueError, match=r"MLPClassifier.partial_fit\(\) must use the same"):
+        host.partial_fit(there, Y)
+    assert net.fit(X, Y).predict(X).shape == (150,)  # a new fit is free to go elsewhere
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_moving(torch, solver):
+    """To another backend and back: the same numbers; and it goes on as it would have."""
+    net = MLPClassifier(solver=solver, **SMALL).fit(X, Y)
+    there = net.to("torch")
+    assert there is not net
+    assert isinstance(there.coefs_[0], torch.Tensor)
+    assert isinstance(net.coefs_[0], np.ndarray)
+    assert isinstance(there.predict(torch.asarray(X)), torch.Tensor)
+    np.testing.assert_array_equal(there.predict(X), net.predict(X))
+    back = there.move_to("numpy")
+    assert_same(back, net, atol=0)
+    assert back.coefs_[0].dtype == np.float64
+    assert net.to("torch", dtype="float32").coefs_[0].dtype == torch.float32
+    if solver != "lbfgs":
+        for moved in (back, there):
+            again = pickle.loads(pickle.dumps(net)).partial_fit(X, Y)
+            assert_same(moved.partial_fit(X, Y), again, atol=1e-12)
+            assert len(moved.loss_curve_) == len(net.loss_curve_) + 1
+    with pytest.raises(NotFittedError):
+        MLPClassifier().to("torch")
+
+
+def test_scikit_learns_way_of_moving(torch):
+    from sklearn.utils._array_api import move_estimator_to
+
+    net = MLPRegressor(early_stopping=True, **SMALL).fit(torch.asarray(XR), torch.asarray(YR))
+    moved = move_estimator_to(net, np, "cpu")
+    assert_same(moved, net, atol=0)
+    np.testing.assert_allclose(moved.predict(XR), net.predict(torch.asarray(XR)).numpy())
+    assert isinstance(moved._optimizer.state.m[0]["W"], np.ndarray)
+
+
+def test_frames():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    names = ["a", "b", "c", "d"]
+    plain = MLPClassifier(**SMALL).fit(X, Y)
+    text = np.array(["x", "y", "z"], dtype=object)[Y]
+    for frame, column, labels in [
+        (
+            pandas.DataFrame(X, columns=names, index=range(7, 157)),
+            pandas.Series(Y),
+            pandas.Series(text),
+        ),
+        (polars.DataFrame(X, schema=names), polars.Series(Y), polars.Series(text.tolist())),
+    ]:
+        net = MLPClassifier(**SMALL).fit(frame, column)
+        assert_same(net, plain, atol=0)
+        assert net.feature_names_in_.tolist() == names
+        assert isinstance(net.predict(frame), np.ndarray)
+        with pytest.warns(UserWarning, match="does not have valid feature names"):
+            net.predict(X)
+        assert set(MLPClassifier(**SMALL).fit(frame, labels).predict(frame)) <= set("xyz")
+    with pytest.raises(ValueError, match="feature names should match"):
+        net.predict(frame.rename({"a": "e"}))
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csr_array", "csc_matrix", "coo_array"])
+@pytest.mark.parametrize("options", [{}, {"early_stopping": True}, {"solver": "lbfgs"}])
+def test_sparse_rows_become_dense_batch_by_batch(options, kind, monkeypatch):
+    sparse = pytest.importorskip("scipy.sparse")
+    dense = np.where(np.abs(X) > 0.7, X, 0)
+    rows = getattr(sparse, kind)(dense)
+    options = {"batch_size": 40, **SMALL, **options}
+    plain = MLPClassifier(**options).fit(dense, Y)
+    monkeypatch.setattr(descent, "block", lambda rows, params: 40)
+    made, whole = [], sparse.csr_matrix.toarray
+    for name in ("csr_matrix", "csr_array"):
+
+        def toarray(self, *args, **kwargs):
+            made.append(self.shape[0])
+            return whole(self, *args, **kwargs)
+
+        monkeypatch.setattr(getattr(sparse, name), "toarray", toarray)
+    net = MLPClassifier(**options).fit(rows, Y)
+    assert_same(net, plain, atol=1e-9)
+    np.testing.assert_allclose(net.predict_proba(rows), plain.predict_proba(dense), atol=1e-9)
+    assert max(made) <= 40
+
+
+def test_sparse_rows_go_to_a_backend(torch):
+    sparse = pytest.importorskip("scipy.sparse")
+    net = MLPClassifier(backend="torch", **SMALL).fit(sparse.csr_matrix(X), Y)
+    assert isinstance(net.coefs_[0], torch.Tensor)
+    assert_same(net, MLPClassifier(**SMALL).fit(X, Y))
+    assert isinstance(net.predict(sparse.csr_matrix(X)), np.ndarray)
+
+
+def test_sparse_labels():
+    sparse = pytest.importorskip("scipy.sparse")
+    pair = [m.MLPClassifier(**SMALL).fit(XM, sparse.csr_matrix(YM)) for m in (portnet, theirs)]
+    assert_same(*pair)
+    a, b = (net.predict(XM) for net in pair)
+    assert sparse.issparse(a) == sparse.issparse(b)
+    np.testing.assert_array_equal(np.asarray(a.todense()), np.asarray(b.todense()))
+
+
+# Weights ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_weights_count_rows(solver):
+    """k is k copies, 0 is none (in any batches), and twice all of them is as if alpha were half."""
+    draw = np.random.default_rng(0)
+    options = {**SMALL, "solver": solver, "max_iter": 5}
+    w = draw.integers(0, 4, len(X))
+    whole = {**options, "batch_size": 10**4}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        a = MLPClassifier(**whole).fit(X, Y, w)
+        b = MLPClassifier(**whole).fit(X.repeat(w, axis=0), Y.repeat(w))
+    assert_same(a, b)
+    met = w > 0
+    c = MLPClassifier(batch_size=16, **options).fit(X, Y, w)
+    d = MLPClassifier(batch_size=16, **options).fit(X[met], Y[met], w[met])
+    assert_same(c, d, atol=0)
+    assert c.t_ == d.t_
+    assert_same(
+        MLPClassifier(**options).fit(X, Y, np.full(150, 2.0)),
+        MLPClassifier(alpha=0.5e-4, **options).fit(X, Y, 1.0),
+    )
+
+
+def test_class_weights():
+    w = {0: 1.0, 1: 5.0, 2: 0.5}
+    each = np.array([w[label] for label in Y])
+    options = {"batch_size": 30, **SMALL}
+    expected = MLPClassifier(**options).fit(X, Y, each)
+    assert_same(MLPClassifier(class_weight=w, **options).fit(X, Y), expected, atol=0)
+    text = np.array(["x", "y", "z"])[Y]
+    of_text = {"y": 5.0, "z": 0.5}  # 1 for the rest
+    assert_same(MLPClassifier(class_weight=of_text, **options).fit(X, text), expected, atol=0)
+    own = np.random.default_rng(0).uniform(0, 1, 150)
+    assert_same(
+        MLPClassifier(class_weight=w, **options).fit(X, Y, own),
+        MLPClassifier(**options).fit(X, Y, own * each),
+        atol=0,
+    )
+    few = np.r_[0:50, 50:60, 100:130]
+    balanced = MLPClassifier(class_weight="balanced", **options).fit(X[few], Y[few])
+    by_hand = {0: 90 / 3 / 50, 1: 90 / 3 / 10, 2: 90 / 3 / 30}
+    assert_same(balanced, MLPClassifier(class_weight=by_hand, **options).fit(X[few], Y[few]))
+    binary = MLPClassifier(class_weight={1: 3.0}, **options).fit(X, BINARY)
+    assert_same(binary, MLPClassifier(**options).fit(X, BINARY, 1.0 + 2.0 * BINARY), atol=0)
+
+
+def test_class_weights_of_labels():
+    from sklearn.utils.class_weight import compute_sample_weight
+
+    options = {"batch_size": 30, **SMALL}
+    for given in ("balanced", [{0: 1, 1: 2}, {0: 3, 1: 1}, {0: 1, 1: 1}]):
+        w = compute_sample_weight(given, YM)
+        a = MLPClassifier(class_weight=given, **options).fit(XM, YM)
+        assert_same(a, MLPClassifier(**options).fit(XM, YM, w), atol=0)
+
+
+def test_balanced_classes_in_parts():
+    """All rows so far are counted, not only those of the call."""
+    options = {"shuffle": False, **SMALL}
+    net = MLPClassifier(class_weight="balanced", **options)
+    plain = MLPClassifier(**options)
+    counts = np.zeros(3)
+    for rows in (np.r_[0:50, 50:60], np.r_[60:100], np.r_[100:150]):
+        counts += np.bincount(Y[rows], minlength=3)
+        met = counts > 0
+        w = np.where(met, counts.sum() / met.sum() / np.maximum(counts, 1), 1)[Y[rows]]
+        net.partial_fit(X[rows], Y[rows], classes=[0, 1, 2])
+        plain.partial_fit(X[rows], Y[rows], w, classes=[0, 1, 2])
+        assert_same(net, plain)
+
+
+# A validation set of one's own ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_validation_set(problem):
+    """Scores are those of the rows given, all rows are trained on, and the best weights kept."""
+    name, features, y, more = PROBLEMS[problem]
+    options = {**more, **SMALL, "max_iter": 30, "learning_rate_init": 0.05, "n_iter_no_change": 4}
+    w = np.random.default_rng(0).uniform(0.5, 2, 30)
+    net = getattr(portnet, name)(early_stopping=True, **options)
+    net.fit(features[30:], y[30:], X_val=features[:30], y_val=y[:30], sample_weight_val=w)
+    assert len(net.validation_scores_) == net.n_iter_
+    assert net.best_validation_score_ == max(net.validation_scores_)
+    assert net.score(features[:30], y[:30], w) == pytest.approx(net.best_validation_score_)
+    assert net.t_ == net.n_iter_ * (len(y) - 30)
+    best = int(np.argmax(net.validation_scores_)) + 1
+    short = getattr(portnet, name)(**{**options, "max_iter": best, "n_iter_no_change": 99})
+    assert_same(short.fit(features[30:], y[30:]), net, atol=0)
+
+
+def test_bad_validation_sets():
+    net = MLPClassifier(early_stopping=True, **SMALL)
+    for given, message in [
+        ({"X_val": X}, "X_val is provided, but y_val was not"),
+        ({"y_val": Y}, "y_val is provided, but X_val was not"),
+        ({"sample_weight_val": Y}, "sample_weight_val is provided, but X_val"),
+        ({"X_val": X[:, :2], "y_val": Y}, "X has 2 features, but MLPClassifier is expecting 4"),
+        ({"X_val": X, "y_val": Y[:9]}, "inconsistent numbers of samples"),
+        ({"X_val": X, "y_val": Y + 1}, r"`y_val` has classes not in `y`: \[3\]"),
+        ({"X_val": X[:1], "y_val": Y[:1]}, "The validation set is too small"),
+        ({"X_val": X, "y_val": Y, "sample_weight_val": -Y}, "Negative values"),
+        ({"X_val": X * np.nan, "y_val": Y}, "Input X contains NaN"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            net.fit(X, Y, **given)
+        assert not hasattr(net, "coefs_")
+    with pytest.raises(ValueError, match="early_stopping is False"):
+        MLPClassifier(**SMALL).fit(X, Y, X_val=X, y_val=Y)
+
+
+# The ecosystem ----------------------------------------------------------------------------------
+
+
+def test_a_pipeline_transforms_the_validation_set():
+    from sklearn import config_context
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    raw = 5 + 3 * X
+    options = {"early_stopping": True, **SMALL}
+    with config_context(enable_metadata_routing=True):
+        net = MLPClassifier(**options).set_fit_request(X_val=True, y_val=True)
+        pipeline = make_pipeline(StandardScaler(), net, transform_input=["X_val"])
+        pipeline.fit(raw[30:], Y[30:], X_val=raw[:30], y_val=Y[:30])
+    scaler = StandardScaler().fit(raw[30:])
+    plain = MLPClassifier(**options).fit(
+        scaler.transform(raw[30:]), Y[30:], X_val=scaler.transform(raw[:30]), y_val=Y[:30]
+    )
+    assert_same(pipeline[-1], plain, atol=0)
+
+
+def test_grid_search_with_workers(torch):
+    """They do not inherit the process's backend, and take the parameter."""
+    from sklearn.model_selection import GridSearchCV, cross_val_score
+
+    grid = {"alpha": [1e-4, 1.0], "hidden_layer_sizes": [(5,), ()]}
+    found = [
+        GridSearchCV(m.MLPClassifier(**SMALL), grid, n_jobs=jobs, cv=2).fit(X, Y)
+        for m, jobs in ((portnet, 2), (theirs, None))
+    ]
+    np.testing.assert_allclose(*(s.cv_results_["mean_test_score"] for s in found))
+    assert found[0].best_params_ == found[1].best_params_
+    search = GridSearchCV(MLPClassifier(backend="torch", **SMALL), {"alpha": [0.1, 1]}, n_jobs=2)
+    assert isinstance(search.fit(X, Y).best_estimator_.coefs_[0], torch.Tensor)
+    assert len(cross_val_score(MLPRegressor(**SMALL), XR, YR, cv=3)) == 3
+
+
+def test_clones_pickles_and_joblib(tmp_path):
+    joblib = pytest.importorskip("joblib")
+    for solver in SOLVERS:
+        net = MLPClassifier(solver=solver, class_weight="balanced", **SMALL).fit(X, Y)
+        assert not hasattr(clone(net), "coefs_")
+        assert clone(net).get_params() == net.get_params()
+        joblib.dump(net, tmp_path / "net")
+        for other in (pickle.loads(pickle.dumps(net)), joblib.load(tmp_path / "net")):
+            np.testing.assert_array_equal(other.predict_proba(X), net.predict_proba(X))
+            if solver != "lbfgs":
+                again = pickle.loads(pickle.dumps(net))
+                assert_same(other.partial_fit(X, Y), again.partial_fit(X, Y), atol=0)
+
+
+def test_meta_estimators_and_inspection():
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier, StackingClassifier
+    from sklearn.inspection import permutation_importance
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    net = MLPClassifier(hidden_layer_sizes=(7,), max_iter=20, random_state=0, solver="lbfgs")
+    for made in (
+        CalibratedClassifierCV(net, cv=2),
+        StackingClassifier([("net", net)], LogisticRegression(), cv=2),
+        BaggingClassifier(net, n_estimators=2, random_state=0),
+        OneVsRestClassifier(net),
+        AdaBoostClassifier(net, n_estimators=2, random_state=0),
+    ):
+        assert made.fit(X, Y).score(X, Y) > 0.8
+    importance = permutation_importance(net.fit(X, Y), X, Y, n_repeats=2, random_state=0)
+    assert importance.importances_mean.argmax() in (2, 3)  # the petals
+
+
+def test_decision_boundary_display():
+    pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
+    from sklearn.inspection import DecisionBoundaryDisplay
+
+    net = MLPClassifier(**SMALL).fit(X[:, :2], Y)
+    for method in ("predict", "predict_proba"):
+        display = DecisionBoundaryDisplay.from_estimator(
+            net, X[:, :2], response_method=method, grid_resolution=10
+        )
+        assert display.response.shape[:2] == (10, 10)
+    pyplot.close("all")
+
+
+# Bad input --------------------------------------------------------------------------------------
+
+HUGE = np.full((4, 4), 1e300)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"alpha": -1},
+            r"The 'alpha' parameter of MLPClassifier must be a float in the range "
+            r"\[0.0, inf\). Got -1 instead.",
+        ),
+        ({"solver": "newton"}, "The 'solver' parameter of MLPClassifier must be a str among"),
+        ({"hidden_layer_sizes": (3, 0)}, r"hidden_layer_sizes must be > 0, got \[3, 0\]."),
+        ({"hidden_layer_sizes": (3.5,)}, r"hidden_layer_sizes must be integers > 0, got \[3.5\]"),
+        ({"max_iter": 0}, "The 'max_iter' parameter of MLPClassifier must be an int in the range"),
+        ({"backend": 3}, "The 'backend' parameter of MLPClassifier must be an instance of 'str'"),
+        ({"backend": "nupmy"}, "did you mean 'numpy'"),
+        ({"class_weight": "even"}, "The 'class_weight' parameter of MLPClassifier must be"),
+        ({"class_weight": {7: 1.0}}, "class_weight: expected classes among 0, 1, 2, got 7"),
+        ({"class_weight": {0: -1.0}}, "class_weight: expected a finite weight >= 0 for 0, got -1"),
+        ({"class_weight": {0: 0, 1: 0, 2: 0}}, "at least one weight above 0"),
+        ({"early_stopping": True, "validation_fraction": 0.0}, "validation_fraction: .* got 0.0"),
+    ],
+)
+def test_bad_parameters(options, message):
+    net = MLPClassifier(**{**SMALL, **options})
+    with pytest.raises(ValueError, match=message):
+        net.fit(X, Y)
+    assert [n for n in vars(net) if n.endswith("_")] == []
+
+
+BAD = [
+    (X[:, :2], Y, None, "X has 2 features, but MLPClassifier is expecting 4 features as input"),
+    (X[0], Y[:1], None, "Reshape your data"),
+    (X[:0], Y[:0], None, r"Found array with 0 sample\(s\)"),
+    (X * 1j, Y, None, "Complex data not supported"),
+    (np.where(X > 2, np.nan, X), Y, None, "Input X contains NaN"),
+    (np.where(X > 2, np.inf, X), Y, None, "Input X contains inf"),
+    (X, Y[:9], None, "inconsistent numbers of samples"),
+    (X, None, None, "requires y to be passed, but the target y is None"),
+    (X, Y + 7, None, "`y` has classes not in `self.classes_`"),
+    (X, X[:, 0], None, "Unknown label type: "),
+    (X, ["a", 1, 2] * 50, None, r"Mix of label input types \(number and string\) in y"),
+    (X, Y, -np.ones(150), "Negative values in data passed to `sample_weight`"),
+    (X, Y, np.zeros(150), "weight.*zero|zero.*weight"),
+    (X, Y, np.ones(9), "sample_weight.shape == "),
+    (X, Y, np.full(150, np.nan), "Input sample_weight contains NaN"),
+    (X, Y, np.full(150, 1e308), "sum of the weights is too large"),
+    ([["a", "b", "c", "d"]], [0], None, "could not convert string to float"),
+]
+
+
+@pytest.mark.parametrize(("features", "y", "w", "message"), BAD)
+@pytest.mark.parametrize("device", [False, True])
+def test_after_an_error_it_predicts_as_before(features, y, w, message, device, request):
+    """In partial_fit and in fit; the messages are scikit-learn's, on a device, too."""
+    move = request.getfixturevalue("torch").asarray if device else np.asarray
+    if isinstance(features, list):
+        pytest.skip("no array") if device else None
+    else:
+        features = move(features)
+    net = MLPClassifier(**SMALL).partial_fit(move(X), Y, classes=[0, 1, 2])
+    before, attributes = net.predict_proba(move(X)), dict(vars(net))
+    first = "classes not in" in message or "features, but" in message
+    for method in ["partial_fit", "fit"][: 1 if first else 2]:
+        with pytest.raises((ValueError, TypeError), match=message):
+            getattr(net, method)(features, y, w)
+        assert bool((net.predict_proba(move(X)) == before).all())
+        assert vars(net) == attributes
+    net.partial_fit(move(X), Y)
+    assert not bool((net.predict_proba(move(X)) == before).all())
+
+
+def test_values_that_overflow_the_dtype():
+    for made, x, y, w, name in [
+        (MLPRegressor, XR.astype(np.float32), YR * 1e300, None, "y"),
+        (MLPRegressor, XR.astype(np.float32), YR, np.full(len(YR), 1e300), "sample_weight"),
+    ]:
+        with pytest.raises(ValueError, match=f"{name}: a value of .* is too large for float32"):
+            made(**SMALL).fit(x, y, w)
+    net = MLPRegressor(**SMALL).fit(XR.astype(np.float32), YR)
+    for call in (net.predict, lambda x: net.partial_fit(x, YR)):
+        with pytest.raises(ValueError, match=r"X: a value of .* is too large for float32"):
+            call(XR * 1e300)
+
+
+def test_a_class_that_early_stopping_leaves_out():
+    y = np.arange(150) % 2
+    y[3] = 2
+    said = []
+    for seed in range(30):
+        net = MLPClassifier(early_stopping=True, **{**SMALL, "random_state": seed})
+        try:
+            net.fit(X, y)
+        except ValueError as error:
+            said.append(str(error))
+    assert 0 < len(said) < 10  # about a tenth
+    for message in said:
+        assert "all rows of the classes [2] are in the validation set" in message
+        assert "X_val and y_val" in message
+
+
+def test_runaway_numbers():
+    options = {"solver": "sgd", "learning_rate_init": 1e3, "activation": "identity"}
+    with pytest.raises(
+        ValueError, match=r"Solver produced non-finite parameter weights.*iteration"
+    ):
+        MLPRegressor(**{**SMALL, "max_iter": 100}, **options).fit(XR, 1e3 * YR)
+    net = MLPRegressor(early_stopping=True, **{**SMALL, "max_iter": 100}, **options)
+    with pytest.warns(
+        ConvergenceWarning, match="parameters are those of the best validation score"
+    ):
+        net.fit(XR, 1e3 * YR)
+    assert np.isfinite(net.predict(XR)).all()
+    assert net.n_iter_ == len(net.loss_curve_) == len(net.validation_scores_) < 100
+    with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"):
+        MLPRegressor(solver="lbfgs", **SMALL).fit(1e300 * XR, YR)
+
+
+def test_poisson_is_for_counts():
+    with pytest.raises(ValueError, match=r"out of the valid range of the loss 'poisson'.*y >= 0"):
+        MLPRegressor("poisson", **SMALL).fit(XR, YR)
+
+
+def test_a_network_that_goes_on_keeps_its_sizes():
+    net = MLPClassifier(warm_start=True, **SMALL).fit(X, Y)
+    net.set_params(hidden_layer_sizes=(9,))
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes=\(9,\): .* Use a new estimator"):
+        net.fit(X, Y)
+    with pytest.raises(ValueError, match="warm_start can only be used where `y` has the same"):
+        net.set_params(hidden_layer_sizes=(7,)).fit(X, BINARY)
+
+
+def test_ctrl_c_ends_after_the_step(monkeypatch):
+    """With scikit-learn's warning; what was learned so far is kept."""
+    epochs, whole = [], descent._epoch
+
+    def epoch(step, rows, now, size, pressed):
+        epochs.append(now.n_iter)
+        if len(epochs) == 3:
+            pressed.append(2)
+        return whole(step, rows, now, size, pressed)
+
+    monkeypatch.setattr(descent, "_epoch", epoch)
+    net = MLPClassifier(batch_size=50, **SMALL)
+    with pytest.warns(UserWarning, match="Training interrupted by user."):
+        net.fit(X, Y)
+    assert net.n_iter_ == len(net.loss_curve_) == 2
+    assert net.predict(X).shape == (150,)
+
+
+def test_warnings_that_are_errors_lose_nothing():
+    net = MLPClassifier(**SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ConvergenceWarning):
+            net.fit(X, Y)
+    assert net.score(X, Y) > 0
+
+
+def test_user_set_weights_are_used():
+    net = MLPRegressor(hidden_layer_sizes=(), max_iter=1).fit(XR, YR)
+    net.coefs_ = [np.ones((5, 1))]
+    net.intercepts_[0][:] = 2.0
+    np.testing.assert_allclose(net.predict(XR), XR.sum(axis=1) + 2)
