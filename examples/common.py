@@ -41,13 +41,13 @@ def begin(options: argparse.ArgumentParser, dtype: str = "float64") -> argparse.
     return args
 
 
-def scikit_learn_data(options: argparse.ArgumentParser, loader: str) -> Any:
+def scikit_learn_data(options: argparse.ArgumentParser, loader: str, **how: Any) -> Any:
     """Return a data set that comes with scikit-learn; without it, the program ends."""
     try:
         from sklearn import datasets
     except ImportError:
         options.error('the data come with scikit-learn: pip install ".[sklearn]"')
-    return getattr(datasets, loader)()
+    return getattr(datasets, loader)(**how)
 
 
 def picture(draw: Callable[..., Any], path: Path, *args: Any, **options: Any) -> None:

@@ -14,7 +14,7 @@ import portnet
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ["pattern_weaver", "two_blobs", "patterns_2x2", "single_neuron", "xor", "blobs"]
-NAMES += ["training_features"]
+NAMES += ["training_features", "sklearn_pipeline"]
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "ci")]
 
 
@@ -27,7 +27,7 @@ def run(monkeypatch, capsys, tmp_path):
     """Run an example with arguments; returns what it printed (and leaves the picture in tmp_path)."""
 
     def run(name, *args, stdin="", code=0):
-        if name == "training_features":
+        if name in ("training_features", "sklearn_pipeline"):
             pytest.importorskip("sklearn", reason="scikit-learn is not installed")
         monkeypatch.setattr(sys, "argv", [name, "--out", str(tmp_path), *map(str, args)])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
@@ -263,21 +263,26 @@ def test_blobs_compare_with_what_cannot_be_used(run):
 # All that fit does ------------------------------------------------------------------------------
 
 
-def test_training_features_prints_what_readme_says(run):
+@pytest.mark.parametrize(
+    ("name", "begins"), [("training_features", "1. Raw"), ("sklearn_pipeline", "best of")]
+)
+def test_it_prints_what_readme_says(name, begins, run):
     """The same words, and numbers but for rounding: other machines add up in another order."""
-    printed = re.sub(r"^picture.*\n", "", run("training_features"), flags=re.MULTILINE)
+    printed = re.sub(r"^picture.*\n", "", run(name), flags=re.MULTILINE)
     readme = (EXAMPLES.parent / "README.md").read_text()
-    told = re.search(r"^```text\n(1\. Raw.*?)^```$", readme, re.MULTILINE | re.DOTALL).group(1)
+    block = rf"^```text\n({re.escape(begins)}.*?)^```$"
+    told = re.search(block, readme, re.MULTILINE | re.DOTALL).group(1)
     number = r"\d+\.?\d*(?:e[+-]\d+)?"
     assert re.sub(number, "#", printed).split() == re.sub(number, "#", told).split()
     for ours, theirs in zip(re.findall(number, printed), re.findall(number, told), strict=True):
         assert float(ours) == pytest.approx(float(theirs), rel=0.02, abs=0.002)
 
 
-def test_training_features_without_scikit_learn(run, monkeypatch):
-    run("training_features", "--epochs", 1)
+@pytest.mark.parametrize("name", ["training_features", "sklearn_pipeline"])
+def test_without_scikit_learn(name, run, monkeypatch):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    run("training_features", code=2)
+    run(name, code=2)
     assert 'the data come with scikit-learn: pip install ".[sklearn]"' in run.err
 
 
@@ -287,7 +292,10 @@ def test_training_features_without_scikit_learn(run, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_on_every_library(name, library, run):
     short = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL}.get(name, [])
-    epochs = {"blobs": 2, "xor": 60, "patterns_2x2": 60, "training_features": 2}.get(name, 200)
+    few = {"blobs": 2, "xor": 60, "patterns_2x2": 60, "training_features": 2, "sklearn_pipeline": 2}
+    epochs = few.get(name, 200)
+    if name == "sklearn_pipeline" and library not in ("torch", "cupy"):
+        pytest.skip("many processes, each with the library: one is enough")
     run(name, "--backend", library, *short, "--epochs", epochs)
 
 

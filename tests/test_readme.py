@@ -12,6 +12,7 @@ import portnet
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+USABLE = [status.name for status in portnet.backends() if status.usable]
 SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
@@ -33,15 +34,26 @@ def test_the_snippet_of_training():
     assert names["run"].classes.tolist() == ["ant", "bee", "cat"]
 
 
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_the_drop_in_snippet():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    other = next(b for b in ("torch", "numpy") if b in USABLE)  # for the GPU
+    draw = np.random.default_rng(0)
+    X, y = draw.standard_normal((80, 4)), np.arange(80) % 2
+    names = {"X": X, "y": y, "Xv": X, "yv": y, "Xnew": X[:5]}
+    exec(SNIPPETS[2].replace("cupy", other), names)
+    assert names["net"].n_iter_ == len(names["net"].validation_scores_)
+
+
 def test_the_layer_in_ten_lines():
     names = {}
-    exec(SNIPPETS[2], names)
-    body = re.search(r"^@dataclass.*?(?=\n\n\n)", SNIPPETS[2], re.MULTILINE | re.DOTALL).group()
+    exec(SNIPPETS[3], names)
+    body = re.search(r"^@dataclass.*?(?=\n\n\n)", SNIPPETS[3], re.MULTILINE | re.DOTALL).group()
     code = [line for line in body.splitlines() if line.strip() and '"""' not in line]
     assert len(code) <= 10
     run = portnet.Trainer(names["net"], "squared_error").fit([[0.0], [1.0]], [0.0, 1.0], epochs=2)
     assert len(run.history["loss"]) == 2
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
 
 
 def test_there_are_two_commands_near_the_top():

@@ -1,7 +1,9 @@
 """The structure that design.md promises: imports go one way, maths files know no array library."""
 
 import ast
-import importlib
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,19 @@ ALLOWED = {
         "tree",
         "watching",
     },
+    "solvers": {"backend", "layers", "losses", "optimizers", "tree"},
+    "descent": {"backend", "faults", "layers", "lbfgs", "losses", "run", "solvers", "tree"},
+    "following": {"backend", "validation"},
+    "estimators": {
+        "backend",
+        "descent",
+        "following",
+        "labels",
+        "losses",
+        "solvers",
+        "tree",
+        "validation",
+    },
     "plots": set(),
     "__main__": {"", "backend"},
 }
@@ -69,7 +84,7 @@ INNER = (
     "LBFGSState",
     "Result",
 )  # not reached as portnet.Name
-MATHS = ("layers", "losses", "metrics", "optimizers", "schedules", "transforms", "lbfgs")
+MATHS = ("layers", "losses", "metrics", "optimizers", "schedules", "transforms", "lbfgs", "solvers")
 ARRAY_LIBRARIES = {"numpy", "cupy", "torch", "jax", "array_api_strict", "scipy"}
 # What may be imported inside functions only, and where.
 LAZY = {
@@ -139,10 +154,33 @@ def test_optional_libraries_are_imported_late_and_only_where_allowed():
     for path in FILES:
         for module, level, at_top in imports(path):
             if not level and module in optional:
+                if path.stem == "estimators" and module == "sklearn":
+                    continue  # which is itself imported late: see below
                 assert not at_top, f"{path.name} imports {module} at the top"
                 found.setdefault(path.stem, set()).add(module)
     for name, modules in found.items():
         assert modules <= LAZY[name] | {"array_api_strict"}, name
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
+def test_the_estimators_without_scikit_learn(name):
+    """portnet does not import it, and says what to install to whoever asks for an estimator."""
+    code = f"""
+import sys
+sys.modules["sklearn"] = None
+import portnet
+try:
+    from portnet import {name}
+except ImportError as error:
+    assert 'pip install "portnet[sklearn]"' in str(error), error
+    assert "{name}" in str(error)
+else:
+    raise SystemExit("imported")
+assert not hasattr(portnet, "MLPTransformer")
+from portnet import *
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_package_says_what_is_public():
@@ -171,7 +209,10 @@ def test_public_things_have_docstrings(path):
 def test_doctests():
     import doctest
 
+    skipped = {"__init__", "__main__"}
+    if not importlib.util.find_spec("sklearn"):
+        skipped.add("estimators")
     for path in FILES:
-        if path.stem not in ("__init__", "__main__"):
+        if path.stem not in skipped:
             module = importlib.import_module(f"portnet.{path.stem}")
             assert doctest.testmod(module).failed == 0, path.name
