@@ -294,8 +294,8 @@ def test_on_every_library(name, library, run):
     short = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL}.get(name, [])
     few = {"blobs": 2, "xor": 60, "patterns_2x2": 60, "training_features": 2, "sklearn_pipeline": 2}
     epochs = few.get(name, 200)
-    if name == "sklearn_pipeline" and library not in ("torch", "cupy"):
-        pytest.skip("many processes, each with the library: one is enough")
+    if name == "sklearn_pipeline" and library != "cupy":
+        pytest.skip("slow: each process imports the library; test_grid_search_with_workers has it")
     run(name, "--backend", library, *short, "--epochs", epochs)
 
 
