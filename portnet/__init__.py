@@ -125,7 +125,7 @@ def __getattr__(name: str) -> _Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         from . import estimators
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # none, or an older one
         if (error.name or "").partition(".")[0] != "sklearn":
             raise
         raise ImportError(

@@ -99,7 +99,7 @@ class Progress:
     solver: Any = None  # a Solver, after the first step
     best_loss: float = math.inf
     best_score: float = -math.inf
-    best: Params = None  # the parameters of the best validation score
+    best: Params = None  # the parameters of the best score of this fit
     no_improvement: int = 0
     losses: list[float] = field(default_factory=list)  # of the epochs of this fit
     scores: list[float] = field(default_factory=list)
@@ -135,7 +135,8 @@ def descend(
 ) -> Progress:
     """Make epochs of sgd or adam until nothing gets better: one, where it is incremental.
 
-    Where a function scores the parameters, those with the best score are the result.
+    Where a function scores the parameters, those with the best score are the result; as in
+    scikit-learn, the last ones, where none is better than the best of the fits before.
 
     Raises ValueError where the parameters stop being finite and there are none with a score.
     """
@@ -170,11 +171,11 @@ def descend(
                 break
             if not ended and now.n_iter == options.max_iter:
                 message = (
-                    f"Stochastic Optimizer: Maximum iterations ({options.max_iter}) reached and "
-                    "the optimization hasn't converged yet."
+                    f"Stochastic Optimizer: Maximum iterations ({int(options.max_iter)}) reached "
+                    "and the optimization hasn't converged yet."
                 )
                 now, ended = replace(now, warning=message, category="convergence"), True
-    return now if score is None else replace(now, params=now.best)
+    return now if now.best is None else replace(now, params=now.best)
 
 
 def _epoch(
@@ -185,12 +186,16 @@ def _epoch(
     wide = place.xp.float64 if place.supports("float64") else place.xp.float32
     total = place.xp.zeros((), dtype=wide, device=place.device)
     state = now.solver.state
-    for x, y, w in rows.batches(size):
-        params, state, value = step(params, state, x, y, w)
-        total = total + value * x.shape[0]
-        if pressed:
-            break
-    sound = [place.xp.astype(place.xp.all(place.xp.isfinite(p)), wide) for p in tree.leaves(params)]
+    try:
+        for x, y, w in rows.batches(size):
+            params, state, value = step(params, state, x, y, w)
+            total = total + value * x.shape[0]
+            if pressed:
+                break
+    except KeyboardInterrupt:  # of a handler that is not Python's own
+        pressed.append(0)
+    xp, looked_at = place.xp, tree.leaves((params, state))
+    sound = [xp.astype(xp.all(xp.isfinite(a)), wide) for a in looked_at]
     value, *intact = read([total, *sound])  # the host waits here, once per epoch
     return replace(
         now,
@@ -239,12 +244,12 @@ def _stuck(options: Any, now: Progress) -> tuple[Progress, bool]:
 
 def _diverged(before: Progress) -> Progress:
     """Return what is left when an epoch is lost: the best parameters, if any have a score."""
-    lost = f"the loss stopped being finite in iteration {before.n_iter + 1}"
-    if before.best_score == -math.inf:
-        raise ValueError(f"{NOT_FINITE} ({lost[0].upper()}{lost[1:]}.)")
+    lost = f"In iteration {before.n_iter + 1}, loss, weights or moments stopped being finite"
+    if before.best is None:
+        raise ValueError(f"{NOT_FINITE} ({lost}.)")
     return replace(
         before,
-        warning=f"{NOT_FINITE} As {lost}, training ended there; the parameters are those of the "
+        warning=f"{NOT_FINITE} {lost}: training ended there, and the parameters are those of the "
         "best validation score.",
         category="convergence",
     )
@@ -256,7 +261,8 @@ def _solver(options: Any, params: Params) -> Solver:
     if options.solver == "sgd":
         rule: Any = solvers.VelocitySGD(lr, float(options.momentum), options.nesterovs_momentum)
     else:
-        rule = solvers.Adam(lr, options.beta_1, options.beta_2, options.epsilon)
+        betas = float(options.beta_1), float(options.beta_2)
+        rule = solvers.Adam(lr, *betas, float(options.epsilon))
     return Solver(rule, rule.init(params), lr)
 
 
@@ -292,6 +298,8 @@ def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> 
                 v, state = optimizer.iterate(function, v, state)
             except FloatingPointError as error:
                 raise ValueError(f"{NOT_FINITE} ({error})") from None
+            except KeyboardInterrupt:  # of a handler that is not Python's own
+                pressed.append(0)
             if v is not before:
                 n_iter += 1
                 _tell(options, f"Iteration {n_iter}, loss = {state.value:.8f}")

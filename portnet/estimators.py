@@ -31,7 +31,6 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -43,6 +42,7 @@ from .backend import (
     Backend,
     backend_of,
     describe,
+    device_name,
     get_backend,
     is_host,
     namespace,
@@ -64,7 +64,6 @@ _OF_A_TRAINING = (
     "best_loss_",
     "validation_scores_",
     "best_validation_score_",
-    "_best",
     "_optimizer",
     "_no_improvement_count",
     "_class_rows",
@@ -94,7 +93,8 @@ class _Validation(NamedTuple):
 class _MLP(BaseEstimator):
     """What the classifier and the regressor share: everything but what y means."""
 
-    _from_host, _class_rows = True, ()  # until a fit says otherwise
+    _from_host = True  # until a fit says otherwise
+    _class_rows: tuple[Any, ...] = ()
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -127,9 +127,10 @@ class _MLP(BaseEstimator):
     }
 
     def _take(self, given: dict[str, Any]) -> None:
-        """Set the parameters, as an `__init__` was given them."""
-        for name in self._get_param_names():
-            setattr(self, name, given[name])
+        """Set the parameters, as `__init__` was given them."""
+        for name, value in given.items():
+            if name not in ("self", "__class__"):
+                setattr(self, name, value)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -143,7 +144,7 @@ class _MLP(BaseEstimator):
         """Return y before any check, on the host where it is to be encoded there."""
         raise NotImplementedError
 
-    def _learn(self, y: Any, first: bool, incremental: bool) -> None:
+    def _learn(self, y: Any, place: Backend, incremental: bool) -> None:
         """Set what y tells: the number of outputs, the classes; or check it against these."""
         raise NotImplementedError
 
@@ -191,19 +192,24 @@ class _MLP(BaseEstimator):
         Returns
         -------
         self
-            After an error, the estimator is as it was before.
+            After an error, the estimator is as it was before (but a warning that is made an error
+            comes after the fit).
         """
         held = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
         return self._commit(lambda: self._fit(X, y, sample_weight, held))
 
     def _commit(self, fit: Callable[[], Progress]) -> Any:
         """Fit, or leave everything as it was. Warnings come last: as errors, they undo nothing."""
-        before = dict(self.__dict__)
+        before: dict[str, Any] = dict(self.__dict__)
+        rng = before.get("_random_state") if isinstance(self.random_state, Integral) else None
+        drawn = None if rng is None else rng.get_state()
         try:
             done = fit()
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
+            if rng is not None:
+                rng.set_state(drawn)
             raise
         if done.warning:
             convergence = done.category == "convergence"
@@ -227,23 +233,28 @@ class _MLP(BaseEstimator):
         place = self._home(X) if first else self._place(X, method)
         place, X, y = self._checked(place, X, self._host_labels(y), first)
         with place.active(), np.errstate(over="ignore", invalid="ignore"):
-            self._learn(y, first, incremental)
+            self._learn(y, place, incremental)
             y = self._encode(y)
-            rng = getattr(self, "_random_state", None) if incremental and not first else None
-            rng = check_random_state(self.random_state) if rng is None else rng
+            rng = self._generator(incremental and not first)
             sizes = [X.shape[1], *hidden, self.n_outputs_]
             if first:
                 self._begin(sizes, place, rng)
             self._check_sizes(sizes)
             if not incremental:
                 self._class_rows = ()
-            self._random_state = rng
             rows = Rows(place, X, follow.targets(y, place))
             rows, weight = self._weighted(rows, y, sample_weight)
             validation = self._given_validation(place, **(held or {}))
             if validation is None and self.early_stopping and self.solver in STOCHASTIC:
                 rows, validation = self._split(rows, to_numpy(y), weight, rng)
             return self._solve(rows, validation, rng, incremental)
+
+    def _generator(self, goes_on: bool) -> np.random.RandomState:
+        """Return what draws: the one before, if that goes on and is still what is asked for."""
+        if not goes_on or self.__dict__.get("_seed", self) is not self.random_state:
+            self._seed = self.random_state
+            self._random_state: np.random.RandomState = check_random_state(self.random_state)
+        return self._random_state
 
     def _begin(self, sizes: list[int], place: Backend, rng: np.random.RandomState) -> None:
         """Draw the initial weights, in scikit-learn's order (Glorot and Bengio 2010)."""
@@ -295,32 +306,32 @@ class _MLP(BaseEstimator):
         self.coefs_, self.intercepts_ = solvers.unpack(done.params)
         self.n_iter_, self.t_ = done.n_iter, done.t
         if not math.isnan(done.loss):
-            self.loss_ = done.loss
+            self.loss_ = np.float64(done.loss)
         return done
 
     def _resumed(self, start: Progress, incremental: bool) -> Progress:
         """Return where sgd or adam begins: after what the attributes remember."""
         known = self.__dict__
-        watched = self.early_stopping
         best_loss, best_score = known.get("best_loss_"), known.get("best_validation_score_")
         return replace(
             start,
             solver=known.get("_optimizer") if incremental else None,
             best_loss=math.inf if best_loss is None else best_loss,
             best_score=-math.inf if best_score is None else best_score,
-            best=(known.get("_best") or start.params) if watched else None,
             no_improvement=known.get("_no_improvement_count", 0),
         )
 
     def _keep(self, done: Progress) -> None:
         """Set what sgd and adam leave behind; the lists go on from fit to fit."""
         watched = self.early_stopping
-        self._optimizer, self._best = done.solver, done.best
+        self._optimizer = done.solver
         self._no_improvement_count = done.no_improvement
-        self.best_loss_ = None if watched else done.best_loss
+        self.best_loss_ = None if watched else np.float64(done.best_loss)
         self.best_validation_score_ = done.best_score if watched else None
         self.loss_curve_ = self.__dict__.get("loss_curve_", [])
-        self.loss_curve_.extend(done.losses)  # nothing can fail any more: no copy is needed
+        self.loss_curve_.extend(
+            map(np.float64, done.losses)
+        )  # nothing can fail any more: no copy is needed
         scores = self.__dict__.get("validation_scores_") or []
         scores.extend(done.scores)
         self.validation_scores_ = scores if watched else None
@@ -371,23 +382,29 @@ class _MLP(BaseEstimator):
         here = backend_of(self.coefs_[0])
         followed = self._from_host or here.name == "numpy" if is_host(X) else here.holds(X)
         if not followed:
+            there = "numpy" if is_host(X) else backend_of(X).name
+            where = repr(there)
+            if there == here.name:
+                where += f", device={device_name(X)!r}"
+            more = "" if is_host(X) else ", portnet.to_numpy(X) is X on the host"
             raise ValueError(
                 f"Inputs passed to {type(self).__name__}.{method}() must use the same namespace "
                 f"and the same device as those passed to fit(). X is {describe(X)}, and the "
-                f"network is on {here}. Move one of them: estimator.to({here.name!r}) returns a "
-                "moved copy, portnet.to_numpy(X) is X on the host"
+                f"network is on {here}: estimator.to({where}) is a copy of it there{more}"
             )
         return here
 
     def _checked(self, place: Backend, X: Any, y: Any, first: bool) -> tuple[Backend, Any, Any]:
         """Return the place with its dtype, X there (or as CSR), and y on the host or there."""
         numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
+        given = X
         if is_host(X):
             y = y if is_host(y) else to_numpy(y)
             X, y = validate_data(
                 self, X, y, reset=first, accept_sparse=["csr", "csc"], dtype=_FLOATS, **numeric
             )
-            place = replace(place, dtype=X.dtype.name) if first else place
+            if first:
+                place = replace(place, dtype=follow.floating_host(given, X.dtype.name, place))
             X = follow.moved(X, place)
         else:
             if first:
@@ -398,6 +415,8 @@ class _MLP(BaseEstimator):
                 y = validate_data(self, y=to_numpy(y), reset=first, **numeric)
             check_consistent_length(X, y)
         if not is_host(y):
+            if y.ndim > 2:
+                raise ValueError(f"Found array with dim {y.ndim}, while dim <= 2 is required.")
             y = follow.at("y", y, place)
             check._check_finite(y, "Input y")
         if y.ndim == 2 and y.shape[1] == 1:
@@ -420,7 +439,8 @@ class _MLP(BaseEstimator):
         """
         own = _host_weights(given, rows.number)
         host = self._class_weighted(y, own)
-        weight = check.row_weights(host, rows.place, rows=rows.number)
+        name = "sample_weight" if host is own else "class_weight"
+        weight = check.row_weights(host, rows.place, rows=rows.number, name=name)
         if weight is None:
             return rows, None
         met = to_numpy(weight) > 0
@@ -480,6 +500,14 @@ class _MLP(BaseEstimator):
                 "X_val and y_val are passed to fit while at the same time early_stopping is False: "
                 "nothing would look at them. Set early_stopping=True"
             )
+        if self.solver == "lbfgs":
+            follow.warn("X_val and y_val are not looked at: lbfgs has no early stopping")
+        try:
+            return self._checked_validation(place, X_val, y_val, sample_weight_val)
+        except ValueError as error:
+            raise ValueError(f"in the validation set: {error}") from None
+
+    def _checked_validation(self, place: Backend, X_val: Any, y_val: Any, w: Any) -> _Validation:
         if not is_host(X_val) and not place.holds(X_val):
             X_val = to_numpy(X_val)
         X_val = self._features(X_val, place)
@@ -491,7 +519,7 @@ class _MLP(BaseEstimator):
         follow.check_validation_size(X_val.shape[0])
         if y_val.ndim == 2 and y_val.shape[1] == 1:
             y_val = column_or_1d(y_val, warn=True)
-        weight = _host_weights(sample_weight_val, X_val.shape[0])
+        weight = _host_weights(w, X_val.shape[0])
         return _Validation(Rows(place, X_val), self._encode(y_val, "y_val"), weight)
 
     # Answers ------------------------------------------------------------------------------------
@@ -516,7 +544,9 @@ class _MLP(BaseEstimator):
         check_is_fitted(self)
         dtype = dtype or backend_of(self.coefs_[0]).dtype
         with use_backend(name, device=device, dtype=dtype) as place:
-            return self.__sklearn_array_api_convert__(lambda a: place.asarray(a))
+            return self.__sklearn_array_api_convert__(
+                lambda a: place.xp.asarray(place.asarray(a), copy=True)
+            )
 
     move_to = to
 
@@ -531,10 +561,11 @@ class _MLP(BaseEstimator):
             if isinstance(value, list):
                 setattr(new, name, list(value))
         new.coefs_, new.intercepts_ = moved(self.coefs_), moved(self.intercepts_)
+        if hasattr(self, "classes_") and not is_host(self.classes_):
+            new.classes_ = moved(self.classes_)
         new._from_host = self._from_host or is_host(new.coefs_[0])
         if getattr(self, "_optimizer", None) is not None:
             new._optimizer = replace(self._optimizer, state=moved(self._optimizer.state))
-            new._best = moved(self._best)
         if hasattr(self, "_random_state"):
             new._random_state = copy.deepcopy(self._random_state)
         return new
@@ -636,8 +667,11 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     Notes
     -----
-    From the same `random_state`, sgd and adam make scikit-learn's steps; L-BFGS is portnet's own.
-    An epoch whose loss is not finite ends the fit at once, with scikit-learn's error.
+    From the same `random_state`, sgd and adam make scikit-learn's steps, and L-BFGS those of
+    SciPy's L-BFGS-B until rounding parts them. The loss is that of the logits: scikit-learn's, of
+    probabilities that it keeps within eps of 0 and 1, is lower where the network is very sure and
+    wrong, as on data that are not scaled; there, training may end in other epochs. An epoch whose
+    loss, weights or moments are not finite ends the fit at once, with scikit-learn's error.
 
     Examples
     --------
@@ -713,8 +747,10 @@ class MLPClassifier(ClassifierMixin, _MLP):
         def fit() -> Progress:
             nonlocal y
             y = self._host_labels(y)
+            if hasattr(self, "classes_"):
+                self.classes_ = self._known  # on the host, to be compared
+            follow.refuse_mixed(classes, "classes")
             if _check_partial_fit_first_call(self, classes):
-                follow.refuse_mixed(classes, "classes")
                 several = type_of_target(y).startswith("multilabel")
                 self._label_binarizer = LabelBinarizer().fit(y if several else classes)
             return self._fit(X, y, sample_weight, incremental=True)
@@ -730,12 +766,10 @@ class MLPClassifier(ClassifierMixin, _MLP):
         codes, binarizer = self._decide(raw), self._label_binarizer
         if _several(binarizer):
             return binarizer.inverse_transform(to_numpy(codes)) if is_host(X) else codes
-        if is_host(X) or self.classes_.dtype.kind not in "iufb":
-            return self.classes_[to_numpy(codes)]
+        if is_host(X) or self._known.dtype.kind not in "iufb":
+            return self._known[to_numpy(codes)]
         place = backend_of(raw)
-        return place.xp.take(
-            place.asarray(self.classes_, follow.fitting(self.classes_, place)), codes
-        )
+        return place.xp.take(self._there(place), codes)
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class (rows, classes), in the library of X."""
@@ -768,7 +802,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         whole = xp.int64 if backend_of(raw).supports("int64") else xp.int32
         if self.n_outputs_ > 1 or _several(self._label_binarizer):
             return xp.astype(p > 0.5, whole)
-        return xp.astype((p[:, 1] > p[:, 0]) & (len(self.classes_) > 1), whole)
+        return xp.astype((p[:, 1] > p[:, 0]) & (len(self._known) > 1), whole)
 
     def _score_of(self, raw: Array, y: Host, weight: Host | None) -> float:
         pred = to_numpy(self._decide(raw))
@@ -780,29 +814,40 @@ class MLPClassifier(ClassifierMixin, _MLP):
         follow.refuse_mixed(y, "y")
         return y
 
-    def _learn(self, y: Any, first: bool, incremental: bool) -> None:
+    def _learn(self, y: Any, place: Backend, incremental: bool) -> None:
         """Learn the classes, or check that y fits those that are known."""
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
-            self.classes_ = self._label_binarizer.classes_
         else:
-            classes = unique_labels(y)
+            classes, known = unique_labels(y), self._known
             if self.warm_start:
-                if set(classes) != set(self.classes_):
+                if set(classes) != set(known):
                     raise ValueError(
                         "warm_start can only be used where `y` has the same classes as in the "
-                        f"previous call to fit. Previously got {self.classes_}, `y` has {classes}"
+                        f"previous call to fit. Previously got {known}, `y` has {classes}"
                     )
-            elif len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
+            elif len(np.setdiff1d(classes, known, assume_unique=True)):
                 raise ValueError(
                     "`y` has classes not in `self.classes_`. `self.classes_` has "
-                    f"{self.classes_}. 'y' has {classes}."
+                    f"{known}. 'y' has {classes}."
                 )
         several = self._label_binarizer.y_type_ == "multiclass" or _several(self._label_binarizer)
-        self.n_outputs_ = len(self.classes_) if several else 1
+        self.n_outputs_ = len(self._known) if several else 1
+        # They follow X, too, but for text, and for what only visits a backend.
+        follows = not self._from_host and self._known.dtype.kind in "iufb"
+        self.classes_ = self._there(place) if follows else self._known
+
+    @property
+    def _known(self) -> Host:
+        """The classes on the host."""
+        return self._label_binarizer.classes_  # type: ignore[no-any-return]
+
+    def _there(self, place: Backend) -> Array:
+        """Return numeric classes at a place."""
+        return place.asarray(self._known, follow.fitting(self._known, place))
 
     def _encode(self, y: Any, name: str = "y") -> Array:
-        known = self.classes_
+        known = self._known
         if _several(self._label_binarizer):
             return np.asarray(self._label_binarizer.transform(y)).astype(bool)
         if y.ndim != 1:
@@ -820,29 +865,45 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return SigmoidCrossEntropy(reduction="sum"), "logistic"
 
     def _class_weighted(self, y: Any, own: Host | None) -> Host | None:
-        if self.class_weight is None:
+        given = self.class_weight
+        if given is None:
             return own
+        # The classes of a row: of its labels, 0 or 1 each; the weights of several are multiplied.
+        columns, known, tables = [y if y.ndim == 1 else y[:, 0]], self._known.tolist(), [given]
         if _several(self._label_binarizer):
-            weight: Host = compute_sample_weight(self.class_weight, y.astype(int))
-        else:
-            codes = y if y.ndim == 1 else y[:, 0].astype(int)
-            known = self.classes_.tolist()
-            # Of the calls of partial_fit so far, too: a part of the rows need not have all classes.
-            met = np.bincount(codes, own, len(known))
-            self._class_rows = tuple(met + (self._class_rows or 0.0))
-            weights = labels.weights_of_classes(
-                self.class_weight, known, np.asarray(self._class_rows)
-            )
-            weight = weights[codes]
-        return weight if own is None else weight * own
+            columns, known = list(y.T), [0, 1]
+            tables = given if isinstance(given, list) else [given] * len(columns)
+            if isinstance(given, dict) or len(tables) != len(columns):
+                raise ValueError(
+                    f"class_weight: expected 'balanced', or a list of {len(columns)} dicts, one "
+                    f"for each label, got {given!r}"
+                )
+        weight = np.ones(len(y)) if own is None else own
+        before = self._class_rows or [0.0] * len(columns)
+        met = []
+        for column, table, seen in zip(columns, tables, before, strict=True):
+            codes = column.astype(np.int64)
+            # Of the calls of partial_fit so far, too: one need not have all classes.
+            met.append(np.bincount(codes, own, len(known)) + seen)
+            of_class = labels.weights_of_classes(_needed(table, known), known, met[-1])
+            weight = weight * of_class[codes]
+        self._class_rows = tuple(met)
+        return weight
 
     def _check_left_out(self, y: Host, y_train: Host) -> None:
-        if y.ndim != 1:
-            return  # of two classes, each has its share
-        left_out = np.setdiff1d(y, y_train)
+        if _several(self._label_binarizer):
+            pairs = zip(y.T, y_train.T, strict=True)
+            lost = [len(np.unique(part)) < len(np.unique(whole)) for whole, part in pairs]
+            if any(lost):
+                follow.warn(
+                    f"early_stopping: for the labels {np.flatnonzero(lost)}, all rows with 1, or "
+                    "all with 0, are in the validation set: they cannot be learned"
+                )
+            return
+        left_out = np.setdiff1d(y, y_train).astype(np.int64)
         if len(left_out):
             raise ValueError(
-                f"early_stopping: all rows of the classes {self.classes_[left_out]} are in the "
+                f"early_stopping: all rows of the classes {self._known[left_out]} are in the "
                 "validation set, so that they could not be learned. Give more rows of them, "
                 "X_val and y_val, another random_state, or a smaller validation_fraction than "
                 f"{self.validation_fraction}"
@@ -954,7 +1015,7 @@ class MLPRegressor(RegressorMixin, _MLP):
     def _host_labels(self, y: Any) -> Any:
         return y
 
-    def _learn(self, y: Any, first: bool, incremental: bool) -> None:
+    def _learn(self, y: Any, place: Backend, incremental: bool) -> None:
         self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
 
     def _encode(self, y: Any, name: str = "y") -> Array:
@@ -973,6 +1034,16 @@ class MLPRegressor(RegressorMixin, _MLP):
         if self.loss == "poisson":
             return solvers.PoissonDeviance(reduction="sum"), "exp"
         return SquaredError(reduction="sum"), "identity"
+
+
+def _needed(given: Any, known: list[Any]) -> Any:
+    """Return class weights without those of classes that there are not, as long as none lacks one.
+
+    As in scikit-learn: a fold need not have all classes that the user has weights for.
+    """
+    if not isinstance(given, dict) or any(label not in given for label in known):
+        return given
+    return {label: given[label] for label in known}
 
 
 def _several(binarizer: LabelBinarizer) -> bool:

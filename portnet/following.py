@@ -5,6 +5,7 @@ scikit-learn checks data on the host; what it says there is said here about arra
 
 import sys
 import warnings
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "device_features",
     "fitting",
     "floating",
+    "floating_host",
     "logistic",
     "moved",
     "on_host",
@@ -51,7 +53,9 @@ def at(name: str, x: Any, place: Backend) -> Array:
     try:
         return place.asarray(x, place.dtype)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        what, scale, _ = str(error).partition(": scale the data")
+        more = f"{scale}, or give X as float64 from the first fit on" if scale else ""
+        raise ValueError(f"{name}: {what}{more}") from None
 
 
 def moved(X: Any, place: Backend) -> Any:
@@ -68,6 +72,22 @@ def floating(X: Array, place: Backend) -> str:
     if name in ("float32", "float64"):
         return name
     return "float64" if place.supports("float64") else "float32"
+
+
+def floating_host(given: Any, dtype: str, place: Backend) -> str:
+    """Return the dtype of a network that is born from data on the host, checked as this dtype.
+
+    Where a place has no float64, only data that are float64 by themselves insist on it.
+    """
+    kinds = {str(getattr(given, "dtype", "")), *map(str, getattr(given, "dtypes", ()))}
+    if dtype == "float64" and not place.supports(dtype):
+        if "float64" not in {kind.lower() for kind in kinds}:
+            return "float32"
+        try:
+            place.require(dtype)
+        except ValueError as error:
+            raise ValueError(f"X is float64, but {error}. X.astype('float32') will do") from None
+    return dtype
 
 
 def device_features(X: Array, place: Backend) -> Array:
@@ -106,18 +126,19 @@ def refuse_mixed(y: Any, name: str) -> None:
         return
     if hasattr(y, "toarray") or hasattr(y, "columns"):
         return
-    kinds = {_kind(type(label)) for label in np.asarray(y, dtype=object).flat}
+    kinds = set()
+    for label in np.asarray(y, dtype=object).flat:
+        if isinstance(label, str | bytes):
+            kinds.add("string" if isinstance(label, str) else "bytes")
+        elif label is None or type(label).__name__ == "NAType" or label != label:
+            raise ValueError(f"Input {name} contains {'None' if label is None else 'NaN'}.")
+        elif isinstance(label, Number | np.bool_):
+            kinds.add("number")
     if len(kinds) > 1:
         raise ValueError(
             f"Mix of label input types ({' and '.join(sorted(kinds))}) in {name}: give labels of "
             "one kind"
         )
-
-
-def _kind(kind: type) -> str:
-    if issubclass(kind, str):
-        return "string"
-    return "bytes" if issubclass(kind, bytes) else "number"
 
 
 def answer(answer: Array, X: Any) -> Array:
@@ -137,12 +158,8 @@ def fitting(classes: Host, place: Backend) -> str:
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the first line outside of portnet and scikit-learn."""
+    """Warn at the first line outside of portnet: scikit-learn's, where filters look for it."""
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and _inside(frame.f_globals.get("__name__", "")):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("portnet."):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
-
-
-def _inside(module: str) -> bool:
-    return module.partition(".")[0] in ("portnet", "sklearn")
