@@ -949,3 +949,184 @@ def test_user_set_weights_are_used():
     net.coefs_ = [np.ones((5, 1))]
     net.intercepts_[0][:] = 2.0
     np.testing.assert_allclose(net.predict(XR), XR.sum(axis=1) + 2)
+
+
+# What users do ----------------------------------------------------------------------------------
+
+
+class Narrow(MLPClassifier):
+    """A subclass with parameters of its own."""
+
+    def __init__(self, width=10, alpha=1e-3, random_state=0):
+        self.width = width
+        super().__init__(
+            hidden_layer_sizes=(width,), alpha=alpha, random_state=random_state, max_iter=5
+        )
+
+
+def test_subclasses():
+    net = Narrow(width=6).fit(X, Y)
+    assert net.coefs_[0].shape == (4, 6)
+    assert net.get_params() == {"width": 6, "alpha": 1e-3, "random_state": 0}
+    assert_same(net, MLPClassifier(6, alpha=1e-3, random_state=0, max_iter=5).fit(X, Y), atol=0)
+    assert clone(net).width == 6
+
+
+def test_warm_starts_with_early_stopping_are_scikit_learns():
+    """Where no epoch of a fit is better than those before, its last weights are kept."""
+    pair = [
+        m.MLPClassifier((9,), warm_start=True, early_stopping=True, max_iter=2, random_state=0)
+        for m in (portnet, theirs)
+    ]
+    for y in (Y, Y, Y, (Y + 1) % 3, (Y + 1) % 3, (Y + 1) % 3):
+        for net in pair:
+            net.fit(X, y)
+        assert_same(*pair)
+        np.testing.assert_allclose(pair[0].validation_scores_, pair[1].validation_scores_)
+        assert pair[0].best_validation_score_ == pair[1].best_validation_score_
+
+
+def test_balanced_labels_count_by_their_weights():
+    w = np.random.default_rng(0).integers(0, 3, len(XM))
+    options = {"class_weight": "balanced", "solver": "lbfgs", **SMALL}
+    a = MLPClassifier(**options).fit(XM, YM, w)
+    b = MLPClassifier(**options).fit(XM.repeat(w, axis=0), YM.repeat(w, axis=0))
+    assert_same(a, b, atol=1e-8)
+    with pytest.raises(ValueError, match="a list of 3 dicts, one for each label"):
+        MLPClassifier(class_weight=[{0: 1, 1: 2}], **SMALL).fit(XM, YM)
+    with pytest.raises(ValueError, match="a list of 3 dicts, one for each label"):
+        MLPClassifier(class_weight={0: 1, 1: 2}, **SMALL).fit(XM, YM)
+
+
+def test_weights_of_classes_that_a_fold_has_not():
+    some = {0: 1.0, 1: 2.0, 2: 3.0}
+    net = MLPClassifier(class_weight=some, **SMALL).fit(X[:100], Y[:100])
+    expected = MLPClassifier(class_weight={1: 2.0}, **SMALL).fit(X[:100], Y[:100])
+    assert_same(net, expected, atol=0)
+    with pytest.raises(ValueError, match="expected classes among 0, 1, got 2"):
+        MLPClassifier(class_weight={0: 1.0, 2: 1.0}, **SMALL).fit(X[:100], Y[:100])
+
+
+def test_moments_that_overflow_are_an_error():
+    """Adam would never step again."""
+    for x in (X * 1e160, X.astype(np.float32) * np.float32(1e25)):
+        with pytest.raises(ValueError, match="In iteration 1, loss, weights or moments stopped"):
+            MLPClassifier(**SMALL).fit(x, Y)
+
+
+def test_cross_val_predict_on_a_device(torch):
+    from sklearn import config_context
+    from sklearn.model_selection import cross_val_predict
+
+    there = torch.asarray(X), torch.asarray(Y)
+    net = MLPClassifier(**SMALL).fit(*there)
+    assert isinstance(net.classes_, torch.Tensor)
+    assert isinstance(net.to("numpy").classes_, np.ndarray)
+    net.partial_fit(*there, classes=[0, 1, 2])
+    assert isinstance(net.classes_, torch.Tensor)
+    assert isinstance(MLPClassifier(backend="torch", **SMALL).fit(X, Y).classes_, np.ndarray)
+    with config_context(array_api_dispatch=True):
+        found = cross_val_predict(MLPClassifier(**SMALL), *there, method="predict_proba", cv=3)
+    host = cross_val_predict(MLPClassifier(**SMALL), X, Y, method="predict_proba", cv=3)
+    np.testing.assert_allclose(found.numpy(), host, atol=1e-10)
+
+
+def test_warnings_are_where_scikit_learns_filters_look():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")
+        MLPClassifier(**SMALL).fit(X, Y)
+
+
+@pytest.mark.parametrize("positives", [3, 147])
+def test_a_class_of_two_that_early_stopping_leaves_out(positives):
+    y = (np.arange(150) < positives).astype(int)
+    net = MLPClassifier(early_stopping=True, validation_fraction=0.85, **SMALL)
+
+    def fits(y):
+        return [net.set_params(random_state=seed).fit(X, y) for seed in range(20)]
+
+    with pytest.raises(ValueError, match=r"all rows of the classes \[[01]\] are in the validation"):
+        fits(y)
+    with pytest.warns(UserWarning, match=r"for the labels \[0\], all rows with 1, or all with 0"):
+        fits(np.stack([y, np.arange(150) % 2], axis=1))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_another_handlers_interrupt_keeps_what_was_learned(solver, monkeypatch):
+    steps = []
+
+    def interrupt(*args):
+        steps.append(1)
+        if len(steps) == 12:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    whole = solvers.summed
+    monkeypatch.setattr(solvers, "summed", interrupt)
+    net = MLPClassifier(solver=solver, batch_size=50, **{**SMALL, "max_iter": 40})
+    with pytest.warns(UserWarning, match="Training interrupted by user."):
+        net.fit(X, Y)
+    assert net.n_iter_ > 2
+    assert net.predict(X).shape == (150,)
+    assert not hasattr(net, "loss_curve_") or len(net.loss_curve_) == net.n_iter_
+
+
+def test_a_failed_partial_fit_draws_nothing():
+    pair = [MLPClassifier(batch_size=10, **SMALL) for _ in range(2)]
+    for net in pair:
+        net.partial_fit(X, Y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="Solver produced non-finite"):
+        pair[0].partial_fit(X * 1e300, Y)
+    assert_same(*(net.partial_fit(X, Y) for net in pair), atol=0)
+
+
+def test_another_random_state_between_partial_fits():
+    a, b = (
+        MLPClassifier(batch_size=10, **SMALL).partial_fit(X, Y, classes=[0, 1, 2]) for _ in "ab"
+    )
+    assert_same(a, b, atol=0)
+    a.partial_fit(X, Y)
+    b.set_params(random_state=7).partial_fit(X, Y)
+    assert abs(a.coefs_[0] - b.coefs_[0]).max() > 0
+
+
+@pytest.mark.parametrize("missing", [np.nan, None, "NA"])
+def test_missing_labels(missing):
+    if missing == "NA":
+        missing = pytest.importorskip("pandas", reason="pandas is not installed").NA
+    for kind in (list, lambda y: np.array(y, dtype=object)):
+        with pytest.raises(ValueError, match=r"Input y contains (NaN|None)\."):
+            MLPClassifier(**SMALL).fit(X, kind(["a", "b", missing] * 50))
+
+
+def test_moved_copies_share_nothing():
+    net = MLPClassifier(**SMALL).fit(X, Y)
+    before = net.predict_proba(X)
+    net.to("numpy").coefs_[0][:] = 0
+    np.testing.assert_array_equal(net.predict_proba(X), before)
+
+
+def test_where_there_is_no_float64():
+    """Integers become float32; float64 data insist, and the error says what to do."""
+    options = {"device": "no_float64"}
+    with portnet.use_backend("array_api_strict", **options):
+        net = MLPRegressor(**SMALL).fit((10 * XR).astype(int).tolist(), YR)
+        assert portnet.backend.backend_of(net.coefs_[0]).dtype == "float32"
+        with pytest.raises(ValueError, match=r"X is float64, but .* X.astype\('float32'\) will do"):
+            MLPRegressor(**SMALL).fit(XR, YR)
+
+
+def test_lbfgs_does_not_look_at_a_validation_set():
+    net = MLPClassifier(solver="lbfgs", early_stopping=True, **SMALL)
+    with pytest.warns(UserWarning, match="lbfgs has no early stopping"):
+        net.fit(X, Y, X_val=X, y_val=Y)
+
+
+def test_numbers_are_numpys():
+    for solver in SOLVERS:
+        net = MLPClassifier(solver=solver, **SMALL).fit(X, Y)
+        assert type(net.loss_) is np.float64
+        if solver != "lbfgs":
+            assert {type(loss) for loss in net.loss_curve_} == {np.float64}
+            assert type(net.best_loss_) is np.float64
