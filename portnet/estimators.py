@@ -443,7 +443,7 @@ class _MLP(BaseEstimator):
         weight = check.row_weights(host, rows.place, rows=rows.number, name=name)
         if weight is None:
             return rows, None
-        met = to_numpy(weight) > 0
+        met = to_numpy(weight) > 0  # there, where tiny weights may have become 0
         return rows._replace(weight=weight, order=None if met.all() else np.flatnonzero(met)), own
 
     def _class_weighted(self, y: Any, own: Host | None) -> Host | None:
@@ -524,14 +524,15 @@ class _MLP(BaseEstimator):
 
     # Answers ------------------------------------------------------------------------------------
 
-    def _raw(self, X: Any, method: str) -> Array:
-        """Return the raw outputs (rows, outputs), where the network is."""
+    def _answer(self, X: Any, method: str, finish: Callable[[Array], Array]) -> Array:
+        """Return finish(raw outputs (rows, outputs)) in the library of X."""
         check_is_fitted(self)
         place = self._place(X, method)
-        with place.active(), np.errstate(over="ignore", invalid="ignore"):
+        with place.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             rows = Rows(place, self._features(X, place))
             model, params = solvers.network(self.coefs_, self.intercepts_, self.activation)
-            return forward(model, params, rows)
+            answer = finish(forward(model, params, rows))
+            return follow.on_host(answer)[0] if is_host(X) else answer
 
     # Moving -------------------------------------------------------------------------------------
 
@@ -762,24 +763,26 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
         Text comes as a NumPy array.
         """
-        raw = self._raw(X, "predict")
-        codes, binarizer = self._decide(raw), self._label_binarizer
-        if _several(binarizer):
-            return binarizer.inverse_transform(to_numpy(codes)) if is_host(X) else codes
-        if is_host(X) or self._known.dtype.kind not in "iufb":
-            return self._known[to_numpy(codes)]
-        place = backend_of(raw)
-        return place.xp.take(self._there(place), codes)
+
+        def names(raw: Array) -> Array:
+            codes, binarizer = self._decide(raw), self._label_binarizer
+            if _several(binarizer):  # sparse, where the labels were
+                return binarizer.inverse_transform(to_numpy(codes)) if is_host(X) else codes
+            if is_host(X) or self._known.dtype.kind not in "iufb":
+                return self._known[to_numpy(codes)]
+            return namespace(codes).take(self._there(backend_of(codes)), codes)
+
+        return self._answer(X, "predict", names)
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class (rows, classes), in the library of X."""
-        return follow.answer(self._probabilities(self._raw(X, "predict_proba")), X)
+        return self._answer(X, "predict_proba", self._probabilities)
 
     def predict_log_proba(self, X: Any) -> Array:
         """Return the logarithm of `predict_proba`."""
-        p = self._probabilities(self._raw(X, "predict_log_proba"))
-        with np.errstate(divide="ignore"):
-            return follow.answer(namespace(p).log(p), X)
+        return self._answer(
+            X, "predict_log_proba", lambda raw: namespace(raw).log(self._probabilities(raw))
+        )
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the share of the rows whose class, or all of whose labels, are right."""
@@ -995,8 +998,8 @@ class MLPRegressor(RegressorMixin, _MLP):
 
     def predict(self, X: Any) -> Array:
         """Return the mean of the target, (rows,) or (rows, outputs), in the library of X."""
-        mean = self._mean(self._raw(X, "predict"))
-        return follow.answer(mean[:, 0] if mean.shape[1] == 1 else mean, X)
+        mean = self._answer(X, "predict", self._mean)
+        return mean[:, 0] if mean.shape[1] == 1 else mean
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R2 on these rows: 1 is perfect, 0 is as good as the mean of y."""

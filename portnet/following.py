@@ -14,7 +14,6 @@ from . import validation as check
 from .backend import Backend, describe, is_host, namespace, to_numpy
 
 __all__ = [
-    "answer",
     "at",
     "check_validation_size",
     "device_features",
@@ -139,11 +138,6 @@ def refuse_mixed(y: Any, name: str) -> None:
             f"Mix of label input types ({' and '.join(sorted(kinds))}) in {name}: give labels of "
             "one kind"
         )
-
-
-def answer(answer: Array, X: Any) -> Array:
-    """Return an answer where the question came from."""
-    return to_numpy(answer) if is_host(X) else answer
 
 
 def on_host(*given: Any) -> tuple[Any, ...]:
