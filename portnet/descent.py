@@ -35,7 +35,8 @@ NOT_FINITE = (
 class Rows(NamedTuple):
     """Checked rows: X dense at its place, or a SciPy CSR matrix on the host; which, and in order.
 
-    `order` are row numbers on the host; None is every row, as they are.
+    `order` are row numbers on the host; None is every row, as they are. Sparse rows stay sparse on
+    NumPy, for `solvers.SparseDense`; they become dense elsewhere, batch by batch.
     """
 
     place: Backend
@@ -49,8 +50,13 @@ class Rows(NamedTuple):
         """How many rows there are."""
         return int(self.X.shape[0] if self.order is None else len(self.order))
 
+    @property
+    def sparse(self) -> bool:
+        """Whether batches are sparse."""
+        return hasattr(self.X, "toarray") and self.place.name == "numpy"
+
     def batches(self, size: int) -> Iterator[tuple[Array, Array, Array]]:
-        """Yield x, y, weight of `size` rows at a time; sparse rows become dense."""
+        """Yield x, y, weight of `size` rows at a time."""
         index = None if self.order is None else self.place.asarray(self.order)
         for start in range(0, self.number, size):
             part = slice(start, min(start + size, self.number))
@@ -68,7 +74,7 @@ class Rows(NamedTuple):
 
     def _sparse(self, part: slice) -> Array:
         rows = self.X[part] if self.order is None else self.X[self.order[part]]
-        return self.place.asarray(rows.toarray(), self.place.dtype)
+        return rows if self.sparse else self.place.asarray(rows.toarray(), self.place.dtype)
 
 
 class Problem(NamedTuple):

@@ -178,8 +178,9 @@ class _MLP(BaseEstimator):
         Parameters
         ----------
         X : (rows, features)
-            Arrays of any library, lists, frames; SciPy's sparse matrices, whose rows are made dense
-            batch by batch. float32 and float64 are kept, all else becomes float64.
+            Arrays of any library, lists, frames; SciPy's sparse matrices, which stay sparse on
+            NumPy, and whose rows are made dense batch by batch elsewhere. float32 and float64 are
+            kept, all else becomes float64.
         y : (rows,) or (rows, outputs)
             Class labels or numbers; they are moved to where X is.
         sample_weight : (rows,), optional
@@ -279,7 +280,7 @@ class _MLP(BaseEstimator):
         incremental: bool,
     ) -> Progress:
         """Run the solver; what it came to goes into the attributes."""
-        model, params = solvers.network(self.coefs_, self.intercepts_, self.activation)
+        model, params = self._network(rows)
         loss, _ = self._output()
         problem = Problem(model, loss, float(self.alpha))
         start = Progress(params, getattr(self, "loss_", math.nan), t=self.t_)
@@ -289,8 +290,8 @@ class _MLP(BaseEstimator):
 
             def score(params: Any) -> float:
                 assert validation is not None
-                raw = forward(model, params, validation.rows)
-                return self._score_of(raw, validation.y, validation.weight)
+                held, right, weight = validation
+                return self._score_of(forward(self._network(held)[0], params, held), right, weight)
 
             done = descend(
                 self,
@@ -308,6 +309,10 @@ class _MLP(BaseEstimator):
         if not math.isnan(done.loss):
             self.loss_ = np.float64(done.loss)
         return done
+
+    def _network(self, rows: Rows) -> tuple[Any, Any]:
+        """Return the model and its parameters, for such rows."""
+        return solvers.network(self.coefs_, self.intercepts_, self.activation, sparse=rows.sparse)
 
     def _resumed(self, start: Progress, incremental: bool) -> Progress:
         """Return where sgd or adam begins: after what the attributes remember."""
@@ -530,8 +535,7 @@ class _MLP(BaseEstimator):
         place = self._place(X, method)
         with place.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             rows = Rows(place, self._features(X, place))
-            model, params = solvers.network(self.coefs_, self.intercepts_, self.activation)
-            answer = finish(forward(model, params, rows))
+            answer = finish(forward(*self._network(rows), rows))
             return follow.on_host(answer)[0] if is_host(X) else answer
 
     # Moving -------------------------------------------------------------------------------------

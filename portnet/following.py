@@ -62,7 +62,9 @@ def moved(X: Any, place: Backend) -> Any:
     if not hasattr(X, "tocsr"):
         return at("X", X, place)
     place.require(place.dtype)
-    return X.tocsr()
+    X = X.tocsr()
+    at("X", X.data, place)  # that the values fit the dtype
+    return X.astype(place.dtype, copy=False)
 
 
 def floating(X: Array, place: Backend) -> str:

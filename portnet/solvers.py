@@ -26,15 +26,36 @@ State = Any
 HIDDEN = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 
 
-def network(coefs: list[Array], intercepts: list[Array], activation: str) -> tuple[Chain, Params]:
+@dataclass(frozen=True)
+class SparseDense(Dense):
+    """y = x W + b for rows x that SciPy holds sparse, on NumPy: the zeros are not multiplied.
+
+    For the first layer of a network: nobody asks for its dx.
+    """
+
+    def forward(self, params: Params, x: Any, key: Any = None) -> tuple[Array, Any]:
+        """y = x W + b."""
+        return x @ params["W"] + params["b"], x
+
+    def backward(self, params: Params, cache: Any, dy: Array) -> tuple[Params, Any]:
+        """dW = x^T dy; db = the sum of the rows of dy."""
+        x = cache
+        return {"W": x.T @ dy, "b": namespace(dy).sum(dy, axis=-2, keepdims=True)}, None
+
+
+def network(
+    coefs: list[Array], intercepts: list[Array], activation: str, *, sparse: bool = False
+) -> tuple[Chain, Params]:
     """Return the model and the parameters of scikit-learn's `coefs_` and `intercepts_`.
 
-    Each W (n_in, n_out) comes with its b (n_out,); hidden layers have the activation.
+    Each W (n_in, n_out) comes with its b (n_out,); hidden layers have the activation. The first
+    layer takes sparse rows, or dense ones.
     """
     layers: list[Layer] = []
     params: list[Any] = []
     for W, b in zip(coefs, intercepts, strict=True):
-        layers += [Dense(W.shape[1]), ACTIVATIONS[HIDDEN[activation]]]
+        first = SparseDense if sparse and not layers else Dense
+        layers += [first(W.shape[1]), ACTIVATIONS[HIDDEN[activation]]]
         params += [{"W": W, "b": b[None, :]}, ()]
     return Chain(layers[:-1]), tuple(params[:-1])
 

@@ -545,15 +545,25 @@ def test_frames():
 
 
 @pytest.mark.parametrize("kind", ["csr_matrix", "csr_array", "csc_matrix", "coo_array"])
-@pytest.mark.parametrize("options", [{}, {"early_stopping": True}, {"solver": "lbfgs"}])
-def test_sparse_rows_become_dense_batch_by_batch(options, kind, monkeypatch):
-    sparse = pytest.importorskip("scipy.sparse")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "sgd", "early_stopping": False},
+        {"solver": "adam", "early_stopping": True},
+        {"solver": "lbfgs", "early_stopping": False},
+    ],
+)
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_sparse_rows(backend, options, kind, monkeypatch, request):
+    """They stay sparse on NumPy, and become dense batch by batch elsewhere."""
+    request.getfixturevalue("torch")
+    sparse = pytest.importorskip("scipy.sparse", reason="SciPy is not installed")
     dense = np.where(np.abs(X) > 0.7, X, 0)
     rows = getattr(sparse, kind)(dense)
     options = {"batch_size": 40, **SMALL, **options}
     plain = MLPClassifier(**options).fit(dense, Y)
     monkeypatch.setattr(descent, "block", lambda rows, params: 40)
-    made, whole = [], sparse.csr_matrix.toarray
+    made, whole = [0], sparse.csr_matrix.toarray
     for name in ("csr_matrix", "csr_array"):
 
         def toarray(self, *args, **kwargs):
@@ -561,18 +571,20 @@ def test_sparse_rows_become_dense_batch_by_batch(options, kind, monkeypatch):
             return whole(self, *args, **kwargs)
 
         monkeypatch.setattr(getattr(sparse, name), "toarray", toarray)
-    net = MLPClassifier(**options).fit(rows, Y)
+    net = MLPClassifier(backend=backend, **options).fit(rows, Y)
     assert_same(net, plain, atol=1e-9)
-    np.testing.assert_allclose(net.predict_proba(rows), plain.predict_proba(dense), atol=1e-9)
-    assert max(made) <= 40
-
-
-def test_sparse_rows_go_to_a_backend(torch):
-    sparse = pytest.importorskip("scipy.sparse")
-    net = MLPClassifier(backend="torch", **SMALL).fit(sparse.csr_matrix(X), Y)
-    assert isinstance(net.coefs_[0], torch.Tensor)
-    assert_same(net, MLPClassifier(**SMALL).fit(X, Y))
-    assert isinstance(net.predict(sparse.csr_matrix(X)), np.ndarray)
+    answer = net.predict_proba(rows)
+    assert isinstance(answer, np.ndarray)
+    np.testing.assert_allclose(answer, plain.predict_proba(dense), atol=1e-9)
+    assert max(made) <= (40 if backend == "torch" else 0)
+    if options["solver"] == "adam":  # dense after sparse, and the other way round
+        net.fit(dense, Y, X_val=rows, y_val=Y)
+        again = MLPClassifier(backend=backend, **options).fit(rows, Y, X_val=dense, y_val=Y)
+        assert_same(net, again, atol=1e-9)
+    if not options["early_stopping"]:
+        return
+    with pytest.raises(ValueError, match=r"X: a value of .* is too large for float32"):
+        plain.fit(dense.astype(np.float32), Y).predict(rows * 1e300)
 
 
 def test_sparse_labels():
