@@ -60,14 +60,18 @@ def main():
         c, _ = scores(portnet, name, solver, 100)
         # Of the differences, fold by fold: what is common to both does not count as noise.
         error = (c - a).std(ddof=1) / np.sqrt(len(a))
-        worst = min(worst, (c.mean() - a.mean()) / error)
+        worst = min(worst, (c.mean() - a.mean()) / error if error else 0.0)
         rows.append(
             f"| {name} | {solver} | {a.mean():.4f} | {b.mean():.4f} | {np.abs(a - b).max():.1e} "
             f"| {c.mean():.4f} | {c.mean() - a.mean():+.4f} ± {error:.4f} "
             f"| {seconds_a:.1f} | {seconds_b:.1f} |"
         )
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
     ).stdout.strip()
     versions = f"scikit-learn {sklearn.__version__}"
     lines = [

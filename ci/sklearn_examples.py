@@ -3,9 +3,9 @@
     python ci/sklearn_examples.py
 
 First the examples in the docstrings of scikit-learn's two classes, as they are installed here:
-portnet must print what stands there, numbers to the digits that are shown. Then what scikit-learn's
-user guide and gallery do with the two classes, in our words: each snippet runs twice, with
-scikit-learn's import line and with portnet's, and must show the same.
+portnet must print what stands there, numbers within 2 % (they are rounded). Then what the user
+guide and gallery of scikit-learn do with the two classes, in our words: each snippet runs twice,
+with scikit-learn's import line and with portnet's, and must show the same.
 """
 
 import contextlib
@@ -129,7 +129,7 @@ GUIDE = {
 
 
 class Checker(doctest.OutputChecker):
-    """Numbers are equal to the digits that are shown, the rest to the letter but for spaces."""
+    """Numbers are equal within 2 %, the rest to the letter but for spaces."""
 
     def check_output(self, want, got, optionflags):
         """Tell whether what was printed is what stands there."""

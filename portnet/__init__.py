@@ -132,3 +132,11 @@ def __getattr__(name: str) -> _Any:
             f'{name} needs scikit-learn 1.9 or later: pip install "portnet[sklearn]"'
         ) from error
     return getattr(estimators, name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names; the estimators, where scikit-learn is."""
+    from importlib.util import find_spec
+
+    found = ["MLPClassifier", "MLPRegressor"] if find_spec("sklearn") else []
+    return sorted({*globals(), *found})

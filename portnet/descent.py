@@ -26,6 +26,7 @@ Array = Any
 Params = Any
 Host = np.ndarray[Any, Any]
 
+FTOL = 2.220446049250313e-09  # SciPy's, for L-BFGS-B
 NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and "
     "need to be preprocessed."
@@ -293,7 +294,7 @@ def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> 
         model, loss, alpha, lambda: rows.batches(size), total, progress.params
     )
     eps = float(namespace(v).finfo(v.dtype).eps)
-    optimizer = LBFGS(memory=10, gtol=options.tol, ftol=max(2.2e-9, eps))
+    optimizer = LBFGS(memory=10, gtol=options.tol, ftol=max(FTOL, eps))
     state, n_iter = optimizer.init(v), 0
     with interrupts() as pressed:
         while not state.status and n_iter < options.max_iter:

@@ -193,8 +193,8 @@ class _MLP(BaseEstimator):
         Returns
         -------
         self
-            After an error, the estimator is as it was before (but a warning that is made an error
-            comes after the fit).
+            After an error, the estimator is as it was before. (A convergence warning that is made
+            an error comes after the fit.)
         """
         held = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
         return self._commit(lambda: self._fit(X, y, sample_weight, held))
@@ -226,8 +226,10 @@ class _MLP(BaseEstimator):
         incremental: bool = False,
     ) -> Progress:
         """Check the data, begin or go on, train, and set the attributes."""
-        if incremental and self.early_stopping:
-            raise ValueError("partial_fit does not support early_stopping=True")
+        if incremental:  # scikit-learn looks at the parameters in the first call only
+            self._validate_params()
+            if self.early_stopping:
+                raise ValueError("partial_fit does not support early_stopping=True")
         hidden = self._hidden_sizes()
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         method = "partial_fit" if incremental else "fit"
@@ -252,9 +254,12 @@ class _MLP(BaseEstimator):
 
     def _generator(self, goes_on: bool) -> np.random.RandomState:
         """Return what draws: the one before, if that goes on and is still what is asked for."""
-        if not goes_on or self.__dict__.get("_seed", self) is not self.random_state:
-            self._seed = self.random_state
-            self._random_state: np.random.RandomState = check_random_state(self.random_state)
+        known, wanted = self.__dict__.get("_seed", self), self.random_state
+        # By value: a pickle does not keep the identity of integers.
+        same = known is wanted or (isinstance(wanted, Integral) and known == wanted)
+        if not (goes_on and same):
+            self._seed = wanted
+            self._random_state: np.random.RandomState = check_random_state(wanted)
         return self._random_state
 
     def _begin(self, sizes: list[int], place: Backend, rng: np.random.RandomState) -> None:
@@ -344,18 +349,18 @@ class _MLP(BaseEstimator):
     def _batch_size(self, rows: int) -> int:
         if isinstance(self.batch_size, str):  # "auto"
             return min(200, rows)
-        if self.batch_size > rows:
+        if not 1 <= self.batch_size <= rows:
             follow.warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
             )
-        return min(int(self.batch_size), rows)
+        return min(max(int(self.batch_size), 1), rows)
 
     # What is checked before a fit ---------------------------------------------------------------
 
     def _hidden_sizes(self) -> list[int]:
         given = self.hidden_layer_sizes
         sizes = list(given) if hasattr(given, "__iter__") else [given]
-        if not all(isinstance(size, Integral) for size in sizes):
+        if not all(isinstance(n, Integral) and not isinstance(n, bool) for n in sizes):
             raise ValueError(f"hidden_layer_sizes must be integers > 0, got {sizes}.")
         if any(size <= 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
@@ -366,7 +371,7 @@ class _MLP(BaseEstimator):
         shapes = [tuple(np.shape(W)) for W in self.coefs_]
         if shapes != list(pairwise(sizes)):
             raise ValueError(
-                f"hidden_layer_sizes={self.hidden_layer_sizes}: with {sizes[0]} features and "
+                f"with {sizes[0]} features, hidden_layer_sizes={self.hidden_layer_sizes} and "
                 f"{sizes[-1]} outputs, the network would have the sizes {sizes}; but the fitted "
                 f"one goes on, with weights of the shapes {shapes}. Use a new estimator"
             )
@@ -385,13 +390,12 @@ class _MLP(BaseEstimator):
     def _place(self, X: Any, method: str) -> Backend:
         """Return where the network is, or raise ValueError where X cannot be answered there."""
         here = backend_of(self.coefs_[0])
-        followed = self._from_host or here.name == "numpy" if is_host(X) else here.holds(X)
+        if is_host(X):
+            followed, where, more = self._from_host or here.name == "numpy", "'numpy'", ""
+        else:
+            followed, more = here.holds(X), ", portnet.to_numpy(X) is X on the host"
+            where = f"{backend_of(X).name!r}, device={device_name(X)!r}"
         if not followed:
-            there = "numpy" if is_host(X) else backend_of(X).name
-            where = repr(there)
-            if there == here.name:
-                where += f", device={device_name(X)!r}"
-            more = "" if is_host(X) else ", portnet.to_numpy(X) is X on the host"
             raise ValueError(
                 f"Inputs passed to {type(self).__name__}.{method}() must use the same namespace "
                 f"and the same device as those passed to fit(). X is {describe(X)}, and the "
@@ -434,7 +438,7 @@ class _MLP(BaseEstimator):
             X = follow.device_features(X, place)
             validate_data(self, X, reset=False, skip_check_array=True)
             return X
-        X = validate_data(self, X, reset=False, accept_sparse=["csr", "csc"], dtype=_FLOATS)
+        X = validate_data(self, X, reset=False, accept_sparse=["csr", "csc"])
         return follow.moved(X, place)
 
     def _weighted(self, rows: Rows, y: Any, given: Any) -> tuple[Rows, Host | None]:
@@ -521,7 +525,8 @@ class _MLP(BaseEstimator):
         numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
         y_val = validate_data(self, y=y_val, reset=False, **numeric)
         check_consistent_length(X_val, y_val)
-        follow.check_validation_size(X_val.shape[0])
+        if X_val.shape[0] < 2:
+            raise ValueError("The validation set is too small: expected at least 2 rows, got 1.")
         if y_val.ndim == 2 and y_val.shape[1] == 1:
             y_val = column_or_1d(y_val, warn=True)
         weight = _host_weights(w, X_val.shape[0])
@@ -927,13 +932,61 @@ class MLPRegressor(RegressorMixin, _MLP):
     ----------
     loss : {'squared_error', 'poisson'}, default='squared_error'
         'poisson' is for counts, y >= 0: the exponential of the output is their mean.
-    hidden_layer_sizes, activation, solver, ... : see `MLPClassifier`
-        All but `class_weight`. ``hidden_layer_sizes=()`` is linear regression.
+    hidden_layer_sizes : int or sequence of int, default=(100,)
+        Units of the hidden layers; ``()`` is linear regression.
+    activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
+        Of the hidden layers.
+    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
+        L-BFGS takes all rows in every iteration: good for few rows.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty on the weights; divided by the rows of the batch, or by their
+        weights.
+    batch_size : int, default='auto'
+        Rows in a step of sgd or adam; 'auto' is ``min(200, rows)``.
+    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
+        Of sgd: see `MLPClassifier`.
+    learning_rate_init : float, default=0.001
+        Of sgd and adam.
+    power_t : float, default=0.5
+        The exponent of 'invscaling'.
+    max_iter : int, default=200
+        Epochs at most; iterations of L-BFGS.
+    shuffle : bool, default=True
+        Whether sgd and adam take the rows in a new order in each epoch.
+    random_state : int, RandomState instance, default=None
+        Draws the initial weights, the validation set and the order of the rows.
+    tol : float, default=1e-4
+        What the loss, or the score of early stopping, must gain within `n_iter_no_change` epochs;
+        for L-BFGS, the largest gradient at which it has converged.
+    verbose : bool, default=False
+        Whether to print the loss of each iteration.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the weights of the fit before.
+    momentum : float, default=0.9
+        Of sgd.
+    nesterovs_momentum : bool, default=True
+        Whether sgd's momentum is Nesterov's.
+    early_stopping : bool, default=False
+        Whether sgd and adam stop when R2 on the validation set gets no better, and keep the best
+        weights.
+    validation_fraction : float, default=0.1
+        The share of the rows that early stopping sets aside, where no `X_val` is given.
+    beta_1, beta_2 : float, default=0.9, 0.999
+        How slowly adam's means of the gradient and of its square forget.
+    epsilon : float, default=1e-8
+        Keeps adam's divisor above 0.
+    n_iter_no_change : int, default=10
+        Epochs without a gain of `tol` before the end; `np.inf` for never.
+    max_fun : int, default=15000
+        Evaluations of the loss at most, by L-BFGS.
+    backend : str, default=None
+        Where the network lives if X is host data: see `MLPClassifier`.
 
     Attributes
     ----------
-    loss_, best_loss_, loss_curve_, ... : see `MLPClassifier`
-        All but `classes_`. The scores of early stopping are R2.
+    loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_, t_, coefs_, \
+    intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activation_
+        As those of `MLPClassifier`; the scores of early stopping are R2.
 
     Notes
     -----

@@ -923,7 +923,7 @@ def test_poisson_is_for_counts():
 def test_a_network_that_goes_on_keeps_its_sizes():
     net = MLPClassifier(warm_start=True, **SMALL).fit(X, Y)
     net.set_params(hidden_layer_sizes=(9,))
-    with pytest.raises(ValueError, match=r"hidden_layer_sizes=\(9,\): .* Use a new estimator"):
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes=\(9,\) and .* Use a new estimator"):
         net.fit(X, Y)
     with pytest.raises(ValueError, match="warm_start can only be used where `y` has the same"):
         net.set_params(hidden_layer_sizes=(7,)).fit(X, BINARY)
@@ -1142,3 +1142,470 @@ def test_numbers_are_numpys():
         if solver != "lbfgs":
             assert {type(loss) for loss in net.loss_curve_} == {np.float64}
             assert type(net.best_loss_) is np.float64
+
+
+# Faults that were planted, and that nothing above had caught ------------------------------------
+
+
+def torn(monkeypatch, calls, act):
+    """Act at one call of the loss; returns the list of calls."""
+    seen, whole = [], solvers.summed
+
+    def summed(*args):
+        seen.append(1)
+        if len(seen) == calls:
+            act()
+        return whole(*args)
+
+    monkeypatch.setattr(solvers, "summed", summed)
+    return seen
+
+
+def ctrl_c():
+    raise KeyboardInterrupt
+
+
+def test_an_error_that_is_no_exception_leaves_it_as_it_was(monkeypatch):
+    net = MLPClassifier(**SMALL).fit(X, Y)
+    attributes = dict(vars(net))
+    monkeypatch.setattr(portnet.estimators, "descend", lambda *args, **options: ctrl_c())
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(X[:, :3], BINARY)
+    assert vars(net) == attributes
+
+
+def test_a_failed_fit_does_not_rewind_the_users_generator():
+    draw = np.random.RandomState(0)
+    net = MLPClassifier(batch_size=10, **{**SMALL, "random_state": draw})
+    net.partial_fit(X, Y, classes=[0, 1, 2])
+    before = draw.get_state()
+    with pytest.raises(ValueError, match="Solver produced non-finite"):
+        net.partial_fit(X * 1e300, Y)
+    after = draw.get_state()
+    assert before[2] != after[2] or bool((before[1] != after[1]).any())
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_interrupted_epoch_does_not_count(solver, monkeypatch):
+    """Nor is it a convergence warning, which many ignore."""
+    torn(monkeypatch, 12, ctrl_c)
+    net = MLPClassifier(solver=solver, batch_size=50, **{**SMALL, "max_iter": 40})
+    with pytest.warns(UserWarning, match="Training interrupted by user.") as caught:
+        net.fit(X, Y)
+    assert [w.category for w in caught] == [UserWarning]
+    if solver != "lbfgs":
+        assert (net.n_iter_, net.t_) == (3, 450)
+        assert net.loss_ == net.loss_curve_[-1]
+
+
+def test_interrupted_in_the_first_epoch_there_is_no_loss(monkeypatch):
+    for net in (MLPClassifier(**SMALL), MLPClassifier(**SMALL).fit(X, Y)):
+        with monkeypatch.context() as patch:
+            torn(patch, 1, ctrl_c)
+            with pytest.warns(UserWarning, match="interrupted"):
+                net.fit(X, Y)
+        assert not hasattr(net, "loss_")
+        assert (net.n_iter_, net.t_, net.loss_curve_) == (0, 0, [])
+
+
+def test_ctrl_c_does_not_wait_for_the_epoch(monkeypatch):
+    import signal
+
+    seen = torn(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.warns(UserWarning, match="Training interrupted by user."):
+        MLPClassifier(batch_size=10, **SMALL).fit(X, Y)
+    assert len(seen) == 5
+
+
+def test_partial_fit_has_no_early_stopping():
+    net = MLPRegressor(early_stopping=True, **SMALL)
+    with pytest.raises(ValueError, match="partial_fit does not support early_stopping=True"):
+        net.partial_fit(XR, YR)
+
+
+def test_balanced_classes_of_a_warm_start():
+    """Those of the rows of this fit alone."""
+    few = np.r_[0:50, 50:60, 100:130]
+    options = {"batch_size": 30, "warm_start": True, **SMALL}
+    net = MLPClassifier(class_weight="balanced", **options).fit(X, Y).fit(X[few], Y[few])
+    by_hand = {0: 90 / 3 / 50, 1: 90 / 3 / 10, 2: 90 / 3 / 30}
+    plain = MLPClassifier(**options).fit(X, Y)
+    assert_same(net, plain.set_params(class_weight=by_hand).fit(X[few], Y[few]))
+
+
+@pytest.mark.parametrize("options", [{}, {"early_stopping": True}, {"solver": "sgd"}])
+def test_a_new_fit_remembers_nothing(options):
+    options = {**SMALL, "max_iter": 20, "tol": 0.01, "n_iter_no_change": 2, **options}
+    once, twice = MLPClassifier(**options).fit(X, Y), MLPClassifier(**options).fit(X, Y).fit(X, Y)
+    assert_same(once, twice, atol=0)
+    for name in ("loss_", "loss_curve_", "best_loss_", "n_iter_", "t_"):
+        assert getattr(once, name) == getattr(twice, name), name
+    for name in ("validation_scores_", "best_validation_score_"):
+        assert getattr(once, name) == getattr(twice, name), name
+
+
+def test_another_solver_starts_anew():
+    net = MLPClassifier(**SMALL).fit(X, Y).set_params(solver="lbfgs").fit(X, Y)
+    plain = MLPClassifier(solver="lbfgs", **SMALL).fit(X, Y)
+    assert {n for n in vars(net) if n.endswith("_")} == {n for n in vars(plain) if n.endswith("_")}
+    assert_same(*(n.set_params(solver="adam").partial_fit(X, Y) for n in (net, plain)), atol=0)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_epochs_without_a_gain_count_from_fit_to_fit(early_stopping):
+    options = {"warm_start": True, "early_stopping": early_stopping, "tol": 10, "max_iter": 2}
+    found = []
+    for m in (portnet, theirs):
+        net = m.MLPClassifier(n_iter_no_change=5, random_state=0, **options)
+        found.append([net.fit(X, Y).n_iter_ for _ in range(5)])
+    assert found[0] == found[1] == [2, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_no_gain_and_no_loss_is_none_less_than_a_tolerance_of_zero(early_stopping):
+    options = {"tol": 0.0, "n_iter_no_change": 2, "learning_rate_init": 1e-300, "shuffle": False}
+    for m in (portnet, theirs):
+        net = m.MLPClassifier(early_stopping=early_stopping, **options, **SMALL).fit(X, Y)
+        assert net.n_iter_ == 8
+
+
+def test_an_end_in_the_last_epoch_is_no_failure():
+    options = {**SMALL, "max_iter": 50, "tol": 0.05, "n_iter_no_change": 2}
+    n = MLPClassifier(**options).fit(X, Y).n_iter_
+    assert n < 50
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MLPClassifier(**{**options, "max_iter": n}).fit(X, Y)
+        MLPClassifier(**{**options, "max_iter": 1}).partial_fit(X, Y, classes=[0, 1, 2])
+
+
+@pytest.mark.parametrize("learning_rate", ["adaptive", "invscaling"])
+def test_adam_has_its_own_learning_rate(learning_rate):
+    options = {**SMALL, "tol": 10, "n_iter_no_change": 2}
+    net = MLPClassifier(learning_rate=learning_rate, **options).fit(X, Y)
+    assert_same(net, MLPClassifier(**options).fit(X, Y), atol=0)
+
+
+@pytest.mark.parametrize("learning_rate", ["adaptive", "invscaling"])
+def test_learning_rates_keep_the_dtype(learning_rate):
+    options = {"solver": "sgd", "learning_rate": learning_rate, "tol": 10, "n_iter_no_change": 1}
+    net = MLPClassifier(**options, **SMALL).fit(X.astype(np.float32), Y)
+    assert net.coefs_[0].dtype == net._optimizer.state.lr.dtype == np.float32
+
+
+def test_batches_of_200_rows_at_most():
+    features, y = np.tile(X, (2, 1)), np.tile(Y, 2)
+    net = MLPClassifier(**SMALL).fit(features, y)
+    assert_same(net, MLPClassifier(batch_size=200, **SMALL).fit(features, y), atol=0)
+
+
+def test_a_batch_of_all_rows_is_not_clipped():
+    MLPClassifier(batch_size=150, **SMALL).fit(X, Y)
+    with pytest.warns(UserWarning, match="It is going to be clipped"):
+        MLPClassifier(batch_size=150, early_stopping=True, **SMALL).fit(X, Y)
+
+
+def test_blocks_fit_in_memory():
+    for shape in [(4, 7), (5000, 3), (3, 5000), (2**25, 1)]:
+        wide = ({"W": np.broadcast_to(0.0, shape)}, ())
+        rows = descent.Rows(portnet.get_backend(), np.broadcast_to(0.0, (10**9, 1)))
+        size = descent.block(rows, wide)
+        assert 1 <= size <= 16_384
+        assert size == 1 or size * max(shape) <= 2**24
+
+
+def test_the_loss_is_summed_in_float64():
+    """Of a large one and many small ones, the small ones count."""
+    options = {"hidden_layer_sizes": (), "batch_size": 1, "learning_rate_init": 1e-30}
+    options |= {"random_state": 0, "solver": "sgd", "shuffle": False, "max_iter": 1, "alpha": 0.0}
+    y = np.r_[1e4, np.full(150, 0.5)]
+    net = MLPRegressor(**options).fit(np.zeros((151, 1), dtype=np.float32), y)
+    expected = 0.5 * np.mean((y - float(net.intercepts_[0][0])) ** 2)
+    assert net.loss_ == pytest.approx(expected, rel=5e-7)
+
+
+# L-BFGS
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_lbfgs_has_scipys_options(dtype, monkeypatch):
+    given, whole = [], descent.LBFGS
+    monkeypatch.setattr(descent, "LBFGS", lambda **o: given.append(o) or whole(**o))
+    MLPClassifier(solver="lbfgs", tol=0.01, **SMALL).fit(X.astype(dtype), Y)
+    ftol = max(2.220446049250313e-09, float(np.finfo(dtype).eps))
+    assert given == [{"memory": 10, "gtol": 0.01, "ftol": ftol}]
+
+
+def test_lbfgs_that_cannot_go_lower(monkeypatch):
+    """An error of the search in float64; in float32 that is where it ends."""
+
+    class Stuck(descent.LBFGS):
+        def iterate(self, f, x, state):
+            x, state = super().iterate(f, x, state)
+            return x, state._replace(status="the line search cannot go lower")
+
+    monkeypatch.setattr(descent, "LBFGS", Stuck)
+    net = MLPClassifier(solver="lbfgs", **SMALL)
+    with pytest.warns(ConvergenceWarning) as caught:
+        net.fit(X, Y)
+    message = str(caught[0].message)
+    assert "after 1 iteration(s) (status=2):\nABNORMAL: the line search cannot go low" in message
+    assert "Increase the number" not in message
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net.fit(X.astype(np.float32), Y)
+
+
+def test_lbfgs_that_converges_in_the_last_iteration():
+    """SciPy counts it as the last."""
+    options = {"solver": "lbfgs", "random_state": 0, "tol": 0.01}
+    for m in (portnet, theirs):
+        n = m.MLPClassifier((7,), max_iter=200, **options).fit(X, Y).n_iter_
+        assert n < 200
+        with pytest.warns(ConvergenceWarning, match="TOTAL NO. OF ITERATIONS REACHED LIMIT"):
+            m.MLPClassifier((7,), max_iter=n, **options).fit(X, Y)
+
+
+def test_lbfgs_tells(capsys):
+    net = MLPClassifier(solver="lbfgs", verbose=True, **SMALL).fit(X, Y)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0] for line in lines] == [f"Iteration {i + 1}" for i in range(8)]
+    assert lines[-1] == f"Iteration 8, loss = {net.loss_:.8f}"
+
+
+# Places
+
+
+def test_what_is_said_of_another_place(torch):
+    host = MLPClassifier(**SMALL).fit(X, Y)
+    with pytest.raises(ValueError, match=r"portnet\.to_numpy\(X\) is X on the host"):
+        host.predict(torch.asarray(X))
+    with portnet.use_backend("array_api_strict", device="device1", dtype="float64") as place:
+        net = MLPClassifier(**SMALL).fit(place.asarray(X), Y)
+    with portnet.use_backend("array_api_strict", dtype="float64") as place:
+        message = r"estimator\.to\('array_api_strict', device='.*'\) is a copy of it there"
+        with pytest.raises(ValueError, match=message):
+            net.predict(place.asarray(X))
+
+
+def test_weights_set_by_hand_on_the_host(torch):
+    net = MLPRegressor(**SMALL).fit(torch.asarray(XR), torch.asarray(YR))
+    expected = net.predict(torch.asarray(XR)).numpy()
+    net.coefs_ = [W.numpy() for W in net.coefs_]
+    net.intercepts_ = [b.numpy() for b in net.intercepts_]
+    np.testing.assert_allclose(net.predict(XR), expected)
+
+
+def test_moved_to_a_device_in_its_own_dtype():
+    net = MLPClassifier(**SMALL).fit(X.astype(np.float32), Y)
+    there = net.to("array_api_strict", device="device1")
+    assert "device1" in portnet.backend.device_name(there.coefs_[0])
+    assert portnet.backend.backend_of(there.coefs_[0]).dtype == "float32"
+
+
+def test_a_moved_copy_has_its_own_order():
+    net = MLPClassifier(batch_size=10, **SMALL).fit(X, Y)
+    again, moved = pickle.loads(pickle.dumps(net)), net.to("numpy")
+    moved.partial_fit(X, Y)
+    assert_same(net.partial_fit(X, Y), again.partial_fit(X, Y), atol=0)
+
+
+def test_bad_targets_on_a_device(torch):
+    net, there = MLPRegressor(**SMALL), torch.asarray(XR)
+    with pytest.raises(ValueError, match="Found array with dim 3"):
+        net.fit(there, torch.asarray(np.ones((120, 2, 2))))
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        net.fit(there, torch.asarray(np.where(YR > 1, np.nan, YR)))
+    with pytest.raises(ValueError, match="out of the valid range of the loss 'poisson'"):
+        MLPRegressor("poisson", **SMALL).fit(there, torch.asarray(YR))
+    with pytest.raises(ValueError, match=r"Found array with 0 feature\(s\)"):
+        net.fit(there[:, :0], torch.asarray(YR))
+
+
+def test_truths_and_small_integers_as_classes(torch):
+    net = MLPClassifier(**SMALL).fit(torch.asarray(X), torch.asarray(BINARY > 0))
+    assert isinstance(net.classes_, torch.Tensor)
+    assert net.predict(torch.asarray(X)).dtype == torch.bool
+    with portnet.use_backend("array_api_strict", device="no_x64", dtype="float32") as place:
+        there = place.asarray(X.astype(np.float32))
+        net = MLPClassifier(**SMALL).fit(there, BINARY)
+        assert "int32" in str(net.classes_.dtype)
+
+
+def test_frames_where_there_is_no_float64():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    with portnet.use_backend("array_api_strict", device="no_float64"):
+        for frame in (pandas.DataFrame(XR), polars.DataFrame(XR)):
+            with pytest.raises(ValueError, match="X is float64, but"):
+                MLPRegressor(**SMALL).fit(frame, YR)
+
+
+def test_a_float32_network_says_how_to_be_float64():
+    net = MLPRegressor(**SMALL).fit(XR.astype(np.float32), YR)
+    with pytest.raises(ValueError, match=r"too large for float32.* as float64 from the first fit"):
+        net.predict(XR * 1e300)
+
+
+# Weights and validation sets
+
+
+def test_the_error_names_the_weights_it_means():
+    with pytest.raises(ValueError, match="class_weight: expected at least one weight above 0"):
+        MLPClassifier(class_weight={0: 0, 1: 0, 2: 0}, **SMALL).fit(X, Y)
+
+
+def test_scores_of_early_stopping_have_no_class_weights():
+    options = {"early_stopping": True, "validation_fraction": 0.2, **SMALL}
+    net = MLPClassifier(class_weight={0: 1.0, 1: 7.3, 2: 0.21}, **options).fit(X, Y)
+    right = 30 * np.array(net.validation_scores_)
+    np.testing.assert_allclose(right, right.round(), atol=1e-9)
+
+
+@pytest.mark.parametrize("y", [Y, BINARY], ids=["three", "two"])
+def test_rows_of_weight_zero_do_not_validate(y):
+    w = np.random.default_rng(0).integers(0, 3, 150)
+    met = w > 0
+    options = {"early_stopping": True, "validation_fraction": 0.3, **SMALL}
+    a = MLPClassifier(**options).fit(X, y, w)
+    b = MLPClassifier(**options).fit(X[met], y[met], w[met])
+    assert_same(a, b, atol=0)
+    assert a.validation_scores_ == b.validation_scores_
+    MLPClassifier(**options).fit(X, Y, np.where(Y == 2, 0.0, 1.0))  # no class is left out
+
+
+def test_a_validation_set_of_one_row():
+    with pytest.raises(ValueError, match="The validation set is too small"):
+        MLPRegressor(early_stopping=True, **SMALL).fit(XR[:5], YR[:5])
+
+
+def test_what_early_stopping_leaves_out_has_its_name():
+    text = np.where(np.arange(150) == 3, "rare", np.array(["x", "y"])[BINARY])
+
+    def fits():
+        net = MLPClassifier(early_stopping=True, validation_fraction=0.5, **SMALL)
+        return [net.set_params(random_state=seed).fit(X, text) for seed in range(20)]
+
+    with pytest.raises(ValueError, match=r"all rows of the classes \['rare'\] are in the"):
+        fits()
+
+
+def test_a_label_that_no_row_has_is_not_left_out():
+    labels = np.stack([np.zeros(150, int), BINARY], axis=1)
+    MLPClassifier(early_stopping=True, **SMALL).fit(X, labels)
+
+
+def test_more_bad_validation_sets(torch):
+    net = MLPClassifier(early_stopping=True, **SMALL)
+    with pytest.raises(ValueError, match="in the validation set: X has 2 features"):
+        net.fit(X, Y, X_val=X[:, :2], y_val=Y)
+    with pytest.raises(ValueError, match="`y_val` has several labels a row"):
+        net.fit(X, Y, X_val=X, y_val=np.stack([BINARY, 1 - BINARY], axis=1))
+    net = MLPRegressor(early_stopping=True, **SMALL)
+    with pytest.raises(ValueError, match=r"`y_val` has \(3,\) outputs a row, `y` 1"):
+        net.fit(XR, YR, X_val=XR, y_val=Y3)
+    net = MLPRegressor("poisson", early_stopping=True, **SMALL)
+    with pytest.raises(ValueError, match=r"Some value\(s\) of y_val are out of the valid range"):
+        net.fit(XR, COUNTS, X_val=XR, y_val=-COUNTS)
+
+
+def test_a_validation_set_of_another_library_or_shape(torch):
+    options = {"early_stopping": True, **SMALL}
+    plain = MLPClassifier(**options).fit(X, Y, X_val=X[::2], y_val=Y[::2])
+    with portnet.use_backend("array_api_strict", dtype="float64") as place:
+        elsewhere = place.asarray(X[::2])
+    net = MLPClassifier(**options)
+    net.fit(torch.asarray(X), Y, X_val=elsewhere, y_val=torch.asarray(Y[::2]))
+    assert_same(net, plain)
+    with pytest.warns(DataConversionWarning):
+        MLPClassifier(**options).fit(X, Y, X_val=X[::2], y_val=Y[::2, None])
+    with portnet.use_backend("array_api_strict", device="device1", dtype="float64") as place:
+        elsewhere = place.asarray(YR)
+    net = MLPRegressor(**options).fit(XR, YR, X_val=XR, y_val=elsewhere, sample_weight_val=2.0)
+    assert_same(net, MLPRegressor(**options).fit(XR, YR, X_val=XR, y_val=YR), atol=0)
+
+
+# Answers
+
+
+def test_answers_in_the_tails():
+    """Exact where the network is sure, without a warning; 0.5 is not more than a half."""
+    net = MLPClassifier(hidden_layer_sizes=(), max_iter=1).fit(X[:, :1], BINARY)
+    net.coefs_, net.intercepts_ = [np.ones((1, 1))], [np.zeros(1)]
+    x = np.array([[50.0], [-50.0], [-800.0], [0.0]])
+    small = np.exp(-50.0)
+    expected = [[small, 1], [1, small], [1, 0], [0.5, 0.5]]
+    np.testing.assert_allclose(net.predict_proba(x), expected, rtol=1e-12)
+    assert net.predict(x).tolist() == [1, 0, 0, 0]
+    assert net.predict_log_proba(x)[2, 1] == -np.inf
+    labels = MLPClassifier(hidden_layer_sizes=(), max_iter=1)
+    labels.fit(X[:, :1], np.stack([BINARY, 1 - BINARY], axis=1))
+    labels.coefs_, labels.intercepts_ = [np.ones((1, 2))], [np.zeros(2)]
+    assert labels.predict(x).tolist() == [[1, 1], [0, 0], [0, 0], [0, 0]]
+
+
+def test_answers_that_overflow_do_not_warn():
+    net = MLPRegressor(**SMALL).fit(XR.astype(np.float32), YR)
+    assert not np.isfinite(net.predict(np.full((1, 5), 3e38, dtype=np.float32))).all()
+
+
+def test_one_class_is_always_the_answer():
+    net = MLPClassifier(**SMALL).fit(X[:50], np.full(50, 3))
+    net.intercepts_[-1][:] = 9.0
+    assert set(net.predict(X)) == {3}
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["a", 1], r"Mix of label input types \(number and string\) in classes"),
+        ([b"a", 1], r"Mix of label input types \(bytes and number\) in classes"),
+        (["a", np.True_], r"Mix of label input types \(number and string\) in classes"),
+        (["a", None], "Input classes contains None"),
+    ],
+)
+def test_bad_classes(classes, message):
+    with pytest.raises(ValueError, match=message):
+        MLPClassifier(**SMALL).partial_fit(X, np.array(["a", "1"])[BINARY], classes=classes)
+
+
+def test_several_labels_after_one():
+    net = MLPClassifier(**SMALL).partial_fit(X, Y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="`y` has several labels a row"):
+        net.partial_fit(X, np.stack([BINARY, BINARY, 1 - BINARY], axis=1))
+
+
+@pytest.mark.parametrize("seed", [7, 1000])
+def test_the_order_goes_on_after_pickling(seed):
+    options = {"batch_size": 10, **SMALL, "random_state": seed}
+    net = MLPClassifier(**options).partial_fit(X, Y, classes=[0, 1, 2])
+    other = pickle.loads(pickle.dumps(net))
+    for _ in range(3):
+        other = pickle.loads(pickle.dumps(other)).set_params(random_state=int(str(seed)))
+        assert_same(net.partial_fit(X, Y), other.partial_fit(X, Y), atol=0)
+
+
+def test_parameters_are_looked_at_in_every_partial_fit():
+    for bad in ({"alpha": -5}, {"momentum": 7}, {"batch_size": -3}, {"activation": "sigmoid"}):
+        net = MLPClassifier(**SMALL).partial_fit(X, Y, classes=[0, 1, 2])
+        (name,) = bad
+        with pytest.raises(ValueError, match=f"The '{name}' parameter of MLPClassifier must be"):
+            net.set_params(**bad).partial_fit(X, Y)
+    from sklearn import config_context
+
+    net = MLPClassifier(batch_size=-3, **SMALL)
+    with config_context(skip_parameter_validation=True), pytest.warns(UserWarning, match="clipped"):
+        assert net.fit(X, Y).loss_ > 0
+
+
+def test_predict_is_as_strict_as_scikit_learns():
+    pair = [m.MLPClassifier(**SMALL).fit(X, Y) for m in (portnet, theirs)]
+    for bad in ([["1", "2", "3", "4"]], [["x", "y", "z", "u"]], [[1 + 2j, 0, 0, 0]], {"a": [1]}):
+        said = []
+        for net in pair:
+            with pytest.raises((ValueError, TypeError)) as caught:
+                net.predict(bad)
+            said.append(str(caught.value))
+        assert said[0] == said[1]
+    for fine in (np.ones((2, 4), dtype=np.int8), np.ones((2, 4), dtype=bool), [[1, 2, 3, 4]]):
+        np.testing.assert_array_equal(pair[0].predict(fine), pair[1].predict(fine))

@@ -821,3 +821,41 @@ def test_errors_of_f_go_through():
 
     with pytest.raises(ArithmeticError, match="mine"):
         minimize(f, np.ones(2))
+
+
+# Faults that were planted, and that nothing above had caught ------------------------------------
+
+
+def test_the_first_trial_is_1_away():
+    """Of any gradient; where its square underflows, rounding ends the search."""
+    seen = []
+
+    def f(x):
+        seen.append(x)
+        return 0.5 * np.sum(x**2), x
+
+    minimize(f, np.array([3.0, 4.0]), max_iter=1)
+    np.testing.assert_allclose(seen[1], [2.4, 3.2])
+    tiny = np.full(2, 1e-200)
+    np.testing.assert_array_equal(lbfgs._direction(tiny, (), ()), -tiny)
+    state = lbfgs.LBFGSState(0.0, tiny, (), (), 1, "")
+    assert lbfgs._search(f, np.zeros(2), state) == (None, 1, False)
+
+
+def test_armijo_includes_its_line():
+    assert search((-lbfgs.C1, 0.0))[0] == [1]
+
+
+def test_values_too_large_for_a_cubic():
+    """A parabola, or where the slopes meet."""
+    seen, _ = search((1.7e308, 1.0), (-0.1, 0.0))
+    assert 0 <= seen[1] < 1e-300
+
+
+def test_cubics_of_any_scale():
+    at, after = lbfgs._Point(1.0, 0.0, -1.0), lbfgs._Point(3.0, 0.5, 2.0)
+    for scale in (1e-200, 1e200):
+        large = [p._replace(value=scale * p.value, slope=scale * p.slope) for p in (at, after)]
+        assert lbfgs._cubic(*large) == pytest.approx(lbfgs._cubic(at, after), rel=1e-12)
+    flat = [lbfgs._Point(t, 1.0, 0.0) for t in (0.0, 1.0)]
+    assert math.isnan(lbfgs._cubic(*flat))
