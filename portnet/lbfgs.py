@@ -329,9 +329,9 @@ def _trial(low: _Point, high: _Point | None, p: _Point, span: tuple[float, float
         if not math.isfinite(cubic):
             return secant
         return cubic if abs(cubic - p.t) > abs(secant - p.t) else secant
-    if abs(p.slope) <= abs(low.slope):  # 3: lower, and flatter; a minimum may be further out
+    if abs(p.slope) < abs(low.slope):  # 3: lower, and flatter; a minimum may be further out
         if not (cubic - p.t) * width > 0:  # also where there is none
-            cubic = span[1] if width > 0 else span[0]
+            cubic = high.t if high is not None else span[1] if width > 0 else span[0]
         if high is None:
             far = cubic if abs(cubic - p.t) > abs(secant - p.t) else secant
             return min(max(far, span[0]), span[1])

@@ -859,3 +859,40 @@ def test_cubics_of_any_scale():
         assert lbfgs._cubic(*large) == pytest.approx(lbfgs._cubic(at, after), rel=1e-12)
     flat = [lbfgs._Point(t, 1.0, 0.0) for t in (0.0, 1.0)]
     assert math.isnan(lbfgs._cubic(*flat))
+
+
+@pytest.mark.parametrize("kind", ["armijo", "falls", "ties"])
+def test_trials_on_fed_numbers(kind):
+    """As dcsrch, close to Armijo's line, far out, and where numbers are equal."""
+    dcsrch = pytest.importorskip("scipy.optimize._dcsrch", reason="SciPy is not installed")
+    for seed in range(300):
+        u = np.random.default_rng(seed).uniform(0, 1, (20, 2))
+        sign = np.where(u[::-1, 0] < 0.5, 1, -1)
+        ours, theirs = [], []
+
+        def line(t, i, u=u, sign=sign):
+            if kind == "armijo":
+                return lbfgs.C1 * t * (1 - 4 * u[i, 0]), sign[i] * (0.91 + u[i, 1])
+            if kind == "falls":
+                return -t * (1 + 2 * u[i, 0]), -0.91 - 2 * u[i, 1]
+            return (np.floor(5 * u[i, 0]) - 3) * lbfgs.C1, np.floor(5 * u[i, 1]) - 2.5
+
+        def phi(t, seen=theirs, line=line):
+            seen.append(float(t))
+            return line(t, len(seen) - 1)[0]
+
+        def slope(t, seen=theirs, line=line):
+            return line(t, len(seen) - 1)[1]
+
+        def f(x, seen=ours, line=line):
+            seen.append(float(x[0]))
+            value, slope = line(seen[-1], len(seen) - 1)
+            return np.float64(value), np.array([slope])
+
+        answer = dcsrch.DCSRCH(phi, slope, lbfgs.C1, lbfgs.C2, 0.1, 0, 1e300)
+        answer(1.0, 0.0, -1.0, maxiter=lbfgs.EVALUATIONS)
+        state = lbfgs.LBFGSState(0.0, np.array([-1.0]), (), (), 1, "")
+        lbfgs._search(f, np.zeros(1), state)
+        n = min(len(ours), len(theirs))
+        np.testing.assert_allclose(ours[:n], theirs[:n], rtol=1e-6)
+        assert len(theirs) - len(ours) in (0, 1)
