@@ -339,9 +339,8 @@ class _MLP(BaseEstimator):
         self.best_loss_ = None if watched else np.float64(done.best_loss)
         self.best_validation_score_ = done.best_score if watched else None
         self.loss_curve_ = self.__dict__.get("loss_curve_", [])
-        self.loss_curve_.extend(
-            map(np.float64, done.losses)
-        )  # nothing can fail any more: no copy is needed
+        # In place, without a copy: nothing can fail from here on.
+        self.loss_curve_.extend(map(np.float64, done.losses))
         scores = self.__dict__.get("validation_scores_") or []
         scores.extend(done.scores)
         self.validation_scores_ = scores if watched else None
