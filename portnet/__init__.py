@@ -13,10 +13,12 @@ from .backend import (
     asarray,
     backends,
     get_backend,
+    namespace,
     set_backend,
     to_numpy,
     use_backend,
 )
+from .compiler import CompileWarning, compile
 from .faults import DivergenceError
 from .gradcheck import GradientError, check_gradients, check_layer, check_loss
 from .layers import (
@@ -64,6 +66,7 @@ __all__ = [
     "BackendUnavailableError",
     "Chain",
     "ClipNorm",
+    "CompileWarning",
     "Constant",
     "CosineDecay",
     "DataError",
@@ -104,10 +107,12 @@ __all__ = [
     "check_gradients",
     "check_layer",
     "check_loss",
+    "compile",
     "get_backend",
     "init",
     "make_step",
     "mlp",
+    "namespace",
     "set_backend",
     "to_numpy",
     "tree",

@@ -65,6 +65,9 @@ def namespace(*arrays: Array) -> Any:
     try:
         return array_api_compat.array_namespace(*arrays)
     except TypeError:
+        for a in arrays:  # an array of the compiler's, beside NumPy's that it takes as constants
+            if hasattr(a, "__portnet_trace__"):
+                return a.__array_namespace__()
         kinds = [describe(a) for a in arrays if not isinstance(a, int | float | None)]
         raise TypeError(
             f"expected arrays of one library, got {' and '.join(dict.fromkeys(kinds)) or 'none'}; "

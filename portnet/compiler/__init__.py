@@ -1,0 +1,10 @@
+"""The compiler: trace a function once, then replay it at the speed of code written for the device.
+
+In reading order: `program` (what a trace is), `trace` (how it is made), `rewrite` (fewer
+operations), `plan` (order and places), `numpy_replay` (calls with ``out=``), `compiled`
+(`portnet.compile`).
+"""
+
+from .compiled import Compiled, CompileWarning, compile
+
+__all__ = ["CompileWarning", "Compiled", "compile"]

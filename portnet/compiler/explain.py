@@ -1,0 +1,31 @@
+"""What a plan does, in words."""
+
+from collections import Counter
+
+from .plan import Plan
+
+
+def explain(plan: Plan, source: tuple[str, str]) -> str:
+    """Return the plan as text: operations before and after, groups, buffers and bytes."""
+    after = plan.operations
+    lines = [
+        f"{plan.before} operations traced, {len(after)} left: "
+        + ", ".join(f"{n} {op}" for op, n in Counter(n.op for n in after).most_common())
+    ]
+    groups = [s for s in plan.steps if s.rows]
+    lines.append(f"{len(groups)} groups run block by block")
+    for g in groups:
+        names = " ".join(n.op for n in g.nodes)
+        lines.append(f"  {len(g.nodes)} on {g.shape}, {g.rows} rows at a time: {names}")
+    results = len(plan.program.leaves)
+    inside = sum(p.base[0] == "donated" for p in plan.places.values())
+    lines.append(
+        f"{len(plan.buffers)} buffers of {sum(plan.buffers):,} bytes and {len(plan.blocks)} blocks "
+        f"of {sum(plan.blocks):,} bytes hold {len(after)} results; {inside} are computed in "
+        "donated arrays"
+    )
+    lines.append(
+        f"{len(plan.donated)} of {results} results replace donated arrays, "
+        f"{len(plan.copies)} of them by a copy"
+    )
+    return "\n".join([*lines, "", *source[1].splitlines()])

@@ -1,0 +1,363 @@
+"""NumPy: a plan as a function in Python's own text, one call with ``out=`` a line.
+
+The text has two parts. The first runs once for each set of donated arguments: it cuts buffers and
+donated arrays into the arrays that operations read and write. The second is the replay: a function
+of the arguments that makes the calls. Nothing is looked up, and nothing is allocated but results.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from .plan import ALIGN, Plan, Step, blocks, computed, root
+from .program import Node, unfrozen
+from .rewrite import VIEWS
+from .trace import ELEMENTWISE, _numpy
+
+UFUNCS = {op: getattr(np, op) for op in ELEMENTWISE - {"where"}}
+REDUCERS = {
+    "sum": np.add.reduce,
+    "prod": np.multiply.reduce,
+    "max": np.maximum.reduce,
+    "min": np.minimum.reduce,
+    "any": np.logical_or.reduce,
+    "all": np.logical_and.reduce,
+}
+TAKE_CHECKED = 1 << 16  # bytes: from here on, NumPy's own check of indices costs a copy too many
+
+
+class Text:
+    """The lines of a replay, and the values that they name."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.names: dict[str, Any] = {
+            "ndarray": np.ndarray,
+            "copyto": np.copyto,
+            "broadcast_to": np.broadcast_to,
+            "dot": np.matmul,
+            "checked": _checked,
+        }
+        self.cut: list[str] = []  # the first part
+        self.each: list[str] = []  # the second
+        self.of: dict[int, str] = {}  # the name of a node's array, by id
+        self.bound: set[int] = set()  # nodes whose arrays are others in each call
+        self.replaced = {d: k for k, d in plan.donated.items()}
+        self.constants: dict[Any, str] = {}
+        self.scalars: dict[tuple[str, str], str] = {}
+        self.sliced: dict[str, str] = {}
+
+    def write(self, returned: str) -> tuple[str, str]:
+        """Return both parts; `returned` is the text of the nest of results, of r0, r1, ..."""
+        plan = self.plan
+        for i, node in enumerate(plan.program.inputs):
+            self.of[id(node)] = f"a{i}"
+            if i in self.replaced:
+                self.cut.append(f"d{i} = a{i}.reshape(-1)")
+            else:
+                self.bound.add(id(node))
+        views: dict[int, list[Node]] = {}
+        for node in plan.program.nodes:
+            if node.op in VIEWS:
+                views.setdefault(id(root(node)), []).append(node)
+        for node in plan.program.nodes:
+            if node.op == "constant":
+                self.of[id(node)] = self.value(node.value)
+            if computed(node) and id(node) in plan.places:
+                self._place(node)
+        for node in plan.program.nodes:
+            if node.op in VIEWS and id(root(node)) not in plan.scratch:
+                self._view(node)
+        for step in plan.steps:
+            if step.rows:
+                self._group(step)
+            else:
+                self._single(step.nodes[0])
+        for leaf, number in plan.copies:
+            self.each.append(f"copyto(a{number}, {self.of[id(leaf)]})")
+        for k, leaf in enumerate(plan.program.leaves):
+            if k in plan.donated:
+                self.each.append(f"r{k} = a{plan.donated[k]}")
+            elif isinstance(leaf, Node):
+                self.each.append(f"r{k} = {self.of[id(leaf)]}.copy()")
+            else:
+                self.names[f"r{k}"] = leaf
+        arguments = ", ".join(f"a{i}" for i in range(len(plan.program.inputs)))
+        body = "\n    ".join([*self.each, f"return {returned}"])
+        return "\n".join(self.cut), f"def replay({arguments}):\n    {body}\n"
+
+    # Arrays
+
+    def value(self, array: Any) -> str:
+        """Return the name of a constant."""
+        array = np.asarray(array)
+        key = array.dtype.str, array.shape, array.tobytes()
+        if key not in self.constants:
+            name = f"c{len(self.constants)}"
+            self.constants[key], self.names[name] = name, array
+        return self.constants[key]
+
+    def _place(self, node: Node) -> None:
+        place, name = self.plan.places[id(node)], f"v{len(self.of)}"
+        kind, number = place.base
+        base = f"{'m' if kind == 'buffer' else 'd'}{number}"
+        dtype = self.dtype(node.dtype)
+        if node.size == 0:
+            self.cut.append(f"{name} = ndarray({node.shape}, {dtype})")
+        else:
+            self.cut.append(f"{name} = ndarray({node.shape}, {dtype}, {base}, {place.offset})")
+        self.of[id(node)] = name
+
+    def _view(self, node: Node) -> None:
+        of, name = self.of[id(node.inputs[0])], f"v{len(self.of)}"
+        if node.op == "reshape":
+            text = f"{of}.reshape({node.shape})"
+        elif node.op == "permute_dims":
+            text = f"{of}.transpose({node.attr('axes')})"
+        elif node.op == "getitem":
+            text = f"{of}[{_key(node)}]"
+        else:
+            text = f"broadcast_to({of}, {node.shape})"
+        if id(root(node)) in self.bound:
+            self.bound.add(id(node))
+            self.each.append(f"{name} = {text}")
+        else:
+            self.cut.append(f"{name} = {text}")
+        self.of[id(node)] = name
+
+    def dtype(self, dtype: Any) -> str:
+        """Return the name of a dtype."""
+        self.names[f"t_{dtype.name}"] = dtype
+        return f"t_{dtype.name}"
+
+    def operand(self, node: Node, i: Any, place: int) -> str:
+        """Return the name of an operand, in the shape in which NumPy is fastest with it.
+
+        Without axes beside larger arrays, with one axis where all have one element.
+        """
+        if not isinstance(i, Node):
+            return self.number(node, i, place)
+        name = self.of[id(i)]
+        if i.size == 1 and len(i.shape) <= len(node.shape) and node.size != 1:
+            return self.shaped(i, name, "()") if i.shape else name
+        if node.size == 1 and not node.shape:
+            return self.shaped(i, name, "1")
+        return name
+
+    def shaped(self, i: Node, name: str, shape: str) -> str:
+        """Return the name of an array of one element in another shape."""
+        key = name, shape
+        if key not in self.scalars:
+            made = f"{name}_{'s' if shape == '()' else 'l'}"
+            lines = self.each if id(i) in self.bound else self.cut
+            lines.append(f"{made} = {name}.reshape({shape})")
+            self.scalars[key] = made
+        return self.scalars[key]
+
+    def number(self, node: Node, number: Any, place: int) -> str:
+        """Return the name of a Python number as an array of the dtype in which it is used."""
+        others = [o.dtype for o in node.inputs if isinstance(o, Node)]
+        if node.op == "where":
+            others = [o.dtype for o in node.inputs[1:] if isinstance(o, Node)] or [node.dtype]
+        try:
+            dtype = np.result_type(*others, number)
+            array = np.array(number, dtype=dtype)
+        except OverflowError:
+            self.names[f"n{len(self.names)}"] = number
+            return f"n{len(self.names) - 1}"
+        return self.value(array if node.shape or node.size != 1 else array.reshape(1))
+
+    def out(self, node: Node) -> str:
+        """Return the name of the array that an operation writes."""
+        name = self.of[id(node)]
+        return self.shaped(node, name, "1") if not node.shape else name
+
+    # Operations
+
+    def _single(self, node: Node) -> None:
+        given = []
+        if node.op in ELEMENTWISE or node.op == "astype":
+            given = [self.operand(node, i, p) for p, i in enumerate(node.inputs)]
+        self.each += self.lines(node, given)
+
+    def lines(self, node: Node, given: list[str], out: str | None = None) -> list[str]:
+        """Return the calls of one operation."""
+        op, whole = node.op, self.of.get(id(node), "") if out is None else out
+        out = self.out(node) if out is None else out
+        if node.size == 0:
+            return []
+        if op in UFUNCS:
+            self.names[op] = UFUNCS[op]
+            return [f"{op}({', '.join(given)}, {out})"]
+        if op == "where":
+            return [f"copyto({out}, {given[2]})", f"copyto({out}, {given[1]}, 'no', {given[0]})"] \
+                if all(_dtype(i) == node.dtype for i in node.inputs[1:]) else [
+                    f"copyto({out}, {given[2]}, 'unsafe')",
+                    f"copyto({out}, {given[1]}, 'unsafe', {given[0]})"]
+        if op == "astype":
+            kind = "" if np.can_cast(node.inputs[0].dtype, node.dtype, "same_kind") else ", 'unsafe'"
+            return [f"copyto({out}, {given[0]}{kind})"]
+        if op == "copy":
+            return [f"copyto({whole}, {self.of[id(node.inputs[0])]})"]
+        given = [self.of[id(i)] if isinstance(i, Node) else repr(i) for i in node.inputs]
+        if op == "concat":
+            return self._concat(node)
+        if op == "matmul":
+            return [f"dot({given[0]}, {given[1]}, {whole})"]
+        if op == "take":
+            if node.nbytes < TAKE_CHECKED:
+                return [f"{given[0]}.take({given[1]}, {node.attr('axis')}, {whole})"]
+            n = node.inputs[0].shape[node.attr("axis")]
+            return [
+                f"{given[0]}.take(checked({given[1]}, {n}), {node.attr('axis')}, {whole}, 'wrap')"
+            ]
+        if op in REDUCERS or (op == "mean" and node.dtype.name in ("float32", "float64")
+                              and node.inputs[0].dtype == node.dtype):
+            return self._reduction(node, given[0], whole)
+        self.names[f"f_{op}"] = getattr(_numpy(), op)
+        attrs = "".join(f", {name}={value!r}" for name, value in node.attrs)
+        return [f"{whole}[...] = f_{op}({', '.join(given)}{attrs})"]
+
+    def _reduction(self, node: Node, x: str, out: str) -> list[str]:
+        axis, keepdims = node.attr("axis"), node.attr("keepdims")
+        op = "sum" if node.op == "mean" else node.op
+        self.names[f"{op}_"] = REDUCERS[op]
+        kind = self.dtype(np.dtype(bool)) if op in ("any", "all") else "None"
+        lines = [f"{op}_({x}, {axis}, {kind}, {out}, {keepdims})"]
+        if node.op == "mean":
+            count = node.inputs[0].size / max(1, node.size)
+            self.names["divide"] = np.divide
+            n = self.value(np.asarray(count, node.dtype).reshape(() if node.shape else 1))
+            lines.append(f"divide({self.out(node)}, {n}, {self.out(node)})")
+        return lines
+
+    def _concat(self, node: Node) -> list[str]:
+        lines, axis = [], node.attr("axis")
+        for part, start in self.plan.slots[id(node)]:
+            if part.size:
+                slot = f"s{len(self.of)}_{len(self.cut)}"
+                key = ":, " * axis + f"{start}:{start + part.shape[axis]}"
+                self.cut.append(f"{slot} = {self.of[id(node)]}[{key}]")
+                lines.append(f"copyto({slot}, {self.of[id(part)]})")
+        return lines
+
+    def _group(self, step: Step) -> None:
+        """A loop over blocks: every array that it names is cut beforehand, if it is always one."""
+        columns: list[str] = []  # what the loop is over
+        inner: dict[str, str] = {}  # the name in the loop, of a name outside
+        late: list[str] = []
+
+        def blocked(name: str, bound: bool) -> str:
+            if name not in inner:
+                inner[name] = f"x{len(inner)}"
+                if bound:
+                    late.append(f"{inner[name]} = {name}[s]")
+                else:
+                    columns.append(name)
+            return inner[name]
+
+        lines = []
+        for node in step.nodes:
+            given = []
+            for p, i in enumerate(node.inputs):
+                if isinstance(i, Node) and id(root(i)) in self.plan.scratch:
+                    given.append(blocked(f"scratch {self.plan.scratch[id(root(i))]} {i.dtype}", False))
+                    continue
+                name = self.operand(node, i, p)
+                if isinstance(i, Node) and i.shape[:1] == node.shape[:1] and len(i.shape) == len(node.shape):
+                    name = blocked(name, id(i) in self.bound)
+                given.append(name)
+            if id(node) in self.plan.scratch:
+                out = blocked(f"scratch {self.plan.scratch[id(node)]} {node.dtype}", False)
+            else:
+                out = blocked(self.of[id(node)], False)
+            lines += self.lines(node, given, out)
+        loop = f"k{len(self.cut)}"
+        cuts = ["slice(i, j)"]
+        for name in columns:
+            if name.startswith("scratch"):
+                _, number, dtype = name.split()
+                rest = step.shape[1:]
+                tail = ", ".join(str(n) for n in rest)
+                shape = f"(j - i, {tail})" if rest else "(j - i,)"
+                cuts.append(f"ndarray({shape}, {self.dtype(np.dtype(dtype))}, b{number})")
+            else:
+                cuts.append(f"{name}[i:j]")
+        spans = str(list(blocks(step)))
+        self.cut.append(f"{loop} = [({', '.join(cuts)}) for i, j in {spans}]")
+        names = ", ".join(["s", *(inner[name] for name in columns)])
+        self.each.append(f"for {names} in {loop}:")
+        self.each += [f"    {line}" for line in [*late, *lines]]
+
+
+def _dtype(i: Any) -> Any:
+    return i.dtype if isinstance(i, Node) else None
+
+
+def _key(node: Node) -> str:
+    parts = []
+    for k in unfrozen(node.attr("key")):
+        parts.append(f"{k.start}:{'' if k.stop is None else k.stop}:{k.step}" if isinstance(k, slice) else str(k))
+    return ", ".join(parts) + ("," if len(parts) == 1 else "")
+
+
+def _checked(indices: Any, n: int) -> Any:
+    """Return indices if all are of an axis of n elements; else raise NumPy's IndexError."""
+    if indices.size and not -n <= indices.min() <= indices.max() < n:
+        wrong = indices[(indices < -n) | (indices >= n)][0]
+        raise IndexError(f"index {wrong} is out of bounds for an axis of size {n}")
+    return indices
+
+
+class Replay:
+    """One set of buffers and the function that uses them: it serves one call at a time."""
+
+    def __init__(self, plan: Plan, parts: tuple[Any, Any], names: dict[str, Any]) -> None:
+        self.cut, each = parts
+        self.names = dict(names)
+        for letter, sizes in (("m", plan.buffers), ("b", plan.blocks)):
+            for i, nbytes in enumerate(sizes):
+                self.names[f"{letter}{i}"] = aligned(nbytes)
+        self.donated = sorted(plan.donated.values())
+        self.last: list[Any] = []  # the donated arrays of the last call
+        self.owners: set[int] = set()
+        exec(each, self.names)  # noqa: S102 (the text is ours, made of numbers and names)
+        if not self.donated:
+            exec(self.cut, self.names)  # noqa: S102
+        self.function = self.names["replay"]
+
+    def prepare(self, arrays: list[Any], others: list[int]) -> None:
+        """Take donated arrays as places, and copy the other arguments that share their memory."""
+        given = [arrays[d] for d in self.donated]
+        if len(self.last) != len(given) or any(
+            a is not b for a, b in zip(given, self.last, strict=True)
+        ):
+            self._take(arrays, given)
+        for i in others:
+            a = arrays[i]
+            owner = a if a.base is None else a.base
+            apart = type(owner) is np.ndarray and id(owner) not in self.owners and self.owners
+            if not apart and any(np.may_share_memory(a, d) for d in self.last):
+                arrays[i] = a.copy()
+        for d, a in zip(self.donated, self.last, strict=True):
+            arrays[d] = a
+
+    def _take(self, arrays: list[Any], given: list[Any]) -> None:
+        """Cut new donated arrays; copies of those that cannot be written, or that overlap."""
+        taken: list[Any] = []
+        for a in given:
+            fine = a.flags.carray and not any(np.may_share_memory(a, t) for t in taken)
+            taken.append(a if fine else a.copy())
+        self.names.update({f"a{d}": a for d, a in zip(self.donated, taken, strict=True)})
+        exec(self.cut, self.names)  # noqa: S102
+        self.last = taken
+        owners = [a if a.base is None else a.base for a in taken]
+        own = all(type(o) is np.ndarray and o.flags.owndata for o in owners)
+        self.owners = {id(o) for o in owners} if own else set()
+
+
+def aligned(nbytes: int) -> Any:
+    """Return so many bytes, from the beginning of a cache line on."""
+    raw = np.empty(nbytes + ALIGN, np.uint8)
+    start = -raw.ctypes.data % ALIGN
+    return raw[start : start + nbytes]

@@ -1,0 +1,170 @@
+"""The program: what a traced function does, as a list of operations of the array API standard.
+
+A node is one operation, and the array that it makes. A program is the nodes in the order in which
+the function asked for them, and the nest of its results. `interpret` runs it on any array library:
+the oracle of everything that is done to it afterwards.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Array = Any
+Host = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Node:
+    """An operation and its result.
+
+    `inputs` are nodes and Python numbers; `attrs` are (name, value) pairs: axis, keepdims, shape,
+    key. An "input" has the number of its argument, a "constant" its array, in `value`.
+    """
+
+    op: str
+    inputs: tuple[Any, ...] = ()
+    attrs: tuple[tuple[str, Any], ...] = ()
+    shape: Shape = ()
+    dtype: Any = None
+    value: Any = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return size(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes of the elements."""
+        return self.size * int(self.dtype.itemsize)
+
+    @property
+    def nodes(self) -> list["Node"]:
+        """Those of the inputs that are nodes."""
+        return [i for i in self.inputs if isinstance(i, Node)]
+
+    def attr(self, name: str) -> Any:
+        """Return an attribute; None where there is none of the name."""
+        return dict(self.attrs).get(name)
+
+
+def size(shape: Shape) -> int:
+    """Return the number of elements of an array of this shape."""
+    number = 1
+    for n in shape:
+        number *= n
+    return number
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Inputs, operations in their order, and the results: a nest with nodes as its leaves."""
+
+    inputs: list[Node]
+    nodes: list[Node]
+    results: Any
+    leaves: list[Any]  # of the results: nodes, and whatever else the function returned
+
+    def interpret(self, xp: Any, arrays: Sequence[Array]) -> list[Any]:
+        """Run the operations one by one with the functions of a library; return the leaves."""
+        at: dict[int, Any] = {id(n): a for n, a in zip(self.inputs, arrays, strict=True)}
+        for node in self.nodes:
+            if node.op == "constant":
+                at[id(node)] = xp.asarray(node.value, dtype=getattr(xp, node.dtype.name))
+            elif node.op != "input":
+                given = [at[id(i)] if isinstance(i, Node) else i for i in node.inputs]
+                at[id(node)] = call(xp, node, given)
+        return [at[id(r)] if isinstance(r, Node) else r for r in self.leaves]
+
+
+def call(xp: Any, node: Node, given: list[Any]) -> Array:
+    """Do the operation of a node, with the functions of the library xp, on arrays."""
+    attrs = dict(node.attrs)
+    if node.op in OPERATORS:
+        return OPERATORS[node.op](*given)
+    if node.op == "getitem":
+        return given[0][unfrozen(attrs["key"])]
+    if node.op == "astype":
+        return xp.astype(given[0], getattr(xp, node.dtype.name))
+    if node.op == "concat":
+        return xp.concat(given, **attrs)
+    return getattr(xp, node.op)(*given, **attrs)
+
+
+# The operators take Python numbers in every library; the functions do not in all.
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "floor_divide": operator.floordiv,
+    "remainder": operator.mod,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+    "bitwise_and": operator.and_,
+    "bitwise_or": operator.or_,
+    "bitwise_xor": operator.xor,
+    "bitwise_left_shift": operator.lshift,
+    "bitwise_right_shift": operator.rshift,
+    "negative": operator.neg,
+    "bitwise_invert": operator.inv,
+}
+
+
+def same(a: Program, b: Program) -> str:
+    """Return "" where two programs do the same, or in words where they part."""
+    if len(a.inputs) != len(b.inputs):
+        return "the number of inputs"
+    number = {id(n): i for i, n in enumerate(a.nodes)}, {id(n): i for i, n in enumerate(b.nodes)}
+
+    def of(value: Any, which: int) -> Any:
+        return number[which][id(value)] if isinstance(value, Node) else _typed(value)
+
+    for m, n in zip(a.nodes, b.nodes, strict=False):
+        mine = m.op, m.attrs, m.shape, m.dtype, [of(i, 0) for i in m.inputs]
+        other = n.op, n.attrs, n.shape, n.dtype, [of(i, 1) for i in n.inputs]
+        if mine != other:
+            return f"{m.op} of {_inputs(m)} and {n.op} of {_inputs(n)}"
+        if m.op == "constant" and not same_bits(m.value, n.value):
+            return "an array that is made anew in each call, with other values"
+    if len(a.nodes) != len(b.nodes):
+        return f"{len(a.nodes)} and {len(b.nodes)} operations"
+    ends = [[of(r, which) for r in p.leaves] for which, p in enumerate((a, b))]
+    return "" if ends[0] == ends[1] else "the results"
+
+
+def same_bits(a: Host, b: Host) -> bool:
+    """Tell whether two host arrays are the same, bit for bit."""
+    if a is b:
+        return True
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def _inputs(node: Node) -> str:
+    return ", ".join(str(i.shape) if isinstance(i, Node) else repr(i) for i in node.inputs)
+
+
+def _typed(value: Any) -> Any:
+    """A Python value by which to compare: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
+    return (type(value), repr(value)) if isinstance(value, float) else (type(value), value)
+
+
+# Keys of x[key] as attributes: slices cannot be hashed ------------------------------------------
+
+
+def frozen(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a key with its slices as tuples."""
+    return tuple(("slice", k.start, k.stop, k.step) if isinstance(k, slice) else k for k in key)
+
+
+def unfrozen(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inverse of `frozen`."""
+    return tuple(slice(*k[1:]) if isinstance(k, tuple) else k for k in key)

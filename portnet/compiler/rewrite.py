@@ -1,0 +1,328 @@
+"""Rewrite: the same results from fewer operations.
+
+Each function takes a program and returns one that gives the same bits: dead operations are left
+out, repeated ones done once, what only constants go into is done now, and elementwise operations
+on the parts of a vector (every parameter's update) become one operation on the vector.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .program import Node, Program, call, unfrozen
+from .trace import ELEMENTWISE, _numpy
+
+VIEWS = frozenset(("reshape", "permute_dims", "getitem", "broadcast_to"))
+
+
+def simplify(program: Program) -> Program:
+    """Rewrite until nothing is left to do, and leave out what no result needs."""
+    return alive(vectors(alive(local(program))))
+
+
+# Operations by themselves -----------------------------------------------------------------------
+
+
+class _Builder:
+    """New nodes: one for each operation, however often it is asked for."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.known: dict[Any, Node] = {}
+
+    def add(self, node: Node) -> Node:
+        if node.op in ("input", "constant"):
+            self.nodes.append(node)
+            return node
+        simpler = shorter(node)
+        if simpler is not node:
+            if simpler.op in ("input", "constant") or id(simpler) in self.known:
+                return simpler
+            return self.add(simpler)
+        key = node.op, node.attrs, node.dtype, tuple(_identity(i) for i in node.inputs)
+        found = self.known.get(key)
+        if found is None:
+            if node.inputs and all(not isinstance(i, Node) or i.op == "constant" for i in node.inputs):
+                node = folded(node)
+            self.known[key] = self.known[id(node)] = node
+            self.nodes.append(node)
+            return node
+        return found
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, Node):
+        return id(value)
+    return type(value), repr(value)
+
+
+def local(program: Program) -> Program:
+    """Do every operation once, and shorten those that can be."""
+    builder, new = _Builder(), {}
+    for node in program.nodes:
+        if node.nodes:
+            inputs = tuple(new[id(i)] if isinstance(i, Node) else i for i in node.inputs)
+            node_ = Node(node.op, inputs, node.attrs, node.shape, node.dtype, node.value)
+        else:
+            node_ = node
+        new[id(node)] = builder.add(node_)
+    leaves = [new[id(r)] if isinstance(r, Node) else r for r in program.leaves]
+    return Program(program.inputs, builder.nodes, program.results, leaves)
+
+
+def folded(node: Node) -> Node:
+    """Return the constant that an operation on constants gives."""
+    given = [i.value if isinstance(i, Node) else i for i in node.inputs]
+    with np.errstate(all="ignore"):
+        value = np.asarray(call(_numpy(), node, given))
+    return Node("constant", shape=value.shape, dtype=value.dtype, value=value)
+
+
+def shorter(node: Node) -> Node:
+    """Return a node that gives the same bits with less work, or the node itself."""
+    x = node.inputs[0] if node.inputs else None
+    if not isinstance(x, Node):
+        return node
+    if node.op in ("reshape", "permute_dims", "broadcast_to") and node.shape == x.shape:
+        if node.op != "permute_dims" or node.attr("axes") == tuple(range(len(x.shape))):
+            return x
+    if node.op == "concat" and len(node.inputs) == 1:
+        return x
+    if node.op == "reshape" and x.op == "reshape":
+        return shorter(Node("reshape", x.inputs, node.attrs, node.shape, node.dtype))
+    if node.op == "permute_dims" and x.op == "permute_dims":
+        inner, outer = x.attr("axes"), node.attr("axes")
+        axes = (("axes", tuple(inner[a] for a in outer)),)
+        return shorter(Node("permute_dims", x.inputs, axes, node.shape, node.dtype))
+    if node.op in ("sum", "max", "min", "mean", "prod") and x.size == node.size and x.size:
+        if x.dtype == node.dtype:  # over axes of one element
+            return shorter(Node("reshape", (x,), (("shape", node.shape),), node.shape, node.dtype))
+    if node.op == "positive" and x.dtype == node.dtype:
+        return x
+    if node.op in ("multiply", "divide") and node.dtype == x.dtype and x.dtype.kind in "fc":
+        one = node.inputs[1]
+        if type(one) in (int, float) and one == 1 and node.shape == x.shape:
+            return x
+    return node
+
+
+def alive(program: Program) -> Program:
+    """Leave out the operations that no result needs."""
+    needed = {id(r) for r in program.leaves if isinstance(r, Node)}
+    kept = []
+    for node in reversed(program.nodes):
+        if id(node) in needed or node.op == "input":
+            kept.append(node)
+            needed |= {id(i) for i in node.nodes}
+    return replace(program, nodes=kept[::-1])
+
+
+# Vectors ----------------------------------------------------------------------------------------
+# concat(f(a1, b1), f(a2, b2)) is f(concat(a1, a2), concat(b1, b2)), for elementwise f. Where the
+# parts of an argument are slices of one vector, side by side, their concat is a slice of it, too;
+# and where they are results of other operations (gradients), they are computed in their places.
+
+
+def vectors(program: Program) -> Program:
+    """Make one operation of elementwise operations on the parts of a vector."""
+    joins = [n for n in program.nodes if n.op == "concat" and len(n.shape) == 1]
+    if not joins:
+        return program
+    joined = _Joined(program)
+    for node in joins:
+        joined.rewrite(node)
+    if not joined.instead:
+        return program
+    try:
+        return local(_sorted(program, joined.instead))
+    except _CycleError:  # one vector needs parts of another, and that one parts of this
+        return program
+
+
+class _CycleError(Exception):
+    pass
+
+
+class _Joined:
+    """What concats of parts have become."""
+
+    def __init__(self, program: Program) -> None:
+        self.instead: dict[int, Node] = {}  # by id of the old node
+        self.keep: list[Node] = []  # so that ids stay what they are
+        self.packs: dict[tuple[int, ...], Node | None] = {}
+        self.above: dict[int, int] = {}  # the nodes that a node needs, as the bits of a number
+        for i, node in enumerate(program.nodes):
+            bits = 1 << i
+            for n in node.nodes:
+                bits |= self.above[id(n)]
+            self.above[id(node)] = bits
+        self.bit = {id(node): 1 << i for i, node in enumerate(program.nodes)}
+
+    def rewrite(self, node: Node) -> None:
+        """Find runs of parts that are the same operation, and make each run one vector."""
+        parts = [_source(p) for p in node.inputs]
+        made: list[Node] = []
+        start = 0
+        while start < len(parts):
+            stop = start + 1
+            while stop < len(parts) and _alike(parts[start], parts[stop]):
+                stop += 1
+            pack = self.pack(tuple(parts[start:stop])) if stop - start > 1 else None
+            if pack is None:
+                made += node.inputs[start:stop]
+            else:
+                made.append(pack)
+            start = stop
+        if len(made) < len(node.inputs):
+            self.instead[id(node)] = self.new("concat", tuple(made), node.attrs, node)
+
+    def pack(self, parts: tuple[Node, ...]) -> Node | None:
+        """Return concat(parts), flattened, as one vector; None where that would need copies."""
+        key = tuple(id(p) for p in parts)
+        if key not in self.packs:
+            self.packs[key] = self._pack(parts)
+        return self.packs[key]
+
+    def _pack(self, parts: tuple[Node, ...]) -> Node | None:
+        first = parts[0]
+        size = sum(p.size for p in parts)
+        side = _side_by_side(parts)
+        if side is not None:
+            return self.new(*side, like=first, size=size)
+        if len({id(p) for p in parts}) < len(parts) or not self._independent(parts):
+            return None
+        operands: list[Any] = [None]
+        if all(_alike(first, p) for p in parts):
+            operands = [self._operand(c, parts) for c in zip(*(p.inputs for p in parts), strict=True)]
+        if any(o is None for o in operands):
+            if any(p.op in VIEWS or p.op in ("input", "constant") for p in parts):
+                return None
+            flat = [self.flat(p) for p in parts]  # each is computed in its place
+            return self.new("concat", tuple(flat), (("axis", 0),), first, size)
+        whole = self.new(first.op, tuple(o[0] for o in operands), first.attrs, first, size)
+        start = 0
+        for p in parts:  # who needs a part takes it from the vector
+            cut = self.new("getitem", (whole,), (("key", (("slice", start, start + p.size, 1),)),), p, p.size)
+            shape = (("shape", p.shape),)
+            self.instead[id(p)] = Node("reshape", (cut,), shape, p.shape, p.dtype)
+            start += p.size
+        return whole
+
+    def _operand(self, column: tuple[Any, ...], parts: tuple[Node, ...]) -> tuple[Any] | None:
+        first = column[0]
+        if not isinstance(first, Node):
+            same = all(_identity(c) == _identity(first) for c in column)
+            return (first,) if same else None
+        if all(c is first for c in column) and first.size == 1:
+            return (self.scalar(first),) if len(first.shape) else (first,)
+        if not all(isinstance(c, Node) and c.shape == p.shape and c.dtype == first.dtype
+                   for c, p in zip(column, parts, strict=True)):
+            return None
+        pack = self.pack(tuple(_source(c) for c in column))
+        return None if pack is None else (pack,)
+
+    def _independent(self, parts: tuple[Node, ...]) -> bool:
+        """Whether no part needs another one."""
+        bits = 0
+        for p in parts:
+            bits |= self.bit.get(id(p), 0)
+        return all(not self.above.get(id(p), 0) & bits & ~self.bit.get(id(p), 0) for p in parts)
+
+    def new(self, op: str, inputs: Any, attrs: Any, like: Node, size: int | None = None) -> Node:
+        node = Node(op, inputs, attrs, like.shape if size is None else (size,), like.dtype)
+        self.keep.append(node)
+        return node
+
+    def flat(self, p: Node) -> Node:
+        return self.new("reshape", (p,), (("shape", (p.size,)),), p, p.size)
+
+    def scalar(self, p: Node) -> Node:
+        node = Node("reshape", (p,), (("shape", ()),), (), p.dtype)
+        self.keep.append(node)
+        return node
+
+
+def _source(part: Node) -> Node:
+    """Return what a flattened part was before it was flattened."""
+    while part.op == "reshape" and isinstance(part.inputs[0], Node):
+        part = part.inputs[0]
+    return part
+
+
+def _alike(a: Node, b: Node) -> bool:
+    if a.op == "getitem" or b.op == "getitem":
+        return a.op == b.op and a.inputs[0] is b.inputs[0]
+    return a.op == b.op and a.attrs == b.attrs and a.dtype == b.dtype and (
+        len(a.inputs) == len(b.inputs)
+    ) and a.op in ELEMENTWISE
+
+
+def _side_by_side(parts: Iterable[Node]) -> tuple[str, Any, Any] | None:
+    """Return the slice of a vector that the parts are together, if they are."""
+    base, begin, end = None, 0, 0
+    for p in parts:
+        if p.op != "getitem" or len(p.inputs[0].shape) != 1:
+            return None
+        (key,) = unfrozen(p.attr("key"))
+        if not isinstance(key, slice):
+            start, stop, step = key, key + 1, 1
+        else:
+            start, stop, step = key.start, key.stop, key.step
+        if step != 1 or stop is None or stop - start != p.size:
+            return None
+        if base is None:
+            base, begin, end = p.inputs[0], start, stop
+        elif p.inputs[0] is base and start == end:
+            end = stop
+        else:
+            return None
+    return "getitem", (base,), (("key", (("slice", begin, end, 1),)),)
+
+
+def _sorted(program: Program, instead: dict[int, Node]) -> Program:
+    """Put the new nodes in the places of the old ones, in an order that can be done."""
+    done: dict[int, Node] = {}
+    order: list[Node] = []
+    begun: set[int] = set()
+
+    def visit(node: Node) -> Node:
+        stack = [(node, False)]
+        while stack:
+            now, ready = stack.pop()
+            if id(now) in done:
+                continue
+            new = instead.get(id(now))
+            if new is not None:
+                if ready:
+                    done[id(now)] = done[id(new)]
+                elif id(now) in begun:
+                    raise _CycleError
+                else:
+                    begun.add(id(now))
+                    stack += [(now, True), (new, False)]
+                continue
+            if not ready:
+                if id(now) in begun:
+                    raise _CycleError
+                begun.add(id(now))
+                stack.append((now, True))
+                stack += [(i, False) for i in reversed(now.nodes) if id(i) not in done]
+                continue
+            if now.nodes:
+                inputs = tuple(done[id(i)] if isinstance(i, Node) else i for i in now.inputs)
+                made = Node(now.op, inputs, now.attrs, now.shape, now.dtype, now.value)
+            else:
+                made = now
+            done[id(now)] = made
+            order.append(made)
+        return done[id(node)]
+
+    for node in program.inputs:
+        visit(node)
+    for node in program.nodes:
+        visit(node)
+    leaves = [done[id(r)] if isinstance(r, Node) else r for r in program.leaves]
+    return Program(program.inputs, order, program.results, leaves)
+
