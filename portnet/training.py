@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .options import integer, methods, named
 from .run import Metric, Partial, Rows, Run, read, record, value_and_grad
 from .starting import FitOptions, fit_options, plan, prepare
+from .stepping import Ahead, Steps
+from .stepping import Rows as Through
 from .transforms import refuse_transforms
 from .watching import Callback, EarlyStopping, ReduceOnPlateau, Report
 
@@ -117,6 +120,9 @@ class Trainer:
         Whether batches take the rows in a new order in each epoch.
     params : nest of arrays, optional
         Initial parameters, in the shapes of the model's own; nothing writes into them.
+    compile : bool
+        Whether steps are traced once and replayed, on NumPy and JAX (`portnet.compile`). The same
+        numbers come out, save that sums may be in another order; False makes every step eagerly.
 
     Examples
     --------
@@ -135,6 +141,7 @@ class Trainer:
     seed: int = 0
     shuffle: bool = True
     params: Params | None = field(default=None, repr=False)
+    compile: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", named("loss", self.loss, LOSSES))
@@ -145,8 +152,10 @@ class Trainer:
         if not isinstance(self.optimizer, LBFGS):
             methods("an optimizer", self.optimizer, ("init", "update"))
             refuse_transforms(self.optimizer)
-        if not isinstance(self.shuffle, bool):
-            raise ValueError(f"shuffle: expected True or False, got {self.shuffle!r}")
+        for name in ("shuffle", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                given = getattr(self, name)
+                raise ValueError(f"{name}: expected True or False, got {given!r}")
         if self.batch_size is not None:
             integer("batch_size", self.batch_size, 1)
         integer("seed", self.seed, 0)
@@ -285,13 +294,14 @@ def _epochs(
     from tqdm.auto import tqdm
 
     trainer, last = run.trainer, run.epoch + options.epochs
-    train, steps = _one_iteration, 1
+    train: Callable[..., tuple[Run, float]] = _one_iteration
+    per_epoch, steps = 1, _steps(trainer, rows[2] is not None)
     if not isinstance(trainer.optimizer, LBFGS):
-        steps = -(-rows[0].shape[0] // (trainer.batch_size or rows[0].shape[0]))
-        train = _one_epoch
+        per_epoch = -(-rows[0].shape[0] // (trainer.batch_size or rows[0].shape[0]))
+        train = partial(_one_epoch, steps=steps)
     log: dict[str, list[float]] = dict(run.history)
     hidden = None if options.progress is None else not options.progress  # None: on no terminal
-    total = max(options.epochs * steps - run.step, 0)
+    total = max(options.epochs * per_epoch - run.step, 0)
     watches = options.early_stopping, options.reduce_on_plateau
     with tqdm(total=total, unit="step", disable=hidden, leave=True) as bar:
         while run.epoch < last and not run.stopped:
@@ -316,64 +326,64 @@ def _epochs(
             yield run
 
 
+def _steps(trainer: Trainer, weighted: bool) -> Steps:
+    """Return the steps of a trainer: of losses that are means over rows, or sums."""
+    averaged, loss = getattr(trainer.loss, "reduction", "mean") == "mean", trainer.loss
+    loss = ByRows(loss) if weighted and averaged else loss
+    return Steps(make_step, (trainer.model, loss, trainer.optimizer), averaged, trainer.compile)
+
+
 def _one_epoch(
-    run: Run, data: Rows, advance: Callable[[int], Any], pressed: list[int]
+    run: Run, data: Rows, advance: Callable[[int], Any], pressed: list[int], steps: Steps
 ) -> tuple[Run, float]:
     """Go through the rows once, or on from where an interrupt was; return the run and the loss."""
-    (X, y, weight), trainer, xp = data, run.trainer, run.place.xp
+    (X, y, weight), trainer, place = data, run.trainer, run.place
     rows, batch = X.shape[0], trainer.batch_size or X.shape[0]
-    params, state, key = run.params, run.state, random.key(trainer.seed, run.epoch)
-    averaged, loss = getattr(trainer.loss, "reduction", "mean") == "mean", trainer.loss
-    if weight is not None and averaged:
-        weight, loss = weight / xp.mean(weight), _by_rows(loss)
-    step = make_step(trainer.model, loss, trainer.optimizer)
+    if weight is not None and steps.averaged:
+        data = X, y, weight / place.xp.mean(weight)
     order = None
     if trainer.batch_size is not None and trainer.shuffle:
-        order = run.place.asarray(random.order(trainer.seed, run.epoch, rows))
+        order = random.order(trainer.seed, run.epoch, rows)
     # Kept where the arrays are: the sum of the losses, and the number of steps in which it was
     # finite. A sum that stopped being finite stays so: the next step was the first bad one.
-    wide = xp.float64 if run.place.supports("float64") else xp.float32
-    total, finite = (
-        xp.asarray(number, dtype=wide, device=run.place.device) for number in run._partial[:2]
-    )
-    scale = None if run._scale == 1 else run.place.asarray(run._scale, run.place.dtype)
-    done = run.step
-    with np.errstate(over="ignore", invalid="ignore"):  # the sum tells, and the error says more
-        for start in range(done * batch, rows, batch):
-            stop = min(start + batch, rows)
-            x, t, w = (_batch(xp, a, order, start, stop) for a in (X, y, weight))
-            key = key._replace(first=start)
-            params, state, value = step(params, state, x, t, w, key, scale)
-            total = total + value * (stop - start if averaged else 1)
-            finite = finite + xp.astype(xp.isfinite(total), wide)
-            done += 1
-            advance(1)
-            if pressed:
-                break
-    sound = [xp.astype(xp.all(xp.isfinite(p)), wide) for p in tree.leaves(params)]
-    value, good, *intact = read([total, finite, *sound])  # the host waits here, once per epoch
+    wide = place.xp.float64 if place.supports("float64") else place.xp.float32
+    sums = place.xp.asarray(run._partial[:2], dtype=wide, device=place.device)
+    scale = None if run._scale == 1 else place.asarray(run._scale, place.dtype)
+    key = random.key(trainer.seed, run.epoch)
+
+    def after() -> bool:
+        advance(1)
+        return bool(pressed)
+
+    ahead = Ahead(run.params, run.state, sums, run.step)
+    ahead = steps.go(ahead, Through(place, data, batch, order, key, scale), after)
+    params, state, sums, done = ahead
+    sound = [place.xp.astype(place.xp.all(place.xp.isfinite(p)), wide) for p in tree.leaves(params)]
+    value, good, *intact = read([sums[0], sums[1], *sound])  # the host waits here, once per epoch
     if not np.isfinite(value) or not all(intact):
         what, first = ("loss", good + 1) if not np.isfinite(value) else ("parameters", good)
         raise diverged(run, data, f"the {what} stopped being finite", int(first))
     run = replace(run, params=params, state=state, step=0, _partial=Partial())
     if done * batch < rows:
         run = replace(run, step=done, _partial=Partial(value, good, plan(trainer, data)))
-    return run, value / rows if averaged else value
+    return run, value / rows if steps.averaged else value
 
 
-def _by_rows(loss: Any) -> Loss:
-    """Return the loss of a batch as its part of sum(w l) / sum(w): times the mean of its weights.
+@dataclass(frozen=True)
+class ByRows:
+    """The loss of a batch as its part of sum(w l) / sum(w): times the mean of its weights.
 
     A loss divides by the weights of its batch: a row would count by its neighbours in the batch,
     and not at all in a batch of its own. The mean of all weights is 1.
     """
 
-    def part(pred: Array, target: Array, weight: Array) -> tuple[Array, Array]:
-        value, dpred = loss(pred, target, weight)
+    loss: Any
+
+    def __call__(self, pred: Array, target: Array, weight: Array) -> tuple[Array, Array]:
+        """Return value, dpred."""
+        value, dpred = self.loss(pred, target, weight)
         share = namespace(weight).mean(weight)
         return share * value, share * dpred
-
-    return part
 
 
 def _one_iteration(
@@ -399,9 +409,3 @@ def _numbers(run: Run, rows: Rows, held_out: Rows | None) -> dict[str, float]:
     found = run._evaluate(rows, run.metrics) if run.metrics else {}
     return {name: number for name, number in found.items() if name != "loss"}
 
-
-def _batch(xp: Any, a: Array | None, order: Array | None, start: int, stop: int) -> Array | None:
-    """Return rows start to stop: of the order, or as they are."""
-    if order is None or a is None:
-        return a if a is None or stop - start == a.shape[0] else a[start:stop, ...]
-    return xp.take(a, order[start:stop], axis=0)

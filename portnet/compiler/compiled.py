@@ -90,9 +90,7 @@ class Compiled:
         """Do what fn does."""
         arrays: list[Any] = []
         try:
-            key: Any = tuple([_key(a, arrays) for a in args])
-            if kwargs:
-                key = key, tuple([(k, _key(v, arrays)) for k, v in kwargs.items()])
+            key = self._key_of(args, kwargs, arrays)
             way = self._ways.get(key)
         except _OtherError as other:
             return self._elsewhere(other.args[0], args, kwargs)
@@ -101,6 +99,10 @@ class Compiled:
             if isinstance(way, _Result):
                 return way.value
         return way(arrays, args, kwargs)
+
+    def _key_of(self, args: Any, kwargs: Any, arrays: list[Any]) -> Any:
+        key: Any = tuple([_key(a, arrays) for a in args])
+        return (key, tuple([(k, _key(v, arrays)) for k, v in kwargs.items()])) if kwargs else key
 
     def explain(self, *args: Any, **kwargs: Any) -> None:
         """Print how a call with such arguments is done: its operations, groups and buffers."""
@@ -117,6 +119,21 @@ class Compiled:
             way = f"runs eagerly: {error}"
         text = way if isinstance(way, str) else way.explain()
         print(f"{self}\n{text}")  # noqa: T201
+
+    def refusal(self, *args: Any, **kwargs: Any) -> str:
+        """Return why a call with such arguments would run eagerly; "" where it is compiled."""
+        arrays: list[Any] = []
+        try:
+            key = self._key_of(args, kwargs, arrays)
+            way = self._ways.get(key)
+            if way is None:
+                with self._lock:
+                    self._keep(key, _planned(self.fn, self.donate, args, kwargs))
+        except _OtherError:
+            return ""
+        except _EagerError as error:
+            return str(error)
+        return ""
 
     def release(self) -> None:
         """Give the buffers of all plans back; the next call makes them anew."""

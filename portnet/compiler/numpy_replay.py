@@ -188,7 +188,8 @@ class Text:
             return []
         if op in UFUNCS:
             self.names[op] = UFUNCS[op]
-            return [f"{op}({', '.join(given)}, {out})"]
+            by_name = "out=" if op in ("maximum", "minimum") else ""  # NumPy 2.4 deprecates the place
+            return [f"{op}({', '.join(given)}, {by_name}{out})"]
         if op == "where":
             return [f"copyto({out}, {given[2]})", f"copyto({out}, {given[1]}, 'no', {given[0]})"] \
                 if all(_dtype(i) == node.dtype for i in node.inputs[1:]) else [
@@ -297,8 +298,12 @@ def _dtype(i: Any) -> Any:
 def _key(node: Node) -> str:
     parts = []
     for k in unfrozen(node.attr("key")):
-        parts.append(f"{k.start}:{'' if k.stop is None else k.stop}:{k.step}" if isinstance(k, slice) else str(k))
-    return ", ".join(parts) + ("," if len(parts) == 1 else "")
+        if isinstance(k, slice):
+            step = "" if k.step == 1 else f":{k.step}"
+            parts.append(f"{k.start}:{'' if k.stop is None else k.stop}{step}")
+        else:
+            parts.append(str(k))
+    return ", ".join([*parts, "..."])  # so that an element is an array, too, and no number
 
 
 def _checked(indices: Any, n: int) -> Any:

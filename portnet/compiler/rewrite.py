@@ -252,11 +252,19 @@ def _source(part: Node) -> Node:
 
 
 def _alike(a: Node, b: Node) -> bool:
+    """Whether two parts are the same elementwise operation, or slices of the same vector."""
     if a.op == "getitem" or b.op == "getitem":
         return a.op == b.op and a.inputs[0] is b.inputs[0]
-    return a.op == b.op and a.attrs == b.attrs and a.dtype == b.dtype and (
-        len(a.inputs) == len(b.inputs)
-    ) and a.op in ELEMENTWISE
+    return a.op in ELEMENTWISE and _form(a, 0) == _form(b, 0)
+
+
+def _form(a: Any, depth: int) -> Any:
+    """Return what an operation is, and what its operands are, to a depth at which parts differ."""
+    if not isinstance(a, Node):
+        return _identity(a)
+    if depth == 2 or a.op not in ELEMENTWISE:
+        return "array" if a.op not in VIEWS else "view"
+    return a.op, a.dtype, tuple(_form(i, depth + 1) for i in a.inputs)
 
 
 def _side_by_side(parts: Iterable[Node]) -> tuple[str, Any, Any] | None:

@@ -413,11 +413,11 @@ def _matmul(a: Any, b: Any, /) -> Any:
 # Views: the same numbers in another shape -------------------------------------------------------
 
 
-def _view(x: Traced, op: str, shape: Shape, **attrs: Any) -> Traced:
+def _view(x: Traced, op: str, made: Shape, /, **attrs: Any) -> Traced:
     recorder, node = x._recorder, x._node
-    made = Node(op, (node,), tuple(attrs.items()), tuple(int(n) for n in shape), node.dtype)
-    recorder.shared |= {id(node), id(made)}
-    return recorder.add(made)
+    view = Node(op, (node,), tuple(attrs.items()), tuple(int(n) for n in made), node.dtype)
+    recorder.shared |= {id(node), id(view)}
+    return recorder.add(view)
 
 
 def _reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Any:

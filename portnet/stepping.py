@@ -1,0 +1,280 @@
+"""Stepping: the steps of an epoch, compiled where that can be.
+
+A step takes its rows, trains on them and adds its loss to the epoch's sum, all of it as one pure
+function, so that one plan does it all. On NumPy, parameters and state travel as one vector for each
+dtype, with the layers' arrays as views: an optimizer's arithmetic is then one operation for all
+parameters. Nothing of this shows outside: what `Steps.go` is given is copied, and nothing writes
+into what it returns.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import tree
+from .backend import Backend, namespace
+from .compiler import Compiled, CompileWarning, compile
+from .rng import Key
+
+Array = Any
+Params = Any
+State = Any
+Batch = tuple[Any, Array, Array | None]  # X, y, weight
+
+
+class Ahead(NamedTuple):
+    """Where the steps have come to: parameters, state, sums, and how many steps were made.
+
+    The sums (2,) are of the losses, and of the steps in which that sum was finite: once it is not,
+    it stays so, and the next step was the first bad one. They are where the arrays are until
+    somebody reads them.
+    """
+
+    params: Params
+    state: State
+    sums: Array
+    done: int = 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of an epoch, and how its steps take them.
+
+    `order` are row numbers on the host; None: the rows as they are. `sparse` gives the rows x from
+    position to position where X is no array. `key` is the epoch's; each step has its own `first`.
+    """
+
+    place: Backend
+    data: Batch
+    size: int
+    order: Any = None
+    key: Key | None = None
+    scale: Array | None = None
+    sparse: Callable[[slice], Any] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return int((self.data[1] if self.order is None else self.order).shape[0])
+
+    def settled(self) -> "Rows":
+        """Return the rows with their order where a step takes from it."""
+        if self.place.name != "jax":
+            return self if self.order is None else replace(self, order=self.place.asarray(self.order))
+        if self.order is None and self.size < self.count:  # JAX would compile each slice by itself
+            return replace(self, order=np.arange(self.count))
+        return self
+
+    def batch(self, begin: int, boxed: bool) -> tuple[Batch, Array | None, Key | None]:
+        """Return arrays, the rows to take of them (None: all), and the key of a step.
+
+        Boxed, the numbers of the key are arrays (1, 1): they may change under one plan.
+        """
+        part, data, which = slice(begin, min(begin + self.size, self.count)), self.data, None
+        if self.order is not None:
+            which = self.order[part]
+            which = self.place.asarray(which) if self.place.name == "jax" else which
+        elif part.stop - part.start < self.count:
+            data = tuple(a if a is None else a[part, ...] for a in data)  # type: ignore[assignment]
+        if self.sparse is not None:
+            data = (self.sparse(part), *data[1:])
+        key = None if self.key is None else self.key._replace(first=begin)
+        if boxed and key is not None:
+            key = Key(*(self.place.asarray(np.full((1, 1), n, np.int32)) for n in key))
+        return data, which, key
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps ``(params, state, x, y, weight, key, scale) -> params, state, value`` over rows.
+
+    Parameters
+    ----------
+    make : function
+        Makes the step of `parts`: a model, a loss, an optimizer.
+    parts : tuple
+    averaged : bool
+        Whether the value of a step is a mean over its rows; it then counts once for each.
+    compiled : bool
+        Whether to compile the step where the library allows it: NumPy and JAX.
+    """
+
+    make: Callable[..., Callable[..., Any]]
+    parts: tuple[Any, ...]
+    averaged: bool = True
+    compiled: bool = True
+    _own: dict[Any, Compiled] = field(default_factory=dict, compare=False, repr=False)
+
+    def go(
+        self, start: Ahead, rows: Rows, after: Callable[[], Any] = lambda: False
+    ) -> Ahead:
+        """Make steps from step `start.done` on to the end of the rows; return where that is.
+
+        `after` is called after each step, and ends the epoch there where it returns True.
+        """
+        rows = rows.settled()
+        begins = range(start.done * rows.size, rows.count, rows.size)
+        params, state, sums, done = start
+        step, form, reason = self._way(start, rows, begins)
+        boxed = not isinstance(step, functools.partial)
+        params, state = form[0].pack(params), form[1].pack(state)
+        with np.errstate(over="ignore", invalid="ignore"):  # the sums tell, and errors say more
+            for begin in begins:
+                params, state, sums = step(params, state, sums, *rows.batch(begin, boxed), rows.scale)
+                done += 1
+                if reason:  # the step was right, so that it is the compiler that cannot do it
+                    warnings.warn(f"training runs eagerly: {reason}", CompileWarning, stacklevel=2)
+                    reason = ""
+                if after():
+                    break
+        return Ahead(form[0].unpack(params), form[1].unpack(state), sums, done)
+
+    def _way(self, start: Ahead, rows: Rows, begins: range) -> Any:
+        """Return the function of a step, in which form nests travel, and why it is not compiled."""
+        plain = _Nest(), _Nest()
+        eagerly = functools.partial(_advance, self.make(*self.parts), self.averaged, plain)
+        if not (self.compiled and rows.place.name in ("numpy", "jax") and begins) or rows.sparse:
+            return eagerly, plain, ""
+        form: Any = plain
+        if rows.place.name == "numpy":
+            if not tree.leaves(start.params):
+                return eagerly, plain, ""
+            try:
+                form = _Vectors.of(start.params), _Vectors.of(start.state)
+            except TypeError as error:
+                return eagerly, plain, str(error)
+        known = _shared(self) if _lasting(self.parts) else self._own
+        fn = known.get(form)
+        if fn is None:
+            step = self.make(*self.parts)
+            fn = known[form] = compile(
+                functools.partial(_advance, step, self.averaged, form), donate=(0, 1, 2)
+            )
+        packed = form[0].pack(start.params), form[1].pack(start.state), start.sums
+        reason = fn.refusal(*packed, *rows.batch(begins[0], True), rows.scale)
+        return (eagerly, plain, reason) if reason else (fn, form, "")
+
+    def release(self) -> None:
+        """Give back the memory of the compiled steps."""
+        for fn in [*self._own.values(), *(_shared(self).values() if _lasting(self.parts) else ())]:
+            fn.release()
+
+
+def _advance(
+    step: Callable[..., Any],
+    averaged: bool,
+    form: Any,
+    params: Any,
+    state: Any,
+    sums: Array,
+    data: Batch,
+    which: Array | None,
+    key: Key | None,
+    scale: Array | None,
+) -> tuple[Any, Any, Array]:
+    """Take the rows, make the step, and add up its loss: what is compiled."""
+    if which is not None:
+        xp = namespace(which)
+        data = tuple(a if a is None else xp.take(a, which, axis=0) for a in data)  # type: ignore[assignment]
+    params, state, value = step(
+        form[0].unpack(params), form[1].unpack(state), *data, key=key, scale=scale
+    )
+    xp = namespace(sums)
+    total = sums[0] + value * (data[1].shape[0] if averaged else 1)
+    finite = sums[1] + xp.astype(xp.isfinite(total), sums.dtype)
+    return form[0].pack(params), form[1].pack(state), xp.stack([total, finite])
+
+
+# How nests travel -------------------------------------------------------------------------------
+
+
+class _Nest:
+    """As they are."""
+
+    def pack(self, nest: Any) -> Any:
+        return nest
+
+    def unpack(self, nest: Any) -> Any:
+        return nest
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """As one vector for each dtype.
+
+    `leaves` has of each leaf, in the order of `tree.leaves`, shape and dtype; `nest` is a nest of
+    that form with numbers as its leaves.
+    """
+
+    leaves: tuple[tuple[tuple[int, ...], str], ...]
+    text: str  # the nest in words, by which two are compared
+    nest: Any = field(compare=False)
+
+    @classmethod
+    def of(cls, nest: Any) -> "_Vectors":
+        """Return the form of a nest of NumPy's arrays; TypeError where it holds something else."""
+        for path, leaf in zip(tree.paths(nest), tree.leaves(nest), strict=True):
+            if not isinstance(leaf, np.ndarray | np.generic):
+                raise TypeError(
+                    f"the state holds {leaf!r} at {path}, which is no array: a 0-d array is compiled"
+                )
+        number = iter(range(len(tree.leaves(nest))))
+        form = tree.map(lambda leaf: next(number), nest)
+        leaves = tuple((leaf.shape, leaf.dtype.name) for leaf in tree.leaves(nest))
+        return cls(leaves, f"{_kinds(nest)}", form)
+
+    def pack(self, nest: Any) -> dict[str, Array]:
+        """Return the vectors, by the name of their dtype: copies."""
+        leaves = tree.leaves(nest)
+        given = tuple((tuple(a.shape), a.dtype.name) for a in leaves)
+        if given != self.leaves or _kinds(nest) != self.text:
+            raise ValueError(f"a step changed the form of its state: {self.leaves} became {given}")
+        xp = namespace(*leaves)
+        return {
+            kind: xp.concat([xp.reshape(a, (-1,)) for a in leaves if a.dtype.name == kind])
+            for kind in dict.fromkeys(kind for _, kind in self.leaves)
+        }
+
+    def unpack(self, vectors: dict[str, Array]) -> Any:
+        """Return the nest: views of the vectors."""
+        begin = dict.fromkeys(vectors, 0)
+        arrays = []
+        for shape, kind in self.leaves:
+            start = begin[kind]
+            begin[kind] = start + prod(shape)
+            part = vectors[kind][start : begin[kind]]
+            arrays.append(namespace(part).reshape(part, shape))
+        return tree.map(lambda number: arrays[number], self.nest)
+
+
+def _kinds(nest: Any) -> str:
+    """Return the containers of a nest, in words."""
+    if isinstance(nest, dict):
+        return "{" + ", ".join(f"{k!r}: {_kinds(nest[k])}" for k in sorted(nest)) + "}"
+    if isinstance(nest, tuple | list):
+        return f"{type(nest).__qualname__}({', '.join(map(_kinds, nest))})"
+    return "" if nest is None else "*"
+
+
+# Which compiled steps outlive a fit -------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=8)
+def _shared(steps: Steps) -> dict[Any, Compiled]:
+    """Return the compiled steps of equal parts: a second fit, or partial_fit, need not trace."""
+    return {}
+
+
+def _lasting(part: Any) -> bool:
+    """Whether equal parts will always do the same: frozen dataclasses, down to their numbers."""
+    if isinstance(part, tuple):
+        return all(_lasting(p) for p in part)
+    if is_dataclass(part) and not isinstance(part, type):
+        frozen = type(part).__dataclass_params__.frozen  # type: ignore[attr-defined]
+        return frozen and all(_lasting(getattr(part, f.name)) for f in fields(part))
+    return part is None or type(part) in (bool, int, float, str)
