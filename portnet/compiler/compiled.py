@@ -77,6 +77,7 @@ class Compiled:
     def __init__(self, fn: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
         self.fn, self.donate = fn, donate
         self._ways: OrderedDict[Any, Any] = OrderedDict()  # key: how such a call is done
+        self._told: set[Any] = set()  # the keys of which there was a warning
         self._lock = threading.Lock()
         functools.update_wrapper(self, fn, updated=())
 
@@ -157,7 +158,8 @@ class Compiled:
         result = self.fn(*args, **kwargs)  # an error of fn's own is raised here, and nothing kept
         eager = _Eager(self.fn)
         with self._lock:
-            told = key in self._ways
+            told = key in self._told
+            self._told.add(key)
             self._keep(key, eager)
         if not told and reason:
             warnings.warn(f"{name_of(self.fn)} runs eagerly: {reason}", CompileWarning, stacklevel=3)
@@ -289,7 +291,14 @@ def twice(fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
         where = line_of_error(error.__traceback__)
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         raise _EagerError(f"tracing it raised {message} (at {where})") from None
+    forms: list[Any] = [{}, {}]
+    texts = [
+        _text(p.results, iter(range(len(p.leaves))), names)
+        for p, names in zip((first, second), forms, strict=True)
+    ]
     differ = same(first, second)
+    if texts[0] != texts[1] or forms[0] != forms[1]:
+        differ = "the nest of their results"
     if differ:
         raise _EagerError(
             f"two traces of it differ in {differ}: it draws random numbers, counts, or looks at "

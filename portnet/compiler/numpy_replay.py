@@ -332,27 +332,30 @@ class Replay:
         self.function = self.names["replay"]
 
     def prepare(self, arrays: list[Any], others: list[int]) -> None:
-        """Take donated arrays as places, and copy the other arguments that share their memory."""
-        given = [arrays[d] for d in self.donated]
-        if len(self.last) != len(given) or any(
-            a is not b for a, b in zip(given, self.last, strict=True)
-        ):
-            self._take(arrays, given)
+        """Take donated arrays as places, or copies where another argument shares their memory."""
+        known = len(self.last) == len(self.donated)
+        for d, old in zip(self.donated, self.last, strict=False):
+            known = known and arrays[d] is old and old.flags.writeable
         for i in others:
             a = arrays[i]
             owner = a if a.base is None else a.base
-            apart = type(owner) is np.ndarray and id(owner) not in self.owners and self.owners
-            if not apart and any(np.may_share_memory(a, d) for d in self.last):
-                arrays[i] = a.copy()
+            if known and type(owner) is np.ndarray and self.owners and id(owner) not in self.owners:
+                continue  # the usual case, at a fraction of the price
+            if any(np.may_share_memory(a, arrays[d]) for d in self.donated):
+                known = False
+        if not known:
+            self._take(arrays, others)
         for d, a in zip(self.donated, self.last, strict=True):
             arrays[d] = a
 
-    def _take(self, arrays: list[Any], given: list[Any]) -> None:
+    def _take(self, arrays: list[Any], others: list[int]) -> None:
         """Cut new donated arrays; copies of those that cannot be written, or that overlap."""
         taken: list[Any] = []
-        for a in given:
-            fine = a.flags.carray and not any(np.may_share_memory(a, t) for t in taken)
-            taken.append(a if fine else a.copy())
+        for d in self.donated:
+            a = arrays[d]
+            apart = [*taken, *(arrays[i] for i in others)]
+            fine = a.flags.carray and not any(np.may_share_memory(a, o) for o in apart)
+            taken.append(a if fine else np.array(a, order="C"))
         self.names.update({f"a{d}": a for d, a in zip(self.donated, taken, strict=True)})
         exec(self.cut, self.names)  # noqa: S102
         self.last = taken

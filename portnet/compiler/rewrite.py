@@ -101,6 +101,8 @@ def shorter(node: Node) -> Node:
             return shorter(Node("reshape", (x,), (("shape", node.shape),), node.shape, node.dtype))
     if node.op == "positive" and x.dtype == node.dtype:
         return x
+    if node.op == "logical_or" and node.inputs[1] is False and x.dtype == node.dtype:
+        return x
     if node.op in ("multiply", "divide") and node.dtype == x.dtype and x.dtype.kind in "fc":
         one = node.inputs[1]
         if type(one) in (int, float) and one == 1 and node.shape == x.shape:

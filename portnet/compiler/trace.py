@@ -96,7 +96,6 @@ class Traced:
 
     __slots__ = ("_node", "_recorder")
     __portnet_trace__ = True
-    __array_ufunc__ = None  # NumPy's functions then refuse it, and its operators give way
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, recorder: Recorder, node: Node) -> None:
@@ -138,7 +137,17 @@ class Traced:
     def __setitem__(self, key: Any, value: Any) -> None:
         self._recorder.refuse("item assignment, x[key] = value,")
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """NumPy's functions, np.exp(x), are the standard's of the same name."""
+        return _numpys(self._recorder, ufunc.__name__, method, inputs, kwargs)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """As above, for those that are no ufuncs: np.sum(x, axis=0)."""
+        return _numpys(self._recorder, function.__name__, "__call__", args, kwargs)
+
     def __getattr__(self, name: str) -> Any:
+        if name in _METHODS:  # x.sum(axis=0), as NumPy's arrays have it
+            return functools.partial(_METHODS[name], self)
         if hasattr(np.ndarray, name) and not name.startswith("__"):
             self._recorder.refuse(f"x.{name}, which is not of the standard,", _NoAttribute)
         raise AttributeError(f"'Traced' object has no attribute {name!r}")
@@ -276,8 +285,11 @@ def _astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> 
     if dtype.kind not in "biufc":
         recorder.refuse(f"astype to {dtype}")
     if dtype == x.dtype:
-        return x if not copy else recorder.add(Node("positive", (x._node,), (), x.shape, dtype)) \
-            if dtype.kind != "b" else _elementwise("logical_or", x, False)
+        if not copy:
+            return x
+        if dtype.kind == "b":
+            return _elementwise("logical_or", x, False)
+        return recorder.add(Node("positive", (x._node,), (), x.shape, dtype))
     return recorder.add(Node("astype", (x._node,), (("dtype", dtype.name),), x.shape, dtype))
 
 
@@ -542,7 +554,10 @@ def _getitem(x: Traced, key: Any) -> Traced:
         if isinstance(k, slice):
             found = range(*k.indices(n))
             shape.append(len(found))
-            stop = found.start + len(found) * found.step
+            if not found:
+                full.append(slice(0, 0, 1))
+                continue
+            stop = found[-1] + (1 if found.step > 0 else -1)
             full.append(slice(found.start, None if stop < 0 else stop, found.step))
         else:
             if not -n <= k < n:
@@ -695,6 +710,84 @@ NAMESPACE = _Namespace(
     **{name: _about(name) for name in ("isdtype", "finfo", "iinfo")},
     permute_dims=_permute,
 )
+
+
+# NumPy's names ----------------------------------------------------------------------------------
+# A layer written for NumPy, with np.exp(x) and x.sum(axis=0), is traced as one that takes its
+# functions from the standard, wherever the two mean the same.
+
+_NAMES = {
+    "absolute": "abs",
+    "amax": "max",
+    "amin": "min",
+    "arccos": "acos",
+    "arcsin": "asin",
+    "arctan": "atan",
+    "arctan2": "atan2",
+    "concatenate": "concat",
+    "invert": "bitwise_invert",
+    "left_shift": "bitwise_left_shift",
+    "power": "pow",
+    "right_shift": "bitwise_right_shift",
+    "true_divide": "divide",
+}
+
+
+def _numpys(recorder: Recorder, name: str, method: str, args: Any, kwargs: Any) -> Any:
+    """Do what a function of NumPy's does, if the standard has it."""
+    known = _NAMES.get(name, name)
+    names = {k for k, v in kwargs.items() if v is not None}
+    if method != "__call__":
+        recorder.refuse(f"np.{name}.{method}")
+    if known in ELEMENTWISE | CALLED and not names:
+        return _elementwise(known, *args)
+    if known in REDUCTIONS and names <= {"axis", "keepdims"} and len(args) <= 2:
+        return _reduction(known, args[0], **dict(zip(("axis",), args[1:], strict=False)), **kwargs)
+    if known == "transpose" and len(args) == 1 and not names:
+        return args[0].T
+    if known in ("reshape", "squeeze", "expand_dims", "concat", "stack", "take", "broadcast_to"):
+        if known in ("squeeze", "expand_dims", "concat", "stack") and len(args) == 2:
+            args, kwargs = args[:1], {"axis": args[1], **kwargs}
+        if known == "take" and len(args) == 3:
+            args, kwargs = args[:2], {"axis": args[2], **kwargs}
+        if set(kwargs) <= {"axis"}:
+            return getattr(NAMESPACE, known)(*args, **kwargs)
+    if known in ("matmul", "zeros_like", "ones_like", "matrix_transpose", "astype") and not names:
+        return getattr(NAMESPACE, known)(*args)
+    return recorder.refuse(f"np.{name}")
+
+
+def _method_reshape(x: Traced, *shape: Any, **kwargs: Any) -> Any:
+    if kwargs:
+        x._recorder.refuse(f"x.reshape with {', '.join(kwargs)}")
+    return _reshape(x, shape[0] if len(shape) == 1 else shape)
+
+
+def _method_transpose(x: Traced, *axes: Any) -> Any:
+    axes = axes[0] if len(axes) == 1 and axes[0] is not None else axes
+    return _permute(x, axes) if axes and axes != (None,) else x.T
+
+
+def _method_astype(x: Traced, dtype: Any, copy: bool = True) -> Any:
+    return _astype(x, dtype, copy=copy)
+
+
+def _method(op: str) -> Callable[..., Any]:
+    def method(x: Traced, *args: Any, **kwargs: Any) -> Any:
+        return _numpys(x._recorder, op, "__call__", (x, *args), kwargs)
+
+    return method
+
+
+_METHODS: dict[str, Callable[..., Any]] = {
+    **{op: _method(op) for op in (*sorted(REDUCTIONS), "clip", "round", "squeeze", "take", "conj")},
+    "reshape": _method_reshape,
+    "transpose": _method_transpose,
+    "astype": _method_astype,
+    "copy": lambda x: _astype(x, x.dtype),
+    "ravel": lambda x: _reshape(x, (-1,) if x.size else (0,)),
+    "flatten": lambda x: _astype(_reshape(x, (-1,) if x.size else (0,)), x.dtype),
+}
 
 
 # The trace --------------------------------------------------------------------------------------

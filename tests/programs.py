@@ -1,0 +1,898 @@
+"""Random programs over the array API: a hypothesis strategy, and what to do with what it draws.
+
+A program is a straight line of expressions, each a piece of Python source over the values before it.
+It is drawn by running it: a line that NumPy refuses, or that has no defined result (a division of
+integers by zero, a cast of nan to an integer), is drawn again. So every program is valid, for each of
+its `WORLDS` sets of values, and prints as source that can be pasted and run.
+
+Sums of floats may be made in another order. A sum is *exact* where no order rounds (small multiples
+of a power of two), and then it may be used like any other value; every other sum comes with a
+tolerance, is looked at through views at most, and does not spread.
+"""
+
+import math
+import random
+import warnings
+from dataclasses import dataclass, field
+
+import array_api_compat.numpy as xnp
+import numpy as np
+from hypothesis import strategies as st
+
+from portnet.backend import namespace
+
+WORLDS = 2  # sets of values that every program is valid for
+FLOATS, SIGNED, INTEGERS = ("float32", "float64"), ("int32", "int64"), ("uint8", "int32", "int64")
+DTYPES = ("float64", "float32", "int32", "int64", "bool", "uint8")
+LAYOUTS = ("C", "F", "steps", "negative", "zero strides", "read-only", "unaligned", "shared")
+LARGEST = 40_000  # numbers in a value
+SLACK = 64  # of a sum: times eps, times the sum of magnitudes
+
+
+# Arguments --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Argument:
+    """How an argument is made: values from a seed, in some layout."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str
+    kind: str  # of values: "small", "normal", "wide"
+    seed: int
+    offset: int = 0  # into the memory that "shared" arguments have in common
+
+    def values(self, world, shape=None):
+        """Return a new C array of these values."""
+        shape = self.shape if shape is None else shape
+        rng = np.random.default_rng((self.seed, world))
+        if self.dtype == "bool":
+            return rng.random(shape) < 0.5
+        if self.dtype == "uint8":
+            return rng.integers(0, 256 if self.kind == "wide" else 5, shape).astype("uint8")
+        if self.dtype in SIGNED:
+            far = np.iinfo(self.dtype).max if self.kind == "wide" else 6
+            return np.asarray(rng.integers(-far, far, shape, endpoint=True), dtype=self.dtype)
+        if self.kind == "small":
+            return np.asarray(rng.integers(-16, 17, shape) / 4).astype(self.dtype)
+        a = np.asarray(rng.standard_normal(shape)).astype(self.dtype)
+        if self.kind == "wide" and a.size:
+            big = float(np.finfo(self.dtype).max) / 2
+            special = [np.nan, np.inf, -np.inf, 0.0, -0.0, big, -big, 1.0, 1e-30, -1e4]
+            some = rng.random(shape) < 0.3
+            a[some] = rng.choice(special, int(some.sum())).astype(self.dtype)
+        return a
+
+    def make(self, world, pools):
+        """Return the argument in its layout; `pools` has the memory shared so far, by dtype."""
+        if self.layout == "shared":
+            return self._view(world, pools)
+        a = np.asarray(self.values(world))
+        if self.layout == "F":
+            return np.asfortranarray(a)
+        if self.layout == "steps":
+            base = np.zeros([2 * n for n in a.shape], a.dtype)
+            view = base[tuple(slice(None, None, 2) for _ in a.shape) or ...]
+        elif self.layout == "negative":
+            view = np.zeros_like(a)[tuple(slice(None, None, -1) for _ in a.shape) or ...]
+        elif self.layout == "unaligned":
+            view = np.zeros(a.nbytes + 1, "uint8")[1:].view(a.dtype).reshape(a.shape)
+        elif self.layout == "zero strides" and a.ndim > 0 and a.shape[0] > 0:
+            row = np.ascontiguousarray(a[:1])
+            strides = (0, *row.strides[1:])
+            return np.lib.stride_tricks.as_strided(row, a.shape, strides, writeable=True)
+        else:
+            a.flags.writeable = self.layout != "read-only"
+            return a
+        view[...] = a
+        return view
+
+    def _view(self, world, pools):
+        """Return a piece of the memory that all shared arguments of this dtype look at."""
+        if self.dtype not in pools:
+            pools[self.dtype] = self.values(world, (LARGEST,))
+        size = math.prod(self.shape)
+        return pools[self.dtype][self.offset : self.offset + size].reshape(self.shape)
+
+    def __str__(self):
+        return f"{self.shape} {self.dtype}, {self.layout}, {self.kind}, seed {self.seed}" + (
+            f", offset {self.offset}" if self.layout == "shared" else ""
+        )
+
+
+# Programs ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Program:
+    """A function of arrays, what to call it with and what to expect."""
+
+    arguments: list[Argument]
+    constants: dict[str, np.ndarray]  # what the function captures
+    lines: list[tuple[str, str]]  # name, expression
+    result: str
+    donate: tuple[int, ...]
+    tags: list[str] = field(default_factory=list)  # the operations, for statistics
+    # for each world: name -> how far a sum, or a view of one, may be off
+    tolerances: list[dict[str, np.ndarray]] = field(default_factory=list)
+
+    @property
+    def source(self):
+        """The function, as Python."""
+        names = ", ".join(f"v{i}" for i in range(len(self.arguments)))
+        body = [f"{name} = {expression}" for name, expression in self.lines]
+        body = ["xp = namespace(v0)", *body, f"return {self.result}"]
+        return f"def program({names}):\n" + "".join(f"    {line}\n" for line in body)
+
+    def function(self, convert=lambda c: c):
+        """Return a new function; `convert` brings the constants to another library."""
+        space = {"namespace": namespace}
+        space |= {name: convert(c.copy()) for name, c in self.constants.items()}
+        exec(self.source, space)
+        return space["program"]
+
+    def inputs(self, world):
+        """Return new arguments: nothing of them was written yet."""
+        pools = {}
+        return [argument.make(world, pools) for argument in self.arguments]
+
+    def tolerance(self, world):
+        """Return a nest like the results: how far each may be off (0: not at all)."""
+        names = [name for name, _ in self.lines] + [f"v{i}" for i in range(len(self.arguments))]
+        names = dict.fromkeys(names, 0.0) | self.tolerances[world]
+        return eval(self.result, {}, names)
+
+    def __repr__(self):
+        lines = [f"# v{i}: {a}" for i, a in enumerate(self.arguments)]
+        for name, c in self.constants.items():
+            lines.append(f"{name} = np.asarray({c.tolist()}, dtype='{c.dtype}')")
+        lines.append(f"# donate={self.donate}")
+        return "\n".join(["", *lines, self.source])
+
+
+# What is drawn ----------------------------------------------------------------------------------
+
+UNARY = {
+    "float": "acos acosh asin asinh atan atanh cos cosh exp expm1 log log10 log1p log2 reciprocal "
+    "sin sinh sqrt tan tanh isfinite isinf isnan abs ceil floor trunc round sign square negative "
+    "positive",
+    "int": "abs ceil floor trunc round sign square negative positive bitwise_invert",
+    "bool": "logical_not bitwise_invert",
+}
+BINARY = {
+    "float": "add subtract multiply divide floor_divide remainder pow maximum minimum atan2 hypot "
+    "logaddexp nextafter equal not_equal less less_equal greater greater_equal",
+    "int": "add subtract multiply maximum minimum bitwise_and bitwise_or bitwise_xor equal "
+    "not_equal less less_equal greater greater_equal",
+    "bool": "logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor equal not_equal",
+}
+OPERATORS = {
+    "float": "+ - * / // % ** == != < <= > >=",
+    "int": "+ - * & | ^ == != < <= > >=",
+    "bool": "& | ^ == !=",
+}
+UNARY, BINARY, OPERATORS = (
+    {kind: names.split() for kind, names in table.items()} for table in (UNARY, BINARY, OPERATORS)
+)
+
+
+def kind(a):
+    """float, int or bool: what may be mixed."""
+    return {"f": "float", "i": "int", "u": "int", "b": "bool"}[a.dtype.kind]
+
+
+class Builder:
+    """A program that grows line by line."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.arguments, self.constants, self.lines, self.tags = [], {}, [], []
+        self.worlds = [{} for _ in range(WORLDS)]  # name -> value
+        self.loose = [{} for _ in range(WORLDS)]  # name -> tolerance
+
+    # Drawing
+
+    def choose(self, options):
+        return self.random.choice(list(options))
+
+    def integer(self, low, high):
+        return self.random.randint(low, high)
+
+    def flag(self):
+        return self.random.random() < 0.5
+
+    def value(self, name):
+        return self.worlds[0][name]
+
+    def pick(self, accept=lambda a: True, exact=True):
+        """Return the name of a value, or None; half the time the latest."""
+        names = [n for n in reversed(self.worlds[0]) if not (exact and n in self.loose[0])]
+        names = [n for n in names if accept(self.value(n))]
+        if not names:
+            return None
+        return names[max(self.integer(-len(names), len(names) - 1), 0)]
+
+    def partner(self, name):
+        """Return a value that `name` may be combined with."""
+        a = self.value(name)
+
+        def fits(b):
+            try:
+                shape = np.broadcast_shapes(a.shape, b.shape)
+            except ValueError:
+                return False
+            return math.prod(shape) <= LARGEST and kind(a) == kind(b) and mixes(a, b)
+
+        return self.pick(fits)
+
+    def scalar(self, name):
+        """Return a Python scalar that may stand beside `name`, as source."""
+        a = self.value(name)
+        if kind(a) == "bool":
+            return self.choose(["True", "False"])
+        if a.dtype == np.uint8:
+            return str(self.choose([0, 1, 2, 7, 255]))
+        if kind(a) == "int":
+            return str(self.choose([1, 0, -1, 3, 1000]))
+        return self.choose(["0.5", "2", "1.0", "0.0", "-0.0", "-1.5", "1e-3", "3", "1e30"])
+
+    def axis(self, ndim):
+        i = self.integer(0, ndim - 1)
+        return i - ndim if self.flag() else i
+
+    # Growing
+
+    def evaluate(self, expression, world, **replaced):
+        """Return the value of an expression in a world, or None where it has none."""
+        space = {**self.worlds[world], **replaced, "xp": xnp}
+        try:
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("error")
+                result = eval(expression, space)
+        except Exception:  # drawn again
+            return None
+        if not isinstance(result, np.ndarray | np.generic) or result.size > LARGEST:
+            return None
+        return result if result.dtype.name in (*DTYPES, "uint64") else None
+
+    def add(self, tag, expression, tolerances=None):
+        """Append a line, unless it has no value in some world."""
+        values = [self.evaluate(expression, world) for world in range(WORLDS)]
+        if any(v is None or (tolerances is None and v.dtype != values[0].dtype) for v in values):
+            return
+        name = f"v{len(self.arguments) + len(self.lines)}"
+        self.lines.append((name, expression))
+        self.tags.append(tag)
+        for world, v in enumerate(values):
+            self.worlds[world][name] = v
+            if tolerances is not None:
+                self.loose[world][name] = tolerances[world]
+
+    def everywhere(self, accept, *names):
+        """Whether `accept` holds for the values of these names in every world."""
+        return all(accept(*(world[n] for n in names)) for world in self.worlds)
+
+
+def mixes(a, b):
+    """Whether the standard says what the two promote to."""
+    return a.dtype == b.dtype or "uint64" not in (a.dtype.name, b.dtype.name)
+
+
+OPERATIONS = []
+
+
+def operation(weight=1):
+    def register(f):
+        OPERATIONS.extend([f] * weight)
+        return f
+
+    return register
+
+
+@operation(7)
+def unary(b):
+    if (x := b.pick()) is None:
+        return
+    name = b.choose(UNARY[kind(b.value(x))])
+    b.add(name, f"xp.{name}({x})")
+
+
+@operation()
+def sign_of(b):
+    """The sign of nan is nobody's business."""
+    x = b.pick(lambda a: kind(a) == "float")
+    y = x and b.partner(x)
+    if y is None or not b.everywhere(lambda a: not np.isnan(a).any(), y):
+        return
+    b.add(
+        *(("signbit", f"xp.signbit({y})") if b.flag() else ("copysign", f"xp.copysign({x}, {y})"))
+    )
+
+
+@operation(8)
+def binary(b):
+    if (x := b.pick()) is None or (y := b.partner(x)) is None:
+        return
+    name = b.choose(BINARY[kind(b.value(x))])
+    b.add(name, f"xp.{name}({x}, {y})")
+
+
+@operation(9)
+def operators(b):
+    if (x := b.pick()) is None:
+        return
+    op = b.choose(OPERATORS[kind(b.value(x))])
+    match b.integer(0, 3):
+        case 0 | 1:
+            y = b.partner(x)
+            if y is not None:
+                b.add(op, f"{x} {op} {y}")
+        case 2:
+            b.add(f"{op} scalar", f"{x} {op} {b.scalar(x)}")
+        case 3:
+            b.add(f"scalar {op}", f"{b.scalar(x)} {op} {x}")
+
+
+@operation()
+def operators_of_one(b):
+    if (x := b.pick()) is not None:
+        k = kind(b.value(x))
+        op = b.choose({"float": ["-", "+", "abs"], "int": ["-", "+", "abs", "~"], "bool": ["~"]}[k])
+        b.add(f"{op}x", f"abs({x})" if op == "abs" else f"{op}{x}")
+
+
+@operation()
+def functions_with_scalars(b):
+    if (x := b.pick()) is None:
+        return
+    names = BINARY[kind(b.value(x))]
+    name, s = b.choose(names), b.scalar(x)
+    b.add(f"{name} scalar", f"xp.{name}({x}, {s})" if b.flag() else f"xp.{name}({s}, {x})")
+
+
+@operation()
+def bits(b):
+    if (x := b.pick(lambda a: kind(a) == "int" and a.dtype.name != "uint64")) is None:
+        return
+    op = b.choose(["<<", ">>"])
+    name = {"<<": "bitwise_left_shift", ">>": "bitwise_right_shift"}[op]
+    match b.integer(0, 3):
+        case 0:
+            b.add(op, f"{x} {op} {b.integer(0, 7)}")
+        case 1:
+            b.add(f"scalar {op}", f"{b.integer(0, 100)} {op} ({x} & 3)")
+        case 2:
+            if (y := b.partner(x)) is not None:
+                b.add(op, f"{x} {op} ({y} & 7)")
+        case 3:
+            b.add(name, f"xp.{name}({x}, {x} & 3)")
+
+
+@operation()
+def integer_division(b):
+    if (x := b.pick(lambda a: kind(a) == "int")) is None or (y := b.partner(x)) is None:
+        return
+    op, name = b.choose([("//", "floor_divide"), ("%", "remainder")])
+    match b.integer(0, 3):
+        case 0:
+            b.add(f"int {op} scalar", f"{x} {op} {b.choose([1, 3, 7])}")
+        case 1:
+            b.add(f"int {op}", f"{x} {op} (({y} & 3) + 1)")
+        case 2:
+            b.add(f"int {name}", f"xp.{name}({x}, xp.maximum({y}, 1))")
+        case 3:
+            b.add("int **", f"{x} ** {b.integer(0, 3)}")
+
+
+@operation(2)
+def where(b):
+    if (x := b.pick()) is None:
+        return
+    a = b.value(x)
+    c = b.pick(lambda c: kind(c) == "bool" and broadcasts(a, c))
+    if c is None:
+        if kind(a) == "bool":
+            return
+        c = f"({x} {b.choose(['>', '<='])} {b.choose([0, 1])})"
+    match b.integer(0, 2):
+        case 0:
+            y = b.partner(x)
+            if y is not None:
+                b.add("where", f"xp.where({c}, {x}, {y})")
+        case 1:
+            b.add("where scalar", f"xp.where({c}, {x}, {b.scalar(x)})")
+        case 2:
+            b.add("where scalar", f"xp.where({c}, {b.scalar(x)}, {x})")
+
+
+def broadcasts(*arrays):
+    try:
+        return math.prod(np.broadcast_shapes(*(a.shape for a in arrays))) <= LARGEST
+    except ValueError:
+        return False
+
+
+@operation()
+def clip(b):
+    if (x := b.pick(lambda a: kind(a) != "bool" and a.dtype.name != "uint64")) is None:
+        return
+    low, high = b.choose([("0", "3"), ("1", "2"), ("2", "None"), ("None", "1")])
+    b.add("clip", f"xp.clip({x}, {low}, {high})")
+
+
+@operation(2)
+def astype(b):
+    if (x := b.pick(lambda a: a.dtype.name != "uint64")) is None:
+        return
+    to = b.choose(DTYPES)
+    if kind(b.value(x)) == "float" and to in INTEGERS:
+        info = np.iinfo(to)
+
+        def fits(a):
+            with np.errstate(invalid="ignore"):
+                return bool(np.all((a > max(info.min, -(2**30))) & (a < min(info.max, 2**30))))
+
+        if not b.everywhere(fits, x):
+            return
+    b.add("astype", f"xp.astype({x}, xp.{to})")
+
+
+@operation()
+def types(b):
+    if (x := b.pick(lambda a: kind(a) == "float")) is None:
+        return
+    match b.integer(0, 2):
+        case 0:
+            b.add("finfo", f"{x} + float(xp.finfo({x}.dtype).eps)")
+        case 1:
+            b.add("isdtype", f"{x} * (2.0 if xp.isdtype({x}.dtype, xp.float32) else 4.0)")
+        case 2:
+            b.add("result_type", f"xp.astype({x}, xp.result_type({x}, xp.float64))")
+
+
+# Reductions
+
+
+def axes(b, a):
+    """Return axis= and keepdims= as source, and what of a shape they take."""
+    keep = ", keepdims=True" if b.flag() else ""
+    if a.ndim == 0 or (choice := b.integer(0, 3)) == 0:
+        return keep, None
+    if choice < 3:
+        axis = b.axis(a.ndim)
+        return f", axis={axis}{keep}", axis
+    axis = tuple(i for i in range(a.ndim) if b.flag())
+    return f", axis={axis}{keep}", axis
+
+
+def exact_sums(a):
+    """Whether no order of adding these numbers rounds: small multiples of a power of two."""
+    if kind(a) != "float":
+        return True
+    if not np.isfinite(a).all():
+        return False
+    with np.errstate(over="ignore"):
+        scaled = np.abs(a.astype("float64")) * 2**8
+        return bool((scaled == np.floor(scaled)).all() and scaled.sum() < 2**23)
+
+
+def safe_sums(a):
+    """Whether no order of adding the numbers, or their squares, overflows."""
+    with np.errstate(over="ignore"):
+        finite = np.abs(a[np.isfinite(a)])
+        return bool((finite**2).sum(dtype=a.dtype) < np.finfo(a.dtype).max / 4)
+
+
+@operation(4)
+def sums(b):
+    names = b.choose(["sum", "sum", "mean", "prod", "var", "std"])
+    floats = names in ("mean", "var", "std")
+    x = b.pick(lambda a: kind(a) == "float" or (kind(a) == "int" and not floats))
+    if x is None:
+        return
+    rest, _ = axes(b, b.value(x))
+    a, expression = b.value(x), f"xp.{names}({x}{rest})"
+    if kind(a) == "int":
+        b.add(f"int {names}", expression)
+        return
+    if names == "sum" and b.everywhere(exact_sums, x):
+        if b.integer(0, 3) == 0:
+            expression = f"xp.sum({x}{rest}, dtype=xp.float64)"
+        b.add("exact sum", expression)
+        return
+    if not b.everywhere(safe_sums, x) or (names == "prod" and not b.everywhere(few_factors, x)):
+        return
+    correction = ""
+    if names in ("var", "std") and b.flag():
+        correction = ", correction=1"
+    tolerances = [tolerance(b, names, x, rest + correction, world) for world in range(WORLDS)]
+    if all(t is not None for t in tolerances):
+        b.add(f"loose {names}", f"xp.{names}({x}{rest}{correction})", tolerances)
+
+
+def few_factors(a):
+    return bool(a.size <= 32 and np.isfinite(a).all() and (np.abs(a) < 8).all())
+
+
+def tolerance(b, name, x, rest, world):
+    """Return how far a sum may be off: a multiple of eps, times the sum of magnitudes."""
+    a = np.abs(b.worlds[world][x].astype("float64"))
+    a = np.where(np.isfinite(a), a, 0.0)
+    eps = SLACK * float(np.finfo(b.value(x).dtype).eps)
+    kept = rest.replace(", correction=1", "")
+    if name == "std":
+        var = b.evaluate(f"xp.var({x}{rest})", world, **{x: b.worlds[world][x].astype("float64")})
+        t = tolerance(b, "var", x, rest, world)
+        if var is None or t is None:
+            return None
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.nan_to_num(t / (np.sqrt(var) + np.sqrt(t)))
+    if name == "var":
+        count = b.evaluate(f"xp.sum({x}{kept})", world, **{x: np.ones_like(a)})
+        squares = b.evaluate(f"xp.sum({x}{kept})", world, **{x: a * a})
+        if count is None or squares is None:
+            return None
+        return eps * squares / np.maximum(count - ("correction" in rest), 1)
+    magnitude = b.evaluate(f"xp.{name}({x}{kept})", world, **{x: a})
+    return None if magnitude is None else eps * magnitude
+
+
+@operation(2)
+def extremes(b):
+    if (x := b.pick(lambda a: kind(a) != "bool")) is None:
+        return
+    name = b.choose(["max", "min", "argmax", "argmin"])
+    rest, axis = axes(b, b.value(x))
+    if name.startswith("arg") and isinstance(axis, tuple):
+        rest = ""
+    b.add(name, f"xp.{name}({x}{rest})")
+
+
+@operation()
+def truths(b):
+    if (x := b.pick()) is not None:
+        name = b.choose(["any", "all"])
+        b.add(name, f"xp.{name}({x}{axes(b, b.value(x))[0]})")
+
+
+@operation(3)
+def products(b):
+    x = b.pick(lambda a: a.ndim > 0 and kind(a) != "bool")
+    if x is None:
+        return
+    a = b.value(x)
+
+    def fits(c):
+        if kind(c) != kind(a) or c.ndim == 0 or not mixes(a, c):
+            return False
+        try:
+            shape = np.broadcast_shapes(a.shape[:-2], c.shape[:-2])
+        except ValueError:
+            return False
+        return math.prod(shape) <= 64 and a.shape[-1] == c.shape[-2 if c.ndim > 1 else -1]
+
+    y = b.pick(fits)
+    if y is not None:
+        b.add(*(("matmul", f"xp.matmul({x}, {y})") if b.flag() else ("@", f"{x} @ {y}")))
+        return
+    square = a.ndim > 1 and a.shape[-1] == a.shape[-2]
+    if a.ndim == 2:
+        b.add("matmul of T", f"xp.matmul({x}, xp.matrix_transpose({x}))")
+    elif square:
+        b.add("@ itself", f"{x} @ {x}")
+
+
+# Views
+
+
+def view(b, tag, x, expression):
+    """Append a view of x: a view of a loose value is as loose."""
+    if x not in b.loose[0]:
+        b.add(tag, expression)
+        return
+    tolerances = []
+    for world in range(WORLDS):
+        t = np.zeros(b.worlds[world][x].shape) + b.loose[world][x]
+        tolerances.append(b.evaluate(expression, world, **{x: t}))
+    if all(t is not None for t in tolerances):
+        b.add(tag, expression, tolerances)
+
+
+def index(b, shape):
+    """Return a basic index, as source."""
+    parts = []
+    for n in shape:
+        if b.integer(0, 9) == 0:
+            parts.append("None")
+        match b.integer(0, 5):
+            case 0 if n > 0:
+                parts.append(str(b.integer(-n, n - 1)))
+            case 1:
+                parts.append(b.choose(["::-1", "::2", "::-2", "::3"]))
+            case 2 if n > 1:
+                start = b.integer(0, n - 1)
+                parts.append(f"{start}:{b.integer(start, n)}")
+            case 3 if n > 1:
+                parts.append(b.choose(["1:", ":-1", "-1:", "1::2", ":1", "-1:0:-1", f"{n}:"]))
+            case _:
+                parts.append(":")
+    if b.integer(0, 3) == 0:  # an ellipsis for some of them, perhaps for none
+        start = b.integer(0, len(parts))
+        end = b.integer(start, len(parts))
+        if not any(p == "None" for p in parts[start:end]):
+            parts[start:end] = ["..."]
+    elif b.integer(0, 4) == 0 and len(parts) > 1 and parts[-1] == ":":
+        parts.pop()  # NumPy's short form
+    return ", ".join(parts) if parts else "..."
+
+
+@operation(4)
+def slices(b):
+    x = b.pick(lambda a: a.ndim > 0, exact=False)
+    if x is not None:
+        view(b, "slice", x, f"{x}[{index(b, b.value(x).shape)}]")
+
+
+@operation(3)
+def shapes(b):
+    if (x := b.pick(exact=False)) is None:
+        return
+    a = b.value(x)
+    match b.integer(0, 8):
+        case 0:
+            sizes = [(-1,), (a.size,), a.shape[::-1], (1, *a.shape), (*a.shape, 1)]
+            sizes += [(-1, n) for n in a.shape if n > 0]
+            sizes += [(2, -1)] if a.size and a.size % 2 == 0 else []
+            view(b, "reshape", x, f"xp.reshape({x}, {b.choose(sizes)})")
+        case 1:
+            order = tuple(b.random.sample(range(a.ndim), a.ndim))
+            view(b, "permute_dims", x, f"xp.permute_dims({x}, {order})")
+        case 2 if a.ndim >= 2:
+            view(b, "matrix_transpose", x, f"xp.matrix_transpose({x})")
+        case 3 if a.ndim == 2:
+            view(b, "T", x, f"{x}.T")
+        case 4 if a.ndim >= 2:
+            view(b, "mT", x, f"{x}.mT")
+        case 5:
+            view(b, "expand_dims", x, f"xp.expand_dims({x}, axis={b.axis(a.ndim + 1)})")
+        case 6 if 1 in a.shape:
+            axis = b.choose([i for i, n in enumerate(a.shape) if n == 1])
+            axis = b.choose([axis, axis - a.ndim, (axis,)])
+            view(b, "squeeze", x, f"xp.squeeze({x}, axis={axis})")
+        case 7:
+            shape = tuple(b.integer(1, 3) if n == 1 else n for n in a.shape)
+            shape = (b.integer(0, 3), *shape) if b.flag() else shape
+            view(b, "broadcast_to", x, f"xp.broadcast_to({x}, {shape})")
+        case _:
+            axis = f", axis={b.axis(a.ndim)}" if a.ndim and b.flag() else ""
+            view(b, "flip", x, f"xp.flip({x}{axis})")
+
+
+# What joins, takes and makes
+
+
+@operation(2)
+def joins(b):
+    if (x := b.pick(lambda a: a.ndim > 0)) is None:
+        return
+    a, axis = b.value(x), b.choose([0, -1, None])
+    parts = [x]
+    for _ in range(b.integer(0, 2)):
+        y = b.pick(lambda c: joinable(a, c, axis))
+        parts.append(y or x)
+    b.add("concat", f"xp.concat([{', '.join(parts)}], axis={axis})")
+
+
+def joinable(a, c, axis):
+    if kind(a) != kind(c) or c.ndim == 0 or not mixes(a, c):
+        return False
+    if axis is None:
+        return True
+    return (
+        a.ndim == c.ndim and np.delete(a.shape, axis).tolist() == np.delete(c.shape, axis).tolist()
+    )
+
+
+@operation()
+def stacks(b):
+    if (x := b.pick()) is None:
+        return
+    a = b.value(x)
+
+    def fits(c):
+        return c.shape == a.shape and kind(c) == kind(a) and mixes(a, c)
+
+    parts = [x, *(b.pick(fits) for _ in range(b.integer(0, 2)))]
+    axis = b.axis(a.ndim + 1)
+    b.add("stack", f"xp.stack([{', '.join(parts)}], axis={axis})")
+
+
+@operation()
+def takes(b):
+    if (x := b.pick(lambda a: a.ndim > 0 and a.size > 0)) is None:
+        return
+    a = b.value(x)
+    axis = b.axis(a.ndim)
+    n = a.shape[axis]
+    which = b.pick(lambda a: a.ndim == 1 and a.dtype.name in INTEGERS)
+    if which is None or b.flag():
+        numbers = [b.integer(0, n - 1) for _ in range(b.integer(0, 4))]
+        which = f"xp.asarray({numbers}, dtype=xp.{b.choose(SIGNED)})"
+    else:
+        which = f"{which} % {n}" if n < 256 else f"{which} & 3"
+    b.add("take", f"xp.take({x}, {which}, axis={axis})")
+
+
+@operation(2)
+def creation(b):
+    shape = b.choose([(), (3,), (2, 3), (1, 3), (0,), (3, 3)])
+    dtype = b.choose(DTYPES)
+    x = b.pick()
+    like = b.choose(["zeros", "ones"])
+    match b.integer(0, 7):
+        case 0:
+            b.add(like, f"xp.{like}({shape}, dtype=xp.{dtype})")
+        case 1:
+            fill = {"bool": "True", "uint8": "200"}.get(dtype, "-3" if dtype in SIGNED else "0.1")
+            b.add("full", f"xp.full({shape}, {fill}, dtype=xp.{dtype})")
+        case 2:
+            b.add("arange", f"xp.arange({b.choose(['3', '1, 6, 2', '3, -3, -2', '0', '2.5'])})")
+        case 3 if x is not None:
+            b.add(f"{like}_like", f"xp.{like}_like({x})")
+        case 4 if x is not None:
+            b.add("full_like", f"xp.full_like({x}, {b.scalar(x)})")
+        case 5:
+            real = b.choose([*FLOATS, *SIGNED])
+            b.add("eye", f"xp.eye({b.choose(['3', '2, 3', '3, k=1'])}, dtype=xp.{real})")
+        case 6:
+            b.add(
+                "linspace", f"xp.linspace({b.choose(['0.0, 1.0', '3.0, -1.0'])}, {b.integer(1, 5)})"
+            )
+        case _:
+            numbers = b.choose(["[1.5, -2.0, 0.0]", "[[1.0], [2.0]]", "3.0", "[]"])
+            b.add("asarray", f"xp.asarray({numbers}, dtype=xp.{b.choose(FLOATS)})")
+
+
+@operation()
+def again(b):
+    """The same line twice, under another name."""
+    lines = [(name, e) for name, e in b.lines if name not in b.loose[0]]
+    if lines:
+        b.add("again", b.choose(lines)[1])
+
+
+@operation()
+def captured(b):
+    """An array from outside of the function, on either side."""
+    if (x := b.pick(lambda a: a.dtype.name in DTYPES)) is None:
+        return
+    a = b.value(x)
+    shape = b.choose([a.shape, a.shape[-1:], ()])
+    if math.prod(shape) > 64:
+        return
+    name = f"c{len(b.constants)}"
+    constant = Argument(shape, a.dtype.name, "C", "small", b.integer(0, 99)).values(0)
+    b.constants[name] = np.asarray(constant)
+    for world in b.worlds:
+        world[name] = b.constants[name]
+    op = b.choose({"float": "+-*/", "int": "+-*&", "bool": "&|^"}[kind(a)])
+    b.add("captured", f"{x} {op} {name}" if b.flag() else f"{name} {op} {x}")
+
+
+# The strategy -----------------------------------------------------------------------------------
+
+
+SEEDS = st.integers(0, 2**24 - 1)  # of wider ranges, most draws are small numbers
+
+
+@st.composite
+def programs(draw, most=24):
+    """Draw a program of up to `most` lines; each has a seed of its own, so that lines shrink away."""
+    b = Builder(draw(SEEDS))
+    some = arguments(b)
+    for world in range(WORLDS):
+        pools = {}
+        for i, argument in enumerate(some):
+            b.worlds[world][f"v{i}"] = argument.make(world, pools)
+    b.arguments = some
+    for _ in range(draw(st.integers(1, most))):
+        b.random = random.Random(draw(SEEDS))
+        before = len(b.lines)
+        for _ in range(20):
+            b.choose(OPERATIONS)(b)
+            if len(b.lines) > before:
+                break
+    b.random = random.Random(draw(SEEDS))
+    result = results(b)
+    donate = tuple(i for i in range(len(some)) if b.flag())
+    return Program(some, b.constants, b.lines, result, donate, b.tags, b.loose)
+
+
+def arguments(b):
+    """Return one to four arguments of shapes that fit each other, or may."""
+    sizes = [0, 1, 1, 2, 2, 3, 3, 4, 5] if b.integer(0, 19) else [90, 150]
+    m, n = b.choose(sizes), b.choose(sizes)
+    shapes = [(m, n), (m, n), (n, m), (n,), (1, n), (m, 1), (), (m, m), (2, m, n), (1,), (m,)]
+    dtypes = b.choose([DTYPES, DTYPES, FLOATS, FLOATS[:1], FLOATS[1:], INTEGERS, ("bool", "int32")])
+    found = []
+    for _ in range(b.integer(1, 4)):
+        shape, dtype = b.choose(shapes), b.choose(dtypes)
+        layout = b.choose(LAYOUTS) if b.flag() else "C"
+        if found and found[-1].layout == "shared" and b.flag():  # something to share with
+            layout, dtype = "shared", found[-1].dtype
+        values, seed, offset = b.choose(["small", "normal", "wide"]), b.integer(0, 999), 0
+        if layout == "shared":
+            values, seed, offset = "small", 0, b.choose([0, 0, 1, 2, n])
+        found.append(Argument(shape, dtype, layout, values, seed, offset))
+    return found
+
+
+def results(b):
+    """Return a nest of values, as source: the last line, and some others, perhaps inputs or twice."""
+    names = [n for n in b.worlds[0] if not n.startswith("c")]
+    chosen = [names[-1]] + [b.choose(names) for _ in range(b.integer(0, 3))]
+    match b.integer(0, 3):
+        case 0:
+            return chosen[0]
+        case 1:
+            return "{" + ", ".join(f"{'zyxw'[i]!r}: {n}" for i, n in enumerate(chosen)) + "}"
+        case 2:
+            return f"[None, ({', '.join(chosen)},), 1.5]"
+        case _:
+            return f"({', '.join(chosen)},)"
+
+
+# Comparing --------------------------------------------------------------------------------------
+
+
+def assert_same(actual, expected, tolerance=0.0, where="result"):
+    """Fail unless two nests are the same, bit for bit where the tolerance is 0.
+
+    nan equals nan, whatever its sign.
+    """
+    if isinstance(expected, dict):
+        assert type(actual) is type(expected), f"{where}: {type(actual)}"
+        assert list(actual) == list(expected), f"{where}: {list(actual)}, not {list(expected)}"
+        for k in expected:
+            assert_same(actual[k], expected[k], _part(tolerance, k), f"{where}[{k!r}]")
+    elif isinstance(expected, tuple | list):
+        assert type(actual) is type(expected), f"{where}: {type(actual)}"
+        assert len(actual) == len(expected), f"{where}: {len(actual)} parts, not {len(expected)}"
+        for i, e in enumerate(expected):
+            assert_same(actual[i], e, _part(tolerance, i), f"{where}[{i}]")
+    elif not isinstance(expected, np.ndarray | np.generic):
+        assert type(actual) is type(expected), f"{where}: {type(actual)}"
+        assert actual == expected or actual != actual, f"{where}: {actual!r}, not {expected!r}"
+    else:
+        _assert_same_array(actual, expected, tolerance, where)
+
+
+def _part(tolerance, key):
+    return tolerance[key] if isinstance(tolerance, dict | list | tuple) else tolerance
+
+
+def _assert_same_array(actual, expected, tolerance, where):
+    assert type(actual) in (np.ndarray, type(expected)) or isinstance(actual, np.generic), (
+        f"{where}: {type(actual)}"
+    )
+    assert actual.dtype == expected.dtype, f"{where}: {actual.dtype}, not {expected.dtype}"
+    assert actual.shape == expected.shape, f"{where}: {actual.shape}, not {expected.shape}"
+    if np.any(tolerance):
+        with np.errstate(all="ignore"):
+            off = np.abs(actual.astype("float64") - expected.astype("float64"))
+            same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+            assert (same | (off <= tolerance)).all(), (
+                f"{where}: {actual!r}, not {expected!r} to {tolerance}"
+            )
+    else:
+        np.testing.assert_array_equal(actual, expected, err_msg=where, strict=actual.ndim > 0)
+        if expected.dtype.kind == "f":
+            number = ~np.isnan(expected)
+            same = np.signbit(actual) == np.signbit(expected)
+            assert (same | ~number).all(), f"{where}: the sign of a zero: {actual!r}, {expected!r}"
+
+
+def snapshot(arrays):
+    """Return the bytes of arrays: what must not change."""
+    return [np.array(a, copy=True).tobytes() for a in arrays]
