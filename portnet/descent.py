@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import solvers, tree
+from . import solvers, stepping, tree
 from .backend import Backend, namespace
 from .faults import interrupts
 from .layers import Layer
 from .lbfgs import LBFGS
 from .losses import Loss
 from .run import read
+from .stepping import Ahead, Steps, made_once
 
 __all__ = ["Problem", "Progress", "Rows", "descend", "forward", "minimize"]
 
@@ -114,9 +115,12 @@ class Progress:
     category: str = ""  # of the warning: "convergence" or "user"
 
 
-def forward(model: Layer, params: Params, rows: Rows) -> Array:
+def forward(model: Layer, params: Params, rows: Rows, *, compiled: bool = True) -> Array:
     """Return the raw outputs of all rows, block by block."""
-    parts = [model.forward(params, x)[0] for x, _, _ in rows.batches(block(rows, params))]
+    size = block(rows, params)
+    if rows.order is None and not hasattr(rows.X, "toarray"):
+        return stepping.forward(model, params, rows.X, size, compiled=compiled)
+    parts = [model.forward(params, x)[0] for x, _, _ in rows.batches(size)]
     return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
 
 
@@ -150,7 +154,8 @@ def descend(
     now = replace(progress, n_iter=0, losses=[], scores=[], warning="", category="")
     if now.solver is None:
         now = replace(now, solver=_solver(options, now.params))
-    step = solvers.make_step(problem.model, problem.loss, now.solver.rule, problem.alpha)
+    parts = problem.model, problem.loss, now.solver.rule, problem.alpha
+    steps = Steps(solvers.make_step, parts, compiled=getattr(options, "compile", True))
     order = np.arange(rows.X.shape[0]) if rows.order is None else rows.order
     ended = False
     with interrupts() as pressed:
@@ -158,7 +163,7 @@ def descend(
             if options.shuffle:
                 order = order[rng.permutation(len(order))]
                 rows = rows._replace(order=order)
-            after = _epoch(step, rows, now, batch_size, pressed)
+            after = _epoch(steps, rows, now, batch_size, pressed)
             if pressed:  # the epoch does not count, its steps do
                 now = replace(after, n_iter=now.n_iter, t=now.t, loss=now.loss)
                 now = replace(now, warning="Training interrupted by user.", category="user")
@@ -182,28 +187,27 @@ def descend(
                     "and the optimization hasn't converged yet."
                 )
                 now, ended = replace(now, warning=message, category="convergence"), True
+    steps.release()
     return now if now.best is None else replace(now, params=now.best)
 
 
-def _epoch(
-    step: Callable[..., Any], rows: Rows, now: Progress, size: int, pressed: list[int]
-) -> Progress:
+def _epoch(steps: Steps, rows: Rows, now: Progress, size: int, pressed: list[int]) -> Progress:
     """Make the steps of an epoch; its loss, the mean over the rows, is NaN if something is lost."""
-    place, count, params = rows.place, rows.number, now.params
+    place, count = rows.place, rows.number
     wide = place.xp.float64 if place.supports("float64") else place.xp.float32
-    total = place.xp.zeros((), dtype=wide, device=place.device)
-    state = now.solver.state
+    ahead = Ahead(
+        now.params, now.solver.state, place.xp.zeros((2,), dtype=wide, device=place.device)
+    )
+    sparse = rows._sparse if hasattr(rows.X, "toarray") else None
+    through = stepping.Rows(place, (rows.X, rows.y, rows.weight), size, rows.order, sparse=sparse)
     try:
-        for x, y, w in rows.batches(size):
-            params, state, value = step(params, state, x, y, w)
-            total = total + value * x.shape[0]
-            if pressed:
-                break
-    except KeyboardInterrupt:  # of a handler that is not Python's own
+        ahead = steps.go(ahead, through, lambda: bool(pressed))
+    except KeyboardInterrupt:  # of a handler that is not Python's own: the epoch's start stands
         pressed.append(0)
+    params, state, sums, _ = ahead
     xp, looked_at = place.xp, tree.leaves((params, state))
     sound = [xp.astype(xp.all(xp.isfinite(a)), wide) for a in looked_at]
-    value, *intact = read([total, *sound])  # the host waits here, once per epoch
+    value, *intact = read([sums[0], *sound])  # the host waits here, once per epoch
     return replace(
         now,
         params=params,
@@ -290,8 +294,15 @@ def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> 
     model, loss, alpha = problem
     total = rows.number if rows.weight is None else namespace(rows.weight).sum(rows.weight)
     size = block(rows, progress.params)
+    part: Any = solvers.summing(model, loss)
+    if (
+        getattr(options, "compile", True)
+        and not rows.sparse
+        and rows.place.name in ("numpy", "jax")
+    ):
+        part = made_once(solvers.summing, model, loss)
     function, v, unravel = solvers.over_all_rows(
-        model, loss, alpha, lambda: rows.batches(size), total, progress.params
+        part, alpha, lambda: rows.batches(size), total, progress.params
     )
     eps = float(namespace(v).finfo(v.dtype).eps)
     optimizer = LBFGS(memory=10, gtol=options.tol, ftol=max(FTOL, eps))

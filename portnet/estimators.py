@@ -124,6 +124,7 @@ class _MLP(BaseEstimator):
         ],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "backend": [str, None],
+        "compile": ["boolean"],
     }
 
     def _take(self, given: dict[str, Any]) -> None:
@@ -296,7 +297,8 @@ class _MLP(BaseEstimator):
             def score(params: Any) -> float:
                 assert validation is not None
                 held, right, weight = validation
-                return self._score_of(forward(self._network(held)[0], params, held), right, weight)
+                raw = forward(self._network(held)[0], params, held, compiled=self.compile)
+                return self._score_of(raw, right, weight)
 
             done = descend(
                 self,
@@ -539,7 +541,7 @@ class _MLP(BaseEstimator):
         place = self._place(X, method)
         with place.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             rows = Rows(place, self._features(X, place))
-            answer = finish(forward(*self._network(rows), rows))
+            answer = finish(forward(*self._network(rows), rows, compiled=self.compile))
             return follow.on_host(answer)[0] if is_host(X) else answer
 
     # Moving -------------------------------------------------------------------------------------
@@ -645,6 +647,9 @@ class MLPClassifier(ClassifierMixin, _MLP):
         Where the network lives if X is host data: 'numpy', 'cupy', 'torch', 'jax', also with a
         device, 'cupy:1', 'torch:cuda'. None: where `portnet.set_backend` said, in this process
         (the workers of ``n_jobs=2`` are others). Arrays on a device decide for themselves.
+    compile : bool, default=True
+        Whether the steps of sgd and adam are traced once and replayed, on NumPy and JAX: see
+        `portnet.compile`.
 
     Attributes
     ----------
@@ -727,6 +732,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         max_fun: int = 15000,
         class_weight: Any = None,
         backend: str | None = None,
+        compile: bool = True,
     ) -> None:
         self._take(locals())
 
@@ -980,6 +986,8 @@ class MLPRegressor(RegressorMixin, _MLP):
         Evaluations of the loss at most, by L-BFGS.
     backend : str, default=None
         Where the network lives if X is host data: see `MLPClassifier`.
+    compile : bool, default=True
+        Whether the steps are traced once and replayed: see `MLPClassifier`.
 
     Attributes
     ----------
@@ -1035,6 +1043,7 @@ class MLPRegressor(RegressorMixin, _MLP):
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
         backend: str | None = None,
+        compile: bool = True,
     ) -> None:
         self._take(locals())
 

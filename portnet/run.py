@@ -11,6 +11,7 @@ from . import labels as _labels
 from . import tree
 from . import validation as check
 from .backend import Backend, describe, is_host, namespace, to_numpy, use_backend
+from .stepping import forward, made_once
 
 __all__ = ["History", "Run"]
 
@@ -213,10 +214,8 @@ class Run:
 
     def _forward(self, X: Array) -> Array:
         """Return the raw outputs for all rows, block by block."""
-        model, rows = self.trainer.model, X.shape[0]
-        parts = [X[i : min(i + _BLOCK, rows), :] for i in range(0, rows, _BLOCK)]
-        blocks = [model.forward(self.params, x)[0] for x in parts]
-        return blocks[0] if len(blocks) == 1 else namespace(X).concat(blocks, axis=0)
+        trainer = self.trainer
+        return forward(trainer.model, self.params, X, _BLOCK, compiled=trainer.compile)
 
     def _mean(self, pred: Array) -> Array:
         return self.trainer.loss.mean(pred) if hasattr(self.trainer.loss, "mean") else pred
@@ -263,17 +262,27 @@ def value_and_grad(
     run: Run, rows: Rows
 ) -> tuple[Callable[[Array], Any], Array, Callable[..., Any]]:
     """Return v -> loss, gradient for parameters as one vector; that of the run; its inverse."""
-    (X, y, weight), model, loss = rows, run.trainer.model, run.trainer.loss
+    trainer = run.trainer
     vector, unravel = tree.ravel(run.params)
+    fn: Any = _value_and_grad_of(trainer.model, trainer.loss)
+    if trainer.compile and run.place.name in ("numpy", "jax"):
+        fn = made_once(_value_and_grad_of, trainer.model, trainer.loss)
 
     def function(v: Array) -> tuple[Array, Array]:
-        params = unravel(v)
+        return fn(unravel(v), rows)  # type: ignore[no-any-return]
+
+    return function, vector, unravel
+
+
+def _value_and_grad_of(model: Any, loss: Any) -> Callable[..., tuple[Array, Array]]:
+    def function(params: Params, rows: Rows) -> tuple[Array, Array]:
+        X, y, weight = rows
         pred, caches = model.forward(params, X)
         value, dpred = loss(pred, y, weight)
         grads, _ = model.backward(params, caches, dpred)
         return value, tree.ravel(grads)[0]
 
-    return function, vector, unravel
+    return function
 
 
 def read(numbers: list[Any]) -> list[float]:

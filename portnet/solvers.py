@@ -92,6 +92,11 @@ def summed(model: Layer, loss: Loss, params: Params, batch: tuple[Array, ...]) -
     return value, model.backward(params, caches, dpred)[0]
 
 
+def summing(model: Layer, loss: Loss) -> Callable[[Params, Any], Any]:
+    """Return `summed` as a function of parameters and a batch."""
+    return lambda params, batch: summed(model, loss, params, batch)
+
+
 def penalized(value: Array, grads: Params, params: Params, alpha: float, total: Any) -> Any:
     """Return L = (value + alpha/2 sum of W^2) / total and dL = (grads + alpha W) / total."""
     if alpha > 0:
@@ -119,17 +124,24 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer, alpha: float) -> C
 
 
 def over_all_rows(
-    model: Layer, loss: Loss, alpha: float, batches: Callable[[], Any], total: Any, params: Params
+    part: Callable[[Params, Any], Any],
+    alpha: float,
+    batches: Callable[[], Any],
+    total: Any,
+    params: Params,
 ) -> tuple[Callable[[Array], Any], Array, Callable[[Array], Params]]:
-    """Return v -> L, dL/dv over all batches for parameters as one vector; these; the inverse."""
+    """Return v -> L, dL/dv over all batches for parameters as one vector; these; the inverse.
+
+    `part(params, batch)` is `summed` of a model and a loss.
+    """
     vector, unravel = tree.ravel(params)
 
     def function(v: Array) -> tuple[Array, Array]:
         p = unravel(v)
         value, grads = None, None
         for batch in batches():
-            part, dpart = summed(model, loss, p, batch)
-            value = part if value is None else value + part
+            more, dpart = part(p, batch)
+            value = more if value is None else value + more
             grads = dpart if grads is None else tree.map(lambda a, b: a + b, grads, dpart)
         value, grads = penalized(value, grads, p, alpha, total)
         return value, tree.ravel(grads)[0]

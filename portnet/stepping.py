@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import tree
-from .backend import Backend, namespace
+from .backend import Backend, backend_of, namespace
 from .compiler import Compiled, CompileWarning, compile
 from .rng import Key
 
@@ -65,7 +65,9 @@ class Rows:
     def settled(self) -> "Rows":
         """Return the rows with their order where a step takes from it."""
         if self.place.name != "jax":
-            return self if self.order is None else replace(self, order=self.place.asarray(self.order))
+            return (
+                self if self.order is None else replace(self, order=self.place.asarray(self.order))
+            )
         if self.order is None and self.size < self.count:  # JAX would compile each slice by itself
             return replace(self, order=np.arange(self.count))
         return self
@@ -82,7 +84,7 @@ class Rows:
         elif part.stop - part.start < self.count:
             data = tuple(a if a is None else a[part, ...] for a in data)  # type: ignore[assignment]
         if self.sparse is not None:
-            data = (self.sparse(part), *data[1:])
+            data, which = (self.sparse(part), *_taken(data[1:], which)), None  # type: ignore[assignment]
         key = None if self.key is None else self.key._replace(first=begin)
         if boxed and key is not None:
             key = Key(*(self.place.asarray(np.full((1, 1), n, np.int32)) for n in key))
@@ -110,9 +112,7 @@ class Steps:
     compiled: bool = True
     _own: dict[Any, Compiled] = field(default_factory=dict, compare=False, repr=False)
 
-    def go(
-        self, start: Ahead, rows: Rows, after: Callable[[], Any] = lambda: False
-    ) -> Ahead:
+    def go(self, start: Ahead, rows: Rows, after: Callable[[], Any] = lambda: False) -> Ahead:
         """Make steps from step `start.done` on to the end of the rows; return where that is.
 
         `after` is called after each step, and ends the epoch there where it returns True.
@@ -125,7 +125,9 @@ class Steps:
         params, state = form[0].pack(params), form[1].pack(state)
         with np.errstate(over="ignore", invalid="ignore"):  # the sums tell, and errors say more
             for begin in begins:
-                params, state, sums = step(params, state, sums, *rows.batch(begin, boxed), rows.scale)
+                params, state, sums = step(
+                    params, state, sums, *rows.batch(begin, boxed), rows.scale
+                )
                 done += 1
                 if reason:  # the step was right, so that it is the compiler that cannot do it
                     warnings.warn(f"training runs eagerly: {reason}", CompileWarning, stacklevel=2)
@@ -178,16 +180,20 @@ def _advance(
     scale: Array | None,
 ) -> tuple[Any, Any, Array]:
     """Take the rows, make the step, and add up its loss: what is compiled."""
-    if which is not None:
-        xp = namespace(which)
-        data = tuple(a if a is None else xp.take(a, which, axis=0) for a in data)  # type: ignore[assignment]
-    params, state, value = step(
-        form[0].unpack(params), form[1].unpack(state), *data, key=key, scale=scale
-    )
+    data = _taken(data, which)
+    given = {k: v for k, v in (("key", key), ("scale", scale)) if v is not None}
+    params, state, value = step(form[0].unpack(params), form[1].unpack(state), *data, **given)
     xp = namespace(sums)
     total = sums[0] + value * (data[1].shape[0] if averaged else 1)
     finite = sums[1] + xp.astype(xp.isfinite(total), sums.dtype)
     return form[0].pack(params), form[1].pack(state), xp.stack([total, finite])
+
+
+def _taken(data: Any, which: Array | None) -> Any:
+    """Return these rows of every array; None: all."""
+    if which is None:
+        return data
+    return tuple(a if a is None else namespace(which).take(a, which, axis=0) for a in data)
 
 
 # How nests travel -------------------------------------------------------------------------------
@@ -197,9 +203,11 @@ class _Nest:
     """As they are."""
 
     def pack(self, nest: Any) -> Any:
+        """Return the nest."""
         return nest
 
     def unpack(self, nest: Any) -> Any:
+        """Return the nest."""
         return nest
 
 
@@ -261,7 +269,50 @@ def _kinds(nest: Any) -> str:
     return "" if nest is None else "*"
 
 
-# Which compiled steps outlive a fit -------------------------------------------------------------
+# Forward alone ----------------------------------------------------------------------------------
+
+
+def forward(model: Any, params: Params, X: Array, size: int, *, compiled: bool = True) -> Array:
+    """Return the raw outputs of all rows, `size` at a time: memory does not grow with their number.
+
+    Whole blocks are replayed from one plan, where there is more than one.
+    """
+    count = X.shape[0]
+    if count <= size:
+        return model.forward(params, X)[0]
+    eager = functools.partial(_outputs, model)
+    known = compiled and backend_of(X).name in ("numpy", "jax")
+    fn = made_once(_forward_of, model) if known else eager
+    if known and isinstance(fn, Compiled) and fn.refusal(params, X[:size, ...]):
+        fn = eager
+    parts = [
+        (fn if start + size <= count else eager)(params, X[start : min(start + size, count), ...])
+        for start in range(0, count, size)
+    ]
+    if isinstance(fn, Compiled):
+        fn.release()
+    return namespace(X).concat(parts, axis=0)
+
+
+def _outputs(model: Any, params: Params, x: Array) -> Array:
+    return model.forward(params, x)[0]
+
+
+def _forward_of(model: Any) -> Callable[..., Array]:
+    return functools.partial(_outputs, model)
+
+
+# Which compiled functions outlive a fit -------------------------------------------------------------
+
+
+def made_once(make: Callable[..., Callable[..., Any]], *parts: Any) -> Compiled:
+    """Return compile(make(*parts)); the same one for equal parts, if they last."""
+    return _kept(make, parts) if _lasting(parts) else compile(make(*parts))
+
+
+@functools.lru_cache(maxsize=16)
+def _kept(make: Callable[..., Callable[..., Any]], parts: tuple[Any, ...]) -> Compiled:
+    return compile(make(*parts))
 
 
 @functools.lru_cache(maxsize=8)

@@ -408,4 +408,3 @@ def _numbers(run: Run, rows: Rows, held_out: Rows | None) -> dict[str, float]:
         return {f"validation_{name}": number for name, number in found.items()}
     found = run._evaluate(rows, run.metrics) if run.metrics else {}
     return {name: number for name, number in found.items() if name != "loss"}
-

@@ -26,12 +26,12 @@ import programs as pg
 import pytest
 from custom import Square
 from hypothesis import given, settings
-from portnet.compiler import trace
 from programs import assert_same, snapshot
 
 import portnet
 from portnet import rng, tree
 from portnet.backend import ShapeError, namespace
+from portnet.compiler import trace
 from portnet.layers import ACTIVATIONS
 from portnet.losses import LOSSES
 from portnet.optimizers import OPTIMIZERS
@@ -1500,17 +1500,18 @@ def test_what_differs_from_call_to_call_runs_eagerly(fn):
 
 
 def test_random_numbers_and_random_nests_among_the_results():
+    random.seed(1)  # two traces may agree by chance
     for fn in (
         lambda x: (x, random.random()),
         lambda x: {str(random.random()): x},
-        lambda x: [x] * random.randint(1, 10**5),
+        lambda x: [x] * random.randint(1, 9),
         lambda x: (x, np.float64(random.random())),
         lambda x: x[random.randrange(3) :],
     ):
         compiled = portnet.compile(fn)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            results = [repr(compiled(a(3)))[:200] + str(i * 0) for i in range(30)]
+            results = [repr(compiled(a(3))) for _ in range(30)]
         assert len(set(results)) > 1
 
 

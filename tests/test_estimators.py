@@ -93,7 +93,9 @@ def test_signatures_are_scikit_learns(name):
     for a, b in zip(ours_init, theirs_init, strict=False):
         assert (a.name, a.kind, a.default) == (b.name, b.kind, b.default)
     more = ours_init[len(theirs_init) :]
-    assert [p.name for p in more] == ["class_weight", "backend"][name == "MLPRegressor" :]
+    assert [p.name for p in more] == ["class_weight", "backend", "compile"][
+        name == "MLPRegressor" :
+    ]
     assert all(p.kind is p.KEYWORD_ONLY and p.default is None for p in more)
     for method in ("fit", "partial_fit", "predict", "score", "get_params", "set_params"):
         a = list(inspect.signature(getattr(ours, method)).parameters)
@@ -362,7 +364,9 @@ def test_the_gradient_is_the_derivative_of_the_loss(problem, activation, weighte
     target = target if target.ndim == 1 else target.astype(float)
     rows = descent.Rows(place, features, target, w)
     total = len(y) if w is None else w.sum()
-    f, v, _ = solvers.over_all_rows(model, loss, 0.7, lambda: rows.batches(29), total, p)
+    f, v, _ = solvers.over_all_rows(
+        solvers.summing(model, loss), 0.7, lambda: rows.batches(29), total, p
+    )
     value, gradient = f(v)
     draw = np.random.default_rng(3)
     for _ in range(3):
@@ -370,7 +374,9 @@ def test_the_gradient_is_the_derivative_of_the_loss(problem, activation, weighte
         h = 1e-6
         numeric = (f(v + h * d)[0] - f(v - h * d)[0]) / (2 * h)
         assert gradient @ d == pytest.approx(numeric, rel=1e-5, abs=1e-7)
-    whole, _, _ = solvers.over_all_rows(model, loss, 0.7, lambda: rows.batches(10**6), total, p)
+    whole, _, _ = solvers.over_all_rows(
+        solvers.summing(model, loss), 0.7, lambda: rows.batches(10**6), total, p
+    )
     np.testing.assert_allclose(whole(v)[1], gradient, atol=1e-12)
     assert whole(v)[0] == pytest.approx(value)
 

@@ -5,6 +5,7 @@ operations), `plan` (order and places), `numpy_replay` (calls with ``out=``), `c
 (`portnet.compile`).
 """
 
-from .compiled import Compiled, CompileWarning, compile
+from .compiled import Compiled, compile
+from .trace import CompileWarning
 
 __all__ = ["CompileWarning", "Compiled", "compile"]

@@ -15,19 +15,14 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from .. import tree
 from . import plan as planning
 from .numpy_replay import Replay, Text
-from .program import Node, Program, same
+from .program import Program, same
 from .rewrite import simplify
-from .trace import Traced, Untraceable, line_of_error, trace
+from .trace import CompileWarning, Traced, Untraceable, line_of_error, name_of, trace
 
 Array = Any
 PLANS = 8  # kept for each function
-
-
-class CompileWarning(UserWarning):
-    """A function, or a part of it, cannot be compiled and runs eagerly; the message says why."""
 
 
 def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compiled":
@@ -162,7 +157,9 @@ class Compiled:
             self._told.add(key)
             self._keep(key, eager)
         if not told and reason:
-            warnings.warn(f"{name_of(self.fn)} runs eagerly: {reason}", CompileWarning, stacklevel=3)
+            warnings.warn(
+                f"{name_of(self.fn)} runs eagerly: {reason}", CompileWarning, stacklevel=3
+            )
         return _Result(result)
 
     def _keep(self, key: Any, way: Any) -> None:
@@ -247,6 +244,7 @@ class _Planned:
             self.pool.append(replay)
 
     def explain(self) -> str:
+        """Return the plan in words."""
         from .explain import explain
 
         return explain(self.plan, self.source)
@@ -273,9 +271,7 @@ def _planned(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs:
         return [_with(a, left) for a in args], {k: _with(v, left) for k, v in kwargs.items()}
 
     program = twice(fn, kinds, rebuild)
-    reusable = [
-        i for d in donate if d < len(args) for i in range(ends[d - 1] if d else 0, ends[d])
-    ]
+    reusable = [i for d in donate if d < len(args) for i in range(ends[d - 1] if d else 0, ends[d])]
     results = program.results
     return _Planned(planning.make(simplify(program), operations(program), reusable), results)
 
@@ -383,10 +379,3 @@ def _text(nest: Any, number: Any, names: dict[str, Any]) -> str:
         star = "*" if hasattr(nest, "_fields") else ""
         return f"q{len(names) - 1}({star}[{inner}])"
     return f"r{next(number)}"
-
-
-def name_of(fn: Callable[..., Any]) -> str:
-    return str(getattr(fn, "__qualname__", None) or repr(fn))
-
-
-_ = Node, tree

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from .trace import line_of_error
+from .trace import CompileWarning, line_of_error, name_of
 
 PLANS = 8  # sets of Python numbers; JAX keeps a plan for each shape by itself
 
@@ -40,8 +40,6 @@ class Jitted:
             if reason:
                 result = self.fn(*args, **kwargs)  # fn's own errors come from here
                 self._keep((key, shapes), self.fn)
-                from .compiled import CompileWarning, name_of
-
                 text = f"{name_of(self.fn)} runs eagerly: {reason}"
                 warnings.warn(text, CompileWarning, stacklevel=4)
                 return result

@@ -188,15 +188,23 @@ class Text:
             return []
         if op in UFUNCS:
             self.names[op] = UFUNCS[op]
-            by_name = "out=" if op in ("maximum", "minimum") else ""  # NumPy 2.4 deprecates the place
+            by_name = (
+                "out=" if op in ("maximum", "minimum") else ""
+            )  # NumPy 2.4 deprecates the place
             return [f"{op}({', '.join(given)}, {by_name}{out})"]
         if op == "where":
-            return [f"copyto({out}, {given[2]})", f"copyto({out}, {given[1]}, 'no', {given[0]})"] \
-                if all(_dtype(i) == node.dtype for i in node.inputs[1:]) else [
+            return (
+                [f"copyto({out}, {given[2]})", f"copyto({out}, {given[1]}, 'no', {given[0]})"]
+                if all(_dtype(i) == node.dtype for i in node.inputs[1:])
+                else [
                     f"copyto({out}, {given[2]}, 'unsafe')",
-                    f"copyto({out}, {given[1]}, 'unsafe', {given[0]})"]
+                    f"copyto({out}, {given[1]}, 'unsafe', {given[0]})",
+                ]
+            )
         if op == "astype":
-            kind = "" if np.can_cast(node.inputs[0].dtype, node.dtype, "same_kind") else ", 'unsafe'"
+            kind = (
+                "" if np.can_cast(node.inputs[0].dtype, node.dtype, "same_kind") else ", 'unsafe'"
+            )
             return [f"copyto({out}, {given[0]}{kind})"]
         if op == "copy":
             return [f"copyto({whole}, {self.of[id(node.inputs[0])]})"]
@@ -212,8 +220,11 @@ class Text:
             return [
                 f"{given[0]}.take(checked({given[1]}, {n}), {node.attr('axis')}, {whole}, 'wrap')"
             ]
-        if op in REDUCERS or (op == "mean" and node.dtype.name in ("float32", "float64")
-                              and node.inputs[0].dtype == node.dtype):
+        if op in REDUCERS or (
+            op == "mean"
+            and node.dtype.name in ("float32", "float64")
+            and node.inputs[0].dtype == node.dtype
+        ):
             return self._reduction(node, given[0], whole)
         self.names[f"f_{op}"] = getattr(_numpy(), op)
         attrs = "".join(f", {name}={value!r}" for name, value in node.attrs)
@@ -262,10 +273,16 @@ class Text:
             given = []
             for p, i in enumerate(node.inputs):
                 if isinstance(i, Node) and id(root(i)) in self.plan.scratch:
-                    given.append(blocked(f"scratch {self.plan.scratch[id(root(i))]} {i.dtype}", False))
+                    given.append(
+                        blocked(f"scratch {self.plan.scratch[id(root(i))]} {i.dtype}", False)
+                    )
                     continue
                 name = self.operand(node, i, p)
-                if isinstance(i, Node) and i.shape[:1] == node.shape[:1] and len(i.shape) == len(node.shape):
+                if (
+                    isinstance(i, Node)
+                    and i.shape[:1] == node.shape[:1]
+                    and len(i.shape) == len(node.shape)
+                ):
                     name = blocked(name, id(i) in self.bound)
                 given.append(name)
             if id(node) in self.plan.scratch:
@@ -326,9 +343,9 @@ class Replay:
         self.donated = sorted(plan.donated.values())
         self.last: list[Any] = []  # the donated arrays of the last call
         self.owners: set[int] = set()
-        exec(each, self.names)  # noqa: S102 (the text is ours, made of numbers and names)
+        exec(each, self.names)
         if not self.donated:
-            exec(self.cut, self.names)  # noqa: S102
+            exec(self.cut, self.names)
         self.function = self.names["replay"]
 
     def prepare(self, arrays: list[Any], others: list[int]) -> None:
@@ -357,7 +374,7 @@ class Replay:
             fine = a.flags.carray and not any(np.may_share_memory(a, o) for o in apart)
             taken.append(a if fine else np.array(a, order="C"))
         self.names.update({f"a{d}": a for d, a in zip(self.donated, taken, strict=True)})
-        exec(self.cut, self.names)  # noqa: S102
+        exec(self.cut, self.names)
         self.last = taken
         owners = [a if a.base is None else a.base for a in taken]
         own = all(type(o) is np.ndarray and o.flags.owndata for o in owners)

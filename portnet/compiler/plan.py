@@ -449,7 +449,9 @@ def _overwrites(of: Placement, writer: Node, old: Node, first: int, count: int) 
         same_layout = view.shape == writer.shape == reader.shape
         if reader.op == "where" and q == p:
             return False  # it is done in two strokes
-        if not (exact and elementwise and same_layout and view.dtype.itemsize == writer.dtype.itemsize):
+        if not (
+            exact and elementwise and same_layout and view.dtype.itemsize == writer.dtype.itemsize
+        ):
             return False
     return True
 

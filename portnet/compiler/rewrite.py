@@ -33,6 +33,7 @@ class _Builder:
         self.known: dict[Any, Node] = {}
 
     def add(self, node: Node) -> Node:
+        """Return the node that does what this one does: itself, if there is none yet."""
         if node.op in ("input", "constant"):
             self.nodes.append(node)
             return node
@@ -44,7 +45,9 @@ class _Builder:
         key = node.op, node.attrs, node.dtype, tuple(_identity(i) for i in node.inputs)
         found = self.known.get(key)
         if found is None:
-            if node.inputs and all(not isinstance(i, Node) or i.op == "constant" for i in node.inputs):
+            if node.inputs and all(
+                not isinstance(i, Node) or i.op == "constant" for i in node.inputs
+            ):
                 node = folded(node)
             self.known[key] = self.known[id(node)] = node
             self.nodes.append(node)
@@ -197,7 +200,9 @@ class _Joined:
             return None
         operands: list[Any] = [None]
         if all(_alike(first, p) for p in parts):
-            operands = [self._operand(c, parts) for c in zip(*(p.inputs for p in parts), strict=True)]
+            operands = [
+                self._operand(c, parts) for c in zip(*(p.inputs for p in parts), strict=True)
+            ]
         if any(o is None for o in operands):
             if any(p.op in VIEWS or p.op in ("input", "constant") for p in parts):
                 return None
@@ -206,7 +211,9 @@ class _Joined:
         whole = self.new(first.op, tuple(o[0] for o in operands), first.attrs, first, size)
         start = 0
         for p in parts:  # who needs a part takes it from the vector
-            cut = self.new("getitem", (whole,), (("key", (("slice", start, start + p.size, 1),)),), p, p.size)
+            cut = self.new(
+                "getitem", (whole,), (("key", (("slice", start, start + p.size, 1),)),), p, p.size
+            )
             shape = (("shape", p.shape),)
             self.instead[id(p)] = Node("reshape", (cut,), shape, p.shape, p.dtype)
             start += p.size
@@ -219,8 +226,10 @@ class _Joined:
             return (first,) if same else None
         if all(c is first for c in column) and first.size == 1:
             return (self.scalar(first),) if len(first.shape) else (first,)
-        if not all(isinstance(c, Node) and c.shape == p.shape and c.dtype == first.dtype
-                   for c, p in zip(column, parts, strict=True)):
+        if not all(
+            isinstance(c, Node) and c.shape == p.shape and c.dtype == first.dtype
+            for c, p in zip(column, parts, strict=True)
+        ):
             return None
         pack = self.pack(tuple(_source(c) for c in column))
         return None if pack is None else (pack,)
@@ -233,14 +242,17 @@ class _Joined:
         return all(not self.above.get(id(p), 0) & bits & ~self.bit.get(id(p), 0) for p in parts)
 
     def new(self, op: str, inputs: Any, attrs: Any, like: Node, size: int | None = None) -> Node:
+        """Return a new node: a vector of `size` elements, or of the shape of another."""
         node = Node(op, inputs, attrs, like.shape if size is None else (size,), like.dtype)
         self.keep.append(node)
         return node
 
     def flat(self, p: Node) -> Node:
+        """Return a node with one axis."""
         return self.new("reshape", (p,), (("shape", (p.size,)),), p, p.size)
 
     def scalar(self, p: Node) -> Node:
+        """Return a node of one element without axes."""
         node = Node("reshape", (p,), (("shape", ()),), (), p.dtype)
         self.keep.append(node)
         return node
@@ -335,4 +347,3 @@ def _sorted(program: Program, instead: dict[int, Node]) -> Program:
         visit(node)
     leaves = [done[id(r)] if isinstance(r, Node) else r for r in program.leaves]
     return Program(program.inputs, order, program.results, leaves)
-

@@ -17,10 +17,15 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .program import OPERATORS, Node, Program, Shape, call, frozen
+from ..tree import leaves
+from .program import Node, Program, Shape, call, frozen
 
 Array = Any
 Tree = Any
+
+
+class CompileWarning(UserWarning):
+    """A function, or a part of it, cannot be compiled and runs eagerly; the message says why."""
 
 
 class Untraceable(TypeError):  # noqa: N818 (it is caught, and told as a warning)
@@ -199,16 +204,77 @@ for _name, _text in {
 # Elementwise ------------------------------------------------------------------------------------
 
 ELEMENTWISE = frozenset(
-    """abs acos acosh add asin asinh atan atan2 atanh bitwise_and bitwise_invert bitwise_left_shift
-    bitwise_or bitwise_right_shift bitwise_xor ceil copysign cos cosh divide equal exp expm1 floor
-    floor_divide greater greater_equal hypot isfinite isinf isnan less less_equal log log10 log1p
-    log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply negative
-    nextafter not_equal positive pow reciprocal remainder sign signbit sin sinh sqrt square subtract
-    tan tanh trunc where""".split()
+    [
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "bitwise_and",
+        "bitwise_invert",
+        "bitwise_left_shift",
+        "bitwise_or",
+        "bitwise_right_shift",
+        "bitwise_xor",
+        "ceil",
+        "copysign",
+        "cos",
+        "cosh",
+        "divide",
+        "equal",
+        "exp",
+        "expm1",
+        "floor",
+        "floor_divide",
+        "greater",
+        "greater_equal",
+        "hypot",
+        "isfinite",
+        "isinf",
+        "isnan",
+        "less",
+        "less_equal",
+        "log",
+        "log10",
+        "log1p",
+        "log2",
+        "logaddexp",
+        "logical_and",
+        "logical_not",
+        "logical_or",
+        "logical_xor",
+        "maximum",
+        "minimum",
+        "multiply",
+        "negative",
+        "nextafter",
+        "not_equal",
+        "positive",
+        "pow",
+        "reciprocal",
+        "remainder",
+        "sign",
+        "signbit",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "subtract",
+        "tan",
+        "tanh",
+        "trunc",
+        "where",
+    ]
 )
 # As above, but done by calling the function: NumPy's ufuncs do not have them.
-CALLED = frozenset("clip conj imag real round".split())
-REDUCTIONS = frozenset("all any argmax argmin max mean min prod std sum var".split())
+CALLED = frozenset(["clip", "conj", "imag", "real", "round"])
+REDUCTIONS = frozenset(
+    ["all", "any", "argmax", "argmin", "max", "mean", "min", "prod", "std", "sum", "var"]
+)
 
 
 def _recorder(*args: Any) -> Recorder | None:
@@ -806,14 +872,10 @@ def trace(
     try:
         args, kwargs = rebuild([recorder.input(shape, dtype) for shape, dtype in kinds])
         results = fn(*args, **kwargs)
-        nodes, leaves = [], []
-        from ..tree import leaves as flat
-
-        for leaf in flat(results):
-            if type(leaf) is Traced or isinstance(leaf, np.ndarray | np.generic):
-                nodes.append(leaf)
-            leaves.append(leaf)
-        ends = [recorder.operand(x) if any(x is n for n in nodes) else x for x in leaves]
+        ends = []
+        for leaf in leaves(results):
+            ours = type(leaf) is Traced or isinstance(leaf, np.ndarray | np.generic)
+            ends.append(recorder.operand(leaf) if ours else leaf)
     except Exception as error:
         if not recorder.problem:
             raise
@@ -855,3 +917,8 @@ def line_of_error(traceback: TracebackType | None) -> str:
             found = f"{path}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     return found
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """Return the name of a function, for messages."""
+    return str(getattr(fn, "__qualname__", None) or repr(fn))
