@@ -84,7 +84,7 @@ class Rows:
         elif part.stop - part.start < self.count:
             data = tuple(a if a is None else a[part, ...] for a in data)  # type: ignore[assignment]
         if self.sparse is not None:
-            data, which = (self.sparse(part), *_taken(data[1:], which)), None  # type: ignore[assignment]
+            data, which = (self.sparse(part), *_taken(data[1:], which)), None
         key = None if self.key is None else self.key._replace(first=begin)
         if boxed and key is not None:
             key = Key(*(self.place.asarray(np.full((1, 1), n, np.int32)) for n in key))
@@ -229,7 +229,7 @@ class _Vectors:
         for path, leaf in zip(tree.paths(nest), tree.leaves(nest), strict=True):
             if not isinstance(leaf, np.ndarray | np.generic):
                 raise TypeError(
-                    f"the state holds {leaf!r} at {path}, which is no array: a 0-d array is compiled"
+                    f"the state holds {leaf!r} at {path}: a 0-d array would be compiled"
                 )
         number = iter(range(len(tree.leaves(nest))))
         form = tree.map(lambda leaf: next(number), nest)
@@ -302,7 +302,7 @@ def _forward_of(model: Any) -> Callable[..., Array]:
     return functools.partial(_outputs, model)
 
 
-# Which compiled functions outlive a fit -------------------------------------------------------------
+# Which compiled functions outlive a fit ---------------------------------------------------------
 
 
 def made_once(make: Callable[..., Callable[..., Any]], *parts: Any) -> Compiled:

@@ -223,9 +223,9 @@ class _Planned:
         returned = _text(results, iter(range(len(plan.program.leaves))), names)
         self.source = text.write(returned)
         self.names = text.names | names
-        self.code = tuple(
-            builtins.compile(part, f"<portnet {what}>", "exec")
-            for part, what in zip(self.source, ("buffers", "replay"), strict=True)
+        self.code = (
+            builtins.compile(self.source[0], "<portnet: buffers>", "exec"),
+            builtins.compile(self.source[1], "<portnet: replay>", "exec"),
         )
         self.donated = sorted(plan.donated.values())
         self.others = [i for i in range(len(plan.program.inputs)) if i not in self.donated]

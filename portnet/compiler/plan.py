@@ -197,12 +197,11 @@ def grouped(nodes: list[Node]) -> list[Step]:
         if not large:
             steps.append(Step([node]))
             continue
-        group = next((g for g in open_ if g.shape == node.shape), None)
-        if group is None:
-            group = Step([])
-            open_.append(group)
-        group.nodes.append(node)
-        home[id(node)] = group
+        same = [g for g in open_ if g.shape == node.shape] or [Step([])]
+        if not same[0].nodes:
+            open_.append(same[0])
+        same[0].nodes.append(node)
+        home[id(node)] = same[0]
     while open_:
         close(open_[0])
     for step in steps:
@@ -311,9 +310,9 @@ class Placement:
         if node.op == "concat":
             for part in node.inputs:
                 owner = self.inside.get(id(root(part)))
-                if owner is not None and owner[0] is node:
-                    if not self._may_write(root(part), number, start + owner[1]):
-                        return False
+                ours = owner is not None and owner[0] is node
+                if ours and not self._may_write(root(part), number, start + owner[1]):
+                    return False
         own = node.size if node.op != "concat" or self.slots[id(node)] else 0
         if own == 0:
             return True

@@ -63,7 +63,8 @@ def _identity(value: Any) -> Any:
 
 def local(program: Program) -> Program:
     """Do every operation once, and shorten those that can be."""
-    builder, new = _Builder(), {}
+    builder = _Builder()
+    new: dict[int, Node] = {}
     for node in program.nodes:
         if node.nodes:
             inputs = tuple(new[id(i)] if isinstance(i, Node) else i for i in node.inputs)
@@ -88,9 +89,10 @@ def shorter(node: Node) -> Node:
     x = node.inputs[0] if node.inputs else None
     if not isinstance(x, Node):
         return node
-    if node.op in ("reshape", "permute_dims", "broadcast_to") and node.shape == x.shape:
-        if node.op != "permute_dims" or node.attr("axes") == tuple(range(len(x.shape))):
-            return x
+    if node.op in ("reshape", "broadcast_to") and node.shape == x.shape:
+        return x
+    if node.op == "permute_dims" and node.attr("axes") == tuple(range(len(x.shape))):
+        return x
     if node.op == "concat" and len(node.inputs) == 1:
         return x
     if node.op == "reshape" and x.op == "reshape":
@@ -99,9 +101,9 @@ def shorter(node: Node) -> Node:
         inner, outer = x.attr("axes"), node.attr("axes")
         axes = (("axes", tuple(inner[a] for a in outer)),)
         return shorter(Node("permute_dims", x.inputs, axes, node.shape, node.dtype))
-    if node.op in ("sum", "max", "min", "mean", "prod") and x.size == node.size and x.size:
-        if x.dtype == node.dtype:  # over axes of one element
-            return shorter(Node("reshape", (x,), (("shape", node.shape),), node.shape, node.dtype))
+    reduction = node.op in ("sum", "max", "min", "mean", "prod")
+    if reduction and x.size == node.size > 0 and x.dtype == node.dtype:  # axes of one element
+        return shorter(Node("reshape", (x,), (("shape", node.shape),), node.shape, node.dtype))
     if node.op == "positive" and x.dtype == node.dtype:
         return x
     if node.op == "logical_or" and node.inputs[1] is False and x.dtype == node.dtype:

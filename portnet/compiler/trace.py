@@ -32,7 +32,7 @@ class Untraceable(TypeError):  # noqa: N818 (it is caught, and told as a warning
     """Something that cannot be written down without values; the message names it."""
 
 
-class _NoAttribute(Untraceable, AttributeError):
+class _NoAttributeError(Untraceable, AttributeError):
     """An attribute that NumPy's arrays have, and the standard's have not."""
 
 
@@ -154,25 +154,25 @@ class Traced:
         if name in _METHODS:  # x.sum(axis=0), as NumPy's arrays have it
             return functools.partial(_METHODS[name], self)
         if hasattr(np.ndarray, name) and not name.startswith("__"):
-            self._recorder.refuse(f"x.{name}, which is not of the standard,", _NoAttribute)
+            self._recorder.refuse(f"x.{name}, which is not of the standard,", _NoAttributeError)
         raise AttributeError(f"'Traced' object has no attribute {name!r}")
 
-    def __pow__(self, other: Any) -> "Traced":
+    def __pow__(self, other: Any) -> Any:
         return _power(self, other)
 
-    def __rpow__(self, other: Any) -> "Traced":
+    def __rpow__(self, other: Any) -> Any:
         return _elementwise("pow", other, self)
 
-    def __matmul__(self, other: Any) -> "Traced":
+    def __matmul__(self, other: Any) -> Any:
         return _matmul(self, other)
 
-    def __rmatmul__(self, other: Any) -> "Traced":
+    def __rmatmul__(self, other: Any) -> Any:
         return _matmul(other, self)
 
-    def __pos__(self) -> "Traced":
+    def __pos__(self) -> Any:
         return _elementwise("positive", self)
 
-    def __abs__(self) -> "Traced":
+    def __abs__(self) -> Any:
         return _elementwise("abs", self)
 
 
@@ -410,10 +410,8 @@ for _name, _op in {
     "ne": "not_equal",
 }.items():
     setattr(Traced, f"__{_name}__", lambda self, other, op=_op: _elementwise(op, self, other))
-Traced.__neg__ = lambda self: _elementwise("negative", self)  # type: ignore[attr-defined]
-Traced.__invert__ = lambda self: _elementwise(  # type: ignore[attr-defined]
-    "bitwise_invert", self
-)
+for _name, _op in {"neg": "negative", "invert": "bitwise_invert"}.items():
+    setattr(Traced, f"__{_name}__", lambda self, op=_op: _elementwise(op, self))
 
 
 # Reductions and products ------------------------------------------------------------------------
@@ -610,7 +608,9 @@ def _getitem(x: Traced, key: Any) -> Traced:
     at = plain.index(Ellipsis)
     plain[at : at + 1] = [slice(None)] * (x.ndim - axes)
     # Every axis has its key now: integers from 0 up, slices as ranges
-    shape, left, full = [], iter(x.shape), []
+    shape: list[int] = []
+    full: list[Any] = []
+    left = iter(x.shape)
     for k in plain:
         if k is None:
             shape.append(1)
