@@ -5,9 +5,10 @@ It is drawn by running it: a line that NumPy refuses, or that has no defined res
 integers by zero, a cast of nan to an integer), is drawn again. So every program is valid, for each of
 its `WORLDS` sets of values, and prints as source that can be pasted and run.
 
-Sums of floats may be made in another order. A sum is *exact* where no order rounds (small multiples
-of a power of two), and then it may be used like any other value; every other sum comes with a
-tolerance, is looked at through views at most, and does not spread.
+Sums of floats, and products of what lies in memory in an order of its own, may be made in another
+order. A sum is *exact* where no order rounds (small multiples of a power of two), and then it may be
+used like any other value; every other sum comes with a tolerance, is looked at through views at most,
+and does not spread.
 """
 
 import math
@@ -26,6 +27,7 @@ FLOATS, SIGNED, INTEGERS = ("float32", "float64"), ("int32", "int64"), ("uint8",
 DTYPES = ("float64", "float32", "int32", "int64", "bool", "uint8")
 LAYOUTS = ("C", "F", "steps", "negative", "zero strides", "read-only", "unaligned", "shared")
 LARGEST = 40_000  # numbers in a value
+POOL = 50_000  # numbers in the memory that "shared" arguments have in common
 SLACK = 64  # of a sum: times eps, times the sum of magnitudes
 
 
@@ -91,7 +93,7 @@ class Argument:
     def _view(self, world, pools):
         """Return a piece of the memory that all shared arguments of this dtype look at."""
         if self.dtype not in pools:
-            pools[self.dtype] = self.values(world, (LARGEST,))
+            pools[self.dtype] = self.values(world, (POOL,))
         size = math.prod(self.shape)
         return pools[self.dtype][self.offset : self.offset + size].reshape(self.shape)
 
@@ -234,7 +236,8 @@ class Builder:
         if a.dtype == np.uint8:
             return str(self.choose([0, 1, 2, 7, 255]))
         if kind(a) == "int":
-            return str(self.choose([1, 0, -1, 3, 1000]))
+            signed = a.dtype.kind == "i"
+            return str(self.choose([1, 0, 3, -1 if signed else 5, 1000]))
         return self.choose(["0.5", "2", "1.0", "0.0", "-0.0", "-1.5", "1e-3", "3", "1e30"])
 
     def axis(self, ndim):
@@ -267,7 +270,7 @@ class Builder:
         for world, v in enumerate(values):
             self.worlds[world][name] = v
             if tolerances is not None:
-                self.loose[world][name] = tolerances[world]
+                self.loose[world][name] = tolerances[world] + 1e-300  # -0.0 or 0.0: either
 
     def everywhere(self, accept, *names):
         """Whether `accept` holds for the values of these names in every world."""
@@ -470,7 +473,7 @@ def exact_sums(a):
     """Whether no order of adding these numbers rounds: small multiples of a power of two."""
     if kind(a) != "float":
         return True
-    if not np.isfinite(a).all():
+    if not np.isfinite(a).all() or (np.signbit(a) & (a == 0)).any():  # -0.0 + 0.0 is either
         return False
     with np.errstate(over="ignore"):
         scaled = np.abs(a.astype("float64")) * 2**8
@@ -574,13 +577,39 @@ def products(b):
 
     y = b.pick(fits)
     if y is not None:
-        b.add(*(("matmul", f"xp.matmul({x}, {y})") if b.flag() else ("@", f"{x} @ {y}")))
+        product(b, *(("matmul", "xp.matmul({}, {})") if b.flag() else ("@", "{} @ {}")), x, y)
         return
     square = a.ndim > 1 and a.shape[-1] == a.shape[-2]
     if a.ndim == 2:
-        b.add("matmul of T", f"xp.matmul({x}, xp.matrix_transpose({x}))")
+        product(b, "matmul of T", "xp.matmul({}, xp.matrix_transpose({}))", x, x)
     elif square:
-        b.add("@ itself", f"{x} @ {x}")
+        product(b, "@ itself", "{} @ {}", x, x)
+
+
+def product(b, tag, text, x, y):
+    """Append a product of x and y: exact where both lie in C order, as they do in a plan's buffers.
+
+    NumPy keeps other orders of axes from operation to operation, and the sums of a product of a matrix
+    and a vector are made in an order that depends on them.
+    """
+    expression = text.format(x, y)
+    floats = kind(b.value(x)) == "float"
+    ordered = b.everywhere(lambda *both: all(a.flags.c_contiguous for a in both), x, y)
+    if not floats or ordered:
+        b.add(tag, expression)
+        return
+    tolerances = []
+    for world in b.worlds:
+        p, q = (np.abs(world[n].astype("float64")) for n in (x, y))
+        p, q = (np.where(np.isfinite(a), a, 0.0) for a in (p, q))
+        space = {"xp": xnp, x: p} | {y: q}
+        with np.errstate(over="ignore"):
+            magnitude = eval(expression, space)
+        types = [world[n].dtype for n in (x, y)]
+        if not (magnitude < float(np.finfo(np.result_type(*types)).max) / 4).all():
+            return  # whether it overflows depends on the order, too
+        tolerances.append(SLACK * float(max(np.finfo(t).eps for t in types)) * magnitude)
+    b.add(f"loose {tag}", expression, tolerances)
 
 
 # Views

@@ -310,8 +310,9 @@ class Placement:
         if node.op == "concat":
             for part in node.inputs:
                 owner = self.inside.get(id(root(part)))
-                ours = owner is not None and owner[0] is node
-                if ours and not self._may_write(root(part), number, start + owner[1]):
+                if owner is None or owner[0] is not node:
+                    continue
+                if not self._may_write(root(part), number, start + owner[1]):
                     return False
         own = node.size if node.op != "concat" or self.slots[id(node)] else 0
         if own == 0:

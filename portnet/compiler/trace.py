@@ -308,28 +308,15 @@ def _elementwise(op: str, *args: Any, **kwargs: Any) -> Any:
         return getattr(_numpy(), op)(*args, **kwargs)
     if op == "clip":  # the bounds may be named, and left out
         x, low, high = (*args, None, None)[:3]
-        low, high = kwargs.pop("min", low), kwargs.pop("max", high)
-        args = (x, low, high)
+        args = (x, kwargs.pop("min", low), kwargs.pop("max", high))
     if kwargs:
         recorder.refuse(f"{op} with {', '.join(kwargs)}")
-    if op == "clip":
-        return _clip(*args)
-    operands = [recorder.operand(a) for a in args]
+    operands = [a if a is None else recorder.operand(a) for a in args]
     if op == "where" and not (isinstance(operands[0], Node) and operands[0].dtype.kind == "b"):
         recorder.refuse("where with a condition that is no boolean array")
     shape = np.broadcast_shapes(*(o.shape for o in operands if isinstance(o, Node)))
     dtype = _dtype(op, _kinds(operands))
     return recorder.add(Node(op, tuple(operands), (), shape, dtype))
-
-
-def _clip(x: Any, low: Any, high: Any) -> Any:
-    """NumPy's clip in the standard's terms: max(x, low), then min(., high), in the dtype of x."""
-    dtype = x.dtype
-    if low is not None:
-        x = _elementwise("maximum", x, low)
-    if high is not None:
-        x = _elementwise("minimum", x, high)
-    return _astype(x, dtype)
 
 
 def _power(x: Traced, other: Any) -> Any:
