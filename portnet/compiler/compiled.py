@@ -16,7 +16,7 @@ import array_api_compat
 import numpy as np
 
 from . import plan as planning
-from .numpy_replay import Replay, Text
+from .numpy_replay import MISS, Replay, Text, quick
 from .program import Program, same
 from .rewrite import simplify
 from .trace import CompileWarning, Traced, Untraceable, line_of_error, name_of, trace
@@ -72,6 +72,7 @@ class Compiled:
     def __init__(self, fn: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
         self.fn, self.donate = fn, donate
         self._ways: OrderedDict[Any, Any] = OrderedDict()  # key: how such a call is done
+        self._last: _Planned | None = None  # the way of the last call: it is tried first
         self._told: set[Any] = set()  # the keys of which there was a warning
         self._lock = threading.Lock()
         functools.update_wrapper(self, fn, updated=())
@@ -84,6 +85,11 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do what fn does."""
+        last = self._last
+        if last is not None and not kwargs:
+            result = last.again(args)
+            if result is not MISS:
+                return result
         arrays: list[Any] = []
         try:
             key = self._key_of(args, kwargs, arrays)
@@ -94,6 +100,7 @@ class Compiled:
             way = self._way(key, args, kwargs, arrays)
             if isinstance(way, _Result):
                 return way.value
+        self._last = way if isinstance(way, _Planned) and way.repeatable else None
         return way(arrays, args, kwargs)
 
     def _key_of(self, args: Any, kwargs: Any, arrays: list[Any]) -> Any:
@@ -129,7 +136,7 @@ class Compiled:
             return ""
         except _EagerError as error:
             return str(error)
-        return ""
+        return way.reason if isinstance(way, _Eager) else ""
 
     def release(self) -> None:
         """Give the buffers of all plans back; the next call makes them anew."""
@@ -151,7 +158,7 @@ class Compiled:
                 self._keep(key, way)
                 return way
         result = self.fn(*args, **kwargs)  # an error of fn's own is raised here, and nothing kept
-        eager = _Eager(self.fn)
+        eager = _Eager(self.fn, reason)
         with self._lock:
             told = key in self._told
             self._told.add(key)
@@ -203,8 +210,8 @@ class _OtherError(Exception):
 class _Eager:
     """The way of calls that cannot be planned."""
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self.fn = fn
+    def __init__(self, fn: Callable[..., Any], reason: str) -> None:
+        self.fn, self.reason = fn, reason
 
     def __call__(self, arrays: Any, args: Any, kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
@@ -216,12 +223,15 @@ class _Planned:
     A set serves one call at a time: a second thread that calls meanwhile takes, or makes, another.
     """
 
-    def __init__(self, plan: planning.Plan, results: Any) -> None:
+    def __init__(self, plan: planning.Plan, results: Any, args: Any) -> None:
         self.plan = plan
         text = Text(plan)
         names: dict[str, Any] = {}
         returned = _text(results, iter(range(len(plan.program.leaves))), names)
-        self.source = text.write(returned)
+        cut, each = text.write(returned)
+        usual = quick(args, plan, names)
+        self.repeatable = bool(usual)
+        self.source = cut, each + usual
         self.names = text.names | names
         self.code = (
             builtins.compile(self.source[0], "<portnet: buffers>", "exec"),
@@ -230,6 +240,17 @@ class _Planned:
         self.donated = sorted(plan.donated.values())
         self.others = [i for i in range(len(plan.program.inputs)) if i not in self.donated]
         self.pool: list[Replay] = []
+
+    def again(self, args: Any) -> Any:
+        """Do a call that is like the last one, or return MISS."""
+        try:
+            replay = self.pool.pop()
+        except IndexError:
+            return MISS
+        try:
+            return replay.quick(args)
+        finally:
+            self.pool.append(replay)
 
     def __call__(self, arrays: list[Any], args: Any, kwargs: Any) -> Any:
         try:
@@ -272,8 +293,8 @@ def _planned(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs:
 
     program = twice(fn, kinds, rebuild)
     reusable = [i for d in donate if d < len(args) for i in range(ends[d - 1] if d else 0, ends[d])]
-    results = program.results
-    return _Planned(planning.make(simplify(program), operations(program), reusable), results)
+    plan = planning.make(simplify(program), operations(program), reusable)
+    return _Planned(plan, program.results, None if kwargs else args)
 
 
 def twice(fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
