@@ -5,10 +5,11 @@
 Every part runs in a process of its own, whose number of threads is set before anything is imported,
 the same for NumPy, torch and JAX. All competitors of a workload are in one process: first they must
 have the same loss after the same steps, then they are timed in turn, A B C A B C; each round lasts
-at least 0.2 s and begins at the initial parameters. A number in the table is the minimum of the
-rounds (the JSON has all of them), a ratio is other / portnet. Targets count with one thread; with
-two, the ratios are reported beside. bench_peers.py says what each competitor does,
-bench_parts.py what is measured.
+about 0.2 s (two steps, where those take longer) and begins at the initial parameters. A number in
+the table is the minimum of the rounds (the JSON has all of them), a ratio is other / portnet.
+Targets count with the first number of threads, one; with two, the steps are reported beside. A
+whole run takes less than ten minutes on two free cores. bench_peers.py says what each competitor
+does, bench_parts.py what is measured.
 """
 
 import argparse
@@ -52,7 +53,14 @@ def cases(args):
     chosen, seconds = args.only or list(PARTS), 0.05 if args.quick else 0.2
     if unknown := sorted(set(chosen) - set(PARTS)):
         sys.exit(f"--only: no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    once = ("import", "rows", "width", "memory")  # with the first number of threads only
+    once = (
+        "fit",
+        "predict",
+        "import",
+        "rows",
+        "width",
+        "memory",
+    )  # with the first number of threads only
     left_out = missing() + (["10000000"] if args.quick else [])
     left_out += list(PARTS["fit"][1]) if "scikit-learn" in left_out else []
     return [
