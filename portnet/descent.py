@@ -7,6 +7,7 @@ reads numbers once per epoch.
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -158,7 +159,7 @@ def descend(
     steps = Steps(solvers.make_step, parts, compiled=getattr(options, "compile", True))
     order = np.arange(rows.X.shape[0]) if rows.order is None else rows.order
     ended = False
-    with interrupts() as pressed:
+    with interrupts() as pressed, closing(steps):
         while not ended:
             if options.shuffle:
                 order = order[rng.permutation(len(order))]
@@ -187,7 +188,6 @@ def descend(
                     "and the optimization hasn't converged yet."
                 )
                 now, ended = replace(now, warning=message, category="convergence"), True
-    steps.release()
     return now if now.best is None else replace(now, params=now.best)
 
 

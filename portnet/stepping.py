@@ -57,6 +57,12 @@ class Rows:
     scale: Array | None = None
     sparse: Callable[[slice], Any] | None = None
 
+    @functools.cached_property
+    def counters(self) -> Key:
+        """The numbers of the key as arrays."""
+        assert self.key is not None
+        return Key(_box(self.key.salt), _box(0))
+
     @property
     def count(self) -> int:
         """How many rows there are."""
@@ -85,10 +91,12 @@ class Rows:
             data = tuple(a if a is None else a[part, ...] for a in data)  # type: ignore[assignment]
         if self.sparse is not None:
             data, which = (self.sparse(part), *_taken(data[1:], which)), None
-        key = None if self.key is None else self.key._replace(first=begin)
-        if boxed and key is not None:
-            key = Key(*(self.place.asarray(np.full((1, 1), n, np.int32)) for n in key))
-        return data, which, key
+        if self.key is None or not boxed:
+            return data, which, self.key and self.key._replace(first=begin)
+        if self.place.name == "numpy":  # a plan reads it, and nothing keeps it
+            self.counters.first[0, 0] = begin
+            return data, which, self.counters
+        return data, which, Key(*(self.place.asarray(_box(n)) for n in (self.key.salt, begin)))
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ class Steps:
     averaged: bool = True
     compiled: bool = True
     _own: dict[Any, Compiled] = field(default_factory=dict, compare=False, repr=False)
+    _ways: list["_Way"] = field(default_factory=list, compare=False, repr=False)
 
     def go(self, start: Ahead, rows: Rows, after: Callable[[], Any] = lambda: False) -> Ahead:
         """Make steps from step `start.done` on to the end of the rows; return where that is.
@@ -119,37 +128,42 @@ class Steps:
         """
         rows = rows.settled()
         begins = range(start.done * rows.size, rows.count, rows.size)
-        params, state, sums, done = start
-        step, form, reason = self._way(start, rows, begins)
-        boxed = not isinstance(step, functools.partial)
-        params, state = form[0].pack(params), form[1].pack(state)
+        way = self._way(start, rows, begins)
+        params, state, sums = way.enter(start)
+        done = start.done
         with np.errstate(over="ignore", invalid="ignore"):  # the sums tell, and errors say more
             for begin in begins:
-                params, state, sums = step(
-                    params, state, sums, *rows.batch(begin, boxed), rows.scale
-                )
+                batch = rows.batch(begin, way.boxed)
+                params, state, sums = way.step(params, state, sums, *batch, rows.scale)
                 done += 1
-                if reason:  # the step was right, so that it is the compiler that cannot do it
-                    warnings.warn(f"training runs eagerly: {reason}", CompileWarning, stacklevel=2)
-                    reason = ""
+                if way.reason:  # the step was right, so that it is the compiler that cannot do it
+                    message, way.reason = f"training runs eagerly: {way.reason}", ""
+                    warnings.warn(message, CompileWarning, stacklevel=2)
                 if after():
                     break
-        return Ahead(form[0].unpack(params), form[1].unpack(state), sums, done)
+        return way.leave(params, state, sums, done)
 
-    def _way(self, start: Ahead, rows: Rows, begins: range) -> Any:
-        """Return the function of a step, in which form nests travel, and why it is not compiled."""
-        plain = _Nest(), _Nest()
-        eagerly = functools.partial(_advance, self.make(*self.parts), self.averaged, plain)
+    def _way(self, start: Ahead, rows: Rows, begins: range) -> "_Way":
+        """Return how the steps are made: the same way as in the epoch before."""
+        if not self._ways or rows.sparse or not begins:
+            way = self._new_way(start, rows, begins)
+            if rows.sparse or not begins:
+                return way
+            self._ways.append(way)
+        return self._ways[0]
+
+    def _new_way(self, start: Ahead, rows: Rows, begins: range) -> "_Way":
+        eagerly = functools.partial(_advance, self.make(*self.parts), self.averaged, _PLAIN)
         if not (self.compiled and rows.place.name in ("numpy", "jax") and begins) or rows.sparse:
-            return eagerly, plain, ""
-        form: Any = plain
+            return _Way(eagerly)
+        form: Any = _PLAIN
         if rows.place.name == "numpy":
             if not tree.leaves(start.params):
-                return eagerly, plain, ""
+                return _Way(eagerly)
             try:
                 form = _Vectors.of(start.params), _Vectors.of(start.state)
             except TypeError as error:
-                return eagerly, plain, str(error)
+                return _Way(eagerly, reason=str(error))
         known = _shared(self) if _lasting(self.parts) else self._own
         fn = known.get(form)
         if fn is None:
@@ -159,12 +173,56 @@ class Steps:
             )
         packed = form[0].pack(start.params), form[1].pack(start.state), start.sums
         reason = fn.refusal(*packed, *rows.batch(begins[0], True), rows.scale)
-        return (eagerly, plain, reason) if reason else (fn, form, "")
+        return _Way(eagerly, reason=reason) if reason else _Way(fn, form, boxed=True)
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Give back the memory of the compiled steps."""
+        self._ways.clear()
         for fn in [*self._own.values(), *(_shared(self).values() if _lasting(self.parts) else ())]:
             fn.release()
+
+
+class _Way:
+    """How the steps of a fit are made, and the arrays that compiled ones work in.
+
+    These stay the same from epoch to epoch, as a plan is made for them; what comes out is a copy.
+    """
+
+    def __init__(
+        self, step: Callable[..., Any], form: Any = None, reason: str = "", boxed: bool = False
+    ) -> None:
+        self.step, self.reason, self.boxed = step, reason, boxed
+        self.form: Any = _PLAIN if form is None else form
+        self.vectors = isinstance(self.form[0], _Vectors)
+        self.work: Any = None  # params, state, sums
+        self.left: Any = None  # the nests that came out last: what is in `work`
+
+    def enter(self, start: Ahead) -> tuple[Any, Any, Any]:
+        """Return parameters, state and sums in the form in which they travel."""
+        params, state, sums, _ = start
+        if not self.vectors:
+            return params, state, sums
+        same = self.left is not None and self.left[0] is params and self.left[1] is state
+        self.left = None  # until the end: an error on the way leaves something else in `work`
+        if self.work is None:
+            self.work = self.form[0].pack(params), self.form[1].pack(state), np.array(sums)
+        else:
+            if not same:
+                for form, nest, work in zip(self.form, (params, state), self.work, strict=False):
+                    for kind, vector in form.pack(nest).items():
+                        work[kind][...] = vector
+            self.work[2][...] = sums
+        return self.work  # type: ignore[no-any-return]
+
+    def leave(self, params: Any, state: Any, sums: Any, done: int) -> Ahead:
+        """Return where the steps have come to."""
+        if self.vectors:
+            self.work = params, state, sums
+            params, state = ({k: v.copy() for k, v in nest.items()} for nest in (params, state))
+            sums = sums.copy()
+        params, state = self.form[0].unpack(params), self.form[1].unpack(state)
+        self.left = params, state
+        return Ahead(params, state, sums, done)
 
 
 def _advance(
@@ -189,6 +247,10 @@ def _advance(
     return form[0].pack(params), form[1].pack(state), xp.stack([total, finite])
 
 
+def _box(number: int) -> Any:
+    return np.full((1, 1), number, np.int32)
+
+
 def _taken(data: Any, which: Array | None) -> Any:
     """Return these rows of every array; None: all."""
     if which is None:
@@ -209,6 +271,9 @@ class _Nest:
     def unpack(self, nest: Any) -> Any:
         """Return the nest."""
         return nest
+
+
+_PLAIN = _Nest(), _Nest()
 
 
 @dataclass(frozen=True)
@@ -242,6 +307,8 @@ class _Vectors:
         given = tuple((tuple(a.shape), a.dtype.name) for a in leaves)
         if given != self.leaves or _kinds(nest) != self.text:
             raise ValueError(f"a step changed the form of its state: {self.leaves} became {given}")
+        if not leaves:
+            return {}
         xp = namespace(*leaves)
         return {
             kind: xp.concat([xp.reshape(a, (-1,)) for a in leaves if a.dtype.name == kind])
@@ -251,13 +318,13 @@ class _Vectors:
     def unpack(self, vectors: dict[str, Array]) -> Any:
         """Return the nest: views of the vectors."""
         begin = dict.fromkeys(vectors, 0)
+        xp: Any = namespace(*vectors.values()) if vectors else None
         arrays = []
         for shape, kind in self.leaves:
             start = begin[kind]
             begin[kind] = start + prod(shape)
-            part = vectors[kind][start : begin[kind]]
-            arrays.append(namespace(part).reshape(part, shape))
-        return tree.map(lambda number: arrays[number], self.nest)
+            arrays.append(xp.reshape(vectors[kind][start : begin[kind]], shape))
+        return tree.map(arrays.__getitem__, self.nest)
 
 
 def _kinds(nest: Any) -> str:

@@ -7,7 +7,7 @@ one, losses are added up where the arrays live.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -303,7 +303,7 @@ def _epochs(
     hidden = None if options.progress is None else not options.progress  # None: on no terminal
     total = max(options.epochs * per_epoch - run.step, 0)
     watches = options.early_stopping, options.reduce_on_plateau
-    with tqdm(total=total, unit="step", disable=hidden, leave=True) as bar:
+    with tqdm(total=total, unit="step", disable=hidden, leave=True) as bar, closing(steps):
         while run.epoch < last and not run.stopped:
             began, numbers = time.perf_counter(), {}
             watch = interrupts() if pressed is None else nullcontext(pressed)

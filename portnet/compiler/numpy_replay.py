@@ -366,9 +366,9 @@ class Replay:
         exec(each, self.names)
         if not self.donated:
             exec(self.cut, self.names)
-        self.names.update(dict.fromkeys((f"g{d}" for d in self.donated)), owners=self.owners)
+        self.names.update(dict.fromkeys(f"g{d}" for d in self.donated), owners=self.owners)
         self.function = self.names["replay"]
-        self.quick = self.names.get("quick")
+        self.quick: Any = self.names.get("quick")
 
     def prepare(self, arrays: list[Any], others: list[int]) -> None:
         """Take donated arrays as places, or copies where another argument shares their memory."""
