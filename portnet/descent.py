@@ -321,6 +321,7 @@ def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> 
             if v is not before:
                 n_iter += 1
                 _tell(options, f"Iteration {n_iter}, loss = {state.value:.8f}")
+    stepping.release()
     done = replace(progress, params=unravel(v), loss=state.value, n_iter=n_iter)
     done = replace(done, warning="", category="")
     if pressed:

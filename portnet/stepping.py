@@ -8,7 +8,9 @@ into what it returns.
 """
 
 import functools
+import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import prod
@@ -118,7 +120,6 @@ class Steps:
     parts: tuple[Any, ...]
     averaged: bool = True
     compiled: bool = True
-    _own: dict[Any, Compiled] = field(default_factory=dict, compare=False, repr=False)
     _ways: list["_Way"] = field(default_factory=list, compare=False, repr=False)
 
     def go(self, start: Ahead, rows: Rows, after: Callable[[], Any] = lambda: False) -> Ahead:
@@ -164,22 +165,28 @@ class Steps:
                 form = _Vectors.of(start.params), _Vectors.of(start.state)
             except TypeError as error:
                 return _Way(eagerly, reason=str(error))
-        known = _shared(self) if _lasting(self.parts) else self._own
-        fn = known.get(form)
-        if fn is None:
-            step = self.make(*self.parts)
-            fn = known[form] = compile(
-                functools.partial(_advance, step, self.averaged, form), donate=(0, 1, 2)
-            )
+        make = _Advancing(self.make, self.averaged)
+        fn = made_once(make, *self.parts, form=form, donate=(0, 1, 2))
         packed = form[0].pack(start.params), form[1].pack(start.state), start.sums
         reason = fn.refusal(*packed, *rows.batch(begins[0], True), rows.scale)
         return _Way(eagerly, reason=reason) if reason else _Way(fn, form, boxed=True)
 
     def close(self) -> None:
-        """Give back the memory of the compiled steps."""
+        """Give back the memory of compiled functions."""
         self._ways.clear()
-        for fn in [*self._own.values(), *(_shared(self).values() if _lasting(self.parts) else ())]:
-            fn.release()
+        release()
+
+
+@dataclass(frozen=True)
+class _Advancing:
+    """Makes what is compiled, of the parts and of the forms of parameters and state."""
+
+    make: Callable[..., Callable[..., Any]]
+    averaged: bool
+
+    def __call__(self, *given: Any) -> Callable[..., Any]:
+        *parts, of_params, of_state = given
+        return functools.partial(_advance, self.make(*parts), self.averaged, (of_params, of_state))
 
 
 class _Way:
@@ -292,6 +299,8 @@ class _Vectors:
     def of(cls, nest: Any) -> "_Vectors":
         """Return the form of a nest of NumPy's arrays; TypeError where it holds something else."""
         for path, leaf in zip(tree.paths(nest), tree.leaves(nest), strict=True):
+            if isinstance(leaf, np.ndarray) and type(leaf) is not np.ndarray:
+                raise TypeError  # a subclass, which may do as it likes
             if not isinstance(leaf, np.ndarray | np.generic):
                 raise TypeError(
                     f"the state holds {leaf!r} at {path}: a 0-d array would be compiled"
@@ -356,8 +365,7 @@ def forward(model: Any, params: Params, X: Array, size: int, *, compiled: bool =
         (fn if start + size <= count else eager)(params, X[start : min(start + size, count), ...])
         for start in range(0, count, size)
     ]
-    if isinstance(fn, Compiled):
-        fn.release()
+    release()
     return namespace(X).concat(parts, axis=0)
 
 
@@ -372,20 +380,35 @@ def _forward_of(model: Any) -> Callable[..., Array]:
 # Which compiled functions outlive a fit ---------------------------------------------------------
 
 
-def made_once(make: Callable[..., Callable[..., Any]], *parts: Any) -> Compiled:
-    """Return compile(make(*parts)); the same one for equal parts, if they last."""
-    return _kept(make, parts) if _lasting(parts) else compile(make(*parts))
+def made_once(
+    make: Callable[..., Callable[..., Any]],
+    *parts: Any,
+    form: Any = (),
+    donate: tuple[int, ...] = (),
+) -> Compiled:
+    """Return compile(make(*parts, *form)); the same one for equal parts, if they last.
+
+    So a second fit, or another `partial_fit`, need not trace.
+    """
+    if not _lasting(parts):
+        return compile(make(*parts, *form), donate)
+    name = make, parts, repr(parts), form
+    with _lock:
+        fn = _kept.pop(name, None)
+        _kept[name] = compile(make(*parts, *form), donate) if fn is None else fn
+        while len(_kept) > 16:
+            _kept.popitem(last=False)
+        return _kept[name]
 
 
-@functools.lru_cache(maxsize=16)
-def _kept(make: Callable[..., Callable[..., Any]], parts: tuple[Any, ...]) -> Compiled:
-    return compile(make(*parts))
+_kept: OrderedDict[Any, Compiled] = OrderedDict()
+_lock = threading.Lock()
 
 
-@functools.lru_cache(maxsize=8)
-def _shared(steps: Steps) -> dict[Any, Compiled]:
-    """Return the compiled steps of equal parts: a second fit, or partial_fit, need not trace."""
-    return {}
+def release() -> None:
+    """Give back the memory of what `made_once` keeps; who uses it makes its buffers anew."""
+    for fn in list(_kept.values()):
+        fn.release()
 
 
 def _lasting(part: Any) -> bool:

@@ -1,6 +1,7 @@
 """The `xp` fixture: one test, every array library that can be had, and their awkward relatives."""
 
 import os
+import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,10 @@ from typing import Any
 os.environ.setdefault(
     "JAX_ENABLE_X64", "1"
 )  # read by JAX at import; without it there is no float64
+# JAX compiles for most of the time that its tests take: what one test has compiled, others find.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/portnet-tests-jax")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # read by SciPy at import; scikit-learn asks for it
 os.environ.pop("PORTNET_BACKEND", None)  # the tests say themselves where arrays live
 

@@ -540,6 +540,34 @@ def test_ctrl_c_in_a_loop_over_epochs_is_ones_own():
 
 
 @pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("at", [1, 4, 6, 7, 18])
+def test_ctrl_c_between_compiled_steps_and_training_goes_on_exactly(at, monkeypatch):
+    """Parameters and state are those after the step, and nothing writes into them afterwards."""
+    import tqdm.auto
+
+    class Bar(tqdm.auto.tqdm):
+        steps = 0
+
+        def update(self, n=1):
+            Bar.steps += 1
+            if Bar.steps == at:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().update(n)
+
+    net = portnet.Chain([portnet.Dense(8), portnet.ReLU(), portnet.Dropout(0.2), portnet.Dense(3)])
+    whole = trainer(model=net).fit(X, LABELS, epochs=3, **WATCHING)
+    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    with pytest.warns(UserWarning, match="interrupted"):
+        run = trainer(model=net).fit(X, LABELS, epochs=3, **WATCHING)
+    kept = host((run.params, run.state))
+    before = [a.copy() for a in kept]
+    rest = 3 - run.epoch
+    after = run.fit(X, LABELS, epochs=rest, **WATCHING) if rest else run
+    assert_same_run(after, whole)
+    assert all(np.array_equal(a, b) for a, b in zip(kept, before, strict=True))
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_in_a_callback():
     def press(report):
         if report.epoch == 2:
@@ -1076,7 +1104,7 @@ def test_another_seed_or_order_begins_the_epoch_anew(capsys):
 @pytest.mark.usefixtures("ctrl_c")
 def test_divergence_after_ctrl_c_counts_all_steps_of_the_epoch():
     y = X @ np.arange(5.0)
-    t = trainer("squared_error", model=portnet.Chain([Pressing(), portnet.Dense(1)]))
+    t = trainer("squared_error", model=portnet.Chain([Pressing(), portnet.Dense(1)]), compile=False)
     Pressing.at, Pressing.times = 2, 1
     with pytest.warns(UserWarning, match="interrupted after step 2 of epoch 1"):
         run = t.fit(X, y, epochs=1)

@@ -53,7 +53,14 @@ def test_the_layer_in_ten_lines():
     assert len(code) <= 10
     run = portnet.Trainer(names["net"], "squared_error").fit([[0.0], [1.0]], [0.0, 1.0], epochs=2)
     assert len(run.history["loss"]) == 2
-    assert len(SNIPPETS) == 4
+
+
+def test_the_compiled_snippet(capsys):
+    names = {}
+    exec(SNIPPETS[4], names)
+    assert float(names["value"]) < 1e-3
+    assert "replay" in capsys.readouterr().out
+    assert len(SNIPPETS) == 5
 
 
 def test_there_are_two_commands_near_the_top():

@@ -459,7 +459,8 @@ def quick(args: Any, plan: Plan, names: dict[str, Any]) -> str:
             if inner:
                 values = f"{name}.values()" if kind is dict else name
                 lines.append(f"{', '.join(inner)}, = {values}")
-            for part, inside in zip(x.values() if kind is dict else x, inner, strict=True):
+            parts: Any = x.values() if isinstance(x, dict) else x
+            for part, inside in zip(parts, inner, strict=True):
                 check(part, inside)
         elif x is None or kind is bool:
             lines.append(f"if {name} is not {x}: return MISS")
