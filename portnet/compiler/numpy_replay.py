@@ -40,6 +40,7 @@ class Text:
         }
         self.cut: list[str] = []  # the first part
         self.each: list[str] = []  # the second
+        self.at: dict[Any, str] = {}  # the name of the array at a place, in a shape
         self.of: dict[int, str] = {}  # the name of a node's array, by id
         self.bound: set[int] = set()  # nodes whose arrays are others in each call
         self.replaced = {d: k for k, d in plan.donated.items()}
@@ -54,6 +55,7 @@ class Text:
             self.of[id(node)] = f"a{i}"
             if i in self.replaced:
                 self.cut.append(f"d{i} = a{i}.reshape(-1)")
+                self.at[f"d{i}", 0, node.shape, self.dtype(node.dtype)] = f"a{i}"
             else:
                 self.bound.add(id(node))
         views: dict[int, list[Node]] = {}
@@ -98,18 +100,38 @@ class Text:
         return self.constants[key]
 
     def _place(self, node: Node) -> None:
-        place, name = self.plan.places[id(node)], f"v{len(self.of)}"
+        place = self.plan.places[id(node)]
         kind, number = place.base
         base = f"{'m' if kind == 'buffer' else 'd'}{number}"
+        self.of[id(node)] = self._array(node, base, place.offset)
+
+    def _array(self, node: Node, base: str, offset: int) -> str:
+        """Return the name of the array of a node's shape and dtype at a place.
+
+        One place and shape have one name: NumPy takes its time to find out that two arrays are the
+        same memory, and none where both are the same object.
+        """
         dtype = self.dtype(node.dtype)
-        if node.size == 0:
-            self.cut.append(f"{name} = ndarray({node.shape}, {dtype})")
-        else:
-            self.cut.append(f"{name} = ndarray({node.shape}, {dtype}, {base}, {place.offset})")
-        self.of[id(node)] = name
+        key = base, offset, node.shape, dtype
+        if key not in self.at:
+            name = self.at[key] = f"v{len(self.at)}"
+            where = f", {base}, {offset}" if node.size else ""
+            self.cut.append(f"{name} = ndarray({node.shape}, {dtype}{where})")
+        return self.at[key]
 
     def _view(self, node: Node) -> None:
-        of, name = self.of[id(node.inputs[0])], f"v{len(self.of)}"
+        of, found = self.of[id(node.inputs[0])], region(node)
+        if found is not None and id(found[0]) not in self.bound and found[0].op != "constant":
+            base, start, _ = found
+            if base.op == "input":
+                where, offset = f"d{base.value}", 0
+            else:
+                place = self.plan.places[id(base)]
+                where = f"{'m' if place.base[0] == 'buffer' else 'd'}{place.base[1]}"
+                offset = place.offset
+            self.of[id(node)] = self._array(node, where, offset + start * node.dtype.itemsize)
+            return
+        name = f"u{len(self.of)}"
         if node.op == "reshape":
             text = f"{of}.reshape({node.shape})"
         elif node.op == "permute_dims":

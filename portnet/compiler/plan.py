@@ -305,20 +305,25 @@ class Placement:
         self.copies.append((leaf, number))
 
     def _may_write(self, node: Node, number: int, start: int) -> bool:
-        """Tell whether a node, and the parts inside it, may be written into a donated input."""
-        given = self.program.inputs[number]
-        if node.op == "concat":
-            for part in node.inputs:
-                owner = self.inside.get(id(root(part)))
-                if owner is None or owner[0] is not node:
-                    continue
-                if not self._may_write(root(part), number, start + owner[1]):
-                    return False
-        own = node.size if node.op != "concat" or self.slots[id(node)] else 0
-        if own == 0:
-            return True
-        first = start // given.dtype.itemsize
-        return _overwrites(self, node, given, first, node.size)
+        """Tell whether a node, and the parts inside it, may be written into a donated input.
+
+        Parts of a concat that may not are computed elsewhere, and copied when all are there.
+        """
+        given, width = self.program.inputs[number], node.dtype.itemsize
+        if node.op != "concat":
+            return _overwrites(self, node, given, start // width, node.size)
+        rest = node.size // max(1, node.shape[node.attr("axis")])
+        for part in node.inputs:
+            owner = self.inside.get(id(root(part)))
+            if owner is None or owner[0] is not node:
+                continue
+            if not self._may_write(root(part), number, start + owner[1]):
+                del self.inside[id(root(part))]
+                self.slots[id(node)].append((part, owner[1] // width // rest))
+        return all(
+            _overwrites(self, node, given, start // width + at * rest, part.size)
+            for part, at in self.slots[id(node)]
+        )
 
     def _buffers(self, scratch: dict[int, int]) -> tuple[dict[int, Place], list[int]]:
         """Give everything else a buffer, and use buffers again when they are free."""
@@ -385,7 +390,7 @@ class Placement:
                 and self._owner(r) is r
                 and r.op != "concat"
                 and last[id(r)] == s
-                and r.nbytes == n.nbytes
+                and (r.shape, r.dtype) == (n.shape, n.dtype)
                 and _overwrites(self, n, r, 0, r.size)
             ):
                 return r, of[id(r)]
@@ -447,8 +452,8 @@ def _overwrites(of: Placement, writer: Node, old: Node, first: int, count: int) 
         reader = of.order[q]
         elementwise = reader.op in ELEMENTWISE | {"astype"}
         same_layout = view.shape == writer.shape == reader.shape
-        if reader.op == "where" and q == p:
-            return False  # it is done in two strokes
+        if q == p and (reader.op == "where" or reader.size == 1):
+            return False  # it is done in two strokes; NumPy takes a slow way
         if not (
             exact and elementwise and same_layout and view.dtype.itemsize == writer.dtype.itemsize
         ):
