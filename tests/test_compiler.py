@@ -26,12 +26,12 @@ import programs as pg
 import pytest
 from custom import Square
 from hypothesis import given, settings
-from portnet.compiler import trace
 from programs import assert_same, snapshot
 
 import portnet
 from portnet import rng, tree
 from portnet.backend import ShapeError, namespace
+from portnet.compiler import trace
 from portnet.layers import ACTIVATIONS
 from portnet.losses import LOSSES
 from portnet.optimizers import OPTIMIZERS

@@ -23,6 +23,7 @@ REDUCERS = {
     "any": np.logical_or.reduce,
     "all": np.logical_and.reduce,
 }
+FRESH = "{}.copy()"  # what becomes of a result that replaces no donated array
 TAKE_CHECKED = 1 << 16  # bytes: from here on, NumPy's own check of indices costs a copy too many
 
 
@@ -81,7 +82,7 @@ class Text:
             if k in plan.donated:
                 self.each.append(f"r{k} = a{plan.donated[k]}")
             elif isinstance(leaf, Node):
-                self.each.append(f"r{k} = {self.of[id(leaf)]}.copy()")
+                self.each.append(f"r{k} = {FRESH.format(self.of[id(leaf)])}")
             else:
                 self.names[f"r{k}"] = leaf
         arguments = ", ".join(f"a{i}" for i in range(len(plan.program.inputs)))

@@ -329,15 +329,9 @@ class Placement:
         """Give everything else a buffer, and use buffers again when they are free."""
         places: dict[int, Place] = {}
         last: dict[int, int] = {}  # the step that reads a root last
-        begin: dict[int, int] = {}
         for n in self.order:
-            owner = self._owner(n)
-            s = self.step_of[id(n)]
-            begin[id(owner)] = min(begin.get(id(owner), s), s)
-            end = max([self.step_of[id(self.order[p])] for p, _ in self.reads.get(id(n), [])] + [s])
-            if id(n) in self.kept or any(root(c) is n for c, _ in self.copies):
-                end = len(self.steps)
-            last[id(owner)] = max(last.get(id(owner), 0), end)
+            owner, s = self._owner(n), self.step_of[id(n)]
+            last[id(owner)] = max(last.get(id(owner), 0), self._last_read(n, s))
         sizes: list[int] = []
         free: list[int] = []
         dies: dict[int, list[int]] = {}
@@ -369,6 +363,12 @@ class Placement:
             else:
                 places[id(n)] = Place(("buffer", of[id(owner)]), offset)
         return places, sizes
+
+    def _last_read(self, n: Node, s: int) -> int:
+        """Return the last step that needs a result of step s: the end, where it is a result."""
+        if id(n) in self.kept or any(root(c) is n for c, _ in self.copies):
+            return len(self.steps)
+        return max([self.step_of[id(self.order[p])] for p, _ in self.reads.get(id(n), [])] + [s])
 
     def _owner(self, node: Node) -> Node:
         while id(node) in self.inside:

@@ -1,0 +1,252 @@
+"""The planner: what it saves, and that mistakes in it are caught.
+
+Random programs and training steps run with blocks of a few elements, so that small arrays make
+groups of many blocks. The same checks must then fail with a fault planted in the planner.
+"""
+
+import re
+
+import numpy as np
+import programs as pg
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+import portnet
+from portnet import tree
+from portnet.backend import get_backend
+from portnet.compiler import numpy_replay, plan
+from portnet.optimizers import OPTIMIZERS
+from portnet.stepping import Ahead, Rows, Steps
+from portnet.transforms import ClipNorm, WeightDecay, chain
+
+BLOCKS = (1, 3, 16, 50)  # elements
+FINDING = settings(
+    max_examples=400,
+    phases=[Phase.generate],
+    database=None,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def replay_is_eager(program):
+    """Fail unless three replays are three eager calls, and leave alone what is not theirs."""
+    compiled = portnet.compile(program.function(), donate=program.donate)
+    history = []
+    with np.errstate(all="ignore"):
+        for world in (0, 1, 0):
+            expected = program.function()(*program.inputs(world))
+            args = program.inputs(world)
+            held = [x for i, x in enumerate(args) if i not in program.donate]
+            before = pg.snapshot(held)
+            actual = compiled(*args)
+            pg.assert_same(actual, expected, program.tolerance(world))
+            assert pg.snapshot(held) == before, "an argument that is not donated changed"
+            results = [a for a in tree.leaves(actual) if isinstance(a, np.ndarray)]
+            history.append((results, pg.snapshot(results)))
+    for results, then in history:
+        assert pg.snapshot(results) == then, "a result changed in a later call"
+
+
+def chain_of_sums(x, y):
+    """Groups of elementwise operations, some of whose results are wanted outside of their group."""
+    xp = portnet.namespace(x, y)
+    a = xp.exp(-x * x) + y
+    b = a * a - x
+    c = xp.maximum(a, b) / (1.0 + xp.abs(y))
+    total = xp.sum(c, axis=0, keepdims=True)
+    d = (c - total) * a
+    return d, xp.sum(d * b, axis=-1), xp.where(d > 0, b, x), xp.astype(d > y, x.dtype) * c
+
+
+def groups_are_eager():
+    """Fail unless groups of many blocks give what eager calls give, the last block, too."""
+    for rows, columns in ((7, 3), (64, 5), (33, 1), (2, 40)):
+        draw = np.random.default_rng(rows)
+        for donate in ((), (0,), (0, 1)):
+            compiled = portnet.compile(chain_of_sums, donate=donate)
+            for _ in range(3):
+                x, y = draw.standard_normal((2, rows, columns))
+                expected = chain_of_sums(x, y)
+                actual = compiled(x.copy(), y.copy())
+                for a, b in zip(actual, expected, strict=True):
+                    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+STEPS = {
+    **{name: make() for name, make in OPTIMIZERS.items()},
+    "adamw of W": portnet.AdamW(1e-2, only="W"),
+    "clipped": chain(ClipNorm(0.1), WeightDecay(0.1, only="b"), portnet.Adam(1e-2)),
+}
+
+
+def steps_are_eager(optimizer, dtype="float64", dropout=0.2):
+    """Fail unless an epoch of compiled steps is one of eager ones, bit for bit, and again."""
+    net = portnet.mlp([5, 8, 7, 3], "tanh", dropout=dropout, norm="layer")
+    loss = portnet.SoftmaxCrossEntropy()
+    draw = np.random.default_rng(0)
+    X, y = draw.standard_normal((50, 5)).astype(dtype), draw.integers(0, 3, 50)
+    weight = draw.uniform(0.5, 2, 50).astype(dtype)
+    params = portnet.init(net, seed=1, like=X)
+    ends = []
+    for compiled in (True, False):
+        steps = Steps(portnet.make_step, (net, loss, optimizer), True, compiled)
+        ahead = Ahead(params, optimizer.init(params), np.zeros(2))
+        kept = []
+        for epoch in range(3):
+            rows = Rows(
+                get_backend(),
+                (X, y, weight),
+                16,
+                np.random.default_rng(epoch).permutation(50),
+                portnet.rng.key(0, epoch),
+            )
+            ahead = steps.go(ahead._replace(done=0, sums=np.zeros(2)), rows)
+            kept.append((ahead, [np.array(a) for a in tree.leaves(ahead)]))
+        for then, copies in kept:
+            for a, b in zip(tree.leaves(then), copies, strict=True):
+                np.testing.assert_array_equal(a, b, "an epoch's arrays changed in a later one")
+        steps.close()
+        ends.append(kept)
+    for (a, _), (b, _) in zip(*ends, strict=True):
+        assert tree.paths(a) == tree.paths(b)
+        for path, p, q in zip(tree.paths(a), tree.leaves(a), tree.leaves(b), strict=True):
+            np.testing.assert_array_equal(p, q, err_msg=path)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_random_programs_in_blocks(block, monkeypatch):
+    monkeypatch.setattr(plan, "BLOCK", block)
+    settings(FINDING, max_examples=40)(given(pg.programs())(replay_is_eager))()
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_groups_in_blocks(block, monkeypatch):
+    monkeypatch.setattr(plan, "BLOCK", block)
+    groups_are_eager()
+
+
+@pytest.mark.parametrize("block", [None, 5])
+@pytest.mark.parametrize("name", STEPS)
+def test_epochs_of_every_optimizer_are_eager_ones(name, block, monkeypatch):
+    if block:
+        monkeypatch.setattr(plan, "BLOCK", block)
+    steps_are_eager(STEPS[name])
+    steps_are_eager(STEPS[name], "float32", dropout=0.0)
+
+
+# What it saves ----------------------------------------------------------------------------------
+
+
+def explained(capsys, fn, *args, donate=()):
+    portnet.compile(fn, donate=donate).explain(*args)
+    return capsys.readouterr().out
+
+
+def test_the_gradient_of_the_first_inputs_is_not_computed(capsys):
+    net = portnet.mlp([4, 6, 3])
+    step = portnet.make_step(net, portnet.SquaredError(), portnet.SGD())
+    params = portnet.init(net, seed=0)
+    x, y = np.ones((5, 4), np.float32), np.ones((5, 3), np.float32)
+    text = explained(capsys, step, params, portnet.SGD().init(params), x, y, donate=(0, 1))
+    assert "5 matmul" in text.partition("left")[2]  # forward 2, dW 2, dx of the second layer
+
+
+def test_an_optimizer_works_on_all_parameters_at_once():
+    """However many layers there are, Adam is the same few operations."""
+    counts = []
+    for sizes in ([4, 6, 3], [4, 6, 6, 6, 6, 3]):
+        net, adam = portnet.mlp(sizes), portnet.Adam()
+        params = portnet.init(net, seed=0)
+        steps = Steps(portnet.make_step, (net, portnet.SquaredError(), adam))
+        X, y = np.ones((8, 4), np.float32), np.ones((8, 3), np.float32)
+        rows = Rows(get_backend(), (X, y, None), 8)
+        way = steps._way(Ahead(params, adam.init(params), np.zeros(2)), rows, range(1))
+        work = way.enter(Ahead(params, adam.init(params), np.zeros(2)))
+        (planned,) = way.step._ways.values()
+        counts.append(sum(n.op == "sqrt" for n in planned.plan.operations))
+        assert planned.plan.donated.keys() == {0, 1, 2}
+        assert len(work) == 3
+        assert not planned.plan.copies
+    assert counts == [1, 1]
+
+
+def test_repeated_dead_and_constant_operations_are_left_out(capsys):
+    def fn(x):
+        xp = portnet.namespace(x)
+        xp.exp(x)  # nobody needs it
+        table = xp.arange(4.0) * 2.0
+        return (x + 1.0) * (x + 1.0) + table, xp.sum(x * 1.0, axis=()) if x.ndim > 5 else x / 1.0
+
+    text = explained(capsys, fn, np.ones(4))
+    assert "3 left: 1 add" in text or "left: 2 add, 1 multiply" in text
+
+
+def test_buffers_are_used_again():
+    """A chain of a hundred operations needs two buffers, or one."""
+
+    def fn(x):
+        for i in range(100):
+            x = portnet.namespace(x).sin(x) * (1.0 + i)
+        return x
+
+    compiled = portnet.compile(fn)
+    compiled(np.ones(1000))
+    (way,) = compiled._ways.values()
+    assert sum(way.plan.buffers) <= 2 * 8 * 1024
+
+
+# Planted faults ---------------------------------------------------------------------------------
+
+
+def bad_edges(step):
+    """The last block is left out, where it is shorter than the others."""
+    for start in range(0, step.shape[0], step.rows):
+        if start + step.rows <= step.shape[0]:
+            yield start, start + step.rows
+
+
+def first_read(placement, node, s):
+    """A result dies when it is read for the first time."""
+    readers = placement.reads.get(id(node), [])
+    return min([placement.step_of[id(placement.order[p])] for p, _ in readers], default=s)
+
+
+FAULTS = {
+    "a wrong liveness": (plan.Placement, "_last_read", first_read),
+    "a missed hazard": (plan, "_overwrites", lambda *args: True),
+    "a group that reads across its blocks": (plan, "_aligned_inside", lambda node, group: True),
+    "a bad block edge": (numpy_replay, "blocks", bad_edges),
+    "an aliased result": (numpy_replay, "FRESH", "{}"),
+    "an aliased state": (
+        numpy_replay.Replay,
+        "prepare",
+        lambda self, arrays, others: self.last or self._take(arrays, []),
+    ),
+    "shared memory that nobody sees": (np, "may_share_memory", lambda a, b: False),
+}
+
+
+def shared_memory_is_left_alone():
+    """Fail if a result is written into a donated array of which somebody else has a part."""
+    memory = np.arange(8.0)
+    portnet.compile(lambda x, y: x + y, donate=0)(memory[:4], memory[2:6])
+    np.testing.assert_array_equal(memory, np.arange(8.0))
+
+
+def all_checks():
+    shared_memory_is_left_alone()
+    groups_are_eager()
+    for optimizer in (portnet.Adam(), portnet.Nesterov(), STEPS["clipped"]):
+        steps_are_eager(optimizer)
+    FINDING(given(pg.programs())(replay_is_eager))()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_planted_faults_are_caught(name, monkeypatch):
+    monkeypatch.setattr(plan, "BLOCK", 3)
+    monkeypatch.setattr(*FAULTS[name])
+    with pytest.raises((AssertionError, ValueError, KeyError, IndexError)) as caught:
+        all_checks()
+    assert not re.search("DID NOT", str(caught.value))
