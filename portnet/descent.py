@@ -202,7 +202,8 @@ def _epoch(steps: Steps, rows: Rows, now: Progress, size: int, pressed: list[int
     through = stepping.Rows(place, (rows.X, rows.y, rows.weight), size, rows.order, sparse=sparse)
     try:
         ahead = steps.go(ahead, through, lambda: bool(pressed))
-    except KeyboardInterrupt:  # of a handler that is not Python's own: the epoch's start stands
+    except KeyboardInterrupt as error:  # of a handler that is not Python's own
+        ahead = getattr(error, "ahead", ahead)  # else the start of the epoch
         pressed.append(0)
     params, state, sums, _ = ahead
     xp, looked_at = place.xp, tree.leaves((params, state))

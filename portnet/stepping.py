@@ -125,23 +125,29 @@ class Steps:
     def go(self, start: Ahead, rows: Rows, after: Callable[[], Any] = lambda: False) -> Ahead:
         """Make steps from step `start.done` on to the end of the rows; return where that is.
 
-        `after` is called after each step, and ends the epoch there where it returns True.
+        `after` is called after each step, and ends the epoch there where it returns True. A
+        KeyboardInterrupt has in `ahead` how far the steps came, unless it tore a compiled one.
         """
         rows = rows.settled()
         begins = range(start.done * rows.size, rows.count, rows.size)
         way = self._way(start, rows, begins)
         params, state, sums = way.enter(start)
         done = start.done
-        with np.errstate(over="ignore", invalid="ignore"):  # the sums tell, and errors say more
-            for begin in begins:
-                batch = rows.batch(begin, way.boxed)
-                params, state, sums = way.step(params, state, sums, *batch, rows.scale)
-                done += 1
-                if way.reason:  # the step was right, so that it is the compiler that cannot do it
-                    message, way.reason = f"training runs eagerly: {way.reason}", ""
-                    warnings.warn(message, CompileWarning, stacklevel=2)
-                if after():
-                    break
+        torn = False  # in the middle of a compiled step
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # the sums tell, errors say more
+                for begin in begins:
+                    batch = rows.batch(begin, way.boxed)
+                    torn = way.vectors
+                    params, state, sums = way.step(params, state, sums, *batch, rows.scale)
+                    torn, done = False, done + 1
+                    way.tell()
+                    if after():
+                        break
+        except KeyboardInterrupt as error:  # of a handler that is not Python's own
+            if not torn:
+                error.ahead = way.leave(params, state, sums, done)  # type: ignore[attr-defined]
+            raise
         return way.leave(params, state, sums, done)
 
     def _way(self, start: Ahead, rows: Rows, begins: range) -> "_Way":
@@ -220,6 +226,12 @@ class _Way:
                         work[kind][...] = vector
             self.work[2][...] = sums
         return self.work  # type: ignore[no-any-return]
+
+    def tell(self) -> None:
+        """Warn once where a step is not compiled: it was right, so that it is not its own fault."""
+        if self.reason:
+            message, self.reason = f"training runs eagerly: {self.reason}", ""
+            warnings.warn(message, CompileWarning, stacklevel=3)
 
     def leave(self, params: Any, state: Any, sums: Any, done: int) -> Ahead:
         """Return where the steps have come to."""

@@ -234,6 +234,7 @@ class _Planned:
         self.source = cut, each + usual
         self.names = text.names | names
         self.code = (
+            text.arrays,
             builtins.compile(self.source[0], "<portnet: buffers>", "exec"),
             builtins.compile(self.source[1], "<portnet: replay>", "exec"),
         )

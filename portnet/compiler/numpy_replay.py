@@ -39,7 +39,8 @@ class Text:
             "matmul": np.matmul,
             "checked": _checked,
         }
-        self.cut: list[str] = []  # the first part
+        self.arrays: list[tuple[Any, ...]] = []  # the first part: name, shape, dtype, base, offset
+        self.cut: list[str] = []  # and what is made of these arrays
         self.each: list[str] = []  # the second
         self.at: dict[Any, str] = {}  # the name of the array at a place, in a shape
         self.of: dict[int, str] = {}  # the name of a node's array, by id
@@ -55,7 +56,6 @@ class Text:
         for i, node in enumerate(plan.program.inputs):
             self.of[id(node)] = f"a{i}"
             if i in self.replaced:
-                self.cut.append(f"d{i} = a{i}.reshape(-1)")
                 self.at[f"d{i}", 0, node.shape, self.dtype(node.dtype)] = f"a{i}"
             else:
                 self.bound.add(id(node))
@@ -106,31 +106,23 @@ class Text:
         base = f"{'m' if kind == 'buffer' else 'd'}{number}"
         self.of[id(node)] = self._array(node, base, place.offset)
 
-    def _array(self, node: Node, base: str, offset: int) -> str:
+    def _array(self, node: Node, base: str, offset: int, shape: Any = None) -> str:
         """Return the name of the array of a node's shape and dtype at a place.
 
         One place and shape have one name: NumPy takes its time to find out that two arrays are the
         same memory, and none where both are the same object.
         """
-        dtype = self.dtype(node.dtype)
-        key = base, offset, node.shape, dtype
+        shape = node.shape if shape is None else shape
+        key = base, offset, shape, self.dtype(node.dtype)
         if key not in self.at:
-            name = self.at[key] = f"v{len(self.at)}"
-            where = f", {base}, {offset}" if node.size else ""
-            self.cut.append(f"{name} = ndarray({node.shape}, {dtype}{where})")
+            self.at[key] = f"v{len(self.at)}"
+            self.arrays.append((self.at[key], shape, node.dtype, base, offset))
         return self.at[key]
 
     def _view(self, node: Node) -> None:
-        of, found = self.of[id(node.inputs[0])], region(node)
-        if found is not None and id(found[0]) not in self.bound and found[0].op != "constant":
-            base, start, _ = found
-            if base.op == "input":
-                where, offset = f"d{base.value}", 0
-            else:
-                place = self.plan.places[id(base)]
-                where = f"{'m' if place.base[0] == 'buffer' else 'd'}{place.base[1]}"
-                offset = place.offset
-            self.of[id(node)] = self._array(node, where, offset + start * node.dtype.itemsize)
+        of, where = self.of[id(node.inputs[0])], self._where(node)
+        if where is not None:
+            self.of[id(node)] = self._array(node, *where)
             return
         name = f"u{len(self.of)}"
         if node.op == "reshape":
@@ -148,10 +140,24 @@ class Text:
             self.cut.append(f"{name} = {text}")
         self.of[id(node)] = name
 
+    def _where(self, node: Node) -> tuple[str, int] | None:
+        """Return the base, and the first byte in it, of what lies in a buffer without gaps."""
+        found = region(node)
+        if found is None or id(found[0]) in self.bound or found[0].op == "constant":
+            return None
+        base, start, _ = found
+        if base.op == "input":
+            return f"d{base.value}", start * node.dtype.itemsize
+        if id(base) not in self.plan.places:
+            return None
+        (kind, number), offset = self.plan.places[id(base)].base, self.plan.places[id(base)].offset
+        name = f"{'m' if kind == 'buffer' else 'd'}{number}"
+        return name, offset + start * node.dtype.itemsize
+
     def dtype(self, dtype: Any) -> str:
         """Return the name of a dtype."""
-        self.names[f"t_{dtype.name}"] = dtype
-        return f"t_{dtype.name}"
+        self.names[f"t{dtype.num}"] = dtype
+        return f"t{dtype.num}"
 
     def operand(self, node: Node, i: Any, place: int) -> str:
         """Return the name of an operand, in the shape in which NumPy is fastest with it.
@@ -169,6 +175,9 @@ class Text:
 
     def shaped(self, i: Node, name: str, shape: str) -> str:
         """Return the name of an array of one element in another shape."""
+        where = self._where(i)
+        if where is not None:
+            return self._array(i, *where, shape=() if shape == "()" else (1,))
         key = name, shape
         if key not in self.scalars:
             made = f"{name}_{'s' if shape == '()' else 'l'}"
@@ -377,8 +386,8 @@ def _checked(indices: Any, n: int) -> Any:
 class Replay:
     """One set of buffers and the function that uses them: it serves one call at a time."""
 
-    def __init__(self, plan: Plan, parts: tuple[Any, Any], names: dict[str, Any]) -> None:
-        self.cut, each = parts
+    def __init__(self, plan: Plan, parts: tuple[Any, ...], names: dict[str, Any]) -> None:
+        self.arrays, self.cut, each = parts
         self.names = dict(names)
         for letter, sizes in (("m", plan.buffers), ("b", plan.blocks)):
             for i, nbytes in enumerate(sizes):
@@ -388,10 +397,20 @@ class Replay:
         self.owners: set[int] = set()
         exec(each, self.names)
         if not self.donated:
-            exec(self.cut, self.names)
+            self._cut()
         self.names.update(dict.fromkeys(f"g{d}" for d in self.donated), owners=self.owners)
         self.function = self.names["replay"]
         self.quick: Any = self.names.get("quick")
+
+    def _cut(self) -> None:
+        """Make the arrays that operations read and write, in buffers and donated arrays."""
+        names = self.names
+        for name, shape, dtype, base, offset in self.arrays:
+            if 0 in shape:
+                names[name] = np.ndarray(shape, dtype)
+            else:
+                names[name] = np.ndarray(shape, dtype, names[base], offset)
+        exec(self.cut, names)
 
     def prepare(self, arrays: list[Any], others: list[int]) -> None:
         """Take donated arrays as places, or copies where another argument shares their memory."""
@@ -418,8 +437,9 @@ class Replay:
             apart = [*taken, *(arrays[i] for i in others)]
             fine = a.flags.carray and not any(np.may_share_memory(a, o) for o in apart)
             taken.append(a if fine else np.array(a, order="C"))
-        self.names.update({f"a{d}": a for d, a in zip(self.donated, taken, strict=True)})
-        exec(self.cut, self.names)
+        for d, a in zip(self.donated, taken, strict=True):
+            self.names.update({f"a{d}": a, f"d{d}": a})
+        self._cut()
         self.last = taken
         owners = [a if a.base is None else a.base for a in taken]
         own = all(type(o) is np.ndarray and o.flags.owndata for o in owners)

@@ -7,7 +7,8 @@ the oracle of everything that is done to it afterwards.
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,47 +18,43 @@ Host = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
 class Node:
-    """An operation and its result.
+    """An operation and its result; never changed.
 
     `inputs` are nodes and Python numbers; `attrs` are (name, value) pairs: axis, keepdims, shape,
     key. An "input" has the number of its argument, a "constant" its array, in `value`.
     """
 
-    op: str
-    inputs: tuple[Any, ...] = ()
-    attrs: tuple[tuple[str, Any], ...] = ()
-    shape: Shape = ()
-    dtype: Any = None
-    value: Any = field(default=None, repr=False)
+    __slots__ = ("attrs", "dtype", "inputs", "nodes", "op", "shape", "size", "value")
 
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return size(self.shape)
+    def __init__(
+        self,
+        op: str,
+        inputs: tuple[Any, ...] = (),
+        attrs: tuple[tuple[str, Any], ...] = (),
+        shape: Shape = (),
+        dtype: Any = None,
+        value: Any = None,
+    ) -> None:
+        self.op, self.inputs, self.attrs = op, inputs, attrs
+        self.shape, self.dtype, self.value = shape, dtype, value
+        self.nodes = [i for i in inputs if type(i) is Node]  # those of the inputs that are nodes
+        self.size = prod(shape)
+
+    def __repr__(self) -> str:
+        return f"Node({self.op}, {self.shape}, {self.dtype})"
 
     @property
     def nbytes(self) -> int:
         """The number of bytes of the elements."""
         return self.size * int(self.dtype.itemsize)
 
-    @property
-    def nodes(self) -> list["Node"]:
-        """Those of the inputs that are nodes."""
-        return [i for i in self.inputs if isinstance(i, Node)]
-
     def attr(self, name: str) -> Any:
         """Return an attribute; None where there is none of the name."""
-        return dict(self.attrs).get(name)
-
-
-def size(shape: Shape) -> int:
-    """Return the number of elements of an array of this shape."""
-    number = 1
-    for n in shape:
-        number *= n
-    return number
+        for key, value in self.attrs:
+            if key == name:
+                return value
+        return None
 
 
 @dataclass(frozen=True, eq=False)

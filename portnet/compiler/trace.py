@@ -299,7 +299,7 @@ def _numpy() -> Any:
 
 
 def _kinds(operands: list[Any]) -> tuple[Any, ...]:
-    return tuple(o.dtype if isinstance(o, Node) else (type(o), o) for o in operands)
+    return tuple([o.dtype if type(o) is Node else (type(o), o) for o in operands])
 
 
 def _elementwise(op: str, *args: Any, **kwargs: Any) -> Any:
@@ -314,7 +314,10 @@ def _elementwise(op: str, *args: Any, **kwargs: Any) -> Any:
     operands = [a if a is None else recorder.operand(a) for a in args]
     if op == "where" and not (isinstance(operands[0], Node) and operands[0].dtype.kind == "b"):
         recorder.refuse("where with a condition that is no boolean array")
-    shape = np.broadcast_shapes(*(o.shape for o in operands if isinstance(o, Node)))
+    shapes = {o.shape for o in operands if type(o) is Node} - {()}
+    shape: Shape = ()
+    if shapes:  # NumPy's function is slow, and most operands have one shape
+        shape = np.broadcast_shapes(*shapes) if len(shapes) > 1 else shapes.pop()
     dtype = _dtype(op, _kinds(operands))
     return recorder.add(Node(op, tuple(operands), (), shape, dtype))
 
