@@ -1,11 +1,11 @@
 """The compiler: trace a function once, then replay it at the speed of code written for the device.
 
 In reading order: `program` (what a trace is), `trace` (how it is made), `rewrite` (fewer
-operations), `plan` (order and places), `numpy_replay` (calls with ``out=``), `compiled`
-(`portnet.compile`).
+operations), `plan` (order and places), `numpy_replay` (calls with ``out=``), `planned` (all of it
+in a row), `compiled` (`portnet.compile`).
 """
 
 from .compiled import Compiled, compile
-from .trace import CompileWarning
+from .outcomes import CompileWarning
 
 __all__ = ["CompileWarning", "Compiled", "compile"]

@@ -5,7 +5,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from .trace import CompileWarning, line_of_error, name_of
+from .outcomes import CompileWarning, name_of
+from .trace import line_of_error
 
 PLANS = 8  # sets of Python numbers; JAX keeps a plan for each shape by itself
 

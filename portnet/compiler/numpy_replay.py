@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .outcomes import MISS
 from .plan import ALIGN, Plan, Step, blocks, computed, region, root
 from .program import Node, unfrozen
 from .rewrite import VIEWS
@@ -457,8 +458,6 @@ def aligned(nbytes: int) -> Any:
 
 
 # The usual call ---------------------------------------------------------------------------------
-
-MISS = object()  # what `quick` returns where a call is another one than the last
 
 
 def quick(args: Any, plan: Plan, names: dict[str, Any]) -> str:

@@ -24,10 +24,6 @@ Array = Any
 Tree = Any
 
 
-class CompileWarning(UserWarning):
-    """A function, or a part of it, cannot be compiled and runs eagerly; the message says why."""
-
-
 class Untraceable(TypeError):  # noqa: N818 (it is caught, and told as a warning)
     """Something that cannot be written down without values; the message names it."""
 
@@ -907,8 +903,3 @@ def line_of_error(traceback: TracebackType | None) -> str:
             found = f"{path}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     return found
-
-
-def name_of(fn: Callable[..., Any]) -> str:
-    """Return the name of a function, for messages."""
-    return str(getattr(fn, "__qualname__", None) or repr(fn))

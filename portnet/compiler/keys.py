@@ -1,0 +1,47 @@
+"""The key of a plan: what it depends on of the arguments."""
+
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+
+class OtherError(Exception):
+    """An argument is not NumPy's; the message is the name of its library."""
+
+
+def key_of(x: Any, arrays: list[Any]) -> Any:
+    """Return what a plan depends on of an argument, and append its arrays."""
+    kind = type(x)
+    if kind is np.ndarray:
+        arrays.append(x)
+        return x.shape, x.dtype
+    if kind is tuple or kind is list:
+        return kind, tuple([key_of(i, arrays) for i in x])
+    if kind is dict:
+        return kind, tuple([(k, key_of(v, arrays)) for k, v in x.items()])
+    if x is None or kind is int or kind is bool or kind is str:
+        return kind, x
+    if kind is float:
+        return kind, x.hex()
+    if isinstance(x, np.generic):
+        arrays.append(np.asarray(x))
+        return (), x.dtype
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return kind, tuple([key_of(i, arrays) for i in x])
+    if kind is np.memmap:
+        arrays.append(np.asarray(x))
+        return x.shape, x.dtype
+    raise OtherError(_library(x))
+
+
+def _library(x: Any) -> str:
+    """Return the name of the library of an argument that is not NumPy's, or why it is none."""
+    if kind_of := getattr(type(x), "__module__", "").partition(".")[0]:
+        if array_api_compat.is_jax_array(x):
+            return "jax"
+        if array_api_compat.is_torch_array(x):
+            return "torch"
+    if hasattr(x, "__portnet_trace__"):
+        return "traced"
+    return f"an argument of type {type(x).__name__} ({kind_of}) runs eagerly"

@@ -1,0 +1,19 @@
+"""What a call of a compiled function may come to, other than its result."""
+
+from collections.abc import Callable
+from typing import Any
+
+MISS = object()  # what a short cut returns that does not lead there
+
+
+class CompileWarning(UserWarning):
+    """A function, or a part of it, cannot be compiled and runs eagerly; the message says why."""
+
+
+class EagerError(Exception):
+    """A call cannot be planned; the message says why, and is empty where that is nobody's fault."""
+
+
+def name_of(fn: Callable[..., Any]) -> str:
+    """Return the name of a function, for messages."""
+    return str(getattr(fn, "__qualname__", None) or repr(fn))

@@ -1,0 +1,165 @@
+"""Planned: a plan, its text, and the sets of buffers that calls use."""
+
+import builtins
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import plan as planning
+from .keys import key_of
+from .numpy_replay import Replay, Text, quick
+from .outcomes import MISS, EagerError
+from .program import Program, same
+from .rewrite import simplify
+from .trace import Untraceable, line_of_error, trace
+
+
+class Planned:
+    """The way of calls that have a plan, and the sets of buffers that are free.
+
+    A set serves one call at a time: a second thread that calls meanwhile takes, or makes, another.
+    """
+
+    def __init__(self, plan: planning.Plan, results: Any, args: Any) -> None:
+        self.plan = plan
+        text = Text(plan)
+        names: dict[str, Any] = {}
+        returned = _text(results, iter(range(len(plan.program.leaves))), names)
+        cut, each = text.write(returned)
+        usual = quick(args, plan, names)
+        self.repeatable = bool(usual)
+        self.source = cut, each + usual
+        self.names = text.names | names
+        self.code = (
+            text.arrays,
+            builtins.compile(self.source[0], "<portnet: buffers>", "exec"),
+            builtins.compile(self.source[1], "<portnet: replay>", "exec"),
+        )
+        self.donated = sorted(plan.donated.values())
+        self.others = [i for i in range(len(plan.program.inputs)) if i not in self.donated]
+        self.pool: list[Replay] = []
+
+    def again(self, args: Any) -> Any:
+        """Do a call that is like the last one, or return MISS."""
+        try:
+            replay = self.pool.pop()
+        except IndexError:
+            return MISS
+        try:
+            return replay.quick(args)
+        finally:
+            self.pool.append(replay)
+
+    def __call__(self, arrays: list[Any], args: Any, kwargs: Any) -> Any:
+        """Do a call of which `key_of` said that it has this plan."""
+        try:
+            replay = self.pool.pop()
+        except IndexError:
+            replay = Replay(self.plan, self.code, self.names)
+        try:
+            if self.donated:
+                replay.prepare(arrays, self.others)
+            return replay.function(*arrays)
+        finally:
+            self.pool.append(replay)
+
+    def explain(self) -> str:
+        """Return the plan in words."""
+        from .explain import explain
+
+        return explain(self.plan, self.source)
+
+
+def planned(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs: Any) -> Planned:
+    """Trace fn twice and plan it."""
+    arrays: list[Any] = []
+    ends = []
+    for a in args:
+        key_of(a, arrays)
+        ends.append(len(arrays))
+    for a in kwargs.values():
+        key_of(a, arrays)
+    for a in arrays:
+        if a.dtype.kind not in "biufc" or not a.dtype.isnative or a.dtype.itemsize > 16:
+            raise EagerError(f"an argument of dtype {a.dtype}")
+    if not arrays:
+        raise EagerError("")
+    kinds = [(a.shape, a.dtype) for a in arrays]
+
+    def rebuild(traced: list[Any]) -> Any:
+        left = iter(traced)
+        return [_with(a, left) for a in args], {k: _with(v, left) for k, v in kwargs.items()}
+
+    program = twice(fn, kinds, rebuild)
+    reusable = [i for d in donate if d < len(args) for i in range(ends[d - 1] if d else 0, ends[d])]
+    plan = planning.make(simplify(program), operations(program), reusable)
+    return Planned(plan, program.results, None if kwargs else args)
+
+
+def twice(fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
+    """Trace fn twice; raise EagerError where it cannot be traced, or the traces differ."""
+    try:
+        first = trace(fn, kinds, rebuild)
+        second = trace(fn, kinds, rebuild)
+    except Untraceable as error:
+        raise EagerError(f"{error} (at {error.where})") from None  # type: ignore[attr-defined]
+    except Exception as error:
+        where = line_of_error(error.__traceback__)
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise EagerError(f"tracing it raised {message} (at {where})") from None
+    forms: list[Any] = [{}, {}]
+    texts = [
+        _text(p.results, iter(range(len(p.leaves))), names)
+        for p, names in zip((first, second), forms, strict=True)
+    ]
+    differ = same(first, second)
+    if texts[0] != texts[1] or forms[0] != forms[1]:
+        differ = "the nest of their results"
+    if differ:
+        raise EagerError(
+            f"two traces of it differ in {differ}: it draws random numbers, counts, or looks at "
+            "something that changes"
+        )
+    return first
+
+
+def operations(program: Program) -> int:
+    """Return the number of operations, views not counted."""
+    return sum(planning.computed(n) for n in program.nodes)
+
+
+def _with(x: Any, arrays: Any) -> Any:
+    """Return an argument with other arrays in the places of its own."""
+    if isinstance(x, np.ndarray | np.generic):
+        return next(arrays)
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return type(x)(*[_with(i, arrays) for i in x])
+    if isinstance(x, tuple | list):
+        return type(x)([_with(i, arrays) for i in x])
+    if isinstance(x, dict):
+        return {k: _with(v, arrays) for k, v in x.items()}
+    return x
+
+
+def _text(nest: Any, number: Any, names: dict[str, Any]) -> str:
+    """Return the text that makes the nest of results of r0, r1, ..., in the order of the leaves."""
+    if nest is None:
+        return "None"
+    if isinstance(nest, dict):
+        parts = {k: _text(nest[k], number, names) for k in sorted(nest)}
+        items = []
+        for k in nest:
+            names[f"q{len(names)}"] = k
+            items.append(f"q{len(names) - 1}: {parts[k]}")
+        return "{" + ", ".join(items) + "}"
+    if isinstance(nest, tuple | list):
+        inner = "".join(f"{_text(i, number, names)}, " for i in nest)
+        if type(nest) is tuple:
+            return f"({inner})"
+        if type(nest) is list:
+            return f"[{inner}]"
+        names[f"q{len(names)}"] = type(nest)
+        star = "*" if hasattr(nest, "_fields") else ""
+        return f"q{len(names) - 1}({star}[{inner}])"
+    return f"r{next(number)}"
