@@ -117,24 +117,24 @@ def gapless(program: Program) -> Program:
     """Put a copy before each reshape of what has gaps, or another order: it can be no view."""
     new: dict[int, Node] = {}
     nodes: list[Node] = []
-
-    def add(node: Node) -> Node:
-        nodes.append(node)
-        return node
-
     for node in program.nodes:
-        inputs = tuple(new[id(i)] if isinstance(i, Node) else i for i in node.inputs)
-        if node.op == "reshape" and region(inputs[0]) is None:
-            x = inputs[0]
-            if [n for n in x.shape if n != 1] != [n for n in node.shape if n != 1]:
-                inputs = (add(Node("copy", (x,), (), x.shape, x.dtype)),)
-        if node.nodes:
+        inputs = tuple([new[id(i)] if type(i) is Node else i for i in node.inputs])
+        x: Any = inputs[0] if inputs else None
+        if node.op == "reshape" and region(x) is None and not _only_ones(x.shape, node.shape):
+            inputs = (Node("copy", (x,), (), x.shape, x.dtype),)
+            nodes.append(inputs[0])
+        made = node
+        if any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
             made = Node(node.op, inputs, node.attrs, node.shape, node.dtype, node.value)
-        else:
-            made = node
-        new[id(node)] = add(made)
+        new[id(node)] = made
+        nodes.append(made)
     leaves = [new[id(r)] if isinstance(r, Node) else r for r in program.leaves]
     return replace(program, nodes=nodes, leaves=leaves)
+
+
+def _only_ones(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether two shapes differ in axes of one element only."""
+    return [n for n in a if n != 1] == [n for n in b if n != 1]
 
 
 def _results(program: Program, reusable: list[int]) -> tuple[Program, dict[int, int]]:

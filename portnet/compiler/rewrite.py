@@ -66,11 +66,10 @@ def local(program: Program) -> Program:
     builder = _Builder()
     new: dict[int, Node] = {}
     for node in program.nodes:
-        if node.nodes:
-            inputs = tuple(new[id(i)] if isinstance(i, Node) else i for i in node.inputs)
+        node_ = node
+        if any(new[id(i)] is not i for i in node.nodes):
+            inputs = tuple([new[id(i)] if type(i) is Node else i for i in node.inputs])
             node_ = Node(node.op, inputs, node.attrs, node.shape, node.dtype, node.value)
-        else:
-            node_ = node
         new[id(node)] = builder.add(node_)
     leaves = [new[id(r)] if isinstance(r, Node) else r for r in program.leaves]
     return Program(program.inputs, builder.nodes, program.results, leaves)
@@ -159,6 +158,7 @@ class _Joined:
         self.instead: dict[int, Node] = {}  # by id of the old node
         self.keep: list[Node] = []  # so that ids stay what they are
         self.packs: dict[tuple[int, ...], Node | None] = {}
+        self.forms: dict[int, Any] = {}
         self.above: dict[int, int] = {}  # the nodes that a node needs, as the bits of a number
         for i, node in enumerate(program.nodes):
             bits = 1 << i
@@ -174,7 +174,7 @@ class _Joined:
         start = 0
         while start < len(parts):
             stop = start + 1
-            while stop < len(parts) and _alike(parts[start], parts[stop]):
+            while stop < len(parts) and self.alike(parts[start], parts[stop]):
                 stop += 1
             pack = self.pack(tuple(parts[start:stop])) if stop - start > 1 else None
             if pack is None:
@@ -201,7 +201,7 @@ class _Joined:
         if len({id(p) for p in parts}) < len(parts) or not self._independent(parts):
             return None
         operands: list[Any] = [None]
-        if all(_alike(first, p) for p in parts):
+        if all(self.alike(first, p) for p in parts):
             operands = [
                 self._operand(c, parts) for c in zip(*(p.inputs for p in parts), strict=True)
             ]
@@ -236,6 +236,18 @@ class _Joined:
         pack = self.pack(tuple(_source(c) for c in column))
         return None if pack is None else (pack,)
 
+    def alike(self, a: Node, b: Node) -> bool:
+        """Whether two parts are the same elementwise operation, or slices of the same vector."""
+        if a.op == "getitem" or b.op == "getitem":
+            return a.op == b.op and a.inputs[0] is b.inputs[0]
+        return a.op in ELEMENTWISE and self.form(a) == self.form(b)
+
+    def form(self, a: Node) -> Any:
+        """Return what an operation is, to the depth at which those of parts may differ."""
+        if id(a) not in self.forms:
+            self.forms[id(a)] = _form(a, 0)
+        return self.forms[id(a)]
+
     def _independent(self, parts: tuple[Node, ...]) -> bool:
         """Whether no part needs another one."""
         bits = 0
@@ -265,13 +277,6 @@ def _source(part: Node) -> Node:
     while part.op == "reshape" and isinstance(part.inputs[0], Node):
         part = part.inputs[0]
     return part
-
-
-def _alike(a: Node, b: Node) -> bool:
-    """Whether two parts are the same elementwise operation, or slices of the same vector."""
-    if a.op == "getitem" or b.op == "getitem":
-        return a.op == b.op and a.inputs[0] is b.inputs[0]
-    return a.op in ELEMENTWISE and _form(a, 0) == _form(b, 0)
 
 
 def _form(a: Any, depth: int) -> Any:
@@ -334,11 +339,10 @@ def _sorted(program: Program, instead: dict[int, Node]) -> Program:
                 stack.append((now, True))
                 stack += [(i, False) for i in reversed(now.nodes) if id(i) not in done]
                 continue
-            if now.nodes:
-                inputs = tuple(done[id(i)] if isinstance(i, Node) else i for i in now.inputs)
+            made = now
+            if any(done[id(i)] is not i for i in now.nodes):
+                inputs = tuple([done[id(i)] if type(i) is Node else i for i in now.inputs])
                 made = Node(now.op, inputs, now.attrs, now.shape, now.dtype, now.value)
-            else:
-                made = now
             done[id(now)] = made
             order.append(made)
         return done[id(node)]
