@@ -259,19 +259,24 @@ def measure(name: str, metric: Callable[..., Array], mean: Array, y: Array, w: A
 
 
 def value_and_grad(
-    run: Run, rows: Rows
+    run: Run, rows: Rows, fn: Callable[..., Any]
 ) -> tuple[Callable[[Array], Any], Array, Callable[..., Any]]:
-    """Return v -> loss, gradient for parameters as one vector; that of the run; its inverse."""
-    trainer = run.trainer
+    """Return v -> loss, gradient for parameters as one vector; that of the run; its inverse.
+
+    `fn` is `gradient_of` the run's trainer, at its place.
+    """
     vector, unravel = tree.ravel(run.params)
-    fn: Any = _value_and_grad_of(trainer.model, trainer.loss)
-    if trainer.compile and run.place.name in ("numpy", "jax"):
-        fn = made_once(_value_and_grad_of, trainer.model, trainer.loss)
+    return lambda v: fn(unravel(v), rows), vector, unravel
 
-    def function(v: Array) -> tuple[Array, Array]:
-        return fn(unravel(v), rows)  # type: ignore[no-any-return]
 
-    return function, vector, unravel
+def gradient_of(trainer: Any, place: Backend) -> Callable[..., tuple[Array, Array]]:
+    """Return params, rows -> loss, its gradient as one vector; compiled where steps are, too."""
+    make = made_once if trainer.compile and place.name in ("numpy", "jax") else _uncompiled
+    return make(_value_and_grad_of, trainer.model, trainer.loss)
+
+
+def _uncompiled(make: Callable[..., Any], *parts: Any) -> Any:
+    return make(*parts)
 
 
 def _value_and_grad_of(model: Any, loss: Any) -> Callable[..., tuple[Array, Array]]:

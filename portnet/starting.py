@@ -12,7 +12,7 @@ from . import validation as check
 from .backend import Backend
 from .lbfgs import LBFGS
 from .options import choose, integer
-from .run import Metric, Partial, Rows, Run, measure, value_and_grad
+from .run import Metric, Partial, Rows, Run, gradient_of, measure, value_and_grad
 from .validation import DataError
 from .watching import Callback, EarlyStopping, ReduceOnPlateau
 
@@ -216,7 +216,8 @@ def _same_function(run: Run, rows: Rows, before: Run | None) -> Run:
     """
     if before is None or run.state.gradient is None:
         return run
-    function, vector, _ = value_and_grad(run, rows)
+    fn = gradient_of(run.trainer, run.place)
+    function, vector, _ = value_and_grad(run, rows, fn)
     with np.errstate(over="ignore", invalid="ignore"):
         value, gradient = function(vector)
     same = bool(run.place.xp.all(gradient == run.state.gradient))  # waits for the device

@@ -173,9 +173,13 @@ class Steps:
                 return _Way(eagerly, reason=str(error))
         make = _Advancing(self.make, self.averaged)
         fn = made_once(make, *self.parts, form=form, donate=(0, 1, 2))
-        packed = form[0].pack(start.params), form[1].pack(start.state), start.sums
+        way = _Way(fn, form, boxed=True)
+        packed = way.enter(start)
         reason = fn.refusal(*packed, *rows.batch(begins[0], True), rows.scale)
-        return _Way(eagerly, reason=reason) if reason else _Way(fn, form, boxed=True)
+        if reason:
+            return _Way(eagerly, reason=reason)
+        way.left = start.params, start.state  # they are packed already
+        return way
 
     def close(self) -> None:
         """Give back the memory of compiled functions."""
@@ -310,17 +314,19 @@ class _Vectors:
     @classmethod
     def of(cls, nest: Any) -> "_Vectors":
         """Return the form of a nest of NumPy's arrays; TypeError where it holds something else."""
-        for path, leaf in zip(tree.paths(nest), tree.leaves(nest), strict=True):
+        arrays = tree.leaves(nest)
+        for i, leaf in enumerate(arrays):
             if isinstance(leaf, np.ndarray) and type(leaf) is not np.ndarray:
                 raise TypeError  # a subclass, which may do as it likes
             if not isinstance(leaf, np.ndarray | np.generic):
                 raise TypeError(
-                    f"the state holds {leaf!r} at {path}: a 0-d array would be compiled"
+                    f"the state holds {leaf!r} at {tree.paths(nest)[i]}: a 0-d array would be "
+                    "compiled"
                 )
-        number = iter(range(len(tree.leaves(nest))))
+        number = iter(range(len(arrays)))
         form = tree.map(lambda leaf: next(number), nest)
-        leaves = tuple((leaf.shape, leaf.dtype.name) for leaf in tree.leaves(nest))
-        return cls(leaves, f"{_kinds(nest)}", form)
+        leaves = tuple([(leaf.shape, leaf.dtype.name) for leaf in arrays])
+        return cls(leaves, _kinds(nest), form)
 
     def pack(self, nest: Any) -> dict[str, Array]:
         """Return the vectors, by the name of their dtype: copies."""
@@ -418,9 +424,12 @@ _lock = threading.Lock()
 
 
 def release() -> None:
-    """Give back the memory of what `made_once` keeps; who uses it makes its buffers anew."""
+    """Give back the memory of what `made_once` keeps; who uses it makes its buffers anew.
+
+    A megabyte may stay: small networks are trained in many short calls.
+    """
     for fn in list(_kept.values()):
-        fn.release()
+        fn.release(1 << 20)
 
 
 def _lasting(part: Any) -> bool:

@@ -23,7 +23,7 @@ from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .options import integer, methods, named
-from .run import Metric, Partial, Rows, Run, read, record, value_and_grad
+from .run import Metric, Partial, Rows, Run, gradient_of, read, record, value_and_grad
 from .starting import FitOptions, fit_options, plan, prepare
 from .stepping import Ahead, Steps
 from .stepping import Rows as Through
@@ -294,9 +294,10 @@ def _epochs(
     from tqdm.auto import tqdm
 
     trainer, last = run.trainer, run.epoch + options.epochs
-    train: Callable[..., tuple[Run, float]] = _one_iteration
-    per_epoch, steps = 1, _steps(trainer, rows[2] is not None)
-    if not isinstance(trainer.optimizer, LBFGS):
+    steps, per_epoch = _steps(trainer, rows[2] is not None), 1
+    if isinstance(trainer.optimizer, LBFGS):
+        train = partial(_one_iteration, fn=gradient_of(trainer, run.place))
+    else:
         per_epoch = -(-rows[0].shape[0] // (trainer.batch_size or rows[0].shape[0]))
         train = partial(_one_epoch, steps=steps)
     log: dict[str, list[float]] = dict(run.history)
@@ -387,10 +388,10 @@ class ByRows:
 
 
 def _one_iteration(
-    run: Run, data: Rows, advance: Callable[[int], Any], pressed: list[int]
+    run: Run, data: Rows, advance: Callable[[int], Any], pressed: list[int], fn: Any
 ) -> tuple[Run, float]:
     """Make an iteration of L-BFGS over all rows; return the run and the loss after it."""
-    function, vector, unravel = value_and_grad(run, data)
+    function, vector, unravel = value_and_grad(run, data, fn)
     with np.errstate(over="ignore", invalid="ignore"):  # the line search steps back from those
         try:
             vector, state = run.trainer.optimizer.iterate(function, vector, run.state)

@@ -37,7 +37,8 @@ def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compil
         Called like fn. On NumPy the operations are replayed in place, on JAX it is ``jax.jit``; on
         other libraries fn is called as it is. What cannot be traced (a value that is looked at, a
         function that is not of the standard, random numbers) runs eagerly, with one
-        `CompileWarning` that says what and where. ``.explain(*args)`` prints the plan.
+        `CompileWarning` that says what and where, and returns what fn returns.
+        ``.explain(*args)`` prints the plan.
 
     Examples
     --------
@@ -131,10 +132,11 @@ class Compiled:
             return str(error)
         return way.reason if isinstance(way, _Eager) else ""
 
-    def release(self) -> None:
-        """Give the buffers of all plans back; the next call makes them anew."""
+    def release(self, least: int = 0) -> None:
+        """Give back the buffers of plans that hold more than `least` bytes, until the next call."""
         for way in list(self._ways.values()):
-            way.pool.clear()
+            if way.nbytes > least:
+                way.pool.clear()
 
     def _way(self, key: Any, args: Any, kwargs: Any, arrays: list[Any]) -> Any:
         """Return how such a call is done from now on."""
@@ -153,6 +155,8 @@ class Compiled:
         eager = _Eager(self.fn, reason)
         with self._lock:
             told = key in self._told
+            if len(self._told) > 1000:  # Python numbers that are others in each call
+                self._told.clear()
             self._told.add(key)
             self._keep(key, eager)
         if not told and reason:
@@ -200,6 +204,7 @@ class _Eager:
     """The way of calls that cannot be planned."""
 
     repeatable = False  # no short cut leads here
+    nbytes = 0
 
     def __init__(self, fn: Callable[..., Any], reason: str) -> None:
         self.fn, self.reason = fn, reason

@@ -38,6 +38,7 @@ class Planned:
         )
         self.donated = sorted(plan.donated.values())
         self.others = [i for i in range(len(plan.program.inputs)) if i not in self.donated]
+        self.nbytes = sum(plan.buffers) + sum(plan.blocks)
         self.pool: list[Replay] = []
 
     def again(self, args: Any) -> Any:
