@@ -200,6 +200,16 @@ def test_buffers_are_used_again():
     assert sum(way.plan.buffers) <= 2 * 8 * 1024
 
 
+def test_bounds_that_are_infinite():
+    def fn(x):
+        xp = portnet.namespace(x)
+        return xp.clip(x, -np.inf, 2.0), xp.clip(x, max=float("inf")), xp.where(x > 1, x, np.nan)
+
+    x = np.array([-np.inf, 1.0, 3.0])
+    for a, b in zip(portnet.compile(fn)(x), fn(x), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 # Planted faults ---------------------------------------------------------------------------------
 
 

@@ -95,7 +95,8 @@ class Text:
     def value(self, array: Any) -> str:
         """Return the name of a constant."""
         array = np.asarray(array)
-        key = array.dtype.str, array.shape, array.tobytes()
+        same = array.tobytes() if array.nbytes <= 64 else id(array)  # few share a large one
+        key = array.dtype.str, array.shape, same
         if key not in self.constants:
             name = f"c{len(self.constants)}"
             self.constants[key], self.names[name] = name, array
@@ -196,9 +197,14 @@ class Text:
             dtype = np.result_type(*others, number)
             array = np.array(number, dtype=dtype)
         except OverflowError:
-            self.names[f"n{len(self.names)}"] = number
-            return f"n{len(self.names) - 1}"
+            return self.named(number)
         return self.value(array if node.shape or node.size != 1 else array.reshape(1))
+
+    def named(self, value: Any) -> str:
+        """Return the name of a Python value: the text of some, such as inf, is none."""
+        name = f"n{len(self.names)}"
+        self.names[name] = value
+        return name
 
     def out(self, node: Node) -> str:
         """Return the name of the array that an operation writes."""
@@ -221,19 +227,15 @@ class Text:
             return []
         if op in UFUNCS:
             self.names[op] = UFUNCS[op]
-            by_name = (
-                "out=" if op in ("maximum", "minimum") else ""
-            )  # NumPy 2.4 deprecates the place
+            by_name = "out=" if op in ("maximum", "minimum") else ""  # NumPy 2.4 asks for it
             return [f"{op}({', '.join(given)}, {by_name}{out})"]
         if op == "where":
-            return (
-                [f"copyto({out}, {given[2]})", f"copyto({out}, {given[1]}, 'no', {given[0]})"]
-                if all(_dtype(i) == node.dtype for i in node.inputs[1:])
-                else [
-                    f"copyto({out}, {given[2]}, 'unsafe')",
-                    f"copyto({out}, {given[1]}, 'unsafe', {given[0]})",
-                ]
-            )
+            same = all(_dtype(i) == node.dtype for i in node.inputs[1:])
+            cast = "'no'" if same else "'unsafe'"
+            return [
+                f"copyto({out}, {given[2]}, {cast})",
+                f"copyto({out}, {given[1]}, {cast}, {given[0]})",
+            ]
         if op == "astype":
             kind = (
                 "" if np.can_cast(node.inputs[0].dtype, node.dtype, "same_kind") else ", 'unsafe'"
@@ -241,7 +243,7 @@ class Text:
             return [f"copyto({out}, {given[0]}{kind})"]
         if op == "copy":
             return [f"copyto({whole}, {self.of[id(node.inputs[0])]})"]
-        given = [self.of[id(i)] if isinstance(i, Node) else repr(i) for i in node.inputs]
+        given = [self.of[id(i)] if isinstance(i, Node) else self.named(i) for i in node.inputs]
         if op == "concat":
             return self._concat(node)
         if op == "matmul":
