@@ -5,6 +5,7 @@ groups of many blocks. The same checks must then fail with a fault planted in th
 """
 
 import re
+from collections import OrderedDict
 
 import numpy as np
 import programs as pg
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import HypothesisException
 
 import portnet
-from portnet import tree
+from portnet import stepping, tree
 from portnet.backend import get_backend
 from portnet.compiler import numpy_replay, plan
 from portnet.optimizers import OPTIMIZERS
@@ -51,6 +52,12 @@ def replay_is_eager(program):
         assert pg.snapshot(results) == then, "a result changed in a later call"
 
 
+def in_blocks(monkeypatch, elements):
+    """Plan blocks of so many elements, and forget the plans of before."""
+    monkeypatch.setattr(plan, "BLOCK", elements)
+    monkeypatch.setattr(stepping, "_kept", OrderedDict())
+
+
 def chain_of_sums(x, y):
     """Groups of elementwise operations, some of whose results are wanted outside of their group."""
     xp = portnet.namespace(x, y)
@@ -65,7 +72,7 @@ def chain_of_sums(x, y):
 
 def groups_are_eager():
     """Fail unless groups of many blocks give what eager calls give, the last block, too."""
-    for rows, columns in ((7, 3), (64, 5), (33, 1), (2, 40)):
+    for rows, columns in ((7, 3), (64, 5), (32, 1), (131, 1), (2, 40)):
         draw = np.random.default_rng(rows)
         for donate in ((), (0,), (0, 1)):
             compiled = portnet.compile(chain_of_sums, donate=donate)
@@ -120,13 +127,13 @@ def steps_are_eager(optimizer, dtype="float64", dropout=0.2):
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_random_programs_in_blocks(block, monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK", block)
+    in_blocks(monkeypatch, block)
     settings(FINDING, max_examples=40)(given(pg.programs())(replay_is_eager))()
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_groups_in_blocks(block, monkeypatch):
-    monkeypatch.setattr(plan, "BLOCK", block)
+    in_blocks(monkeypatch, block)
     groups_are_eager()
 
 
@@ -134,7 +141,7 @@ def test_groups_in_blocks(block, monkeypatch):
 @pytest.mark.parametrize("name", STEPS)
 def test_epochs_of_every_optimizer_are_eager_ones(name, block, monkeypatch):
     if block:
-        monkeypatch.setattr(plan, "BLOCK", block)
+        in_blocks(monkeypatch, block)
     steps_are_eager(STEPS[name])
     steps_are_eager(STEPS[name], "float32", dropout=0.0)
 
@@ -267,7 +274,7 @@ def test_planted_faults_are_caught(name, monkeypatch):
 
     aligned = numpy_replay.aligned
     monkeypatch.setattr(numpy_replay, "aligned", poisoned)
-    monkeypatch.setattr(plan, "BLOCK", 3)
+    in_blocks(monkeypatch, 3)
     monkeypatch.setattr(*FAULTS[name])
     wrong = AssertionError, ValueError, KeyError, IndexError, BaseExceptionGroup
     with pytest.raises((*wrong, HypothesisException)) as caught:  # what is wrong may be so at times
