@@ -63,10 +63,10 @@ def chain_of_sums(x, y):
     xp = portnet.namespace(x, y)
     a = xp.exp(-x * x) + y
     b = a * a - x
+    e = xp.flip(b, axis=0) * a + xp.flip(a, axis=0)  # a row of one block with one of another
     c = xp.maximum(a, b) / (1.0 + xp.abs(y))
     total = xp.sum(c, axis=0, keepdims=True)
     d = (c - total) * a
-    e = xp.flip(b, axis=0) * a + xp.flip(a, axis=0)  # a row of one block with one of another
     return d, xp.sum(d * b, axis=-1), xp.where(d > 0, b, x), xp.astype(d > y, x.dtype) * c, e
 
 
@@ -75,13 +75,17 @@ def groups_are_eager():
     for rows, columns in ((7, 3), (64, 5), (32, 1), (131, 1), (2, 40)):
         draw = np.random.default_rng(rows)
         for donate in ((), (0,), (0, 1)):
-            compiled = portnet.compile(chain_of_sums, donate=donate)
+            compiled, kept = portnet.compile(chain_of_sums, donate=donate), []
             for _ in range(3):
                 x, y = draw.standard_normal((2, rows, columns))
                 expected = chain_of_sums(x, y)
                 actual = compiled(x.copy(), y.copy())
                 for a, b in zip(actual, expected, strict=True):
                     np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+                kept.append((actual, [np.array(a) for a in actual]))
+            for results, copies in kept:
+                for a, b in zip(results, copies, strict=True):
+                    np.testing.assert_array_equal(a, b, "a result changed in a later call")
 
 
 STEPS = {
