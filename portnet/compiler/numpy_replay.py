@@ -49,7 +49,8 @@ class Text:
         self.replaced = {d: k for k, d in plan.donated.items()}
         self.constants: dict[Any, str] = {}
         self.scalars: dict[tuple[str, str], str] = {}
-        self.sliced: dict[str, str] = {}
+        self.staged: list[int] = []  # for compiled functions: bytes of copies of arguments
+        self.bases: dict[str, int] = {}  # and the arrays whose addresses they need: their numbers
 
     def write(self, returned: str) -> tuple[str, str]:
         """Return both parts; `returned` is the text of the nest of results, of r0, r1, ..."""
@@ -72,11 +73,7 @@ class Text:
         for node in plan.program.nodes:
             if node.op in VIEWS and id(root(node)) not in plan.scratch:
                 self._view(node)
-        for step in plan.steps:
-            if step.rows:
-                self._group(step)
-            else:
-                self._single(step.nodes[0])
+        self.operations()
         for leaf, number in plan.copies:
             self.each.append(f"copyto(a{number}, {self.of[id(leaf)]})")
         for k, leaf in enumerate(plan.program.leaves):
@@ -161,13 +158,13 @@ class Text:
         self.names[f"t{dtype.num}"] = dtype
         return f"t{dtype.num}"
 
-    def operand(self, node: Node, i: Any, place: int) -> str:
+    def operand(self, node: Node, i: Any) -> str:
         """Return the name of an operand, in the shape in which NumPy is fastest with it.
 
         Without axes beside larger arrays, with one axis where all have one element.
         """
         if not isinstance(i, Node):
-            return self.number(node, i, place)
+            return self.number(node, i)
         name = self.of[id(i)]
         if i.size == 1 and len(i.shape) <= len(node.shape) and node.size != 1:
             return self.shaped(i, name, "()") if i.shape else name
@@ -188,15 +185,10 @@ class Text:
             self.scalars[key] = made
         return self.scalars[key]
 
-    def number(self, node: Node, number: Any, place: int) -> str:
+    def number(self, node: Node, number: Any) -> str:
         """Return the name of a Python number as an array of the dtype in which it is used."""
-        others = [o.dtype for o in node.inputs if isinstance(o, Node)]
-        if node.op == "where":
-            others = [o.dtype for o in node.inputs[1:] if isinstance(o, Node)] or [node.dtype]
-        try:
-            dtype = np.result_type(*others, number)
-            array = np.array(number, dtype=dtype)
-        except OverflowError:
+        array = as_array(node, number)
+        if array is None:
             return self.named(number)
         return self.value(array if node.shape or node.size != 1 else array.reshape(1))
 
@@ -213,10 +205,22 @@ class Text:
 
     # Operations
 
+    def operations(self) -> None:
+        """Write the calls of all steps."""
+        for step in self.plan.steps:
+            self.step(step)
+
+    def step(self, step: Step) -> None:
+        """Write the calls of one step."""
+        if step.rows:
+            self._group(step)
+        else:
+            self._single(step.nodes[0])
+
     def _single(self, node: Node) -> None:
         given = []
         if node.op in ELEMENTWISE or node.op == "astype":
-            given = [self.operand(node, i, p) for p, i in enumerate(node.inputs)]
+            given = [self.operand(node, i) for i in node.inputs]
         self.each += self.lines(node, given)
 
     def lines(self, node: Node, given: list[str], out: str | None = None) -> list[str]:
@@ -326,13 +330,13 @@ class Text:
         lines = []
         for node in step.nodes:
             given = []
-            for p, i in enumerate(node.inputs):
+            for i in node.inputs:
                 if isinstance(i, Node) and id(root(i)) in self.plan.scratch:
                     given.append(
                         blocked(f"scratch {self.plan.scratch[id(root(i))]} {i.dtype}", False)
                     )
                     continue
-                name = self.operand(node, i, p)
+                name = self.operand(node, i)
                 if (
                     isinstance(i, Node)
                     and i.shape[:1] == node.shape[:1]
@@ -363,6 +367,17 @@ class Text:
         self.each += [f"    {line}" for line in [*late, *lines]]
 
 
+def as_array(node: Node, number: Any) -> Any:
+    """Return a Python number in the dtype in which an operation uses it; None: it is too large."""
+    others = [o.dtype for o in node.inputs if isinstance(o, Node)]
+    if node.op == "where":
+        others = [o.dtype for o in node.inputs[1:] if isinstance(o, Node)] or [node.dtype]
+    try:
+        return np.array(number, dtype=np.result_type(*others, number))
+    except OverflowError:
+        return None
+
+
 def _dtype(i: Any) -> Any:
     return i.dtype if isinstance(i, Node) else None
 
@@ -390,14 +405,16 @@ class Replay:
     """One set of buffers and the function that uses them: it serves one call at a time."""
 
     def __init__(self, plan: Plan, parts: tuple[Any, ...], names: dict[str, Any]) -> None:
-        self.arrays, self.cut, each = parts
+        self.arrays, self.cut, each, staged, self.bases = parts
         self.names = dict(names)
-        for letter, sizes in (("m", plan.buffers), ("b", plan.blocks)):
+        for letter, sizes in (("m", plan.buffers), ("b", plan.blocks), ("p", staged)):
             for i, nbytes in enumerate(sizes):
                 self.names[f"{letter}{i}"] = aligned(nbytes)
         self.donated = sorted(plan.donated.values())
         self.last: list[Any] = []  # the donated arrays of the last call
         self.owners: set[int] = set()
+        self.table = np.zeros(len(self.bases), np.int64)  # addresses, for compiled functions
+        self.names["table"] = self.table.ctypes.data
         exec(each, self.names)
         if not self.donated:
             self._cut()
@@ -414,6 +431,7 @@ class Replay:
             else:
                 names[name] = np.ndarray(shape, dtype, names[base], offset)
         exec(self.cut, names)
+        self.table[:] = [names[base].ctypes.data for base in self.bases]
 
     def prepare(self, arrays: list[Any], others: list[int]) -> None:
         """Take donated arrays as places, or copies where another argument shares their memory."""

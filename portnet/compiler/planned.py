@@ -23,11 +23,19 @@ class Planned:
 
     def __init__(self, plan: planning.Plan, results: Any, args: Any) -> None:
         self.plan = plan
-        text = Text(plan)
+        self.results, self.args = results, args
+        self.donated = sorted(plan.donated.values())
+        self._write(Text(plan))
+        self.others = [i for i in range(len(plan.program.inputs)) if i not in self.donated]
+        self.nbytes = sum(plan.buffers) + sum(plan.blocks)
+        self.pool: list[Replay] = []
+
+    def _write(self, text: Text) -> None:
+        """Make the code of the replay."""
         names: dict[str, Any] = {}
-        returned = _text(results, iter(range(len(plan.program.leaves))), names)
+        returned = _text(self.results, iter(range(len(self.plan.program.leaves))), names)
         cut, each = text.write(returned)
-        usual = quick(args, plan, names)
+        usual = quick(self.args, self.plan, names)
         self.repeatable = bool(usual)
         self.source = cut, each + usual
         self.names = text.names | names
@@ -35,11 +43,19 @@ class Planned:
             text.arrays,
             builtins.compile(self.source[0], "<portnet: buffers>", "exec"),
             builtins.compile(self.source[1], "<portnet: replay>", "exec"),
+            text.staged,
+            list(text.bases),
         )
-        self.donated = sorted(plan.donated.values())
-        self.others = [i for i in range(len(plan.program.inputs)) if i not in self.donated]
-        self.nbytes = sum(plan.buffers) + sum(plan.blocks)
-        self.pool: list[Replay] = []
+
+    def compile(self) -> None:
+        """Replay compiled functions from now on."""
+        from .native import NativeText, machine_code
+
+        text = NativeText(self.plan)
+        self._write(text)
+        if text.segments:
+            self.names |= machine_code(text.functions, text.segments)
+        self.pool = []
 
     def again(self, args: Any) -> Any:
         """Do a call that is like the last one, or return MISS."""
