@@ -5,7 +5,7 @@ from collections import Counter
 from .plan import Plan
 
 
-def explain(plan: Plan, source: tuple[str, str]) -> str:
+def explain(plan: Plan, native: str, source: tuple[str, str]) -> str:
     """Return the plan as text: operations before and after, groups, buffers and bytes."""
     after = plan.operations
     lines = [
@@ -28,4 +28,6 @@ def explain(plan: Plan, source: tuple[str, str]) -> str:
         f"{len(plan.donated)} of {results} results replace donated arrays, "
         f"{len(plan.copies)} of them by a copy"
     )
+    if native:
+        lines.append(native)
     return "\n".join([*lines, "", *source[1].splitlines()])

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .c_parts import CLoop
+
 REGISTER = {
     "bool": "i1",
     "float32": "float",
@@ -100,7 +102,7 @@ def compute(to: Block, op: str, given: list[Value], result: Any) -> Value:
         return Value(a, result)
     if op in COMPARISONS and not (kind == "b" and op != "not_equal"):
         if kind == "f":
-            return Value(to.do(f"fcmp {COMPARISONS[op][0]} {pair}"), result)
+            return Value(_ordered(to, COMPARISONS[op][0], t, a, b), result)
         sign = "" if op in ("equal", "not_equal") else "s" if kind == "i" else "u"
         return Value(to.do(f"icmp {sign}{COMPARISONS[op][1]} {pair}"), result)
     if kind == "b":
@@ -122,12 +124,30 @@ def compute(to: Block, op: str, given: list[Value], result: Any) -> Value:
     return Value(to.do(f"{_known(INTEGERS, op)} {pair}"), result)
 
 
+def _ordered(to: Block, how: str, t: str, a: str, b: str) -> str:
+    """Compare floats as NumPy does: NaN is not noted as invalid, as the instructions for it would.
+
+    The bits of a float, those but the sign turned over where it is negative, are integers of the
+    same order; adding 0.0 makes 0.0 of -0.0.
+    """
+    if how in ("oeq", "une"):
+        return to.do(f"fcmp {how} {t} {a}, {b}")
+    bits = 32 if t == "float" else 64
+    keys = []
+    for x in (a, b):
+        whole = to.do(f"bitcast {t} {to.do(f'fadd {t} {x}, 0.0')} to i{bits}")
+        sign = to.do(f"lshr i{bits} {to.do(f'ashr i{bits} {whole}, {bits - 1}')}, 1")
+        keys.append(to.do(f"xor i{bits} {whole}, {sign}"))
+    numbers = to.do(f"fcmp ord {t} {a}, {b}")
+    return to.do(f"and i1 {numbers}, {to.do(f'icmp s{how[1:]} i{bits} {keys[0]}, {keys[1]}')}")
+
+
 def _float(to: Block, op: str, t: str, a: str, b: str) -> str:
     suffix = "f32" if t == "float" else "f64"
     if op in FLOATS:
         return to.do(f"{FLOATS[op]} {t} {a}, {b}")
     if op in ("maximum", "minimum"):  # NaN wins; of two zeros the second
-        first = to.do(f"fcmp {'ogt' if op == 'maximum' else 'olt'} {t} {a}, {b}")
+        first = _ordered(to, "ogt" if op == "maximum" else "olt", t, a, b)
         nan = to.do(f"fcmp uno {t} {a}, {a}")
         either = to.do(f"or i1 {first}, {nan}")
         return to.do(f"select i1 {either}, {t} {a}, {t} {b}")
@@ -187,7 +207,7 @@ def _known(table: dict[str, str], op: str) -> str:
 
 
 class Access(NamedTuple):
-    """Where elements lie: bytes from `offset` of a base on, with `strides` along the loop's axes."""
+    """Where elements lie: from byte `offset` of a base on, with `strides` along a loop's axes."""
 
     base: str
     offset: int
@@ -258,6 +278,7 @@ def function(name: str, shape: tuple[int, ...], operations: list[Elementwise]) -
     names = [0]
     blocks = [Block(names) for _ in range(len(dims) + 1)]  # before, in the rows, in the columns
     known: dict[Access, Value] = {}
+    outs = [e.out for e in operations]
 
     def address(to: Block, access: Access) -> str:
         item = access.dtype.itemsize
@@ -276,7 +297,8 @@ def function(name: str, shape: tuple[int, ...], operations: list[Elementwise]) -
     def read(access: Access) -> Value:
         if access not in known:
             moving = [k + 1 for k, s in enumerate(of[access]) if s]
-            to = blocks[max(moving, default=0)]
+            sums = access in outs  # what is written in each turn is read anew in each
+            to = blocks[-1 if sums else max(moving, default=0)]
             text = to.do(f"load {_known(MEMORY, access.dtype.name)}, ptr {address(to, access)}")
             if access.dtype.kind == "b":
                 text = to.do(f"icmp ne i8 {text}, 0")
@@ -334,3 +356,76 @@ def _nest(blocks: list[Block], dims: tuple[int, ...]) -> Iterable[str]:
         "done:",
         "ret void",
     ]
+
+
+# Calls of NumPy's functions in C -----------------------------------------------------------------
+
+IDENTITY = {"sum": 0, "prod": 1}
+SPACE = ["%args = alloca [3 x ptr]", "%count = alloca i64", "%steps = alloca [3 x i64]"]
+
+
+def c_call(call: CLoop, pointers: list[str], count: int, steps: list[int]) -> list[str]:
+    """Return the lines that call a loop of NumPy's."""
+    lines = [f"store i64 {count}, ptr %count"]
+    for k, (p, s) in enumerate(zip(pointers, steps, strict=True)):
+        for kind, table, value in (("ptr", "args", p), ("i64", "steps", s)):
+            name = f"%{table}.{pointers[0][1:]}.{k}"
+            lines.append(f"{name} = getelementptr {kind}, ptr %{table}, i64 {k}")
+            lines.append(f"store {kind} {value}, ptr {name}")
+    data = f"ptr inttoptr (i64 {call.data} to ptr)"
+    to = f"inttoptr (i64 {call.function} to ptr)"
+    return [*lines, f"call void {to}(ptr %args, ptr %count, ptr %steps, {data})"]
+
+
+def rows_text(call: CLoop, op: str, dtype: Any, rows: int, count: int) -> str:
+    """o[i] = sum of x[i, :]: from 0 on, or from the first element on."""
+    width, t = dtype.itemsize, MEMORY[dtype.name]
+    skip = 0 if op in IDENTITY else 1
+    start = [f"%first = load {t}, ptr %xi", f"store {t} %first, ptr %oi"]
+    if op in IDENTITY:
+        start = [f"store {t} {number(np.asarray(IDENTITY[op], dtype)).text}, ptr %oi"]
+    calls = []
+    if count > skip:
+        calls = c_call(call, ["%oi", "%xs", "%oi"], count - skip, [0, width, 0])
+    body = [
+        f"%oa = mul nsw i64 %i, {width}",
+        "%oi = getelementptr i8, ptr %o, i64 %oa",
+        f"%xa = mul nsw i64 %i, {width * count}",
+        "%xi = getelementptr i8, ptr %x, i64 %xa",
+        f"%xs = getelementptr i8, ptr %xi, i64 {width * skip}",
+        *start,
+        *calls,
+    ]
+    return _repeat([], body, rows)
+
+
+def columns_text(call: CLoop, dtype: Any, rows: int, columns: int) -> str:
+    """o[:] = max of x[i, :] over i: from the first row on."""
+    width = dtype.itemsize
+    row = width * columns
+    start = [f"call void @llvm.memcpy.p0.p0.i64(ptr %o, ptr %x, i64 {row}, i1 false)"]
+    body = [
+        f"%xa = mul nsw i64 %i, {row}",
+        "%xi = getelementptr i8, ptr %x, i64 %xa",
+        f"%xs = getelementptr i8, ptr %xi, i64 {row}",
+        *c_call(call, ["%o", "%xs", "%o"], columns, [width] * 3),
+    ]
+    return _repeat(start, body, rows - 1)
+
+
+def _repeat(start: list[str], body: list[str], count: int) -> str:
+    """Return a function of %o and %x that does something, and then something else for each %i."""
+    lines = ["define internal void @LOOP(ptr %o, ptr %x) noinline nounwind {", "entry:", *SPACE]
+    lines += start
+    if count:
+        lines += [
+            "br label %rows",
+            "rows:",
+            "%i = phi i64 [0, %entry], [%i1, %rows]",
+            *body,
+            "%i1 = add nuw nsw i64 %i, 1",
+            f"%ic = icmp ult i64 %i1, {count}",
+            "br i1 %ic, label %rows, label %done",
+            "done:",
+        ]
+    return "\n".join([*lines, "ret void", "}"])

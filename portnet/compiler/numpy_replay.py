@@ -5,7 +5,8 @@ donated arrays into the arrays that operations read and write. The second is the
 of the arguments that makes the calls. Nothing is looked up, and nothing is allocated but results.
 """
 
-from typing import Any
+from types import CodeType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -202,6 +203,10 @@ class Text:
         """Return the name of the array that an operation writes."""
         name = self.of[id(node)]
         return self.shaped(node, name, "1") if not node.shape else name
+
+    def compiled(self) -> dict[str, Any]:
+        """Return functions that the text calls, by name, and that are no library's."""
+        return {}
 
     # Operations
 
@@ -401,21 +406,31 @@ def _checked(indices: Any, n: int) -> Any:
     return indices
 
 
+class Code(NamedTuple):
+    """What a replay is made of."""
+
+    arrays: list[tuple[Any, ...]]  # name, shape, dtype, base, offset
+    cut: CodeType
+    each: CodeType
+    names: dict[str, Any]
+    staged: list[int]
+    bases: list[str]
+
+
 class Replay:
     """One set of buffers and the function that uses them: it serves one call at a time."""
 
-    def __init__(self, plan: Plan, parts: tuple[Any, ...], names: dict[str, Any]) -> None:
-        self.arrays, self.cut, each, staged, self.bases = parts
-        self.names = dict(names)
-        for letter, sizes in (("m", plan.buffers), ("b", plan.blocks), ("p", staged)):
+    def __init__(self, plan: Plan, code: "Code") -> None:
+        self.code, self.names = code, dict(code.names)
+        for letter, sizes in (("m", plan.buffers), ("b", plan.blocks), ("p", code.staged)):
             for i, nbytes in enumerate(sizes):
                 self.names[f"{letter}{i}"] = aligned(nbytes)
         self.donated = sorted(plan.donated.values())
         self.last: list[Any] = []  # the donated arrays of the last call
         self.owners: set[int] = set()
-        self.table = np.zeros(len(self.bases), np.int64)  # addresses, for compiled functions
+        self.table = np.zeros(len(code.bases), np.int64)  # addresses, for compiled functions
         self.names["table"] = self.table.ctypes.data
-        exec(each, self.names)
+        exec(code.each, self.names)
         if not self.donated:
             self._cut()
         self.names.update(dict.fromkeys(f"g{d}" for d in self.donated), owners=self.owners)
@@ -425,13 +440,13 @@ class Replay:
     def _cut(self) -> None:
         """Make the arrays that operations read and write, in buffers and donated arrays."""
         names = self.names
-        for name, shape, dtype, base, offset in self.arrays:
+        for name, shape, dtype, base, offset in self.code.arrays:
             if 0 in shape:
                 names[name] = np.ndarray(shape, dtype)
             else:
                 names[name] = np.ndarray(shape, dtype, names[base], offset)
-        exec(self.cut, names)
-        self.table[:] = [names[base].ctypes.data for base in self.bases]
+        exec(self.code.cut, names)
+        self.table[:] = [names[base].ctypes.data for base in self.code.bases]
 
     def prepare(self, arrays: list[Any], others: list[int]) -> None:
         """Take donated arrays as places, or copies where another argument shares their memory."""

@@ -1,6 +1,9 @@
 """Planned: a plan, its text, and the sets of buffers that calls use."""
 
 import builtins
+import functools
+import importlib.util
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -8,57 +11,69 @@ import numpy as np
 
 from . import plan as planning
 from .keys import key_of
-from .numpy_replay import Replay, Text, quick
-from .outcomes import MISS, EagerError
+from .numpy_replay import Code, Replay, Text, quick
+from .outcomes import MISS, CompileWarning, EagerError
 from .program import Program, same
 from .rewrite import simplify
-from .trace import Untraceable, line_of_error, trace
+from .trace import ELEMENTWISE, Untraceable, line_of_error, trace
 
 
 class Planned:
     """The way of calls that have a plan, and the sets of buffers that are free.
 
     A set serves one call at a time: a second thread that calls meanwhile takes, or makes, another.
+    A plan that is used often is compiled to machine code, where there is a compiler: after as many
+    calls as it takes for NumPy's overhead to have cost what compiling costs. Results have the same
+    bits before and after.
     """
 
     def __init__(self, plan: planning.Plan, results: Any, args: Any) -> None:
         self.plan = plan
-        self.results, self.args = results, args
+        self.named: dict[str, Any] = {}
+        self.returned = _text(results, iter(range(len(plan.program.leaves))), self.named)
+        self.usual = quick(args, plan, self.named)
+        self.repeatable = bool(self.usual)
         self.donated = sorted(plan.donated.values())
-        self._write(Text(plan))
         self.others = [i for i in range(len(plan.program.inputs)) if i not in self.donated]
         self.nbytes = sum(plan.buffers) + sum(plan.blocks)
         self.pool: list[Replay] = []
+        self.native = ""  # what is compiled, in words
+        self._write(Text(plan))
+        self.left = native_after(plan)  # calls until it is compiled
 
     def _write(self, text: Text) -> None:
         """Make the code of the replay."""
-        names: dict[str, Any] = {}
-        returned = _text(self.results, iter(range(len(self.plan.program.leaves))), names)
-        cut, each = text.write(returned)
-        usual = quick(self.args, self.plan, names)
-        self.repeatable = bool(usual)
-        self.source = cut, each + usual
-        self.names = text.names | names
-        self.code = (
+        cut, each = text.write(self.returned)
+        each += self.usual
+        self.source = cut, each
+        self.code = Code(
             text.arrays,
-            builtins.compile(self.source[0], "<portnet: buffers>", "exec"),
-            builtins.compile(self.source[1], "<portnet: replay>", "exec"),
+            builtins.compile(cut, "<portnet: buffers>", "exec"),
+            builtins.compile(each, "<portnet: replay>", "exec"),
+            text.names | self.named | text.compiled(),
             text.staged,
             list(text.bases),
         )
+        self.pool = []  # what was made of other code
 
-    def compile(self) -> None:
-        """Replay compiled functions from now on."""
-        from .native import NativeText, machine_code
+    def _compile(self) -> None:
+        """Have machine code in the replay from now on."""
+        from .native import NativeText
 
         text = NativeText(self.plan)
-        self._write(text)
-        if text.segments:
-            self.names |= machine_code(text.functions, text.segments)
-        self.pool = []
+        try:
+            self._write(text)
+        except Exception as error:  # of LLVM, which is not here to end a training
+            message = f"there is no machine code, NumPy goes on: {type(error).__name__}: {error}"
+            warnings.warn(message, CompileWarning, stacklevel=3)
+        else:
+            self.native = text.summary()
 
     def again(self, args: Any) -> Any:
         """Do a call that is like the last one, or return MISS."""
+        self.left -= 1
+        if self.left == 0:
+            self._compile()
         try:
             replay = self.pool.pop()
         except IndexError:
@@ -70,10 +85,13 @@ class Planned:
 
     def __call__(self, arrays: list[Any], args: Any, kwargs: Any) -> Any:
         """Do a call of which `key_of` said that it has this plan."""
+        self.left -= 1
+        if self.left == 0:
+            self._compile()
         try:
             replay = self.pool.pop()
         except IndexError:
-            replay = Replay(self.plan, self.code, self.names)
+            replay = Replay(self.plan, self.code)
         try:
             if self.donated:
                 replay.prepare(arrays, self.others)
@@ -85,7 +103,30 @@ class Planned:
         """Return the plan in words."""
         from .explain import explain
 
-        return explain(self.plan, self.source)
+        return explain(self.plan, self.native, self.source)
+
+
+@functools.cache
+def has_compiler() -> bool:
+    """Tell whether there is LLVM: the extra ``native``."""
+    if importlib.util.find_spec("llvmlite") is None:
+        return False
+    from .native import available
+
+    return available()
+
+
+def native_after(plan: planning.Plan) -> int:
+    """Return the number of calls after which machine code would have paid; -1: there is none.
+
+    Compiling takes 0.1 s and some milliseconds for each operation; a call of NumPy's costs 0.6 us,
+    and a pass over an element 0.15 ns.
+    """
+    if not has_compiler():
+        return -1
+    count = len(plan.operations)
+    saved = sum(6e-7 + 1.5e-10 * n.size for n in plan.operations if n.op in ELEMENTWISE)
+    return int((0.1 + 4e-3 * count) / saved) if saved else 0
 
 
 def planned(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs: Any) -> Planned:

@@ -1,0 +1,553 @@
+"""Segments: the steps of a plan as functions in LLVM's language.
+
+Elementwise operations of a shape are one loop (`llvm`); everything else is done by the functions in
+C that NumPy itself would call (`c_parts`), with the same arguments, so that the bits are the same.
+A step for which there is neither raises UnsupportedError, and stays a call of NumPy's.
+
+The danger is the planner's: memory is used again. An operation may join a loop, or be done before
+or after others, only where none of them writes what another reads or writes (`disturbs`, `takes`).
+"""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from . import c_parts
+from .llvm import (
+    IDENTITY,
+    SPACE,
+    Access,
+    Elementwise,
+    UnsupportedError,
+    c_call,
+    check,
+    collapsed,
+    columns_text,
+    function,
+    number,
+    rows_text,
+)
+from .numpy_replay import UFUNCS, Text, as_array
+from .plan import Plan, Step, region, root
+from .program import Node, unfrozen
+from .rewrite import VIEWS
+from .trace import ELEMENTWISE
+
+STAGED = 65_536  # bytes: arguments up to here are copied to a place that code can know
+FEW = 64, 7  # so many numbers are the largest, are added, in order (NumPy adds 8 in pairs)
+
+
+BINARY = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
+
+
+class _Item:
+    """A call in a compiled function, and what it reads and writes: base, first byte, end."""
+
+    clears = False  # the processor's notes of divisions by zero and the like
+
+    def __init__(self, reads: list[Any], writes: list[Any], lines: list[str]) -> None:
+        self.reads, self.writes, self.lines = reads, writes, lines
+
+    def disturbs(self, reads: list[Any], writes: list[Any]) -> bool:
+        """Whether operations that read and write there cannot be done before this one."""
+        mine, theirs = [*self.reads, *self.writes], [*reads, *writes]
+        return _overlap(self.writes, theirs) or _overlap(mine, writes)
+
+
+class _Loop(_Item):
+    """Elementwise operations of one shape, in one pass."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__([], [], [])
+        self.shape = shape
+        self.nodes: list[Node | None] = []  # None: of an operation that is no node's
+        self.operations: list[Elementwise] = []
+        self.made: dict[int, int] = {}  # by id of a node: the number of its operation
+        self.read: list[Access] = []
+        self.written: list[Access] = []
+
+    def takes(self, reads: list[Access], out: Access | None) -> bool:
+        """Tell whether an operation can be done together with these, element by element."""
+        for a in reads:
+            if any(_touch(a, w, self.shape) for w in self.written):
+                return False
+        if out is None:
+            return True
+        same = out.base, out.offset, out.strides, out.dtype.itemsize
+        return all(
+            not _touch(a, out, self.shape)
+            or (a.base, a.offset, a.strides, a.dtype.itemsize) == same
+            for a in [*self.read, *self.written]
+        )
+
+
+class Segments:
+    """The functions of a plan. `text` is the replay that calls them: it has the names of arrays."""
+
+    def __init__(self, plan: Plan, text: Text) -> None:
+        self.plan, self.text = plan, text
+        self.items: list[_Item] = []
+        self.functions: list[str] = []  # what is compiled
+        self.first: list[str] = []  # what is done before everything else
+        self.count = 0  # of functions that are called
+        self.stages: dict[int, str] = {}
+        self.known: dict[str, str] = {}  # the text of a function: its name
+        self.named = 0  # pointers
+        self.readers: dict[int, list[Node]] = {}
+        for n in plan.operations:
+            for i in n.nodes:
+                self.readers.setdefault(id(root(i)), []).append(n)
+        kept = [r for r in plan.program.leaves if isinstance(r, Node)]
+        self.kept = {id(root(n)) for n in [*kept, *(c for c, _ in plan.copies)]}
+
+    def add(self, step: Step) -> None:
+        """Compile one more step, or raise UnsupportedError."""
+        node = step.nodes[0]
+        if node.size == 0:
+            return
+        if step.rows:
+            loop = _Loop(node.shape)
+            for n in step.nodes:
+                if not self._join(loop, n, *self._operands(n)):
+                    raise UnsupportedError(n.op)
+            self.items.append(loop)
+        elif node.op in ELEMENTWISE or node.op in ("astype", "copy"):
+            try:
+                self._elementwise(node)
+            except UnsupportedError:
+                self._by_c(node)
+        elif node.op == "matmul":
+            self._product(node)
+        elif node.op == "concat":
+            self._concat(node)
+        elif node.op in BINARY or node.op == "mean":
+            self._reduction(node)
+        else:
+            raise UnsupportedError(node.op)
+
+    def close(self) -> str:
+        """Make a function of the steps that were added; return its name, "" if there are none."""
+        if not self.items:
+            return ""
+        lines: list[str] = []
+        for item in self.items:
+            if isinstance(item, _Loop):
+                self._write(item)
+            if item.clears:
+                lines += self._noted()
+            lines += item.lines
+        lines += self._noted()
+        self.items = []
+        name = f"segment{self.count}"
+        self.count += 1
+        start = [f"define i32 @{name}(ptr %table) nounwind {{", "entry:", "%notes = alloca i32"]
+        start += ["store i32 0, ptr %notes", f"call i32 {self._flag('clear')}"]
+        for base, i in self.text.bases.items():
+            start.append(f"%at{i} = getelementptr i64, ptr %table, i64 {i}")
+            start.append(f"%{base} = load ptr, ptr %at{i}")
+        end = ["%all = load i32, ptr %notes", "ret i32 %all", "}"]
+        self.functions.append("\n".join([*start, *SPACE, *lines, *end]))
+        return name
+
+    def _flag(self, do: str) -> str:
+        known = c_parts.flags()
+        assert known is not None
+        return f"inttoptr (i64 {getattr(known, do)} to ptr)(i32 {known.all})"
+
+    def _noted(self) -> list[str]:
+        """Return lines that keep the processor's notes: some of NumPy's functions clear them."""
+        self.named += 1
+        new, old, both = (f"%{letter}{self.named}" for letter in "nob")
+        return [
+            f"{new} = call i32 {self._flag('test')}",
+            f"{old} = load i32, ptr %notes",
+            f"{both} = or i32 {new}, {old}",
+            f"store i32 {both}, ptr %notes",
+        ]
+
+    # Where things are
+
+    def _access(self, node: Node) -> Access:
+        """Return where the elements of a node lie, which must be the same in each call."""
+        strides: tuple[int, ...]
+        if node.op in VIEWS:
+            return self._viewed(node)
+        base, offset, strides = "", 0, _contiguous(node.shape, node.dtype.itemsize)
+        if node.op == "constant":
+            base = self.text.value(node.value)
+            strides = np.asarray(node.value).strides
+        elif id(node) in self.text.bound:
+            base = self._stage(node)
+        elif node.op == "input":
+            base = f"d{node.value}"
+        elif id(node) in self.plan.places:
+            (kind, n), offset = self.plan.places[id(node)].base, self.plan.places[id(node)].offset
+            base = f"{'m' if kind == 'buffer' else 'd'}{n}"
+        else:
+            raise UnsupportedError("scratch")
+        self.text.bases.setdefault(base, len(self.text.bases))
+        return Access(base, offset, strides, node.dtype)
+
+    def _stage(self, node: Node) -> str:
+        """Copy an argument that is another array in each call to a place of its own."""
+        if node.nbytes > STAGED or node.size == 0:
+            raise UnsupportedError("a large argument")
+        if id(node) not in self.stages:
+            base = f"p{len(self.text.staged)}"
+            self.text.staged.append(node.nbytes)
+            self.stages[id(node)] = base
+            self.first.append(
+                f"copyto({self.text._array(node, base, 0)}, {self.text.of[id(node)]})"
+            )
+        return self.stages[id(node)]
+
+    def _viewed(self, node: Node) -> Access:
+        x = node.inputs[0]
+        base, offset, strides, dtype = self._access(x)
+        if node.op == "permute_dims":
+            return Access(base, offset, tuple(strides[a] for a in node.attr("axes")), dtype)
+        if node.op == "broadcast_to":
+            return Access(base, offset, _broadcast(x.shape, strides, node.shape), dtype)
+        if node.op == "reshape":
+            if not _is_contiguous(x.shape, strides, dtype.itemsize):
+                raise UnsupportedError("a reshaped view")
+            return Access(base, offset, _contiguous(node.shape, dtype.itemsize), dtype)
+        new, left = [], list(zip(x.shape, strides, strict=True))
+        for key in unfrozen(node.attr("key")):
+            if key is None:
+                new.append(0)
+                continue
+            n, stride = left.pop(0)
+            if isinstance(key, slice):
+                begin, _, step = key.indices(n)
+                new.append(stride * step)
+            else:
+                begin = key
+            offset += begin * stride
+        return Access(base, offset, (*new, *(s for _, s in left)), dtype)
+
+    def _span(self, node: Node) -> tuple[str, int, int]:
+        access = self._access(node)
+        return (access.base, *access.span(node.shape))
+
+    # Elementwise
+
+    def _operands(self, node: Node) -> tuple[list[Any], tuple[Any, ...]]:
+        """Return nodes and values, and the dtypes in which the operation is done."""
+        operands: list[Any] = []
+        kinds = []
+        for i in node.inputs:
+            if isinstance(i, Node):
+                single = i.op == "constant" and i.size == 1
+                operands.append(np.asarray(i.value) if single else i)
+            else:
+                operands.append(as_array(node, i))
+                if operands[-1] is None:
+                    raise UnsupportedError("a large number")
+            kinds.append(operands[-1].dtype)
+        if node.op in ("astype", "copy"):
+            return operands, (node.dtype,)
+        if node.op == "where":
+            return operands, (np.dtype(bool), node.dtype, node.dtype)
+        *dtypes, result = UFUNCS[node.op].resolve_dtypes((*kinds, None))
+        if result != node.dtype:
+            raise UnsupportedError("a result of another dtype")
+        return operands, tuple(dtypes)
+
+    def _elementwise(self, node: Node) -> None:
+        operands, dtypes = self._operands(node)
+        reads = [self._span(o) for o in operands if isinstance(o, Node)]
+        writes = [self._span(node)]
+        for item in reversed(self.items):  # done earlier, in a loop that is there
+            if isinstance(item, _Loop) and self._join(item, node, operands, dtypes):
+                return
+            if item.disturbs(reads, writes):
+                break
+        for i, item in reversed(list(enumerate(self.items))):  # or that loop done later
+            if not isinstance(item, _Loop) or item.shape != node.shape:
+                continue
+            later = self.items[i + 1 :]
+            if any(other.disturbs(item.reads, item.writes) for other in later):
+                continue
+            if self._join(item, node, operands, dtypes):
+                self.items = [*self.items[:i], *later, item]
+                return
+        loop = _Loop(node.shape)
+        if not self._join(loop, node, operands, dtypes):
+            raise UnsupportedError("memory that is read and written")
+        self.items.append(loop)
+
+    def _join(self, loop: _Loop, node: Node, operands: list[Any], dtypes: tuple[Any, ...]) -> bool:
+        """Add an operation to a loop, if they can be done together."""
+        if loop.shape != node.shape:
+            return False
+        given: list[Any] = []
+        reads: list[Access] = []
+        for o, dtype in zip(operands, dtypes, strict=True):
+            if not isinstance(o, Node):
+                given.append(number(o.astype(dtype)))
+            elif id(root(o)) in loop.made and _whole(o) and o.shape == node.shape:
+                given.append(loop.made[id(root(o))])
+            else:
+                a = self._access(o)
+                reads.append(a._replace(strides=_broadcast(o.shape, a.strides, node.shape)))
+                given.append(reads[-1])
+        inside = id(node) in self.plan.scratch
+        out = None if inside else self._access(node)
+        op = "positive" if node.op in ("astype", "copy") else node.op
+        made = Elementwise(op, tuple(given), dtypes, node.dtype, out)
+        if not loop.takes(reads, out):
+            return False
+        check(made, [r.result for r in loop.operations])
+        accesses = [*loop.read, *loop.written, *reads, *([] if out is None else [out])]
+        if len(collapsed(node.shape, accesses)[0]) > 2:
+            return False
+        loop.made[id(node)] = len(loop.operations)
+        loop.nodes.append(node)
+        loop.operations.append(made)
+        loop.read += reads
+        loop.reads += [(a.base, *a.span(node.shape)) for a in reads]
+        if out is not None:
+            loop.written.append(out)
+            loop.writes.append((out.base, *out.span(node.shape)))
+        return True
+
+    def _write(self, loop: _Loop) -> None:
+        """Write a loop as a function, and its call; what nobody else reads is not stored."""
+        own = {id(n) for n in loop.nodes}
+        operations = []
+        for k, e in enumerate(loop.operations):
+            node = loop.nodes[k]
+            wanted = node is None or id(node) in self.kept
+            if node is not None:
+                wanted = wanted or any(id(r) not in own for r in self.readers.get(id(node), []))
+            operations.append(e if wanted else e._replace(out=None))
+        text, places = function("LOOP", loop.shape, operations)
+        loop.lines = self._call(text, [self._pointer(*p, loop.lines) for p in places], loop.lines)
+
+    def _call(self, text: str, pointers: list[str], lines: list[str]) -> list[str]:
+        """Return the lines that call a function, which is written down once."""
+        if text not in self.known:
+            self.known[text] = f"f{len(self.known)}"
+            self.functions.append(text.replace("LOOP", self.known[text]))
+        given = ", ".join(f"ptr {p}" for p in pointers)
+        return [*lines, f"call void @{self.known[text]}({given})"]
+
+    def _pointer(self, base: str, offset: int, lines: list[str]) -> str:
+        self.named += 1
+        lines.append(f"%x{self.named} = getelementptr i8, ptr %{base}, i64 {offset}")
+        return f"%x{self.named}"
+
+    # What NumPy's functions in C do
+
+    def _by_c(self, node: Node) -> None:
+        """One ufunc on arrays without gaps, and on single elements."""
+        if node.op not in UFUNCS:
+            raise UnsupportedError(node.op)
+        operands, dtypes = self._operands(node)
+        accesses = []
+        for o, dtype in zip(operands, dtypes, strict=True):
+            if o.dtype != dtype:
+                raise UnsupportedError("a cast")
+            if isinstance(o, Node):
+                a = self._access(o)
+                if o.shape != node.shape and o.size != 1:
+                    raise UnsupportedError("broadcasting")
+                if not _is_contiguous(o.shape, a.strides, dtype.itemsize):
+                    raise UnsupportedError("strides")
+                accesses.append((a, dtype.itemsize if o.size > 1 else 0, o.size))
+            else:
+                base = self.text.value(o)
+                self.text.bases.setdefault(base, len(self.text.bases))
+                accesses.append((Access(base, 0, (), dtype), 0, 1))
+        out = self._access(node)
+        call = c_parts.loop(UFUNCS[node.op], (*dtypes, node.dtype))
+        if call is None:
+            raise UnsupportedError(node.op)
+        accesses.append((out, out.dtype.itemsize, node.size))
+        item = _Item([], [], [])
+        item.clears = True
+        pointers = [self._pointer(a.base, a.offset, item.lines) for a, _, _ in accesses]
+        item.lines += c_call(call, pointers, node.size, [s for _, s, _ in accesses])
+        spans = [(a.base, a.offset, a.offset + n * a.dtype.itemsize) for a, _, n in accesses]
+        item.reads, item.writes = spans[:-1], spans[-1:]
+        self.items.append(item)
+
+    def _reduction(self, node: Node) -> None:
+        """A sum (or the like) over the last axes, or over the first ones."""
+        x, dtype, width = node.nodes[0], node.dtype, node.dtype.itemsize
+        op = "sum" if node.op == "mean" else node.op
+        outer, count, columns = _parts(x.shape, node.attr("axis"))
+        access, out = self._access(x), self._access(node)
+        flat = _is_contiguous(x.shape, access.strides, width)
+        if not flat or x.dtype != dtype or dtype.kind not in "fiu":
+            raise UnsupportedError(op)
+        if node.op == "mean" and dtype.name not in ("float32", "float64"):
+            raise UnsupportedError(op)
+        if columns > 1:  # o[j] = o[j] + x[i, j]
+            along, first, rest = (0, width), (columns * width, width), columns
+        else:  # o[i] = o[i] + x[i, j], one j after the other
+            along, first, rest = (0, width), (width, count * width), outer
+        few = columns > 1 or count <= FEW[op in IDENTITY]
+        if op != "prod" and few and dtype.kind == "f":
+            into, from_ = out._replace(strides=along), access._replace(strides=first)
+            start: Any = from_._replace(strides=first[1:])
+            if op in IDENTITY:
+                start = number(np.asarray(IDENTITY[op], dtype))
+            else:
+                from_, count = from_._replace(offset=access.offset + first[0]), count - 1
+            one = out._replace(strides=along[1:])
+            items: list[_Item] = [_alone((rest,), "positive", (start,), one)]
+            items.append(_alone((count, rest), BINARY[op].__name__, (into, from_), into))
+        else:
+            items = [self._repeated(node, op, outer, count, columns)]
+        if node.op == "mean":
+            share = number(np.asarray(x.size / max(1, node.size), dtype))
+            items.append(_alone(node.shape, "divide", (out, share), out))
+        self.items += items
+
+    def _repeated(self, node: Node, op: str, outer: int, count: int, columns: int) -> _Item:
+        """Return calls of one of NumPy's functions, for each row."""
+        x, out, dtype = self._access(node.nodes[0]), self._access(node), node.dtype
+        call = c_parts.loop(BINARY[op], (dtype,) * 3)
+        if call is None or (columns > 1 and op not in ("max", "min")):
+            raise UnsupportedError(op)
+        item = _Item([self._span(node.nodes[0])], [self._span(node)], [])
+        o = self._pointer(out.base, out.offset, item.lines)
+        p = self._pointer(x.base, x.offset, item.lines)
+        if columns == 1:
+            text = rows_text(call, op, dtype, outer, count)
+        else:
+            text = columns_text(call, dtype, count, columns)
+        item.lines, item.clears = self._call(text, [o, p], item.lines), True
+        return item
+
+    def _product(self, node: Node) -> None:
+        """A product of matrices, by the function of BLAS that NumPy would choose."""
+        x, W = node.nodes
+        if not (len(x.shape) == len(W.shape) == 2 and x.dtype == W.dtype == node.dtype):
+            raise UnsupportedError("matmul")
+        if any(id(root(i)) in self.text.bound for i in (x, W)):  # who knows how it lies in memory
+            raise UnsupportedError("matmul of an argument")
+        a, b, out = self._access(x), self._access(W), self._access(node)
+        (m, k), n, width = x.shape, W.shape[1], node.dtype.itemsize
+        by_column = []
+        for i, access in ((x, a), (W, b)):
+            columnwise = _is_contiguous(i.shape[::-1], access.strides[::-1], width)
+            if not columnwise and not _is_contiguous(i.shape, access.strides, width):
+                raise UnsupportedError("strides")
+            by_column.append(columnwise)
+        kinds = _kind(x.shape), _kind(W.shape)
+        if "one" in kinds or kinds == ("row", "column") or (a.base, a.offset) == (b.base, b.offset):
+            raise UnsupportedError("a product that is none of matrices")
+        item = _Item([self._span(x), self._span(W)], [self._span(node)], [])
+        pa, pb, po = (self._pointer(i.base, i.offset, item.lines) for i in (a, b, out))
+        t = "float" if width == 4 else "double"
+        if kinds[0] == "matrix" and kinds[1] == "column":
+            call, (order, lead) = "gemv", _order(x.shape, by_column[0])
+            given = f"{order}, i32 111, INT {m}, INT {k}, {t} 1.0, ptr {pa}, INT {lead}"
+            given += f", ptr {pb}, INT 1, {t} 0.0, ptr {po}, INT 1"
+        elif kinds[0] == "row" and kinds[1] == "matrix":
+            call, (order, lead) = "gemv", _order(W.shape, by_column[1])
+            given = f"{order}, i32 112, INT {k}, INT {n}, {t} 1.0, ptr {pb}, INT {lead}"
+            given += f", ptr {pa}, INT 1, {t} 0.0, ptr {po}, INT 1"
+        else:
+            call = "gemm"
+            flags = [112 if c else 111 for c in by_column]
+            lead_a, lead_b = (m if by_column[0] else k), (k if by_column[1] else n)
+            given = f"i32 101, i32 {flags[0]}, i32 {flags[1]}, INT {m}, INT {n}, INT {k}, {t} 1.0"
+            given += f", ptr {pa}, INT {lead_a}, ptr {pb}, INT {lead_b}, {t} 0.0, ptr {po}, INT {n}"
+        found = c_parts.product(call, node.dtype)
+        if found is None:
+            raise UnsupportedError("BLAS")
+        given = given.replace("INT", f"i{found.bits}")
+        item.lines.append(f"call void inttoptr (i64 {found.function} to ptr)({given})")
+        self.items.append(item)
+
+    def _concat(self, node: Node) -> None:
+        """Copy the parts that are not computed in their places."""
+        out, axis = self._access(node), node.attr("axis")
+        loops = []
+        for part, start in self.plan.slots[id(node)]:
+            if part.size:
+                a = self._access(part)
+                to = out._replace(offset=out.offset + start * out.strides[axis])
+                if a.dtype != out.dtype or len(collapsed(part.shape, [a, to])[0]) > 2:
+                    raise UnsupportedError("axes")
+                loop = _alone(part.shape, "positive", (a,), to)
+                loops.append(loop)
+        self.items += loops
+
+
+def _parts(shape: tuple[int, ...], axis: Any) -> tuple[int, int, int]:
+    """Return how many elements lie before, in, and after the axes of a reduction."""
+    axes = range(len(shape)) if axis is None else (axis,) if type(axis) is int else axis
+    axes = [a for a in axes if shape[a] != 1]
+    if not axes or 0 in shape:
+        raise UnsupportedError("nothing to add")
+    first, last = min(axes), max(axes)
+    if any(shape[a] != 1 for a in range(first, last) if a not in axes):
+        raise UnsupportedError("axes")
+    parts = prod(shape[:first]), prod(shape[first : last + 1]), prod(shape[last + 1 :])
+    if parts[0] > 1 and parts[2] > 1:
+        raise UnsupportedError("axes")
+    return parts
+
+
+def _alone(shape: tuple[int, ...], op: str, operands: tuple[Any, ...], out: Access) -> _Loop:
+    """Return a loop of one operation that belongs to no node."""
+    loop = _Loop(shape)
+    loop.nodes = [None]
+    loop.operations = [Elementwise(op, operands, (out.dtype,) * len(operands), out.dtype, out)]
+    loop.read = [o for o in operands if isinstance(o, Access)]
+    loop.written = [out]
+    loop.reads = [(a.base, *a.span(shape)) for a in loop.read]
+    loop.writes = [(out.base, *out.span(shape))]
+    return loop
+
+
+def _order(shape: tuple[int, ...], by_column: bool) -> tuple[str, int]:
+    """Return the order of a matrix for gemv, and the elements from one row (column) to the next."""
+    return (f"i32 {102}", shape[0]) if by_column else (f"i32 {101}", shape[1])
+
+
+def _kind(shape: tuple[int, ...]) -> str:
+    """Return what NumPy takes an array with two axes for."""
+    if shape[0] > 1:
+        return "matrix" if shape[1] > 1 else "column"
+    return "row" if shape[1] > 1 else "one"
+
+
+def _contiguous(shape: tuple[int, ...], width: int) -> tuple[int, ...]:
+    strides: list[int] = []
+    for n in reversed(shape):
+        strides.insert(0, width)
+        width *= n
+    return tuple(strides)
+
+
+def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...], width: int) -> bool:
+    wanted = _contiguous(shape, width)
+    return all(n == 1 or s == w for n, s, w in zip(shape, strides, wanted, strict=True))
+
+
+def _broadcast(
+    shape: tuple[int, ...], strides: tuple[int, ...], to: tuple[int, ...]
+) -> tuple[int, ...]:
+    kept = [0 if n == 1 else s for n, s in zip(shape, strides, strict=True)]
+    return (*[0] * (len(to) - len(shape)), *kept)
+
+
+def _whole(node: Node) -> bool:
+    """Whether a node is its root, or another shape of all of it."""
+    found = region(node)
+    return found is not None and found[1:] == (0, found[0].size)
+
+
+def _overlap(a: list[Any], b: list[Any]) -> bool:
+    return any(x[0] == y[0] and x[1] < y[2] and y[1] < x[2] for x in a for y in b)
+
+
+def _touch(a: Access, b: Access, shape: tuple[int, ...]) -> bool:
+    return _overlap([(a.base, *a.span(shape))], [(b.base, *b.span(shape))])
