@@ -105,16 +105,15 @@ class Compiled:
         """Print how a call with such arguments is done: its operations, groups and buffers."""
         arrays: list[Any] = []
         try:
-            for a in (*args, *kwargs.values()):
-                key_of(a, arrays)
+            key = self._key_of(args, kwargs, arrays)
         except OtherError as other:
             print(f"{self}: {other.args[0]}")  # noqa: T201
             return
+        way = self._ways.get(key)
         try:
-            way: Any = self._planned(args, kwargs)
+            text = (way or self._planned(args, kwargs)).explain()
         except EagerError as error:
-            way = f"runs eagerly: {error}"
-        text = way if isinstance(way, str) else way.explain()
+            text = f"runs eagerly: {error}"
         print(f"{self}\n{text}")  # noqa: T201
 
     def refusal(self, *args: Any, **kwargs: Any) -> str:
@@ -212,3 +211,6 @@ class _Eager:
 
     def __call__(self, arrays: Any, args: Any, kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
+
+    def explain(self) -> str:
+        return f"runs eagerly: {self.reason}"

@@ -78,7 +78,7 @@ class _Loop(_Item):
         return all(
             not _touch(a, out, self.shape)
             or (a.base, a.offset, a.strides, a.dtype.itemsize) == same
-            for a in [*self.read, *self.written]
+            for a in [*self.read, *self.written, *reads]
         )
 
 

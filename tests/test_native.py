@@ -1,0 +1,459 @@
+"""Machine code: the bits of NumPy's calls, whatever it is made of, and at a time that pays.
+
+Everything here is compiled at its first call. What it is compared with is the replay by NumPy's
+calls, or eager NumPy: bit for bit, but for the order in which a mean or a sum of random programs
+may be taken (`programs.py`).
+"""
+
+import itertools
+from collections import OrderedDict
+
+import numpy as np
+import programs as pg
+import pytest
+from hypothesis import given, settings
+from test_plan import (
+    BLOCKS,
+    FINDING,
+    STEPS,
+    chain_of_sums,
+    groups_are_eager,
+    in_blocks,
+    replay_is_eager,
+    steps_are_eager,
+)
+
+import portnet
+from portnet import stepping, tree
+from portnet.backend import namespace
+from portnet.compiler import CompileWarning, c_parts, llvm, planned, segments
+from portnet.layers import ACTIVATIONS
+from portnet.losses import LOSSES
+
+pytest.importorskip("llvmlite", reason="the extra `native` is not installed")
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """Compile at the first call, and forget the plans of before."""
+    monkeypatch.setattr(planned, "native_after", lambda plan: 1)
+    monkeypatch.setattr(stepping, "_kept", OrderedDict())
+
+
+def way_of(compiled):
+    (way,) = compiled._ways.values()
+    return way
+
+
+def both(monkeypatch, fn, *args, donate=()):
+    """Return results by NumPy's calls, results by machine code, and what was compiled."""
+    with monkeypatch.context() as m:
+        m.setattr(planned, "native_after", lambda plan: -1)
+        by_calls = portnet.compile(fn, donate=donate)(*tree.map(np.array, args))
+    native = portnet.compile(fn, donate=donate)
+    by_code = native(*tree.map(np.array, args))
+    return tree.leaves(by_calls), tree.leaves(by_code), way_of(native)
+
+
+def assert_bits(actual, expected, where=""):
+    for a, b in zip(actual, expected, strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert a.tobytes() == b.tobytes(), f"{where}: {a} is not {b}, to the bit"
+
+
+def assert_native(monkeypatch, fn, *args, donate=(), left=0):
+    """Fail unless machine code does all of fn, but for `left`, with the bits of NumPy's calls."""
+    by_calls, by_code, way = both(monkeypatch, fn, *args, donate=donate)
+    assert_bits(by_code, by_calls, way.native)
+    done, _, all_ = way.native.partition(" operations")[0].partition(" of ")
+    assert int(all_ or 0) - int(done or 0) <= left, way.explain()
+
+
+# Bits -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [None, *BLOCKS])
+def test_random_programs(block, monkeypatch):
+    if block:
+        in_blocks(monkeypatch, block)
+    settings(FINDING, max_examples=60)(given(pg.programs())(replay_is_eager))()
+
+
+@pytest.mark.parametrize("block", [None, 3])
+def test_groups(block, monkeypatch):
+    if block:
+        in_blocks(monkeypatch, block)
+    groups_are_eager()
+
+
+@pytest.mark.parametrize("block", [None, 5])
+@pytest.mark.parametrize("name", STEPS)
+def test_epochs_are_eager_ones_bit_for_bit(name, block, monkeypatch):
+    if block:
+        in_blocks(monkeypatch, block)
+    steps_are_eager(STEPS[name])
+    steps_are_eager(STEPS[name], "float32", dropout=0.0)
+
+
+def data(loss, rows, dtype):
+    draw = np.random.default_rng(rows)
+    x = draw.standard_normal((rows, 5)).astype(dtype)
+    if "cross_entropy" in loss:
+        if "sigmoid" in loss:
+            return x, draw.integers(0, 2, (rows, 1)).astype(dtype)
+        return x, draw.integers(0, 3, rows)
+    return x, np.abs(draw.standard_normal((rows, 3))).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_steps_of_every_activation_and_loss(activation, loss, dtype, monkeypatch):
+    x, y = data(loss, 9, dtype)
+    net = portnet.mlp([5, 8, 7, 1 if "sigmoid" in loss else 3], activation)
+    params = portnet.init(net, seed=1, like=x)
+    adam = portnet.Adam()
+    step = portnet.make_step(net, LOSSES[loss](), adam)
+    assert_native(monkeypatch, step, params, adam.init(params), x, y, donate=(0, 1), left=99)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])
+@pytest.mark.parametrize("name", ["sum", "max", "min", "prod", "mean"])
+def test_reductions_have_numpys_bits(name, dtype, monkeypatch):
+    if name == "mean" and "int" in dtype:
+        pytest.skip("the standard has means of floats only")
+    draw = np.random.default_rng(0)
+    for shape in [(1,), (7,), (8,), (130,), (9, 1), (1, 9), (5, 7), (3, 8), (40, 65), (65, 3)]:
+        x = draw.uniform(0.5, 1.5, shape) * (draw.choice([-1, 1], shape) if name != "prod" else 1)
+        x = (x * (1 if "float" in dtype else 3)).astype(dtype)
+        for axis, keepdims in itertools.product([None, *range(len(shape))], [False, True]):
+
+            def fn(x, axis=axis, keepdims=keepdims):
+                return getattr(namespace(x), name)(x, axis=axis, keepdims=keepdims)
+
+            assert_native(monkeypatch, fn, x, left=99)
+            np.testing.assert_array_equal(portnet.compile(fn)(x), fn(x))
+    x = draw.standard_normal((4, 5, 6)).astype(dtype)
+    for axis in (0, 1, 2, (0, 1), (1, 2), (0, 2), None):
+        assert_native(
+            monkeypatch,
+            lambda x, axis=axis: getattr(namespace(x), name)(x, axis=axis),
+            x,
+            left=99,
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_have_numpys_bits(dtype, monkeypatch):
+    """All shapes for which NumPy takes another function of BLAS, all ways to lie in memory."""
+
+    def fn(a, b):
+        xp = namespace(a, b)
+        a, b = a * 2.0, b * 2.0  # of arguments, which may lie in any way, NumPy's calls stay
+        left, right = xp.matrix_transpose(a), xp.matrix_transpose(b)
+        again = xp.matrix_transpose(left * 0.5)  # by columns
+        return (
+            xp.matmul(a, b),
+            xp.matmul(right, left),
+            xp.matmul(again, b),
+            xp.matmul(a, left),
+            xp.matmul(left, a),
+            xp.matmul(a[1:, :], b),
+            xp.matmul(a, b[:, :1]),
+        )
+
+    draw = np.random.default_rng(0)
+    for m, k, n in itertools.product([1, 2, 5, 33], [1, 2, 17], [1, 3, 16]):
+        a, b = draw.standard_normal((m, k)), draw.standard_normal((k, n))
+        left = (
+            2 if min(m, k) > 1 and m > 2 else 99
+        )  # A @ A.T is NumPy's, as a row times a column is
+        assert_native(monkeypatch, fn, a.astype(dtype), b.astype(dtype), left=left)
+
+
+SPECIAL = [0.0, -0.0, 1.0, -1.5, np.inf, -np.inf, np.nan, 1e-310, 3e38, 0.1, 7.0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_pair_of_special_numbers(dtype, monkeypatch):
+    def fn(x, y):
+        xp = namespace(x, y)
+        pairs = [x + y, x - y, x * y, x / y, xp.maximum(x, y), xp.minimum(x, y)]
+        pairs += [x > y, x >= y, x < y, x <= y, x == y, x != y, xp.where(x > y, x, y)]
+        alone = [-x, xp.abs(x), xp.square(x), xp.sqrt(x), xp.reciprocal(x), +x]
+        alone += [xp.isnan(x), xp.isfinite(x), xp.isinf(x), xp.sign(x), xp.exp(x), xp.tanh(x)]
+        casts = [xp.astype(x, xp.float32), xp.astype(x, xp.float64), xp.astype(x != 0, x.dtype)]
+        return [*pairs, *alone, *casts, xp.logical_not(x > y), (x > 0) & (y > 0), (x > 0) ^ (y > 0)]
+
+    x, y = (a.ravel() for a in np.meshgrid(SPECIAL, SPECIAL))
+    with np.errstate(all="ignore"):
+        x, y = x.astype(dtype), y.astype(dtype)
+        assert_native(monkeypatch, fn, x, y)
+        assert_native(monkeypatch, fn, x[:3], y[:3])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64", "uint64"])
+def test_integers_wrap_as_numpys(dtype, monkeypatch):
+    def fn(x, y):
+        xp = namespace(x, y)
+        sums = [x + y, x - y, x * y, x & y, x | y, x ^ y, x << 3, x >> 2, ~x, -x, abs(x)]
+        compared = [x > y, x <= y, x == y, xp.maximum(x, y)]
+        casts = [xp.astype(x, t) for t in (xp.int64, xp.uint32, xp.int8, xp.float32, xp.bool)]
+        return [*sums, *compared, *casts, x // 3, x % 5]
+
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    numbers = np.array([low, low + 1, 0, 1, 2, 3, high // 3, high - 1, high], dtype)
+    x, y = (a.ravel() for a in np.meshgrid(numbers, numbers))
+    assert_native(monkeypatch, fn, x, y, left=99)
+
+
+def test_operands_of_every_shape(monkeypatch):
+    """Rows, columns, numbers, transposed and reversed views, three axes."""
+
+    def fn(x, row, column, one):
+        xp = namespace(x)
+        h = x * 2.0
+        rest = [h + row, column * h, h - one, xp.matrix_transpose(h) * 3.0, h[::-1, :] + x]
+        rest += [h[:, 1:] - h[:, :-1], h[::2, ::2] * one, xp.broadcast_to(row, x.shape) * h]
+        cube = xp.reshape(h, (2, 3, 4)) + xp.permute_dims(xp.reshape(x, (3, 4, 2)), (2, 0, 1))
+        return [*rest, cube, xp.concat([h, x], axis=1), xp.concat([x, h, x], axis=0)]
+
+    x = np.arange(24.0).reshape(6, 4)
+    args = x, np.arange(4.0), np.arange(6.0).reshape(6, 1), np.array(0.3)
+    assert_native(monkeypatch, fn, *args, left=99)
+    assert_native(monkeypatch, fn, np.asfortranarray(x), *args[1:], left=99)
+
+
+def test_state_that_is_donated_goes_on(monkeypatch):
+    """A hundred calls, each with what the one before returned; a result that was kept stays."""
+    step = lambda p, g: (p - 0.1 * namespace(p).tanh(p) * g, namespace(p).sum(p * g))  # noqa: E731
+    native, draw = portnet.compile(step, donate=(0,)), np.random.default_rng(0)
+    p = q = draw.standard_normal((3, 4))
+    p = p.copy()
+    kept = []
+    for _ in range(100):
+        g = draw.standard_normal((3, 4))
+        (p, total), (q, expected) = native(p, g), step(q, g)
+        assert_bits([p], [q])
+        np.testing.assert_allclose(total, expected, rtol=1e-13)
+        kept.append((total, total.copy()))
+    for total, copy in kept:
+        assert total == copy
+
+
+# When -------------------------------------------------------------------------------------------
+
+
+def test_plans_are_compiled_when_that_has_paid(monkeypatch):
+    monkeypatch.setattr(planned, "native_after", lambda plan: 5)
+    compiled = portnet.compile(lambda x: namespace(x).exp(x) * 2.0 + 1.0)
+    x = np.linspace(0, 1, 10)
+    results = []
+    for call in range(1, 9):
+        results.append(compiled(x))
+        assert bool(way_of(compiled).native) == (call >= 5)
+    assert_bits(results, results[:1] * 8)
+
+
+def test_the_call_from_which_on_it_pays(monkeypatch):
+    monkeypatch.undo()
+    small = planned.twice(lambda x: x * 2.0, [((10,), np.dtype(float))], lambda t: (t, {}))
+    calls = [
+        planned.native_after(planned.planning.make(planned.simplify(p), 1, []))
+        for p in (
+            small,
+            planned.twice(lambda x: x * 2.0, [((10**7,), np.dtype(float))], lambda t: (t, {})),
+            planned.twice(lambda x: x[1:], [((10,), np.dtype(float))], lambda t: (t, {})),
+        )
+    ]
+    assert calls[0] > 10_000 > 100 > calls[1] > 0
+    assert calls[2] <= 0  # never: there is nothing to compile
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.undo()
+    planned.has_compiler.cache_clear()
+    monkeypatch.setattr(planned.importlib.util, "find_spec", lambda name: None)
+    try:
+        compiled = portnet.compile(lambda x: x + 1.0)
+        compiled(np.ones(3))
+        assert way_of(compiled).left < 0
+    finally:
+        planned.has_compiler.cache_clear()
+
+
+def test_where_llvm_fails_numpy_goes_on(monkeypatch):
+    from portnet.compiler import native
+
+    def fails(functions, segments):
+        raise RuntimeError("no such processor")
+
+    monkeypatch.setattr(native, "machine_code", fails)
+    compiled = portnet.compile(lambda x: x * 2.0 + 1.0)
+    with pytest.warns(CompileWarning, match=r"NumPy goes on: RuntimeError: no such processor"):
+        np.testing.assert_array_equal(compiled(np.arange(3.0)), [1, 3, 5])
+    np.testing.assert_array_equal(compiled(np.arange(3.0)), [1, 3, 5])
+
+
+def test_explained(capsys):
+    fn = portnet.compile(lambda x: namespace(x).exp(x) * 2.0 + namespace(x).argmax(x, axis=0))
+    x = np.ones((3, 4))
+    fn(x)
+    fn.explain(x)
+    told = capsys.readouterr().out
+    assert "3 of 4 operations are machine code, in 2 functions" in told
+    assert "segment0(table)" in told
+
+
+def test_functions_and_their_code_go_together():
+    """Machine code is given back with the function, and can be called as long as that lives."""
+    for _ in range(30):
+        portnet.compile(lambda x: x * 2.0 - 1.0)(np.ones(5))
+    kept = [portnet.compile(lambda x, i=i: x * float(i)) for i in range(10)]
+    for _ in range(3):
+        assert [fn(np.ones(2))[0] for fn in kept] == list(range(10))
+
+
+def test_threads():
+    from concurrent.futures import ThreadPoolExecutor
+
+    compiled = portnet.compile(chain_of_sums)
+    draw = np.random.default_rng(0)
+    xs = draw.standard_normal((16, 2, 64, 5))
+    expected = [compiled(*x) for x in xs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for got, e in zip(pool.map(lambda x: compiled(*x), xs), expected, strict=True):
+                assert_bits(got, e)
+
+
+# Notes of the processor -------------------------------------------------------------------------
+
+CAUSES = {
+    "divide": (lambda x: 1.0 / x, [1.0, 0.0], "divide by zero"),
+    "over": (lambda x: x * 1e300, [1.0, 1e300], "overflow"),
+    "under": (lambda x: x * 1e-300, [1.0, 1e-300], "underflow"),
+    "invalid": (lambda x: namespace(x).sqrt(x), [1.0, -1.0], "invalid value"),
+}
+
+
+@pytest.mark.parametrize("kind", CAUSES)
+def test_what_numpy_tells_is_told(kind):
+    fn, numbers, what = CAUSES[kind]
+    compiled = portnet.compile(lambda x: namespace(x).exp(-fn(x) * 0.0) + fn(x))
+    fine, bad = np.ones(2), np.array(numbers)
+    with np.errstate(all="raise"):
+        compiled(fine)
+        with pytest.raises(FloatingPointError, match=f"{what} encountered in compiled code"):
+            compiled(bad)
+        compiled(fine)
+    with np.errstate(all="ignore"):
+        compiled(bad)
+    with np.errstate(all="ignore"):
+        with np.errstate(**{kind: "warn"}), pytest.warns(RuntimeWarning, match=what):
+            compiled(bad)
+        called = []
+        with np.errstate(call=lambda *told: called.append(told), **{kind: "call"}):
+            compiled(bad)
+    assert [told for told, _ in called] == [what]
+
+
+def test_comparing_nan_is_no_invalid_value():
+    def fn(x):
+        xp = namespace(x)
+        largest = xp.max(xp.reshape(x, (1, -1)), axis=1)
+        return (
+            xp.maximum(x, -x),
+            xp.maximum(x, 0.0),
+            x > 0,
+            x >= -x,
+            xp.where(x <= 0.5, x, 1.0),
+            largest,
+        )
+
+    for n, dtype in itertools.product((3, 8, 100, 1001), ("float32", "float64")):
+        x = np.linspace(-2, 2, n).astype(dtype)
+        x[1] = np.nan
+        with np.errstate(all="raise"):
+            for a, b in zip(portnet.compile(fn)(x), fn(x), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+# NumPy's functions in C -------------------------------------------------------------------------
+
+
+def test_functions_with_other_bits_are_not_taken(monkeypatch):
+    f = np.dtype("float64")
+    assert c_parts.loop(np.exp, (f, f)) is not None
+    assert c_parts.loop(np.exp, (np.dtype("int64"), f)) is None
+    sin, exp = c_parts.loop(np.sin, (f, f)), c_parts.loop(np.exp, (f, f))
+    assert not c_parts._as_numpy(np.exp, sin, (f, f))
+    assert c_parts._as_numpy(np.exp, exp, (f, f))
+    single = c_parts.product("gemm", np.dtype("float32"))
+    if single is not None:  # NumPy has a BLAS of its own otherwise
+        gemv = c_parts.product("gemv", f)
+        assert c_parts._multiplies("gemv", gemv, f)
+
+
+def test_what_cannot_be_found_stays_numpys(monkeypatch):
+    monkeypatch.setattr(c_parts, "loop", lambda *args: None)
+    monkeypatch.setattr(c_parts, "product", lambda *args: None)
+    fn = lambda x: namespace(x).exp(namespace(x).matmul(x * 2.0, x * 0.5)) + 1.0  # noqa: E731
+    by_calls, by_code, way = both(monkeypatch, fn, np.arange(9.0).reshape(3, 3) / 10)
+    assert_bits(by_code, by_calls)
+    assert way.native.startswith("3 of 5")
+
+
+# Planted faults ---------------------------------------------------------------------------------
+
+
+def nothing_is_kept(self, plan, text):
+    made(self, plan, text)
+    self.kept = set()
+    self.readers = {}
+
+
+made = segments.Segments.__init__
+FAULTS = {
+    "operations change places though one needs the other": (
+        segments._Item,
+        "disturbs",
+        lambda self, reads, writes: False,
+    ),
+    "a loop reads what it has overwritten": (segments._Loop, "takes", lambda *args: True),
+    "what somebody reads is not stored": (segments.Segments, "__init__", nothing_is_kept),
+    "numbers are added in another order": (segments, "FEW", (64, 10**6)),
+    "two matrices of BLAS in the wrong order": (
+        segments,
+        "_order",
+        lambda shape, by_column: ("i32 101", shape[1]),
+    ),
+    "a comparison of the wrong sign": (
+        llvm,
+        "COMPARISONS",
+        llvm.COMPARISONS | {"greater": ("olt", "lt")},
+    ),
+    "a column is read as if it were a whole": (
+        segments,
+        "_broadcast",
+        lambda shape, strides, to: (*[0] * (len(to) - len(shape)), *strides),
+    ),
+}
+
+
+def all_checks(monkeypatch):
+    test_operands_of_every_shape(monkeypatch)
+    test_every_pair_of_special_numbers("float64", monkeypatch)
+    test_products_have_numpys_bits("float32", monkeypatch)
+    test_reductions_have_numpys_bits("sum", "float32", monkeypatch)
+    groups_are_eager()
+    for optimizer in (portnet.Adam(), STEPS["clipped"]):
+        steps_are_eager(optimizer)
+    FINDING(given(pg.programs())(replay_is_eager))()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_planted_faults_are_caught(name, monkeypatch):
+    monkeypatch.setattr(*FAULTS[name])
+    with pytest.raises((AssertionError, CompileWarning, BaseExceptionGroup)):
+        all_checks(monkeypatch)
