@@ -7,7 +7,9 @@ parameters, the same rows in the same order and the same dtype; where there are 
 rows of a batch out of the data set is part of the step. In the documents' workloads everybody reads
 the loss in each step, as the documents do.
 
-* portnet: `portnet.compile` of `make_step`, and a for loop around it; "eager" is without `compile`.
+* portnet: `portnet.compile` of `make_step`, and a for loop around it, with machine code from the
+  first call on, as a long training has it (the extra `native`), and without; "eager" is without
+  `compile`.
 * Trainer.fit, scikit-learn: the whole fit, checks, shuffling and history included, divided by the
   number of its steps; at least two epochs. No early stopping. scikit-learn draws its own
   parameters and orders.
@@ -30,6 +32,7 @@ from statistics import mean
 import numpy as np
 
 import portnet
+from portnet.compiler import planned
 
 ROOT = Path(__file__).resolve().parent.parent
 LR, BETA1, BETA2, EPS = 1e-3, 0.9, 0.999, 1e-8  # Adam's, the same in portnet, torch and by hand
@@ -144,15 +147,16 @@ def _stepping(problem, step, fresh, feed, wait=lambda arrays: None):
 # portnet ----------------------------------------------------------------------------------------
 
 
-def compiled(problem):
-    return _portnet(problem, lambda step: portnet.compile(step, donate=(0, 1)))
+def compiled(problem, native=True):
+    """As a long training has it; or as one has it without the extra `native`, or a short one."""
+    return _portnet(problem, lambda step: portnet.compile(step, donate=(0, 1)), 1 if native else -1)
 
 
 def eager(problem):
     return _portnet(problem, lambda step: step)
 
 
-def _portnet(problem, compiler):
+def _portnet(problem, compiler, after=0):
     trainer = problem.trainer
     step = portnet.make_step(trainer.model, trainer.loss, trainer.optimizer)
 
@@ -160,12 +164,19 @@ def _portnet(problem, compiler):
         xp = portnet.namespace(X)
         return step(params, state, xp.take(X, rows, axis=0), xp.take(y, rows, axis=0))
 
-    def fresh():
+    def begin():
         params = portnet.tree.map(np.array, problem.params)
         return params, trainer.optimizer.init(params)
 
-    step_of = compiler(step if problem.document else batch_step)
-    return _stepping(problem, step_of, fresh, problem.feed())
+    def fresh():
+        if after and not step_of._ways:  # machine code at the first call, or never
+            usual, planned.native_after = planned.native_after, lambda plan: after
+            step_of(*begin(), *feed[0])
+            planned.native_after = usual
+        return begin()
+
+    step_of, feed = compiler(step if problem.document else batch_step), problem.feed()
+    return _stepping(problem, step_of, fresh, feed)
 
 
 def trainer_fit(problem):
@@ -374,6 +385,7 @@ def competitors(problem):
     """Return name: start of everybody who runs in this workload, portnet first."""
     makers = {
         "portnet": compiled,
+        "portnet without native": lambda problem: compiled(problem, native=False),
         "portnet eager": eager,
         "Trainer.fit": trainer_fit,
         "floor": floor,

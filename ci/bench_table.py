@@ -40,7 +40,7 @@ def about(args):
 
     changed = git("status", "--short", ":/", ":(top,exclude)ci/results")
     versions = {"Python": platform.python_version()}
-    for name in ("numpy", "scikit-learn", "torch", "jax", "numba"):
+    for name in ("numpy", "scikit-learn", "torch", "jax", "llvmlite"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
