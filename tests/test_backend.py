@@ -179,7 +179,7 @@ print(portnet.asarray([1.0]).dtype)
 def test_import_brings_in_no_optional_library():
     code = """
 import sys, portnet
-optional = "torch jax cupy array_api_strict matplotlib sklearn pandas scipy tqdm numba".split()
+optional = "torch jax cupy array_api_strict matplotlib sklearn pandas scipy tqdm llvmlite".split()
 print([name for name in optional if name in sys.modules])
 """
     assert python(code) == "[]"

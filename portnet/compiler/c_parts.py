@@ -80,7 +80,7 @@ def tell(raised: int) -> None:
     """Warn or raise of what the notes say, as `np.errstate` wants it."""
     known = flags()
     assert known is not None
-    wanted = np.geterr()
+    wanted: dict[str, Any] = dict(np.geterr())
     for kind, bit, what, cause in (
         ("divide", known.divide, "divide by zero", lambda: np.divide(_ONE, 0.0)),
         ("over", known.overflow, "overflow", lambda: np.multiply(_LARGE, 10.0)),

@@ -213,4 +213,5 @@ class _Eager:
         return self.fn(*args, **kwargs)
 
     def explain(self) -> str:
+        """Return why."""
         return f"runs eagerly: {self.reason}"

@@ -324,7 +324,9 @@ class Segments:
                 wanted = wanted or any(id(r) not in own for r in self.readers.get(id(node), []))
             operations.append(e if wanted else e._replace(out=None))
         text, places = function("LOOP", loop.shape, operations)
-        loop.lines = self._call(text, [self._pointer(*p, loop.lines) for p in places], loop.lines)
+        loop.lines = self._call(
+            text, [self._pointer(base, offset, loop.lines) for base, offset in places], loop.lines
+        )
 
     def _call(self, text: str, pointers: list[str], lines: list[str]) -> list[str]:
         """Return the lines that call a function, which is written down once."""
