@@ -3,7 +3,7 @@
 import os
 import tempfile
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 os.environ.setdefault(
@@ -27,6 +27,21 @@ from portnet.backend import backends
 # The same examples in every run, however slow the machine: a failure can be had again.
 hypothesis.settings.register_profile("portnet", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("portnet")
+
+# The suite is run compiled, as users have it. PORTNET_TESTS=eager runs it without a compiler,
+# PORTNET_TESTS=native makes machine code of every plan at its first call.
+HOW = os.environ.get("PORTNET_TESTS", "compiled")
+if HOW == "eager":
+    from portnet import descent, run, stepping
+
+    new_way = stepping.Steps._new_way
+    stepping.Steps._new_way = lambda self, *args: new_way(replace(self, compiled=False), *args)
+    for module in (stepping, run, descent):
+        module.made_once = lambda make, *parts, form=(), donate=(): make(*parts, *form)
+elif HOW == "native":
+    from portnet.compiler import planned
+
+    planned.native_after = lambda plan: 1
 
 STRICTEST = {
     "boolean_indexing": False,

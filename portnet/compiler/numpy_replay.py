@@ -5,6 +5,7 @@ donated arrays into the arrays that operations read and write. The second is the
 of the arguments that makes the calls. Nothing is looked up, and nothing is allocated but results.
 """
 
+from collections.abc import Callable
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -412,6 +413,7 @@ class Code(NamedTuple):
     arrays: list[tuple[Any, ...]]  # name, shape, dtype, base, offset
     cut: CodeType
     each: CodeType
+    usual: Callable[[], CodeType]  # made when it is needed first
     names: dict[str, Any]
     staged: list[int]
     bases: list[str]
@@ -435,7 +437,13 @@ class Replay:
             self._cut()
         self.names.update(dict.fromkeys(f"g{d}" for d in self.donated), owners=self.owners)
         self.function = self.names["replay"]
-        self.quick: Any = self.names.get("quick")
+        self.quick: Callable[[Any], Any] = self._first
+
+    def _first(self, args: Any) -> Any:
+        """Make the function that does a call like the last one, and do the first."""
+        exec(self.code.usual(), self.names)
+        self.quick = self.names["quick"]
+        return self.quick(args)
 
     def _cut(self) -> None:
         """Make the arrays that operations read and write, in buffers and donated arrays."""

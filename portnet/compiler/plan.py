@@ -13,7 +13,7 @@ are. The dangers are all of one kind: a place is written while its old value is 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from .program import Node, Program, unfrozen
 from .rewrite import VIEWS
@@ -36,8 +36,7 @@ class Step:
         return self.nodes[0].shape
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a result is: bytes from `offset` of a buffer, or of a donated argument."""
 
     base: tuple[str, int]  # ("buffer", number) or ("donated", number of the input)
@@ -368,7 +367,8 @@ class Placement:
         """Return the last step that needs a result of step s: the end, where it is a result."""
         if id(n) in self.kept or any(root(c) is n for c, _ in self.copies):
             return len(self.steps)
-        return max([self.step_of[id(self.order[p])] for p, _ in self.reads.get(id(n), [])] + [s])
+        reads = self.reads.get(id(n))
+        return max(s, *[self.step_of[id(self.order[p])] for p, _ in reads]) if reads else s
 
     def _owner(self, node: Node) -> Node:
         while id(node) in self.inside:

@@ -44,12 +44,13 @@ class Planned:
     def _write(self, text: Text) -> None:
         """Make the code of the replay."""
         cut, each = text.write(self.returned)
-        each += self.usual
-        self.source = cut, each
+        self.source = cut, each + self.usual
+        usual = functools.cache(lambda: builtins.compile(self.usual, "<portnet: usual>", "exec"))
         self.code = Code(
             text.arrays,
             builtins.compile(cut, "<portnet: buffers>", "exec"),
             builtins.compile(each, "<portnet: replay>", "exec"),
+            usual,
             text.names | self.named | text.compiled(),
             text.staged,
             list(text.bases),
