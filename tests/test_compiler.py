@@ -31,10 +31,11 @@ from programs import assert_same, snapshot
 import portnet
 from portnet import rng, tree
 from portnet.backend import ShapeError, namespace
-from portnet.compiler import trace
+from portnet.compiler import planned, trace
 from portnet.layers import ACTIVATIONS
 from portnet.losses import LOSSES
 from portnet.optimizers import OPTIMIZERS
+from portnet.run import _value_and_grad_of
 from portnet.schedules import CosineDecay, ExponentialDecay, InverseDecay, StepDecay
 from portnet.transforms import ClipNorm, WeightDecay, chain
 
@@ -464,6 +465,27 @@ def test_a_hundred_steps_of_every_loss(name, weighted):
     train(portnet.mlp([3, 6, 4], "silu"), name, portnet.Momentum(0.01), [batch])
     loss = LOSSES[name](reduction="sum")
     train(portnet.mlp([3, 6, 4], "silu"), loss, portnet.SGD(0.001), [batch], steps=20)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("native", [False, True])
+def test_compiled_gradients_are_differences_of_compiled_losses(
+    activation, loss, native, monkeypatch
+):
+    """The oracle is no gradient of ours: the slope of the compiled loss itself."""
+    monkeypatch.setattr(planned, "native_after", lambda plan: 1 if native else -1)
+    net = portnet.mlp([3, 6, 5, 4], activation, norm="layer")
+    x, y, weight = data(loss, 7)
+    v, unravel = tree.ravel(start(net, portnet.SGD())[0])
+    fn = portnet.compile(_value_and_grad_of(net, LOSSES[loss]()))
+    grad = fn(unravel(v), (x, y, weight))[1]
+    draw = np.random.default_rng(2)
+    for _ in range(3):
+        d, h = draw.standard_normal(v.shape), 1e-5
+        up, down = (float(fn(unravel(v + s * h * d), (x, y, weight))[0]) for s in (1, -1))
+        np.testing.assert_allclose((up - down) / (2 * h), grad @ d, rtol=1e-6, atol=1e-8)
+    assert len(fn._ways) == 1
 
 
 def test_one_hot_targets_and_smooth_labels():
