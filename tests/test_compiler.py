@@ -469,12 +469,11 @@ def test_a_hundred_steps_of_every_loss(name, weighted):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("native", [False, True])
-def test_compiled_gradients_are_differences_of_compiled_losses(
-    activation, loss, native, monkeypatch
-):
+def test_compiled_gradients_are_differences_of_compiled_losses(activation, loss, monkeypatch):
     """The oracle is no gradient of ours: the slope of the compiled loss itself."""
-    monkeypatch.setattr(planned, "native_after", lambda plan: 1 if native else -1)
+    monkeypatch.setattr(
+        planned, "native_after", lambda plan: 4
+    )  # machine code for the last of them
     net = portnet.mlp([3, 6, 5, 4], activation, norm="layer")
     x, y, weight = data(loss, 7)
     v, unravel = tree.ravel(start(net, portnet.SGD())[0])

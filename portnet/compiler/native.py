@@ -17,8 +17,11 @@ from .segments import Segments
 
 
 def available() -> bool:
-    """Tell whether Python and the processor are as this module knows them."""
-    return sys.implementation.name == "cpython" and flags() is not None
+    """Tell whether Python, NumPy and the processor are as this module knows them."""
+    try:
+        return sys.implementation.name == "cpython" and flags() is not None
+    except (AttributeError, OSError):  # NumPy's library in C is not where it was
+        return False
 
 
 class NativeText(Text):

@@ -35,7 +35,6 @@ class Planned:
         self.repeatable = bool(self.usual)
         self.donated = sorted(plan.donated.values())
         self.others = [i for i in range(len(plan.program.inputs)) if i not in self.donated]
-        self.nbytes = sum(plan.buffers) + sum(plan.blocks)
         self.pool: list[Replay] = []
         self.native = ""  # what is compiled, in words
         self._write(Text(plan))
@@ -44,7 +43,6 @@ class Planned:
     def _write(self, text: Text) -> None:
         """Make the code of the replay."""
         cut, each = text.write(self.returned)
-        self.source = cut, each + self.usual
         usual = functools.cache(lambda: builtins.compile(self.usual, "<portnet: usual>", "exec"))
         self.code = Code(
             text.arrays,
@@ -55,6 +53,8 @@ class Planned:
             text.staged,
             list(text.bases),
         )
+        self.source = cut, each + self.usual
+        self.nbytes = sum((*self.plan.buffers, *self.plan.blocks, *text.staged))
         self.pool = []  # what was made of other code
 
     def _compile(self) -> None:

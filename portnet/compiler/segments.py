@@ -35,9 +35,9 @@ from .rewrite import VIEWS
 from .trace import ELEMENTWISE
 
 STAGED = 65_536  # bytes: arguments up to here are copied to a place that code can know
-FEW = 64, 7  # so many numbers are the largest, are added, in order (NumPy adds 8 in pairs)
-
-
+# Rows up to this length are done in order: NumPy adds eight and more in pairs, and has the largest
+# of a row in any order, which is the same but for the sign of a zero.
+FEW = {"sum": 7, "max": 64, "min": 64, "prod": 0}
 BINARY = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
@@ -324,9 +324,8 @@ class Segments:
                 wanted = wanted or any(id(r) not in own for r in self.readers.get(id(node), []))
             operations.append(e if wanted else e._replace(out=None))
         text, places = function("LOOP", loop.shape, operations)
-        loop.lines = self._call(
-            text, [self._pointer(base, offset, loop.lines) for base, offset in places], loop.lines
-        )
+        pointers = [self._pointer(base, offset, loop.lines) for base, offset in places]
+        loop.lines = self._call(text, pointers, loop.lines)
 
     def _call(self, text: str, pointers: list[str], lines: list[str]) -> list[str]:
         """Return the lines that call a function, which is written down once."""
@@ -391,8 +390,8 @@ class Segments:
             along, first, rest = (0, width), (columns * width, width), columns
         else:  # o[i] = o[i] + x[i, j], one j after the other
             along, first, rest = (0, width), (width, count * width), outer
-        few = columns > 1 or count <= FEW[op in IDENTITY]
-        if op != "prod" and few and dtype.kind == "f":
+        in_order = op != "prod" if columns > 1 else count <= FEW[op]
+        if in_order and dtype.kind == "f":
             into, from_ = out._replace(strides=along), access._replace(strides=first)
             start: Any = from_._replace(strides=first[1:])
             if op in IDENTITY:
