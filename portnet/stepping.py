@@ -178,7 +178,6 @@ class Steps:
         reason = fn.refusal(*packed, *rows.batch(begins[0], True), rows.scale)
         if reason:
             return _Way(eagerly, reason=reason)
-        way.left = start.params, start.state  # they are packed already
         return way
 
     def close(self) -> None:
@@ -212,22 +211,17 @@ class _Way:
         self.form: Any = _PLAIN if form is None else form
         self.vectors = isinstance(self.form[0], _Vectors)
         self.work: Any = None  # params, state, sums
-        self.left: Any = None  # the nests that came out last: what is in `work`
 
     def enter(self, start: Ahead) -> tuple[Any, Any, Any]:
         """Return parameters, state and sums in the form in which they travel."""
         params, state, sums, _ = start
         if not self.vectors:
             return params, state, sums
-        same = self.left is not None and self.left[0] is params and self.left[1] is state
-        self.left = None  # until the end: an error on the way leaves something else in `work`
         if self.work is None:
             self.work = self.form[0].pack(params), self.form[1].pack(state), np.array(sums)
         else:
-            if not same:
-                for form, nest, work in zip(self.form, (params, state), self.work, strict=False):
-                    for kind, vector in form.pack(nest).items():
-                        work[kind][...] = vector
+            self.form[0].fill(self.work[0], params)
+            self.form[1].fill(self.work[1], state)
             self.work[2][...] = sums
         return self.work  # type: ignore[no-any-return]
 
@@ -243,9 +237,7 @@ class _Way:
             self.work = params, state, sums
             params, state = ({k: v.copy() for k, v in nest.items()} for nest in (params, state))
             sums = sums.copy()
-        params, state = self.form[0].unpack(params), self.form[1].unpack(state)
-        self.left = params, state
-        return Ahead(params, state, sums, done)
+        return Ahead(self.form[0].unpack(params), self.form[1].unpack(state), sums, done)
 
 
 def _advance(
@@ -330,10 +322,7 @@ class _Vectors:
 
     def pack(self, nest: Any) -> dict[str, Array]:
         """Return the vectors, by the name of their dtype: copies."""
-        leaves = tree.leaves(nest)
-        given = tuple((tuple(a.shape), a.dtype.name) for a in leaves)
-        if given != self.leaves or _kinds(nest) != self.text:
-            raise ValueError(f"a step changed the form of its state: {self.leaves} became {given}")
+        leaves = self._checked(nest)
         if not leaves:
             return {}
         xp = namespace(*leaves)
@@ -341,6 +330,20 @@ class _Vectors:
             kind: xp.concat([xp.reshape(a, (-1,)) for a in leaves if a.dtype.name == kind])
             for kind in dict.fromkeys(kind for _, kind in self.leaves)
         }
+
+    def _checked(self, nest: Any) -> list[Array]:
+        leaves = tree.leaves(nest)
+        given = tuple([(tuple(a.shape), a.dtype.name) for a in leaves])
+        if given != self.leaves or _kinds(nest) != self.text:
+            raise ValueError(f"a step changed the form of its state: {self.leaves} became {given}")
+        return leaves
+
+    def fill(self, vectors: dict[str, Array], nest: Any) -> None:
+        """Write a nest into vectors."""
+        begin = dict.fromkeys(vectors, 0)
+        for leaf, (shape, kind) in zip(self._checked(nest), self.leaves, strict=True):
+            start, begin[kind] = begin[kind], begin[kind] + prod(shape)
+            vectors[kind][start : begin[kind]] = leaf.reshape(-1)
 
     def unpack(self, vectors: dict[str, Array]) -> Any:
         """Return the nest: views of the vectors."""
@@ -433,10 +436,14 @@ def release() -> None:
 
 
 def _lasting(part: Any) -> bool:
-    """Whether equal parts will always do the same: frozen dataclasses, down to their numbers."""
+    """Whether equal parts will always do the same: our frozen dataclasses, down to their numbers.
+
+    Somebody else's may read what is none of their fields: a class attribute, a global variable.
+    """
     if isinstance(part, tuple):
         return all(_lasting(p) for p in part)
     if is_dataclass(part) and not isinstance(part, type):
         frozen = type(part).__dataclass_params__.frozen  # type: ignore[attr-defined]
-        return frozen and all(_lasting(getattr(part, f.name)) for f in fields(part))
+        ours = type(part).__module__.partition(".")[0] == __name__.partition(".")[0]
+        return ours and frozen and all(_lasting(getattr(part, f.name)) for f in fields(part))
     return part is None or type(part) in (bool, int, float, str)

@@ -7,6 +7,7 @@ and optimizer are replayed a hundred times with their state fed back; and each p
 import gc
 import inspect
 import os
+import pickle
 import random
 import threading
 import time
@@ -29,7 +30,7 @@ from hypothesis import given, settings
 from programs import assert_same, snapshot
 
 import portnet
-from portnet import rng, tree
+from portnet import rng, stepping, tree
 from portnet.backend import ShapeError, namespace
 from portnet.compiler import planned, trace
 from portnet.layers import ACTIVATIONS
@@ -2106,3 +2107,196 @@ def test_explain_says_what_ran_eagerly_and_why(capsys):
     assert "float" in text
     assert os.path.basename(__file__) in text
     assert str(line_of(looks_float)) in text
+
+
+# What two readers of the issue found -------------------------------------------------------------
+
+
+def remade(x):
+    w = np.ones(3)
+    first = x * w
+    w += 1
+    return first + x * w
+
+
+def real_is_itself(x):
+    xp = namespace(x)
+    y = x * 2
+    z = xp.real(y)
+    y += 1
+    return z
+
+
+def where_of_one(x):
+    return np.where(x > 2)[0]
+
+
+def numpys_own_branch(x):
+    return x * 2 if isinstance(x, np.ndarray) else x * 3
+
+
+@pytest.mark.parametrize("fn", [remade, numpys_own_branch])
+def test_arrays_are_numpys_while_they_are_traced(fn):
+    check(fn, a(3))
+
+
+@pytest.mark.parametrize(
+    ("fn", "word"), [(real_is_itself, "in place (+=)"), (where_of_one, "where with one argument")]
+)
+def test_what_only_eager_arrays_can_do_is_named(fn, word):
+    x = a(5)
+    compiled = portnet.compile(fn)
+    with one_warning(word):
+        first = compiled(x)
+    assert_same(first, fn(x))
+    assert_same(compiled(x), fn(x))
+
+
+def test_errstate_inside_is_named():
+    def fn(x):
+        with np.errstate(divide="ignore"):
+            return 1.0 / x
+
+    compiled, x = portnet.compile(fn), np.array([0.0, 1.0])
+    with one_warning("np.errstate"):
+        assert_same(compiled(x), fn(x))
+    assert_same(compiled(x), fn(x))
+
+
+def test_an_array_that_is_kept_of_a_trace():
+    memo = {}
+
+    def fn(x):
+        if "w" not in memo:
+            memo["w"] = x * 2
+        return memo["w"] + x
+
+    with pytest.raises(TypeError, match="kept: the function is not pure"):
+        portnet.compile(fn)(a(2))
+
+
+@dataclass(frozen=True)
+class Two:
+    first: Any
+    second: Any
+
+
+def test_results_in_a_dataclass_run_eagerly():
+    compiled = portnet.compile(lambda x: Two(x + 1, x * 2))
+    with one_warning("differ in the results"):
+        result = compiled(a(3))
+    np.testing.assert_array_equal(result.second, a(3) * 2)
+
+
+def test_an_argument_that_is_no_array_is_named():
+    compiled = portnet.compile(lambda p, x: p.first * x)
+    with one_warning("an argument is a Two"):
+        compiled(Two(2.0, None), a(3))
+    compiled(Two(2.0, None), a(3))  # once
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_powers_of_complex_numbers(dtype):
+    x = (np.linspace(-2, 2, 7) + 1j * np.linspace(3, -1, 7)).astype(dtype)
+    check(lambda x: [x**2, x**0.5, x**-1, x**3, x * (1 + 2j)], x)
+
+
+def test_methods_and_decorated_functions():
+    class Scaled:
+        @portnet.compile
+        def times(self, x):
+            return 2.0 * x
+
+    with one_warning("an argument is a Scaled"):
+        np.testing.assert_array_equal(Scaled().times(a(3)), 2.0 * a(3))
+    again = pickle.loads(pickle.dumps(decorated))
+    assert again is decorated
+    np.testing.assert_array_equal(again(a(3)), a(3) + 1)
+
+
+@portnet.compile
+def decorated(x):
+    return x + 1
+
+
+def test_an_overlap_that_comes_with_the_second_call():
+    step = portnet.compile(lambda p, q: (p + 1, q * 3), donate=0)
+    p, _ = step(np.zeros(3), np.ones(3))
+    _, q = step(p, p)
+    np.testing.assert_array_equal(q, [3, 3, 3])
+
+
+@pytest.mark.parametrize("index", [-5_001, 5_000])
+def test_indices_of_large_takes_are_checked(index):
+    x, rows = np.zeros((5_000, 20)), np.arange(4_000)
+    compiled = portnet.compile(lambda x, rows: namespace(x).take(x, rows, axis=0))
+    compiled(x, rows)
+    rows[7] = index
+    with pytest.raises(IndexError, match="out of bounds"):
+        compiled(x, rows)
+
+
+def test_released_memory_comes_back():
+    compiled = portnet.compile(lambda x: namespace(x).sum(namespace(x).exp(x) * x))
+    x = np.linspace(0, 1, 300_000)
+    compiled(x)
+    (way,) = compiled._ways.values()
+    buffers = weakref.ref(way.pool[0])
+    compiled.release()
+    gc.collect()
+    assert buffers() is None
+    compiled(x)
+
+
+def test_parts_that_are_equal_and_not_the_same_have_plans_of_their_own():
+    make = lambda layer: lambda x: x * layer.slope  # noqa: E731
+    kept = [stepping.made_once(make, portnet.LeakyReLU(slope)) for slope in (0.0, -0.0)]
+    assert kept[0] is not kept[1]
+    assert stepping.made_once(make, portnet.LeakyReLU(-0.0)) is kept[1]
+
+
+ALPHA = 0.1
+
+
+@dataclass(frozen=True)
+class Leaky:
+    """A layer that reads what is no field of it."""
+
+    def init(self, rng, n):
+        return (), n
+
+    def forward(self, params, x, key=None):
+        return namespace(x).where(x > 0, x, ALPHA * x), x
+
+    def backward(self, params, cache, dy):
+        return (), namespace(dy).where(cache > 0, dy, ALPHA * dy)
+
+
+def test_what_a_layer_reads_beside_its_fields_is_read_anew_in_each_fit(monkeypatch):
+    draw = np.random.default_rng(0)
+    X = draw.standard_normal((64, 3))
+    y = X[:, :1] ** 2
+    net = portnet.Chain([portnet.Dense(4), Leaky(), portnet.Dense(1)])
+    for alpha in (0.1, 0.9):
+        monkeypatch.setitem(globals(), "ALPHA", alpha)
+        losses = [
+            portnet.Trainer(net, "squared_error", "adam", 16, compile=how)
+            .fit(X, y, epochs=2)
+            .history
+            for how in (True, False)
+        ]
+        assert losses[0] == losses[1]
+
+
+def test_parameters_that_are_changed_between_epochs():
+    X = np.linspace(-1, 1, 40).reshape(20, 2).astype("float32")
+    losses = {}
+    for how in (True, False):
+        net = portnet.mlp([2, 4, 1], "tanh")
+        for run in portnet.Trainer(net, "squared_error", "adam", 5, compile=how).epochs(
+            X, X[:, :1], epochs=3
+        ):
+            losses.setdefault(how, []).append(run.history["loss"][-1])
+            for p in tree.leaves(run.params):
+                p *= 0.5
+    assert losses[True] == losses[False]

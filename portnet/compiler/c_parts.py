@@ -13,6 +13,7 @@ import functools
 import platform
 import sys
 import warnings
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,13 +93,22 @@ def tell(raised: int) -> None:
             continue
         message = f"{what} encountered in compiled code"
         if how == "warn":
-            warnings.warn(message, RuntimeWarning, stacklevel=5)
+            warnings.warn(message, RuntimeWarning, stacklevel=_callers())
         elif how == "raise":
             raise FloatingPointError(message)
         else:  # printed, logged, or a function called: NumPy's own doing
             cause()
 
 
+def _callers() -> int:
+    """Return the stack level of the first line that is not of this package, for `warnings.warn`."""
+    level, frame = 2, sys._getframe(2)
+    while frame.f_back and frame.f_code.co_filename.startswith(("<portnet", _PACKAGE)):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+_PACKAGE = str(Path(__file__).parent.parent)
 _ONE, _INFINITE = np.ones(1), np.full(1, np.inf)
 _LARGE, _SMALL = np.full(1, np.finfo(np.float64).max), np.full(1, np.finfo(np.float64).tiny)
 

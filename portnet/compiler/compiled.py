@@ -1,14 +1,18 @@
 """portnet.compile: the function that is called, and what becomes of a call.
 
 Which plan a call takes, and whether there is one, depends on the structure of its arguments, their
-shapes, dtypes and Python numbers alone: never on how often it was called before.
+shapes, dtypes and Python numbers alone: never on how often it was called before. (When a plan
+becomes machine code depends on that: its results have the same bits.)
 """
 
 import functools
+import operator
+import sys
 import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any
 
 from .keys import OtherError, key_of
@@ -37,7 +41,9 @@ def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compil
         Called like fn. On NumPy the operations are replayed in place, on JAX it is ``jax.jit``; on
         other libraries fn is called as it is. What cannot be traced (a value that is looked at, a
         function that is not of the standard, random numbers) runs eagerly, with one
-        `CompileWarning` that says what and where, and returns what fn returns.
+        `CompileWarning` that says what and where, and returns what fn returns. Results without axes
+        are arrays, as the standard has it, where eager NumPy has scalars. Whatever fn reads beside
+        its arguments (globals, attributes) is read once for each plan.
         ``.explain(*args)`` prints the plan.
 
     Examples
@@ -51,12 +57,15 @@ def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compil
     """
     if not callable(fn):
         raise TypeError(f"compile: expected a function, got {fn!r}")
-    positions = (donate,) if isinstance(donate, int) else tuple(donate)
-    for d in positions:
-        if isinstance(d, bool) or not isinstance(d, int) or d < 0:
-            raise ValueError(
-                f"compile: expected donate as positions of arguments, 0 or larger, got {donate!r}"
-            )
+    try:
+        given = donate if isinstance(donate, Sequence) else (donate,)
+        positions = tuple([-1 if isinstance(d, bool) else operator.index(d) for d in given])
+    except TypeError:
+        positions = (-1,)
+    if min(positions, default=0) < 0:
+        raise ValueError(
+            f"compile: expected donate as positions of arguments, 0 or larger, got {donate!r}"
+        )
     return Compiled(fn, positions)
 
 
@@ -67,14 +76,21 @@ class Compiled:
         self.fn, self.donate = fn, donate
         self._ways: OrderedDict[Any, Any] = OrderedDict()  # key: how such a call is done
         self._last: Any = None  # the way of the last call: it is tried first
-        self._told: set[Any] = set()  # the keys of which there was a warning
+        self._told: set[Any] = set()  # the keys, and the reasons, of which there was a warning
         self._lock = threading.Lock()
         functools.update_wrapper(self, fn, updated=())
 
     def __repr__(self) -> str:
         return f"compile({getattr(self.fn, '__qualname__', self.fn)!s}, donate={self.donate})"
 
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Be a method where a class has it: `self` is then the first argument."""
+        return self if instance is None else MethodType(self, instance)
+
     def __reduce__(self) -> Any:
+        name = getattr(self.fn, "__qualname__", "")
+        if getattr(sys.modules.get(self.fn.__module__), name, None) is self:  # it was decorated
+            return name
         return compile, (self.fn, self.donate)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -107,13 +123,15 @@ class Compiled:
         try:
             key = self._key_of(args, kwargs, arrays)
         except OtherError as other:
-            print(f"{self}: {other.args[0]}")  # noqa: T201
+            told = {"jax": "jax.jit does it", "torch": "runs eagerly, without gradients"}
+            told["eager"] = "runs eagerly, as everything in this library"
+            print(f"{self}: {told.get(other.args[0], other.args[0])}")  # noqa: T201
             return
         way = self._ways.get(key)
         try:
             text = (way or self._planned(args, kwargs)).explain()
         except EagerError as error:
-            text = f"runs eagerly: {error}"
+            text = f"runs eagerly: {error}" if str(error) else _NOTHING
         print(f"{self}\n{text}")  # noqa: T201
 
     def refusal(self, *args: Any, **kwargs: Any) -> str:
@@ -183,13 +201,21 @@ class Compiled:
 
             with torch.no_grad():
                 return self.fn(*args, **kwargs)
-        return self.fn(*args, **kwargs)
+        result = self.fn(*args, **kwargs)
+        if why not in ("traced", "eager", *self._told):
+            self._told.add(why)
+            message = f"{name_of(self.fn)} runs eagerly: {why}"
+            warnings.warn(message, CompileWarning, stacklevel=3)
+        return result
 
     @functools.cached_property
     def _jax(self) -> Any:
         from .jax_jit import Jitted
 
         return Jitted(self.fn)
+
+
+_NOTHING = "runs eagerly: there are no arrays among its arguments"
 
 
 class _Result:
@@ -214,4 +240,4 @@ class _Eager:
 
     def explain(self) -> str:
         """Return why."""
-        return f"runs eagerly: {self.reason}"
+        return f"runs eagerly: {self.reason}" if self.reason else _NOTHING

@@ -24,6 +24,8 @@ def key_of(x: Any, arrays: list[Any]) -> Any:
         return kind, x
     if kind is float:
         return kind, x.hex()
+    if kind is complex:
+        return kind, x.real.hex(), x.imag.hex()
     if isinstance(x, np.generic):
         arrays.append(np.asarray(x))
         return (), x.dtype
@@ -36,12 +38,16 @@ def key_of(x: Any, arrays: list[Any]) -> Any:
 
 
 def _library(x: Any) -> str:
-    """Return the name of the library of an argument that is not NumPy's, or why it is none."""
-    if kind_of := getattr(type(x), "__module__", "").partition(".")[0]:
-        if array_api_compat.is_jax_array(x):
-            return "jax"
-        if array_api_compat.is_torch_array(x):
-            return "torch"
+    """Return the name of the library of an argument that is not NumPy's, or why it is none.
+
+    "traced": an array of a trace; "eager": of a library that is not compiled.
+    """
+    if array_api_compat.is_jax_array(x):
+        return "jax"
+    if array_api_compat.is_torch_array(x):
+        return "torch"
     if hasattr(x, "__portnet_trace__"):
         return "traced"
-    return f"an argument of type {type(x).__name__} ({kind_of}) runs eagerly"
+    if array_api_compat.is_array_api_obj(x) and not isinstance(x, np.ndarray):
+        return "eager"
+    return f"an argument is a {type(x).__name__}: traced are arrays, Python numbers, nests of them"

@@ -91,6 +91,8 @@ def number(array: Any) -> Value:
 
 def compute(to: Block, op: str, given: list[Value], result: Any) -> Value:
     """Write down an operation on values of the dtype in which it is done; return the result."""
+    if any(v.dtype != given[-1].dtype for v in given[op == "where" :]):
+        raise UnsupportedError(op)  # signed and unsigned numbers are compared
     kind = given[-1].dtype.kind
     t = _register(given[-1].dtype)
     texts = [v.text for v in given]
@@ -297,7 +299,7 @@ def function(name: str, shape: tuple[int, ...], operations: list[Elementwise]) -
     def read(access: Access) -> Value:
         if access not in known:
             moving = [k + 1 for k, s in enumerate(of[access]) if s]
-            sums = access in outs  # what is written in each turn is read anew in each
+            sums = access in outs  # o = o + x: what is written in each turn is read anew in each
             to = blocks[-1 if sums else max(moving, default=0)]
             text = to.do(f"load {_known(MEMORY, access.dtype.name)}, ptr {address(to, access)}")
             if access.dtype.kind == "b":

@@ -6,6 +6,7 @@ called between the compiled functions. This is the extra ``native``: llvmlite, n
 """
 
 import ctypes
+import functools
 import sys
 from typing import Any
 
@@ -42,7 +43,7 @@ class NativeText(Text):
                 self._call()
                 self.step(step)
         self._call()
-        self.each[:0] = self.segments.first
+        self.each[:0] = self.segments.first()
 
     def _call(self) -> None:
         name = self.segments.close()
@@ -52,7 +53,7 @@ class NativeText(Text):
     def compiled(self) -> dict[str, Any]:
         """Return the compiled functions."""
         count = self.segments.count
-        return machine_code(self.segments.functions, count) if count else {}
+        return machine_code(tuple(self.segments.functions), count) if count else {}
 
     def summary(self) -> str:
         """Return what is compiled, in words."""
@@ -67,7 +68,6 @@ declare float @llvm.fabs.f32(float)
 declare double @llvm.fabs.f64(double)
 declare float @llvm.sqrt.f32(float)
 declare double @llvm.sqrt.f64(double)
-declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 """
 
@@ -86,7 +86,8 @@ def _target() -> Any:
     )
 
 
-def machine_code(functions: list[str], segments: int) -> dict[str, Any]:
+@functools.lru_cache(maxsize=64)  # LLVM does not give all of its memory back
+def machine_code(functions: tuple[str, ...], segments: int) -> dict[str, Any]:
     """Compile; return the functions that a replay calls, by name, and what keeps them alive."""
     from llvmlite import binding
 

@@ -51,7 +51,7 @@ class Text:
         self.replaced = {d: k for k, d in plan.donated.items()}
         self.constants: dict[Any, str] = {}
         self.scalars: dict[tuple[str, str], str] = {}
-        self.staged: list[int] = []  # for compiled functions: bytes of copies of arguments
+        self.staged: dict[str, int] = {}  # for compiled functions: bytes of copies of arguments
         self.bases: dict[str, int] = {}  # and the arrays whose addresses they need: their numbers
 
     def write(self, returned: str) -> tuple[str, str]:
@@ -415,7 +415,7 @@ class Code(NamedTuple):
     each: CodeType
     usual: Callable[[], CodeType]  # made when it is needed first
     names: dict[str, Any]
-    staged: list[int]
+    staged: dict[str, int]
     bases: list[str]
 
 
@@ -424,9 +424,11 @@ class Replay:
 
     def __init__(self, plan: Plan, code: "Code") -> None:
         self.code, self.names = code, dict(code.names)
-        for letter, sizes in (("m", plan.buffers), ("b", plan.blocks), ("p", code.staged)):
+        for letter, sizes in (("m", plan.buffers), ("b", plan.blocks)):
             for i, nbytes in enumerate(sizes):
                 self.names[f"{letter}{i}"] = aligned(nbytes)
+        for base, nbytes in code.staged.items():
+            self.names[base] = aligned(nbytes)
         self.donated = sorted(plan.donated.values())
         self.last: list[Any] = []  # the donated arrays of the last call
         self.owners: set[int] = set()

@@ -16,6 +16,7 @@ import numpy as np
 from . import c_parts
 from .llvm import (
     IDENTITY,
+    MEMORY,
     SPACE,
     Access,
     Elementwise,
@@ -38,6 +39,9 @@ STAGED = 65_536  # bytes: arguments up to here are copied to a place that code c
 # Rows up to this length are done in order: NumPy adds eight and more in pairs, and has the largest
 # of a row in any order, which is the same but for the sign of a zero.
 FEW = {"sum": 7, "max": 64, "min": 64, "prod": 0}
+# LLVM may compute what is slow only where it is chosen, and would not note a division by zero where
+# it is not: that these are stored, too, makes them be computed.
+CHOICES, SLOW = ("where", "maximum", "minimum"), ("divide", "reciprocal", "sqrt")
 BINARY = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
@@ -89,9 +93,9 @@ class Segments:
         self.plan, self.text = plan, text
         self.items: list[_Item] = []
         self.functions: list[str] = []  # what is compiled
-        self.first: list[str] = []  # what is done before everything else
+        self.stages: dict[str, str] = {}  # copies of arguments, by the name of their place
+        self.used: set[str] = set()  # bases
         self.count = 0  # of functions that are called
-        self.stages: dict[int, str] = {}
         self.known: dict[str, str] = {}  # the text of a function: its name
         self.named = 0  # pointers
         self.readers: dict[int, list[Node]] = {}
@@ -150,6 +154,10 @@ class Segments:
         self.functions.append("\n".join([*start, *SPACE, *lines, *end]))
         return name
 
+    def first(self) -> list[str]:
+        """Return what a replay must do before everything else."""
+        return [line for base, line in self.stages.items() if base in self.used]
+
     def _flag(self, do: str) -> str:
         known = c_parts.flags()
         assert known is not None
@@ -176,7 +184,7 @@ class Segments:
         base, offset, strides = "", 0, _contiguous(node.shape, node.dtype.itemsize)
         if node.op == "constant":
             base = self.text.value(node.value)
-            strides = np.asarray(node.value).strides
+            strides = self.text.names[base].strides  # of equal constants, the first one's
         elif id(node) in self.text.bound:
             base = self._stage(node)
         elif node.op == "input":
@@ -193,14 +201,12 @@ class Segments:
         """Copy an argument that is another array in each call to a place of its own."""
         if node.nbytes > STAGED or node.size == 0:
             raise UnsupportedError("a large argument")
-        if id(node) not in self.stages:
-            base = f"p{len(self.text.staged)}"
-            self.text.staged.append(node.nbytes)
-            self.stages[id(node)] = base
-            self.first.append(
-                f"copyto({self.text._array(node, base, 0)}, {self.text.of[id(node)]})"
-            )
-        return self.stages[id(node)]
+        base = f"p{node.value}"
+        if base not in self.stages:
+            self.text.staged[base] = node.nbytes
+            place = self.text._array(node, base, 0)
+            self.stages[base] = f"copyto({place}, {self.text.of[id(node)]})"
+        return base
 
     def _viewed(self, node: Node) -> Access:
         x = node.inputs[0]
@@ -295,6 +301,8 @@ class Segments:
                 given.append(reads[-1])
         inside = id(node) in self.plan.scratch
         out = None if inside else self._access(node)
+        if out is not None:
+            out = out._replace(strides=_broadcast(node.shape, out.strides, node.shape))
         op = "positive" if node.op in ("astype", "copy") else node.op
         made = Elementwise(op, tuple(given), dtypes, node.dtype, out)
         if not loop.takes(reads, out):
@@ -316,10 +324,11 @@ class Segments:
     def _write(self, loop: _Loop) -> None:
         """Write a loop as a function, and its call; what nobody else reads is not stored."""
         own = {id(n) for n in loop.nodes}
+        chosen = {o for e in loop.operations if e.op in CHOICES for o in e.operands}
         operations = []
         for k, e in enumerate(loop.operations):
             node = loop.nodes[k]
-            wanted = node is None or id(node) in self.kept
+            wanted = node is None or id(node) in self.kept or (k in chosen and e.op in SLOW)
             if node is not None:
                 wanted = wanted or any(id(r) not in own for r in self.readers.get(id(node), []))
             operations.append(e if wanted else e._replace(out=None))
@@ -337,6 +346,7 @@ class Segments:
 
     def _pointer(self, base: str, offset: int, lines: list[str]) -> str:
         self.named += 1
+        self.used.add(base)
         lines.append(f"%x{self.named} = getelementptr i8, ptr %{base}, i64 {offset}")
         return f"%x{self.named}"
 
@@ -344,7 +354,9 @@ class Segments:
 
     def _by_c(self, node: Node) -> None:
         """One ufunc on arrays without gaps, and on single elements."""
-        if node.op not in UFUNCS:
+        if node.op not in UFUNCS or node.dtype.char in "gG":
+            raise UnsupportedError(node.op)
+        if node.op == "pow" and node.dtype.kind in "iu":  # it raises, of negative powers
             raise UnsupportedError(node.op)
         operands, dtypes = self._operands(node)
         accesses = []
@@ -382,7 +394,7 @@ class Segments:
         outer, count, columns = _parts(x.shape, node.attr("axis"))
         access, out = self._access(x), self._access(node)
         flat = _is_contiguous(x.shape, access.strides, width)
-        if not flat or x.dtype != dtype or dtype.kind not in "fiu":
+        if not flat or x.dtype != dtype or dtype.kind == "b" or dtype.name not in MEMORY:
             raise UnsupportedError(op)
         if node.op == "mean" and dtype.name not in ("float32", "float64"):
             raise UnsupportedError(op)
@@ -429,7 +441,9 @@ class Segments:
         x, W = node.nodes
         if not (len(x.shape) == len(W.shape) == 2 and x.dtype == W.dtype == node.dtype):
             raise UnsupportedError("matmul")
-        if any(id(root(i)) in self.text.bound for i in (x, W)):  # who knows how it lies in memory
+        if x.size == 0 or any(
+            id(root(i)) in self.text.bound for i in (x, W)
+        ):  # who knows how it lies in memory
             raise UnsupportedError("matmul of an argument")
         a, b, out = self._access(x), self._access(W), self._access(node)
         (m, k), n, width = x.shape, W.shape[1], node.dtype.itemsize
@@ -501,6 +515,7 @@ def _alone(shape: tuple[int, ...], op: str, operands: tuple[Any, ...], out: Acce
     loop = _Loop(shape)
     loop.nodes = [None]
     loop.operations = [Elementwise(op, operands, (out.dtype,) * len(operands), out.dtype, out)]
+    check(loop.operations[0], [])
     loop.read = [o for o in operands if isinstance(o, Access)]
     loop.written = [out]
     loop.reads = [(a.base, *a.span(shape)) for a in loop.read]

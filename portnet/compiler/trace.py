@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..tree import leaves
-from .program import Node, Program, Shape, call, frozen
+from .program import Node, Program, Shape, call, frozen, same_bits
 
 Array = Any
 Tree = Any
@@ -42,9 +42,15 @@ class Recorder:
         self.shared: set[int] = set()  # nodes that share memory with others, by id
         self.problem = ""  # the first thing that could not be written down, also if it was caught
         self.where = ""
+        self.closed = False  # the trace is over
+        self.errors = np.geterr()  # how NumPy tells of divisions by zero: a replay has one way
 
     def add(self, node: Node) -> "Traced":
         """Write a node down and return the array that it makes."""
+        if self.closed:
+            self.refuse("")
+        if np.geterr() != self.errors:
+            self.refuse("np.errstate inside of the function")
         self.nodes.append(node)
         return Traced(self, node)
 
@@ -58,8 +64,8 @@ class Recorder:
     def constant(self, array: Any) -> Node:
         """Return the node of an array that is no argument: as it is now, whatever becomes of it."""
         known = self.constants.get(id(array))
-        if known is not None:
-            return known[0]
+        if known is not None and same_bits(known[0].value, np.asarray(array)):
+            return known[0]  # and not changed since, as an array made inside may be
         host = np.array(array)  # a copy
         if host.dtype.kind not in "biufc" or not host.dtype.isnative:
             self.refuse(f"an array of dtype {host.dtype}")
@@ -87,6 +93,8 @@ class Recorder:
 
     def refuse(self, what: str, kind: type[Untraceable] = Untraceable) -> NoReturn:
         """Raise, and remember the first time."""
+        if self.closed:
+            what = "an array of an earlier trace, which was kept: the function is not pure, and"
         if not self.problem:
             self.problem, self.where = what, line_of(sys._getframe(1))
         raise kind(f"{what} cannot be compiled")
@@ -111,6 +119,7 @@ class Traced:
     device = property(lambda self: "cpu")
     T = property(lambda self: _permute(self, tuple(range(self.ndim))[::-1]))
     mT = property(lambda self: _matrix_transpose(self))  # noqa: N815 (the standard's name)
+    __class__ = property(lambda self: np.ndarray)  # for isinstance
 
     def __repr__(self) -> str:
         return f"Traced({self.dtype}, shape {self.shape})"
@@ -308,6 +317,8 @@ def _elementwise(op: str, *args: Any, **kwargs: Any) -> Any:
     if kwargs:
         recorder.refuse(f"{op} with {', '.join(kwargs)}")
     operands = [a if a is None else recorder.operand(a) for a in args]
+    if op == "where" and len(operands) != 3:
+        recorder.refuse("where with one argument")
     if op == "where" and not (isinstance(operands[0], Node) and operands[0].dtype.kind == "b"):
         recorder.refuse("where with a condition that is no boolean array")
     shapes = {o.shape for o in operands if type(o) is Node} - {()}
@@ -315,12 +326,15 @@ def _elementwise(op: str, *args: Any, **kwargs: Any) -> Any:
     if shapes:  # NumPy's function is slow, and most operands have one shape
         shape = np.broadcast_shapes(*shapes) if len(shapes) > 1 else shapes.pop()
     dtype = _dtype(op, _kinds(operands))
-    return recorder.add(Node(op, tuple(operands), (), shape, dtype))
+    result = recorder.add(Node(op, tuple(operands), (), shape, dtype))
+    if op in ("real", "imag", "conj"):  # which may be the array itself
+        recorder.shared |= {id(o) for o in (*operands, result._node)}
+    return result
 
 
 def _power(x: Traced, other: Any) -> Any:
     """x ** other, with the short cuts that NumPy's operator takes, and its function does not."""
-    if type(other) in (int, float) and x.dtype.kind == "f" and x.ndim:
+    if type(other) in (int, float) and x.dtype.kind in "fc" and x.ndim:
         short = {2: "square", 0.5: "sqrt", -1: "reciprocal", 1: "positive"}
         if other in short:
             return _elementwise(short[other], x)
@@ -855,6 +869,13 @@ def trace(
     whatever fn raises.
     """
     recorder = Recorder()
+    try:
+        return _traced(recorder, fn, kinds, rebuild)
+    finally:
+        recorder.closed = True
+
+
+def _traced(recorder: Recorder, fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
     try:
         args, kwargs = rebuild([recorder.input(shape, dtype) for shape, dtype in kinds])
         results = fn(*args, **kwargs)
