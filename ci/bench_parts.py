@@ -185,9 +185,8 @@ def width(name, rounds, seconds):
 def memory(name, rounds, seconds):
     """Peak memory of three steps of `large`, beyond what the process with the data holds.
 
-    Before, three steps load the libraries and whatever compiles, and their arrays are dropped: on
-    batches of 16 rows for portnet, whose compiled function keeps its buffers, else on the very
-    batches, because JAX compiles for each shape anew.
+    Before, three steps load the libraries and compile, and their arrays are dropped, with the
+    buffers that portnet's compiled function keeps.
 
     What the step must hold: parameters, gradients and the two moments of Adam; the batch and what
     each layer puts out, until backward needs it; and the gradient of the widest.
@@ -196,9 +195,9 @@ def memory(name, rounds, seconds):
     make |= {"torch": peers.torch_eager, "jax": peers.jax_jit}
     workload = peers.WORKLOADS["large"]
     start = make[name](peers.Problem(workload))
-    warm = make[name](peers.Problem(replace(workload, batch=16))) if name == "portnet" else start
-    warm()(3)
-    del warm
+    start()(3)
+    if name == "portnet":
+        start.release()
     before, exact = _resident()
     start()(3)
     sizes = workload.sizes

@@ -176,7 +176,9 @@ def _portnet(problem, compiler, after=0):
         return begin()
 
     step_of, feed = compiler(step if problem.document else batch_step), problem.feed()
-    return _stepping(problem, step_of, fresh, feed)
+    start = _stepping(problem, step_of, fresh, feed)
+    start.release = getattr(step_of, "release", None)
+    return start
 
 
 def trainer_fit(problem):

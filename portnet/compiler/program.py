@@ -123,12 +123,11 @@ def same(a: Program, b: Program) -> str:
     number = {id(n): i for i, n in enumerate(a.nodes)}, {id(n): i for i, n in enumerate(b.nodes)}
 
     def of(value: Any, which: int) -> Any:
-        return number[which][id(value)] if isinstance(value, Node) else _typed(value)
+        return number[which][id(value)] if type(value) is Node else _typed(value)
 
     for m, n in zip(a.nodes, b.nodes, strict=False):
-        mine = m.op, m.attrs, m.shape, m.dtype, [of(i, 0) for i in m.inputs]
-        other = n.op, n.attrs, n.shape, n.dtype, [of(i, 1) for i in n.inputs]
-        if mine != other:
+        differ = m.op != n.op or m.attrs != n.attrs or m.shape != n.shape or m.dtype != n.dtype
+        if differ or [of(i, 0) for i in m.inputs] != [of(i, 1) for i in n.inputs]:
             return f"{m.op} of {_inputs(m)} and {n.op} of {_inputs(n)}"
         if m.op == "constant" and not same_bits(m.value, n.value):
             return "an array that is made anew in each call, with other values"
