@@ -281,6 +281,34 @@ def _grid(heads, rows):
     ]
 
 
+# README -----------------------------------------------------------------------------------------
+
+BEGIN, END = "<!-- ci/bench.py writes from here -->", "<!-- to here -->"
+
+
+def summary(result):
+    """Return what README shows: one training step, with the first number of threads."""
+    a, found = result["about"], Found(result)
+    threads, shown = found.threads[0], ["portnet", "by hand", "scikit-learn", "torch", "jax"]
+    titles = {"by hand": "NumPy by hand", "torch": "PyTorch", "jax": "JAX, jit"}
+    rows = []
+    for name, workload in WORKLOADS.items():
+        best = [found.best(name, name, threads, who) for who in shown]
+        cells = ["" if s is None else f"{1e6 * s:,.0f}" for s in best]
+        sizes = "-".join(map(str, workload.sizes))
+        rows.append([f"{sizes}, batch {workload.batch:,}", *cells])
+    heads = ["microseconds of a training step", *[titles.get(who, who) for who in shown]]
+    return [
+        *_grid(heads, rows),
+        f"One thread of {a['cpu']}, {a['date']}: the same parameters, batches and losses for "
+        "everybody, minima of interleaved rounds. portnet is `portnet.compile` with the extra "
+        "`native`; the whole table, with memory, fits, predictions and what was missed, is in "
+        "[ci/results/bench-cpu.md](ci/results/bench-cpu.md).",
+        "",
+        "![time of a step in portnet's, and cost against rows and width](ci/results/bench-cpu.svg)",
+    ]
+
+
 # Files ------------------------------------------------------------------------------------------
 
 
@@ -291,6 +319,12 @@ def write(result, text, out):
     yield out / "bench-cpu.json"
     (out / "bench-cpu.md").write_text(text)
     yield out / "bench-cpu.md"
+    if out == HERE / "results":
+        readme = HERE.parent / "README.md"
+        before, _, rest = readme.read_text().partition(BEGIN)
+        after = rest.partition(END)[2]
+        readme.write_text("\n".join([before + BEGIN, *summary(result), END + after]))
+        yield readme
     try:
         import matplotlib
     except ImportError:
@@ -338,8 +372,10 @@ def _bars(ax, found):
             ax.hlines(r, j - 0.45, j + 0.45, color="black", linestyle=":", label=label or None)
     ax.axhline(1, color="black", linewidth=0.8)
     ax.set_yscale("log")
-    for set_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-        set_formatter(lambda y, _: f"{y:g}")
+    low, high = ax.get_ylim()
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
+    ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    ax.set_yticks([], minor=True)
     ax.set_xticks(range(len(workloads)), [w.replace("-", "\n") for w in workloads])
     ax.set(ylabel="time / portnet's")
     ax.set_title(f"one training step, {_threads(first)}: above 1, portnet is faster")

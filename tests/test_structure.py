@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -297,3 +298,13 @@ def test_doctests():
         if path.stem not in skipped:
             module = importlib.import_module(f"portnet.{name_of(path).replace('/', '.')}")
             assert doctest.testmod(module).failed == 0, path.name
+
+
+def test_readme_shows_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(PACKAGE.parent / "ci")
+    import bench_table
+
+    result = json.loads((PACKAGE.parent / "ci/results/bench-cpu.json").read_text())
+    shown = (PACKAGE.parent / "README.md").read_text().partition(bench_table.BEGIN)[2]
+    expected = ["", *bench_table.summary(result), ""]
+    assert shown.partition(bench_table.END)[0] == "\n".join(expected)
