@@ -354,7 +354,19 @@ class _Vectors:
             start = begin[kind]
             begin[kind] = start + prod(shape)
             arrays.append(xp.reshape(vectors[kind][start : begin[kind]], shape))
-        return tree.map(arrays.__getitem__, self.nest)
+        return _filled(self.nest, arrays)
+
+
+def _filled(nest: Any, arrays: list[Array]) -> Any:
+    """Return a nest of numbers with the arrays of these numbers: `tree.map`, without its checks."""
+    if isinstance(nest, int):
+        return arrays[nest]
+    if isinstance(nest, dict):
+        return {k: _filled(v, arrays) for k, v in nest.items()}
+    if nest is None:
+        return None
+    parts = [_filled(v, arrays) for v in nest]
+    return type(nest)(*parts) if hasattr(nest, "_fields") else type(nest)(parts)
 
 
 def _kinds(nest: Any) -> str:

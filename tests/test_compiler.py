@@ -1593,7 +1593,10 @@ def same_error(fn, compiled, *args):
     with pytest.raises(type(ours.value)) as theirs:
         compiled(*args)
     assert type(theirs.value) is type(ours.value)
-    assert str(theirs.value) == str(ours.value)
+    texts = [str(theirs.value), str(ours.value)]
+    if isinstance(ours.value, FloatingPointError):  # machine code does not say which function
+        texts = [text.partition(" in ")[0] for text in texts]
+    assert texts[0] == texts[1]
     notes = [getattr(e.value, "__notes__", []) for e in (ours, theirs)]
     assert notes[0] == notes[1]
     assert snapshot(arrays(args)) == before

@@ -316,20 +316,13 @@ def _elementwise(op: str, *args: Any, **kwargs: Any) -> Any:
         args = (x, kwargs.pop("min", low), kwargs.pop("max", high))
     if kwargs:
         recorder.refuse(f"{op} with {', '.join(kwargs)}")
-    operands = [
-        a._node
-        if type(a) is Traced and a._recorder is recorder
-        else a
-        if a is None
-        else recorder.operand(a)
-        for a in args
-    ]
+    operands = [a if a is None else recorder.operand(a) for a in args]
     if op == "where" and len(operands) != 3:
         recorder.refuse("where with one argument")
     if op == "where" and not (isinstance(operands[0], Node) and operands[0].dtype.kind == "b"):
         recorder.refuse("where with a condition that is no boolean array")
     shape: Shape = ()
-    for o in operands:
+    for o in operands:  # NumPy's function is slow, and most operands have one shape
         if type(o) is Node and o.shape != shape and o.shape:
             shape = np.broadcast_shapes(shape, o.shape) if shape else o.shape
     dtype = _dtype(op, _kinds(operands))
