@@ -43,13 +43,20 @@ ALLOWED = {
     },
     "compiler/c_parts": set(),
     "compiler/llvm": {"compiler/c_parts"},
-    "compiler/segments": {
-        "compiler/c_parts",
+    "compiler/places": {
         "compiler/llvm",
         "compiler/numpy_replay",
         "compiler/plan",
         "compiler/program",
         "compiler/rewrite",
+    },
+    "compiler/segments": {
+        "compiler/c_parts",
+        "compiler/llvm",
+        "compiler/numpy_replay",
+        "compiler/places",
+        "compiler/plan",
+        "compiler/program",
         "compiler/trace",
     },
     "compiler/native": {

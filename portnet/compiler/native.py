@@ -43,7 +43,7 @@ class NativeText(Text):
                 self._call()
                 self.step(step)
         self._call()
-        self.each[:0] = self.segments.first()
+        self.each[:0] = self.segments.places.first()
 
     def _call(self) -> None:
         name = self.segments.close()

@@ -30,12 +30,11 @@ from .llvm import (
     rows_text,
 )
 from .numpy_replay import UFUNCS, Text, as_array
-from .plan import Plan, Step, region, root
-from .program import Node, unfrozen
-from .rewrite import VIEWS
+from .places import Places, broadcast, is_contiguous, overlap, touch, whole
+from .plan import Plan, Step, root
+from .program import Node
 from .trace import ELEMENTWISE
 
-STAGED = 65_536  # bytes: arguments up to here are copied to a place that code can know
 # Rows up to this length are done in order: NumPy adds eight and more in pairs, and has the largest
 # of a row in any order, which is the same but for the sign of a zero.
 FEW = {"sum": 7, "max": 64, "min": 64, "prod": 0}
@@ -56,7 +55,7 @@ class _Item:
     def disturbs(self, reads: list[Any], writes: list[Any]) -> bool:
         """Whether operations that read and write there cannot be done before this one."""
         mine, theirs = [*self.reads, *self.writes], [*reads, *writes]
-        return _overlap(self.writes, theirs) or _overlap(mine, writes)
+        return overlap(self.writes, theirs) or overlap(mine, writes)
 
 
 class _Loop(_Item):
@@ -74,14 +73,13 @@ class _Loop(_Item):
     def takes(self, reads: list[Access], out: Access | None) -> bool:
         """Tell whether an operation can be done together with these, element by element."""
         for a in reads:
-            if any(_touch(a, w, self.shape) for w in self.written):
+            if any(touch(a, w, self.shape) for w in self.written):
                 return False
         if out is None:
             return True
         same = out.base, out.offset, out.strides, out.dtype.itemsize
         return all(
-            not _touch(a, out, self.shape)
-            or (a.base, a.offset, a.strides, a.dtype.itemsize) == same
+            not touch(a, out, self.shape) or (a.base, a.offset, a.strides, a.dtype.itemsize) == same
             for a in [*self.read, *self.written, *reads]
         )
 
@@ -93,8 +91,7 @@ class Segments:
         self.plan, self.text = plan, text
         self.items: list[_Item] = []
         self.functions: list[str] = []  # what is compiled
-        self.stages: dict[str, str] = {}  # copies of arguments, by the name of their place
-        self.used: set[str] = set()  # bases
+        self.places = Places(plan, text)
         self.count = 0  # of functions that are called
         self.known: dict[str, str] = {}  # the text of a function: its name
         self.named = 0  # pointers
@@ -154,10 +151,6 @@ class Segments:
         self.functions.append("\n".join([*start, *SPACE, *lines, *end]))
         return name
 
-    def first(self) -> list[str]:
-        """Return what a replay must do before everything else."""
-        return [line for base, line in self.stages.items() if base in self.used]
-
     def _flag(self, do: str) -> str:
         known = c_parts.flags()
         assert known is not None
@@ -173,69 +166,6 @@ class Segments:
             f"{both} = or i32 {new}, {old}",
             f"store i32 {both}, ptr %notes",
         ]
-
-    # Where things are
-
-    def _access(self, node: Node) -> Access:
-        """Return where the elements of a node lie, which must be the same in each call."""
-        strides: tuple[int, ...]
-        if node.op in VIEWS:
-            return self._viewed(node)
-        base, offset, strides = "", 0, _contiguous(node.shape, node.dtype.itemsize)
-        if node.op == "constant":
-            base = self.text.value(node.value)
-            strides = self.text.names[base].strides  # of equal constants, the first one's
-        elif id(node) in self.text.bound:
-            base = self._stage(node)
-        elif node.op == "input":
-            base = f"d{node.value}"
-        elif id(node) in self.plan.places:
-            (kind, n), offset = self.plan.places[id(node)].base, self.plan.places[id(node)].offset
-            base = f"{'m' if kind == 'buffer' else 'd'}{n}"
-        else:
-            raise UnsupportedError("scratch")
-        self.text.bases.setdefault(base, len(self.text.bases))
-        return Access(base, offset, strides, node.dtype)
-
-    def _stage(self, node: Node) -> str:
-        """Copy an argument that is another array in each call to a place of its own."""
-        if node.nbytes > STAGED or node.size == 0:
-            raise UnsupportedError("a large argument")
-        base = f"p{node.value}"
-        if base not in self.stages:
-            self.text.staged[base] = node.nbytes
-            place = self.text._array(node, base, 0)
-            self.stages[base] = f"copyto({place}, {self.text.of[id(node)]})"
-        return base
-
-    def _viewed(self, node: Node) -> Access:
-        x = node.inputs[0]
-        base, offset, strides, dtype = self._access(x)
-        if node.op == "permute_dims":
-            return Access(base, offset, tuple(strides[a] for a in node.attr("axes")), dtype)
-        if node.op == "broadcast_to":
-            return Access(base, offset, _broadcast(x.shape, strides, node.shape), dtype)
-        if node.op == "reshape":
-            if not _is_contiguous(x.shape, strides, dtype.itemsize):
-                raise UnsupportedError("a reshaped view")
-            return Access(base, offset, _contiguous(node.shape, dtype.itemsize), dtype)
-        new, left = [], list(zip(x.shape, strides, strict=True))
-        for key in unfrozen(node.attr("key")):
-            if key is None:
-                new.append(0)
-                continue
-            n, stride = left.pop(0)
-            if isinstance(key, slice):
-                begin, _, step = key.indices(n)
-                new.append(stride * step)
-            else:
-                begin = key
-            offset += begin * stride
-        return Access(base, offset, (*new, *(s for _, s in left)), dtype)
-
-    def _span(self, node: Node) -> tuple[str, int, int]:
-        access = self._access(node)
-        return (access.base, *access.span(node.shape))
 
     # Elementwise
 
@@ -263,8 +193,8 @@ class Segments:
 
     def _elementwise(self, node: Node) -> None:
         operands, dtypes = self._operands(node)
-        reads = [self._span(o) for o in operands if isinstance(o, Node)]
-        writes = [self._span(node)]
+        reads = [self.places.span(o) for o in operands if isinstance(o, Node)]
+        writes = [self.places.span(node)]
         for item in reversed(self.items):  # done earlier, in a loop that is there
             if isinstance(item, _Loop) and self._join(item, node, operands, dtypes):
                 return
@@ -293,16 +223,16 @@ class Segments:
         for o, dtype in zip(operands, dtypes, strict=True):
             if not isinstance(o, Node):
                 given.append(number(o.astype(dtype)))
-            elif id(root(o)) in loop.made and _whole(o) and o.shape == node.shape:
+            elif id(root(o)) in loop.made and whole(o) and o.shape == node.shape:
                 given.append(loop.made[id(root(o))])
             else:
-                a = self._access(o)
-                reads.append(a._replace(strides=_broadcast(o.shape, a.strides, node.shape)))
+                a = self.places.access(o)
+                reads.append(a._replace(strides=broadcast(o.shape, a.strides, node.shape)))
                 given.append(reads[-1])
         inside = id(node) in self.plan.scratch
-        out = None if inside else self._access(node)
+        out = None if inside else self.places.access(node)
         if out is not None:
-            out = out._replace(strides=_broadcast(node.shape, out.strides, node.shape))
+            out = out._replace(strides=broadcast(node.shape, out.strides, node.shape))
         op = "positive" if node.op in ("astype", "copy") else node.op
         made = Elementwise(op, tuple(given), dtypes, node.dtype, out)
         if not loop.takes(reads, out):
@@ -346,7 +276,7 @@ class Segments:
 
     def _pointer(self, base: str, offset: int, lines: list[str]) -> str:
         self.named += 1
-        self.used.add(base)
+        self.places.used.add(base)
         lines.append(f"%x{self.named} = getelementptr i8, ptr %{base}, i64 {offset}")
         return f"%x{self.named}"
 
@@ -364,17 +294,17 @@ class Segments:
             if o.dtype != dtype:
                 raise UnsupportedError("a cast")
             if isinstance(o, Node):
-                a = self._access(o)
+                a = self.places.access(o)
                 if o.shape != node.shape and o.size != 1:
                     raise UnsupportedError("broadcasting")
-                if not _is_contiguous(o.shape, a.strides, dtype.itemsize):
+                if not is_contiguous(o.shape, a.strides, dtype.itemsize):
                     raise UnsupportedError("strides")
                 accesses.append((a, dtype.itemsize if o.size > 1 else 0, o.size))
             else:
                 base = self.text.value(o)
                 self.text.bases.setdefault(base, len(self.text.bases))
                 accesses.append((Access(base, 0, (), dtype), 0, 1))
-        out = self._access(node)
+        out = self.places.access(node)
         call = c_parts.loop(UFUNCS[node.op], (*dtypes, node.dtype))
         if call is None:
             raise UnsupportedError(node.op)
@@ -392,8 +322,8 @@ class Segments:
         x, dtype, width = node.nodes[0], node.dtype, node.dtype.itemsize
         op = "sum" if node.op == "mean" else node.op
         outer, count, columns = _parts(x.shape, node.attr("axis"))
-        access, out = self._access(x), self._access(node)
-        flat = _is_contiguous(x.shape, access.strides, width)
+        access, out = self.places.access(x), self.places.access(node)
+        flat = is_contiguous(x.shape, access.strides, width)
         if not flat or x.dtype != dtype or dtype.kind == "b" or dtype.name not in MEMORY:
             raise UnsupportedError(op)
         if node.op == "mean" and dtype.name not in ("float32", "float64"):
@@ -422,11 +352,11 @@ class Segments:
 
     def _repeated(self, node: Node, op: str, outer: int, count: int, columns: int) -> _Item:
         """Return calls of one of NumPy's functions, for each row."""
-        x, out, dtype = self._access(node.nodes[0]), self._access(node), node.dtype
+        x, out, dtype = self.places.access(node.nodes[0]), self.places.access(node), node.dtype
         call = c_parts.loop(BINARY[op], (dtype,) * 3)
         if call is None or (columns > 1 and op not in ("max", "min")):
             raise UnsupportedError(op)
-        item = _Item([self._span(node.nodes[0])], [self._span(node)], [])
+        item = _Item([self.places.span(node.nodes[0])], [self.places.span(node)], [])
         o = self._pointer(out.base, out.offset, item.lines)
         p = self._pointer(x.base, x.offset, item.lines)
         if columns == 1:
@@ -445,18 +375,18 @@ class Segments:
             id(root(i)) in self.text.bound for i in (x, W)
         ):  # who knows how it lies in memory
             raise UnsupportedError("matmul of an argument")
-        a, b, out = self._access(x), self._access(W), self._access(node)
+        a, b, out = self.places.access(x), self.places.access(W), self.places.access(node)
         (m, k), n, width = x.shape, W.shape[1], node.dtype.itemsize
         by_column = []
         for i, access in ((x, a), (W, b)):
-            columnwise = _is_contiguous(i.shape[::-1], access.strides[::-1], width)
-            if not columnwise and not _is_contiguous(i.shape, access.strides, width):
+            columnwise = is_contiguous(i.shape[::-1], access.strides[::-1], width)
+            if not columnwise and not is_contiguous(i.shape, access.strides, width):
                 raise UnsupportedError("strides")
             by_column.append(columnwise)
         kinds = _kind(x.shape), _kind(W.shape)
         if "one" in kinds or kinds == ("row", "column") or (a.base, a.offset) == (b.base, b.offset):
             raise UnsupportedError("a product that is none of matrices")
-        item = _Item([self._span(x), self._span(W)], [self._span(node)], [])
+        item = _Item([self.places.span(x), self.places.span(W)], [self.places.span(node)], [])
         pa, pb, po = (self._pointer(i.base, i.offset, item.lines) for i in (a, b, out))
         t = "float" if width == 4 else "double"
         if kinds[0] == "matrix" and kinds[1] == "column":
@@ -482,11 +412,11 @@ class Segments:
 
     def _concat(self, node: Node) -> None:
         """Copy the parts that are not computed in their places."""
-        out, axis = self._access(node), node.attr("axis")
+        out, axis = self.places.access(node), node.attr("axis")
         loops = []
         for part, start in self.plan.slots[id(node)]:
             if part.size:
-                a = self._access(part)
+                a = self.places.access(part)
                 to = out._replace(offset=out.offset + start * out.strides[axis])
                 if a.dtype != out.dtype or len(collapsed(part.shape, [a, to])[0]) > 2:
                     raise UnsupportedError("axes")
@@ -533,37 +463,3 @@ def _kind(shape: tuple[int, ...]) -> str:
     if shape[0] > 1:
         return "matrix" if shape[1] > 1 else "column"
     return "row" if shape[1] > 1 else "one"
-
-
-def _contiguous(shape: tuple[int, ...], width: int) -> tuple[int, ...]:
-    strides: list[int] = []
-    for n in reversed(shape):
-        strides.insert(0, width)
-        width *= n
-    return tuple(strides)
-
-
-def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...], width: int) -> bool:
-    wanted = _contiguous(shape, width)
-    return all(n == 1 or s == w for n, s, w in zip(shape, strides, wanted, strict=True))
-
-
-def _broadcast(
-    shape: tuple[int, ...], strides: tuple[int, ...], to: tuple[int, ...]
-) -> tuple[int, ...]:
-    kept = [0 if n == 1 else s for n, s in zip(shape, strides, strict=True)]
-    return (*[0] * (len(to) - len(shape)), *kept)
-
-
-def _whole(node: Node) -> bool:
-    """Whether a node is its root, or another shape of all of it."""
-    found = region(node)
-    return found is not None and found[1:] == (0, found[0].size)
-
-
-def _overlap(a: list[Any], b: list[Any]) -> bool:
-    return any(x[0] == y[0] and x[1] < y[2] and y[1] < x[2] for x in a for y in b)
-
-
-def _touch(a: Access, b: Access, shape: tuple[int, ...]) -> bool:
-    return _overlap([(a.base, *a.span(shape))], [(b.base, *b.span(shape))])
