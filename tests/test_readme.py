@@ -71,7 +71,7 @@ def test_there_are_two_commands_near_the_top():
 
 
 @pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"(?:portnet|examples|ci)/[\w./]+\w", README)))
+    "path", sorted(set(re.findall(r"(?:portnet|examples|ci)/[\w./-]+\w", README)))
 )
 def test_files_that_are_named_exist(path):
     assert (ROOT / path).exists()
