@@ -265,6 +265,14 @@ def test_constants_that_are_equal_but_lie_otherwise(monkeypatch):
     assert_bits(assert_native(monkeypatch, fn, x), fn(x))
 
 
+@pytest.mark.parametrize("kind", ["int32", "uint32", "int64"])
+def test_shifts_by_all_bits_and_more(kind, monkeypatch):
+    x = np.array([1, 2**31 - 1, 5], kind)
+    bits = 8 * x.itemsize
+    fn = lambda x: [x << bits - 1, x << bits, x >> bits + 1, x >> bits - 1]  # noqa: E731
+    assert_bits(assert_native(monkeypatch, fn, x, left=99), fn(x))
+
+
 def test_negative_powers_of_integers_are_numpys_error():
     with pytest.raises(ValueError, match="negative integer powers"):
         portnet.compile(lambda x, y: x**y)(np.array([2, 3]), np.array([1, -1]))
@@ -452,6 +460,19 @@ def test_what_is_not_chosen_is_told_of(monkeypatch):
         for n, dtype in itertools.product((1, 2, 3, 4, 7, 8, 16, 33), ("float32", "float64")):
             with np.errstate(all="raise"), pytest.raises(FloatingPointError):
                 portnet.compile(fn)(np.full(n, x, dtype))
+
+
+def test_what_was_noted_before_numpys_functions_clear_it():
+    def fn(x, y):
+        xp = namespace(x)
+        first = 1.0 / x  # long rows' largest are found by a function of NumPy's that clears notes
+        return first, xp.max(xp.reshape(xp.exp(y + 0 * xp.sum(first > 0)), (1, -1)), axis=1)
+
+    compiled, y = portnet.compile(fn), np.linspace(0, 1, 100)
+    with np.errstate(all="raise"):
+        compiled(np.ones(3), y)
+        with pytest.raises(FloatingPointError, match="divide by zero"):
+            compiled(np.zeros(3), y)
 
 
 # NumPy's functions in C -------------------------------------------------------------------------
