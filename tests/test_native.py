@@ -6,6 +6,7 @@ may be taken (`programs.py`).
 """
 
 import itertools
+import os
 from collections import OrderedDict
 
 import numpy as np
@@ -31,6 +32,11 @@ from portnet.layers import ACTIVATIONS
 from portnet.losses import LOSSES
 
 pytest.importorskip("llvmlite", reason="the extra `native` is not installed")
+
+
+USUALLY = pytest.mark.skipif(
+    os.environ.get("PORTNET_TESTS") == "native", reason="PORTNET_TESTS=native: always at once"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -304,6 +310,7 @@ def test_plans_are_compiled_when_that_has_paid(monkeypatch):
     assert_bits(results, results[:1] * 8)
 
 
+@USUALLY
 def test_the_call_from_which_on_it_pays(monkeypatch):
     monkeypatch.undo()
     small = planned.twice(lambda x: x * 2.0, [((10,), np.dtype(float))], lambda t: (t, {}))
@@ -322,6 +329,7 @@ def test_the_call_from_which_on_it_pays(monkeypatch):
     assert planned.native_after(planned.planning.make(planned.simplify(large), 1, [])) == 1
 
 
+@USUALLY
 def test_without_the_extra(monkeypatch):
     monkeypatch.undo()
     planned.has_compiler.cache_clear()

@@ -70,14 +70,20 @@ class Planned:
         else:
             self.native = text.summary()
 
-    def again(self, args: Any) -> Any:
-        """Do a call that is like the last one, or return MISS."""
+    def _free(self) -> Replay | None:
+        """Count a call, and take a set of buffers that is free."""
         self.left -= 1
         if self.left == 0:
             self._compile()
         try:
-            replay = self.pool.pop()
+            return self.pool.pop()
         except IndexError:
+            return None
+
+    def again(self, args: Any) -> Any:
+        """Do a call that is like the last one, or return MISS."""
+        replay = self._free()
+        if replay is None:
             return MISS
         try:
             return replay.quick(args)
@@ -87,13 +93,7 @@ class Planned:
 
     def __call__(self, arrays: list[Any], args: Any, kwargs: Any) -> Any:
         """Do a call of which `key_of` said that it has this plan."""
-        self.left -= 1
-        if self.left == 0:
-            self._compile()
-        try:
-            replay = self.pool.pop()
-        except IndexError:
-            replay = Replay(self.plan, self.code)
+        replay = self._free() or Replay(self.plan, self.code)
         try:
             if self.donated:
                 replay.prepare(arrays, self.others)
