@@ -21,6 +21,7 @@ the loss in each step, as the documents do.
 """
 
 import itertools
+import os
 import sys
 import warnings
 from dataclasses import dataclass
@@ -28,11 +29,11 @@ from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from statistics import mean
+from unittest.mock import patch
 
 import numpy as np
 
 import portnet
-from portnet.compiler import planned
 
 ROOT = Path(__file__).resolve().parent.parent
 LR, BETA1, BETA2, EPS = 1e-3, 0.9, 0.999, 1e-8  # Adam's, the same in portnet, torch and by hand
@@ -170,9 +171,8 @@ def _portnet(problem, compiler, after=0):
 
     def fresh():
         if after and not step_of._ways:  # machine code at the first call, or never
-            usual, planned.native_after = planned.native_after, lambda plan: after
-            step_of(*begin(), *feed[0])
-            planned.native_after = usual
+            with patch.dict(os.environ, PORTNET_NATIVE="always" if after > 0 else "never"):
+                step_of(*begin(), *feed[0])
         return begin()
 
     step_of, feed = compiler(step if problem.document else batch_step), problem.feed()

@@ -20,7 +20,7 @@ import numpy as np
 
 from . import tree
 from .backend import Backend, backend_of, namespace
-from .compiler import Compiled, CompileWarning, compile
+from .compiler import Compiled, CompileWarning, compile, native_mode
 from .rng import Key
 
 Array = Any
@@ -135,7 +135,7 @@ class Steps:
         done = start.done
         torn = False  # in the middle of a compiled step
         try:
-            with np.errstate(over="ignore", invalid="ignore"):  # the sums tell, errors say more
+            with np.errstate(**_quiet()):  # DivergenceError says more
                 for begin in begins:
                     batch = rows.batch(begin, way.boxed)
                     torn = way.vectors
@@ -260,6 +260,11 @@ def _advance(
     total = sums[0] + value * (data[1].shape[0] if averaged else 1)
     finite = sums[1] + xp.astype(xp.isfinite(total), sums.dtype)
     return form[0].pack(params), form[1].pack(state), xp.stack([total, finite])
+
+
+def _quiet() -> dict[str, Any]:
+    """Return settings of `np.errstate` without warnings of overflow and NaN; a "raise" stays."""
+    return {k: "ignore" for k in ("over", "invalid") if np.geterr()[k] == "warn"}
 
 
 def _box(number: int) -> Any:
@@ -425,7 +430,7 @@ def made_once(
     """
     if not _lasting(parts):
         return compile(make(*parts, *form), donate)
-    name = make, parts, repr(parts), form
+    name = make, parts, repr(parts), form, native_mode()
     with _lock:
         fn = _kept.pop(name, None)
         _kept[name] = compile(make(*parts, *form), donate) if fn is None else fn

@@ -28,20 +28,15 @@ from portnet.backend import backends
 hypothesis.settings.register_profile("portnet", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("portnet")
 
-# The suite is run compiled, as users have it. PORTNET_TESTS=eager runs it without a compiler,
-# PORTNET_TESTS=native makes machine code of every plan at its first call.
-HOW = os.environ.get("PORTNET_TESTS", "compiled")
-if HOW == "eager":
+# The suite is run compiled, as users have it; PORTNET_NATIVE=always makes machine code of every plan
+# at its first call. PORTNET_TESTS=eager runs it without a compiler.
+if os.environ.get("PORTNET_TESTS") == "eager":
     from portnet import descent, run, stepping
 
     new_way = stepping.Steps._new_way
     stepping.Steps._new_way = lambda self, *args: new_way(replace(self, compiled=False), *args)
     for module in (stepping, run, descent):
         module.made_once = lambda make, *parts, form=(), donate=(): make(*parts, *form)
-elif HOW == "native":
-    from portnet.compiler import planned
-
-    planned.native_after = lambda plan: 1
 
 STRICTEST = {
     "boolean_indexing": False,

@@ -32,7 +32,7 @@ from programs import assert_same, snapshot
 import portnet
 from portnet import rng, stepping, tree
 from portnet.backend import ShapeError, namespace
-from portnet.compiler import planned, trace
+from portnet.compiler import trace
 from portnet.layers import ACTIVATIONS
 from portnet.losses import LOSSES
 from portnet.optimizers import OPTIMIZERS
@@ -468,13 +468,12 @@ def test_a_hundred_steps_of_every_loss(name, weighted):
     train(portnet.mlp([3, 6, 4], "silu"), loss, portnet.SGD(0.001), [batch], steps=20)
 
 
+@pytest.mark.parametrize("how", ["never", "always"])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_compiled_gradients_are_differences_of_compiled_losses(activation, loss, monkeypatch):
+def test_compiled_gradients_are_differences_of_compiled_losses(activation, loss, how, monkeypatch):
     """The oracle is no gradient of ours: the slope of the compiled loss itself."""
-    monkeypatch.setattr(
-        planned, "native_after", lambda plan: 4
-    )  # machine code for the last of them
+    monkeypatch.setenv("PORTNET_NATIVE", how)
     net = portnet.mlp([3, 6, 5, 4], activation, norm="layer")
     x, y, weight = data(loss, 7)
     v, unravel = tree.ravel(start(net, portnet.SGD())[0])

@@ -1,13 +1,12 @@
 """Machine code: the bits of NumPy's calls, whatever it is made of, and at a time that pays.
 
-Everything here is compiled at its first call. What it is compared with is the replay by NumPy's
+Everything here is compiled at its first call (PORTNET_NATIVE=always). What it is compared with is the replay by NumPy's
 calls, or eager NumPy: bit for bit, but for the order in which a mean or a sum of random programs
 may be taken (`programs.py`).
 """
 
 import itertools
-import os
-from collections import OrderedDict
+import platform
 
 import numpy as np
 import programs as pg
@@ -34,16 +33,9 @@ from portnet.losses import LOSSES
 pytest.importorskip("llvmlite", reason="the extra `native` is not installed")
 
 
-USUALLY = pytest.mark.skipif(
-    os.environ.get("PORTNET_TESTS") == "native", reason="PORTNET_TESTS=native: always at once"
-)
-
-
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    """Compile at the first call, and forget the plans of before."""
-    monkeypatch.setattr(planned, "native_after", lambda plan: 1)
-    monkeypatch.setattr(stepping, "_kept", OrderedDict())
+    monkeypatch.setenv("PORTNET_NATIVE", "always")
 
 
 def way_of(compiled):
@@ -54,7 +46,7 @@ def way_of(compiled):
 def both(monkeypatch, fn, *args, donate=()):
     """Return results by NumPy's calls, results by machine code, and what was compiled."""
     with monkeypatch.context() as m:
-        m.setattr(planned, "native_after", lambda plan: -1)
+        m.setenv("PORTNET_NATIVE", "never")
         by_calls = portnet.compile(fn, donate=donate)(*tree.map(np.array, args))
     native = portnet.compile(fn, donate=donate)
     by_code = native(*tree.map(np.array, args))
@@ -78,6 +70,8 @@ def assert_native(monkeypatch, fn, *args, donate=(), left=0):
     assert int(all_ or 0) - int(done or 0) <= left, way.explain()
     return by_code
 
+
+SIZES = [*range(1, 18), 31, 33, 63, 65]
 
 # Bits -------------------------------------------------------------------------------------------
 
@@ -194,15 +188,15 @@ def test_every_pair_of_special_numbers(dtype, monkeypatch):
         pairs = [x + y, x - y, x * y, x / y, xp.maximum(x, y), xp.minimum(x, y)]
         pairs += [x > y, x >= y, x < y, x <= y, x == y, x != y, xp.where(x > y, x, y)]
         alone = [-x, xp.abs(x), xp.square(x), xp.sqrt(x), xp.reciprocal(x), +x]
-        alone += [xp.isnan(x), xp.isfinite(x), xp.isinf(x), xp.sign(x), xp.exp(x), xp.tanh(x)]
+        alone += [xp.isnan(x), xp.isfinite(x), xp.isinf(x), xp.sign(x), xp.exp(-x), xp.tanh(-x)]
         casts = [xp.astype(x, xp.float32), xp.astype(x, xp.float64), xp.astype(x != 0, x.dtype)]
         return [*pairs, *alone, *casts, xp.logical_not(x > y), (x > 0) & (y > 0), (x > 0) ^ (y > 0)]
 
     x, y = (a.ravel() for a in np.meshgrid(SPECIAL, SPECIAL))
     with np.errstate(all="ignore"):
         x, y = x.astype(dtype), y.astype(dtype)
-        assert_native(monkeypatch, fn, x, y)
-        assert_native(monkeypatch, fn, x[:3], y[:3])
+        for n in (3, len(x)):  # isinf and sign of an argument stay NumPy's
+            assert_native(monkeypatch, fn, x[:n], y[:n], left=2)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64", "uint64"])
@@ -299,23 +293,52 @@ def test_dtypes_that_stay_numpys(dtype, monkeypatch):
 # When -------------------------------------------------------------------------------------------
 
 
-def test_plans_are_compiled_when_that_has_paid(monkeypatch):
-    monkeypatch.setattr(planned, "native_after", lambda plan: 5)
-    compiled = portnet.compile(lambda x: namespace(x).exp(x) * 2.0 + 1.0)
-    x = np.linspace(0, 1, 10)
-    results = []
-    for call in range(1, 9):
-        results.append(compiled(x))
-        assert bool(way_of(compiled).native) == (call >= 5)
-    assert_bits(results, results[:1] * 8)
+def test_auto_compiles_when_that_has_paid_and_the_bits_stay(monkeypatch):
+    monkeypatch.setenv("PORTNET_NATIVE", "auto")
+    compiled = portnet.compile(lambda x: namespace(x).exp(x) * 2.0 + x**0.5)
+    x = np.linspace(0, 1, 2**19)
+    results = [compiled(x)]
+    way = way_of(compiled)
+    assert 1 < way.left < 2000
+    while way.left > 0:
+        assert not way.native
+        results = [results[0], compiled(x)]
+    assert way.native
+    assert_bits([*results, compiled(x)], results[:1] * 3)
 
 
-@USUALLY
-def test_the_call_from_which_on_it_pays(monkeypatch):
-    monkeypatch.undo()
+def test_never_compiles_nothing(monkeypatch):
+    monkeypatch.setenv("PORTNET_NATIVE", "never")
+    compiled = portnet.compile(lambda x: x * 2.0 + 1.0)
+    compiled(np.ones(10**6))
+    assert way_of(compiled).left < 0
+    assert not way_of(compiled).native
+
+
+def test_another_word_in_the_variable_is_an_error(monkeypatch):
+    monkeypatch.setenv("PORTNET_NATIVE", "yes")
+    with pytest.raises(
+        ValueError, match=r"PORTNET_NATIVE: expected always, never or auto, got 'yes'"
+    ):
+        portnet.compile(lambda x: x * 2.0)(np.ones(3))
+
+
+def test_a_fit_follows_the_variable_though_equal_fits_went_before(monkeypatch):
+    X, y = np.random.default_rng(0).standard_normal((2, 40, 3))
+    runs = []
+    for mode in ("never", "always"):
+        monkeypatch.setenv("PORTNET_NATIVE", mode)
+        trainer = portnet.Trainer(portnet.mlp([3, 4, 3], "tanh"), "squared_error", seed=0)
+        runs.append(trainer.fit(X, y, epochs=2, progress=False))
+        compiled = [fn for key, fn in stepping._kept.items() if key[-1] == mode]
+        assert any(bool(w.native) == (mode == "always") for f in compiled for w in f._ways.values())
+    assert_bits(*(tree.leaves(run.params) for run in runs))
+
+
+def test_the_call_from_which_on_it_pays():
     small = planned.twice(lambda x: x * 2.0, [((10,), np.dtype(float))], lambda t: (t, {}))
     calls = [
-        planned.native_after(planned.planning.make(planned.simplify(p), 1, []))
+        planned.pays_after(planned.planning.make(planned.simplify(p), 1, []))
         for p in (
             small,
             planned.twice(lambda x: x * 2.0, [((10**7,), np.dtype(float))], lambda t: (t, {})),
@@ -326,20 +349,21 @@ def test_the_call_from_which_on_it_pays(monkeypatch):
     assert calls[2] < 0  # never: there is nothing to compile
     enormous = [((10**12,), np.dtype(float))]
     large = planned.twice(lambda x: x * 2.0, enormous, lambda t: (t, {}))
-    assert planned.native_after(planned.planning.make(planned.simplify(large), 1, [])) == 1
+    assert planned.pays_after(planned.planning.make(planned.simplify(large), 1, [])) == 1
 
 
-@USUALLY
 def test_without_the_extra(monkeypatch):
-    monkeypatch.undo()
-    planned.has_compiler.cache_clear()
+    planned.why_no_machine_code.cache_clear()
     monkeypatch.setattr(planned.importlib.util, "find_spec", lambda name: None)
     try:
         compiled = portnet.compile(lambda x: x + 1.0)
+        with pytest.raises(ValueError, match=r"no machine code here: llvmlite is not installed"):
+            compiled(np.ones(3))
+        monkeypatch.setenv("PORTNET_NATIVE", "auto")
         compiled(np.ones(3))
         assert way_of(compiled).left < 0
     finally:
-        planned.has_compiler.cache_clear()
+        planned.why_no_machine_code.cache_clear()
 
 
 def test_where_llvm_fails_numpy_goes_on(monkeypatch):
@@ -357,28 +381,40 @@ def test_where_llvm_fails_numpy_goes_on(monkeypatch):
 
 
 def test_explained(capsys):
-    fn = portnet.compile(lambda x: namespace(x).exp(x) * 2.0 + namespace(x).argmax(x, axis=0))
+    fn = portnet.compile(lambda x: namespace(x).exp(-x) * 2.0 + namespace(x).argmax(x, axis=0))
     x = np.ones((3, 4))
     fn(x)
     fn.explain(x)
     told = capsys.readouterr().out
-    assert "3 of 4 operations are machine code, in 2 functions" in told
+    assert "4 of 5 operations are machine code, in 2 functions" in told
     assert "segment0(table)" in told
 
 
+@pytest.mark.parametrize("cpu", ["x86-64", "generic"])
+def test_the_processor_that_the_variable_names_is_compiled_for(cpu, monkeypatch):
+    if (cpu == "x86-64") != (platform.machine() == "x86_64"):
+        pytest.skip(f"{cpu} is no target on {platform.machine()}")
+    from portnet.compiler import native
+
+    monkeypatch.setenv("PORTNET_NATIVE_CPU", cpu)
+    assert native.target_cpu() == cpu
+    assert_native(monkeypatch, lambda x: x * 2.0 + namespace(x).exp(-x), np.arange(9.0))
+
+
 def test_code_that_is_made_during_a_call_is_what_stays(monkeypatch):
-    monkeypatch.setattr(planned, "native_after", lambda plan: 3)
-    compiled, x = portnet.compile(lambda x: 1.0 / x + namespace(x).exp(x)), np.ones(3)
+    monkeypatch.setenv("PORTNET_NATIVE", "auto")
+    compiled = portnet.compile(lambda x: 1.0 / x + namespace(x).exp(x))
+    x = np.ones(8000)
     compiled(x)
+    way = way_of(compiled)
 
     def again(*told):
         with np.errstate(all="ignore"):
-            for _ in range(3):
+            while not way.native:
                 compiled(x)
 
     with np.errstate(divide="call", call=again):
-        compiled(np.zeros(3))
-    way = way_of(compiled)
+        compiled(np.zeros(8000))
     assert ["segment0" in replay.names for replay in way.pool] == [True]
 
 
@@ -404,84 +440,61 @@ def test_threads():
                 assert_bits(got, e)
 
 
-# Notes of the processor -------------------------------------------------------------------------
+# Floating-point errors --------------------------------------------------------------------------
 
-CAUSES = {
-    "divide": (lambda x: 1.0 / x, [1.0, 0.0], "divide by zero"),
-    "over": (lambda x: x * 1e300, [1.0, 1e300], "overflow"),
-    "under": (lambda x: x * 1e-300, [1.0, 1e-300], "underflow"),
-    "invalid": (lambda x: namespace(x).sqrt(x), [1.0, -1.0], "invalid value"),
+HIDDEN = {  # a division by zero and the like, in lanes that are not chosen or past the end
+    "sqrt": lambda x: namespace(x).sqrt(namespace(x).maximum(x, 0.0)),
+    "divide": lambda x: 1.0 / namespace(x).maximum(x, 1.0),
+    "where": lambda x: 1.0 / namespace(x).where(x > 0, x, 1.0),
 }
 
 
-@pytest.mark.parametrize("kind", CAUSES)
-def test_what_numpy_tells_is_told(kind):
-    fn, numbers, what = CAUSES[kind]
-    compiled = portnet.compile(lambda x: namespace(x).exp(-fn(x) * 0.0) + fn(x))
-    fine, bad = np.ones(2), np.array(numbers)
-    with np.errstate(all="raise"):
-        compiled(fine)
-        with pytest.raises(FloatingPointError, match=f"{what} encountered in compiled code"):
-            compiled(bad)
-        compiled(fine)
-    with np.errstate(all="ignore"):
-        compiled(bad)
-    with np.errstate(all="ignore"):
-        for _ in range(2):  # in the usual way of a call, too
-            with np.errstate(**{kind: "warn"}), pytest.warns(RuntimeWarning, match=what) as caught:
-                compiled(bad)
-            assert caught[0].filename == __file__
-        called = []
-        with np.errstate(call=lambda *told: called.append(told), **{kind: "call"}):
-            compiled(bad)
-    assert [told for told, _ in called] == [what]
-
-
-def test_comparing_nan_is_no_invalid_value():
-    def fn(x):
-        xp = namespace(x)
-        largest = xp.max(xp.reshape(x, (1, -1)), axis=1)
-        return (
-            xp.maximum(x, -x),
-            xp.maximum(x, 0.0),
-            x > 0,
-            x >= -x,
-            xp.where(x <= 0.5, x, 1.0),
-            largest,
-        )
-
-    for n, dtype in itertools.product((3, 8, 100, 1001), ("float32", "float64")):
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", HIDDEN)
+def test_no_floating_point_error_is_made_up(name, dtype, monkeypatch):
+    for n in SIZES:
         x = np.linspace(-2, 2, n).astype(dtype)
-        x[1] = np.nan
         with np.errstate(all="raise"):
-            for a, b in zip(portnet.compile(fn)(x), fn(x), strict=True):
-                np.testing.assert_array_equal(a, b)
+            assert_native(monkeypatch, HIDDEN[name], x)
+            assert np.add(x, x).shape == x.shape  # nor in NumPy's next call
 
 
-def test_what_is_not_chosen_is_told_of(monkeypatch):
-    """A division by zero is noted where `where` takes the other side, as eagerly."""
-    for fn, x in (
-        (lambda x: namespace(x).where(x > 0, 1 / x, 0.0), 0.0),
-        (lambda x: namespace(x).where(x > 0, namespace(x).sqrt(x), x), -1.0),
-        (lambda x: namespace(x).maximum(namespace(x).minimum(1 / x, 3.0), 2.0), 0.0),
-    ):
-        for n, dtype in itertools.product((1, 2, 3, 4, 7, 8, 16, 33), ("float32", "float64")):
-            with np.errstate(all="raise"), pytest.raises(FloatingPointError):
-                portnet.compile(fn)(np.full(n, x, dtype))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_cross_entropy_of_any_number_of_rows_warns_of_nothing(dtype, monkeypatch):
+    loss = portnet.SoftmaxCrossEntropy()
+    for n in SIZES:
+        pred = np.linspace(-2, 2, 3 * n, dtype=dtype).reshape(n, 3)
+        with np.errstate(all="raise"):
+            assert_native(monkeypatch, loss, pred, np.arange(n) % 3, left=99)
 
 
-def test_what_was_noted_before_numpys_functions_clear_it():
-    """The loop of tanh clears the notes, and so does that of maximum."""
-
-    def fn(x, y):
-        xp = namespace(x)
-        return 1.0 / x, xp.tanh(y), xp.max(xp.reshape(y, (1, -1)) * 2.0, axis=1)
-
-    compiled, y = portnet.compile(fn), np.linspace(0, 1, 100)
+def test_machine_code_reports_no_floating_point_errors():
+    """As the docstring of `compile` says; eager calls find the place."""
+    fn = lambda x: 1.0 / x - x * 1e300  # noqa: E731
+    x = np.array([0.0, 1e300])
     with np.errstate(all="raise"):
-        compiled(np.ones(3), y)
-        with pytest.raises(FloatingPointError, match="divide by zero"):
-            compiled(np.zeros(3), y)
+        np.testing.assert_array_equal(portnet.compile(fn)(x), [np.inf, -np.inf])
+        with pytest.raises(FloatingPointError):
+            fn(x)
+
+
+def test_clipping_a_zero_gradient_under_errstate_raise():
+    X, y = np.zeros((9, 2)), np.zeros((9, 1))
+    net = portnet.Chain([portnet.Dense(1, weights="zeros")])
+    optimizer = portnet.chain(portnet.ClipNorm(1.0), portnet.SGD(0.1))
+    with np.errstate(all="raise"):
+        run = portnet.Trainer(net, "squared_error", optimizer, batch_size=4).fit(
+            X, y, epochs=3, progress=False
+        )
+    assert run.history["loss"] == [0.0] * 3
+
+
+def test_squared_error_of_batches_of_nine_rows_warns_of_nothing():
+    portnet.set_backend("numpy", dtype="float64")
+    X, y = np.random.default_rng(0).standard_normal((2, 90, 3))
+    trainer = portnet.Trainer(portnet.mlp([3, 8, 3]), "squared_error", batch_size=9, seed=0)
+    with np.errstate(all="warn"):  # warnings are errors here
+        trainer.fit(X, y, epochs=3, progress=False)
 
 
 # NumPy's functions in C -------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from hypothesis.errors import HypothesisException
 import portnet
 from portnet import stepping, tree
 from portnet.backend import get_backend
-from portnet.compiler import numpy_replay, plan, planned
+from portnet.compiler import numpy_replay, plan
 from portnet.optimizers import OPTIMIZERS
 from portnet.stepping import Ahead, Rows, Steps
 from portnet.transforms import ClipNorm, WeightDecay, chain
@@ -278,7 +278,7 @@ def test_planted_faults_are_caught(name, monkeypatch):
 
     aligned = numpy_replay.aligned
     monkeypatch.setattr(numpy_replay, "aligned", poisoned)
-    monkeypatch.setattr(planned, "native_after", lambda plan: -1)  # which has no blocks
+    monkeypatch.setenv("PORTNET_NATIVE", "never")  # machine code has no blocks
     in_blocks(monkeypatch, 3)
     monkeypatch.setattr(*FAULTS[name])
     wrong = AssertionError, ValueError, KeyError, IndexError, BaseExceptionGroup

@@ -5,7 +5,7 @@ operations), `plan` (order and places), `numpy_replay` (calls with ``out=``), `p
 in a row), `compiled` (`portnet.compile`).
 """
 
-from .compiled import Compiled, compile
+from .compiled import Compiled, compile, native_mode
 from .outcomes import CompileWarning
 
-__all__ = ["CompileWarning", "Compiled", "compile"]
+__all__ = ["CompileWarning", "Compiled", "compile", "native_mode"]

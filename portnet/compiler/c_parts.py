@@ -10,10 +10,6 @@ Source: NumPy C-API, "UFunc API" (PyUFuncGenericFunction, PyUFuncObject); CBLAS 
 
 import ctypes
 import functools
-import platform
-import sys
-import warnings
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,73 +44,8 @@ class _UFunc(ctypes.Structure):
     )
 
 
-class Flags(NamedTuple):
-    """The processor's notes of divisions by zero and the like: functions of <fenv.h>."""
-
-    clear: int
-    test: int
-    divide: int
-    overflow: int
-    underflow: int
-    invalid: int
-
-    @property
-    def all(self) -> int:
-        """The bits of all four."""
-        return self.divide | self.overflow | self.underflow | self.invalid
-
-
 @functools.cache
-def flags() -> Flags | None:
-    """Return how to read the notes on this processor, where that is known."""
-    bits = {"x86_64": (4, 8, 16, 1), "aarch64": (2, 4, 8, 1), "arm64": (2, 4, 8, 1)}
-    if sys.platform not in ("linux", "darwin") or platform.machine() not in bits:
-        return None
-    clear, test = (
-        ctypes.cast(getattr(_library(), name), _ADDRESS).value or 0
-        for name in ("feclearexcept", "fetestexcept")
-    )
-    return Flags(clear, test, *bits[platform.machine()])
-
-
-def tell(raised: int) -> None:
-    """Warn or raise of what the notes say, as `np.errstate` wants it."""
-    known = flags()
-    assert known is not None
-    wanted: dict[str, Any] = dict(np.geterr())
-    for kind, bit, what, cause in (
-        ("divide", known.divide, "divide by zero", lambda: np.divide(_ONE, 0.0)),
-        ("over", known.overflow, "overflow", lambda: np.multiply(_LARGE, 10.0)),
-        ("under", known.underflow, "underflow", lambda: np.multiply(_SMALL, 0.1)),
-        ("invalid", known.invalid, "invalid value", lambda: np.multiply(_INFINITE, 0.0)),
-    ):
-        how = wanted[kind]
-        if not raised & bit or how == "ignore":
-            continue
-        message = f"{what} encountered in compiled code"
-        if how == "warn":
-            warnings.warn(message, RuntimeWarning, stacklevel=_callers())
-        elif how == "raise":
-            raise FloatingPointError(message)
-        else:  # printed, logged, or a function called: NumPy's own doing
-            cause()
-
-
-def _callers() -> int:
-    """Return the stack level of the first line that is not of this package, for `warnings.warn`."""
-    level, frame = 2, sys._getframe(2)
-    while frame.f_back and frame.f_code.co_filename.startswith(("<portnet", _PACKAGE)):
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-_PACKAGE = str(Path(__file__).parent.parent)
-_ONE, _INFINITE = np.ones(1), np.full(1, np.inf)
-_LARGE, _SMALL = np.full(1, np.finfo(np.float64).max), np.full(1, np.finfo(np.float64).tiny)
-
-
-@functools.cache
-def _library() -> Any:
+def c_library() -> Any:
     """Return NumPy's library of C, and what it was linked with."""
     return ctypes.CDLL(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]
 
@@ -168,7 +99,7 @@ def product(name: str, dtype: Any) -> Product | None:
     letter = {"float32": "s", "float64": "d"}.get(dtype.name)
     if letter is None or ctypes.sizeof(_ADDRESS) != 8:
         return None
-    library = _library()
+    library = c_library()
     for prefix, suffix, bits in (
         ("scipy_cblas_", "64_", 64),
         ("cblas_", "64_", 64),

@@ -104,7 +104,7 @@ def compute(to: Block, op: str, given: list[Value], result: Any) -> Value:
         return Value(a, result)
     if op in COMPARISONS and not (kind == "b" and op != "not_equal"):
         if kind == "f":
-            return Value(_ordered(to, COMPARISONS[op][0], t, a, b), result)
+            return Value(to.do(f"fcmp {COMPARISONS[op][0]} {pair}"), result)
         sign = "" if op in ("equal", "not_equal") else "s" if kind == "i" else "u"
         return Value(to.do(f"icmp {sign}{COMPARISONS[op][1]} {pair}"), result)
     if kind == "b":
@@ -126,30 +126,12 @@ def compute(to: Block, op: str, given: list[Value], result: Any) -> Value:
     return Value(to.do(f"{_known(INTEGERS, op)} {pair}"), result)
 
 
-def _ordered(to: Block, how: str, t: str, a: str, b: str) -> str:
-    """Compare floats as NumPy does: NaN is not noted as invalid, as the instructions for it would.
-
-    The bits of a float, those but the sign turned over where it is negative, are integers of the
-    same order; adding 0.0 makes 0.0 of -0.0.
-    """
-    if how in ("oeq", "une"):
-        return to.do(f"fcmp {how} {t} {a}, {b}")
-    bits = 32 if t == "float" else 64
-    keys = []
-    for x in (a, b):
-        whole = to.do(f"bitcast {t} {to.do(f'fadd {t} {x}, 0.0')} to i{bits}")
-        sign = to.do(f"lshr i{bits} {to.do(f'ashr i{bits} {whole}, {bits - 1}')}, 1")
-        keys.append(to.do(f"xor i{bits} {whole}, {sign}"))
-    numbers = to.do(f"fcmp ord {t} {a}, {b}")
-    return to.do(f"and i1 {numbers}, {to.do(f'icmp s{how[1:]} i{bits} {keys[0]}, {keys[1]}')}")
-
-
 def _float(to: Block, op: str, t: str, a: str, b: str) -> str:
     suffix = "f32" if t == "float" else "f64"
     if op in FLOATS:
         return to.do(f"{FLOATS[op]} {t} {a}, {b}")
     if op in ("maximum", "minimum"):  # NaN wins; of two zeros the second
-        first = _ordered(to, "ogt" if op == "maximum" else "olt", t, a, b)
+        first = to.do(f"fcmp {'ogt' if op == 'maximum' else 'olt'} {t} {a}, {b}")
         nan = to.do(f"fcmp uno {t} {a}, {a}")
         either = to.do(f"or i1 {first}, {nan}")
         return to.do(f"select i1 {either}, {t} {a}, {t} {b}")

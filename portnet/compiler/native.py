@@ -7,22 +7,31 @@ called between the compiled functions. This is the extra ``native``: llvmlite, n
 
 import ctypes
 import functools
+import os
+import platform
 import sys
 from typing import Any
 
-from .c_parts import flags, tell
+from .c_parts import c_library
 from .llvm import UnsupportedError
 from .numpy_replay import Text
 from .plan import Plan
 from .segments import Segments
 
 
-def available() -> bool:
-    """Tell whether Python, NumPy and the processor are as this module knows them."""
+def why_not() -> str:
+    """Return why there is no machine code on this computer; "" where there is."""
+    known = {"linux": ("x86_64", "aarch64"), "darwin": ("x86_64", "arm64")}
+    here = sys.platform, platform.machine()
+    if sys.implementation.name != "cpython":
+        return f"it needs CPython, and this is {sys.implementation.name}"
+    if here[1] not in known.get(here[0], ()):
+        return f"it is made on Linux and macOS, x86-64 and ARM, and this is {' '.join(here)}"
     try:
-        return sys.implementation.name == "cpython" and flags() is not None
-    except (AttributeError, OSError):  # NumPy's library in C is not where it was
-        return False
+        c_library()
+    except (AttributeError, OSError) as error:
+        return f"NumPy's library in C is not where it was: {error}"
+    return ""
 
 
 class NativeText(Text):
@@ -48,7 +57,7 @@ class NativeText(Text):
     def _call(self) -> None:
         name = self.segments.close()
         if name:
-            self.each += [f"notes = {name}(table)", "if notes: tell(notes)"]
+            self.each.append(f"{name}(table)")
 
     def compiled(self) -> dict[str, Any]:
         """Return the compiled functions."""
@@ -72,26 +81,35 @@ declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 """
 
 
-def _target() -> Any:
-    """Return this computer's processor as a target: each engine owns one."""
+def target_cpu() -> str:
+    """Return the processor to compile for: PORTNET_NATIVE_CPU, LLVM's name of it, or this one."""
+    from llvmlite import binding
+
+    return os.environ.get("PORTNET_NATIVE_CPU") or str(binding.get_host_cpu_name())
+
+
+def _target(cpu: str) -> Any:
+    """Return a processor as a target: each engine owns one."""
     from llvmlite import binding
 
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    return binding.Target.from_default_triple().create_target_machine(
-        cpu=binding.get_host_cpu_name(),
-        features=binding.get_host_cpu_features().flatten(),
-        opt=3,
-        jit=True,
-    )
+    here = cpu == binding.get_host_cpu_name()
+    features = binding.get_host_cpu_features().flatten() if here else ""
+    triple = binding.Target.from_default_triple()
+    return triple.create_target_machine(cpu=cpu, features=features, opt=3, jit=True)
+
+
+def machine_code(functions: tuple[str, ...], segments: int) -> dict[str, Any]:
+    """Compile; return the functions that a replay calls, by name, and what keeps them alive."""
+    return _machine_code(functions, segments, target_cpu())
 
 
 @functools.lru_cache(maxsize=64)  # LLVM does not give all of its memory back
-def machine_code(functions: tuple[str, ...], segments: int) -> dict[str, Any]:
-    """Compile; return the functions that a replay calls, by name, and what keeps them alive."""
+def _machine_code(functions: tuple[str, ...], segments: int, cpu: str) -> dict[str, Any]:
     from llvmlite import binding
 
-    target = _target()
+    target = _target(cpu)
     module = binding.parse_assembly("\n".join([DECLARED, *functions]))
     module.triple, module.data_layout = target.triple, str(target.target_data)
     module.verify()
@@ -101,7 +119,7 @@ def machine_code(functions: tuple[str, ...], segments: int) -> dict[str, Any]:
     builder.getModulePassManager().run(module, builder)
     engine = binding.create_mcjit_compiler(module, target)
     engine.finalize_object()
-    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
     names = [f"segment{i}" for i in range(segments)]
     found: dict[str, Any] = {n: kind(engine.get_function_address(n)) for n in names}
-    return found | {"engine": engine, "tell": tell}
+    return found | {"engine": engine}

@@ -50,7 +50,7 @@ class Text:
         self.bound: set[int] = set()  # nodes whose arrays are others in each call
         self.replaced = {d: k for k, d in plan.donated.items()}
         self.constants: dict[Any, str] = {}
-        self.scalars: dict[tuple[str, str], str] = {}
+        self.scalars: dict[tuple[str, tuple[int, ...]], str] = {}
         self.staged: dict[str, int] = {}  # for compiled functions: bytes of copies of arguments
         self.bases: dict[str, int] = {}  # and the arrays whose addresses they need: their numbers
 
@@ -160,39 +160,31 @@ class Text:
         self.names[f"t{dtype.num}"] = dtype
         return f"t{dtype.num}"
 
-    def operand(self, node: Node, i: Any) -> str:
-        """Return the name of an operand, in the shape in which NumPy is fastest with it.
-
-        Without axes beside larger arrays, with one axis where all have one element.
-        """
+    def operand(self, node: Node, k: int) -> str:
+        """Return the name of operand k, in the shape in which the operation is given it."""
+        i, shape = node.inputs[k], operand_shape(node, k)
         if not isinstance(i, Node):
-            return self.number(node, i)
+            return self.number(node, i, shape)
         name = self.of[id(i)]
-        if i.size == 1 and len(i.shape) <= len(node.shape) and node.size != 1:
-            return self.shaped(i, name, "()") if i.shape else name
-        if node.size == 1 and not node.shape:
-            return self.shaped(i, name, "1")
-        return name
+        return name if shape == i.shape else self.shaped(i, name, shape)
 
-    def shaped(self, i: Node, name: str, shape: str) -> str:
-        """Return the name of an array of one element in another shape."""
+    def shaped(self, i: Node, name: str, shape: tuple[int, ...]) -> str:
+        """Return the name of an array of one element in another shape: () or (1,)."""
         where = self._where(i)
         if where is not None:
-            return self._array(i, *where, shape=() if shape == "()" else (1,))
+            return self._array(i, *where, shape=shape)
         key = name, shape
         if key not in self.scalars:
-            made = f"{name}_{'s' if shape == '()' else 'l'}"
+            made = f"{name}_{'l' if shape else 's'}"
             lines = self.each if id(i) in self.bound else self.cut
             lines.append(f"{made} = {name}.reshape({shape})")
             self.scalars[key] = made
         return self.scalars[key]
 
-    def number(self, node: Node, number: Any) -> str:
+    def number(self, node: Node, number: Any, shape: tuple[int, ...]) -> str:
         """Return the name of a Python number as an array of the dtype in which it is used."""
         array = as_array(node, number)
-        if array is None:
-            return self.named(number)
-        return self.value(array if node.shape or node.size != 1 else array.reshape(1))
+        return self.named(number) if array is None else self.value(array.reshape(shape))
 
     def named(self, value: Any) -> str:
         """Return the name of a Python value: the text of some, such as inf, is none."""
@@ -203,7 +195,7 @@ class Text:
     def out(self, node: Node) -> str:
         """Return the name of the array that an operation writes."""
         name = self.of[id(node)]
-        return self.shaped(node, name, "1") if not node.shape else name
+        return name if node.shape else self.shaped(node, name, (1,))
 
     def compiled(self) -> dict[str, Any]:
         """Return functions that the text calls, by name, and that are no library's."""
@@ -226,7 +218,7 @@ class Text:
     def _single(self, node: Node) -> None:
         given = []
         if node.op in ELEMENTWISE or node.op == "astype":
-            given = [self.operand(node, i) for i in node.inputs]
+            given = [self.operand(node, k) for k in range(len(node.inputs))]
         self.each += self.lines(node, given)
 
     def lines(self, node: Node, given: list[str], out: str | None = None) -> list[str]:
@@ -336,13 +328,13 @@ class Text:
         lines = []
         for node in step.nodes:
             given = []
-            for i in node.inputs:
+            for k, i in enumerate(node.inputs):
                 if isinstance(i, Node) and id(root(i)) in self.plan.scratch:
                     given.append(
                         blocked(f"scratch {self.plan.scratch[id(root(i))]} {i.dtype}", False)
                     )
                     continue
-                name = self.operand(node, i)
+                name = self.operand(node, k)
                 if (
                     isinstance(i, Node)
                     and i.shape[:1] == node.shape[:1]
@@ -371,6 +363,22 @@ class Text:
         names = ", ".join(["s", *(inner[name] for name in columns)])
         self.each.append(f"for {names} in {loop}:")
         self.each += [f"    {line}" for line in [*late, *lines]]
+
+
+def operand_shape(node: Node, k: int) -> tuple[int, ...]:
+    """Return the shape in which an elementwise operation is given operand k.
+
+    NumPy is fastest with an element without axes beside larger arrays, and with one axis where
+    all operands have one element. But its power is exact for exponents such as 2 and 0.5 only where
+    the exponent has stride 0: one that has no axes keeps none.
+    """
+    i = node.inputs[k]
+    shape: tuple[int, ...] = i.shape if isinstance(i, Node) else ()
+    exponent = node.op == "pow" and k == 1
+    if not node.shape:
+        return () if exponent else (1,)
+    single = shape == (1,) * len(shape) and len(shape) <= len(node.shape)
+    return () if single and node.size != 1 else shape
 
 
 def as_array(node: Node, number: Any) -> Any:

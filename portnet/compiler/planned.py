@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import plan as planning
+from .compiled import native_mode
 from .keys import key_of
 from .numpy_replay import Code, Replay, Text, quick
 from .outcomes import MISS, CompileWarning, EagerError
@@ -110,23 +111,34 @@ class Planned:
 
 
 @functools.cache
-def has_compiler() -> bool:
-    """Tell whether there is LLVM: the extra ``native``."""
+def why_no_machine_code() -> str:
+    """Return why there is no machine code here; "" where there is."""
     if importlib.util.find_spec("llvmlite") is None:
-        return False
-    from .native import available
+        return "llvmlite is not installed"
+    from .native import why_not
 
-    return available()
+    return why_not()
 
 
 def native_after(plan: planning.Plan) -> int:
-    """Return the number of calls after which machine code would have paid; -1: there is none.
+    """Return the number of the call from which on a plan is machine code; -1: it never is.
+
+    ``PORTNET_NATIVE`` says when: see `native_mode`.
+    """
+    mode, why_not = native_mode(), why_no_machine_code()
+    if mode == "always" and why_not:
+        raise ValueError(f"PORTNET_NATIVE=always, but there is no machine code here: {why_not}")
+    if mode == "never" or why_not:
+        return -1
+    return 1 if mode == "always" else pays_after(plan)
+
+
+def pays_after(plan: planning.Plan) -> int:
+    """Return after how many calls machine code has paid; -1: there is nothing to compile.
 
     Compiling takes 0.1 s and some milliseconds for each operation; a call of NumPy's costs 0.6 us,
     and a pass over an element 0.15 ns.
     """
-    if not has_compiler():
-        return -1
     count = len(plan.operations)
     saved = sum(6e-7 + 1.5e-10 * n.size for n in plan.operations if n.op in ELEMENTWISE)
     return max(1, int((0.1 + 4e-3 * count) / saved)) if saved else -1

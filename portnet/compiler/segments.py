@@ -29,25 +29,20 @@ from .llvm import (
     number,
     rows_text,
 )
-from .numpy_replay import UFUNCS, Text, as_array
+from .numpy_replay import UFUNCS, Text, as_array, operand_shape
 from .places import Places, broadcast, is_contiguous, overlap, touch, whole
 from .plan import Plan, Step, root
 from .program import Node
 from .trace import ELEMENTWISE
 
-# Rows up to this length are done in order: NumPy adds eight and more in pairs, and has the largest
-# of a row in any order, which is the same but for the sign of a zero.
-FEW = {"sum": 7, "max": 64, "min": 64, "prod": 0}
-# LLVM may compute what is slow only where it is chosen, and would not note a division by zero where
-# it is not: that these are stored, too, makes them be computed.
-CHOICES, SLOW = ("where", "maximum", "minimum"), ("divide", "reciprocal", "sqrt")
+# Rows up to this length are done in order. NumPy adds eight and more in pairs, and takes the
+# largest of a row in an order of its own: where zeros of both signs are largest, its sign shows.
+FEW = {"sum": 7, "max": 0, "min": 0, "prod": 0}
 BINARY = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
 class _Item:
     """A call in a compiled function, and what it reads and writes: base, first byte, end."""
-
-    clears = False  # the processor's notes of divisions by zero and the like
 
     def __init__(self, reads: list[Any], writes: list[Any], lines: list[str]) -> None:
         self.reads, self.writes, self.lines = reads, writes, lines
@@ -135,37 +130,16 @@ class Segments:
         for item in self.items:
             if isinstance(item, _Loop):
                 self._write(item)
-            if item.clears:
-                lines += self._noted()
             lines += item.lines
-        lines += self._noted()
         self.items = []
         name = f"segment{self.count}"
         self.count += 1
-        start = [f"define i32 @{name}(ptr %table) nounwind {{", "entry:", "%notes = alloca i32"]
-        start += ["store i32 0, ptr %notes", f"call i32 {self._flag('clear')}"]
+        start = [f"define void @{name}(ptr %table) nounwind {{", "entry:"]
         for base, i in self.text.bases.items():
             start.append(f"%at{i} = getelementptr i64, ptr %table, i64 {i}")
             start.append(f"%{base} = load ptr, ptr %at{i}")
-        end = ["%all = load i32, ptr %notes", "ret i32 %all", "}"]
-        self.functions.append("\n".join([*start, *SPACE, *lines, *end]))
+        self.functions.append("\n".join([*start, *SPACE, *lines, "ret void", "}"]))
         return name
-
-    def _flag(self, do: str) -> str:
-        known = c_parts.flags()
-        assert known is not None
-        return f"inttoptr (i64 {getattr(known, do)} to ptr)(i32 {known.all})"
-
-    def _noted(self) -> list[str]:
-        """Return lines that keep the processor's notes: some of NumPy's functions clear them."""
-        self.named += 1
-        new, old, both = (f"%{letter}{self.named}" for letter in "nob")
-        return [
-            f"{new} = call i32 {self._flag('test')}",
-            f"{old} = load i32, ptr %notes",
-            f"{both} = or i32 {new}, {old}",
-            f"store i32 {both}, ptr %notes",
-        ]
 
     # Elementwise
 
@@ -254,11 +228,10 @@ class Segments:
     def _write(self, loop: _Loop) -> None:
         """Write a loop as a function, and its call; what nobody else reads is not stored."""
         own = {id(n) for n in loop.nodes}
-        chosen = {o for e in loop.operations if e.op in CHOICES for o in e.operands}
         operations = []
         for k, e in enumerate(loop.operations):
             node = loop.nodes[k]
-            wanted = node is None or id(node) in self.kept or (k in chosen and e.op in SLOW)
+            wanted = node is None or id(node) in self.kept
             if node is not None:
                 wanted = wanted or any(id(r) not in own for r in self.readers.get(id(node), []))
             operations.append(e if wanted else e._replace(out=None))
@@ -282,6 +255,14 @@ class Segments:
 
     # What NumPy's functions in C do
 
+    def _may_have_gaps(self, node: Node) -> bool:
+        """Tell whether a node is an argument, or a view of one, whose strides no plan knows.
+
+        NumPy is given the argument itself, and its bits may depend on the strides: a copy in order
+        will not do.
+        """
+        return id(root(node)) in self.text.bound
+
     def _by_c(self, node: Node) -> None:
         """One ufunc on arrays without gaps, and on single elements."""
         if node.op not in UFUNCS or node.dtype.char in "gG":
@@ -290,27 +271,31 @@ class Segments:
             raise UnsupportedError(node.op)
         operands, dtypes = self._operands(node)
         accesses = []
-        for o, dtype in zip(operands, dtypes, strict=True):
+        for k, (o, dtype) in enumerate(zip(operands, dtypes, strict=True)):
             if o.dtype != dtype:
                 raise UnsupportedError("a cast")
+            shape = operand_shape(node, k)
+            if shape not in ((), (1,), node.shape) or (len(node.shape) > 1 and shape == (1,)):
+                raise UnsupportedError("broadcasting")
+            # The stride that NumPy passes, as bits depend on it: 0 without axes.
+            stride = 0 if shape == () or o.size < node.size else dtype.itemsize
             if isinstance(o, Node):
                 a = self.places.access(o)
-                if o.shape != node.shape and o.size != 1:
-                    raise UnsupportedError("broadcasting")
+                if o.size > 1 and self._may_have_gaps(o):
+                    raise UnsupportedError("an argument of any strides")
                 if not is_contiguous(o.shape, a.strides, dtype.itemsize):
                     raise UnsupportedError("strides")
-                accesses.append((a, dtype.itemsize if o.size > 1 else 0, o.size))
+                accesses.append((a, stride, o.size))
             else:
                 base = self.text.value(o)
                 self.text.bases.setdefault(base, len(self.text.bases))
-                accesses.append((Access(base, 0, (), dtype), 0, 1))
+                accesses.append((Access(base, 0, (), dtype), stride, 1))
         out = self.places.access(node)
         call = c_parts.loop(UFUNCS[node.op], (*dtypes, node.dtype))
         if call is None:
             raise UnsupportedError(node.op)
         accesses.append((out, out.dtype.itemsize, node.size))
         item = _Item([], [], [])
-        item.clears = True
         pointers = [self._pointer(a.base, a.offset, item.lines) for a, _, _ in accesses]
         item.lines += c_call(call, pointers, node.size, [s for _, s, _ in accesses])
         spans = [(a.base, a.offset, a.offset + n * a.dtype.itemsize) for a, _, n in accesses]
@@ -323,7 +308,7 @@ class Segments:
         op = "sum" if node.op == "mean" else node.op
         outer, count, columns = _parts(x.shape, node.attr("axis"))
         access, out = self.places.access(x), self.places.access(node)
-        flat = is_contiguous(x.shape, access.strides, width)
+        flat = is_contiguous(x.shape, access.strides, width) and not self._may_have_gaps(x)
         if not flat or x.dtype != dtype or dtype.kind == "b" or dtype.name not in MEMORY:
             raise UnsupportedError(op)
         if node.op == "mean" and dtype.name not in ("float32", "float64"):
@@ -363,7 +348,7 @@ class Segments:
             text = rows_text(call, op, dtype, outer, count)
         else:
             text = columns_text(call, dtype, count, columns)
-        item.lines, item.clears = self._call(text, [o, p], item.lines), True
+        item.lines = self._call(text, [o, p], item.lines)
         return item
 
     def _product(self, node: Node) -> None:
@@ -371,9 +356,7 @@ class Segments:
         x, W = node.nodes
         if not (len(x.shape) == len(W.shape) == 2 and x.dtype == W.dtype == node.dtype):
             raise UnsupportedError("matmul")
-        if x.size == 0 or any(
-            id(root(i)) in self.text.bound for i in (x, W)
-        ):  # who knows how it lies in memory
+        if x.size == 0 or self._may_have_gaps(x) or self._may_have_gaps(W):
             raise UnsupportedError("matmul of an argument")
         a, b, out = self.places.access(x), self.places.access(W), self.places.access(node)
         (m, k), n, width = x.shape, W.shape[1], node.dtype.itemsize
