@@ -7,6 +7,7 @@ may be taken (`programs.py`).
 
 import itertools
 import platform
+import warnings
 
 import numpy as np
 import programs as pg
@@ -288,6 +289,156 @@ def test_dtypes_that_stay_numpys(dtype, monkeypatch):
     x = (np.arange(12.0).reshape(4, 3) / 7).astype(dtype)
     for got, e in zip(portnet.compile(fn)(x), fn(x), strict=True):
         np.testing.assert_array_equal(got, e)
+
+
+def ragged(x, w):
+    """Something of everything, on rows and columns of any number."""
+    xp = namespace(x)
+    h = xp.tanh(xp.matmul(x * 0.5, w))
+    shifted = h - xp.max(h, axis=1, keepdims=True)
+    e = xp.exp(shifted)
+    p = e / xp.sum(e, axis=1, keepdims=True)
+    dx = xp.matmul(p * (h > 0), xp.matrix_transpose(w * 1.0))
+    moved = xp.sqrt(xp.maximum(dx, 0.0)) / xp.maximum(xp.abs(x), 0.25) + xp.log1p(x * x)
+    ends = [xp.sum(moved, axis=0), xp.min(moved, axis=0), xp.mean(moved * x), xp.sum(p, axis=0)]
+    return [h, p, dx, moved, xp.where(x > 0, 1.0 / x, x), (x * x + 0.5) ** 0.5, *ends]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ragged_sizes_have_the_bits_of_the_replay(dtype, monkeypatch):
+    draw = np.random.default_rng(0)
+    for i, n in enumerate(SIZES):
+        for rows, columns in ((n, SIZES[i * 5 % len(SIZES)]), (SIZES[i * 8 % len(SIZES)], n)):
+            x = draw.standard_normal((rows, columns)).astype(dtype)
+            w = draw.standard_normal((columns, SIZES[i * 3 % len(SIZES)])).astype(dtype)
+            with np.errstate(all="raise", under="ignore"):
+                results = assert_native(monkeypatch, ragged, x, w, left=99)
+                for a, b in zip(results, ragged(x, w), strict=True):
+                    np.testing.assert_allclose(a, b, rtol=2e-5 if dtype == "float32" else 1e-11)
+
+
+FUNCTIONS = ["exp", "expm1", "log", "log1p", "sqrt", "tanh", "sin", "cos", "sinh", "log2"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [5, 64, 1000])
+def test_strides_of_arguments_have_eager_bits(n, dtype, monkeypatch):
+    """NumPy's functions may round otherwise where strides are negative or not those of a row."""
+    x = np.random.default_rng(n).uniform(0.1, 2, (n, 7)).astype(dtype)
+    views = [x[::-1, 0], x[::2, :], x.T, x[:, 3], x[::-1, ::-1], np.asfortranarray(x)]
+
+    def fn(x):
+        xp = namespace(x)
+        sums = [xp.sum(x, axis=a) for a in range(x.ndim)]
+        return [*(getattr(xp, f)(x) for f in FUNCTIONS), x**x, *sums, xp.max(x, axis=0)]
+
+    for view in views:
+        assert_bits(assert_strided(monkeypatch, fn, view), fn(view))
+
+
+def assert_strided(monkeypatch, fn, *args):
+    """Return what machine code gives of arguments as they lie: the bits of NumPy's calls."""
+    with monkeypatch.context() as m:
+        m.setenv("PORTNET_NATIVE", "never")
+        by_calls = portnet.compile(fn)(*args)
+    by_code = portnet.compile(fn)(*args)
+    assert_bits(by_code, by_calls)
+    return by_code
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("exponent", [2, 0.5, -1, 3.0, 2.5])
+def test_powers_have_eager_bits_and_without_axes_one_unit_in_the_last_place(
+    exponent, dtype, monkeypatch
+):
+    draw = np.random.default_rng(0).uniform(0.1, 2, 200).astype(dtype)
+    e = np.asarray(exponent, dtype)
+    shapes = [draw, draw[:1], draw[:1].reshape(1, 1), draw[:6].reshape(2, 3)]
+    for x in shapes:
+        for exponents in (e, np.full(1, e), np.full(x.shape, e)):
+            fn = lambda x, e: [x**exponent, (x * 2.0) ** e, (x * 2.0) ** (e * 1.0)]  # noqa: E731
+            assert_bits(assert_strided(monkeypatch, fn, x, exponents), fn(x, exponents))
+    fn = lambda x, e: [x**exponent, (x * 2.0) ** exponent, (x * 2.0) ** e]  # noqa: E731
+    native = portnet.compile(fn)
+    with monkeypatch.context() as m:
+        m.setenv("PORTNET_NATIVE", "never")
+        replay = portnet.compile(fn)
+        replay(draw[0, ...], e)
+    for i in range(100):
+        x = draw[i, ...]
+        got = native(x, e)
+        assert_bits(got, replay(x, e))
+        assert_bits(got[:1], [np.asarray(x**exponent)])
+        np.testing.assert_array_max_ulp(np.array(got), np.array(fn(x, e)), 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_largest_of_zeros_of_both_signs_has_the_sign_of_the_replay(dtype, monkeypatch):
+    def fn(x):
+        xp = namespace(x)
+        largest = [xp.max(x * 1.0, axis=a) for a in (0, 1)]
+        both = [xp.maximum(x, x[::-1, :]), xp.minimum(x, 0.0), xp.maximum(0.0 * x, x)]
+        return [*largest, *both, xp.min(x * 1.0, axis=1)]
+
+    draw = np.random.default_rng(0)
+    for n in SIZES:
+        x = draw.choice([0.0, -0.0], (40, n)).astype(dtype)
+        assert_bits(assert_native(monkeypatch, fn, x, left=99), fn(x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", [*STEPS, "inverse decay"])
+def test_fits_have_the_same_bits_whenever_machine_code_starts(name, dtype, monkeypatch):
+    portnet.set_backend("numpy", dtype=dtype)
+    draw = np.random.default_rng(0)
+    X, y = draw.standard_normal((70, 4)), draw.integers(0, 3, 70)
+    decay = portnet.SGD(portnet.InverseDecay(0.1, 5, 0.5))
+    net = portnet.mlp([4, 8, 3], "silu", dropout=0.1, norm="layer")
+    ends = []
+    for mode in ("never", "always", "auto", "auto"):
+        monkeypatch.setenv("PORTNET_NATIVE", mode)
+        trainer = portnet.Trainer(
+            net, "softmax_cross_entropy", STEPS.get(name, decay), batch_size=9, seed=0
+        )
+        run = trainer.fit(X, y, epochs=8, progress=False)
+        run = run.fit(X, y, epochs=8, progress=False)
+        ends.append([*tree.leaves(run.params), np.array(run.history["loss"])])
+    for other in ends[1:]:
+        assert_bits(other, ends[0])
+
+
+def test_machine_code_that_starts_in_mid_fit_keeps_the_bits(monkeypatch):
+    """Enough steps for it to start: two equal fits, and 150 + 150 epochs against 300."""
+    monkeypatch.setenv("PORTNET_NATIVE", "auto")
+    portnet.set_backend("numpy", dtype="float64")
+    X, y = np.random.default_rng(0).standard_normal((2, 200, 10))
+    optimizer = portnet.SGD(portnet.InverseDecay(0.1, 5, 0.5))
+    trainer = portnet.Trainer(
+        portnet.mlp([10, 24, 10], "tanh"), "squared_error", optimizer, batch_size=8, seed=0
+    )
+    first = trainer.fit(X, y, epochs=300, progress=False)
+    assert any(w.native for fn in stepping._kept.values() for w in fn._ways.values())
+    again = trainer.fit(X, y, epochs=300, progress=False)
+    halves = trainer.fit(X, y, epochs=150, progress=False).fit(X, y, epochs=150, progress=False)
+    assert_bits(tree.leaves(again.params), tree.leaves(first.params))
+    assert_bits(tree.leaves(halves.params), tree.leaves(first.params))
+
+
+def test_equal_classifiers_have_equal_bits(monkeypatch):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    monkeypatch.setenv("PORTNET_NATIVE", "auto")
+    draw = np.random.default_rng(0)
+    X, y = draw.standard_normal((100, 5)), draw.integers(0, 2, 100)
+    fits = [
+        portnet.MLPClassifier(
+            random_state=0, batch_size=10, max_iter=200, tol=0.0, n_iter_no_change=999
+        )
+        for _ in range(2)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of convergence
+        a, b = (tree.leaves((f.fit(X, y).coefs_, f.intercepts_)) for f in fits)
+    assert_bits(a, b)
 
 
 # When -------------------------------------------------------------------------------------------
