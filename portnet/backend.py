@@ -34,6 +34,7 @@ __all__ = [
     "backends",
     "get_backend",
     "namespace",
+    "read",
     "set_backend",
     "to_numpy",
     "use_backend",
@@ -546,3 +547,10 @@ def _device_text(where: Any) -> str:
 
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
+def read(numbers: list[Any]) -> list[float]:
+    """Return 0-d arrays and numbers as floats, with one wait for the device."""
+    arrays = [v for v in numbers if hasattr(v, "shape")]
+    host = iter(to_numpy(namespace(*arrays).stack(arrays)) if arrays else ())
+    return [float(next(host) if hasattr(v, "shape") else v) for v in numbers]

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import solvers, stepping, tree
+from . import solvers, stepping
 from .backend import Backend, namespace
 from .faults import interrupts
 from .layers import Layer
 from .lbfgs import LBFGS
 from .losses import Loss
-from .run import read
-from .stepping import Ahead, Steps, made_once
+from .stepping import Steps, made_once, run_epoch
 
 __all__ = ["Problem", "Progress", "Rows", "descend", "forward", "minimize"]
 
@@ -193,27 +192,17 @@ def descend(
 
 def _epoch(steps: Steps, rows: Rows, now: Progress, size: int, pressed: list[int]) -> Progress:
     """Make the steps of an epoch; its loss, the mean over the rows, is NaN if something is lost."""
-    place, count = rows.place, rows.number
-    wide = place.xp.float64 if place.supports("float64") else place.xp.float32
-    ahead = Ahead(
-        now.params, now.solver.state, place.xp.zeros((2,), dtype=wide, device=place.device)
-    )
+    count = rows.number
     sparse = rows._sparse if hasattr(rows.X, "toarray") else None
-    through = stepping.Rows(place, (rows.X, rows.y, rows.weight), size, rows.order, sparse=sparse)
-    try:
-        ahead = steps.go(ahead, through, lambda: bool(pressed))
-    except KeyboardInterrupt as error:  # of a handler that is not Python's own
-        ahead = getattr(error, "ahead", ahead)  # else the start of the epoch
-        pressed.append(0)
-    params, state, sums, _ = ahead
-    xp, looked_at = place.xp, tree.leaves((params, state))
-    sound = [xp.astype(xp.all(xp.isfinite(a)), wide) for a in looked_at]
-    value, *intact = read([sums[0], *sound])  # the host waits here, once per epoch
+    data = rows.X, rows.y, rows.weight
+    through = stepping.Rows(rows.place, data, size, rows.order, sparse=sparse)
+    state = now.solver.state
+    end = run_epoch(steps, now.params, state, through, pressed, look_at=lambda *both: both)
     return replace(
         now,
-        params=params,
-        solver=replace(now.solver, state=state),
-        loss=value / count if all(intact) else math.nan,
+        params=end.params,
+        solver=replace(now.solver, state=end.state),
+        loss=end.loss / count if end.finite else math.nan,
         n_iter=now.n_iter + 1,
         t=now.t + count,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from . import labels as _labels
 from . import tree
 from . import validation as check
-from .backend import Backend, describe, is_host, namespace, to_numpy, use_backend
+from .backend import Backend, describe, is_host, read, to_numpy, use_backend
 from .stepping import forward, made_once
 
 __all__ = ["History", "Run"]
@@ -288,13 +288,6 @@ def _value_and_grad_of(model: Any, loss: Any) -> Callable[..., tuple[Array, Arra
         return value, tree.ravel(grads)[0]
 
     return function
-
-
-def read(numbers: list[Any]) -> list[float]:
-    """Return 0-d arrays and numbers as floats, with one wait for the device."""
-    arrays = [v for v in numbers if hasattr(v, "shape")]
-    host = iter(to_numpy(namespace(*arrays).stack(arrays)) if arrays else ())
-    return [float(next(host) if hasattr(v, "shape") else v) for v in numbers]
 
 
 def record(log: dict[str, list[float]], numbers: dict[str, float], epoch: int) -> None:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import tree
-from .backend import Backend, backend_of, namespace
+from .backend import Backend, backend_of, namespace, read
 from .compiler import Compiled, CompileWarning, compile, native_mode
 from .rng import Key
 
@@ -126,7 +126,7 @@ class Steps:
         """Make steps from step `start.done` on to the end of the rows; return where that is.
 
         `after` is called after each step, and ends the epoch there where it returns True. A
-        KeyboardInterrupt has in `ahead` how far the steps came, unless it tore a compiled one.
+        KeyboardInterrupt has in `ahead` where the finished steps had come to.
         """
         rows = rows.settled()
         begins = range(start.done * rows.size, rows.count, rows.size)
@@ -145,8 +145,12 @@ class Steps:
                     if after():
                         break
         except KeyboardInterrupt as error:  # of a handler that is not Python's own
-            if not torn:
-                error.ahead = way.leave(params, state, sums, done)  # type: ignore[attr-defined]
+            if torn:  # what it works in is half written: the finished steps are made again
+                params, state, sums = way.enter(start)
+                for begin in begins[: done - start.done]:
+                    batch = rows.batch(begin, way.boxed)
+                    params, state, sums = way.step(params, state, sums, *batch, rows.scale)
+            error.ahead = way.leave(params, state, sums, done)  # type: ignore[attr-defined]
             raise
         return way.leave(params, state, sums, done)
 
@@ -184,6 +188,60 @@ class Steps:
         """Give back the memory of compiled functions."""
         self._ways.clear()
         release()
+
+
+class EpochResult(NamedTuple):
+    """What the steps of an epoch came to: parameters and state where they live, numbers as floats.
+
+    `loss` is the sum of the losses, `finite_steps` in how many steps that sum was finite, `done`
+    how many steps were made; `finite` tells whether everything looked at is finite.
+    """
+
+    params: Params
+    state: State
+    loss: float
+    finite_steps: float
+    done: int
+    finite: bool
+
+
+def run_epoch(
+    steps: Steps,
+    params: Params,
+    state: State,
+    rows: Rows,
+    interrupted: list[int],
+    *,
+    done: int = 0,
+    sums: tuple[float, float] = (0.0, 0.0),
+    advance: Callable[[int], Any] = lambda made: None,
+    look_at: Callable[[Params, State], Any] = lambda params, state: params,
+) -> EpochResult:
+    """Make the steps of an epoch, from step `done` on, until its end or an interrupt.
+
+    It ends after the step in which the list `interrupted` becomes non-empty. A KeyboardInterrupt
+    that a handler of somebody's own raises appends to the list, and the finished steps count: what
+    follows is the same whoever handles Ctrl-C. `sums` are those of the steps before, `advance` is
+    told of each step, and of what `look_at` returns it is found out whether it is finite. The host
+    waits here, once per epoch.
+    """
+    place = rows.place
+    wide = place.xp.float64 if place.supports("float64") else place.xp.float32
+    start = Ahead(params, state, place.xp.asarray(sums, dtype=wide, device=place.device), done)
+
+    def after() -> bool:
+        advance(1)
+        return bool(interrupted)
+
+    try:
+        end = steps.go(start, rows, after)
+    except KeyboardInterrupt as error:
+        interrupted.append(0)
+        end = getattr(error, "ahead", start)  # the start: interrupted again before it was known
+    looked_at = tree.leaves(look_at(end.params, end.state))
+    sound = [place.xp.astype(place.xp.all(place.xp.isfinite(a)), wide) for a in looked_at]
+    loss, finite_steps, *finite = read([end.sums[0], end.sums[1], *sound])
+    return EpochResult(end.params, end.state, loss, finite_steps, end.done, all(finite))
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .options import integer, methods, named
-from .run import Metric, Partial, Rows, Run, gradient_of, read, record, value_and_grad
+from .run import Metric, Partial, Rows, Run, gradient_of, record, value_and_grad
 from .starting import FitOptions, fit_options, plan, prepare
-from .stepping import Ahead, Steps
 from .stepping import Rows as Through
+from .stepping import Steps, run_epoch
 from .transforms import refuse_transforms
 from .watching import Callback, EarlyStopping, ReduceOnPlateau, Report
 
@@ -311,7 +311,7 @@ def _epochs(
             with watch as signals, run.place.active():
                 scale = run._scale
                 run, loss = train(run, rows, bar.update, signals)
-                if not run.step:  # else Ctrl-C ended the epoch before its end
+                if loss is not None:  # else Ctrl-C ended the epoch before its end
                     numbers = {"loss": loss} | _numbers(run, rows, held_out)
                     run = replace(run, epoch=run.epoch + 1, _log=log)
                     run = watching.after_epoch(run, numbers, *watches)
@@ -336,8 +336,11 @@ def _steps(trainer: Trainer, weighted: bool) -> Steps:
 
 def _one_epoch(
     run: Run, data: Rows, advance: Callable[[int], Any], pressed: list[int], steps: Steps
-) -> tuple[Run, float]:
-    """Go through the rows once, or on from where an interrupt was; return the run and the loss."""
+) -> tuple[Run, float | None]:
+    """Go through the rows once, or on from where an interrupt was; return the run and the loss.
+
+    The loss is None where an interrupt ended the epoch before its end.
+    """
     (X, y, weight), trainer, place = data, run.trainer, run.place
     rows, batch = X.shape[0], trainer.batch_size or X.shape[0]
     if weight is not None and steps.averaged:
@@ -345,29 +348,22 @@ def _one_epoch(
     order = None
     if trainer.batch_size is not None and trainer.shuffle:
         order = random.order(trainer.seed, run.epoch, rows)
-    # Kept where the arrays are: the sum of the losses, and the number of steps in which it was
-    # finite. A sum that stopped being finite stays so: the next step was the first bad one.
-    wide = place.xp.float64 if place.supports("float64") else place.xp.float32
-    sums = place.xp.asarray(run._partial[:2], dtype=wide, device=place.device)
     scale = None if run._scale == 1 else place.asarray(run._scale, place.dtype)
     key = random.key(trainer.seed, run.epoch)
-
-    def after() -> bool:
-        advance(1)
-        return bool(pressed)
-
-    ahead = Ahead(run.params, run.state, sums, run.step)
-    ahead = steps.go(ahead, Through(place, data, batch, order, key, scale), after)
-    params, state, sums, done = ahead
-    sound = [place.xp.astype(place.xp.all(place.xp.isfinite(p)), wide) for p in tree.leaves(params)]
-    value, good, *intact = read([sums[0], sums[1], *sound])  # the host waits here, once per epoch
-    if not np.isfinite(value) or not all(intact):
-        what, first = ("loss", good + 1) if not np.isfinite(value) else ("parameters", good)
+    through = Through(place, data, batch, order, key, scale)
+    sums = run._partial[:2]
+    end = run_epoch(
+        steps, run.params, run.state, through, pressed, done=run.step, sums=sums, advance=advance
+    )
+    loss, good = end.loss, end.finite_steps
+    if not np.isfinite(loss) or not end.finite:
+        what, first = ("loss", good + 1) if not np.isfinite(loss) else ("parameters", good)
         raise diverged(run, data, f"the {what} stopped being finite", int(first))
-    run = replace(run, params=params, state=state, step=0, _partial=Partial())
-    if done * batch < rows:
-        run = replace(run, step=done, _partial=Partial(value, good, plan(trainer, data)))
-    return run, value / rows if steps.averaged else value
+    run = replace(run, params=end.params, state=end.state, step=0, _partial=Partial())
+    if end.done * batch >= rows:
+        return run, loss / rows if steps.averaged else loss
+    partial = Partial(loss, good, plan(trainer, data)) if end.done else Partial()
+    return replace(run, step=end.done, _partial=partial), None
 
 
 @dataclass(frozen=True)
@@ -389,7 +385,7 @@ class ByRows:
 
 def _one_iteration(
     run: Run, data: Rows, advance: Callable[[int], Any], pressed: list[int], fn: Any
-) -> tuple[Run, float]:
+) -> tuple[Run, float | None]:
     """Make an iteration of L-BFGS over all rows; return the run and the loss after it."""
     function, vector, unravel = value_and_grad(run, data, fn)
     with np.errstate(over="ignore", invalid="ignore"):  # the line search steps back from those

@@ -204,7 +204,9 @@ def test_twenty_epochs_are_scikit_learns(problem, setting):
 def test_lbfgs_goes_where_scikit_learns_goes(problem, setting):
     """The first iterations are the same; where there is one minimum, both find it.
 
-    Where there are more, rounding decides in which of them long searches end.
+    Where there are more, rounding decides in which of them long searches end. So it does where one
+    minimum lies in a flat valley, as of the labels' raw columns: there scikit-learn's own loss
+    differs by 5e-7 between processors. Scaled columns have no such valley.
     """
     name, features, y, more = PROBLEMS[problem]
     options = {"hidden_layer_sizes": (8,), **more, **SETTINGS[setting], "solver": "lbfgs"}
@@ -218,8 +220,9 @@ def test_lbfgs_goes_where_scikit_learns_goes(problem, setting):
     if setting != "none":
         return
     options |= {"tol": 1e-6, "max_iter": 2000}
-    end = [getattr(m, name)(random_state=1, **options).fit(features, y) for m in (portnet, theirs)]
-    assert end[0].loss_ <= end[1].loss_ * (1 + 1e-8)
+    scaled = (features - features.mean(axis=0)) / features.std(axis=0)
+    end = [getattr(m, name)(random_state=1, **options).fit(scaled, y) for m in (portnet, theirs)]
+    assert end[0].loss_ == pytest.approx(end[1].loss_, rel=1e-12)
 
 
 def test_lbfgs_with_several_outputs_is_lower_than_scikit_learns():
@@ -1233,12 +1236,12 @@ def test_ctrl_c_does_not_wait_for_the_epoch(monkeypatch):
     os.environ.get("PORTNET_TESTS") == "eager", reason="PORTNET_TESTS=eager: no step is compiled"
 )
 def test_another_handlers_interrupt_of_compiled_steps(solver, where, monkeypatch):
-    """Between two steps, these count; in one, which may be torn, the epoch has not been."""
+    """The finished steps count, between two steps and in one, which may be torn."""
     from portnet import compiler, stepping
 
-    steps, target = [], (stepping.Rows, "batch")
+    count, finished, steps, target = 0, 10, [], (stepping.Rows, "batch")
     if where == "in a step":
-        target = compiler.Compiled, "__call__"
+        finished, target = 11, (compiler.Compiled, "__call__")
     whole = getattr(*target)
 
     def interrupt(self, *args):
@@ -1247,16 +1250,26 @@ def test_another_handlers_interrupt_of_compiled_steps(solver, where, monkeypatch
             raise KeyboardInterrupt
         return whole(self, *args)
 
-    ends = MLPClassifier(solver=solver, batch_size=50, **{**SMALL, "max_iter": 3})
-    with pytest.warns(UserWarning, match="Maximum iterations"):
-        ends.fit(X, Y)
+    def eagerly(*args):
+        nonlocal count
+        count += 1
+        if count > finished:
+            raise KeyboardInterrupt
+        return summed(*args)
+
+    summed = solvers.summed
+    ends = MLPClassifier(solver=solver, batch_size=50, compile=False, **{**SMALL, "max_iter": 40})
+    with monkeypatch.context() as m:
+        m.setattr(solvers, "summed", eagerly)
+        with pytest.warns(UserWarning, match="interrupted by user"):
+            ends.fit(X, Y)
     monkeypatch.setattr(*target, interrupt)
     net = MLPClassifier(solver=solver, batch_size=50, **{**SMALL, "max_iter": 40})
     with pytest.warns(UserWarning, match="Training interrupted by user."):
         net.fit(X, Y)
     assert net.n_iter_ == 11 // (-(-len(X) // 50))
-    assert all(np.isfinite(p).all() for p in params(net))
-    assert np.any(params(net)[0] != params(ends)[0]) or net.n_iter_ == 3
+    for p, q in zip(params(net), params(ends), strict=True):
+        np.testing.assert_array_equal(p, q)
 
 
 def test_partial_fit_has_no_early_stopping():

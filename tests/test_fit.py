@@ -520,10 +520,10 @@ def test_the_warning_is_at_the_users_line_and_keeps_the_run():
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_ends_at_once():
-    """The step is cut, so the run so far is that of the last whole epoch."""
-    with pytest.warns(UserWarning, match=r"interrupted after epoch 1: run\.fit\(X, y, epochs=2\)"):
+    """The step is cut, and the finished ones count."""
+    with pytest.warns(UserWarning, match=r"step 2 of epoch 2: run\.fit\(X, y, epochs=2\)"):
         run = interrupted(9, epochs=3, times=2)
-    assert (run.epoch, run.step) == (1, 0)
+    assert (run.epoch, run.step) == (1, 2)
     assert_same_run(run.fit(X, LABELS, epochs=2), interrupted(0, epochs=3))
 
 
@@ -587,6 +587,51 @@ def test_a_handler_of_ones_own_stays():
         assert seen == [signal.SIGINT]
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def raising_handler():
+    """A handler of somebody's own that raises KeyboardInterrupt at once."""
+
+    def raises(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, raises)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("raising_handler")
+@pytest.mark.parametrize("at", [1, 4, 6, 7, 9, 18])  # six steps are an epoch
+def test_a_handler_that_raises_keeps_the_finished_steps_and_training_goes_on_exactly(at):
+    whole = interrupted(0, epochs=3, **WATCHING)
+    epoch, step = divmod(at - 1, 6)  # the step itself was not finished
+    with pytest.warns(UserWarning, match="goes on exactly from there"):
+        run = interrupted(at, epochs=3, **WATCHING)
+    assert (run.epoch, run.step) == (epoch, step)
+    Pressing.at = 0
+    assert_same_run(run.fit(X, LABELS, epochs=3 - epoch, **WATCHING), whole)
+
+
+@pytest.mark.skipif(
+    os.environ.get("PORTNET_TESTS") == "eager", reason="PORTNET_TESTS=eager: no step is compiled"
+)
+def test_an_interrupt_that_tears_a_compiled_step_keeps_the_finished_steps(monkeypatch):
+    whole, calls = portnet.compiler.Compiled.__call__, []
+    expected = trainer().fit(X, LABELS, epochs=3)
+
+    def torn(self, *args):
+        calls.append(1)
+        if len(calls) == 10:
+            for vector in (*args[0].values(), *args[1].values(), args[2]):
+                vector[...] = 7  # half written
+            raise KeyboardInterrupt
+        return whole(self, *args)
+
+    monkeypatch.setattr(portnet.compiler.Compiled, "__call__", torn)
+    with pytest.warns(UserWarning, match=r"interrupted after step 3 of epoch 2"):
+        run = trainer().fit(X, LABELS, epochs=3)
+    assert_same_run(run.fit(X, LABELS, epochs=2), expected)
 
 
 def test_threads_get_no_signals():

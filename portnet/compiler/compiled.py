@@ -7,7 +7,6 @@ becomes machine code depends on that: its results have the same bits.)
 
 import functools
 import operator
-import os
 import sys
 import threading
 import warnings
@@ -68,18 +67,6 @@ def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compil
             f"compile: expected donate as positions of arguments, 0 or larger, got {donate!r}"
         )
     return Compiled(fn, positions)
-
-
-def native_mode() -> str:
-    """Return when plans become machine code: the environment variable ``PORTNET_NATIVE``.
-
-    "auto" (the default): after as many calls as pay for compiling; "always": at the first call, and
-    an error where there is no machine code; "never". It is read when a plan is made.
-    """
-    mode = os.environ.get("PORTNET_NATIVE") or "auto"
-    if mode not in ("always", "never", "auto"):
-        raise ValueError(f"PORTNET_NATIVE: expected always, never or auto, got {mode!r}")
-    return mode
 
 
 class Compiled:

@@ -7,7 +7,6 @@ called between the compiled functions. This is the extra ``native``: llvmlite, n
 
 import ctypes
 import functools
-import os
 import platform
 import sys
 from typing import Any
@@ -17,6 +16,7 @@ from .llvm import UnsupportedError
 from .numpy_replay import Text
 from .plan import Plan
 from .segments import Segments
+from .settings import native_cpu
 
 
 def why_not() -> str:
@@ -82,10 +82,10 @@ declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 
 
 def target_cpu() -> str:
-    """Return the processor to compile for: PORTNET_NATIVE_CPU, LLVM's name of it, or this one."""
+    """Return LLVM's name of the processor to compile for."""
     from llvmlite import binding
 
-    return os.environ.get("PORTNET_NATIVE_CPU") or str(binding.get_host_cpu_name())
+    return native_cpu() or str(binding.get_host_cpu_name())
 
 
 def _target(cpu: str) -> Any:

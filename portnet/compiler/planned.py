@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from . import plan as planning
-from .compiled import native_mode
 from .keys import key_of
 from .numpy_replay import Code, Replay, Text, quick
 from .outcomes import MISS, CompileWarning, EagerError
 from .program import Program, same
 from .rewrite import simplify
+from .settings import native_mode
 from .trace import ELEMENTWISE, Untraceable, line_of_error, trace
 
 
