@@ -297,7 +297,8 @@ def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> 
     eps = float(namespace(v).finfo(v.dtype).eps)
     optimizer = LBFGS(memory=10, gtol=options.tol, ftol=max(FTOL, eps))
     state, n_iter = optimizer.init(v), 0
-    with interrupts() as pressed:
+    # The line search steps back from what overflows.
+    with interrupts() as pressed, np.errstate(over="ignore", invalid="ignore"):
         while not state.status and n_iter < options.max_iter:
             if pressed or state.evaluations > options.max_fun:
                 break

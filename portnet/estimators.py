@@ -51,6 +51,7 @@ from .backend import (
 )
 from .descent import Problem, Progress, Rows, descend, forward, minimize
 from .losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
+from .stepping import quiet
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
 
@@ -236,7 +237,7 @@ class _MLP(BaseEstimator):
         method = "partial_fit" if incremental else "fit"
         place = self._home(X) if first else self._place(X, method)
         place, X, y = self._checked(place, X, self._host_labels(y), first)
-        with place.active(), np.errstate(over="ignore", invalid="ignore"):
+        with place.active(), quiet():
             self._learn(y, place, incremental)
             y = self._encode(y)
             rng = self._generator(incremental and not first)

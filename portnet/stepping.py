@@ -135,7 +135,7 @@ class Steps:
         done = start.done
         torn = False  # in the middle of a compiled step
         try:
-            with np.errstate(**_quiet()):  # DivergenceError says more
+            with quiet():
                 for begin in begins:
                     batch = rows.batch(begin, way.boxed)
                     torn = way.vectors
@@ -320,9 +320,16 @@ def _advance(
     return form[0].pack(params), form[1].pack(state), xp.stack([total, finite])
 
 
-def _quiet() -> dict[str, Any]:
-    """Return settings of `np.errstate` without warnings of overflow and NaN; a "raise" stays."""
-    return {k: "ignore" for k in ("over", "invalid") if np.geterr()[k] == "warn"}
+def quiet() -> Any:
+    """Warn of no overflow and no NaN inside: the check after the epoch says more.
+
+    A caller who has chosen to raise, say, keeps that: so ``np.errstate`` finds the place.
+    """
+    settings: dict[str, Any] = dict(np.geterr())
+    for kind in ("over", "invalid"):
+        if settings[kind] == "warn":
+            settings[kind] = "ignore"
+    return np.errstate(**settings)
 
 
 def _box(number: int) -> Any:

@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import programs as pg
 import pytest
+from custom import Square
 from hypothesis import given, settings
 from test_plan import (
     BLOCKS,
@@ -627,6 +628,47 @@ def test_machine_code_reports_no_floating_point_errors():
         np.testing.assert_array_equal(portnet.compile(fn)(x), [np.inf, -np.inf])
         with pytest.raises(FloatingPointError):
             fn(x)
+
+
+def test_errstate_raise_finds_the_place_in_a_fit_that_is_not_compiled():
+    X, y = np.ones((8, 2)), np.ones((8, 1))
+    net = portnet.Chain([portnet.Dense(3), Square(), portnet.Dense(1)])
+    sgd = portnet.SGD(1e30)
+    trainer = portnet.Trainer(net, "squared_error", sgd, batch_size=4, compile=False)
+    with np.errstate(all="raise"), pytest.raises(FloatingPointError) as found:
+        trainer.fit(X, y, epochs=1, progress=False)
+    assert any(entry.path.name == "custom.py" for entry in found.traceback)
+    with pytest.raises(portnet.DivergenceError, match=r"in epoch 1, step 2"):
+        trainer.fit(X, y, epochs=1, progress=False)
+
+
+def test_errstate_raise_finds_the_place_in_an_estimator_that_is_not_compiled():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    X, y = np.linspace(-1, 1, 40).reshape(20, 2), np.arange(20) % 2
+    net = portnet.MLPClassifier(solver="sgd", learning_rate_init=1e200, compile=False)
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError, match="overflow"):
+        net.fit(X, y)
+    with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"):
+        net.fit(X, y)
+
+
+@pytest.mark.parametrize("mode", ["never", "always"])
+def test_divergence_is_found_by_checks_of_our_own(mode, monkeypatch):
+    """In the same epoch and step, whatever makes the steps."""
+    monkeypatch.setenv("PORTNET_NATIVE", mode)
+    X, y = np.linspace(-1, 1, 80).reshape(40, 2), np.arange(40) % 2
+    found = []
+    for compiled in (True, False):
+        sgd = portnet.SGD(1e4)
+        net = portnet.mlp([2, 8, 1], "relu")
+        trainer = portnet.Trainer(net, "squared_error", sgd, batch_size=10, compile=compiled)
+        with pytest.raises(portnet.DivergenceError) as error:
+            trainer.fit(X, y, epochs=50, progress=False)
+        found.append(str(error.value))
+    assert found[0] == found[1]
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    with pytest.raises(ValueError, match="Solver produced non-finite parameter weights"):
+        portnet.MLPClassifier(solver="sgd", learning_rate_init=1e200).fit(X, y)
 
 
 def test_clipping_a_zero_gradient_under_errstate_raise():

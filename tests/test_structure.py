@@ -143,6 +143,7 @@ ALLOWED = {
         "losses",
         "solvers",
         "tree",
+        "stepping",
         "validation",
     },
     "plots": set(),
