@@ -46,6 +46,29 @@ def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compil
         its arguments (globals, attributes) is read once for each plan.
         ``.explain(*args)`` prints the plan.
 
+    Notes
+    -----
+    On NumPy the results are compared with those of fn called eagerly as follows.
+
+    - Elementwise operations and products of matrices have the same bits.
+    - Sums, means and products of elements may be taken in another order.
+    - Results lie in memory row by row. Eager NumPy keeps the order of a transposed operand, and a
+      product or a sum of such a result may round differently.
+    - Powers of arrays without axes agree within one unit in the last place: there NumPy computes
+      with scalars, by another function.
+    - Warnings of overflow, NaN and division by zero, and errors under ``np.errstate``, are NumPy's
+      where NumPy is called.
+
+    With the extra ``native`` a plan becomes machine code after as many calls as pay for compiling.
+    Machine code has the bits of the NumPy calls that it replaces, so it does not matter when it
+    starts. It reports no floating-point warnings or errors, as in numba and JAX: LLVM leaves the
+    processor's status flags undefined. To find where a NaN comes from, call fn itself (train with
+    ``compile=False``) under ``np.errstate(all="raise")``.
+
+    The environment variable ``PORTNET_NATIVE`` is read when a plan is made: "auto" (the default);
+    "always" compiles at the first call, and is an error where machine code cannot be made; "never".
+    ``PORTNET_NATIVE_CPU`` is LLVM's name of the processor to compile for, by default this one.
+
     Examples
     --------
     >>> import numpy as np
