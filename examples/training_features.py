@@ -25,7 +25,8 @@ def main():
 
     try:
         raw = portnet.Trainer(portnet.mlp([30, 1]), "squared_error", portnet.SGD(1e-3))
-        raw.fit(X[~test], y[~test] == "malignant", epochs=100)
+        with warnings.catch_warnings(action="ignore"):  # of the scale of X, as the error below
+            raw.fit(X[~test], y[~test] == "malignant", epochs=100)
     except portnet.DivergenceError as error:
         print(f"1. Raw measures: {error}")
 

@@ -42,7 +42,7 @@ def main():
     accuracy = run.evaluate(X, y, metrics=["accuracy"])["accuracy"]
     print(f"Final training accuracy: {accuracy:.3f}")
     out = args.out / "two_blobs.png"
-    common.picture(plots.regions, out, run.predict_proba, X, y, title="Two blobs, 2-8-4-1")
+    common.picture(plots.decision_boundary, out, run, X, y, title="Two blobs, 2-8-4-1")
 
 
 if __name__ == "__main__":

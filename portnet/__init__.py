@@ -47,6 +47,7 @@ from .losses import (
     SquaredError,
 )
 from .optimizers import SGD, Adam, AdamW, Momentum, Nesterov, RMSProp
+from .options import how_to_install as _how_to_install
 from .run import Run
 from .schedules import Constant, CosineDecay, ExponentialDecay, InverseDecay, StepDecay
 from .training import Trainer, init, make_step
@@ -125,7 +126,11 @@ if _TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> _Any:
-    """Import the estimators when somebody asks for them: scikit-learn is an extra."""
+    """Import the estimators and the pictures when they are asked for: they need extras."""
+    if name == "plots":
+        from importlib import import_module
+
+        return import_module(".plots", __name__)
     if name not in ("MLPClassifier", "MLPRegressor"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
@@ -134,7 +139,7 @@ def __getattr__(name: str) -> _Any:
         if (error.name or "").partition(".")[0] != "sklearn":
             raise
         raise ImportError(
-            f'{name} needs scikit-learn 1.9 or later: pip install "portnet[sklearn]"'
+            f"{name} needs scikit-learn 1.9 or later: {_how_to_install('sklearn')}"
         ) from error
     return getattr(estimators, name)
 
@@ -144,4 +149,4 @@ def __dir__() -> list[str]:
     from importlib.util import find_spec
 
     found = ["MLPClassifier", "MLPRegressor"] if find_spec("sklearn") else []
-    return sorted({*globals(), *found})
+    return sorted({*globals(), "plots", *found})

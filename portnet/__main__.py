@@ -5,16 +5,29 @@ import textwrap
 from importlib.metadata import PackageNotFoundError, version
 
 from . import BackendUnavailableError, __version__, backends, get_backend
+from .compiler.planned import why_no_machine_code
+from .options import how_to_install
+
+PACKAGES = {  # and the extra that installs them
+    "numpy": "",
+    "array-api-compat": "",
+    "tqdm": "",
+    "llvmlite": "native",
+    "scikit-learn": "sklearn",
+    "matplotlib": "plot",
+}
 
 
 def main() -> None:
-    """Print the versions and one line for each backend."""
+    """Print the versions, whether steps become machine code, and one line for each backend."""
     print(f"portnet {__version__}, Python {platform.python_version()}, {platform.system()}")
-    for package in ("numpy", "array-api-compat", "tqdm", "matplotlib"):
+    for package, extra in PACKAGES.items():
         try:
             print(f"  {package} {version(package)}")
         except PackageNotFoundError:
-            print(f"  {package} not installed")
+            print(f"  {package} not installed" + (f": {how_to_install(extra)}" if extra else ""))
+    why_not = why_no_machine_code()
+    print(f"\nsteps on NumPy become machine code: {f'no, {why_not}' if why_not else 'yes'}")
     print("\nbackends")
     for status in backends():
         head = f"  {status.name:<17} {'usable' if status.usable else 'not usable':<11}"
@@ -28,7 +41,7 @@ def main() -> None:
         now = get_backend()
     except (BackendUnavailableError, ValueError) as error:
         raise SystemExit(f"\n{error}") from None
-    print(f"\nnew arrays are born in {now} as {now.dtype}")
+    print(f"\nnew arrays are created in {now} as {now.dtype}")
 
 
 if __name__ == "__main__":

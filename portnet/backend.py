@@ -442,7 +442,7 @@ _LIBRARIES = {
     "numpy": _Library("array_api_compat.numpy", "pip install numpy", _cpu_only),
     "cupy": _Library(
         "array_api_compat.cupy",
-        'pip install "portnet[cuda13]" (or "portnet[cuda12]" for CUDA 12)',
+        'pip install "cupy-cuda13x[ctk]" (or "cupy-cuda12x[ctk]" for CUDA 12)',
         _cupy_device,
         _try_cupy,
     ),

@@ -12,7 +12,7 @@ numbers. What is different, on purpose:
 * `class_weight`; a validation set of one's own, ``fit(X, y, X_val=..., y_val=...)``.
 * A row of weight 0 is as good as absent. A fit that fails leaves the estimator as it was.
 
-This is the only file that imports scikit-learn: pip install "portnet[sklearn]".
+This is the only file that imports scikit-learn (extra ``sklearn``).
 """
 
 import copy
@@ -51,6 +51,7 @@ from .backend import (
 )
 from .descent import Problem, Progress, Rows, descend, forward, minimize
 from .losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
+from .options import warn
 from .stepping import quiet
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
@@ -216,7 +217,7 @@ class _MLP(BaseEstimator):
             raise
         if done.warning:
             convergence = done.category == "convergence"
-            follow.warn(done.warning, ConvergenceWarning if convergence else UserWarning)
+            warn(done.warning, ConvergenceWarning if convergence else UserWarning)
         return self
 
     def _fit(
@@ -352,7 +353,7 @@ class _MLP(BaseEstimator):
         if isinstance(self.batch_size, str):  # "auto"
             return min(200, rows)
         if not 1 <= self.batch_size <= rows:
-            follow.warn(
+            warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
             )
         return min(max(int(self.batch_size), 1), rows)
@@ -440,7 +441,7 @@ class _MLP(BaseEstimator):
             X = follow.device_features(X, place)
             validate_data(self, X, reset=False, skip_check_array=True)
             return X
-        X = validate_data(self, X, reset=False, accept_sparse=["csr", "csc"])
+        X = validate_data(self, X, reset=False, accept_sparse=["csr", "csc"], dtype=_FLOATS)
         return follow.moved(X, place)
 
     def _weighted(self, rows: Rows, y: Any, given: Any) -> tuple[Rows, Host | None]:
@@ -512,7 +513,7 @@ class _MLP(BaseEstimator):
                 "nothing would look at them. Set early_stopping=True"
             )
         if self.solver == "lbfgs":
-            follow.warn("X_val and y_val are not looked at: lbfgs has no early stopping")
+            warn("X_val and y_val are not looked at: lbfgs has no early stopping")
         try:
             return self._checked_validation(place, X_val, y_val, sample_weight_val)
         except ValueError as error:
@@ -765,7 +766,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
             y = self._host_labels(y)
             if hasattr(self, "classes_"):
                 self.classes_ = self._known  # on the host, to be compared
-            follow.refuse_mixed(classes, "classes")
+            labels.refuse_mixed(classes, "classes")
             if _check_partial_fit_first_call(self, classes):
                 several = type_of_target(y).startswith("multilabel")
                 self._label_binarizer = LabelBinarizer().fit(y if several else classes)
@@ -829,7 +830,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     def _host_labels(self, y: Any) -> Any:
         y = y if is_host(y) else to_numpy(y)
-        follow.refuse_mixed(y, "y")
+        labels.refuse_mixed(y, "y")
         return y
 
     def _learn(self, y: Any, place: Backend, incremental: bool) -> None:
@@ -913,7 +914,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
             pairs = zip(y.T, y_train.T, strict=True)
             lost = [len(np.unique(part)) < len(np.unique(whole)) for whole, part in pairs]
             if any(lost):
-                follow.warn(
+                warn(
                     f"early_stopping: for the labels {np.flatnonzero(lost)}, all rows with 1, or "
                     "all with 0, are in the validation set: they cannot be learned"
                 )

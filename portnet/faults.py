@@ -1,20 +1,28 @@
 """What can end a training in the middle of an epoch: Ctrl-C, and numbers that run away."""
 
 import signal
-import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from .backend import to_numpy
+from . import options
+from .backend import read, to_numpy
 from .lbfgs import LBFGS
 from .run import Rows, Run
 
-__all__ = ["DivergenceError", "diverged", "interrupts", "warn", "with_run"]
+__all__ = [
+    "DivergenceError",
+    "diverged",
+    "interrupted",
+    "interrupts",
+    "warn",
+    "warn_of_scale",
+    "with_run",
+]
 
 Array = Any
 _Error = TypeVar("_Error", bound=BaseException)
@@ -55,13 +63,28 @@ def with_run(error: _Error, run: Run) -> _Error:
 
 def warn(message: str, run: Run) -> None:
     """Warn at the first line outside of portnet; a warning that is an error has the run."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("portnet."):
-        level, frame = level + 1, frame.f_back
     try:
-        warnings.warn(message, stacklevel=level)
+        options.warn(message)
     except Warning as error:
         raise with_run(error, run) from None
+
+
+def interrupted(run: Run, last: int) -> Run:
+    """Return the run that Ctrl-C ended before epoch `last`, with a warning that says how to go on.
+
+    Where training had ended by itself in that epoch, it stays so: going on would train past its
+    end.
+    """
+    if run.stopped:
+        warn(f"training was interrupted in its last epoch, and had ended: {run.stopped}", run)
+        return run
+    where = f"step {run.step} of epoch {run.epoch + 1}" if run.step else f"epoch {run.epoch}"
+    if run.epoch < last:
+        left = f"epochs={last - run.epoch}"
+        where += f": run.fit(X, y, {left}) with the same options goes on exactly from there"
+    run = replace(run, stopped=f"interrupted after {where}")
+    warn(f"training was {run.stopped}", run)
+    return run
 
 
 class DivergenceError(ArithmeticError):
@@ -72,7 +95,7 @@ class DivergenceError(ArithmeticError):
 
 def diverged(run: Run, rows: Rows, what: str, step: int) -> DivergenceError:
     """Return the error for a run whose loss or parameters stopped being finite in this step."""
-    cause = _cause(*rows[:2], run.place.xp, run.trainer.optimizer)
+    cause = _cause(run, *rows[:2])
     message = (
         f"{what} in epoch {run.epoch + 1}, step {step}. {cause}. The run as it was before that "
         "epoch is this error's `run`"
@@ -80,17 +103,51 @@ def diverged(run: Run, rows: Rows, what: str, step: int) -> DivergenceError:
     return with_run(DivergenceError(message), run)
 
 
-def _cause(X: Array, y: Array, xp: Any, optimizer: Any) -> str:
+def _largest_column(run: Run, X: Array) -> tuple[float, str]:
+    """Return the largest absolute value of X, and in words which column reaches it."""
+    largest = to_numpy(run.place.xp.max(run.place.xp.abs(X), axis=0))
+    column = int(np.argmax(largest))
+    name = f" ({run.feature_names[column]!r})" if run.feature_names else ""
+    return float(largest[column]), f"column {column}{name} of X reaches {largest[column]:.3g}"
+
+
+def warn_of_scale(run: Run, rows: Rows, loss: float) -> None:
+    """Warn where the first epoch's loss is ten times that of outputs of 0, and X is not scaled.
+
+    Called once a fit. The host waits for two numbers, and for none where the loss is small.
+    """
+    if not loss > 10:
+        return
+    X, of_loss, xp = rows[0], run.trainer.loss, run.place.xp
+    some = min(1000, X.shape[0])
+    y, weight = (a if a is None else a[:some, ...] for a in rows[1:])
+    zeros = xp.zeros((some, run.outputs), dtype=X.dtype, device=run.place.device)
+    with np.errstate(over="ignore", invalid="ignore"):
+        (of_zeros,) = read([of_loss(zeros, y, weight)[0]])
+    if getattr(of_loss, "reduction", "mean") == "sum":
+        of_zeros *= X.shape[0] / some
+    if not loss > 10 * of_zeros > 0:
+        return
+    largest, reaches = _largest_column(run, X)
+    if largest > 10:
+        warn(
+            f"the loss of the first epoch, {loss:.4g}, is {loss / of_zeros:.0f} times that of "
+            f"outputs of 0. {reaches}, where networks want about 1: scale the inputs, (X - mean) / "
+            "std of each column",
+            run,
+        )
+
+
+def _cause(run: Run, X: Array, y: Array) -> str:
     """Return the likely cause in words: inputs or targets without scale, or the learning rate."""
+    optimizer, xp = run.trainer.optimizer, run.place.xp
     while hasattr(optimizer, "parts"):
         optimizer = optimizer.parts[-1]
-    largest = to_numpy(xp.max(xp.abs(X), axis=0))
-    column = int(np.argmax(largest))
+    largest, reaches = _largest_column(run, X)
     lr = getattr(optimizer, "lr", None)
     smaller = "a smaller learning rate" + (f" than {lr:g}" if isinstance(lr, float) else "")
     smaller = "another start, Trainer(params=...)" if isinstance(optimizer, LBFGS) else smaller
-    reaches = f"column {column} of X reaches {largest[column]:.3g}"
-    if largest[column] > 10:
+    if largest > 10:
         return (
             f"Likely cause: {reaches}, where networks want about 1. Scale the inputs, (X - mean) / "
             f"std of each column, or try {smaller}"

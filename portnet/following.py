@@ -3,9 +3,6 @@
 scikit-learn checks data on the host; what it says there is said here about arrays elsewhere.
 """
 
-import sys
-import warnings
-from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -23,9 +20,7 @@ __all__ = [
     "logistic",
     "moved",
     "on_host",
-    "refuse_mixed",
     "targets",
-    "warn",
 ]
 
 Array = Any
@@ -121,27 +116,6 @@ def check_validation_size(rows: int) -> None:
         )
 
 
-def refuse_mixed(y: Any, name: str) -> None:
-    """Raise ValueError for labels of which some are text and some numbers: NumPy makes all text."""
-    if y is None or (hasattr(y, "dtype") and y.dtype != object):
-        return
-    if hasattr(y, "toarray") or hasattr(y, "columns"):
-        return
-    kinds = set()
-    for label in np.asarray(y, dtype=object).flat:
-        if isinstance(label, str | bytes):
-            kinds.add("string" if isinstance(label, str) else "bytes")
-        elif label is None or type(label).__name__ == "NAType" or label != label:
-            raise ValueError(f"Input {name} contains {'None' if label is None else 'NaN'}.")
-        elif isinstance(label, Number | np.bool_):
-            kinds.add("number")
-    if len(kinds) > 1:
-        raise ValueError(
-            f"Mix of label input types ({' and '.join(sorted(kinds))}) in {name}: give labels of "
-            "one kind"
-        )
-
-
 def on_host(*given: Any) -> tuple[Any, ...]:
     """Return arrays of other libraries as NumPy's, all else as it is."""
     return tuple(a if is_host(a) else to_numpy(a) for a in given)
@@ -151,11 +125,3 @@ def fitting(classes: Host, place: Backend) -> str:
     """Return the dtype of numeric classes, or the nearest that the place has."""
     name = classes.dtype.name
     return name if place.supports(name) else {"i": "int32", "u": "uint32"}.get(name[0], "float32")
-
-
-def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the first line outside of portnet: scikit-learn's, where filters look for it."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("portnet."):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)

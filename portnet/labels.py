@@ -1,6 +1,7 @@
 """Labels: names of classes as numbers, weights of classes, and rows set aside for validation."""
 
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from .backend import Backend, is_host, to_numpy
 from .losses import SigmoidCrossEntropy
 from .validation import DataError, row_weights
 
-__all__ = ["class_weights", "encode", "names", "split", "weights_of_classes"]
+__all__ = ["class_weights", "encode", "names", "refuse_mixed", "split", "weights_of_classes"]
 
 Array = Any
 Host = np.ndarray[Any, Any]
@@ -65,17 +66,39 @@ def _text(y: Any, name: str) -> Host | None:
         return None
     if host.dtype.kind == "O" and not any(isinstance(label, str | bytes) for label in host.flat):
         return None
+    refuse_mixed(y, name)
     kinds = ["bytes"] if host.dtype.kind == "S" else ["str"]
     if host.dtype.kind == "O":
         kinds = sorted({"str" if isinstance(v, str) else type(v).__name__ for v in host.flat})
     if kinds != ["str"]:
         hint = ": decode them, label.decode()" if kinds == ["bytes"] else ""
-        raise DataError(f"{name}: expected labels of one kind, got {' and '.join(kinds)}{hint}")
+        raise DataError(f"{name}: expected labels of one type, got {' and '.join(kinds)}{hint}")
     if host.ndim == 2 and host.shape[1] == 1:
         host = host[:, 0]  # a frame of one column
     if host.ndim != 1:
         raise DataError(f"{name}: expected labels of shape (rows,), got {host.shape}")
     return host.astype(object).astype(np.str_) if host.dtype.kind == "T" else host.astype(np.str_)
+
+
+def refuse_mixed(y: Any, name: str) -> None:
+    """Raise DataError for labels of which some are text and some numbers: NumPy makes all text."""
+    if y is None or (hasattr(y, "dtype") and y.dtype != object):
+        return
+    if hasattr(y, "toarray") or hasattr(y, "columns"):
+        return
+    kinds = set()
+    for label in np.asarray(y, dtype=object).flat:
+        if isinstance(label, str | bytes):
+            kinds.add("string" if isinstance(label, str) else "bytes")
+        elif label is None or type(label).__name__ == "NAType" or label != label:
+            raise DataError(f"Input {name} contains {'None' if label is None else 'NaN'}.")
+        elif isinstance(label, Number | np.bool_):
+            kinds.add("number")
+    if len(kinds) > 1:
+        raise DataError(
+            f"Mix of label input types ({' and '.join(sorted(kinds))}) in {name}: give labels of "
+            "one type"
+        )
 
 
 def class_weights(
@@ -127,11 +150,15 @@ def weights_of_classes(given: Any, known: list[Any], rows_of: Host) -> Host:
             raise ValueError(
                 f"class_weight: expected classes among {', '.join(map(repr, known))}, got {label!r}"
             )
-        if isinstance(w, str | bool | complex) or not np.isscalar(w) or not 0 <= w < np.inf:  # type: ignore[operator]
+        try:
+            number = np.nan if isinstance(w, str | bytes | bool | np.bool_) else float(w)
+        except (TypeError, ValueError, OverflowError):
+            number = np.nan
+        if not 0 <= number < np.inf:
             raise ValueError(
                 f"class_weight: expected a finite weight >= 0 for {label!r}, got {w!r}"
             )
-        table[known.index(label)] = w
+        table[known.index(label)] = number
     return table
 
 

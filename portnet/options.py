@@ -5,19 +5,136 @@ is made, so that a mistake is told where it stands and not in the middle of a tr
 """
 
 import difflib
+import functools
+import importlib.metadata
 import math
 import operator
+import re
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["check_decay", "choose", "decays", "integer", "methods", "named", "number"]
+__all__ = [
+    "OPTIONS_ELSEWHERE",
+    "check_decay",
+    "choose",
+    "decays",
+    "how_to_install",
+    "integer",
+    "methods",
+    "named",
+    "number",
+    "options_by_name",
+    "warn",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# What other libraries call our losses and optimizers.
+OTHER_NAMES = {
+    "mse": "squared_error",
+    "mean_squared_error": "squared_error",
+    "l2": "squared_error",
+    "mae": "absolute_error",
+    "mean_absolute_error": "absolute_error",
+    "l1": "absolute_error",
+    "huber_loss": "huber",
+    "smooth_l1": "huber",
+    "bce": "sigmoid_cross_entropy",
+    "binary_crossentropy": "sigmoid_cross_entropy",
+    "binary_cross_entropy": "sigmoid_cross_entropy",
+    "logistic": "sigmoid_cross_entropy",
+    "cross_entropy": "softmax_cross_entropy",
+    "crossentropy": "softmax_cross_entropy",
+    "categorical_crossentropy": "softmax_cross_entropy",
+    "sparse_categorical_crossentropy": "softmax_cross_entropy",
+    "log_loss": "softmax_cross_entropy",
+    "nll": "softmax_cross_entropy",
+    "nll_loss": "softmax_cross_entropy",
+    "poisson_nll": "poisson",
+    "gradient_descent": "sgd",
+    "l-bfgs": "lbfgs",
+}
+# What other libraries call the options of `fit`, and how it is written here.
+OPTIONS_ELSEWHERE = {
+    "validation_split": "validation=0.1",
+    "validation_fraction": "validation=0.1",
+    "validation_data": "validation=(X, y)",
+    "eval_set": "validation=(X, y)",
+    "n_epochs": "epochs=10",
+    "max_iter": "epochs=10",
+    "batch_size": "Trainer(..., batch_size=32)",
+    "shuffle": "Trainer(..., shuffle=False)",
+    "seed": "Trainer(..., seed=0)",
+    "optimizer": "Trainer(..., optimizer=portnet.Adam(1e-3))",
+    "lr": "Trainer(..., optimizer=portnet.Adam(1e-3))",
+    "learning_rate": "Trainer(..., optimizer=portnet.Adam(1e-3))",
+    "dtype": 'portnet.set_backend("numpy", dtype="float64")',
+    "device": 'portnet.set_backend("cupy", device="cuda:0")',
+}
+
+
+def how_to_install(extra: str) -> str:
+    """Return the command that installs what an extra of portnet needs, from anywhere."""
+    try:
+        needed = importlib.metadata.requires("portnet") or []
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout, not installed
+        needed = []
+    parts = [r.partition(";")[0].strip() for r in needed if re.search(f"extra == .{extra}\\b", r)]
+    here = f'pip install ".[{extra}]" in a checkout of portnet'
+    return f"""pip install {" ".join(f'"{p}"' for p in parts)} (or {here})""" if parts else here
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the first line outside of portnet."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("portnet."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def options_by_name(names: Callable[[], Iterable[str]], example: str) -> Callable[[Any], Any]:
+    """Return a decorator of a method (self, X, y, *, ...): TypeErrors say what to write instead.
+
+    Of options that are given by position, and of names that are not among `names()`.
+    """
+
+    def decorate(method: _Function) -> _Function:
+        @functools.wraps(method)
+        def checked(self: Any, *data: Any, **options: Any) -> Any:
+            if len(data) > 2:
+                raise TypeError(
+                    f"{method.__name__}: expected X, y and options by name, got {data[2]!r} as a "
+                    f"third argument: write {method.__name__}(X, y, {example})"
+                )
+            known = ("X", "y", *names())
+            for name in options:
+                if name in OPTIONS_ELSEWHERE and name not in known:
+                    raise TypeError(
+                        f"{method.__name__}: unknown option {name!r}: write "
+                        f"{OPTIONS_ELSEWHERE[name]}"
+                    )
+                try:
+                    choose("option", name, known)
+                except ValueError as error:
+                    raise TypeError(f"{method.__name__}: {error}") from None
+            return method(self, *data, **options)
+
+        return checked  # type: ignore[return-value]
+
+    return decorate
 
 
 def choose(kind: str, name: Any, names: Iterable[str]) -> None:
     """Raise ValueError, suggesting the nearest right one, unless `name` is one of `names`."""
     names = list(names)
     if not isinstance(name, str) or name not in names:
-        near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
+        key = name if isinstance(name, str) else getattr(name, "__name__", str(name))
+        key = key.rpartition(".")[2].lower()  # of np.float64 or torch.float64: float64
+        other = OTHER_NAMES.get(key.replace(" ", "_"))
+        near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+        near = [other] if other in names else near
         hint = f": did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown {kind} {name!r}{hint} The names are {', '.join(names)}")
 

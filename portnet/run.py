@@ -10,7 +10,7 @@ import numpy as np
 from . import labels as _labels
 from . import tree
 from . import validation as check
-from .backend import Backend, describe, is_host, read, to_numpy, use_backend
+from .backend import Backend, describe, is_host, namespace, read, to_numpy, use_backend
 from .stepping import forward, made_once
 
 __all__ = ["History", "Run"]
@@ -60,6 +60,9 @@ class Run:
         The parameters, where the data live; those of the best epoch after early stopping.
     state : nest of arrays
         The optimizer's, after the last step.
+    feature_names : tuple of str, or None
+        The names of the columns of X, where it was a frame. Other names, or another order, are an
+        error wherever rows are given.
     classes : array of str, or None
         The names of the classes, sorted, where the labels were text; the columns of
         `predict_proba` are in this order.
@@ -86,19 +89,21 @@ class Run:
     inputs: int
     outputs: int
     metrics: dict[str, Callable[..., Array]] = field(default_factory=dict, repr=False)
+    feature_names: tuple[str, ...] | None = None
     classes: Any = None
     epoch: int = 0
     step: int = 0
     stopped: str = ""
     # What going on needs, besides: the parameters after the last step where `params` are the best
     # epoch's; the best epoch's; what early stopping and the plateau remember; the factor of the
-    # updates; what an interrupted epoch had.
+    # updates; what an interrupted epoch had; whether targets were (rows,), or had columns.
     _last: Params = field(default=None, repr=False)
     _best: Params = field(default=None, repr=False)
     _watches: dict[str, Any] = field(default_factory=dict, repr=False)
     _scale: float = field(default=1.0, repr=False)
     _partial: Partial = field(default=Partial(), repr=False)
     _log: dict[str, list[float]] = field(default_factory=dict, repr=False)
+    _one_dimensional: bool = field(default=False, repr=False)
 
     @property
     def history(self) -> History:
@@ -125,7 +130,7 @@ class Run:
         last = self.params if self._last is None else self._last
         return replace(self, params=self._best, _last=last)
 
-    def fit(self, X: Any, y: Any, **options: Any) -> "Run":
+    def fit(self, X: Any, y: Any, *more: Any, **options: Any) -> "Run":
         """Train for more epochs, exactly as if training had never stopped; returns the new run.
 
         Takes what `Trainer.fit` takes: give the same data and options. The order of the rows, what
@@ -133,7 +138,7 @@ class Run:
         the middle of the epoch, which counts as one of `epochs`. Metrics are by default those of
         before.
         """
-        return self.trainer.fit(X, y, resume=self, **options)  # type: ignore[no-any-return]
+        return self.trainer.fit(X, y, *more, resume=self, **options)  # type: ignore[no-any-return]
 
     def to(self, name: str, *, device: Any = None, dtype: str | None = None) -> "Run":
         """Return this run with its arrays moved to a backend: ``run.to("numpy")``.
@@ -150,23 +155,29 @@ class Run:
             return replace(self, place=place, **{n: move(getattr(self, n)) for n in names})
 
     def predict(self, X: Any) -> Array:
-        """Return the mean of the target for each row (rows, outputs), in the library of X.
+        """Return the mean of the target for each row, in the library of X.
 
+        The shape is (rows, outputs); (rows,) for one output that was trained on y of shape (rows,).
         This is the network's output for squared, absolute and Huber error and for losses of your
         own, its exponential for Poisson, and probabilities for the cross-entropies. Raw outputs are
         ``model.forward(run.params, x)[0]``.
         """
-        return self._answer(X, lambda mean: mean)
+        flat = self._one_dimensional and self.outputs == 1
+        return self._answer(X, lambda mean: mean[:, 0] if flat else mean)
 
     def predict_proba(self, X: Any) -> Array:
-        """Return the probability of each class or label (rows, outputs), in the library of X.
+        """Return the probability of each class or label (rows, classes), in the library of X.
 
-        The columns are in the order of `classes`, where the labels were text. One output is one
-        column: the probability of 1, or of ``classes[1]``. Raises TypeError unless the loss is a
-        cross-entropy.
+        The columns are in the order of `classes`, where the labels were text. One output makes two
+        columns, the probabilities of 0 and of 1, as in scikit-learn. Raises TypeError unless the
+        loss is a cross-entropy.
         """
         self._classes("predict_proba")
-        return self.predict(X)
+
+        def columns(p: Array) -> Array:
+            return namespace(p).concat([1.0 - p, p], axis=1) if self.outputs == 1 else p
+
+        return self._answer(X, columns)
 
     def predict_class(self, X: Any) -> Array:
         """Return the most probable class of each row (rows,), as integers, in the library of X.
@@ -185,6 +196,7 @@ class Run:
         if metrics is not None:
             chosen = check.named_metrics(metrics, self.trainer.loss, self.outputs)
         self._reachable(X=X, y=y, sample_weight=sample_weight)
+        check.check_feature_names(X, self.feature_names)
         with self.place.active():
             rows = self._rows(X, y, sample_weight)
             check.check_metrics(chosen, rows[1])
@@ -206,6 +218,7 @@ class Run:
     def _reachable(self, **arrays: Any) -> None:
         """Raise TypeError where an array lives in another library, or on another device."""
         for name, x in arrays.items():
+            check.refuse_without_values(x, name)
             if not is_host(x) and not self.place.holds(x):
                 raise TypeError(
                     f"{name} is {describe(x)}, but the parameters live in "
@@ -222,6 +235,7 @@ class Run:
 
     def _answer(self, X: Any, finish: Callable[[Array], Array]) -> Array:
         self._reachable(X=X)
+        check.check_feature_names(X, self.feature_names)
         with self.place.active():
             x = check.features(X, self.place, width=self.inputs)
             answer = finish(self._mean(self._forward(x)))

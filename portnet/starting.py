@@ -11,12 +11,12 @@ from . import rng as random
 from . import validation as check
 from .backend import Backend
 from .lbfgs import LBFGS
-from .options import choose, integer
+from .options import integer, warn
 from .run import Metric, Partial, Rows, Run, gradient_of, measure, value_and_grad
 from .validation import DataError
 from .watching import Callback, EarlyStopping, ReduceOnPlateau
 
-__all__ = ["FitOptions", "fit_options", "plan", "prepare"]
+__all__ = ["FitOptions", "plan", "prepare"]
 
 Array = Any
 
@@ -67,16 +67,6 @@ class FitOptions:
             raise TypeError(f"resume: expected a run that fit returned, got {self.resume!r}")
 
 
-def fit_options(given: dict[str, Any]) -> FitOptions:
-    """Return the options, or raise TypeError for a name that is none, as Python does."""
-    try:
-        for name in given:
-            choose("option", name, FitOptions.__dataclass_fields__)
-    except ValueError as error:
-        raise TypeError(f"Trainer.epochs: {error}") from None
-    return FitOptions(**given)
-
-
 def prepare(trainer: Any, X: Any, y: Any, options: FitOptions) -> tuple[Run, Rows, Rows | None]:
     """Return the run before the first step, the rows to train on and those to validate on."""
     before, fraction = options.resume, options.validation
@@ -90,16 +80,22 @@ def prepare(trainer: Any, X: Any, y: Any, options: FitOptions) -> tuple[Run, Row
     else:
         before._reachable(**arrays)
         place, width = before.place, before.inputs
+    names = check.feature_names(X) if before is None else before.feature_names
+    for name in ("X", "validation X"):
+        if name in arrays:
+            check.check_feature_names(arrays[name], names, name)
     with place.active():
         X = check.features(X, place, width=width)
         if before is None:
-            run = _new(trainer, X, y, place)
+            run = replace(_new(trainer, X, y, place), feature_names=names)
         else:
             run = _resumed(trainer, before, options.reduce_on_plateau is not None)
         if options.metrics is not None:
             chosen = check.named_metrics(options.metrics, trainer.loss, run.outputs)
             run = replace(run, metrics=chosen)
         rows = run._rows(X, y, options.sample_weight)
+        if before is None:
+            run = replace(run, _one_dimensional=check.one_dimensional(y))
         checked = run._rows(**held_out, name="validation ") if held_out else None
         check.check_metrics(run.metrics, rows[1])
         if isinstance(fraction, float):
@@ -114,6 +110,12 @@ def prepare(trainer: Any, X: Any, y: Any, options: FitOptions) -> tuple[Run, Row
             _refuse_random_layers(run, rows[0])
             run = _same_function(run, rows, before)
         run = watching.begin(run, rows, checked, options.early_stopping, options.reduce_on_plateau)
+        if options.early_stopping and options.early_stopping.monitor is None and checked is None:
+            warn(
+                "early_stopping: there are no validation rows, so the training loss is monitored, "
+                "which says nothing of new data. Give validation=0.1, or (X, y); or choose it by "
+                'name: early_stopping=portnet.EarlyStopping("loss")'
+            )
     if run.step and run._partial.plan != plan(trainer, rows):
         if before is not None and trainer is before.trainer:
             raise DataError(

@@ -17,14 +17,14 @@ import numpy as np
 from . import rng as random
 from . import tree, watching
 from .backend import ShapeError, backend_of, get_backend, namespace
-from .faults import diverged, interrupts, warn, with_run
+from .faults import diverged, interrupted, interrupts, warn_of_scale, with_run
 from .layers import Layer
 from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
-from .options import integer, methods, named
+from .options import integer, methods, named, options_by_name
 from .run import Metric, Partial, Rows, Run, gradient_of, record, value_and_grad
-from .starting import FitOptions, fit_options, plan, prepare
+from .starting import FitOptions, plan, prepare
 from .stepping import Rows as Through
 from .stepping import Steps, run_epoch
 from .transforms import refuse_transforms
@@ -160,6 +160,7 @@ class Trainer:
             integer("batch_size", self.batch_size, 1)
         integer("seed", self.seed, 0)
 
+    @options_by_name(lambda: FitOptions.__dataclass_fields__, "epochs=10")
     def fit(
         self,
         X: Any,
@@ -253,18 +254,15 @@ class Trainer:
                 for trained in _epochs(run, rows, held_out, options, pressed):
                     run = trained
         except KeyboardInterrupt as error:
-            run = getattr(error, "run", run)
-            where = (
-                f"step {run.step} of epoch {run.epoch + 1}" if run.step else f"epoch {run.epoch}"
-            )
-            if run.epoch < last:
-                left = f"epochs={last - run.epoch}"
-                where += f": run.fit(X, y, {left}) with the same options goes on exactly from there"
-            run = replace(run, stopped=f"interrupted after {where}")
-            warn(f"training was {run.stopped}", run)
+            run = interrupted(getattr(error, "run", run), last)
         stopping = options.early_stopping
         return run.best if stopping and stopping.restore and run._best is not None else run
 
+    def __getattr__(self, name: str) -> Any:
+        hint = f": {name} is the run's. run = trainer.fit(X, y); run.{name}" * hasattr(Run, name)
+        raise AttributeError(f"'Trainer' object has no attribute {name!r}{hint}")
+
+    @options_by_name(lambda: FitOptions.__dataclass_fields__, "epochs=10")
     def epochs(self, X: Any, y: Any, **options: Any) -> Iterator[Run]:
         """Train like `fit`, which explains the options, and yield the run after every epoch.
 
@@ -273,7 +271,7 @@ class Trainer:
         `run.best` is the best one so far. Ctrl-C raises KeyboardInterrupt after a step, and the run
         so far is the error's `run`.
         """
-        chosen = fit_options(options)
+        chosen = FitOptions(**options)
         return _epochs(*prepare(self, X, y, chosen), chosen)
 
 
@@ -316,6 +314,8 @@ def _epochs(
                     run = replace(run, epoch=run.epoch + 1, _log=log)
                     run = watching.after_epoch(run, numbers, *watches)
             if numbers:
+                if run.epoch == 1:
+                    warn_of_scale(run, rows, numbers["loss"])
                 numbers |= {} if options.reduce_on_plateau is None else {"scale": scale}
                 record(log, numbers, run.epoch)
                 if not bar.disable:

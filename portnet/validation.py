@@ -5,6 +5,7 @@ per fit; each array is looked at in one pass where it lives, and the host waits 
 """
 
 from collections.abc import Callable, Iterable
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,19 @@ from .backend import (
     to_numpy,
 )
 from .losses import Reduced, SigmoidCrossEntropy, SoftmaxCrossEntropy
-from .options import choose
+from .options import choose, warn
 
 __all__ = [
     "DataError",
+    "check_feature_names",
     "check_metrics",
+    "feature_names",
     "features",
     "home",
     "named_metrics",
+    "one_dimensional",
     "parameters",
+    "refuse_without_values",
     "row_weights",
     "targets",
     "validation_set",
@@ -48,6 +53,8 @@ def home(**arrays: Any) -> Backend:
     where two arrays live in different libraries or on different devices.
     """
     given = {name: x for name, x in arrays.items() if x is not None}
+    for name, x in given.items():
+        refuse_without_values(x, name)
     first = next(iter(given))
     here = get_backend() if is_host(given[first]) else backend_of(given[first])
     for name, x in given.items():
@@ -68,7 +75,7 @@ def home(**arrays: Any) -> Backend:
 
 def features(X: Any, place: Backend, *, width: int | None = None, name: str = "X") -> Array:
     """Return X as a floating array (rows, features) at `place`, or raise DataError."""
-    X = _numbers(X, place, name, place.dtype)
+    X = _numbers(X, place, name, place.dtype, columns=True)
     if X.ndim != 2:
         hint = f": {name}.reshape(-1, 1) is one feature, {name}.reshape(1, -1) one row"
         raise DataError(
@@ -85,6 +92,60 @@ def features(X: Any, place: Backend, *, width: int | None = None, name: str = "X
     return X
 
 
+def feature_names(X: Any) -> tuple[str, ...] | None:
+    """Return the names of the columns of a frame; None where X has none that are text.
+
+    Raises TypeError where some are text and some are not, as scikit-learn does.
+    """
+    if isinstance(X, np.ndarray | list | tuple) or not hasattr(X, "columns"):
+        return None
+    names = list(X.columns)
+    kinds = sorted({"str" if isinstance(n, str) else type(n).__qualname__ for n in names})
+    if "str" in kinds and len(kinds) > 1:
+        raise TypeError(
+            "Feature names are only supported if all input features have string names, but your "
+            f"input has {kinds} as feature name / column name types. If you want feature names to "
+            "be stored and validated, you must convert them all to strings, by using X.columns = "
+            "X.columns.astype(str) for example. Otherwise you can remove feature / column names "
+            "from your input data, or convert them all to a non-string data type."
+        )
+    return tuple(str(n) for n in names) if kinds == ["str"] else None
+
+
+def check_feature_names(X: Any, known: tuple[str, ...] | None, name: str = "X") -> None:
+    """Raise DataError unless the columns of a frame have these names, in this order.
+
+    Warns where only one of the two has names. The messages are scikit-learn's.
+    """
+    names = feature_names(X)
+    if names == known:
+        return
+    if known is None:
+        warn(f"{name} has feature names, but Run was fitted without feature names")
+        return
+    if names is None:
+        warn(f"{name} does not have valid feature names, but Run was fitted with feature names")
+        return
+    unseen, missing = sorted({*names} - {*known}), sorted({*known} - {*names})
+    message = "The feature names should match those that were passed during fit.\n"
+    for title, found in (
+        ("Feature names unseen at fit time:", unseen),
+        ("Feature names seen at fit time, yet now missing:", missing),
+    ):
+        if found:
+            shown = [f"- {n}\n" for n in found[:5]] + ["- ...\n"] * (len(found) > 5)
+            message += f"{title}\n{''.join(shown)}"
+    if not unseen and not missing:
+        message += "Feature names must be in the same order as they were in fit.\n"
+    raise DataError(message if name == "X" else f"{name}: {message}")
+
+
+def one_dimensional(y: Any) -> bool:
+    """Tell whether targets are given as (rows,)."""
+    shape = y.shape if hasattr(y, "shape") else np.shape(to_numpy(y))
+    return len(shape) == 1
+
+
 def targets(
     y: Any, place: Backend, loss: Any, *, rows: int, outputs: int, name: str = "y"
 ) -> Array:
@@ -99,6 +160,8 @@ def targets(
             "one has 1: with one output for two classes, use sigmoid_cross_entropy"
         )
     y = _numbers(y, place, name)
+    if labels and place.xp.isdtype(y.dtype, "bool"):
+        y = place.xp.astype(y, place.xp.int32)
     integral = place.xp.isdtype(y.dtype, "integral")
     if y.ndim == 0 or y.shape[0] != rows:
         raise DataError(
@@ -109,10 +172,9 @@ def targets(
     if labels and y.ndim == 1:
         if not integral:
             _check_finite(y, name)
-            raise DataError(
-                f"{name}: expected integer labels from 0 to {outputs - 1}, or probabilities of "
-                f"shape ({rows}, {outputs}); got {y.dtype} of shape {tuple(y.shape)}"
-            )
+            _check_whole(y, name, outputs)
+            _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
+            y = place.xp.astype(y, place.xp.int32)
         y = _numbers(y, place, name, "int64" if place.supports("int64") else "int32")
         _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
         return y
@@ -249,13 +311,56 @@ def check_metrics(metrics: dict[str, Callable[..., Array]], y: Array, name: str 
 # What the checks are made of --------------------------------------------------------------------
 
 
-def _numbers(x: Any, place: Backend, name: str, dtype: str | None = None) -> Array:
-    if hasattr(x, "toarray") or getattr(x, "is_sparse", False):
+def refuse_without_values(x: Any, name: str) -> None:
+    """Raise TypeError for sparse data, ValueError for a tensor that has a shape and no values."""
+    if hasattr(x, "toarray"):
         raise TypeError(f"{name}: sparse data was passed, but dense is required: use .toarray()")
+    if "strided" not in str(getattr(x, "layout", "strided")):  # torch's layouts
+        raise TypeError(f"{name}: sparse data was passed, but dense is required: use .to_dense()")
+    if str(getattr(x, "device", "")) == "meta":
+        raise DataError(
+            f"{name}: got a tensor on the device 'meta', which has a shape and no values: give one "
+            "on the CPU or a GPU"
+        )
+
+
+def _numbers(
+    x: Any, place: Backend, name: str, dtype: str | None = None, *, columns: bool = False
+) -> Array:
+    refuse_without_values(x, name)
     try:
         return place.asarray(x, dtype)
-    except ValueError as error:
-        raise DataError(f"{name}: {error}") from error
+    except (ValueError, TypeError) as error:
+        where = _column_without_numbers(x, name) if columns else ""
+        if isinstance(error, TypeError) and not where:
+            raise TypeError(f"{name}: {error}") from error
+        raise DataError(where or f"{name}: {error}") from error
+
+
+def _column_without_numbers(X: Any, name: str) -> str:
+    """Return a message that names the first column that holds text or dates; "" without one."""
+    try:
+        named = feature_names(X)
+        held = [X[c] for c in X.columns] if hasattr(X, "columns") else to_numpy(X).T
+    except (ValueError, TypeError):  # ragged
+        return ""
+    if not hasattr(X, "columns") and np.ndim(held) != 2:
+        return ""
+    for i, given in enumerate(held):
+        column = np.asarray(given)
+        what = f"{name}: column {repr(named[i]) if named else i}"
+        if column.dtype.kind in "Mm" or any(isinstance(v, date | timedelta) for v in column.flat):
+            return (
+                f"{what} holds dates or times, where numbers are needed: give the days or seconds "
+                "since a date of your choice"
+            )
+        text = next((v for v in column.flat if isinstance(v, str | bytes)), None)
+        if text is not None:
+            return (
+                f"{what} holds text such as {str(text)!r}, where numbers are needed: leave it out, "
+                "or give a column of 0 and 1 for each value (pandas.get_dummies)"
+            )
+    return ""
 
 
 def _refuse_text(y: Any, name: str, loss: Any, outputs: int) -> None:
@@ -290,6 +395,18 @@ def _check_range(x: Array, low: float, high: float, name: str, what: str, why: s
     span = f"from {low:g} to {high:g}" if high < np.inf else f"of at least {low:g}"
     raise DataError(
         f"{name}: expected {what} {span} ({why}), got {host[tuple(first)]:g} at {_position(first)}"
+    )
+
+
+def _check_whole(y: Array, name: str, outputs: int) -> None:
+    xp = backend_of(y).xp
+    if bool(xp.all(y == xp.floor(y))):  # waits for y
+        return
+    host = to_numpy(y)
+    row = int(np.flatnonzero(host != np.floor(host))[0])
+    raise DataError(
+        f"{name}: expected integer labels from 0 to {outputs - 1}, or probabilities of shape "
+        f"({host.shape[0]}, {outputs}); got {host[row]:g} at row {row}"
     )
 
 

@@ -50,6 +50,12 @@ class _Watching:
         """Return what to go on from; raise ValueError unless `monitor` is a name of the history."""
         default = "validation_loss" if "validation_loss" in names else "loss"
         monitor = default if self.monitor is None else self.monitor
+        without = monitor not in names and "validation_loss" not in names
+        if without and monitor.startswith("validation_"):
+            raise ValueError(
+                f"{type(self).__name__}: {monitor!r} needs validation rows: give fit "
+                "validation=0.1, or validation=(X, y)"
+            )
         choose("number to monitor", monitor, names)
         self._sign(monitor)
         if before is None or before.monitor != monitor:

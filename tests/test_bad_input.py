@@ -272,12 +272,55 @@ CASES = {
     "an option that is none": (
         lambda: fit(epoch=3),
         TypeError,
-        "Trainer.fit() got an unexpected keyword argument 'epoch'",
+        "fit: unknown option 'epoch': did you mean 'epochs'?",
     ),
     "an option of epochs() that is none": (
         lambda: portnet.Trainer(NET, "huber").epochs(X, X, epoch=3),
         TypeError,
-        "Trainer.epochs: unknown option 'epoch': did you mean 'epochs'?",
+        "epochs: unknown option 'epoch': did you mean 'epochs'?",
+    ),
+    "an option as other libraries call it": (
+        lambda: fit(validation_split=0.2),
+        TypeError,
+        "fit: unknown option 'validation_split': write validation=0.1",
+    ),
+    "a dtype for fit": (
+        lambda: fit(dtype=np.float64),
+        TypeError,
+        'fit: unknown option \'dtype\': write portnet.set_backend("numpy", dtype="float64")',
+    ),
+    "epochs by position": (
+        lambda: portnet.Trainer(NET, "huber").fit(X, X, 10),
+        TypeError,
+        "fit: expected X, y and options by name, got 10 as a third argument: write fit(X, y, "
+        "epochs=10)",
+    ),
+    "epochs by position, going on": (
+        lambda: fit().fit(X, LABELS, 10),
+        TypeError,
+        "fit: expected X, y and options by name, got 10 as a third argument: write fit(X, y, "
+        "epochs=10)",
+    ),
+    "a method of the run's": (
+        lambda: portnet.Trainer(NET, "huber").predict,
+        AttributeError,
+        "'Trainer' object has no attribute 'predict': predict is the run's. run = trainer.fit(X, "
+        "y); run.predict",
+    ),
+    "a method that is none": (
+        lambda: portnet.Trainer(NET, "huber").predictions,
+        AttributeError,
+        "'Trainer' object has no attribute 'predictions'",
+    ),
+    "a loss as other libraries call it": (
+        lambda: portnet.Trainer(NET, "mse"),
+        ValueError,
+        "unknown loss 'mse': did you mean 'squared_error'?",
+    ),
+    "a loss in other letters": (
+        lambda: portnet.Trainer(NET, "Categorical_CrossEntropy"),
+        ValueError,
+        "unknown loss 'Categorical_CrossEntropy': did you mean 'softmax_cross_entropy'?",
     ),
     "early stopping as a number": (
         lambda: fit(early_stopping=5),
@@ -317,7 +360,8 @@ CASES = {
     "monitor of what is not measured": (
         lambda: fit(early_stopping=portnet.EarlyStopping("validation_loss")),
         ValueError,
-        "unknown number to monitor 'validation_loss'",
+        "EarlyStopping: 'validation_loss' needs validation rows: give fit validation=0.1, or "
+        "validation=(X, y)",
     ),
     "monitor misspelt": (
         lambda: fit(validation=0.5, early_stopping=portnet.EarlyStopping("val_loss")),
@@ -499,12 +543,22 @@ CASES = {
     "names and numbers": (
         lambda: fit(["a", 1, "c", None] * 2),
         DataError,
-        "y: expected labels of one kind, got NoneType and int and str",
+        "Input y contains None.",
+    ),
+    "names and numbers in a list": (
+        lambda: fit(["a", 1, 2.0, "a"] * 2),
+        DataError,
+        "Mix of label input types (number and string) in y: give labels of one type",
+    ),
+    "names and numbers in an array of objects": (
+        lambda: fit(np.array(["a", 1, 2.0, "a"] * 2, dtype=object)),
+        DataError,
+        "Mix of label input types (number and string) in y: give labels of one type",
     ),
     "names in bytes": (
         lambda: fit(WORDS.astype(bytes)),
         DataError,
-        "y: expected labels of one kind, got bytes: decode them, label.decode()",
+        "y: expected labels of one type, got bytes: decode them, label.decode()",
     ),
     "names in two columns": (
         lambda: fit(np.c_[WORDS, WORDS]),

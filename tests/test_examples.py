@@ -344,7 +344,8 @@ def test_without_matplotlib(run, monkeypatch):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run("two_blobs", "--epochs", 2)
-    assert 'no picture: pictures need matplotlib: pip install "portnet[plot]"' in run.err
+    assert "no picture: pictures need matplotlib: pip install " in run.err
+    assert 'pip install ".[plot]" in a checkout of portnet' in run.err
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -93,7 +93,7 @@ ALLOWED = {
     "gradcheck": {"backend", "layers", "losses", "options", "rng", "tree", "validation"},
     "labels": {"backend", "losses", "rng", "validation"},
     "run": {"backend", "labels", "stepping", "tree", "validation"},
-    "faults": {"backend", "lbfgs", "run"},
+    "faults": {"backend", "lbfgs", "options", "run"},
     "watching": {"faults", "metrics", "options", "run"},
     "starting": {
         "backend",
@@ -141,13 +141,14 @@ ALLOWED = {
         "following",
         "labels",
         "losses",
+        "options",
         "solvers",
-        "tree",
         "stepping",
+        "tree",
         "validation",
     },
-    "plots": set(),
-    "__main__": {"", "backend"},
+    "plots": {"backend", "options"},
+    "__main__": {"", "backend", "compiler", "options"},
 }
 INNER = (
     "Layer",
@@ -265,7 +266,7 @@ import portnet
 try:
     from portnet import {name}
 except ImportError as error:
-    assert 'pip install "portnet[sklearn]"' in str(error), error
+    assert 'pip install ".[sklearn]" in a checkout of portnet' in str(error), error
     assert "{name}" in str(error)
 else:
     raise SystemExit("imported")

@@ -74,12 +74,12 @@ CASES = {
     "text X": (
         lambda: classify([["a"] * 4] * 6),
         DataError,
-        "X: expected real numbers, got data of",
+        "X: column 0 holds text such as 'a', where numbers are needed: leave it out, or",
     ),
     "mixed X": (
         lambda: classify(np.array([["a", 1, 2, 3]] * 6, dtype=object)),
         DataError,
-        "X: expected real numbers: could not convert string to float: 'a'",
+        "X: column 0 holds text such as 'a', where numbers are needed: leave it out, or",
     ),
     "complex X": (
         lambda: classify(X + 1j),
@@ -89,7 +89,7 @@ CASES = {
     "dates in X": (
         lambda: classify(np.zeros((6, 4), "datetime64[s]")),
         DataError,
-        "X: expected real numbers, got data of dtype datetime64[s]",
+        "X: column 0 holds dates or times, where numbers are needed: give the days or seconds",
     ),
     "sparse X": (
         lambda: classify(Sparse()),
@@ -158,12 +158,12 @@ CASES = {
     "fractional labels": (
         lambda: classify(y=LABELS + 0.5),
         DataError,
-        "y: expected integer labels from 0 to 2, or probabilities of shape (6, 3); got float32 of",
+        "y: expected integer labels from 0 to 2, or probabilities of shape (6, 3); got 0.5 at row",
     ),
-    "boolean labels": (
-        lambda: classify(y=LABELS == 1),
+    "floating labels out of range": (
+        lambda: classify(y=LABELS + 1.0),
         DataError,
-        "y: expected integer labels from 0 to 2, or probabilities of shape (6, 3); got bool of",
+        "y: expected labels from 0 to 2 (the network has 3 outputs), got 3 at row",
     ),
     "text labels": (
         lambda: classify(y=list("abcdab")),

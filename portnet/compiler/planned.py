@@ -127,7 +127,10 @@ def native_after(plan: planning.Plan) -> int:
     """
     mode, why_not = native_mode(), why_no_machine_code()
     if mode == "always" and why_not:
-        raise ValueError(f"PORTNET_NATIVE=always, but there is no machine code here: {why_not}")
+        raise ValueError(
+            f"PORTNET_NATIVE=always, but there is no machine code here: {why_not}. The extra "
+            "native has what it needs; python -m portnet says how to install it"
+        )
     if mode == "never" or why_not:
         return -1
     return 1 if mode == "always" else pays_after(plan)
