@@ -46,11 +46,13 @@ from .losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
+from .optimizer_checks import OptimizerError, check_optimizer
 from .optimizers import SGD, Adam, AdamW, Momentum, Nesterov, RMSProp
 from .options import how_to_install as _how_to_install
 from .run import Run
 from .schedules import Constant, CosineDecay, ExponentialDecay, InverseDecay, StepDecay
-from .training import Trainer, init, make_step
+from .trainer import Trainer
+from .training import init, make_step, train_epoch
 from .transforms import ClipNorm, WeightDecay, chain
 from .validation import DataError
 from .watching import EarlyStopping, ReduceOnPlateau, Report
@@ -84,6 +86,7 @@ __all__ = [
     "LeakyReLU",
     "Momentum",
     "Nesterov",
+    "OptimizerError",
     "PoissonLoss",
     "RMSProp",
     "ReLU",
@@ -108,6 +111,7 @@ __all__ = [
     "check_gradients",
     "check_layer",
     "check_loss",
+    "check_optimizer",
     "compile",
     "get_backend",
     "init",
@@ -116,6 +120,7 @@ __all__ = [
     "namespace",
     "set_backend",
     "to_numpy",
+    "train_epoch",
     "tree",
     "use_backend",
 ]

@@ -233,6 +233,8 @@ class _MLP(BaseEstimator):
             self._validate_params()
             if self.early_stopping:
                 raise ValueError("partial_fit does not support early_stopping=True")
+        for name, given in (("X", X), ("y", y), ("sample_weight", sample_weight)):
+            check.refuse_without_values(given, name)
         hidden = self._hidden_sizes()
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         method = "partial_fit" if incremental else "fit"
@@ -516,10 +518,13 @@ class _MLP(BaseEstimator):
             warn("X_val and y_val are not looked at: lbfgs has no early stopping")
         try:
             return self._checked_validation(place, X_val, y_val, sample_weight_val)
-        except ValueError as error:
-            raise ValueError(f"in the validation set: {error}") from None
+        except (ValueError, TypeError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"in the validation set: {error}") from None
 
     def _checked_validation(self, place: Backend, X_val: Any, y_val: Any, w: Any) -> _Validation:
+        for name, given in (("X_val", X_val), ("y_val", y_val), ("sample_weight_val", w)):
+            check.refuse_without_values(given, name)
         if not is_host(X_val) and not place.holds(X_val):
             X_val = to_numpy(X_val)
         X_val = self._features(X_val, place)
@@ -540,6 +545,7 @@ class _MLP(BaseEstimator):
     def _answer(self, X: Any, method: str, finish: Callable[[Array], Array]) -> Array:
         """Return finish(raw outputs (rows, outputs)) in the library of X."""
         check_is_fitted(self)
+        check.refuse_without_values(X, "X")
         place = self._place(X, method)
         with place.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             rows = Rows(place, self._features(X, place))
@@ -1083,7 +1089,13 @@ class MLPRegressor(RegressorMixin, _MLP):
         return float(r2_score(y, mean, sample_weight=weight))
 
     def _host_labels(self, y: Any) -> Any:
-        return y
+        if y is None or not is_host(y):
+            return y
+        try:  # objects that are numbers, so that their values are checked
+            host = to_numpy(y)
+            return host.astype(np.float64) if host.dtype == object else y
+        except (ValueError, TypeError):
+            return y
 
     def _learn(self, y: Any, place: Backend, incremental: bool) -> None:
         self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]

@@ -12,6 +12,7 @@ import numpy as np
 from . import options
 from .backend import read, to_numpy
 from .lbfgs import LBFGS
+from .optimizer_checks import returns_parameters
 from .run import Rows, Run
 
 __all__ = [
@@ -143,6 +144,12 @@ def _cause(run: Run, X: Array, y: Array) -> str:
     optimizer, xp = run.trainer.optimizer, run.place.xp
     while hasattr(optimizer, "parts"):
         optimizer = optimizer.parts[-1]
+    if hasattr(optimizer, "update") and returns_parameters(run.trainer.optimizer, run.params):
+        return (
+            f"{options.name_of(run.trainer.optimizer)} returns parameters, where updates are "
+            "expected: what is added to the parameters, such as -lr * g. portnet.check_optimizer "
+            "checks it"
+        )
     largest, reaches = _largest_column(run, X)
     lr = getattr(optimizer, "lr", None)
     smaller = "a smaller learning rate" + (f" than {lr:g}" if isinstance(lr, float) else "")

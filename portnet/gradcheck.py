@@ -21,7 +21,7 @@ from . import validation as check
 from .backend import Backend, backend_of, namespace, to_numpy
 from .layers import Layer
 from .losses import LOSSES, Loss
-from .options import integer, methods, named
+from .options import LOSS_CALL, called_with, integer, methods, name_of, named, pair
 
 Array = Any
 
@@ -52,8 +52,8 @@ def check_layer(
     Raises
     ------
     GradientError
-        where a derivative differs, where a backward is not linear in dy, or where a gradient has
-        another shape or dtype than its array.
+        where a derivative differs, where a backward is not linear in dy, where a gradient has
+        another shape or dtype than its array, or where float32 does not stay float32.
     """
     methods("a layer", layer, ("init", "forward", "backward"))
     draw, n_in = random.generator(seed), n_in or getattr(layer, "n_in", None) or 6
@@ -64,7 +64,8 @@ def check_layer(
     key = random.key(seed, 0)
     worst = 0.0
     for k, mode in ((None, "in inference"), (key, "in training")):
-        y, cache = layer.forward(params, x, k)
+        _check_float32(layer, params, x, k)
+        y, cache = pair(layer, "forward", "y, cache", layer.forward(params, x, k))
         dy = _normal(draw, y)
         dparams, dx = layer.backward(params, cache, dy)
         _check_linear(layer, params, cache, dy, (dparams, dx))
@@ -104,6 +105,7 @@ def check_loss(
     """
     draw, loss = random.generator(seed), named("loss", loss, LOSSES)
     methods("a loss(pred, target, weight)", loss, ("__call__",))
+    called_with("a loss", loss, *LOSS_CALL)
     pred = draw.standard_normal((5, 3)) if pred is None else pred
     place = backend_of(pred)
     pred = check.features(pred, place, name="pred")
@@ -217,10 +219,11 @@ def _compare(
                 break
         error, slope = min(errors)
         if not error <= _rtol(eps):
+            relative = abs(slope - expected) / max(abs(slope), abs(expected), 1e-300)
             raise GradientError(
                 f"{what}: {name} is wrong. Along a random direction the derivative is {slope:.10g} "
                 f"by central differences and {expected:.10g} by backward "
-                f"(relative error {error:.1e}, allowed {_rtol(eps):.1e})"
+                f"(relative error {relative:.1e}, allowed {_rtol(eps):.1e})"
             )
         worst = max(worst, error)
     return worst
@@ -228,6 +231,17 @@ def _compare(
 
 def _rtol(eps: float) -> float:
     return float(200 * eps ** (2 / 3))  # 7e-9 in float64, 5e-3 in float32
+
+
+def _check_float32(layer: Layer, params: Any, x: Array, key: random.Key | None) -> None:
+    place = backend_of(x)
+    params = tree.map(lambda p: place.asarray(p, "float32"), params)
+    y = layer.forward(params, place.asarray(x, "float32"), key)[0]
+    if not str(y.dtype).endswith("float32"):
+        raise GradientError(
+            f"{name_of(layer)}: expected forward to return float32 for float32 x, got {y.dtype}: "
+            "constants must be Python numbers, as NumPy's float64 numbers widen what they meet"
+        )
 
 
 def _check_linear(layer: Layer, params: Any, cache: Any, dy: Array, grads: Any) -> None:

@@ -32,7 +32,7 @@ from typing import Any, Protocol
 
 from . import rng as random
 from .backend import ShapeError, namespace
-from .options import choose, integer, methods, number
+from .options import choose, integer, methods, number, pair, sizes_in_a_list
 
 Array = Any
 Params = Any  # a nest of arrays: see portnet.tree
@@ -77,6 +77,9 @@ class Dense:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n_out", integer("Dense: n_out", self.n_out, 1))
+        if isinstance(self.weights, int):
+            hint = f"the inputs come from the data, so write Dense({self.weights})"
+            raise TypeError(f"Dense({self.n_out}, {self.weights}): {hint}")
         if not callable(self.weights):
             choose("initialiser", self.weights, random.INITIALIZERS)
 
@@ -385,9 +388,10 @@ class Chain:
         caches = []
         for i, (layer, p) in enumerate(zip(self.layers, params, strict=True)):
             try:
-                x, cache = layer.forward(p, x, None if key is None else random.fold(key, i))
+                answer = layer.forward(p, x, None if key is None else random.fold(key, i))
             except ShapeError as error:
                 raise _at(i, error) from None
+            x, cache = pair(layer, "forward", "y, cache", answer, f"layers[{i}] ")
             caches.append(cache)
         return x, caches
 
@@ -395,7 +399,7 @@ class Chain:
         """The chain rule: the dx of a layer is the dy of the one before it."""
         grads = []
         for layer, p, c in zip(self.layers[::-1], params[::-1], cache[::-1], strict=True):
-            grad, dy = layer.backward(p, c, dy)
+            grad, dy = pair(layer, "backward", "dparams, dx", layer.backward(p, c, dy))
             grads.append(grad)
         return tuple(grads[::-1]), dy
 
@@ -445,6 +449,7 @@ NORMS: dict[str, Layer] = {"layer": LayerNorm()}
 _HALF_OFF = (ReLU, LeakyReLU, GELU, SiLU, Softplus)  # activations that He's weights are made for
 
 
+@sizes_in_a_list
 def mlp(
     sizes: Sequence[int],
     activation: str | Layer | Sequence[str | Layer] = "relu",

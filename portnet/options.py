@@ -7,6 +7,7 @@ is made, so that a mistake is told where it stands and not in the middle of a tr
 import difflib
 import functools
 import importlib.metadata
+import inspect
 import math
 import operator
 import re
@@ -16,16 +17,23 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 __all__ = [
+    "LOSS_CALL",
+    "METRIC_CALL",
     "OPTIONS_ELSEWHERE",
+    "called_with",
     "check_decay",
     "choose",
     "decays",
     "how_to_install",
     "integer",
     "methods",
+    "name_of",
     "named",
     "number",
     "options_by_name",
+    "pair",
+    "refuse_unknown",
+    "sizes_in_a_list",
     "warn",
 ]
 
@@ -56,6 +64,15 @@ OTHER_NAMES = {
     "gradient_descent": "sgd",
     "l-bfgs": "lbfgs",
 }
+# How a loss and a metric are called, and how to write one.
+LOSS_CALL = (
+    ("pred", "target", "weight"),
+    "def loss(pred, target, weight=None), and return value, dpred",
+)
+METRIC_CALL = (
+    ("mean", "target", "weight"),
+    "def metric(mean, target, weight=None), and return a number",
+)
 # What other libraries call the options of `fit`, and how it is written here.
 OPTIONS_ELSEWHERE = {
     "validation_split": "validation=0.1",
@@ -70,6 +87,11 @@ OPTIONS_ELSEWHERE = {
     "optimizer": "Trainer(..., optimizer=portnet.Adam(1e-3))",
     "lr": "Trainer(..., optimizer=portnet.Adam(1e-3))",
     "learning_rate": "Trainer(..., optimizer=portnet.Adam(1e-3))",
+    "epochs": "fit(X, y, epochs=10)",
+    "metrics": 'fit(X, y, metrics=["accuracy"])',
+    "callbacks": "fit(X, y, callbacks=[...])",
+    "verbose": "fit(X, y, verbose=True)",
+    "validation": "fit(X, y, validation=0.1)",
     "dtype": 'portnet.set_backend("numpy", dtype="float64")',
     "device": 'portnet.set_backend("cupy", device="cuda:0")',
 }
@@ -190,6 +212,69 @@ def decays(owner: Any, paths: list[str]) -> list[bool]:
             f"{name}: no parameter is named {owner.only!r}; there are {', '.join(paths)}"
         )
     return each
+
+
+def name_of(x: Any) -> str:
+    """Return the repr of an object for messages; the name of its class where it has none."""
+    text = repr(x)
+    return type(x).__name__ if text.startswith("<") and " object at 0x" in text else text
+
+
+def pair(owner: Any, method: str, needed: str, answer: Any, where: str = "") -> Any:
+    """Return what a method returned if that is a pair, or raise TypeError that names its owner."""
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
+        given = f"{len(answer)} values" if isinstance(answer, tuple | list) else _kind_of(answer)
+        raise TypeError(
+            f"{where}{name_of(owner)}: expected {method} to return {needed}, got {given}"
+        )
+    return answer
+
+
+def called_with(what: str, function: Any, names: tuple[str, ...], example: str) -> None:
+    """Raise TypeError unless a function can be called with arguments of these names, in order."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of a function in C
+        return
+    try:
+        signature.bind(*names)
+    except TypeError:
+        raise TypeError(
+            f"{what} is called with ({', '.join(names)}), got one that takes {signature}: write "
+            f"{example}"
+        ) from None
+
+
+def sizes_in_a_list(make: _Function) -> _Function:
+    """Decorate a function of a list of sizes: sizes one by one are an error that says so."""
+
+    @functools.wraps(make)
+    def checked(*args: Any, **options: Any) -> Any:
+        if args and isinstance(args[0], int):
+            sizes = [a for a in args if isinstance(a, int)]
+            raise TypeError(
+                f"{make.__name__}: expected a list of sizes, inputs first and outputs last, such "
+                f"as {make.__name__}({sizes if len(sizes) > 1 else [*sizes, 8, 2]}), got "
+                f"{make.__name__}({', '.join(map(repr, args))})"
+            )
+        return make(*args, **options)
+
+    return checked  # type: ignore[return-value]
+
+
+def refuse_unknown(owner: str, options: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raise TypeError for an option of another library's, or of another place: what to write."""
+    for name in options:
+        if name not in names:
+            where = OPTIONS_ELSEWHERE.get(name, "")
+            if where.startswith(owner):
+                where = where.partition("..., ")[2].rstrip(")")
+            raise TypeError(f"{owner}: unknown option {name!r}" + f": write {where}" * bool(where))
+
+
+def _kind_of(x: Any) -> str:
+    shape = getattr(x, "shape", None)
+    return f"a {type(x).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
 
 
 def methods(what: str, given: Any, names: tuple[str, ...]) -> None:

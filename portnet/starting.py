@@ -9,9 +9,9 @@ import numpy as np
 from . import labels, tree, watching
 from . import rng as random
 from . import validation as check
-from .backend import Backend
+from .backend import Backend, describe
 from .lbfgs import LBFGS
-from .options import integer, warn
+from .options import integer, name_of, pair, warn
 from .run import Metric, Partial, Rows, Run, gradient_of, measure, value_and_grad
 from .validation import DataError
 from .watching import Callback, EarlyStopping, ReduceOnPlateau
@@ -193,7 +193,7 @@ def _kind(optimizer: Any) -> str:
 def _try_out(run: Run, rows: Rows) -> None:
     """Try the loss and the metrics on a few rows: mistakes are told before training."""
     X, y, w = (a if a is None else a[: min(8, a.shape[0]), ...] for a in rows)
-    pred, _ = run.trainer.model.forward(run.params, X)
+    pred = _forward(run.trainer.model, run.params, X, run.place)
     with np.errstate(all="ignore"):
         try:
             answer = run.trainer.loss(pred, y, w)
@@ -209,6 +209,44 @@ def _try_out(run: Run, rows: Rows) -> None:
             )
         for name, metric in run.metrics.items():
             measure(name, metric, run._mean(pred), y, w)
+
+
+def _forward(model: Any, params: Any, x: Array, place: Backend) -> Array:
+    """Return the outputs of a model, or raise TypeError that names the layer that is wrong.
+
+    A layer answers in the library, on the device and in the dtype of x.
+    """
+    try:
+        pred, _ = pair(model, "forward", "y, cache", model.forward(params, x))
+        if place.holds(pred) and pred.dtype == x.dtype:
+            return pred
+    except TypeError as error:
+        wrong = _layer_that_leaves(model, params, x, place)
+        if wrong is None:
+            raise
+        raise TypeError(wrong) from error
+    raise TypeError(_layer_that_leaves(model, params, x, place))
+
+
+def _layer_that_leaves(
+    model: Any, params: Any, x: Array, place: Backend, name: str = ""
+) -> str | None:
+    """Return a message about the first layer whose outputs leave the library or dtype of x."""
+    for i, layer in enumerate(getattr(model, "layers", ())):
+        found = _layer_that_leaves(layer, params[i], x, place, f"{name}layers[{i}] ")
+        if found is not None:
+            return found
+        x = layer.forward(params[i], x)[0]
+    if hasattr(model, "layers"):
+        return None
+    y = model.forward(params, x)[0]
+    if place.holds(y) and y.dtype == x.dtype:
+        return None
+    return (
+        f"{name}{name_of(model)}: expected forward to return {describe(x)} of dtype {x.dtype}, "
+        f"like x, got {describe(y)} of dtype {y.dtype}. Take functions from portnet.namespace(x), "
+        "and write constants as Python numbers"
+    )
 
 
 def _same_function(run: Run, rows: Rows, before: Run | None) -> Run:

@@ -1,34 +1,19 @@
-"""Training: the step that all the other files are for, and the loop around it.
+"""Training: the step that all the other files are for, and the plain loop over batches.
 
-Everything here is a function of its arguments but for one place, the loop of `_epochs`, where
-parameters and state are replaced epoch after epoch. The host reads numbers once per epoch: within
-one, losses are added up where the arrays live.
+Everything here is a function of its arguments. `portnet.Trainer` (trainer.py) makes the same steps,
+faster, and keeps the books around them.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-
 from . import rng as random
-from . import tree, watching
-from .backend import ShapeError, backend_of, get_backend, namespace
-from .faults import diverged, interrupted, interrupts, warn_of_scale, with_run
+from . import tree
+from .backend import ShapeError, backend_of, get_backend
 from .layers import Layer
-from .lbfgs import LBFGS
-from .losses import LOSSES, Loss
-from .optimizers import OPTIMIZERS, Adam, Optimizer
-from .options import integer, methods, named, options_by_name
-from .run import Metric, Partial, Rows, Run, gradient_of, record, value_and_grad
-from .starting import FitOptions, plan, prepare
-from .stepping import Rows as Through
-from .stepping import Steps, run_epoch
-from .transforms import refuse_transforms
-from .watching import Callback, EarlyStopping, ReduceOnPlateau, Report
+from .losses import Loss
+from .optimizers import Optimizer
+from .options import integer
 
 Array = Any
 Params = Any
@@ -99,309 +84,42 @@ def init(
     return tree.map(lambda p: place.asarray(p, place.dtype), params)
 
 
-@dataclass(frozen=True, eq=False)
-class Trainer:
-    """A model, a loss and an optimizer, and how they go through the data.
+def train_epoch(
+    step: Step, params: Params, state: State, batches: Iterable[tuple[Array, ...]]
+) -> tuple[Params, State, list[Array]]:
+    """Make a step for each batch: forward, loss, backward, update.
 
     Parameters
     ----------
-    model : layer
-        Anything with init, forward and backward: `portnet.mlp`, `portnet.Chain`, your own.
-    loss : str or callable
-        A name of `portnet.losses.LOSSES`, one of the losses, or your own function.
-    optimizer : str or optimizer
-        A name of `portnet.optimizers.OPTIMIZERS` or "lbfgs", one of the optimizers, or your own.
-    batch_size : int or None
-        Rows in a step; None is batch gradient descent: all rows in every step, in their order.
-        L-BFGS takes all rows in any case, and an epoch is one of its iterations.
-    seed : int
-        Draws the initial parameters, the order of the rows and what layers drop.
-    shuffle : bool
-        Whether batches take the rows in a new order in each epoch.
-    params : nest of arrays, optional
-        Initial parameters, in the shapes of the model's own; nothing writes into them.
-    compile : bool
-        Whether steps are traced once and replayed, on NumPy and JAX (`portnet.compile`). The same
-        numbers come out, save that sums may be in another order; False makes every step eagerly.
+    step : function
+        Of `make_step`.
+    params, state : nests of arrays
+        Nothing writes into them; ``state = optimizer.init(params)`` to begin with.
+    batches : iterable of (x, y) or (x, y, weight)
+        Each x is (rows, n_in).
+
+    Returns
+    -------
+    params, state, values
+        After the last step; the loss of each batch before its step, 0-d arrays.
 
     Examples
     --------
-    >>> import portnet
-    >>> net = portnet.mlp([2, 8, 1], "tanh")
-    >>> trainer = portnet.Trainer(net, loss="squared_error", optimizer=portnet.Adam(0.05))
-    >>> run = trainer.fit([[0.0, 0.0], [1.0, 1.0]], [0.0, 2.0], epochs=300)
-    >>> run.history["loss"][-1] < 1e-3
+    >>> import numpy as np
+    >>> from portnet import Adam, init, make_step, mlp
+    >>> from portnet.losses import SquaredError
+    >>> X, y = np.linspace(-1, 1, 40).reshape(-1, 1), np.linspace(0, 2, 40).reshape(-1, 1)
+    >>> net, adam = mlp([1, 8, 1], "tanh"), Adam(0.05)
+    >>> step, params = make_step(net, SquaredError(), adam), init(net, like=X)
+    >>> state = adam.init(params)
+    >>> for epoch in range(100):
+    ...     batches = [(X[i : i + 10], y[i : i + 10]) for i in range(0, 40, 10)]
+    ...     params, state, losses = train_epoch(step, params, state, batches)
+    >>> bool(losses[-1] < 1e-2)
     True
     """
-
-    model: Layer
-    loss: str | Loss
-    optimizer: str | Optimizer | LBFGS = field(default_factory=Adam)
-    batch_size: int | None = 128
-    seed: int = 0
-    shuffle: bool = True
-    params: Params | None = field(default=None, repr=False)
-    compile: bool = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "loss", named("loss", self.loss, LOSSES))
-        known: dict[str, Callable[[], Any]] = {**OPTIMIZERS, "lbfgs": LBFGS}
-        object.__setattr__(self, "optimizer", named("optimizer", self.optimizer, known))
-        methods("a model", self.model, ("init", "forward", "backward"))
-        methods("a loss(pred, target, weight)", self.loss, ("__call__",))
-        if not isinstance(self.optimizer, LBFGS):
-            methods("an optimizer", self.optimizer, ("init", "update"))
-            refuse_transforms(self.optimizer)
-        for name in ("shuffle", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                given = getattr(self, name)
-                raise ValueError(f"{name}: expected True or False, got {given!r}")
-        if self.batch_size is not None:
-            integer("batch_size", self.batch_size, 1)
-        integer("seed", self.seed, 0)
-
-    @options_by_name(lambda: FitOptions.__dataclass_fields__, "epochs=10")
-    def fit(
-        self,
-        X: Any,
-        y: Any,
-        *,
-        epochs: int = 10,
-        validation: float | tuple[Any, ...] | None = None,
-        sample_weight: Any = None,
-        class_weight: Any = None,
-        metrics: Iterable[Metric] | None = None,
-        early_stopping: EarlyStopping | bool = False,
-        reduce_on_plateau: ReduceOnPlateau | bool = False,
-        callbacks: Iterable[Callback] = (),
-        progress: bool | None = None,
-        verbose: bool = False,
-        resume: Run | None = None,
-    ) -> Run:
-        """Train from the initial parameters for a number of epochs and return the run.
-
-        Parameters
-        ----------
-        X : (rows, features)
-            An array of any library stays where it is, and the parameters are born there; NumPy
-            arrays, lists and frames go to the backend, once. Cast to the backend's dtype.
-        y : (rows,) or (rows, outputs)
-            Integer labels from 0 up, text, or probabilities (rows, classes) for softmax
-            cross-entropy; two names or 0 and 1 for sigmoid cross-entropy; else targets, one column
-            for each output.
-        epochs : int
-            How often to go through the data; 0 only initialises.
-        validation : (X, y) or (X, y, sample_weight), or a fraction of the rows, optional
-            Evaluated after each epoch. A fraction, 0 < f < 1, is set aside before training: rows
-            that the seed draws, of every class its share where a row has one label.
-        sample_weight : (rows,), optional
-            Counts each row that often: the loss of all rows is sum(w l) / sum(w). In a batch, w l
-            is summed over its rows and divided by their number and by the mean of all weights: the
-            loss, which divides by the weights of its batch, is multiplied by their mean.
-        class_weight : dict of class: weight, or "balanced", optional
-            Multiplies the weights of the training rows of each class; 1 for classes left out.
-            "balanced" gives every class the same weight in all.
-        metrics : names or functions (mean, target, weight) -> 0-d array
-            Computed after each epoch on the validation rows, or on all training rows where there
-            are none. By default none, or those of the run that goes on.
-        early_stopping : EarlyStopping or bool
-            Ends training when a number gets no better, and keeps the best epoch's parameters. True
-            is ``EarlyStopping()``.
-        reduce_on_plateau : ReduceOnPlateau or bool
-            Makes the updates smaller when a number gets no better.
-        callbacks : functions
-            Each is called with a `Report` after each epoch; one that returns True ends training.
-        progress : bool, optional
-            Whether to draw a progress bar; by default where stderr is a terminal.
-        verbose : bool
-            Whether to print a line with the numbers of each epoch.
-        resume : Run, optional
-            Go on from this run, with this trainer's optimizer (of the same kind), batch size and so
-            on, as ``resume.fit(...)`` does with the run's own. An epoch that was interrupted then
-            begins anew where the batches are others, and the scale of a plateau where the optimizer
-            is another.
-
-        Returns
-        -------
-        Run
-            Ctrl-C ends training after the step and returns the run so far, with a warning that
-            says how to go on; `stopped` is then not empty, which a script may want to look at.
-
-        Raises
-        ------
-        DataError, TypeError, ValueError
-            for data and options that cannot be used, before anything is computed.
-        DivergenceError
-            where the loss stops being finite.
-        """
-        options = FitOptions(
-            epochs=epochs,
-            validation=validation,
-            sample_weight=sample_weight,
-            class_weight=class_weight,
-            metrics=metrics,
-            early_stopping=early_stopping,
-            reduce_on_plateau=reduce_on_plateau,
-            callbacks=callbacks,
-            progress=progress,
-            verbose=verbose,
-            resume=resume,
-        )
-        run, rows, held_out = prepare(self, X, y, options)
-        last = run.epoch + options.epochs
-        try:
-            with interrupts() as pressed:
-                for trained in _epochs(run, rows, held_out, options, pressed):
-                    run = trained
-        except KeyboardInterrupt as error:
-            run = interrupted(getattr(error, "run", run), last)
-        stopping = options.early_stopping
-        return run.best if stopping and stopping.restore and run._best is not None else run
-
-    def __getattr__(self, name: str) -> Any:
-        hint = f": {name} is the run's. run = trainer.fit(X, y); run.{name}" * hasattr(Run, name)
-        raise AttributeError(f"'Trainer' object has no attribute {name!r}{hint}")
-
-    @options_by_name(lambda: FitOptions.__dataclass_fields__, "epochs=10")
-    def epochs(self, X: Any, y: Any, **options: Any) -> Iterator[Run]:
-        """Train like `fit`, which explains the options, and yield the run after every epoch.
-
-        Leave the loop when you have enough. Each run yielded stays as it is, with its own epoch's
-        parameters: it can be kept, compared and gone back to; where early stopping watches,
-        `run.best` is the best one so far. Ctrl-C raises KeyboardInterrupt after a step, and the run
-        so far is the error's `run`.
-        """
-        chosen = FitOptions(**options)
-        return _epochs(*prepare(self, X, y, chosen), chosen)
-
-
-# The loop ---------------------------------------------------------------------------------------
-
-
-def _epochs(
-    run: Run,
-    rows: Rows,
-    held_out: Rows | None,
-    options: FitOptions,
-    pressed: list[int] | None = None,
-) -> Iterator[Run]:
-    """Yield the run after every epoch; `pressed` becomes non-empty where somebody presses Ctrl-C.
-
-    Without it the signal is looked out for here, but not while the caller has the run.
-    """
-    from tqdm.auto import tqdm
-
-    trainer, last = run.trainer, run.epoch + options.epochs
-    steps, per_epoch = _steps(trainer, rows[2] is not None), 1
-    if isinstance(trainer.optimizer, LBFGS):
-        train = partial(_one_iteration, fn=gradient_of(trainer, run.place))
-    else:
-        per_epoch = -(-rows[0].shape[0] // (trainer.batch_size or rows[0].shape[0]))
-        train = partial(_one_epoch, steps=steps)
-    log: dict[str, list[float]] = dict(run.history)
-    hidden = None if options.progress is None else not options.progress  # None: on no terminal
-    total = max(options.epochs * per_epoch - run.step, 0)
-    watches = options.early_stopping, options.reduce_on_plateau
-    with tqdm(total=total, unit="step", disable=hidden, leave=True) as bar, closing(steps):
-        while run.epoch < last and not run.stopped:
-            began, numbers = time.perf_counter(), {}
-            watch = interrupts() if pressed is None else nullcontext(pressed)
-            with watch as signals, run.place.active():
-                scale = run._scale
-                run, loss = train(run, rows, bar.update, signals)
-                if loss is not None:  # else Ctrl-C ended the epoch before its end
-                    numbers = {"loss": loss} | _numbers(run, rows, held_out)
-                    run = replace(run, epoch=run.epoch + 1, _log=log)
-                    run = watching.after_epoch(run, numbers, *watches)
-            if numbers:
-                if run.epoch == 1:
-                    warn_of_scale(run, rows, numbers["loss"])
-                numbers |= {} if options.reduce_on_plateau is None else {"scale": scale}
-                record(log, numbers, run.epoch)
-                if not bar.disable:
-                    bar.set_postfix({"epoch": run.epoch} | numbers, refresh=False)
-                report = Report(run.epoch, last, numbers, time.perf_counter() - began, run)
-                run = watching.tell(report, options.callbacks, options.verbose)
-            if signals:
-                raise with_run(KeyboardInterrupt(), run)
-            yield run
-
-
-def _steps(trainer: Trainer, weighted: bool) -> Steps:
-    """Return the steps of a trainer: of losses that are means over rows, or sums."""
-    averaged, loss = getattr(trainer.loss, "reduction", "mean") == "mean", trainer.loss
-    loss = ByRows(loss) if weighted and averaged else loss
-    return Steps(make_step, (trainer.model, loss, trainer.optimizer), averaged, trainer.compile)
-
-
-def _one_epoch(
-    run: Run, data: Rows, advance: Callable[[int], Any], pressed: list[int], steps: Steps
-) -> tuple[Run, float | None]:
-    """Go through the rows once, or on from where an interrupt was; return the run and the loss.
-
-    The loss is None where an interrupt ended the epoch before its end.
-    """
-    (X, y, weight), trainer, place = data, run.trainer, run.place
-    rows, batch = X.shape[0], trainer.batch_size or X.shape[0]
-    if weight is not None and steps.averaged:
-        data = X, y, weight / place.xp.mean(weight)
-    order = None
-    if trainer.batch_size is not None and trainer.shuffle:
-        order = random.order(trainer.seed, run.epoch, rows)
-    scale = None if run._scale == 1 else place.asarray(run._scale, place.dtype)
-    key = random.key(trainer.seed, run.epoch)
-    through = Through(place, data, batch, order, key, scale)
-    sums = run._partial[:2]
-    end = run_epoch(
-        steps, run.params, run.state, through, pressed, done=run.step, sums=sums, advance=advance
-    )
-    loss, good = end.loss, end.finite_steps
-    if not np.isfinite(loss) or not end.finite:
-        what, first = ("loss", good + 1) if not np.isfinite(loss) else ("parameters", good)
-        raise diverged(run, data, f"the {what} stopped being finite", int(first))
-    run = replace(run, params=end.params, state=end.state, step=0, _partial=Partial())
-    if end.done * batch >= rows:
-        return run, loss / rows if steps.averaged else loss
-    partial = Partial(loss, good, plan(trainer, data)) if end.done else Partial()
-    return replace(run, step=end.done, _partial=partial), None
-
-
-@dataclass(frozen=True)
-class ByRows:
-    """The loss of a batch as its part of sum(w l) / sum(w): times the mean of its weights.
-
-    A loss divides by the weights of its batch: a row would count by its neighbours in the batch,
-    and not at all in a batch of its own. The mean of all weights is 1.
-    """
-
-    loss: Any
-
-    def __call__(self, pred: Array, target: Array, weight: Array) -> tuple[Array, Array]:
-        """Return value, dpred."""
-        value, dpred = self.loss(pred, target, weight)
-        share = namespace(weight).mean(weight)
-        return share * value, share * dpred
-
-
-def _one_iteration(
-    run: Run, data: Rows, advance: Callable[[int], Any], pressed: list[int], fn: Any
-) -> tuple[Run, float | None]:
-    """Make an iteration of L-BFGS over all rows; return the run and the loss after it."""
-    function, vector, unravel = value_and_grad(run, data, fn)
-    with np.errstate(over="ignore", invalid="ignore"):  # the line search steps back from those
-        try:
-            vector, state = run.trainer.optimizer.iterate(function, vector, run.state)
-        except FloatingPointError as error:
-            raise diverged(run, data, str(error), 1) from None
-    advance(1)
-    run = replace(run, params=unravel(vector), state=state, stopped=state.status)
-    return run, state.value
-
-
-def _numbers(run: Run, rows: Rows, held_out: Rows | None) -> dict[str, float]:
-    """Return what the epoch's history has beside the loss."""
-    if held_out is not None:
-        found = run._evaluate(held_out, run.metrics)
-        return {f"validation_{name}": number for name, number in found.items()}
-    found = run._evaluate(rows, run.metrics) if run.metrics else {}
-    return {name: number for name, number in found.items() if name != "loss"}
+    values = []
+    for batch in batches:
+        params, state, value = step(params, state, *batch)
+        values.append(value)
+    return params, state, values

@@ -21,7 +21,7 @@ from .backend import (
     to_numpy,
 )
 from .losses import Reduced, SigmoidCrossEntropy, SoftmaxCrossEntropy
-from .options import choose, warn
+from .options import METRIC_CALL, called_with, choose, warn
 
 __all__ = [
     "DataError",
@@ -263,6 +263,7 @@ def named_metrics(
         if not callable(metric):
             choose("metric", metric, _metrics.METRICS)
             metric = _metrics.METRICS[metric]
+        called_with("a metric", metric, *METRIC_CALL)
         name = getattr(metric, "__name__", repr(metric))
         of_classes = (_metrics.accuracy, _metrics.balanced_accuracy, _metrics.log_loss)
         if metric in of_classes and isinstance(loss, SigmoidCrossEntropy) and outputs > 1:
@@ -312,9 +313,7 @@ def check_metrics(metrics: dict[str, Callable[..., Array]], y: Array, name: str 
 
 
 def refuse_without_values(x: Any, name: str) -> None:
-    """Raise TypeError for sparse data, ValueError for a tensor that has a shape and no values."""
-    if hasattr(x, "toarray"):
-        raise TypeError(f"{name}: sparse data was passed, but dense is required: use .toarray()")
+    """Raise TypeError for a sparse tensor, DataError for one that has a shape and no values."""
     if "strided" not in str(getattr(x, "layout", "strided")):  # torch's layouts
         raise TypeError(f"{name}: sparse data was passed, but dense is required: use .to_dense()")
     if str(getattr(x, "device", "")) == "meta":
@@ -327,6 +326,8 @@ def refuse_without_values(x: Any, name: str) -> None:
 def _numbers(
     x: Any, place: Backend, name: str, dtype: str | None = None, *, columns: bool = False
 ) -> Array:
+    if hasattr(x, "toarray"):
+        raise TypeError(f"{name}: sparse data was passed, but dense is required: use .toarray()")
     refuse_without_values(x, name)
     try:
         return place.asarray(x, dtype)

@@ -748,7 +748,7 @@ CASES = {
     "going on with an option that is none": (
         lambda: fit().fit(X, LABELS, resume=None),
         TypeError,
-        "portnet.training.Trainer.fit() got multiple values for keyword argument 'resume'",
+        "portnet.trainer.Trainer.fit() got multiple values for keyword argument 'resume'",
     ),
 }
 

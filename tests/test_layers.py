@@ -300,7 +300,18 @@ def test_shape_errors_name_the_place():
         (lambda: layers.LeakyReLU("a"), ValueError, "LeakyReLU: expected 0 <= slope < 1, got 'a'"),
         (lambda: layers.Dense(3, np.eye(3)), ValueError, "unknown initialiser"),
         (lambda: layers.mlp([3, 2], weights=np.eye(3)), ValueError, "unknown initialiser"),
-        (lambda: layers.mlp(5), ValueError, "mlp: expected at least two sizes"),
+        (lambda: layers.mlp([5]), ValueError, "mlp: expected at least two sizes"),
+        (
+            lambda: layers.mlp(4, 8, 2),
+            TypeError,
+            r"mlp: expected a list of sizes, inputs first and outputs last, such as mlp\(\[4, 8, 2\]\), "
+            r"got mlp\(4, 8, 2\)",
+        ),
+        (
+            lambda: layers.Dense(8, 4),
+            TypeError,
+            r"Dense\(8, 4\): the inputs come from the data, so write Dense\(4\)",
+        ),
         (lambda: layers.mlp(np.eye(3)), ValueError, "mlp: a size: expected an integer"),
         (
             lambda: layers.mlp([3, 3, 2], dropout=None),

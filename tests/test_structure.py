@@ -93,7 +93,8 @@ ALLOWED = {
     "gradcheck": {"backend", "layers", "losses", "options", "rng", "tree", "validation"},
     "labels": {"backend", "losses", "rng", "validation"},
     "run": {"backend", "labels", "stepping", "tree", "validation"},
-    "faults": {"backend", "lbfgs", "options", "run"},
+    "optimizer_checks": {"backend", "optimizers", "options", "rng", "tree"},
+    "faults": {"backend", "lbfgs", "optimizer_checks", "options", "run"},
     "watching": {"faults", "metrics", "options", "run"},
     "starting": {
         "backend",
@@ -106,7 +107,8 @@ ALLOWED = {
         "validation",
         "watching",
     },
-    "training": {
+    "training": {"backend", "layers", "losses", "optimizers", "options", "rng", "tree"},
+    "trainer": {
         "backend",
         "faults",
         "layers",
@@ -118,6 +120,7 @@ ALLOWED = {
         "run",
         "starting",
         "stepping",
+        "training",
         "transforms",
         "tree",
         "watching",
@@ -167,7 +170,7 @@ LAZY = {
     "compiler/compiled": {"torch"},
     "compiler/jax_jit": {"jax"},
     "plots": {"matplotlib"},
-    "training": {"tqdm"},
+    "trainer": {"tqdm"},
     "watching": {"tqdm"},
     "run": {"pandas"},
     "backend": {"cupy", "torch", "jax"},

@@ -906,21 +906,22 @@ _LIBRARIES = tuple(
 
 
 def line_of(frame: Any) -> str:
-    """Return "file:line" of the innermost frame that belongs to the user, or else to portnet."""
+    """Return "file:line, in f" of the innermost frame that belongs to the user, or to portnet."""
     while frame is not None:
         path = frame.f_code.co_filename
         if Path(path).parent != _OURS and not path.startswith(_LIBRARIES):
-            return f"{path}:{frame.f_lineno}"
+            return f"{path}:{frame.f_lineno}, in {frame.f_code.co_qualname}"
         frame = frame.f_back
     return "an unknown line"
 
 
 def line_of_error(traceback: TracebackType | None) -> str:
-    """Return "file:line" of the innermost line of an error that belongs to the user."""
+    """Return "file:line, in f" of the innermost line of an error that belongs to the user."""
     found = "an unknown line"
     while traceback is not None:
         path = traceback.tb_frame.f_code.co_filename
         if Path(path).parent != _OURS and not path.startswith(_LIBRARIES):
-            found = f"{path}:{traceback.tb_lineno}"
+            name = traceback.tb_frame.f_code.co_qualname
+            found = f"{path}:{traceback.tb_lineno}, in {name}"
         traceback = traceback.tb_next
     return found
