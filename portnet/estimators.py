@@ -443,7 +443,10 @@ class _MLP(BaseEstimator):
             X = follow.device_features(X, place)
             validate_data(self, X, reset=False, skip_check_array=True)
             return X
-        X = validate_data(self, X, reset=False, accept_sparse=["csr", "csc"], dtype=_FLOATS)
+        sparse = ["csr", "csc"]
+        X = validate_data(self, X, reset=False, accept_sparse=sparse)
+        if X.dtype == object:  # numbers and None: as numbers, so that their values are checked
+            X = validate_data(self, X, reset=False, accept_sparse=sparse, dtype=_FLOATS)
         return follow.moved(X, place)
 
     def _weighted(self, rows: Rows, y: Any, given: Any) -> tuple[Rows, Host | None]:

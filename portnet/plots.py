@@ -173,11 +173,14 @@ def _draw_classes(axis: Any, x: Any, y: Any, probabilities: Any) -> None:
 
 
 def _draw_numbers(figure: Any, axis: Any, x: Any, y: Any, z: Any, points: Any, of: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     of = of.astype(float)
     low, high = min(z.min(), of.min()), max(z.max(), of.max())
     high = high if high > low else low + 1.0
-    scale: dict[str, Any] = {"cmap": "viridis", "vmin": low, "vmax": high}
-    shades = axis.contourf(x, y, z, np.linspace(low, high, 21), alpha=0.8, **scale)
+    levels = MaxNLocator(20).tick_values(low, high)
+    scale: dict[str, Any] = {"cmap": "viridis", "vmin": levels[0], "vmax": levels[-1]}
+    shades = axis.contourf(x, y, z, levels, alpha=0.8, **scale)
     axis.scatter(*points.T, s=24, c=of, **scale, **EDGES)
     figure.colorbar(shades, label="prediction, and target of the points")
 

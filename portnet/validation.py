@@ -75,6 +75,9 @@ def home(**arrays: Any) -> Backend:
 
 def features(X: Any, place: Backend, *, width: int | None = None, name: str = "X") -> Array:
     """Return X as a floating array (rows, features) at `place`, or raise DataError."""
+    kinds = [str(getattr(X[c], "dtype", "")).lower() for c in getattr(X, "columns", ())]
+    if any(word in kind for kind in kinds for word in ("date", "time", "duration")):
+        raise DataError(_column_without_numbers(X, name))  # some frames make numbers of them
     X = _numbers(X, place, name, place.dtype, columns=True)
     if X.ndim != 2:
         hint = f": {name}.reshape(-1, 1) is one feature, {name}.reshape(1, -1) one row"

@@ -421,7 +421,8 @@ CASES = {
     "metric of two arguments only": (
         lambda: fit(metrics=[lambda mean, target: 0.0]),
         TypeError,
-        "<lambda>.<locals>.<lambda>() takes 2 positional arguments but 3 were given",
+        "a metric is called with (mean, target, weight), got one that takes (mean, target): write "
+        "def metric(mean, target, weight=None), and return a number",
     ),
     "metric of a name that is taken": (
         lambda: fit(metrics=[scale]),

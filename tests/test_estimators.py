@@ -1664,3 +1664,69 @@ def test_predict_is_as_strict_as_scikit_learns():
         assert said[0] == said[1]
     for fine in (np.ones((2, 4), dtype=np.int8), np.ones((2, 4), dtype=bool), [[1, 2, 3, 4]]):
         np.testing.assert_array_equal(pair[0].predict(fine), pair[1].predict(fine))
+
+
+# Objects that are numbers, or none; tensors without values ----------------------------------------
+
+
+@pytest.mark.parametrize("rows", [[[None, 0.1, 0.2]], np.array([[None, 0.1, 0.2]], dtype=object)])
+def test_none_in_rows_to_predict_is_an_error_as_in_fit(rows):
+    features, y = np.random.default_rng(0).standard_normal((24, 3)), np.arange(24) % 3
+    for net, target in ((MLPClassifier(max_iter=3), y), (MLPRegressor(max_iter=3), y / 2)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of convergence
+            net.fit(features, target)
+        calls = [net.predict, *([net.predict_proba] if hasattr(net, "predict_proba") else [])]
+        for call in calls:
+            with pytest.raises(ValueError, match="Input X contains NaN"):
+                call(rows)
+        with pytest.raises(ValueError, match="Input X contains NaN"):
+            clone(net).fit([*rows, *rows], target[:2])
+
+
+def test_targets_that_are_objects_are_checked_as_numbers():
+    from decimal import Decimal
+
+    features = np.random.default_rng(0).standard_normal((6, 3))
+    for bad, what in ((Decimal("Infinity"), "infinity"), (None, "NaN"), (Decimal("NaN"), "NaN")):
+        y = [bad, Decimal(1), Decimal(2)] * 2
+        for given in (y, np.array(y, dtype=object)):
+            with pytest.raises(ValueError, match=f"Input y contains {what}"):
+                MLPRegressor().fit(features, given)
+            with pytest.raises(ValueError, match=f"in the validation set: Input y contains {what}"):
+                MLPRegressor(early_stopping=True).fit(
+                    features, np.ones(6), X_val=features, y_val=given
+                )
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_tensors_without_values_and_sparse_ones_are_named(torch):
+    given, y = torch.asarray(X), torch.asarray(Y)
+    fitted = MLPClassifier(**SMALL).fit(given, y)
+    meta = r"{}: got a tensor on the device 'meta', which has a shape and no values"
+    sparse = r"{}: sparse data was passed, but dense is required: use \.to_dense\(\)"
+    for wrong, kind, message in (
+        (given.to("meta"), ValueError, meta),
+        (given.to_sparse(), TypeError, sparse),
+        (given.to_sparse_csr(), TypeError, sparse),
+    ):
+        stopping = MLPClassifier(early_stopping=True, **SMALL)
+        for name, call in (
+            ("X", lambda wrong=wrong: MLPClassifier(**SMALL).fit(wrong, y)),
+            ("y", lambda wrong=wrong: MLPClassifier(**SMALL).fit(given, wrong)),
+            ("X", lambda wrong=wrong: fitted.predict_proba(wrong)),
+            (
+                "in the validation set: X_val",
+                lambda wrong=wrong, net=stopping: net.fit(given, y, X_val=wrong, y_val=y),
+            ),
+        ):
+            with pytest.raises(kind, match=f"^{message.format(name)}"):
+                call()
+
+
+def test_type_errors_of_a_validation_set_say_so():
+    net = MLPClassifier(early_stopping=True, **SMALL)
+    for wrong in ({"a": 1}, object()):
+        with pytest.raises((TypeError, ValueError), match=r"^in the validation set: "):
+            net.fit(X, Y, X_val=wrong, y_val=Y)

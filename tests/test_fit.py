@@ -643,6 +643,26 @@ def test_threads_get_no_signals():
 
 
 @pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("how", ["early stopping", "callback"])
+def test_ctrl_c_in_the_epoch_in_which_training_ends_by_itself(how):
+    """Going on would train past the end of the uninterrupted run: the message does not offer it."""
+    options = {"early_stopping": portnet.EarlyStopping("loss", patience=1, min_change=9.0)}
+    if how == "callback":
+        options = {"callbacks": [lambda report: report.epoch == 2]}
+    whole = interrupted(0, epochs=9, **options)
+    assert (whole.epoch, whole.stopped.partition(" ")[0]) == (2, how.partition(" ")[0])
+    with pytest.warns(UserWarning, match=r"step 3 of epoch 2: run\.fit\(X, y, epochs=8\)"):
+        run = interrupted(9, epochs=9, **options)
+    assert_same_run(run.fit(X, LABELS, epochs=8, **options), whole)
+    with pytest.warns(UserWarning, match="interrupted") as caught:
+        run = interrupted(12, epochs=9, **options)  # in its last step
+    assert [str(w.message) for w in caught] == [
+        f"training was interrupted in its last epoch, and had ended: {whole.stopped}"
+    ]
+    assert_same_run(run, whole)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_during_lbfgs():
     def press(report):
         if report.epoch == 2:
@@ -652,6 +672,135 @@ def test_ctrl_c_during_lbfgs():
     with pytest.warns(UserWarning, match="interrupted after epoch 2"):
         run = t.fit(X, LABELS, epochs=5, callbacks=[press])
     assert_same_run(run.fit(X, LABELS, epochs=3), t.fit(X, LABELS, epochs=5))
+
+
+# Names of features, and the shape of y ------------------------------------------------------------
+
+
+@pytest.fixture(params=["pandas", "polars"])
+def frame(request):
+    """Make a frame of an array with five columns."""
+    library = pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+    return lambda x, names="abcde": library.DataFrame(
+        {name: x[:, j] for j, name in enumerate(names)}
+    )
+
+
+UNSEEN = (
+    "The feature names should match those that were passed during fit.\nFeature names unseen at fit "
+    "time:\n- z\nFeature names seen at fit time, yet now missing:\n- c\n"
+)
+ORDER = (
+    "The feature names should match those that were passed during fit.\nFeature names must be in the "
+    "same order as they were in fit.\n"
+)
+
+
+@pytest.mark.parametrize(("names", "message"), [("abzde", UNSEEN), ("edcba", ORDER)])
+def test_other_feature_names_are_an_error_wherever_rows_are_given(names, message, frame):
+    run = trainer().fit(frame(X), LABELS, epochs=2)
+    assert run.feature_names == tuple("abcde")
+    wrong = frame(X, names)
+    for given, call in (
+        ("", lambda: run.predict(wrong)),
+        ("", lambda: run.predict_class(wrong)),
+        ("", lambda: run.predict_proba(wrong)),
+        ("", lambda: run.evaluate(wrong, LABELS)),
+        ("", lambda: run.fit(wrong, LABELS)),
+        ("", lambda: run.to("numpy").predict(wrong)),
+        ("", lambda: pickle.loads(pickle.dumps(run)).predict(wrong)),
+        ("validation X: ", lambda: run.fit(frame(X), LABELS, validation=(wrong, LABELS))),
+        ("validation X: ", lambda: trainer().fit(frame(X), LABELS, validation=(wrong, LABELS))),
+    ):
+        with pytest.raises(portnet.DataError) as error:
+            call()
+        assert str(error.value) == given + message
+
+
+def test_feature_names_are_scikit_learns(frame):
+    """The same messages as of an estimator of its own."""
+    linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    theirs = linear.LinearRegression().fit(frame(X), X[:, 0])
+    run = portnet.Trainer(portnet.mlp([5, 1]), "squared_error").fit(frame(X), X[:, 0], epochs=1)
+    for wrong in (frame(X, "edcba"), frame(X, "abzde"), frame(X, "vwxyz")):
+        messages = []
+        for model in (theirs, run):
+            with pytest.raises(ValueError, match="feature names") as error:
+                model.predict(wrong)
+            messages.append(str(error.value))
+        assert messages[0] == messages[1]
+
+
+def test_names_on_one_side_only_are_warned_of(frame):
+    named = trainer().fit(frame(X), LABELS, epochs=1)
+    plain = trainer().fit(X, LABELS, epochs=1)
+    assert plain.feature_names is None
+    with pytest.warns(UserWarning, match=r"X does not have valid feature names, but Run was") as w:
+        answer = named.predict(X)
+    assert w[0].filename == __file__
+    with pytest.warns(UserWarning, match=r"X has feature names, but Run was fitted without"):
+        np.testing.assert_array_equal(plain.predict(frame(X)), answer)
+
+
+def test_names_of_mixed_types_are_scikit_learns_type_error():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    with pytest.raises(TypeError, match=r"only supported if all input features have string names"):
+        trainer().fit(pandas.DataFrame(X, columns=["a", 1, 2, 3, 4]), LABELS)
+    run = trainer().fit(pandas.DataFrame(X), LABELS, epochs=1)  # numbered: no names
+    assert run.feature_names is None
+    run.predict(X)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "huber", "poisson", "sigmoid_cross_entropy"])
+def test_predictions_have_the_shape_of_y(loss, library):
+    with portnet.use_backend(library):
+        y = (LABELS > 0) * 1.0
+        net = portnet.Trainer(portnet.mlp([5, 4, 1]), loss)
+        flat, column = (net.fit(X, t, epochs=1) for t in (y, y[:, None]))
+        as_list = net.fit(X.tolist(), y.tolist(), epochs=1)
+        given = portnet.asarray(X)
+        for run, shape in ((flat, (96,)), (column, (96, 1)), (as_list, (96,))):
+            assert run.predict(X).shape == shape
+            assert tuple(run.predict(given).shape) == shape
+        assert (y - flat.predict(X)).shape == (96,)
+        on = flat.fit(X, y, epochs=1).to("numpy")
+        assert pickle.loads(pickle.dumps(on)).predict(X).shape == (96,)
+        np.testing.assert_array_equal(flat.predict(X), column.predict(X)[:, 0])
+
+
+def test_probabilities_of_one_output_have_two_columns(library):
+    with portnet.use_backend(library):
+        for y in (LABELS > 0, (LABELS > 0)[:, None], np.where(LABELS > 0, "yes", "no")):
+            run = portnet.Trainer(portnet.mlp([5, 4, 1]), "sigmoid_cross_entropy").fit(
+                X, y, epochs=1
+            )
+            proba = run.predict_proba(X)
+            assert proba.shape == (96, 2)
+            np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-6)
+            np.testing.assert_array_equal(proba[:, 1], run.predict(X).reshape(-1))
+            second = run.predict_class(X).reshape(-1) == ("yes" if run.classes is not None else 1)
+            np.testing.assert_array_equal(proba.argmax(axis=1) == 1, second)
+
+
+def test_early_stopping_without_validation_rows_says_what_is_monitored():
+    with pytest.warns(
+        UserWarning, match="early_stopping: there are no validation rows, so the tr"
+    ) as w:
+        trainer().fit(X, LABELS, epochs=1, early_stopping=True)
+    assert w[0].filename == __file__
+    trainer().fit(X, LABELS, epochs=1, early_stopping=portnet.EarlyStopping("loss"))
+    trainer().fit(X, LABELS, epochs=1, early_stopping=True, validation=0.2)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "bool"])
+def test_labels_that_are_whole_numbers_are_classes(kind, library):
+    with portnet.use_backend(library):
+        labels = LABELS > 0 if kind == "bool" else LABELS.astype(kind)
+        net = portnet.Trainer(portnet.mlp([5, 4, 3]), "softmax_cross_entropy")
+        expected = net.fit(X, labels.astype(int), epochs=2)
+        for y in (labels, labels.tolist(), portnet.asarray(labels), labels[:, None]):
+            run = net.fit(X, y, epochs=2)
+            assert run.history["loss"] == expected.history["loss"]
 
 
 # Labels and their weights -----------------------------------------------------------------------

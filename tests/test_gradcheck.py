@@ -230,3 +230,86 @@ def test_gradients_of_shards_average_to_the_whole():
     mean = tree.map(lambda *g: sum(g) / 3, *parts)
     for a, b in zip(tree.leaves(whole), tree.leaves(mean), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15)
+
+
+@dataclass(frozen=True)
+class Widens(Square):
+    """A constant of NumPy's: float32 becomes float64."""
+
+    def forward(self, params, x, key=None):
+        return x * x * np.float64(1), x
+
+
+class WidensInTraining(Square):
+    def forward(self, params, x, key=None):
+        return (x * x if key is None else x * x * np.float64(1)), x
+
+
+@pytest.mark.parametrize("layer", [Widens(), WidensInTraining(), layers.Chain([Widens()])])
+def test_a_layer_that_changes_the_dtype_is_rejected(layer):
+    with pytest.raises(GradientError, match=r"to return float32 for float32 x, got float64"):
+        check_layer(layer)
+
+
+class ForgetsItsCache(Square):
+    def forward(self, params, x, key=None):
+        return x * x
+
+
+class ForgetsDx(Square):
+    def backward(self, params, cache, dy):
+        return dy * 2 * cache
+
+
+def test_a_layer_that_forgets_its_cache_is_named():
+    message = r"ForgetsItsCache\(\): expected forward to return y, cache, got a ndarray of shape"
+    with pytest.raises(TypeError, match=f"^{message}"):
+        check_layer(ForgetsItsCache())
+    net = portnet.Chain([layers.Dense(3), ForgetsItsCache()])
+    for rows in (2, 5):  # two rows could be unpacked
+        with pytest.raises(TypeError, match=rf"^layers\[1\] {message}"):
+            portnet.Trainer(net, "squared_error").fit(np.ones((rows, 2)), np.ones((rows, 3)))
+    with pytest.raises(TypeError, match=rf"^{message}"):
+        portnet.Trainer(ForgetsItsCache(), "squared_error").fit(np.ones((2, 2)), np.ones((2, 2)))
+
+
+def test_a_layer_that_forgets_dx_is_named():
+    with pytest.raises(
+        TypeError, match=r"^ForgetsDx\(\): expected backward to return dparams, dx, got"
+    ):
+        check_layer(layers.Chain([ForgetsDx()]))
+
+
+def test_the_relative_error_is_the_usual_one():
+    class Twice(Square):
+        def backward(self, params, cache, dy):
+            return (), dy * 4 * cache
+
+    with pytest.raises(GradientError, match=r"relative error 5\.0e-01, allowed"):
+        check_layer(Twice())
+
+
+def test_a_loss_without_weight_is_told_how_it_is_called():
+    def loss(pred, target):
+        return ((pred - target) ** 2).sum(), 2 * (pred - target)
+
+    message = (
+        r"a loss is called with \(pred, target, weight\), got one that takes \(pred, target\): write "
+        r"def loss\(pred, target, weight=None\), and return value, dpred"
+    )
+    with pytest.raises(TypeError, match=message):
+        check_loss(loss)
+    with pytest.raises(TypeError, match=message):
+        portnet.Trainer(layers.mlp([2, 1]), loss)
+
+
+def test_a_metric_without_weight_is_told_how_it_is_called():
+    def metric(mean, target):
+        return 0.0
+
+    with pytest.raises(
+        TypeError, match=r"a metric is called with \(mean, target, weight\), got one"
+    ):
+        portnet.Trainer(layers.mlp([2, 1]), "huber").fit(
+            np.ones((2, 2)), [1.0, 2.0], metrics=[metric]
+        )

@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -719,3 +720,91 @@ def test_many_steps_of_a_loss_that_is_not_round_add_up():
     run = portnet.Trainer(net, "absolute_error", batch_size=10).fit(ones, ones * 0.93, epochs=1)
     expected = float(np.float32(1) - np.float32(0.93))
     assert run.history["loss"][0] == pytest.approx(expected, rel=1e-6)
+
+
+# The plain loop ---------------------------------------------------------------------------------
+
+
+def test_train_epoch_makes_the_steps_of_trainer(xp):
+    net, loss, adam = portnet.mlp([5, 8, 3], "tanh"), portnet.SoftmaxCrossEntropy(), portnet.Adam()
+    options = {"batch_size": 16, "shuffle": False, "compile": False}
+    run = portnet.Trainer(net, loss, adam, **options).fit(X, LABELS, epochs=2)
+    step = make_step(net, loss, adam)
+    x, labels = xp.asarray(X), xp.asarray(LABELS)
+    params = portnet.init(net, like=x)
+    state, before = adam.init(params), host(params)
+    kept = params
+    for epoch in range(2):
+        batches = [(x[i : i + 16, ...], labels[i : i + 16, ...]) for i in range(0, 96, 16)]
+        params, state, values = portnet.train_epoch(step, params, state, batches)
+        assert len(values) == 6
+        total = sum(float(v) * b[0].shape[0] for v, b in zip(values, batches, strict=True)) / 96
+        assert run.history["loss"][epoch] == pytest.approx(total, rel=1e-5)
+    for p, q in zip(host(params), host(run.params), strict=True):
+        np.testing.assert_allclose(
+            p, q, rtol=1e-12 if xp.float_name == "float64" else 1e-5, atol=1e-7
+        )
+    assert_equal(kept, before)
+
+
+# What is told before, and about, a training -----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ByNumPy(Square):
+    """Looks at the values of an array."""
+
+    def forward(self, params, x, key=None):
+        return np.asarray(x) ** 2, x
+
+
+class Float64(Square):
+    def forward(self, params, x, key=None):
+        return x * x * np.float64(1), x
+
+
+def test_an_eager_layer_is_named():
+    net = portnet.Chain([portnet.Dense(3), ByNumPy()])
+    with pytest.warns(portnet.CompileWarning, match=r"np\.asarray\(x\), .*, in ByNumPy\.forward\)"):
+        portnet.Trainer(net, "squared_error").fit(X, X[:, :3], epochs=1)
+
+
+def test_a_layer_that_leaves_the_library_or_the_dtype_is_named(torch):
+    inner = portnet.Chain([portnet.Dense(3), ByNumPy()])
+    net = portnet.Chain([inner, portnet.Dense(3)])
+    message = (
+        r"^layers\[0\] layers\[1\] ByNumPy\(\): expected forward to return a torch array on cpu of "
+        r"dtype torch.float32, like x, got a numpy array on cpu of dtype float32"
+    )
+    with pytest.raises(TypeError, match=message):
+        portnet.Trainer(net, "squared_error").fit(torch.asarray(X), torch.asarray(X[:, :3]))
+    net = portnet.Chain([portnet.Dense(3), Float64()])
+    with pytest.raises(
+        TypeError, match=r"^layers\[1\] Float64\(\): .* of dtype float32, like x, got"
+    ):
+        portnet.Trainer(net, "squared_error").fit(X, X[:, :3])
+
+
+RAW = X * np.array([1.0, 1, 4000, 1, 1])
+
+
+@pytest.mark.parametrize(("loss", "outputs"), [("softmax_cross_entropy", 3), ("squared_error", 1)])
+def test_inputs_without_scale_are_warned_of_once_and_named(loss, outputs):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    trainer = portnet.Trainer(portnet.mlp([5, 16, outputs]), loss, portnet.Adam(1e-5))
+    with pytest.warns(UserWarning, match="the loss of the first epoch") as caught:
+        run = trainer.fit(RAW, LABELS, epochs=3, progress=False)
+    (warning,) = caught
+    reaches = f"column 2 of X reaches {abs(RAW[:, 2]).max():.3g}, where networks want about 1"
+    assert f"times that of outputs of 0. {reaches}: scale the inputs" in str(warning.message)
+    assert warning.filename == __file__
+    run.fit(RAW, LABELS, epochs=1, progress=False)  # not again
+    frame = pandas.DataFrame(RAW, columns=list("abcde"))
+    with pytest.warns(UserWarning, match=r"column 2 \('c'\) of X reaches"):
+        trainer.fit(frame, LABELS, epochs=1, progress=False)
+
+
+def test_data_of_usual_scale_are_not_warned_of():
+    for y, loss in ((LABELS, "softmax_cross_entropy"), (1000 * X[:, :3], "squared_error")):
+        for x in (X, 9 * X, X / 100):
+            portnet.Trainer(portnet.mlp([5, 16, 3]), loss).fit(x, y, epochs=1, progress=False)

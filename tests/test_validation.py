@@ -1,6 +1,7 @@
 """Bad input: for everything that can be given wrongly, the message, and that nothing was changed."""
 
 import re
+from datetime import datetime
 
 import array_api_strict
 import numpy as np
@@ -550,3 +551,72 @@ def test_errors_are_those_that_python_users_expect():
     assert issubclass(portnet.BackendUnavailableError, RuntimeError)
     assert issubclass(portnet.DivergenceError, ArithmeticError)
     assert issubclass(portnet.GradientError, AssertionError)
+
+
+# Columns of frames, and tensors without values -----------------------------------------------------
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_column_without_numbers_is_named(library):
+    module = pytest.importorskip(library, reason=f"{library} is not installed")
+    X = {"age": [1.0, 2, 3], "city": ["Rome", "Oslo", "Lima"], "width": [1, 2, 3]}
+    trainer = portnet.Trainer(portnet.mlp([3, 1]), "squared_error")
+    with pytest.raises(DataError) as error:
+        trainer.fit(module.DataFrame(X), [1.0, 2, 3])
+    assert str(error.value) == (
+        "X: column 'city' holds text such as 'Rome', where numbers are needed: leave it out, or "
+        "give a column of 0 and 1 for each value (pandas.get_dummies)"
+    )
+    X["city"] = [datetime(2026, 1, day) for day in (1, 2, 3)]
+    with pytest.raises(DataError) as error:
+        trainer.fit(module.DataFrame(X), [1.0, 2, 3])
+    assert str(error.value) == (
+        "X: column 'city' holds dates or times, where numbers are needed: give the days or seconds "
+        "since a date of your choice"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_tensors_without_values_and_sparse_ones_are_named(torch):
+    X, y = torch.ones((6, 3)), torch.zeros(6, dtype=torch.int64)
+    trainer = portnet.Trainer(portnet.mlp([3, 3]), "softmax_cross_entropy")
+    meta = r"{}: got a tensor on the device 'meta', which has a shape and no values"
+    sparse = r"{}: sparse data was passed, but dense is required: use \.to_dense\(\)"
+    run = trainer.fit(X, y, epochs=1)
+    for wrong, kind, message in (
+        (X.to("meta"), DataError, meta),
+        (X.to_sparse(), TypeError, sparse),
+        (X.to_sparse_csr(), TypeError, sparse),
+    ):
+        for name, call in (
+            ("X", lambda wrong=wrong: trainer.fit(wrong, y)),
+            ("y", lambda wrong=wrong: trainer.fit(X, wrong)),
+            ("sample_weight", lambda wrong=wrong: trainer.fit(X, y, sample_weight=wrong)),
+            ("validation X", lambda wrong=wrong: trainer.fit(X, y, validation=(wrong, y))),
+            ("X", lambda wrong=wrong: run.predict(wrong)),
+            ("X", lambda wrong=wrong: run.evaluate(wrong, y)),
+        ):
+            with pytest.raises(kind, match=f"^{message.format(name)}"):
+                call()
+
+
+def test_type_errors_of_a_validation_set_say_so():
+    X, y = np.ones((6, 3)), np.zeros(6, int)
+    trainer = portnet.Trainer(portnet.mlp([3, 3]), "softmax_cross_entropy")
+    for wrong in ({"a": 1}, object()):
+        with pytest.raises((TypeError, ValueError), match=r"^validation X: "):
+            trainer.fit(X, y, validation=(wrong, y))
+        with pytest.raises((TypeError, ValueError), match=r"^validation y: "):
+            trainer.fit(X, y, validation=(X, wrong))
+    with pytest.raises(TypeError, match=r"^validation X: sparse data was passed"):
+        trainer.fit(X, y, validation=(Sparse(), y))
+
+
+@pytest.mark.parametrize("weight", [10**400, float("inf"), float("nan"), -1, "1", True, None, 1j])
+def test_class_weights_that_are_no_finite_numbers_are_refused(weight):
+    X, y = np.ones((6, 3)), np.zeros(6, int)
+    trainer = portnet.Trainer(portnet.mlp([3, 3]), "softmax_cross_entropy")
+    with pytest.raises(
+        ValueError, match=r"^class_weight: expected a finite weight >= 0 for 0, got"
+    ):
+        trainer.fit(X, y, class_weight={0: weight})
