@@ -78,13 +78,15 @@ GUIDE = {
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
         X, y = make_moons(noise=0.3, random_state=0)
+        # 60 iterations: the documentation's 2,000 end where rounding decides. From 150 on, scikit-
+        # learn's own score is 0.95 or 0.975 as rows are moved by 1e-15, or by the processor.
         for alpha in (0.1, 1.0, 10.0):
             clf = make_pipeline(StandardScaler(), MLPClassifier(
-                solver="lbfgs", alpha=alpha, random_state=1, max_iter=2000,
+                solver="lbfgs", alpha=alpha, random_state=1, max_iter=60,
                 early_stopping=True, hidden_layer_sizes=[10, 10],
             ))
             clf.fit(X[:60], y[:60])
-            show(clf.score(X[60:], y[60:]))
+            show(clf.score(X[60:], y[60:]), clf.predict_proba(X[60:]), clf[-1].loss_)
     """,
     "learning rates compared": """
         from sklearn.datasets import load_digits
