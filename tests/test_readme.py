@@ -1,5 +1,7 @@
 """README.md keeps its word: its snippets run, its commands are two, its files exist."""
 
+import importlib
+import pickle
 import re
 import subprocess
 import sys
@@ -34,6 +36,17 @@ def test_the_snippet_of_training():
     assert names["run"].classes.tolist() == ["ant", "bee", "cat"]
 
 
+def test_a_run_with_the_rate_of_ones_own_can_be_pickled(tmp_path, monkeypatch):
+    (tmp_path / "rate_of_readme.py").write_text(SNIPPETS[2])
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("rate_of_readme")
+    X, y = np.random.default_rng(0).standard_normal((2, 40, 3))
+    trainer = portnet.Trainer(portnet.mlp([3, 4, 3]), "squared_error", module.optimizer)
+    run = trainer.fit(X, y, epochs=2)
+    again = pickle.loads(pickle.dumps(run)).fit(X, y, epochs=1)
+    np.testing.assert_array_equal(again.predict(X), run.fit(X, y, epochs=1).predict(X))
+
+
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 def test_the_drop_in_snippet():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
@@ -41,14 +54,14 @@ def test_the_drop_in_snippet():
     draw = np.random.default_rng(0)
     X, y = draw.standard_normal((80, 4)), np.arange(80) % 2
     names = {"X": X, "y": y, "Xv": X, "yv": y, "Xnew": X[:5]}
-    exec(SNIPPETS[2].replace("cupy", other), names)
+    exec(SNIPPETS[3].replace("cupy", other), names)
     assert names["net"].n_iter_ == len(names["net"].validation_scores_)
 
 
 def test_the_layer_in_ten_lines():
     names = {}
-    exec(SNIPPETS[3], names)
-    body = re.search(r"^@dataclass.*?(?=\n\n\n)", SNIPPETS[3], re.MULTILINE | re.DOTALL).group()
+    exec(SNIPPETS[4], names)
+    body = re.search(r"^@dataclass.*?(?=\n\n\n)", SNIPPETS[4], re.MULTILINE | re.DOTALL).group()
     code = [line for line in body.splitlines() if line.strip() and '"""' not in line]
     assert len(code) <= 10
     run = portnet.Trainer(names["net"], "squared_error").fit([[0.0], [1.0]], [0.0, 1.0], epochs=2)
@@ -57,10 +70,10 @@ def test_the_layer_in_ten_lines():
 
 def test_the_compiled_snippet(capsys):
     names = {}
-    exec(SNIPPETS[4], names)
+    exec(SNIPPETS[5], names)
     assert float(names["value"]) < 1e-3
     assert "replay" in capsys.readouterr().out
-    assert len(SNIPPETS) == 5
+    assert len(SNIPPETS) == 6
 
 
 def test_there_are_two_commands_near_the_top():
