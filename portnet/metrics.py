@@ -45,7 +45,7 @@ def balanced_accuracy(mean: Array, target: Array, weight: Array | None = None) -
     """
     right, labels = _right("balanced_accuracy", mean, target, weight)
     xp = namespace(right)
-    t = one_hot(labels, xp.zeros_like(_two_columns(mean)))  # (rows, classes)
+    t = one_hot(labels, xp.zeros_like(two_columns(mean)))  # (rows, classes)
     w = t if weight is None else t * xp.expand_dims(weight, axis=-1)
     total = xp.sum(w, axis=-2)
     none = xp.astype(total == 0, total.dtype)
@@ -59,11 +59,11 @@ def log_loss(mean: Array, target: Array, weight: Array | None = None) -> Array:
     p is kept between eps and 1 - eps of its dtype, so that one sure mistake does not count
     infinitely (scikit-learn's convention; portnet's losses work on logits and need none).
     """
-    p = _two_columns(mean)
+    p = two_columns(mean)
     xp = namespace(p)
     if mean.shape[-1] == 1:
         _check("log_loss", mean, target, weight)
-        t = _two_columns(target)
+        t = two_columns(target)
     else:
         t = target if target.ndim == mean.ndim else one_hot(target, mean)
         _check("log_loss", mean, t, weight)
@@ -133,8 +133,8 @@ def _right(name: str, mean: Array, target: Array, weight: Array | None) -> tuple
     return xp.astype(right, mean.dtype), labels
 
 
-def _two_columns(p: Array) -> Array:
-    """The probabilities of both classes, where a column holds that of class 1."""
+def two_columns(p: Array) -> Array:
+    """Return [1 - p, p] for a column p (rows, 1), the probability of class 1; else p as it is."""
     return p if p.shape[-1] > 1 else namespace(p).concat([1.0 - p, p], axis=-1)
 
 

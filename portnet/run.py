@@ -10,7 +10,8 @@ import numpy as np
 from . import labels as _labels
 from . import tree
 from . import validation as check
-from .backend import Backend, describe, is_host, namespace, read, to_numpy, use_backend
+from .backend import Backend, describe, is_host, read, to_numpy, use_backend
+from .metrics import two_columns
 from .stepping import forward, made_once
 
 __all__ = ["History", "Run"]
@@ -173,11 +174,7 @@ class Run:
         loss is a cross-entropy.
         """
         self._classes("predict_proba")
-
-        def columns(p: Array) -> Array:
-            return namespace(p).concat([1.0 - p, p], axis=1) if self.outputs == 1 else p
-
-        return self._answer(X, columns)
+        return self._answer(X, two_columns)
 
     def predict_class(self, X: Any) -> Array:
         """Return the most probable class of each row (rows,), as integers, in the library of X.

@@ -92,7 +92,7 @@ ALLOWED = {
     "validation": {"backend", "losses", "metrics", "options", "tree"},
     "gradcheck": {"backend", "layers", "losses", "options", "rng", "tree", "validation"},
     "labels": {"backend", "losses", "rng", "validation"},
-    "run": {"backend", "labels", "stepping", "tree", "validation"},
+    "run": {"backend", "labels", "metrics", "stepping", "tree", "validation"},
     "optimizer_checks": {"backend", "optimizers", "options", "rng", "tree"},
     "faults": {"backend", "lbfgs", "optimizer_checks", "options", "run"},
     "watching": {"faults", "metrics", "options", "run"},
