@@ -1,6 +1,7 @@
 """Backends: where arrays are born, what moves, and what is said when something cannot be had."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -191,7 +192,34 @@ def test_command_line():
     ).stdout
     for name in ("numpy", "cupy", "torch", "jax", "array_api_strict"):
         assert f"\n  {name}" in done
-    assert "new arrays are born in numpy on cpu as float32" in done
+    for package in ("numpy", "llvmlite", "scikit-learn", "matplotlib"):
+        assert re.search(rf"^  {package} ([\d.]+|not installed)", done, re.MULTILINE)
+    assert re.search(r"^steps on NumPy become machine code: (yes|no, .+)$", done, re.MULTILINE)
+    assert "new arrays are created in numpy on cpu as float32" in done
+
+
+def test_command_line_says_how_to_install_what_is_missing_and_why_there_is_no_machine_code():
+    code = (
+        "import importlib.metadata as m, importlib.util as u, runpy\n"
+        "known, find = m.version, u.find_spec\n"
+        "def version(name):\n"
+        "    if name in ('llvmlite', 'matplotlib', 'scikit-learn'):\n"
+        "        raise m.PackageNotFoundError\n"
+        "    return known(name)\n"
+        "m.version = version\n"
+        "u.find_spec = lambda name, *a: None if name == 'llvmlite' else find(name, *a)\n"
+        "runpy.run_module('portnet', run_name='__main__')"
+    )
+    done = python(code)
+    for package, extra in {
+        "llvmlite": "native",
+        "scikit-learn": "sklearn",
+        "matplotlib": "plot",
+    }.items():
+        here = rf'pip install "\.\[{extra}\]" in a checkout of portnet'
+        told = rf'^  {package} not installed: (pip install "{package}[^"]*" \(or )?{here}\)?$'
+        assert re.search(told, done, re.MULTILINE), done
+    assert "steps on NumPy become machine code: no, llvmlite is not installed" in done
 
 
 def test_command_line_with_a_default_that_cannot_be_used():
@@ -253,7 +281,7 @@ def probes():
     [
         (
             None,
-            r"stage 1, import cupy, failed \(ModuleNotFoundError.*pip install \"portnet\[cuda13\]\"",
+            r"stage 1, import cupy, failed \(ModuleNotFoundError.*pip install \"cupy-cuda13x\[ctk\]\"",
         ),
         (
             fake_cupy(RuntimeError("cudaErrorInsufficientDriver: too old\nmore")),
@@ -263,7 +291,7 @@ def probes():
         (fake_cupy(0), "stage 2, counting CUDA devices, found none.*nvidia-smi"),
         (
             fake_cupy(error=RuntimeError("Failure finding libnvrtc.so.13")),
-            r"stage 3, a first operation on the GPU, failed \(RuntimeError: .*portnet\[",
+            r"stage 3, a first operation on the GPU, failed \(RuntimeError: .*cupy-cuda13x\[ctk\]",
         ),
         (fake_cupy(total=23.0), "stage 3, a first operation, gave 23.0 instead of 24.0"),
     ],
