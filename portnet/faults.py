@@ -132,7 +132,7 @@ def warn_of_scale(run: Run, rows: Rows, loss: float) -> None:
     largest, reaches = _largest_column(run, X)
     if largest > 10:
         warn(
-            f"the loss of the first epoch, {loss:.4g}, is {loss / of_zeros:.0f} times that of "
+            f"the loss of the first epoch, {loss:.4g}, is {loss / of_zeros:.3g} times that of "
             f"outputs of 0. {reaches}, where networks want about 1: scale the inputs, (X - mean) / "
             "std of each column",
             run,

@@ -147,9 +147,10 @@ class Steps:
         except KeyboardInterrupt as error:  # of a handler that is not Python's own
             if torn:  # what it works in is half written: the finished steps are made again
                 params, state, sums = way.enter(start)
-                for begin in begins[: done - start.done]:
-                    batch = rows.batch(begin, way.boxed)
-                    params, state, sums = way.step(params, state, sums, *batch, rows.scale)
+                with quiet():
+                    for begin in begins[: done - start.done]:
+                        batch = rows.batch(begin, way.boxed)
+                        params, state, sums = way.step(params, state, sums, *batch, rows.scale)
             error.ahead = way.leave(params, state, sums, done)  # type: ignore[attr-defined]
             raise
         return way.leave(params, state, sums, done)
@@ -220,10 +221,10 @@ def run_epoch(
     """Make the steps of an epoch, from step `done` on, until its end or an interrupt.
 
     It ends after the step in which the list `interrupted` becomes non-empty. A KeyboardInterrupt
-    that a handler of somebody's own raises appends to the list, and the finished steps count: what
-    follows is the same whoever handles Ctrl-C. `sums` are those of the steps before, `advance` is
-    told of each step, and of what `look_at` returns it is found out whether it is finite. The host
-    waits here, once per epoch.
+    raised within, by a signal handler other than Python's, is appended to the list, and the
+    finished steps count: what follows is the same under every handler. `sums` are those of the
+    steps before; `advance` is called after each step; `look_at` chooses the arrays that must be
+    finite. The host waits here, once per epoch.
     """
     place = rows.place
     wide = place.xp.float64 if place.supports("float64") else place.xp.float32
