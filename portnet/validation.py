@@ -75,7 +75,7 @@ def home(**arrays: Any) -> Backend:
 
 def features(X: Any, place: Backend, *, width: int | None = None, name: str = "X") -> Array:
     """Return X as a floating array (rows, features) at `place`, or raise DataError."""
-    kinds = [str(getattr(X[c], "dtype", "")).lower() for c in getattr(X, "columns", ())]
+    kinds = [str(getattr(X[c], "dtype", "")).lower() for c in _columns(X)]
     if any(word in kind for kind in kinds for word in ("date", "time", "duration")):
         raise DataError(_column_without_numbers(X, name))  # some frames make numbers of them
     X = _numbers(X, place, name, place.dtype, columns=True)
@@ -100,9 +100,7 @@ def feature_names(X: Any) -> tuple[str, ...] | None:
 
     Raises TypeError where some are text and some are not, as scikit-learn does.
     """
-    if isinstance(X, np.ndarray | list | tuple) or not hasattr(X, "columns"):
-        return None
-    names = list(X.columns)
+    names = _columns(X)
     kinds = sorted({"str" if isinstance(n, str) else type(n).__qualname__ for n in names})
     if "str" in kinds and len(kinds) > 1:
         raise TypeError(
@@ -341,14 +339,22 @@ def _numbers(
         raise DataError(where or f"{name}: {error}") from error
 
 
+def _columns(X: Any) -> list[Any]:
+    """Return the keys of the columns of a frame of pandas, polars or pyarrow; [] of other data."""
+    if isinstance(X, np.ndarray | list | tuple):
+        return []
+    keys = X.column_names if hasattr(type(X), "column_names") else getattr(X, "columns", ())
+    return list(keys) if isinstance(keys, Iterable) else []
+
+
 def _column_without_numbers(X: Any, name: str) -> str:
     """Return a message that names the first column that holds text or dates; "" without one."""
     try:
         named = feature_names(X)
-        held = [X[c] for c in X.columns] if hasattr(X, "columns") else to_numpy(X).T
+        held = [X[c] for c in _columns(X)] or to_numpy(X).T
     except (ValueError, TypeError):  # ragged
         return ""
-    if not hasattr(X, "columns") and np.ndim(held) != 2:
+    if not _columns(X) and np.ndim(held) != 2:
         return ""
     for i, given in enumerate(held):
         column = np.asarray(given)
