@@ -535,6 +535,8 @@ class _MLP(BaseEstimator):
         y_val = y_val if is_host(y_val) else to_numpy(y_val)
         numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
         y_val = validate_data(self, y=y_val, reset=False, **numeric)
+        if numeric["y_numeric"] and y_val.dtype.kind in "OUSV":
+            y_val = y_val.astype(np.float64)
         check_consistent_length(X_val, y_val)
         if X_val.shape[0] < 2:
             raise ValueError("The validation set is too small: expected at least 2 rows, got 1.")

@@ -95,7 +95,7 @@ def features(X: Any, place: Backend, *, width: int | None = None, name: str = "X
     return X
 
 
-def feature_names(X: Any) -> tuple[str, ...] | None:
+def feature_names(X: Any, name: str = "X") -> tuple[str, ...] | None:
     """Return the names of the columns of a frame; None where X has none that are text.
 
     Raises TypeError where some are text and some are not, as scikit-learn does.
@@ -104,11 +104,12 @@ def feature_names(X: Any) -> tuple[str, ...] | None:
     kinds = sorted({"str" if isinstance(n, str) else type(n).__qualname__ for n in names})
     if "str" in kinds and len(kinds) > 1:
         raise TypeError(
-            "Feature names are only supported if all input features have string names, but your "
-            f"input has {kinds} as feature name / column name types. If you want feature names to "
-            "be stored and validated, you must convert them all to strings, by using X.columns = "
-            "X.columns.astype(str) for example. Otherwise you can remove feature / column names "
-            "from your input data, or convert them all to a non-string data type."
+            f"{'' if name == 'X' else name + ': '}Feature names are only supported if all input "
+            f"features have string names, but your input has {kinds} as feature name / column name "
+            "types. If you want feature names to be stored and validated, you must convert them "
+            "all to strings, by using X.columns = X.columns.astype(str) for example. Otherwise you "
+            "can remove feature / column names from your input data, or convert them all to a "
+            "non-string data type."
         )
     return tuple(str(n) for n in names) if kinds == ["str"] else None
 
@@ -118,7 +119,7 @@ def check_feature_names(X: Any, known: tuple[str, ...] | None, name: str = "X") 
 
     Warns where only one of the two has names. The messages are scikit-learn's.
     """
-    names = feature_names(X)
+    names = feature_names(X, name)
     if names == known:
         return
     if known is None:

@@ -1726,7 +1726,16 @@ def test_tensors_without_values_and_sparse_ones_are_named(torch):
 
 
 def test_type_errors_of_a_validation_set_say_so():
-    net = MLPClassifier(early_stopping=True, **SMALL)
-    for wrong in ({"a": 1}, object()):
-        with pytest.raises((TypeError, ValueError), match=r"^in the validation set: "):
-            net.fit(X, Y, X_val=wrong, y_val=Y)
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    mixed = pandas.DataFrame(X, columns=["a", 1, 2, 3])
+    for given in (
+        {"X_val": mixed, "y_val": Y},
+        {"X_val": X, "y_val": object()},
+        {"X_val": X, "y_val": [b"a"] * len(X)},
+        {"X_val": X, "y_val": Y, "sample_weight_val": object()},
+    ):
+        with pytest.raises(TypeError, match=r"^in the validation set: "):
+            MLPClassifier(early_stopping=True, **SMALL).fit(X, Y, **given)
+    with pytest.raises(ValueError, match=r"^in the validation set: could not convert string"):
+        net = MLPRegressor(early_stopping=True, **SMALL)
+        net.fit(XR, YR, X_val=XR, y_val=[b"a"] * len(XR))

@@ -610,6 +610,9 @@ def test_type_errors_of_a_validation_set_say_so():
             trainer.fit(X, y, validation=(X, wrong))
     with pytest.raises(TypeError, match=r"^validation X: sparse data was passed"):
         trainer.fit(X, y, validation=(Sparse(), y))
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    with pytest.raises(TypeError, match=r"^validation X: Feature names are only supported"):
+        trainer.fit(X, y, validation=(pandas.DataFrame(X, columns=["a", 1, 2]), y))
 
 
 @pytest.mark.parametrize("weight", [10**400, float("inf"), float("nan"), -1, "1", True, None, 1j])
