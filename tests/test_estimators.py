@@ -1736,6 +1736,6 @@ def test_type_errors_of_a_validation_set_say_so():
     ):
         with pytest.raises(TypeError, match=r"^in the validation set: "):
             MLPClassifier(early_stopping=True, **SMALL).fit(X, Y, **given)
+    net = MLPRegressor(early_stopping=True, **SMALL)
     with pytest.raises(ValueError, match=r"^in the validation set: could not convert string"):
-        net = MLPRegressor(early_stopping=True, **SMALL)
         net.fit(XR, YR, X_val=XR, y_val=[b"a"] * len(XR))
