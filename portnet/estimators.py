@@ -445,7 +445,13 @@ class _MLP(BaseEstimator):
             return X
         sparse = ["csr", "csc"]
         X = validate_data(self, X, reset=False, accept_sparse=sparse)
-        if X.dtype == object:  # numbers and None: as numbers, so that their values are checked
+        if X.dtype == object:  # objects that are numbers, or None
+            nothing = np.argwhere([[v is None for v in row] for row in X])
+            if len(nothing):
+                row, column = nothing[0]
+                raise TypeError(
+                    f"Input X contains None at row {row}, column {column}: give numbers"
+                )
             X = validate_data(self, X, reset=False, accept_sparse=sparse, dtype=_FLOATS)
         return follow.moved(X, place)
 

@@ -125,7 +125,10 @@ def class_weights(
         rows_of = (to_numpy(y) * (1 if own is None else own[:, None])).sum(axis=0)
     known = list(range(count)) if classes is None else classes.tolist()
     table = weights_of_classes(given, known, rows_of)
-    w = place.asarray(table, place.dtype)
+    try:
+        w = place.asarray(table, place.dtype)
+    except ValueError as error:
+        raise DataError(f"class_weight: {error}") from None
     of_rows = xp.take(w, y, axis=0) if y.ndim == 1 else xp.matmul(y, w)
     with np.errstate(over="ignore"):  # told by the check
         of_rows = of_rows if weight is None else of_rows * weight

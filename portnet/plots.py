@@ -73,116 +73,155 @@ def decision_boundary(
     *,
     title: str = "",
 ) -> Path:
-    """Draw what a model predicts in the plane of two features, and points with their targets.
+    """Draw points (rows, 2) by their labels, over what a model predicts in the plane around them.
 
-    Two classes are drawn as the probability of the second, more classes each in its colour, fainter
-    where the model is less sure, numbers on the scale of the targets.
+    Two classes: the probability of the second, and the line where it is 1/2. More classes, or a
+    model that predicts labels alone: the class of each place, paler where its probability is lower.
+    Numbers: the prediction, and the points in the colour of their target.
 
     Parameters
     ----------
     path : path
         Of the file to write.
-    model : Run, fitted estimator, or function
-        A function maps points (n, 2) to numbers (n,) or (n, 1), the probability of the second of
-        two classes where y holds two classes, or to probabilities (n, classes).
+    model : Run, estimator, or function
+        `predict_proba` is asked where there is one, else `predict`. A function maps points (n, 2)
+        to probabilities, (n, classes) or (n,) of the second of two classes, to labels (n,), or to
+        numbers (n,). One column is taken for probabilities where `y` has at most two values and
+        all that it predicts lies in [0, 1].
     X : (rows, 2)
-        The points; the names of a frame's columns become those of the axes.
-    y : (rows,) or (rows, 1)
-        Labels, as numbers or text, or targets.
+        The points: lists, frames (whose column names the axes have) or arrays of any library.
+    y : (rows,)
+        Their labels, numbers or text, or their targets.
     title : str
+
+    Raises
+    ------
+    ValueError
+        where `X` is not (rows, 2), where `y` has several columns, and where the answer of the model
+        is none of these.
     """
-    names = list(X.columns) if hasattr(X, "columns") else None
-    points, y = np.asarray(to_numpy(X), dtype=float), np.asarray(to_numpy(y)).squeeze()
-    if points.ndim != 2 or points.shape[1] != 2 or y.shape != points.shape[:1]:
+    columns = getattr(X, "columns", None)
+    points, targets = to_numpy(X), to_numpy(y)
+    if points.ndim != 2 or points.shape[1] != 2 or not points.size:
+        raise ValueError(f"decision_boundary: expected X of shape (rows, 2), got {points.shape}")
+    if targets.size != len(points):
         raise ValueError(
-            "decision_boundary: expected X (rows, 2), to be drawn in a plane, and y (rows,), got "
-            f"{points.shape} and {y.shape}"
+            f"decision_boundary: expected y of shape ({len(points)},), a label or target for each "
+            f"point, got {targets.shape}"
         )
+    points, targets = points.astype(float), targets.ravel()
     low, high = points.min(axis=0), points.max(axis=0)
-    edge = 0.08 * np.where(high > low, high - low, 1.0)
-    across, up = (np.linspace(a, b, 201) for a, b in zip(low - edge, high + edge, strict=True))
-    grid = np.stack(np.meshgrid(across, up), axis=-1).reshape(-1, 2)
-    asked = grid if names is None else type(X)(dict(zip(names, grid.T, strict=True)))
-    values, classes = _predicted(model, asked, y)
+    margin = np.where(high > low, 0.1 * (high - low), 0.5)
+    sides = np.linspace(low - margin, high + margin, _SIDE).T
+    grid = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
+    asked = grid if columns is None else type(X)(dict(zip(columns, grid.T, strict=True)))
+    classes, values = _answer(model, asked, targets)
+    values = values.reshape(_SIDE, _SIDE, -1)
     figure = _figure(6, 5)
     axis = figure.subplots()
+    names = ["x1", "x2"] if columns is None else [str(c) for c in columns]
+    axis.set(title=title, xlabel=names[0], ylabel=names[1])
+    dots = {"s": 24, "edgecolors": "white", "lw": 0.6}
     if classes is None:
-        _draw_numbers(figure, axis, across, up, values.reshape(201, 201), points, y)
-    else:
-        of_labels = [np.flatnonzero(y.astype(classes.dtype) == c) for c in classes]
-        if len(classes) == 2:
-            heights = values[:, -1].reshape(201, 201)
-            _draw_two_classes(figure, axis, across, up, heights, f"probability of {classes[1]}")
-        else:
-            _draw_classes(axis, across, up, values.reshape(201, 201, -1))
-        colours = ("tab:blue", "tab:red") if len(classes) == 2 else COLOURS
-        for k, (label, at) in enumerate(zip(classes, of_labels, strict=True)):
-            axis.scatter(*points[at].T, s=24, color=colours[k % 10], label=str(label), **EDGES)
-        axis.legend(title="class")
-    first, second = names or ("x1", "x2")
-    axis.set(title=title, xlabel=first, ylabel=second)
+        numbers = values[..., 0]
+        levels = _levels(min(numbers.min(), targets.min()), max(numbers.max(), targets.max()))
+        shades = axis.contourf(*sides, numbers, levels, cmap="viridis")
+        axis.scatter(*points.T, c=targets, norm=shades.norm, cmap="viridis", **dots)
+        figure.colorbar(shades, label="prediction")
+        return _save(figure, path)
+    draw = _draw_two if len(classes) == 2 and not np.isin(values, (0, 1)).all() else _draw_several
+    draw(figure, axis, sides, values, classes)
+    for name, colour in zip(classes, _colours(len(classes)), strict=True):
+        at = points[targets == name]
+        axis.scatter(*at.T, color=colour, label=f"class {_text(name)}", **dots)
+    axis.legend()
     return _save(figure, path)
 
 
-COLOURS = [f"C{k}" for k in range(10)]
-EDGES: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.6}
+_SIDE = 201  # places on each side of the plane
 
 
-def _predicted(model: Any, X: Any, y: Any) -> tuple[Any, Any]:
-    """Return probabilities (n, classes) and the classes, or numbers (n,) and None."""
-    known = getattr(model, "classes_", getattr(model, "classes", None))
-    if hasattr(model, "trainer"):  # a run
-        of_classes = hasattr(model.trainer.loss, "classes")
+def _answer(model: Any, points: Any, y: Any) -> tuple[Any, Any]:
+    """Return classes and their probabilities (n, classes); or None and predicted numbers (n,)."""
+    known, probable = None, None  # what kind of numbers a function returns, the numbers must show
+    if not hasattr(model, "predict"):
+        values = to_numpy(model(points))
     else:
-        of_classes = hasattr(model, "classes_")
-    if of_classes and hasattr(model, "predict_proba"):
-        values = np.asarray(to_numpy(model.predict_proba(X)))
-        return values, np.arange(values.shape[1]) if known is None else np.asarray(known)
-    if of_classes:  # a classifier without probabilities
-        labels = np.asarray(model.predict(X))
-        return (labels[:, None] == np.asarray(known)).astype(float), np.asarray(known)
-    values = np.asarray(to_numpy(getattr(model, "predict", model)(X)), dtype=float)
-    values = values.reshape(len(values), -1)
-    labels = np.unique(y)
-    if values.shape[1] > 1:
-        return values, labels if len(labels) == values.shape[1] else np.arange(values.shape[1])
-    two = len(labels) == 2 and values.min() >= 0 and values.max() <= 1
-    if two and not hasattr(model, "predict"):
-        return np.concatenate([1 - values, values], axis=1), labels
-    return values[:, 0], None
+        known = getattr(model, "classes_", getattr(model, "classes", None))
+        try:
+            values, probable = to_numpy(model.predict_proba(points)), True
+        except (AttributeError, TypeError):  # a regressor, or a classifier without probabilities
+            values, probable = to_numpy(model.predict(points)), False
+    seen, number = np.unique(y), len(points)
+    values = values[:, 0] if values.shape == (number, 1) else values
+    if values.shape == (number,):
+        if values.dtype.kind != "f" or (probable is False and known is not None):
+            known = np.unique(np.concatenate([seen, values])) if known is None else known
+            values = (values[:, None] == np.asarray(known)).astype(float)  # labels
+        elif probable is False:
+            return None, values
+        elif probable or (len(seen) <= 2 and values.min() >= 0 and values.max() <= 1):
+            values = np.stack([1 - values, values], axis=1)
+        else:
+            return None, values
+    if values.ndim != 2 or not np.allclose(values.sum(axis=1), 1, atol=1e-3) or values.min() < 0:
+        raise ValueError(
+            "decision_boundary: expected from the model a number, a label, or probabilities that "
+            f"add up to 1, for each of {number} points, got an array of shape {values.shape}"
+        )
+    classes = np.arange(values.shape[1]) if len(seen) != values.shape[1] else seen
+    classes = classes if known is None else np.asarray(known)
+    if len(classes) != values.shape[1] or not np.isin(seen, classes).all():
+        raise ValueError(
+            f"decision_boundary: the model knows {values.shape[1]} classes, "
+            f"{', '.join(map(_text, classes))}, but y has {', '.join(map(_text, seen))}"
+        )
+    return classes, values
 
 
-def _draw_two_classes(figure: Any, axis: Any, x: Any, y: Any, heights: Any, label: str) -> None:
-    shades = axis.contourf(x, y, heights, np.linspace(0, 1, 11), cmap="RdBu_r", alpha=0.5)
-    if heights.min() < 0.5 < heights.max():
-        axis.contour(x, y, heights, [0.5], colors="black", linewidths=1)
-    figure.colorbar(shades, label=label)
+def _draw_two(figure: Any, axis: Any, sides: Any, values: Any, classes: Any) -> None:
+    """Draw the probability of the second of two classes, and the line where it is 1/2."""
+    second = np.clip(values[..., 1], 0, 1)
+    shades = axis.contourf(*sides, second, np.linspace(0, 1, 11), cmap="RdBu_r", alpha=0.5)
+    _draw_line(axis, sides, second - 0.5)
+    figure.colorbar(shades, label=f"probability of class {_text(classes[1])}")
 
 
-def _draw_classes(axis: Any, x: Any, y: Any, probabilities: Any) -> None:
-    from matplotlib.colors import to_rgba_array
-
-    best = probabilities.argmax(axis=-1)
-    shades = to_rgba_array(COLOURS)[best % 10]
-    shades[..., 3] = 0.6 * probabilities.max(axis=-1)
-    box = (x[0], x[-1], y[0], y[-1])
-    axis.imshow(shades, origin="lower", extent=box, aspect="auto", interpolation="nearest")
-    for k in np.unique(best):
-        if (best == k).any() and (best != k).any():
-            axis.contour(x, y, best == k, [0.5], colors="black", linewidths=0.8)
+def _draw_several(figure: Any, axis: Any, sides: Any, values: Any, classes: Any) -> None:
+    """Draw the most probable class of each place, paler where it is less probable."""
+    colours = _colours(len(classes))[values.argmax(axis=-1)]
+    pale = 1 - 0.5 * values.max(axis=-1, keepdims=True) * (1 - colours)
+    extent = (*sides[0][[0, -1]], *sides[1][[0, -1]])
+    axis.imshow(pale, extent=extent, origin="lower", aspect="auto")
+    for k in range(len(classes) if len(classes) > 1 else 0):
+        _draw_line(axis, sides, values[..., k] - np.delete(values, k, axis=-1).max(axis=-1))
 
 
-def _draw_numbers(figure: Any, axis: Any, x: Any, y: Any, z: Any, points: Any, of: Any) -> None:
+def _draw_line(axis: Any, sides: Any, heights: Any) -> None:
+    """Draw where heights are 0, if anywhere: matplotlib warns of lines that do not exist."""
+    if heights.min() < 0 < heights.max():
+        axis.contour(*sides, heights, [0], colors="black", linewidths=1)
+
+
+def _levels(low: float, high: float) -> Any:
+    """Return round numbers from below `low` to above `high`."""
     from matplotlib.ticker import MaxNLocator
 
-    of = of.astype(float)
-    low, high = min(z.min(), of.min()), max(z.max(), of.max())
-    high = high if high > low else low + 1.0
-    levels = MaxNLocator(20).tick_values(low, high)
-    scale: dict[str, Any] = {"cmap": "viridis", "vmin": levels[0], "vmax": levels[-1]}
-    shades = axis.contourf(x, y, z, levels, alpha=0.8, **scale)
-    axis.scatter(*points.T, s=24, c=of, **scale, **EDGES)
-    figure.colorbar(shades, label="prediction, and target of the points")
+    return MaxNLocator(12).tick_values(low, high)
+
+
+def _colours(count: int) -> Any:
+    """Return red, green and blue (count, 3) of each class; two classes are blue and red."""
+    from matplotlib import colormaps
+
+    if count > 10:
+        return colormaps["turbo"](np.linspace(0.05, 0.95, count))[:, :3]
+    return colormaps["tab10"]([0, 3, 2, 1, 4, 5, 6, 7, 8, 9][:count])[:, :3]
+
+
+def _text(name: Any) -> str:
+    """Return the name of a class: 1 for 1.0."""
+    return f"{name:g}" if isinstance(name, float) else str(name)
 
 
 def images(

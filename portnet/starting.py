@@ -94,8 +94,7 @@ def prepare(trainer: Any, X: Any, y: Any, options: FitOptions) -> tuple[Run, Row
             chosen = check.named_metrics(options.metrics, trainer.loss, run.outputs)
             run = replace(run, metrics=chosen)
         rows = run._rows(X, y, options.sample_weight)
-        if before is None:
-            run = replace(run, _one_dimensional=check.one_dimensional(y))
+        run = replace(run, _one_dimensional=check.one_dimensional(y))
         checked = run._rows(**held_out, name="validation ") if held_out else None
         check.check_metrics(run.metrics, rows[1])
         if isinstance(fraction, float):

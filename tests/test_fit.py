@@ -766,6 +766,7 @@ def test_predictions_have_the_shape_of_y(loss, library):
         on = flat.fit(X, y, epochs=1).to("numpy")
         assert pickle.loads(pickle.dumps(on)).predict(X).shape == (96,)
         np.testing.assert_array_equal(flat.predict(X), column.predict(X)[:, 0])
+        assert flat.fit(X, y[:, None], epochs=1).predict(X).shape == (96, 1)  # of the last y
 
 
 def test_probabilities_of_one_output_have_two_columns(library):

@@ -1,5 +1,6 @@
 """Pictures: files of the right kind, with the lines, levels and captions that were asked for."""
 
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import portnet
 from portnet import plots
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+from matplotlib.contour import ContourSet
 
 LINES = {"training": [1.0, 0.5, 0.2], "validation": [1.1, 0.7, 0.6]}
 
@@ -42,98 +44,160 @@ def test_curves(drawn, tmp_path):
     assert (top.get_title(), bottom.get_ylabel()) == ("T", "accuracy")
 
 
-X = np.random.default_rng(0).standard_normal((60, 2))
-TWO = (X[:, 0] > 0).astype(int)
-THREE = TWO + (X[:, 1] > 0.5)
+RNG = np.random.default_rng(0)
+X = np.concatenate([RNG.normal(centre, 0.5, (20, 2)) for centre in ((0, 0), (2, 1), (0, 3))])
+THREE = np.repeat([0, 1, 2], 20)
+TWO = np.repeat([0, 1], 20)
+NAMES = np.array(["ant", "bee", "cat"])
+BOUNDARY = "decision_boundary: "
 
 
-def run_of(outputs, loss, y, data=X):
-    trainer = portnet.Trainer(portnet.mlp([2, 8, outputs], "tanh"), loss, portnet.Adam(0.05))
-    return trainer.fit(data, y, epochs=30, progress=False)
+def fitted(loss, outputs, X, y):
+    """Return a run of a small network."""
+    net = portnet.mlp([2, 8, outputs], "tanh")
+    return portnet.Trainer(net, loss, portnet.Adam(0.05), batch_size=20).fit(X, y, epochs=20)
 
 
-def words(figure):
-    """Return legend, label of the colour bar, and labels of the axes."""
-    axis = figure.axes[0]
-    legend = axis.get_legend()
-    bar = figure.axes[1].get_ylabel() if len(figure.axes) > 1 else ""
-    named = [] if legend is None else [text.get_text() for text in legend.get_texts()]
-    return named, bar, (axis.get_xlabel(), axis.get_ylabel())
+def legend(figure):
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
-NAMES = np.array(["ham", "spam"])[TWO]
-BOUNDARIES = {
-    "one sigmoid": (lambda: run_of(1, "sigmoid_cross_entropy", TWO), TWO, ["0", "1"], "1"),
-    "two softmax": (lambda: run_of(2, "softmax_cross_entropy", TWO), TWO, ["0", "1"], "1"),
-    "text": (lambda: run_of(2, "softmax_cross_entropy", NAMES), NAMES, ["ham", "spam"], "spam"),
-    "one sigmoid of text": (
-        lambda: run_of(1, "sigmoid_cross_entropy", NAMES),
-        NAMES,
-        ["ham", "spam"],
-        "spam",
-    ),
-    "a function (n, 1)": (lambda: lambda x: (x[:, :1] > 0) * 1.0, TWO, ["0", "1"], "1"),
-    "a function (n,)": (lambda: lambda x: (x[:, 0] > 0) * 0.9, TWO[:, None], ["0", "1"], "1"),
-}
+def bar(figure):
+    """Return the label of the colour bar and its ends; None where there is none."""
+    if len(figure.axes) < 2:
+        return None
+    return figure.axes[1].get_ylabel(), *(round(float(y), 6) for y in figure.axes[1].get_ylim())
 
 
-@pytest.mark.parametrize("case", BOUNDARIES)
-def test_decision_boundary_of_two_classes_is_the_probability_of_the_second(case, drawn, tmp_path):
-    make, y, classes, second = BOUNDARIES[case]
-    path = plots.decision_boundary(tmp_path / "b.svg", make(), X, y, title="T")
-    assert b"<svg" in path.read_bytes()
-    assert words(drawn[0]) == (classes, f"probability of {second}", ("x1", "x2"))
-    assert drawn[0].axes[0].get_title() == "T"
-    points = drawn[0].axes[0].collections[-1].get_offsets()  # of the second class
-    np.testing.assert_array_equal(points, X[TWO == 1])
+def lines(figure):
+    """Return how many boundaries are drawn in black."""
+    found = [c for c in figure.axes[0].collections if isinstance(c, ContourSet) and not c.filled]
+    return len(found)
 
 
-def test_decision_boundary_of_three_classes_has_a_colour_for_each(drawn, tmp_path):
-    run = run_of(3, "softmax_cross_entropy", THREE)
-    plots.decision_boundary(tmp_path / "b.png", run, X, THREE)
-    assert words(drawn[0]) == (["0", "1", "2"], "", ("x1", "x2"))
-    (image,) = drawn[0].axes[0].get_images()
-    assert len(np.unique(image.get_array()[..., :3].reshape(-1, 3), axis=0)) == 3
-
-
-def test_decision_boundary_of_numbers_is_on_their_own_scale(drawn, tmp_path):
-    y = 40 * X[:, 0] - 300
-    run = run_of(1, "squared_error", y)
-    plots.decision_boundary(tmp_path / "b.png", run, X, y)
-    assert words(drawn[0])[:2] == ([], "prediction, and target of the points")
-    low, high = drawn[0].axes[0].collections[0].get_clim()
-    assert low <= y.min() < -300 < y.max() <= high
-
-
-def test_decision_boundary_of_estimators_and_frames(drawn, tmp_path):
-    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
-    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
-    frame = pandas.DataFrame(X, columns=["width", "height"])
-    options = {"hidden_layer_sizes": (8,), "max_iter": 400, "random_state": 0, "tol": 1e-2}
-    net = portnet.MLPClassifier(**options).fit(frame, NAMES)
-    plots.decision_boundary(tmp_path / "b.png", net, frame, NAMES)
-    axes = ("width", "height")
-    assert words(drawn[0]) == (["ham", "spam"], "probability of spam", axes)
-    net = portnet.MLPRegressor(**options).fit(frame, X[:, 0])
-    plots.decision_boundary(tmp_path / "c.png", net, frame, X[:, 0])
-    assert words(drawn[1]) == ([], "prediction, and target of the points", axes)
-    run = run_of(1, "sigmoid_cross_entropy", TWO, frame)
-    plots.decision_boundary(tmp_path / "d.png", run, frame, TWO)
-    assert words(drawn[2]) == (["0", "1"], "probability of 1", axes)
-
-
-def test_decision_boundary_needs_two_columns(tmp_path):
-    with pytest.raises(ValueError, match=r"expected X \(rows, 2\).*got \(60, 3\) and \(60,\)"):
-        plots.decision_boundary(tmp_path / "b.png", lambda x: x, np.ones((60, 3)), TWO)
-
-
-def test_plots_are_an_attribute_of_the_package_imported_late():
-    code = (
-        "import sys, portnet; assert 'matplotlib' not in sys.modules; "
-        "assert 'plots' in dir(portnet); portnet.plots.curves; "
-        "assert 'matplotlib' not in sys.modules"
+def test_decision_boundary_of_a_function_that_returns_a_column_of_probabilities(drawn, tmp_path):
+    path = plots.decision_boundary(
+        tmp_path / "r.svg", lambda x: 1 / (1 + np.exp(2 - x[:, :1])), X[:40], TWO[:, None] * 1.0
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    assert b"<svg" in path.read_bytes()
+    assert legend(drawn[0]) == ["class 0", "class 1"]
+    assert bar(drawn[0]) == ("probability of class 1", 0, 1)
+    assert lines(drawn[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs"), [("softmax_cross_entropy", 2), ("sigmoid_cross_entropy", 1)]
+)
+@pytest.mark.parametrize("names", [np.array([0, 1]), NAMES], ids=["numbers", "text"])
+def test_decision_boundary_of_a_run_with_two_classes(loss, outputs, names, drawn, tmp_path):
+    y = names[TWO]
+    plots.decision_boundary(tmp_path / "r.png", fitted(loss, outputs, X[:40], y), X[:40], y)
+    assert legend(drawn[0]) == [f"class {names[0]}", f"class {names[1]}"]
+    assert bar(drawn[0]) == (f"probability of class {names[1]}", 0, 1)
+    assert lines(drawn[0]) == 1
+
+
+@pytest.mark.parametrize("names", [np.array([0, 1, 2]), NAMES], ids=["numbers", "text"])
+def test_decision_boundary_of_a_run_with_three_classes(names, drawn, tmp_path):
+    y = names[THREE]
+    plots.decision_boundary(tmp_path / "r.png", fitted("softmax_cross_entropy", 3, X, y), X, y)
+    assert legend(drawn[0]) == [f"class {name}" for name in names]
+    assert bar(drawn[0]) is None
+    assert lines(drawn[0]) == 3  # around each class
+
+
+def test_decision_boundary_of_a_regression_is_not_cut_off_at_0_and_1(drawn, tmp_path):
+    y = 40 * X[:, 0] - 30
+    run = fitted("squared_error", 1, X, y)
+    for model in (run, run.predict):
+        plots.decision_boundary(tmp_path / "r.png", model, X, y)
+        label, low, high = bar(drawn[-1])
+        assert label == "prediction"
+        assert low <= y.min()
+        assert high >= y.max()
+        assert drawn[-1].axes[0].get_legend() is None
+
+
+def test_decision_boundary_of_estimators(drawn, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    from sklearn.svm import SVC
+
+    names = NAMES[THREE]
+    settings = {"hidden_layer_sizes": (8,), "solver": "lbfgs", "max_iter": 2000, "random_state": 0}
+    classifier = portnet.MLPClassifier(**settings).fit(X, names)
+    for model in (classifier, SVC().fit(X, names), classifier.predict, classifier.predict_proba):
+        plots.decision_boundary(tmp_path / "r.png", model, X, names)
+        assert legend(drawn[-1]) == ["class ant", "class bee", "class cat"]
+    regressor = portnet.MLPRegressor(**settings).fit(X, TWO[np.arange(60) % 40])
+    plots.decision_boundary(tmp_path / "r.png", regressor, X, TWO[np.arange(60) % 40])
+    assert bar(drawn[-1])[0] == "prediction"
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_decision_boundary_gives_frames_to_what_was_fitted_with_frames(library, drawn, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    frames = pytest.importorskip(library, reason=f"{library} is not installed")
+    frame = frames.DataFrame({"length": X[:, 0], "width": X[:, 1]})
+    classifier = portnet.MLPClassifier((8,), solver="lbfgs", random_state=0)
+    plots.decision_boundary(tmp_path / "r.png", classifier.fit(frame, THREE), frame, THREE)
+    axis = drawn[0].axes[0]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("length", "width")
+
+
+@pytest.mark.parametrize("height", [0.2, 3e6, -1.0])
+def test_decision_boundary_where_all_predictions_are_equal(height, drawn, tmp_path):
+    plots.decision_boundary(tmp_path / "r.png", lambda x: np.full(len(x), height), X[:40], TWO)
+    assert lines(drawn[0]) == 0
+
+
+def test_decision_boundary_takes_arrays_of_other_libraries(other, drawn, tmp_path):
+    run = fitted("sigmoid_cross_entropy", 1, X[:40], TWO)
+    x, y = other.asarray(X[:40]), other.asarray(TWO)
+    plots.decision_boundary(tmp_path / "r.png", run, x, y)
+    assert legend(drawn[0]) == ["class 0", "class 1"]
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "y", "message"),
+    [
+        (len, X[:, :1], THREE, BOUNDARY + r"expected X of shape (rows, 2), got (60, 1)"),
+        (
+            len,
+            X,
+            np.eye(3)[THREE],
+            BOUNDARY + "expected y of shape (60,), a label or target for each point, got (60, 3)",
+        ),
+        (
+            lambda x: x[:, [0, 1, 1]],
+            X,
+            THREE,
+            BOUNDARY + "expected from the model a number, a label, or probabilities that add up to "
+            "1, for each of 40401 points, got an array of shape (40401, 3)",
+        ),
+        (
+            lambda x: np.full((len(x), 2), 0.5),
+            X,
+            THREE,
+            BOUNDARY + "the model knows 2 classes, 0, 1, but y has 0, 1, 2",
+        ),
+    ],
+    ids=["three features", "one-hot", "no probabilities", "other classes"],
+)
+def test_decision_boundary_says_what_was_needed(model, x, y, message, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plots.decision_boundary(tmp_path / "r.png", model, x, y)
+    assert not list(tmp_path.iterdir())
+
+
+def test_importing_portnet_gives_plots_without_importing_matplotlib():
+    code = """
+import sys, portnet
+assert "matplotlib" not in sys.modules
+assert portnet.plots.decision_boundary
+assert "plots" in dir(portnet)
+assert "matplotlib" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_images(drawn, tmp_path):

@@ -623,3 +623,7 @@ def test_class_weights_that_are_no_finite_numbers_are_refused(weight):
         ValueError, match=r"^class_weight: expected a finite weight >= 0 for 0, got"
     ):
         trainer.fit(X, y, class_weight={0: weight})
+    with pytest.raises(
+        DataError, match=r"^class_weight: a value of 1e\+300 is too large for float32"
+    ):
+        trainer.fit(X, y, class_weight={0: 1e300})
