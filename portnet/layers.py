@@ -391,7 +391,7 @@ class Chain:
                 answer = layer.forward(p, x, None if key is None else random.fold(key, i))
             except ShapeError as error:
                 raise _at(i, error) from None
-            x, cache = pair(layer, "forward", "y, cache", answer, f"layers[{i}] ")
+            x, cache = pair(layer, "forward", "y, cache", answer, i)
             caches.append(cache)
         return x, caches
 

@@ -220,10 +220,14 @@ def name_of(x: Any) -> str:
     return type(x).__name__ if text.startswith("<") and " object at 0x" in text else text
 
 
-def pair(owner: Any, method: str, needed: str, answer: Any, where: str = "") -> Any:
-    """Return what a method returned if that is a pair, or raise TypeError that names its owner."""
+def pair(owner: Any, method: str, needed: str, answer: Any, index: int | None = None) -> Any:
+    """Return what a method returned if that is a pair, or raise TypeError that names its owner.
+
+    `index` is that of a layer in its Chain.
+    """
     if not isinstance(answer, tuple | list) or len(answer) != 2:
         given = f"{len(answer)} values" if isinstance(answer, tuple | list) else _kind_of(answer)
+        where = "" if index is None else f"layers[{index}] "
         raise TypeError(
             f"{where}{name_of(owner)}: expected {method} to return {needed}, got {given}"
         )
