@@ -306,6 +306,15 @@ def detached(x: Array) -> Array:
     return x.detach() if array_api_compat.is_torch_array(x) and x.requires_grad else x
 
 
+def kind_of_tensor(x: Any) -> str:
+    """Return "sparse" or "meta" for a torch tensor without dense values, else ""."""
+    if not array_api_compat.is_torch_array(x):
+        return ""
+    if "strided" not in str(x.layout):
+        return "sparse"
+    return "meta" if x.device.type == "meta" else ""
+
+
 # What is installed ------------------------------------------------------------------------------
 
 

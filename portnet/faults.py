@@ -12,6 +12,7 @@ import numpy as np
 from . import options
 from .backend import read, to_numpy
 from .lbfgs import LBFGS
+from .losses import Reduced
 from .optimizer_checks import returns_parameters
 from .run import Rows, Run
 
@@ -115,17 +116,18 @@ def _largest_column(run: Run, X: Array) -> tuple[float, str]:
 def warn_of_scale(run: Run, rows: Rows, loss: float) -> None:
     """Warn where the first epoch's loss is ten times that of outputs of 0, and X is not scaled.
 
-    Called once a fit. The host waits for two numbers, and for none where the loss is small.
+    Called once a fit, for losses of portnet's own. The host waits for two numbers, and for none
+    where the loss is small.
     """
-    if not loss > 10:
-        return
     X, of_loss, xp = rows[0], run.trainer.loss, run.place.xp
+    if not loss > 10 or not isinstance(of_loss, Reduced):
+        return
     some = min(1000, X.shape[0])
     y, weight = (a if a is None else a[:some, ...] for a in rows[1:])
     zeros = xp.zeros((some, run.outputs), dtype=X.dtype, device=run.place.device)
     with np.errstate(over="ignore", invalid="ignore"):
         (of_zeros,) = read([of_loss(zeros, y, weight)[0]])
-    if getattr(of_loss, "reduction", "mean") == "sum":
+    if of_loss.reduction == "sum":
         of_zeros *= X.shape[0] / some
     if not loss > 10 * of_zeros > 0:
         return

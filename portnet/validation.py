@@ -18,6 +18,7 @@ from .backend import (
     describe,
     get_backend,
     is_host,
+    kind_of_tensor,
     to_numpy,
 )
 from .losses import Reduced, SigmoidCrossEntropy, SoftmaxCrossEntropy
@@ -316,9 +317,10 @@ def check_metrics(metrics: dict[str, Callable[..., Array]], y: Array, name: str 
 
 def refuse_without_values(x: Any, name: str) -> None:
     """Raise TypeError for a sparse tensor, DataError for one that has a shape and no values."""
-    if "strided" not in str(getattr(x, "layout", "strided")):  # torch's layouts
+    kind = kind_of_tensor(x)
+    if kind == "sparse":
         raise TypeError(f"{name}: sparse data was passed, but dense is required: use .to_dense()")
-    if str(getattr(x, "device", "")) == "meta":
+    if kind == "meta":
         raise DataError(
             f"{name}: got a tensor on the device 'meta', which has a shape and no values: give one "
             "on the CPU or a GPU"

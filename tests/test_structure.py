@@ -94,7 +94,7 @@ ALLOWED = {
     "labels": {"backend", "losses", "rng", "validation"},
     "run": {"backend", "labels", "metrics", "stepping", "tree", "validation"},
     "optimizer_checks": {"backend", "optimizers", "options", "rng", "tree"},
-    "faults": {"backend", "lbfgs", "optimizer_checks", "options", "run"},
+    "faults": {"backend", "lbfgs", "losses", "optimizer_checks", "options", "run"},
     "watching": {"faults", "metrics", "options", "run"},
     "starting": {
         "backend",

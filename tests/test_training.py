@@ -804,6 +804,17 @@ def test_inputs_without_scale_are_warned_of_once_and_named(loss, outputs):
         trainer.fit(frame, LABELS, epochs=1, progress=False)
 
 
+def test_a_loss_of_ones_own_is_not_asked_about_outputs_of_zero():
+    def loss(pred, target, weight=None):
+        assert bool((pred != 0).any())
+        d = pred - target
+        return (d * d).sum() / len(d), 2 * d / len(d)
+
+    trainer = portnet.Trainer(portnet.mlp([5, 1]), loss, portnet.SGD(1e-9))
+    run = trainer.fit(RAW, 1000 * X[:, 0], epochs=1, progress=False)
+    assert run.history["loss"][0] > 1000
+
+
 def test_data_of_usual_scale_are_not_warned_of():
     for y, loss in ((LABELS, "softmax_cross_entropy"), (1000 * X[:, :3], "squared_error")):
         for x in (X, 9 * X, X / 100):
