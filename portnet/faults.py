@@ -119,9 +119,9 @@ def warn_of_scale(run: Run, rows: Rows, loss: float) -> None:
     Called once a fit, for losses of portnet's own. The host waits for two numbers, and for none
     where the loss is small.
     """
+    X, of_loss, xp = rows[0], run.trainer.loss, run.place.xp
     if not (loss > 10 and isinstance(run.trainer.loss, Reduced)):
         return
-    X, of_loss, xp = rows[0], run.trainer.loss, run.place.xp
     some = min(1000, X.shape[0])
     y, weight = (a if a is None else a[:some, ...] for a in rows[1:])
     zeros = xp.zeros((some, run.outputs), dtype=X.dtype, device=run.place.device)
