@@ -236,12 +236,19 @@ def _rtol(eps: float) -> float:
 def _check_float32(layer: Layer, params: Any, x: Array, key: random.Key | None) -> None:
     place = backend_of(x)
     params = tree.map(lambda p: place.asarray(p, "float32"), params)
-    y = layer.forward(params, place.asarray(x, "float32"), key)[0]
-    if not str(y.dtype).endswith("float32"):
-        raise GradientError(
-            f"{name_of(layer)}: expected forward to return float32 for float32 x, got {y.dtype}: "
-            "constants must be Python numbers, as NumPy's float64 numbers widen what they meet"
-        )
+    y, cache = pair(
+        layer, "forward", "y, cache", layer.forward(params, place.asarray(x, "float32"), key)
+    )
+    answers = [("forward", y)]
+    if str(y.dtype).endswith("float32"):
+        answers += [("backward", g) for g in tree.leaves(layer.backward(params, cache, y))]
+    for method, a in answers:
+        if not str(a.dtype).endswith("float32"):
+            raise GradientError(
+                f"{name_of(layer)}: expected {method} to return float32 for float32 x, got "
+                f"{a.dtype}: constants must be Python numbers, as NumPy's float64 numbers widen "
+                "what they meet"
+            )
 
 
 def _check_linear(layer: Layer, params: Any, cache: Any, dy: Array, grads: Any) -> None:

@@ -245,7 +245,15 @@ class WidensInTraining(Square):
         return (x * x if key is None else x * x * np.float64(1)), x
 
 
-@pytest.mark.parametrize("layer", [Widens(), WidensInTraining(), layers.Chain([Widens()])])
+class WidensBackward(Square):
+    def backward(self, params, cache, dy):
+        return (), dy * cache * np.float64(2)
+
+
+WIDENING = [Widens(), WidensInTraining(), WidensBackward(), layers.Chain([Widens()])]
+
+
+@pytest.mark.parametrize("layer", WIDENING)
 def test_a_layer_that_changes_the_dtype_is_rejected(layer):
     with pytest.raises(GradientError, match=r"to return float32 for float32 x, got float64"):
         check_layer(layer)
