@@ -259,9 +259,18 @@ def _epochs(
             watch = interrupts() if pressed is None else nullcontext(pressed)
             with watch as signals, run.place.active():
                 scale = run._scale
-                run, loss = train(run, rows, bar.update, signals)
+                try:
+                    run, loss = train(run, rows, bar.update, signals)
+                except KeyboardInterrupt as error:  # within an iteration of L-BFGS, which is lost
+                    with_run(error, run)
+                    raise
                 if loss is not None:  # else Ctrl-C ended the epoch before its end
-                    numbers = {"loss": loss} | _numbers(run, rows, held_out)
+                    try:
+                        numbers = _numbers(run, rows, held_out)
+                    except KeyboardInterrupt:  # the epoch's steps are done: measure them again
+                        signals.append(0)
+                        numbers = _numbers(run, rows, held_out)
+                    numbers = {"loss": loss} | numbers
                     run = replace(run, epoch=run.epoch + 1, _log=log)
                     run = watching.after_epoch(run, numbers, *watches)
             if numbers:

@@ -613,6 +613,56 @@ def test_a_handler_that_raises_keeps_the_finished_steps_and_training_goes_on_exa
     assert_same_run(run.fit(X, LABELS, epochs=3 - epoch, **WATCHING), whole)
 
 
+class PressingInEvaluation(Square):
+    """A layer during whose n-th evaluation of the validation rows somebody presses Ctrl-C."""
+
+    at = 0
+
+    def forward(self, params, x, key=None):
+        if key is None and x.shape[0] == 31:
+            PressingInEvaluation.at -= 1
+            if PressingInEvaluation.at == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+        return super().forward(params, x, key)
+
+
+@pytest.mark.parametrize("handler", ["raising_handler", "ctrl_c"])
+def test_an_interrupt_in_the_evaluation_keeps_the_epoch(handler, request):
+    request.getfixturevalue(handler)
+    net = portnet.Chain([portnet.Dense(8), PressingInEvaluation(), portnet.Dense(3)])
+    options = {"validation": (X[:31], LABELS[:31])}
+    PressingInEvaluation.at = 0
+    whole = trainer(model=net, compile=False).fit(X, LABELS, epochs=4, **options)
+    PressingInEvaluation.at = 2
+    with pytest.warns(UserWarning, match=r"interrupted after epoch 2: run\.fit\(X, y, epochs=2\)"):
+        run = trainer(model=net, compile=False).fit(X, LABELS, epochs=4, **options)
+    assert (run.epoch, run.step) == (2, 0)
+    assert_same_run(run.fit(X, LABELS, epochs=2, **options), whole)
+
+
+@pytest.mark.usefixtures("raising_handler")
+def test_an_interrupt_within_an_iteration_of_lbfgs_has_the_run_so_far():
+    net = portnet.Chain([portnet.Dense(8), Pressing(), portnet.Dense(3)])
+    t = trainer(model=net, optimizer="lbfgs", compile=False)
+    calls, forward = [], Pressing.forward
+
+    def counted(self, params, x, key=None):
+        calls.append(1)
+        if len(calls) == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        return forward(self, params, x, key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pressing, "forward", counted)
+        kept = []
+        with pytest.raises(KeyboardInterrupt) as error:
+            kept.extend(t.epochs(X, LABELS, epochs=50))
+    run = error.value.run
+    assert run.epoch == len(kept) > 0
+    whole = t.fit(X, LABELS, epochs=run.epoch + 3)
+    assert_same_run(run.fit(X, LABELS, epochs=3), whole)
+
+
 @pytest.mark.skipif(
     os.environ.get("PORTNET_TESTS") == "eager", reason="PORTNET_TESTS=eager: no step is compiled"
 )
