@@ -272,7 +272,7 @@ def refuse_unknown(owner: str, options: Mapping[str, Any], names: Iterable[str])
         if name not in names:
             where = OPTIONS_ELSEWHERE.get(name, "")
             if where.startswith(owner):
-                where = where.partition("..., ")[2].rstrip(")")
+                where = where.partition("..., ")[2].removesuffix(")")
             raise TypeError(f"{owner}: unknown option {name!r}" + f": write {where}" * bool(where))
 
 

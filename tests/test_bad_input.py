@@ -301,6 +301,26 @@ CASES = {
         "fit: expected X, y and options by name, got 10 as a third argument: write fit(X, y, "
         "epochs=10)",
     ),
+    "a rate for Trainer": (
+        lambda: portnet.Trainer(NET, "huber", lr=0.1),
+        TypeError,
+        "Trainer: unknown option 'lr': write optimizer=portnet.Adam(1e-3)",
+    ),
+    "a dtype for Trainer": (
+        lambda: portnet.Trainer(NET, "huber", dtype=np.float64),
+        TypeError,
+        'Trainer: unknown option \'dtype\': write portnet.set_backend("numpy", dtype="float64")',
+    ),
+    "epochs for Trainer": (
+        lambda: portnet.Trainer(NET, "huber", epochs=3),
+        TypeError,
+        "Trainer: unknown option 'epochs': write fit(X, y, epochs=10)",
+    ),
+    "a dtype of NumPy's": (
+        lambda: portnet.use_backend("numpy", dtype=np.float64).__enter__(),
+        ValueError,
+        "unknown dtype <class 'numpy.float64'>: did you mean 'float64'?",
+    ),
     "a method of the run's": (
         lambda: portnet.Trainer(NET, "huber").predict,
         AttributeError,
