@@ -1,5 +1,6 @@
 """The Trainer: what it computes, where it computes it, and what it leaves alone."""
 
+import os
 import pickle
 import threading
 from dataclasses import dataclass
@@ -763,6 +764,9 @@ class Float64(Square):
         return x * x * np.float64(1), x
 
 
+@pytest.mark.skipif(
+    os.environ.get("PORTNET_TESTS") == "eager", reason="PORTNET_TESTS=eager: no step is compiled"
+)
 def test_an_eager_layer_is_named():
     net = portnet.Chain([portnet.Dense(3), ByNumPy()])
     with pytest.warns(portnet.CompileWarning, match=r"np\.asarray\(x\), .*, in ByNumPy\.forward\)"):
