@@ -39,30 +39,34 @@ __all__ = [
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# What other libraries call our losses and optimizers.
+# What other libraries call our losses, metrics and optimizers: the first that is a name fits.
 OTHER_NAMES = {
-    "mse": "squared_error",
-    "mean_squared_error": "squared_error",
-    "l2": "squared_error",
-    "mae": "absolute_error",
-    "mean_absolute_error": "absolute_error",
-    "l1": "absolute_error",
-    "huber_loss": "huber",
-    "smooth_l1": "huber",
-    "bce": "sigmoid_cross_entropy",
-    "binary_crossentropy": "sigmoid_cross_entropy",
-    "binary_cross_entropy": "sigmoid_cross_entropy",
-    "logistic": "sigmoid_cross_entropy",
-    "cross_entropy": "softmax_cross_entropy",
-    "crossentropy": "softmax_cross_entropy",
-    "categorical_crossentropy": "softmax_cross_entropy",
-    "sparse_categorical_crossentropy": "softmax_cross_entropy",
-    "log_loss": "softmax_cross_entropy",
-    "nll": "softmax_cross_entropy",
-    "nll_loss": "softmax_cross_entropy",
-    "poisson_nll": "poisson",
-    "gradient_descent": "sgd",
-    "l-bfgs": "lbfgs",
+    **dict.fromkeys(("mse", "l2", "mean_squared_error"), ("squared_error", "mean_squared_error")),
+    **dict.fromkeys(
+        ("mae", "l1", "mean_absolute_error"), ("absolute_error", "mean_absolute_error")
+    ),
+    **dict.fromkeys(("huber_loss", "smooth_l1"), ("huber",)),
+    **dict.fromkeys(
+        ("bce", "binary_crossentropy", "binary_cross_entropy", "logistic"),
+        ("sigmoid_cross_entropy", "log_loss"),
+    ),
+    **dict.fromkeys(
+        (
+            "cross_entropy",
+            "crossentropy",
+            "categorical_crossentropy",
+            "sparse_categorical_crossentropy",
+            "log_loss",
+            "nll",
+            "nll_loss",
+        ),
+        ("softmax_cross_entropy", "log_loss"),
+    ),
+    "poisson_nll": ("poisson",),
+    "acc": ("accuracy",),
+    "r2_score": ("r2",),
+    "gradient_descent": ("sgd",),
+    "l-bfgs": ("lbfgs",),
 }
 # How a loss and a metric are called, and how to write one.
 LOSS_CALL = (
@@ -154,9 +158,8 @@ def choose(kind: str, name: Any, names: Iterable[str]) -> None:
     if not isinstance(name, str) or name not in names:
         key = name if isinstance(name, str) else getattr(name, "__name__", str(name))
         key = key.rpartition(".")[2].lower()  # of np.float64 or torch.float64: float64
-        other = OTHER_NAMES.get(key.replace(" ", "_"))
-        near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-        near = [other] if other in names else near
+        near = [n for n in OTHER_NAMES.get(key.replace(" ", "_"), ()) if n in names]
+        near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
         hint = f": did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown {kind} {name!r}{hint} The names are {', '.join(names)}")
 

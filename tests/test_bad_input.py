@@ -337,6 +337,16 @@ CASES = {
         ValueError,
         "unknown loss 'mse': did you mean 'squared_error'?",
     ),
+    "a metric as other libraries call it": (
+        lambda: fit(metrics=["acc"]),
+        ValueError,
+        "unknown metric 'acc': did you mean 'accuracy'?",
+    ),
+    "a metric by another short name": (
+        lambda: fit(metrics=["MSE"]),
+        ValueError,
+        "unknown metric 'MSE': did you mean 'mean_squared_error'?",
+    ),
     "a loss in other letters": (
         lambda: portnet.Trainer(NET, "Categorical_CrossEntropy"),
         ValueError,
