@@ -154,7 +154,8 @@ def weights_of_classes(given: Any, known: list[Any], rows_of: Host) -> Host:
                 f"class_weight: expected classes among {', '.join(map(repr, known))}, got {label!r}"
             )
         try:
-            number = np.nan if isinstance(w, str | bytes | bool | np.bool_) else float(w)
+            wrong = isinstance(w, str | bytes | bool | np.bool_) or np.ndim(w)
+            number = np.nan if wrong else float(w)
         except (TypeError, ValueError, OverflowError):
             number = np.nan
         if not 0 <= number < np.inf:
