@@ -67,7 +67,7 @@ def check_layer(
         _check_float32(layer, params, x, k)
         y, cache = pair(layer, "forward", "y, cache", layer.forward(params, x, k))
         dy = _normal(draw, y)
-        dparams, dx = layer.backward(params, cache, dy)
+        dparams, dx = pair(layer, "backward", "dparams, dx", layer.backward(params, cache, dy))
         _check_linear(layer, params, cache, dy, (dparams, dx))
 
         def along(nest: Any, k: random.Key | None = k, dy: Array = dy) -> float:

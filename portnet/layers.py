@@ -373,7 +373,7 @@ class Chain:
         params = []
         for i, layer in enumerate(self.layers):
             try:
-                p, n_in = layer.init(rng, n_in)
+                p, n_in = pair(layer, "init", "params, n_out", layer.init(rng, n_in), i)
             except ShapeError as error:
                 raise _at(i, error) from None
             params.append(p)
@@ -424,12 +424,13 @@ class Residual:
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = x + f(x)."""
-        y, cache = self.layer.forward(params, x, key)
+        y, cache = pair(self.layer, "forward", "y, cache", self.layer.forward(params, x, key))
         return x + y, cache
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
         """dx = dy + the dx of f, because x reaches y on both ways."""
-        grads, dx = self.layer.backward(params, cache, dy)
+        answer = self.layer.backward(params, cache, dy)
+        grads, dx = pair(self.layer, "backward", "dparams, dx", answer)
         return grads, dy + dx
 
 

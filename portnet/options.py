@@ -47,7 +47,7 @@ OTHER_NAMES = {
     ),
     **dict.fromkeys(("huber_loss", "smooth_l1"), ("huber",)),
     **dict.fromkeys(
-        ("bce", "binary_crossentropy", "binary_cross_entropy", "logistic"),
+        ("bce", "bcewithlogits", "binary_crossentropy", "binary_cross_entropy", "logistic"),
         ("sigmoid_cross_entropy", "log_loss"),
     ),
     **dict.fromkeys(
@@ -57,8 +57,8 @@ OTHER_NAMES = {
             "categorical_crossentropy",
             "sparse_categorical_crossentropy",
             "log_loss",
+            "logloss",
             "nll",
-            "nll_loss",
         ),
         ("softmax_cross_entropy", "log_loss"),
     ),
@@ -158,7 +158,9 @@ def choose(kind: str, name: Any, names: Iterable[str]) -> None:
     if not isinstance(name, str) or name not in names:
         key = name if isinstance(name, str) else getattr(name, "__name__", str(name))
         key = key.rpartition(".")[2].lower()  # of np.float64 or torch.float64: float64
-        near = [n for n in OTHER_NAMES.get(key.replace(" ", "_"), ()) if n in names]
+        key_ = key.replace(" ", "_")
+        found = OTHER_NAMES.get(key_) or OTHER_NAMES.get(key_.removesuffix("loss").strip("_"), ())
+        near = [n for n in found if n in names]
         near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
         hint = f": did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown {kind} {name!r}{hint} The names are {', '.join(names)}")

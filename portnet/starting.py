@@ -220,7 +220,10 @@ def _forward(model: Any, params: Any, x: Array, place: Backend) -> Array:
         if place.holds(pred) and pred.dtype == x.dtype:
             return pred
     except TypeError as error:
-        wrong = _layer_that_leaves(model, params, x, place)
+        try:
+            wrong = _layer_that_leaves(model, params, x, place)
+        except Exception:  # of the same cause
+            wrong = None
         if wrong is None:
             raise
         raise TypeError(wrong) from error
@@ -235,7 +238,7 @@ def _layer_that_leaves(
         found = _layer_that_leaves(layer, params[i], x, place, f"{name}layers[{i}] ")
         if found is not None:
             return found
-        x = layer.forward(params[i], x)[0]
+        x, _ = pair(layer, "forward", "y, cache", layer.forward(params[i], x), i)
     if hasattr(model, "layers"):
         return None
     y = model.forward(params, x)[0]

@@ -76,9 +76,10 @@ def home(**arrays: Any) -> Backend:
 
 def features(X: Any, place: Backend, *, width: int | None = None, name: str = "X") -> Array:
     """Return X as a floating array (rows, features) at `place`, or raise DataError."""
-    kinds = [str(getattr(X[c], "dtype", "")).lower() for c in _columns(X)]
-    if any(word in kind for kind in kinds for word in ("date", "time", "duration")):
-        raise DataError(_column_without_numbers(X, name))  # some frames make numbers of them
+    for c in _columns(X):  # some frames make numbers of dates
+        kind = str(getattr(X[c], "dtype", "")).lower()
+        if any(word in kind for word in ("date", "time", "duration")):
+            raise DataError(f"{name}: column {c!r} {_DATES}")
     X = _numbers(X, place, name, place.dtype, columns=True)
     if X.ndim != 2:
         hint = f": {name}.reshape(-1, 1) is one feature, {name}.reshape(1, -1) one row"
@@ -344,10 +345,16 @@ def _numbers(
 
 def _columns(X: Any) -> list[Any]:
     """Return the keys of the columns of a frame of pandas, polars or pyarrow; [] of other data."""
-    if isinstance(X, np.ndarray | list | tuple):
+    if isinstance(X, np.ndarray | list | tuple) or not hasattr(X, "shape"):
         return []
     keys = X.column_names if hasattr(type(X), "column_names") else getattr(X, "columns", ())
     return list(keys) if isinstance(keys, Iterable) else []
+
+
+_DATES = (
+    "holds dates or times, where numbers are needed: give the days or seconds since a date of your "
+    "choice"
+)
 
 
 def _column_without_numbers(X: Any, name: str) -> str:
@@ -363,10 +370,7 @@ def _column_without_numbers(X: Any, name: str) -> str:
         column = np.asarray(given)
         what = f"{name}: column {repr(named[i]) if named else i}"
         if column.dtype.kind in "Mm" or any(isinstance(v, date | timedelta) for v in column.flat):
-            return (
-                f"{what} holds dates or times, where numbers are needed: give the days or seconds "
-                "since a date of your choice"
-            )
+            return f"{what} {_DATES}"
         text = next((v for v in column.flat if isinstance(v, str | bytes)), None)
         if text is not None:
             return (

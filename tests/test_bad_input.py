@@ -347,6 +347,11 @@ CASES = {
         ValueError,
         "unknown metric 'MSE': did you mean 'mean_squared_error'?",
     ),
+    "a loss by the name of torch's class": (
+        lambda: portnet.Trainer(NET, "MSELoss"),
+        ValueError,
+        "unknown loss 'MSELoss': did you mean 'squared_error'?",
+    ),
     "a loss in other letters": (
         lambda: portnet.Trainer(NET, "Categorical_CrossEntropy"),
         ValueError,

@@ -273,10 +273,13 @@ def test_a_layer_that_forgets_its_cache_is_named():
     message = r"ForgetsItsCache\(\): expected forward to return y, cache, got a ndarray of shape"
     with pytest.raises(TypeError, match=f"^{message}"):
         check_layer(ForgetsItsCache())
-    net = portnet.Chain([layers.Dense(3), ForgetsItsCache()])
-    for rows in (2, 5):  # two rows could be unpacked
-        with pytest.raises(TypeError, match=rf"^layers\[1\] {message}"):
-            portnet.Trainer(net, "squared_error").fit(np.ones((rows, 2)), np.ones((rows, 3)))
+    before = portnet.Chain([layers.Dense(4), ForgetsItsCache(), layers.Dense(3)])
+    for net in (portnet.Chain([layers.Dense(3), ForgetsItsCache()]), before):
+        for rows in (2, 5):  # two rows could be unpacked
+            with pytest.raises(TypeError, match=rf"^layers\[1\] {message}"):
+                portnet.Trainer(net, "squared_error").fit(np.ones((rows, 2)), np.ones((rows, 3)))
+    with pytest.raises(TypeError, match=rf"^{message}"):
+        check_layer(layers.Residual(ForgetsItsCache()))
     with pytest.raises(TypeError, match=rf"^{message}"):
         portnet.Trainer(ForgetsItsCache(), "squared_error").fit(np.ones((2, 2)), np.ones((2, 2)))
 
@@ -286,6 +289,23 @@ def test_a_layer_that_forgets_dx_is_named():
         TypeError, match=r"^ForgetsDx\(\): expected backward to return dparams, dx, got"
     ):
         check_layer(layers.Chain([ForgetsDx()]))
+    with pytest.raises(
+        TypeError, match=r"^ForgetsDx\(\): expected backward to return dparams, dx, got"
+    ):
+        check_layer(layers.Residual(ForgetsDx()))
+    with pytest.raises(
+        TypeError, match=r"^ForgetsDx\(\): expected backward to return dparams, dx, got"
+    ):
+        check_layer(ForgetsDx())
+
+
+def test_a_layer_that_forgets_its_number_of_outputs_is_named():
+    class ForgetsOutputs(Square):
+        def init(self, rng, n_in):
+            return ()
+
+    with pytest.raises(TypeError, match=r"expected init to return params, n_out, got 0 values"):
+        portnet.init(layers.Chain([ForgetsOutputs()]), 3)
 
 
 def test_the_relative_error_is_the_usual_one():

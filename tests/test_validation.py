@@ -1,7 +1,7 @@
 """Bad input: for everything that can be given wrongly, the message, and that nothing was changed."""
 
 import re
-from datetime import datetime
+from datetime import datetime, time, timedelta
 
 import array_api_strict
 import numpy as np
@@ -574,6 +574,20 @@ def test_a_column_without_numbers_is_named(library):
         "X: column 'city' holds dates or times, where numbers are needed: give the days or seconds "
         "since a date of your choice"
     )
+
+
+def test_columns_of_polars_with_times_are_named_and_lazy_frames_are_a_data_error():
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    trainer = portnet.Trainer(portnet.mlp([2, 1]), "squared_error")
+    values = [1.0, 2, 3]
+    for column in ([time(1), time(2), time(3)], [timedelta(1), timedelta(2), timedelta(3)]):
+        frame = polars.DataFrame({"width": values, "when": column})
+        with pytest.raises(
+            DataError, match=r"^X: column 'when' holds dates or times, where numbers"
+        ):
+            trainer.fit(frame, values)
+    with pytest.raises(DataError, match=r"^X: expected"):
+        trainer.fit(polars.DataFrame({"a": values, "b": values}).lazy(), values)
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")

@@ -50,7 +50,9 @@ def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compil
     -----
     On NumPy the results are compared with those of fn called eagerly as follows.
 
-    - Elementwise operations and products of matrices have the same bits.
+    - Elementwise operations and products of matrices have the same bits. Only functions such as exp
+      may differ in the last place where the elements of a view lie backwards and not row by row:
+      NumPy chooses its code by the strides.
     - Sums, means and products of elements may be taken in another order.
     - Results lie in memory row by row. Eager NumPy keeps the order of a transposed operand, and a
       product or a sum of such a result may round differently.
