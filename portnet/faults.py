@@ -129,14 +129,14 @@ def warn_of_scale(run: Run, rows: Rows, loss: float) -> None:
         (of_zeros,) = read([of_loss(zeros, y, weight)[0]])
     if of_loss.reduction == "sum":
         of_zeros *= X.shape[0] / some
-    if not loss > 10 * of_zeros > 0:
+    if not loss > 10 * of_zeros:
         return
     largest, reaches = _largest_column(run, X)
     if largest > 10:
         warn(
-            f"the loss of the first epoch, {loss:.4g}, is {loss / of_zeros:.3g} times that of "
-            f"outputs of 0. {reaches}, where networks want about 1: scale the inputs, (X - mean) / "
-            "std of each column",
+            f"the loss of the first epoch is {loss:.4g}, where outputs of 0 would have "
+            f"{of_zeros:.4g}. {reaches}, where networks want about 1: scale the inputs, (X - mean) "
+            "/ std of each column",
             run,
         )
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import threading
 from dataclasses import dataclass
 
@@ -800,9 +801,15 @@ def test_inputs_without_scale_are_warned_of_once_and_named(loss, outputs):
         run = trainer.fit(RAW, LABELS, epochs=3, progress=False)
     (warning,) = caught
     reaches = f"column 2 of X reaches {abs(RAW[:, 2]).max():.3g}, where networks want about 1"
-    assert f"times that of outputs of 0. {reaches}: scale the inputs" in str(warning.message)
+    assert re.search(
+        rf"is \S+, where outputs of 0 would have \S+\. {re.escape(reaches)}: scale the inputs",
+        str(warning.message),
+    )
     assert warning.filename == __file__
     run.fit(RAW, LABELS, epochs=1, progress=False)  # not again
+    if loss == "squared_error":
+        with pytest.warns(UserWarning, match=r"where outputs of 0 would have 0\."):
+            trainer.fit(RAW, 0 * LABELS, epochs=1, progress=False)
     frame = pandas.DataFrame(RAW, columns=list("abcde"))
     with pytest.warns(UserWarning, match=r"column 2 \('c'\) of X reaches"):
         trainer.fit(frame, LABELS, epochs=1, progress=False)
