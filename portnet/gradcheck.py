@@ -166,6 +166,7 @@ def check_gradients(
     place = Backend(there.name, "float64", there.device, there.xp)
     methods("a model", model, ("init", "forward", "backward"))
     draw, loss = random.generator(seed), named("loss", loss, LOSSES)
+    called_with("a loss", loss, *LOSS_CALL)
     X = check.features(X, place)
     rows, outputs = X.shape[0], model.init(random.generator(seed), X.shape[1])[1]
     y = check.targets(y, place, loss, rows=rows, outputs=outputs)

@@ -328,6 +328,8 @@ def test_a_loss_without_weight_is_told_how_it_is_called():
     with pytest.raises(TypeError, match=message):
         check_loss(loss)
     with pytest.raises(TypeError, match=message):
+        check_gradients(layers.mlp([2, 1]), loss, np.ones((3, 2)), np.ones(3))
+    with pytest.raises(TypeError, match=message):
         portnet.Trainer(layers.mlp([2, 1]), loss)
 
 
