@@ -5,7 +5,8 @@ import textwrap
 from importlib.metadata import PackageNotFoundError, version
 
 from . import BackendUnavailableError, __version__, backends, get_backend
-from .compiler.planned import why_no_machine_code
+from .compiler.planned import check_native_cpu, why_no_machine_code
+from .compiler.settings import native_cpu, native_mode
 from .options import how_to_install
 
 PACKAGES = {  # and the extra that installs them
@@ -26,8 +27,7 @@ def main() -> None:
             print(f"  {package} {version(package)}")
         except PackageNotFoundError:
             print(f"  {package} not installed" + (f": {how_to_install(extra)}" if extra else ""))
-    why_not = why_no_machine_code()
-    print(f"\nsteps on NumPy become machine code: {f'no, {why_not}' if why_not else 'yes'}")
+    print(f"\nsteps on NumPy become machine code: {_machine_code()}")
     print("\nbackends")
     for status in backends():
         head = f"  {status.name:<17} {'usable' if status.usable else 'not usable':<11}"
@@ -42,6 +42,20 @@ def main() -> None:
     except (BackendUnavailableError, ValueError) as error:
         raise SystemExit(f"\n{error}") from None
     print(f"\nnew arrays are created in {now} as {now.dtype}")
+
+
+def _machine_code() -> str:
+    """Return whether there is machine code here, and why not."""
+    why_not = why_no_machine_code()
+    if why_not:
+        return f"no, {why_not}"
+    try:
+        if native_mode() == "never":
+            return "no, as PORTNET_NATIVE=never says"
+        check_native_cpu()
+    except ValueError as error:
+        return f"no, {error}"
+    return f"yes, for {native_cpu()}, as PORTNET_NATIVE_CPU says" if native_cpu() else "yes"
 
 
 if __name__ == "__main__":

@@ -514,6 +514,9 @@ def _numbers(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return host
     if host.dtype.kind != "O":
         raise ValueError(f"expected real numbers, got data of dtype {host.dtype}")
+    for v in host.flat:  # float() would make days of some and nanoseconds of others
+        if isinstance(v, np.datetime64 | np.timedelta64):
+            raise ValueError(f"expected real numbers, got {v!r}")
     whole = all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in host.flat)
     try:
         return host.astype(np.int64 if whole else np.float64)

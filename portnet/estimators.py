@@ -200,7 +200,8 @@ class _MLP(BaseEstimator):
             an error comes after the fit.)
         """
         held = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
-        return self._commit(lambda: self._fit(X, y, sample_weight, held))
+        with follow.told(X=X, y=y, sample_weight=sample_weight):
+            return self._commit(lambda: self._fit(X, y, sample_weight, held))
 
     def _commit(self, fit: Callable[[], Progress]) -> Any:
         """Fit, or leave everything as it was. Warnings come last: as errors, they undo nothing."""
@@ -233,8 +234,6 @@ class _MLP(BaseEstimator):
             self._validate_params()
             if self.early_stopping:
                 raise ValueError("partial_fit does not support early_stopping=True")
-        for name, given in (("X", X), ("y", y), ("sample_weight", sample_weight)):
-            check.refuse_without_values(given, name)
         hidden = self._hidden_sizes()
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         method = "partial_fit" if incremental else "fit"
@@ -426,7 +425,8 @@ class _MLP(BaseEstimator):
             X = follow.device_features(X, place)
             validate_data(self, X, y, reset=first, skip_check_array=True)
             if is_host(y) or not place.holds(y):
-                y = validate_data(self, y=to_numpy(y), reset=first, **numeric)
+                y = y if hasattr(y, "tocsr") else to_numpy(y)
+                y = validate_data(self, y=y, reset=first, **numeric)
             check_consistent_length(X, y)
         if not is_host(y):
             if y.ndim > 2:
@@ -526,14 +526,13 @@ class _MLP(BaseEstimator):
         if self.solver == "lbfgs":
             warn("X_val and y_val are not looked at: lbfgs has no early stopping")
         try:
-            return self._checked_validation(place, X_val, y_val, sample_weight_val)
+            with follow.told(X_val=X_val, y_val=y_val, sample_weight_val=sample_weight_val):
+                return self._checked_validation(place, X_val, y_val, sample_weight_val)
         except (ValueError, TypeError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"in the validation set: {error}") from None
 
     def _checked_validation(self, place: Backend, X_val: Any, y_val: Any, w: Any) -> _Validation:
-        for name, given in (("X_val", X_val), ("y_val", y_val), ("sample_weight_val", w)):
-            check.refuse_without_values(given, name)
         if not is_host(X_val) and not place.holds(X_val):
             X_val = to_numpy(X_val)
         X_val = self._features(X_val, place)
@@ -556,8 +555,10 @@ class _MLP(BaseEstimator):
     def _answer(self, X: Any, method: str, finish: Callable[[Array], Array]) -> Array:
         """Return finish(raw outputs (rows, outputs)) in the library of X."""
         check_is_fitted(self)
-        check.refuse_without_values(X, "X")
-        place = self._place(X, method)
+        with follow.told(X=X):
+            return self._answered(X, self._place(X, method), finish)
+
+    def _answered(self, X: Any, place: Backend, finish: Callable[[Array], Array]) -> Array:
         with place.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             rows = Rows(place, self._features(X, place))
             answer = finish(forward(*self._network(rows), rows, compiled=self.compile))
@@ -789,7 +790,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
                 self._label_binarizer = LabelBinarizer().fit(y if several else classes)
             return self._fit(X, y, sample_weight, incremental=True)
 
-        return self._commit(fit)
+        with follow.told(X=X, y=y, sample_weight=sample_weight):
+            return self._commit(fit)
 
     def predict(self, X: Any) -> Array:
         """Return the class of each row, or 0 and 1 for each label, in the library of X.
@@ -819,8 +821,9 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the share of the rows whose class, or all of whose labels, are right."""
-        pred, y, weight = follow.on_host(self.predict(X), y, sample_weight)
-        return float(accuracy_score(y, pred, sample_weight=weight))
+        with follow.told(X=X, y=y, sample_weight=sample_weight):
+            pred, y, weight = follow.on_host(self.predict(X), y, sample_weight)
+            return float(accuracy_score(y, pred, sample_weight=weight))
 
     def _probabilities(self, raw: Array) -> Array:
         xp = namespace(raw)
@@ -1078,7 +1081,8 @@ class MLPRegressor(RegressorMixin, _MLP):
 
         After an error, the estimator is as it was before.
         """
-        return self._commit(lambda: self._fit(X, y, sample_weight, incremental=True))
+        with follow.told(X=X, y=y, sample_weight=sample_weight):
+            return self._commit(lambda: self._fit(X, y, sample_weight, incremental=True))
 
     def predict(self, X: Any) -> Array:
         """Return the mean of the target, (rows,) or (rows, outputs), in the library of X."""
@@ -1087,8 +1091,9 @@ class MLPRegressor(RegressorMixin, _MLP):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R2 on these rows: 1 is perfect, 0 is as good as the mean of y."""
-        pred, y, weight = follow.on_host(self.predict(X), y, sample_weight)
-        return float(r2_score(y, pred, sample_weight=weight))
+        with follow.told(X=X, y=y, sample_weight=sample_weight):
+            pred, y, weight = follow.on_host(self.predict(X), y, sample_weight)
+            return float(r2_score(y, pred, sample_weight=weight))
 
     def _mean(self, raw: Array) -> Array:
         return namespace(raw).exp(raw) if self.out_activation_ == "exp" else raw
@@ -1105,7 +1110,7 @@ class MLPRegressor(RegressorMixin, _MLP):
         try:  # objects that are numbers, so that their values are checked
             host = to_numpy(y)
             return host.astype(np.float64) if host.dtype == object else y
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return y
 
     def _learn(self, y: Any, place: Backend, incremental: bool) -> None:

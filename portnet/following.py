@@ -3,6 +3,8 @@
 scikit-learn checks data on the host; what it says there is said here about arrays elsewhere.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,24 @@ __all__ = [
     "moved",
     "on_host",
     "targets",
+    "told",
 ]
 
 Array = Any
 Host = np.ndarray[Any, Any]
+
+
+@contextmanager
+def told(**given: Any) -> Iterator[None]:
+    """Refuse tensors without dense values, and name the argument that has too large an integer."""
+    for name, x in given.items():
+        check.refuse_without_values(x, name)
+    try:
+        yield
+    except OverflowError as error:
+        for name, x in given.items():
+            check.refuse_too_large(x, name)
+        raise ValueError(str(error)) from error
 
 
 def logistic(z: Array) -> Array:

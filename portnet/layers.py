@@ -28,11 +28,22 @@ work on the last two axes and never cast: the dtype of x and of the parameters m
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Protocol
 
 from . import rng as random
 from .backend import ShapeError, namespace
-from .options import choose, integer, methods, number, pair, sizes_in_a_list
+from .options import (
+    FORWARD_CALL,
+    called_with,
+    choose,
+    integer,
+    methods,
+    name_of,
+    number,
+    pair,
+    sizes_in_a_list,
+)
 
 Array = Any
 Params = Any  # a nest of arrays: see portnet.tree
@@ -77,7 +88,7 @@ class Dense:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n_out", integer("Dense: n_out", self.n_out, 1))
-        if isinstance(self.weights, int):
+        if isinstance(self.weights, Integral):
             hint = f"the inputs come from the data, so write Dense({self.weights})"
             raise TypeError(f"Dense({self.n_out}, {self.weights}): {hint}")
         if not callable(self.weights):
@@ -365,6 +376,7 @@ class Chain:
         object.__setattr__(self, "layers", tuple(self.layers))  # so that a list may be given
         for i, layer in enumerate(self.layers):
             methods(f"layers[{i}] of a Chain", layer, _METHODS)
+            called_with(f"forward of layers[{i}] {name_of(layer)}", layer.forward, *FORWARD_CALL)
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """Initialise the layers in order, each with the outputs of the one before."""
@@ -412,6 +424,7 @@ class Residual:
 
     def __post_init__(self) -> None:
         methods("the layer of a Residual", self.layer, _METHODS)
+        called_with(f"forward of {name_of(self.layer)}", self.layer.forward, *FORWARD_CALL)
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """The parameters of f; raises ShapeError unless f has n_in outputs."""
@@ -425,6 +438,7 @@ class Residual:
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = x + f(x)."""
         y, cache = pair(self.layer, "forward", "y, cache", self.layer.forward(params, x, key))
+        namespace(x, y)  # of one library: some add what is NumPy's, too
         return x + y, cache
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:

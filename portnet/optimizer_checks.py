@@ -6,7 +6,7 @@ import numpy as np
 
 from . import rng as random
 from . import tree
-from .backend import Backend, backend_of, describe, is_host, to_numpy
+from .backend import Backend, backend_of, describe, get_backend, is_host, to_numpy
 from .optimizers import OPTIMIZERS, Optimizer
 from .options import methods, name_of, named, pair
 
@@ -33,7 +33,8 @@ def check_optimizer(
     ----------
     optimizer : str or optimizer
     params : nest of arrays, optional
-        In any library; by default random ones of a Dense layer and a number of axes 0, in NumPy.
+        In any library; by default random ones of a Dense layer and a number of axes 0, on the
+        current backend.
     seed : int
         Of the random parameters.
 
@@ -47,9 +48,12 @@ def check_optimizer(
     if params is None:
         draw = random.generator(seed)
         shapes = {"W": (4, 3), "b": (1, 3), "scale": ()}
-        params = ({k: np.asarray(draw.standard_normal(s)) for k, s in shapes.items()}, ())
-    for dtype in ("float32", None):  # None: their own
-        _check(optimizer, params if dtype is None else _cast(params, dtype))
+        place = get_backend()
+        dtype = "float64" if place.supports("float64") else "float32"
+        drawn = {k: place.asarray(draw.standard_normal(s), dtype) for k, s in shapes.items()}
+        params = (drawn, ())
+    for kind in ("float32", None):  # None: their own
+        _check(optimizer, params if kind is None else _cast(params, kind))
 
 
 def returns_parameters(optimizer: Any, params: Params) -> bool:

@@ -14,9 +14,11 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
 from typing import Any, TypeVar
 
 __all__ = [
+    "FORWARD_CALL",
     "LOSS_CALL",
     "METRIC_CALL",
     "OPTIONS_ELSEWHERE",
@@ -68,7 +70,11 @@ OTHER_NAMES = {
     "gradient_descent": ("sgd",),
     "l-bfgs": ("lbfgs",),
 }
-# How a loss and a metric are called, and how to write one.
+# How a layer's forward, a loss and a metric are called, and how to write one.
+FORWARD_CALL = (
+    ("params", "x", "key"),
+    "def forward(self, params, x, key=None), and return y, cache",
+)
 LOSS_CALL = (
     ("pred", "target", "weight"),
     "def loss(pred, target, weight=None), and return value, dpred",
@@ -259,8 +265,8 @@ def sizes_in_a_list(make: _Function) -> _Function:
 
     @functools.wraps(make)
     def checked(*args: Any, **options: Any) -> Any:
-        if args and isinstance(args[0], int):
-            sizes = [a for a in args if isinstance(a, int)]
+        if args and isinstance(args[0], Integral):
+            sizes = [int(a) for a in args if isinstance(a, Integral)]
             raise TypeError(
                 f"{make.__name__}: expected a list of sizes, inputs first and outputs last, such "
                 f"as {make.__name__}({sizes if len(sizes) > 1 else [*sizes, 8, 2]}), got "
@@ -278,6 +284,8 @@ def refuse_unknown(owner: str, options: Mapping[str, Any], names: Iterable[str])
             where = OPTIONS_ELSEWHERE.get(name, "")
             if where.startswith(owner):
                 where = where.partition("..., ")[2].removesuffix(")")
+            elif where and "(" not in where.partition("=")[0]:  # an option of fit
+                where = f"fit(X, y, {where})"
             raise TypeError(f"{owner}: unknown option {name!r}" + f": write {where}" * bool(where))
 
 

@@ -234,6 +234,13 @@ def _layer_that_leaves(
     model: Any, params: Any, x: Array, place: Backend, name: str = ""
 ) -> str | None:
     """Return a message about the first layer whose outputs leave the library or dtype of x."""
+    inner = getattr(model, "layer", None)  # of a Residual
+    if inner is not None and hasattr(inner, "forward"):
+        found = _layer_that_leaves(
+            inner, params, x, place, f"{name.rstrip()}.layer " if name else "layer "
+        )
+        if found is not None:
+            return found
     for i, layer in enumerate(getattr(model, "layers", ())):
         found = _layer_that_leaves(layer, params[i], x, place, f"{name}layers[{i}] ")
         if found is not None:

@@ -23,10 +23,12 @@ from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .options import (
+    FORWARD_CALL,
     LOSS_CALL,
     called_with,
     integer,
     methods,
+    name_of,
     named,
     options_by_name,
     refuse_unknown,
@@ -98,6 +100,7 @@ class Trainer:
         known: dict[str, Callable[[], Any]] = {**OPTIMIZERS, "lbfgs": LBFGS}
         object.__setattr__(self, "optimizer", named("optimizer", self.optimizer, known))
         methods("a model", self.model, ("init", "forward", "backward"))
+        called_with(f"forward of {name_of(self.model)}", self.model.forward, *FORWARD_CALL)
         methods("a loss(pred, target, weight)", self.loss, ("__call__",))
         called_with("a loss", self.loss, *LOSS_CALL)
         if not isinstance(self.optimizer, LBFGS):

@@ -13,7 +13,7 @@ from .backend import ShapeError, backend_of, get_backend
 from .layers import Layer
 from .losses import Loss
 from .optimizers import Optimizer
-from .options import integer
+from .options import integer, name_of, pair
 
 Array = Any
 Params = Any
@@ -42,11 +42,20 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
     ) -> tuple[Params, State, Array]:
         pred, caches = model.forward(params, x, key)
         value, dpred = loss(pred, y, weight)
-        grads, _ = model.backward(params, caches, dpred)
-        updates, state = optimizer.update(grads, state, params)
+        answer = model.backward(params, caches, dpred)
+        grads, _ = pair(model, "backward", "dparams, dx", answer)
+        answer = optimizer.update(grads, state, params)
+        updates, state = pair(optimizer, "update", "updates, state", answer)
         if scale is not None:
             updates = tree.map(lambda u: scale * u, updates)
-        return tree.map(_add, params, updates), state, value
+        try:
+            return tree.map(_add, params, updates), state, value
+        except ValueError as error:
+            error.add_note(
+                f"these are the updates of {name_of(optimizer)}: update(grads, state, "
+                "params) returns updates, in the nest of params, and state"
+            )
+            raise
 
     return step
 

@@ -34,6 +34,7 @@ __all__ = [
     "named_metrics",
     "one_dimensional",
     "parameters",
+    "refuse_too_large",
     "refuse_without_values",
     "row_weights",
     "targets",
@@ -328,6 +329,23 @@ def refuse_without_values(x: Any, name: str) -> None:
         )
 
 
+def refuse_too_large(x: Any, name: str) -> None:
+    """Raise DataError for an integer of Python's that no float64 can hold."""
+    if not is_host(x):
+        return
+    objects = np.array(x, dtype=object)
+    for where in np.ndindex(objects.shape):
+        if isinstance(objects[where], int) and abs(objects[where]) > _LARGEST:
+            raise DataError(
+                f"{name} contains an integer too large for float64 at {_position(where)}"
+                if where
+                else f"{name} is an integer too large for float64"
+            )
+
+
+_LARGEST = int(np.finfo(np.float64).max)
+
+
 def _numbers(
     x: Any, place: Backend, name: str, dtype: str | None = None, *, columns: bool = False
 ) -> Array:
@@ -351,6 +369,7 @@ def _columns(X: Any) -> list[Any]:
     return list(keys) if isinstance(keys, Iterable) else []
 
 
+_TIMES = date | timedelta | np.datetime64 | np.timedelta64
 _DATES = (
     "holds dates or times, where numbers are needed: give the days or seconds since a date of your "
     "choice"
@@ -361,7 +380,9 @@ def _column_without_numbers(X: Any, name: str) -> str:
     """Return a message that names the first column that holds text or dates; "" without one."""
     try:
         named = feature_names(X)
-        held = [X[c] for c in _columns(X)] or to_numpy(X).T
+        # Of a list, the objects: NumPy makes text of all where there is some.
+        plain = np.array(X, dtype=object) if isinstance(X, list | tuple) else to_numpy(X)
+        held = [X[c] for c in _columns(X)] if _columns(X) else plain.T
     except (ValueError, TypeError):  # ragged
         return ""
     if not _columns(X) and np.ndim(held) != 2:
@@ -369,7 +390,7 @@ def _column_without_numbers(X: Any, name: str) -> str:
     for i, given in enumerate(held):
         column = np.asarray(given)
         what = f"{name}: column {repr(named[i]) if named else i}"
-        if column.dtype.kind in "Mm" or any(isinstance(v, date | timedelta) for v in column.flat):
+        if column.dtype.kind in "Mm" or any(isinstance(v, _TIMES) for v in column.flat):
             return f"{what} {_DATES}"
         text = next((v for v in column.flat if isinstance(v, str | bytes)), None)
         if text is not None:

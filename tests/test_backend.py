@@ -15,6 +15,7 @@ import pytest
 import portnet
 from portnet import backend
 from portnet.backend import BackendUnavailableError, namespace
+from portnet.compiler import planned
 
 
 def python(code, **environment):
@@ -220,6 +221,22 @@ def test_command_line_says_how_to_install_what_is_missing_and_why_there_is_no_ma
         told = rf'^  {package} not installed: (pip install "{package}[^"]*" \(or )?{here}\)?$'
         assert re.search(told, done, re.MULTILINE), done
     assert "steps on NumPy become machine code: no, llvmlite is not installed" in done
+
+
+def test_command_line_says_what_the_environment_asks_of_machine_code():
+    if planned.why_no_machine_code():
+        pytest.skip(f"there is no machine code here: {planned.why_no_machine_code()}")
+    for name, value, told in (
+        ("PORTNET_NATIVE", "never", "no, as PORTNET_NATIVE=never says"),
+        ("PORTNET_NATIVE", "maybe", "no, PORTNET_NATIVE: expected always, never or auto, got 'ma"),
+        ("PORTNET_NATIVE", "always", "yes\n"),
+        ("PORTNET_NATIVE_CPU", "nonsense", "no, PORTNET_NATIVE_CPU: expected LLVM's name of a pr"),
+    ):
+        env = {k: v for k, v in os.environ.items() if not k.startswith("PORTNET_")} | {name: value}
+        command = [sys.executable, "-m", "portnet"]
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        assert f"\nsteps on NumPy become machine code: {told}" in done.stdout
 
 
 def test_command_line_with_a_default_that_cannot_be_used():

@@ -43,6 +43,33 @@ def nameless(mean, target, weight=None):
     return 0.0
 
 
+class NoKey:
+    def init(self, rng, n_in):
+        return (), n_in
+
+    def forward(self, params, x):
+        return x, None
+
+    def backward(self, params, cache, dy):
+        return (), dy
+
+
+class NoPair(NoKey):
+    def forward(self, params, x, key=None):
+        return x, None
+
+    def backward(self, params, cache, dy):
+        return dy
+
+
+class UpdatesOnly:
+    def init(self, params):
+        return ()
+
+    def update(self, grads, state, params):
+        return portnet.tree.map(lambda g: -0.1 * g, grads)
+
+
 # What is called, the error's type, and its message (the beginning of it).
 CASES = {
     # Trainer
@@ -70,6 +97,47 @@ CASES = {
         lambda: portnet.Trainer((3, 4, 3), "huber"),
         TypeError,
         "expected a model with init, forward, backward, got (3, 4, 3)",
+    ),
+    "an option of fit's, in other words": (
+        lambda: portnet.Trainer(NET, "huber", validation_split=0.1),
+        TypeError,
+        "Trainer: unknown option 'validation_split': write fit(X, y, validation=0.1)",
+    ),
+    "sizes one by one, of NumPy's": (
+        lambda: portnet.mlp(np.int64(4), 8, 2),
+        TypeError,
+        "mlp: expected a list of sizes, inputs first and outputs last, such as mlp([4, 8, 2]), got",
+    ),
+    "outputs and inputs, of NumPy's": (
+        lambda: portnet.Dense(8, np.int64(4)),
+        TypeError,
+        "Dense(8, 4): the inputs come from the data, so write Dense(4)",
+    ),
+    "a forward without a key": (
+        lambda: portnet.Chain([portnet.Dense(3), NoKey()]),
+        TypeError,
+        "forward of layers[1] NoKey is called with (params, x, key), got one that takes (params, "
+        "x): write def forward(self, params, x, key=None), and return y, cache",
+    ),
+    "a residual's forward without a key": (
+        lambda: portnet.Residual(NoKey()),
+        TypeError,
+        "forward of NoKey is called with (params, x, key), got one that takes (params, x): write",
+    ),
+    "a model's forward without a key": (
+        lambda: portnet.Trainer(NoKey(), "huber"),
+        TypeError,
+        "forward of NoKey is called with (params, x, key), got one that takes (params, x): write",
+    ),
+    "a model whose backward gives no pair": (
+        lambda: portnet.Trainer(NoPair(), "squared_error").fit(X, X),
+        TypeError,
+        "NoPair: expected backward to return dparams, dx, got a ndarray of shape (8, 3)",
+    ),
+    "an optimizer that returns updates only": (
+        lambda: fit(trainer={"optimizer": UpdatesOnly()}),
+        TypeError,
+        "UpdatesOnly: expected update to return updates, state, got 3 values",
     ),
     "batch size of 0": (
         lambda: portnet.Trainer(NET, "huber", batch_size=0),
@@ -795,6 +863,15 @@ def test_message(case):
     with pytest.raises(error, match="^" + re.escape(message)) as caught:
         call()
     assert type(caught.value) is error
+
+
+def test_updates_in_another_nest_name_the_optimizer():
+    net = portnet.Chain([portnet.Dense(3), portnet.Tanh()])  # of two layers: as if it were a pair
+    trainer = portnet.Trainer(net, "squared_error", UpdatesOnly(), compile=False)
+    with pytest.raises(ValueError, match="nests differ at the top") as caught:
+        trainer.fit(X, X)
+    (note,) = caught.value.__notes__
+    assert note.startswith("these are the updates of UpdatesOnly: update(grads, state, params)")
 
 
 def test_there_are_many():

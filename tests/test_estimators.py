@@ -1717,6 +1717,11 @@ def test_tensors_without_values_and_sparse_ones_are_named(torch):
             ("X", lambda wrong=wrong: MLPClassifier(**SMALL).fit(wrong, y)),
             ("y", lambda wrong=wrong: MLPClassifier(**SMALL).fit(given, wrong)),
             ("X", lambda wrong=wrong: fitted.predict_proba(wrong)),
+            ("X", lambda wrong=wrong: fitted.score(wrong, y)),
+            ("y", lambda wrong=wrong: fitted.score(given, wrong)),
+            ("sample_weight", lambda wrong=wrong: fitted.score(given, y, wrong)),
+            ("y", lambda wrong=wrong: MLPRegressor(**SMALL).fit(given, y).score(given, wrong)),
+            ("y", lambda wrong=wrong: MLPClassifier(**SMALL).partial_fit(given, wrong, None, [0])),
             (
                 "in the validation set: X_val",
                 lambda wrong=wrong, net=stopping: net.fit(given, y, X_val=wrong, y_val=y),
@@ -1724,6 +1729,47 @@ def test_tensors_without_values_and_sparse_ones_are_named(torch):
         ):
             with pytest.raises(kind, match=f"^{message.format(name)}"):
                 call()
+
+
+def test_integers_that_no_float_holds_are_named():
+    huge, rows = 10**400, X.tolist()
+    wide = [[*row[:-1], huge] for row in rows]
+    weight, values = [1.0, huge] * (len(rows) // 2), [0.5, huge] * (len(rows) // 2)
+    for net, y in (MLPClassifier(**SMALL), Y), (MLPRegressor(**SMALL), np.arange(len(X)) / 9):
+        fitted = clone(net).fit(X, y)
+        before = pickle.dumps(fitted)
+        held = clone(net).set_params(early_stopping=True)
+        for name, where, call in (
+            ("X", "row 0, column 3", lambda n=fitted, y=y: n.fit(wide, y)),
+            ("X", "row 0, column 3", lambda n=fitted, y=y: n.partial_fit(wide, y)),
+            ("X", "row 0, column 3", lambda n=fitted: n.predict(wide)),
+            ("X", "row 0, column 3", lambda n=fitted, y=y: n.score(wide, y)),
+            ("sample_weight", "row 1", lambda n=fitted, y=y: n.fit(X, y, weight)),
+            ("sample_weight", "row 1", lambda n=fitted, y=y: n.score(X, y, weight)),
+            (
+                "in the validation set: sample_weight_val",
+                "row 1",
+                lambda n=held, y=y: n.fit(X, y, X_val=X, y_val=y, sample_weight_val=weight),
+            ),
+            ("y", "row 1", lambda n=fitted: n.fit(X, values)),
+            ("y", "row 1", lambda n=fitted: n.score(X, values)),
+        ):
+            if name == "y" and isinstance(net, MLPClassifier):
+                continue  # labels of unknown type, in scikit-learn's words
+            with pytest.raises(ValueError, match=f"^{name} contains an integer too .* at {where}"):
+                call()
+        assert pickle.dumps(fitted) == before
+
+
+def test_sparse_targets_beside_an_array_of_another_library(torch):
+    sparse = pytest.importorskip("scipy.sparse", reason="SciPy is not installed")
+    given, labels = torch.asarray(X), np.stack([Y > 0, Y > 1], 1).astype(int)
+    several = MLPClassifier(**SMALL).fit(given, sparse.csr_matrix(labels))
+    dense = MLPClassifier(**SMALL).fit(given, labels)
+    np.testing.assert_array_equal(several.coefs_[0], dense.coefs_[0])
+    for net in MLPClassifier(**SMALL), MLPRegressor(**SMALL):
+        with pytest.raises(TypeError, match="Sparse data was passed for y, but dense data is req"):
+            net.fit(given, sparse.csr_matrix(Y.reshape(-1, 1)))
 
 
 def test_type_errors_of_a_validation_set_say_so():

@@ -533,6 +533,21 @@ def test_where_llvm_fails_numpy_goes_on(monkeypatch):
     assert "segment0" not in way_of(compiled).explain()
 
 
+def test_a_processor_that_llvm_does_not_know_is_an_error(monkeypatch):
+    """LLVM itself would end the process."""
+    from llvmlite import binding
+
+    monkeypatch.setenv("PORTNET_NATIVE", "always")
+    monkeypatch.setenv("PORTNET_NATIVE_CPU", "nonsense")
+    compiled = portnet.compile(lambda x: x * 3.0 + 1.0)
+    message = r"^PORTNET_NATIVE_CPU: expected LLVM's name of .* got 'nonsense': "
+    with pytest.raises(ValueError, match=message):
+        compiled(np.arange(3.0))
+    monkeypatch.setenv("PORTNET_NATIVE_CPU", str(binding.get_host_cpu_name()))
+    np.testing.assert_array_equal(compiled(np.arange(3.0)), [1, 4, 7])
+    assert "segment0" in way_of(compiled).explain()
+
+
 def test_explained(capsys):
     fn = portnet.compile(lambda x: namespace(x).exp(-x) * 2.0 + namespace(x).argmax(x, axis=0))
     x = np.ones((3, 4))

@@ -38,6 +38,8 @@ def test_optimizers_of_optax_pass(jax):
     optax = pytest.importorskip("optax", reason="optax is not installed")
     params = {"W": jax.numpy.ones((3, 2)), "b": jax.numpy.ones(2)}
     portnet.check_optimizer(optax.adam(1e-2), params)
+    with portnet.use_backend("jax"):
+        portnet.check_optimizer(optax.adam(1e-2))
 
 
 @dataclass(frozen=True)

@@ -636,7 +636,9 @@ def test_updates_must_have_the_shapes_of_the_parameters():
 
     with pytest.raises(portnet.ShapeError, match=r"expected an update of shape \(5, 8\)") as caught:
         classifier(optimizer=Wide()).fit(X, LABELS, epochs=1)
-    assert caught.value.__notes__ == ["at leaf [0]['W'] of the nest"]
+    leaf, whose = caught.value.__notes__
+    assert leaf == "at leaf [0]['W'] of the nest"
+    assert whose.startswith("these are the updates of Wide")
 
     class WrongAxis(portnet.Dense):
         def backward(self, params, cache, dy):
@@ -782,6 +784,9 @@ def test_a_layer_that_leaves_the_library_or_the_dtype_is_named(torch):
         r"dtype torch.float32, like x, got a numpy array on cpu of dtype float32"
     )
     with pytest.raises(TypeError, match=message):
+        portnet.Trainer(net, "squared_error").fit(torch.asarray(X), torch.asarray(X[:, :3]))
+    net = portnet.Chain([portnet.Dense(3), portnet.Residual(ByNumPy())])
+    with pytest.raises(TypeError, match=r"^layers\[1\]\.layer ByNumPy\(\): expected forward to"):
         portnet.Trainer(net, "squared_error").fit(torch.asarray(X), torch.asarray(X[:, :3]))
     net = portnet.Chain([portnet.Dense(3), Float64()])
     with pytest.raises(

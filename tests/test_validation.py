@@ -641,3 +641,18 @@ def test_class_weights_that_are_no_finite_numbers_are_refused(weight):
         DataError, match=r"^class_weight: a value of 1e\+300 is too large for float32"
     ):
         trainer.fit(X, y, class_weight={0: 1e300})
+
+
+def test_lists_and_objects_with_one_cell_of_another_kind_are_named_by_it():
+    rows = X.tolist()
+    for value, text in (
+        ("oops", "text such as 'oops'"),
+        (np.datetime64("2026-01-01"), "dates or times"),
+        (np.timedelta64(3, "s"), "dates or times"),
+    ):
+        given = [*rows[:-1], [0.0, value, 1.0, 2.0]]
+        for x in (given, np.array(given, dtype=object)):
+            with pytest.raises(DataError, match=f"^X: column 1 holds {text}, where numbers are"):
+                regress(x)
+    with pytest.raises(DataError, match=r"^y: expected real numbers, got np\.timedelta64\(3,'s'\)"):
+        regress(y=[1.0, np.timedelta64(3, "s")] * 3)

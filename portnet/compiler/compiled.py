@@ -70,8 +70,7 @@ def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compil
     The environment variable ``PORTNET_NATIVE`` is read when a plan is made: "auto" (the default);
     "always" compiles at the first call, and is an error where machine code cannot be made; "never".
     ``PORTNET_NATIVE_CPU`` is LLVM's name of the processor to compile for, by default this one: one
-    whose instructions this one has. LLVM ignores a name that it does not know, and says so on
-    stderr.
+    whose instructions this one has. A name that LLVM does not know is a ValueError.
 
     Examples
     --------

@@ -7,7 +7,9 @@ called between the compiled functions. This is the extra ``native``: llvmlite, n
 
 import ctypes
 import functools
+import os
 import platform
+import subprocess
 import sys
 from typing import Any
 
@@ -82,10 +84,43 @@ declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 
 
 def target_cpu() -> str:
-    """Return LLVM's name of the processor to compile for."""
+    """Return LLVM's name of the processor to compile for; ValueError where it does not know it."""
     from llvmlite import binding
 
-    return native_cpu() or str(binding.get_host_cpu_name())
+    chosen = native_cpu()
+    if chosen:
+        problem = _trouble_with(chosen)
+        if problem:
+            raise ValueError(
+                "PORTNET_NATIVE_CPU: expected LLVM's name of a processor whose instructions this "
+                f"one has, such as x86-64-v3, got {chosen!r}: {problem}"
+            )
+    return chosen or str(binding.get_host_cpu_name())
+
+
+@functools.lru_cache(maxsize=16)
+def _trouble_with(cpu: str) -> str:
+    """Return what LLVM says against a processor; "" if nothing.
+
+    Another process asks it: a name that LLVM does not know may end the process.
+    """
+    code = f"from {__name__} import make_nothing; make_nothing({cpu!r})"
+    tried = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    said = tried.stderr.strip().splitlines()
+    if tried.returncode or any("not a recognized" in line for line in said):
+        return said[-1] if said else f"the compiler ended with {tried.returncode}"
+    return ""
+
+
+def make_nothing(cpu: str) -> None:
+    """Compile and call a function that does nothing."""
+    _machine_code(("define void @segment0(ptr %table) {\n ret void\n}",), 1, cpu)["segment0"](0)
 
 
 def _target(cpu: str) -> Any:

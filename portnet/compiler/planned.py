@@ -15,7 +15,7 @@ from .numpy_replay import Code, Replay, Text, quick
 from .outcomes import MISS, CompileWarning, EagerError
 from .program import Program, same
 from .rewrite import simplify
-from .settings import native_mode
+from .settings import native_cpu, native_mode
 from .trace import ELEMENTWISE, Untraceable, line_of_error, trace
 
 
@@ -120,6 +120,14 @@ def why_no_machine_code() -> str:
     return why_not()
 
 
+def check_native_cpu() -> None:
+    """Raise ValueError where PORTNET_NATIVE_CPU names a processor that LLVM does not know."""
+    if native_cpu():
+        from .native import target_cpu
+
+        target_cpu()
+
+
 def native_after(plan: planning.Plan) -> int:
     """Return the number of the call from which on a plan is machine code; -1: it never is.
 
@@ -133,6 +141,7 @@ def native_after(plan: planning.Plan) -> int:
         )
     if mode == "never" or why_not:
         return -1
+    check_native_cpu()
     return 1 if mode == "always" else pays_after(plan)
 
 
