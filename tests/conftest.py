@@ -1,6 +1,7 @@
 """The `xp` fixture: one test, every array library that can be had, and their awkward relatives."""
 
 import os
+import signal
 import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,9 @@ import pytest
 
 import portnet
 from portnet.backend import backends
+
+# Ctrl-C as in a terminal: a process that a shell starts in the background ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, however slow the machine: a failure can be had again.
 hypothesis.settings.register_profile("portnet", deadline=None, derandomize=True, database=None)
