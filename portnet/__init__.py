@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from . import tree
+from ._validation import how_to_install as _how_to_install
 from .backend import (
     BackendUnavailableError,
     ShapeError,
@@ -18,8 +19,10 @@ from .backend import (
     to_numpy,
     use_backend,
 )
+from .callbacks import EarlyStopping, ReduceOnPlateau, Report
 from .compiler import CompileWarning, compile
-from .faults import DivergenceError
+from .data.checks import DataError
+from .divergence import DivergenceError
 from .gradcheck import GradientError, check_gradients, check_layer, check_loss
 from .layers import (
     GELU,
@@ -48,14 +51,11 @@ from .losses import (
 )
 from .optimizer_checks import OptimizerError, check_optimizer
 from .optimizers import SGD, Adam, AdamW, Momentum, Nesterov, RMSProp
-from .options import how_to_install as _how_to_install
 from .run import Run
 from .schedules import Constant, CosineDecay, ExponentialDecay, InverseDecay, StepDecay
 from .trainer import Trainer
 from .training import init, make_step, train_epoch
 from .transforms import ClipNorm, WeightDecay, chain
-from .validation import DataError
-from .watching import EarlyStopping, ReduceOnPlateau, Report
 
 __version__ = "0.1.0"
 
@@ -126,8 +126,8 @@ __all__ = [
 ]
 
 if _TYPE_CHECKING:
-    from .estimators import MLPClassifier as MLPClassifier
-    from .estimators import MLPRegressor as MLPRegressor
+    from .estimators.classifier import MLPClassifier as MLPClassifier
+    from .estimators.regressor import MLPRegressor as MLPRegressor
 
 
 def __getattr__(name: str) -> _Any:

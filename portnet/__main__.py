@@ -5,9 +5,9 @@ import textwrap
 from importlib.metadata import PackageNotFoundError, version
 
 from . import BackendUnavailableError, __version__, backends, get_backend
-from .compiler.planned import check_native_cpu, why_no_machine_code
+from ._validation import how_to_install
+from .compiler.native_policy import check_native_cpu, why_no_machine_code
 from .compiler.settings import native_cpu, native_mode
-from .options import how_to_install
 
 PACKAGES = {  # and the extra that installs them
     "numpy": "",

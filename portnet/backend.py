@@ -23,7 +23,8 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from .options import choose
+from ._typing import Array
+from ._validation import choose
 
 __all__ = [
     "Backend",
@@ -40,7 +41,6 @@ __all__ = [
     "use_backend",
 ]
 
-Array = Any
 FLOATS = ("float32", "float64")
 DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", *FLOATS)
 

@@ -17,13 +17,12 @@ import numpy as np
 
 from . import rng as random
 from . import tree
-from . import validation as check
+from ._typing import Array
+from ._validation import LOSS_CALL, called_with, integer, methods, name_of, named, pair
 from .backend import Backend, backend_of, namespace, to_numpy
+from .data import checks as check
 from .layers import Layer
 from .losses import LOSSES, Loss
-from .options import LOSS_CALL, called_with, integer, methods, name_of, named, pair
-
-Array = Any
 
 
 class GradientError(AssertionError):

@@ -32,8 +32,8 @@ from numbers import Integral
 from typing import Any, Protocol
 
 from . import rng as random
-from .backend import ShapeError, namespace
-from .options import (
+from ._typing import Array, Cache, Params
+from ._validation import (
     FORWARD_CALL,
     called_with,
     choose,
@@ -44,10 +44,8 @@ from .options import (
     pair,
     sizes_in_a_list,
 )
+from .backend import ShapeError, namespace
 
-Array = Any
-Params = Any  # a nest of arrays: see portnet.tree
-Cache = Any
 Key = random.Key | None  # None in inference
 _METHODS = ("init", "forward", "backward")  # what makes a layer
 

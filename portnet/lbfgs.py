@@ -11,12 +11,12 @@ does.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ._typing import Array
+from ._validation import integer, methods, number
 from .backend import ShapeError, describe, namespace, to_numpy
-from .options import integer, methods, number
 
-Array = Any
 Objective = Callable[[Array], tuple[Array, Array]]  # x (n,) -> value 0-d, gradient (n,)
 
 # A step t along d is good where it lowers f by C1 of what the slope promised (Armijo) and leaves

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
+from ._typing import Array
+from ._validation import choose, number
 from .backend import ShapeError, device, namespace
-from .options import choose, number
 
-Array = Any
 Loss = Callable[..., tuple[Array, Array]]
 
 

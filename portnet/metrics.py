@@ -9,6 +9,7 @@ None. Metrics are not differentiated; they run on the device, where the arrays a
 from collections.abc import Callable
 from typing import Any
 
+from ._typing import Array
 from .backend import ShapeError, namespace
 from .losses import one_hot
 
@@ -23,8 +24,6 @@ __all__ = [
     "mean_squared_error",
     "r2",
 ]
-
-Array = Any
 
 
 def accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:

@@ -6,13 +6,13 @@ import numpy as np
 
 from . import rng as random
 from . import tree
+from ._typing import Params
+from ._validation import methods, name_of, named, pair
 from .backend import Backend, backend_of, describe, get_backend, is_host, to_numpy
 from .optimizers import OPTIMIZERS, Optimizer
-from .options import methods, name_of, named, pair
 
 __all__ = ["OptimizerError", "check_optimizer", "returns_parameters"]
 
-Params = Any
 STEPS = 20  # with the same gradient: also a learning rate that warms up has then moved something
 
 

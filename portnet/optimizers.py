@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from . import tree
+from ._typing import Params, State
+from ._validation import check_decay, decays, number
 from .backend import ShapeError, device, namespace
-from .options import check_decay, decays, number
 
-Params = Any  # a nest of arrays: see portnet.tree
-State = Any
 Rate = float | Callable[[Any], Any]  # lr, or lr(t) with t a 0-d array of the parameters' dtype
 
 

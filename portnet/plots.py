@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ._validation import how_to_install
 from .backend import to_numpy
-from .options import how_to_install
 
 __all__ = ["curves", "decision_boundary", "images"]
 

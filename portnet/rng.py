@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._typing import Array, Host
 from .backend import device, namespace
 
 __all__ = [
@@ -36,8 +37,6 @@ __all__ = [
     "zeros",
 ]
 
-Array = Any
-Host = np.ndarray[Any, Any]
 Generator = np.random.Generator
 
 

@@ -3,22 +3,21 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from . import labels as _labels
+from . import _validation as options
 from . import tree
-from . import validation as check
+from ._typing import Array, Params, State
 from .backend import Backend, describe, is_host, read, to_numpy, use_backend
+from .data import checks as check
+from .data import labels as _labels
+from .engine.inference import forward
 from .metrics import two_columns
-from .stepping import forward, made_once
 
 __all__ = ["History", "Run"]
 
-Array = Any
-Params = Any
-State = Any
 Metric = str | Callable[..., Array]
 Rows = tuple[Array, Array, Array | None]  # X, y, weight: checked, and where the parameters are
 
@@ -269,40 +268,25 @@ def measure(name: str, metric: Callable[..., Array], mean: Array, y: Array, w: A
     return number
 
 
-def value_and_grad(
-    run: Run, rows: Rows, fn: Callable[..., Any]
-) -> tuple[Callable[[Array], Any], Array, Callable[..., Any]]:
-    """Return v -> loss, gradient for parameters as one vector; that of the run; its inverse.
-
-    `fn` is `gradient_of` the run's trainer, at its place.
-    """
-    vector, unravel = tree.ravel(run.params)
-    return lambda v: fn(unravel(v), rows), vector, unravel
-
-
-def gradient_of(trainer: Any, place: Backend) -> Callable[..., tuple[Array, Array]]:
-    """Return params, rows -> loss, its gradient as one vector; compiled where steps are, too."""
-    make = made_once if trainer.compile and place.name in ("numpy", "jax") else _uncompiled
-    return make(_value_and_grad_of, trainer.model, trainer.loss)
-
-
-def _uncompiled(make: Callable[..., Any], *parts: Any) -> Any:
-    return make(*parts)
-
-
-def _value_and_grad_of(model: Any, loss: Any) -> Callable[..., tuple[Array, Array]]:
-    def function(params: Params, rows: Rows) -> tuple[Array, Array]:
-        X, y, weight = rows
-        pred, caches = model.forward(params, X)
-        value, dpred = loss(pred, y, weight)
-        grads, _ = model.backward(params, caches, dpred)
-        return value, tree.ravel(grads)[0]
-
-    return function
-
-
 def record(log: dict[str, list[float]], numbers: dict[str, float], epoch: int) -> None:
     """Append the numbers of an epoch to the lists of a log; NaN stands for what is missing."""
     for name in {**log, **numbers}:
         column = log.setdefault(name, [])
         column += [math.nan] * (epoch - 1 - len(column)) + [numbers.get(name, math.nan)]
+
+
+_Error = TypeVar("_Error", bound=BaseException)
+
+
+def with_run(error: _Error, run: Run) -> _Error:
+    """Return the error with the run so far as its `run`, so that nothing is lost."""
+    error.run = run  # type: ignore[attr-defined]
+    return error
+
+
+def warn(message: str, run: Run) -> None:
+    """Warn at the first line outside of portnet; a warning that is an error has the run."""
+    try:
+        options.warn(message)
+    except Warning as error:
+        raise with_run(error, run) from None

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from ._typing import Array
+from ._validation import number
 from .backend import namespace
-from .options import number
 
 __all__ = ["Constant", "CosineDecay", "ExponentialDecay", "InverseDecay", "StepDecay"]
-
-Array = Any
 
 
 @dataclass(frozen=True)

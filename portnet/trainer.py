@@ -14,15 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from . import callbacks as watching
 from . import rng as random
-from . import watching
-from .backend import namespace
-from .faults import diverged, interrupted, interrupts, warn_of_scale, with_run
-from .layers import Layer
-from .lbfgs import LBFGS
-from .losses import LOSSES, Loss
-from .optimizers import OPTIMIZERS, Adam, Optimizer
-from .options import (
+from ._typing import Array, Params
+from ._validation import (
     FORWARD_CALL,
     LOSS_CALL,
     called_with,
@@ -33,17 +28,21 @@ from .options import (
     options_by_name,
     refuse_unknown,
 )
-from .run import Metric, Partial, Rows, Run, gradient_of, record, value_and_grad
-from .starting import FitOptions, plan, prepare
-from .stepping import Rows as Through
-from .stepping import Steps, run_epoch
+from .backend import namespace
+from .callbacks import Callback, EarlyStopping, ReduceOnPlateau, Report
+from .divergence import diverged, warn_of_scale
+from .engine.executor import Rows as Through
+from .engine.executor import Steps, run_epoch
+from .engine.full_batch import gradient_of, value_and_grad
+from .engine.interrupts import interrupts
+from .layers import Layer
+from .lbfgs import LBFGS
+from .losses import LOSSES, Loss
+from .optimizers import OPTIMIZERS, Adam, Optimizer
+from .preparation import FitOptions, plan, prepare
+from .run import Metric, Partial, Rows, Run, record, warn, with_run
 from .training import make_step
 from .transforms import refuse_transforms
-from .watching import Callback, EarlyStopping, ReduceOnPlateau, Report
-
-Array = Any
-Params = Any
-State = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,3 +367,21 @@ def _numbers(run: Run, rows: Rows, held_out: Rows | None) -> dict[str, float]:
         return {f"validation_{name}": number for name, number in found.items()}
     found = run._evaluate(rows, run.metrics) if run.metrics else {}
     return {name: number for name, number in found.items() if name != "loss"}
+
+
+def interrupted(run: Run, last: int) -> Run:
+    """Return the run that Ctrl-C ended before epoch `last`, with a warning that says how to go on.
+
+    Where training had ended by itself in that epoch, it stays so: going on would train past its
+    end.
+    """
+    if run.stopped:
+        warn(f"training was interrupted in its last epoch, and had ended: {run.stopped}", run)
+        return run
+    where = f"step {run.step} of epoch {run.epoch + 1}" if run.step else f"epoch {run.epoch}"
+    if run.epoch < last:
+        left = f"epochs={last - run.epoch}"
+        where += f": run.fit(X, y, {left}) with the same options goes on exactly from there"
+    run = replace(run, stopped=f"interrupted after {where}")
+    warn(f"training was {run.stopped}", run)
+    return run

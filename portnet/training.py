@@ -5,19 +5,16 @@ faster, and keeps the books around them.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from . import rng as random
 from . import tree
+from ._typing import Array, Params, State
+from ._validation import integer, name_of, pair
 from .backend import ShapeError, backend_of, get_backend
 from .layers import Layer
 from .losses import Loss
 from .optimizers import Optimizer
-from .options import integer, name_of, pair
 
-Array = Any
-Params = Any
-State = Any
 Step = Callable[..., tuple[Params, State, Array]]
 
 

@@ -13,15 +13,13 @@ from operator import add
 from typing import Any
 
 from . import tree
+from ._typing import Params, State
+from ._validation import check_decay, decays, methods, number
 from .backend import namespace
 from .optimizers import SGD, Adam, Momentum, RMSProp
-from .options import check_decay, decays, methods, number
 
 __all__ = ["Chained", "ClipNorm", "WeightDecay", "chain"]
 
-Array = Any
-Params = Any  # a nest of arrays: see portnet.tree
-State = Any
 OWN = (SGD, Momentum, RMSProp, Adam)  # and what derives from them
 
 

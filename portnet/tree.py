@@ -15,8 +15,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-Tree = Any  # an array, or a dict, list or tuple of trees
-Array = Any  # an array of any library that follows the array API standard
+from ._typing import Array, Tree
 
 
 def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:

@@ -1,5 +1,6 @@
 """The `xp` fixture: one test, every array library that can be had, and their awkward relatives."""
 
+import importlib.util
 import os
 import signal
 import tempfile
@@ -35,11 +36,14 @@ hypothesis.settings.load_profile("portnet")
 # The suite is run compiled, as users have it; PORTNET_NATIVE=always makes machine code of every plan
 # at its first call. PORTNET_TESTS=eager runs it without a compiler.
 if os.environ.get("PORTNET_TESTS") == "eager":
-    from portnet import descent, run, stepping
+    from portnet.engine import compile_cache, executor, full_batch, inference
 
-    new_way = stepping.Steps._new_way
-    stepping.Steps._new_way = lambda self, *args: new_way(replace(self, compiled=False), *args)
-    for module in (stepping, run, descent):
+    new_way = executor.Steps._new_way
+    executor.Steps._new_way = lambda self, *args: new_way(replace(self, compiled=False), *args)
+    modules = [compile_cache, executor, full_batch, inference]
+    if importlib.util.find_spec("sklearn"):
+        modules.append(importlib.import_module("portnet.estimators.solvers"))
+    for module in modules:
         module.made_once = lambda make, *parts, form=(), donate=(): make(*parts, *form)
 
 STRICTEST = {

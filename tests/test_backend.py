@@ -15,7 +15,7 @@ import pytest
 import portnet
 from portnet import backend
 from portnet.backend import BackendUnavailableError, namespace
-from portnet.compiler import planned
+from portnet.compiler import native_policy
 
 
 def python(code, **environment):
@@ -224,8 +224,8 @@ def test_command_line_says_how_to_install_what_is_missing_and_why_there_is_no_ma
 
 
 def test_command_line_says_what_the_environment_asks_of_machine_code():
-    if planned.why_no_machine_code():
-        pytest.skip(f"there is no machine code here: {planned.why_no_machine_code()}")
+    if native_policy.why_no_machine_code():
+        pytest.skip(f"there is no machine code here: {native_policy.why_no_machine_code()}")
     for name, value, told in (
         ("PORTNET_NATIVE", "never", "no, as PORTNET_NATIVE=never says"),
         ("PORTNET_NATIVE", "maybe", "no, PORTNET_NATIVE: expected always, never or auto, got 'ma"),

@@ -30,13 +30,14 @@ from hypothesis import given, settings
 from programs import assert_same, snapshot
 
 import portnet
-from portnet import rng, stepping, tree
+from portnet import rng, tree
 from portnet.backend import ShapeError, namespace
-from portnet.compiler import trace
+from portnet.compiler import tracer
+from portnet.engine.compile_cache import made_once
+from portnet.engine.full_batch import _value_and_grad_of
 from portnet.layers import ACTIVATIONS
 from portnet.losses import LOSSES
 from portnet.optimizers import OPTIMIZERS
-from portnet.run import _value_and_grad_of
 from portnet.schedules import CosineDecay, ExponentialDecay, InverseDecay, StepDecay
 from portnet.transforms import ClipNorm, WeightDecay, chain
 
@@ -46,7 +47,7 @@ EXAMPLES = int(os.environ.get("PORTNET_EXAMPLES", "60"))
 def interpreted(fn, args, xp, xp_args):
     """Trace fn with args, and run what was listed with the functions of xp."""
     kinds = [(x.shape, x.dtype) for x in args]
-    program = trace.trace(fn, kinds, lambda traced: (traced, {}))
+    program = tracer.trace(fn, kinds, lambda traced: (traced, {}))
     leaves = iter(program.interpret(xp, xp_args))
     return tree.map(lambda _: next(leaves), program.results)
 
@@ -2252,9 +2253,9 @@ def test_released_memory_comes_back():
 
 def test_parts_that_are_equal_and_not_the_same_have_plans_of_their_own():
     make = lambda layer: lambda x: x * layer.slope  # noqa: E731
-    kept = [stepping.made_once(make, portnet.LeakyReLU(slope)) for slope in (0.0, -0.0)]
+    kept = [made_once(make, portnet.LeakyReLU(slope)) for slope in (0.0, -0.0)]
     assert kept[0] is not kept[1]
-    assert stepping.made_once(make, portnet.LeakyReLU(-0.0)) is kept[1]
+    assert made_once(make, portnet.LeakyReLU(-0.0)) is kept[1]
 
 
 ALPHA = 0.1

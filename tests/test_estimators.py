@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import portnet
-from portnet import descent, solvers
 from portnet.backend import is_host, to_numpy
+from portnet.engine import executor
 
 sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
@@ -28,6 +28,7 @@ from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFit
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from portnet import MLPClassifier, MLPRegressor
+from portnet.estimators import base, objective, solvers
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 SOLVERS = ("adam", "sgd", "lbfgs")
@@ -363,14 +364,14 @@ def test_the_gradient_is_the_derivative_of_the_loss(problem, activation, weighte
     w = np.random.default_rng(2).uniform(0, 2, len(y)) if weighted else None
     net.fit(features, y, w)
     place = portnet.backend.backend_of(features)
-    model, p = solvers.network(net.coefs_, net.intercepts_, activation)
+    model, p = objective.network(net.coefs_, net.intercepts_, activation)
     loss, _ = net._output()
     target = net._encode(y)
     target = target if target.ndim == 1 else target.astype(float)
-    rows = descent.Rows(place, features, target, w)
+    rows = solvers.Rows(place, features, target, w)
     total = len(y) if w is None else w.sum()
-    f, v, _ = solvers.over_all_rows(
-        solvers.summing(model, loss), 0.7, lambda: rows.batches(29), total, p
+    f, v, _ = objective.over_all_rows(
+        objective.summing(model, loss), 0.7, lambda: rows.batches(29), total, p
     )
     value, gradient = f(v)
     draw = np.random.default_rng(3)
@@ -379,8 +380,8 @@ def test_the_gradient_is_the_derivative_of_the_loss(problem, activation, weighte
         h = 1e-6
         numeric = (f(v + h * d)[0] - f(v - h * d)[0]) / (2 * h)
         assert gradient @ d == pytest.approx(numeric, rel=1e-5, abs=1e-7)
-    whole, _, _ = solvers.over_all_rows(
-        solvers.summing(model, loss), 0.7, lambda: rows.batches(10**6), total, p
+    whole, _, _ = objective.over_all_rows(
+        objective.summing(model, loss), 0.7, lambda: rows.batches(10**6), total, p
     )
     np.testing.assert_allclose(whole(v)[1], gradient, atol=1e-12)
     assert whole(v)[0] == pytest.approx(value)
@@ -573,7 +574,7 @@ def test_sparse_rows(backend, options, kind, monkeypatch, request):
     rows = getattr(sparse, kind)(dense)
     options = {"batch_size": 40, **SMALL, **options}
     plain = MLPClassifier(**options).fit(dense, Y)
-    monkeypatch.setattr(descent, "block", lambda rows, params: 40)
+    monkeypatch.setattr(solvers, "block", lambda rows, params: 40)
     made, whole = [0], sparse.csr_matrix.toarray
     for name in ("csr_matrix", "csr_array"):
 
@@ -943,7 +944,7 @@ def test_a_network_that_goes_on_keeps_its_sizes():
 
 def test_ctrl_c_ends_after_the_step(monkeypatch):
     """With scikit-learn's warning; what was learned so far is kept."""
-    epochs, whole = [], descent._epoch
+    epochs, whole = [], solvers._epoch
 
     def epoch(step, rows, now, size, pressed):
         epochs.append(now.n_iter)
@@ -951,7 +952,7 @@ def test_ctrl_c_ends_after_the_step(monkeypatch):
             pressed.append(2)
         return whole(step, rows, now, size, pressed)
 
-    monkeypatch.setattr(descent, "_epoch", epoch)
+    monkeypatch.setattr(solvers, "_epoch", epoch)
     net = MLPClassifier(batch_size=50, **SMALL)
     with pytest.warns(UserWarning, match="Training interrupted by user."):
         net.fit(X, Y)
@@ -1086,8 +1087,8 @@ def test_another_handlers_interrupt_keeps_what_was_learned(solver, monkeypatch):
             raise KeyboardInterrupt
         return whole(*args)
 
-    whole = solvers.summed
-    monkeypatch.setattr(solvers, "summed", interrupt)
+    whole = objective.summed
+    monkeypatch.setattr(objective, "summed", interrupt)
     net = MLPClassifier(solver=solver, batch_size=50, compile=False, **{**SMALL, "max_iter": 40})
     with pytest.warns(UserWarning, match="Training interrupted by user."):
         net.fit(X, Y)
@@ -1161,7 +1162,7 @@ def test_numbers_are_numpys():
 
 def torn(monkeypatch, calls, act):
     """Act at one call of the loss; returns the list of calls."""
-    seen, whole = [], solvers.summed
+    seen, whole = [], objective.summed
 
     def summed(*args):
         seen.append(1)
@@ -1169,7 +1170,7 @@ def torn(monkeypatch, calls, act):
             act()
         return whole(*args)
 
-    monkeypatch.setattr(solvers, "summed", summed)
+    monkeypatch.setattr(objective, "summed", summed)
     return seen
 
 
@@ -1180,7 +1181,7 @@ def ctrl_c():
 def test_an_error_that_is_no_exception_leaves_it_as_it_was(monkeypatch):
     net = MLPClassifier(**SMALL).fit(X, Y)
     attributes = dict(vars(net))
-    monkeypatch.setattr(portnet.estimators, "descend", lambda *args, **options: ctrl_c())
+    monkeypatch.setattr(base, "descend", lambda *args, **options: ctrl_c())
     with pytest.raises(KeyboardInterrupt):
         net.fit(X[:, :3], BINARY)
     assert vars(net) == attributes
@@ -1237,9 +1238,9 @@ def test_ctrl_c_does_not_wait_for_the_epoch(monkeypatch):
 )
 def test_another_handlers_interrupt_of_compiled_steps(solver, where, monkeypatch):
     """The finished steps count, between two steps and in one, which may be torn."""
-    from portnet import compiler, stepping
+    from portnet import compiler
 
-    count, finished, steps, target = 0, 10, [], (stepping.Rows, "batch")
+    count, finished, steps, target = 0, 10, [], (executor.Rows, "batch")
     if where == "in a step":
         finished, target = 11, (compiler.Compiled, "__call__")
     whole = getattr(*target)
@@ -1257,10 +1258,10 @@ def test_another_handlers_interrupt_of_compiled_steps(solver, where, monkeypatch
             raise KeyboardInterrupt
         return summed(*args)
 
-    summed = solvers.summed
+    summed = objective.summed
     ends = MLPClassifier(solver=solver, batch_size=50, compile=False, **{**SMALL, "max_iter": 40})
     with monkeypatch.context() as m:
-        m.setattr(solvers, "summed", eagerly)
+        m.setattr(objective, "summed", eagerly)
         with pytest.warns(UserWarning, match="interrupted by user"):
             ends.fit(X, Y)
     monkeypatch.setattr(*target, interrupt)
@@ -1363,8 +1364,8 @@ def test_a_batch_of_all_rows_is_not_clipped():
 def test_blocks_fit_in_memory():
     for shape in [(4, 7), (5000, 3), (3, 5000), (2**25, 1)]:
         wide = ({"W": np.broadcast_to(0.0, shape)}, ())
-        rows = descent.Rows(portnet.get_backend(), np.broadcast_to(0.0, (10**9, 1)))
-        size = descent.block(rows, wide)
+        rows = solvers.Rows(portnet.get_backend(), np.broadcast_to(0.0, (10**9, 1)))
+        size = solvers.block(rows, wide)
         assert 1 <= size <= 16_384
         assert size == 1 or size * max(shape) <= 2**24
 
@@ -1384,8 +1385,8 @@ def test_the_loss_is_summed_in_float64():
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_lbfgs_has_scipys_options(dtype, monkeypatch):
-    given, whole = [], descent.LBFGS
-    monkeypatch.setattr(descent, "LBFGS", lambda **o: given.append(o) or whole(**o))
+    given, whole = [], solvers.LBFGS
+    monkeypatch.setattr(solvers, "LBFGS", lambda **o: given.append(o) or whole(**o))
     MLPClassifier(solver="lbfgs", tol=0.01, **SMALL).fit(X.astype(dtype), Y)
     ftol = max(2.220446049250313e-09, float(np.finfo(dtype).eps))
     assert given == [{"memory": 10, "gtol": 0.01, "ftol": ftol}]
@@ -1394,12 +1395,12 @@ def test_lbfgs_has_scipys_options(dtype, monkeypatch):
 def test_lbfgs_that_cannot_go_lower(monkeypatch):
     """An error of the search in float64; in float32 that is where it ends."""
 
-    class Stuck(descent.LBFGS):
+    class Stuck(solvers.LBFGS):
         def iterate(self, f, x, state):
             x, state = super().iterate(f, x, state)
             return x, state._replace(status="the line search cannot go lower")
 
-    monkeypatch.setattr(descent, "LBFGS", Stuck)
+    monkeypatch.setattr(solvers, "LBFGS", Stuck)
     net = MLPClassifier(solver="lbfgs", **SMALL)
     with pytest.warns(ConvergenceWarning) as caught:
         net.fit(X, Y)

@@ -12,6 +12,7 @@ from custom import Square
 
 import portnet
 from portnet import tree
+from portnet.data import labels, split
 from portnet.optimizers import OPTIMIZERS
 from portnet.training import make_step
 
@@ -984,7 +985,7 @@ def test_rows_set_aside_and_rows_trained_on_are_all_rows_once(loss, xp):
     t = portnet.Trainer(portnet.mlp([1, 5]), loss)
     target = y if loss == "softmax_cross_entropy" else np.eye(5)[y]
     given = t.fit(rows, target, epochs=0)._rows(rows, target, w)
-    (X1, y1, w1), (X2, y2, w2) = portnet.labels.split(0.3, given, portnet.get_backend(), t.loss, 7)
+    (X1, y1, w1), (X2, y2, w2) = split.split(0.3, given, portnet.get_backend(), t.loss, 7)
     X1, y1, w1, X2, y2, w2 = (xp.numpy(a) for a in (X1, y1, w1, X2, y2, w2))
     assert len(X2) == 15
     assert sorted([*X1[:, 0], *X2[:, 0]]) == rows[:, 0].tolist()
@@ -1421,7 +1422,7 @@ def test_the_part_without_weight_is_named():
         aside = 0 in order[((np.arange(48) + 0.5) * 2).astype(int)]
         word = "48 rows to " + ("train" if aside else "validate") + " on have the weight 0"
         with pytest.raises(portnet.DataError, match=word):
-            portnet.labels.split(0.5, given, portnet.get_backend(), t.loss, seed)
+            split.split(0.5, given, portnet.get_backend(), t.loss, seed)
 
 
 def test_metrics_of_before_go_on():
@@ -1487,7 +1488,7 @@ def test_balanced_weights_by_hand():
     t = trainer()
     rows = t.fit(X, y, epochs=0)._rows(X, y, None)
     place = portnet.get_backend()
-    weights = portnet.labels.class_weights("balanced", rows, place, t.loss, 3, None)
+    weights = labels.class_weights("balanced", rows, place, t.loss, 3, None)
     np.testing.assert_allclose(weights, np.where(y == 0, 96 / (2 * 16), 96 / (2 * 80)), rtol=1e-6)
 
 

@@ -27,9 +27,12 @@ from test_plan import (
 )
 
 import portnet
-from portnet import stepping, tree
+from portnet import tree
 from portnet.backend import namespace
-from portnet.compiler import CompileWarning, c_parts, llvm, planned, segments
+from portnet.compiler import CompileWarning, native_policy, planner
+from portnet.compiler.native import jit, llvm_ir, lowering, numpy_c
+from portnet.compiler.simplify import simplify
+from portnet.engine import compile_cache
 from portnet.layers import ACTIVATIONS
 from portnet.losses import LOSSES
 
@@ -419,7 +422,7 @@ def test_machine_code_that_starts_in_mid_fit_keeps_the_bits(monkeypatch):
         portnet.mlp([10, 24, 10], "tanh"), "squared_error", optimizer, batch_size=8, seed=0
     )
     first = trainer.fit(X, y, epochs=300, progress=False)
-    assert any(w.native for fn in stepping._kept.values() for w in fn._ways.values())
+    assert any(w.native for fn in compile_cache._kept.values() for w in fn._ways.values())
     again = trainer.fit(X, y, epochs=300, progress=False)
     halves = trainer.fit(X, y, epochs=150, progress=False).fit(X, y, epochs=150, progress=False)
     assert_bits(tree.leaves(again.params), tree.leaves(first.params))
@@ -483,31 +486,33 @@ def test_a_fit_follows_the_variable_though_equal_fits_went_before(monkeypatch):
         monkeypatch.setenv("PORTNET_NATIVE", mode)
         trainer = portnet.Trainer(portnet.mlp([3, 4, 3], "tanh"), "squared_error", seed=0)
         runs.append(trainer.fit(X, y, epochs=2, progress=False))
-        compiled = [fn for key, fn in stepping._kept.items() if key[-1] == mode]
+        compiled = [fn for key, fn in compile_cache._kept.items() if key[-1] == mode]
         assert any(bool(w.native) == (mode == "always") for f in compiled for w in f._ways.values())
     assert_bits(*(tree.leaves(run.params) for run in runs))
 
 
 def test_the_call_from_which_on_it_pays():
-    small = planned.twice(lambda x: x * 2.0, [((10,), np.dtype(float))], lambda t: (t, {}))
+    small = planner.trace_twice(lambda x: x * 2.0, [((10,), np.dtype(float))], lambda t: (t, {}))
     calls = [
-        planned.pays_after(planned.planning.make(planned.simplify(p), 1, []))
+        native_policy.pays_after(planner.make(simplify(p), 1, []))
         for p in (
             small,
-            planned.twice(lambda x: x * 2.0, [((10**7,), np.dtype(float))], lambda t: (t, {})),
-            planned.twice(lambda x: x[1:], [((10,), np.dtype(float))], lambda t: (t, {})),
+            planner.trace_twice(
+                lambda x: x * 2.0, [((10**7,), np.dtype(float))], lambda t: (t, {})
+            ),
+            planner.trace_twice(lambda x: x[1:], [((10,), np.dtype(float))], lambda t: (t, {})),
         )
     ]
     assert calls[0] > 10_000 > 100 > calls[1] > 0
     assert calls[2] < 0  # never: there is nothing to compile
     enormous = [((10**12,), np.dtype(float))]
-    large = planned.twice(lambda x: x * 2.0, enormous, lambda t: (t, {}))
-    assert planned.pays_after(planned.planning.make(planned.simplify(large), 1, [])) == 1
+    large = planner.trace_twice(lambda x: x * 2.0, enormous, lambda t: (t, {}))
+    assert native_policy.pays_after(planner.make(simplify(large), 1, [])) == 1
 
 
 def test_without_the_extra(monkeypatch):
-    planned.why_no_machine_code.cache_clear()
-    monkeypatch.setattr(planned.importlib.util, "find_spec", lambda name: None)
+    native_policy.why_no_machine_code.cache_clear()
+    monkeypatch.setattr(native_policy.importlib.util, "find_spec", lambda name: None)
     try:
         compiled = portnet.compile(lambda x: x + 1.0)
         with pytest.raises(ValueError, match=r"no machine code here: llvmlite is not installed"):
@@ -516,16 +521,15 @@ def test_without_the_extra(monkeypatch):
         compiled(np.ones(3))
         assert way_of(compiled).left < 0
     finally:
-        planned.why_no_machine_code.cache_clear()
+        native_policy.why_no_machine_code.cache_clear()
 
 
 def test_where_llvm_fails_numpy_goes_on(monkeypatch):
-    from portnet.compiler import native
 
     def fails(functions, segments):
         raise RuntimeError("no such processor")
 
-    monkeypatch.setattr(native, "machine_code", fails)
+    monkeypatch.setattr(jit, "machine_code", fails)
     compiled = portnet.compile(lambda x: x * 2.0 + 1.0)
     with pytest.warns(CompileWarning, match=r"NumPy goes on: RuntimeError: no such processor"):
         np.testing.assert_array_equal(compiled(np.arange(3.0)), [1, 3, 5])
@@ -562,10 +566,9 @@ def test_explained(capsys):
 def test_the_processor_that_the_variable_names_is_compiled_for(cpu, monkeypatch):
     if (cpu == "x86-64") != (platform.machine() == "x86_64"):
         pytest.skip(f"{cpu} is no target on {platform.machine()}")
-    from portnet.compiler import native
 
     monkeypatch.setenv("PORTNET_NATIVE_CPU", cpu)
-    assert native.target_cpu() == cpu
+    assert jit.target_cpu() == cpu
     assert_native(monkeypatch, lambda x: x * 2.0 + namespace(x).exp(-x), np.arange(9.0))
 
 
@@ -711,20 +714,20 @@ def test_squared_error_of_batches_of_nine_rows_warns_of_nothing():
 
 def test_functions_with_other_bits_are_not_taken(monkeypatch):
     f = np.dtype("float64")
-    assert c_parts.loop(np.exp, (f, f)) is not None
-    assert c_parts.loop(np.exp, (np.dtype("int64"), f)) is None
-    sin, exp = c_parts.loop(np.sin, (f, f)), c_parts.loop(np.exp, (f, f))
-    assert not c_parts._as_numpy(np.exp, sin, (f, f))
-    assert c_parts._as_numpy(np.exp, exp, (f, f))
-    single = c_parts.product("gemm", np.dtype("float32"))
+    assert numpy_c.loop(np.exp, (f, f)) is not None
+    assert numpy_c.loop(np.exp, (np.dtype("int64"), f)) is None
+    sin, exp = numpy_c.loop(np.sin, (f, f)), numpy_c.loop(np.exp, (f, f))
+    assert not numpy_c._as_numpy(np.exp, sin, (f, f))
+    assert numpy_c._as_numpy(np.exp, exp, (f, f))
+    single = numpy_c.product("gemm", np.dtype("float32"))
     if single is not None:  # NumPy has a BLAS of its own otherwise
-        gemv = c_parts.product("gemv", f)
-        assert c_parts._multiplies("gemv", gemv, f)
+        gemv = numpy_c.product("gemv", f)
+        assert numpy_c._multiplies("gemv", gemv, f)
 
 
 def test_what_cannot_be_found_stays_numpys(monkeypatch):
-    monkeypatch.setattr(c_parts, "loop", lambda *args: None)
-    monkeypatch.setattr(c_parts, "product", lambda *args: None)
+    monkeypatch.setattr(numpy_c, "loop", lambda *args: None)
+    monkeypatch.setattr(numpy_c, "product", lambda *args: None)
     fn = lambda x: namespace(x).exp(namespace(x).matmul(x * 2.0, x * 0.5)) + 1.0  # noqa: E731
     by_calls, by_code, way = both(monkeypatch, fn, np.arange(9.0).reshape(3, 3) / 10)
     assert_bits(by_code, by_calls)
@@ -740,33 +743,33 @@ def nothing_is_kept(self, plan, text):
     self.readers = {}
 
 
-made = segments.Segments.__init__
+made = lowering.Segments.__init__
 FAULTS = {
     "operations change places though one needs the other": (
-        segments._Item,
+        lowering._Item,
         "disturbs",
         lambda self, reads, writes: False,
     ),
-    "a loop reads what it has overwritten": (segments._Loop, "takes", lambda *args: True),
-    "what somebody reads is not stored": (segments.Segments, "__init__", nothing_is_kept),
-    "numbers are added in another order": (segments, "FEW", segments.FEW | {"sum": 10**6}),
+    "a loop reads what it has overwritten": (lowering._Loop, "takes", lambda *args: True),
+    "what somebody reads is not stored": (lowering.Segments, "__init__", nothing_is_kept),
+    "numbers are added in another order": (lowering, "FEW", lowering.FEW | {"sum": 10**6}),
     "an argument is copied in order before a function whose bits depend on strides": (
-        segments.Segments,
+        lowering.Segments,
         "_may_have_gaps",
         lambda self, node: False,
     ),
     "two matrices of BLAS in the wrong order": (
-        segments,
+        lowering,
         "_order",
         lambda shape, by_column: ("i32 101", shape[1]),
     ),
     "a comparison of the wrong sign": (
-        llvm,
+        llvm_ir,
         "COMPARISONS",
-        llvm.COMPARISONS | {"greater": ("olt", "lt")},
+        llvm_ir.COMPARISONS | {"greater": ("olt", "lt")},
     ),
     "a column is read as if it were a whole": (
-        segments,
+        lowering,
         "broadcast",
         lambda shape, strides, to: (*[0] * (len(to) - len(shape)), *strides),
     ),
@@ -788,6 +791,6 @@ def all_checks(monkeypatch):
 @pytest.mark.parametrize("name", FAULTS)
 def test_planted_faults_are_caught(name, monkeypatch):
     monkeypatch.setattr(*FAULTS[name])
-    monkeypatch.setattr(stepping, "_kept", OrderedDict())  # no plan of before, none for later
+    monkeypatch.setattr(compile_cache, "_kept", OrderedDict())  # no plan of before, none for later
     with pytest.raises((AssertionError, CompileWarning, BaseExceptionGroup)):
         all_checks(monkeypatch)

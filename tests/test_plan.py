@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import HypothesisException
 
 import portnet
-from portnet import stepping, tree
+from portnet import tree
 from portnet.backend import get_backend
-from portnet.compiler import numpy_replay, plan
+from portnet.compiler import executable, memory, numpy_codegen, schedule
+from portnet.engine import compile_cache
+from portnet.engine.executor import Ahead, Rows, Steps
 from portnet.optimizers import OPTIMIZERS
-from portnet.stepping import Ahead, Rows, Steps
 from portnet.transforms import ClipNorm, WeightDecay, chain
 
 BLOCKS = (1, 3, 16, 50)  # elements
@@ -54,8 +55,8 @@ def replay_is_eager(program):
 
 def in_blocks(monkeypatch, elements):
     """Plan blocks of so many elements, and forget the plans of before."""
-    monkeypatch.setattr(plan, "BLOCK", elements)
-    monkeypatch.setattr(stepping, "_kept", OrderedDict())
+    monkeypatch.setattr(schedule, "BLOCK", elements)
+    monkeypatch.setattr(compile_cache, "_kept", OrderedDict())
 
 
 def chain_of_sums(x, y):
@@ -182,7 +183,7 @@ def test_an_optimizer_works_on_all_parameters_at_once():
         counts.append(sum(n.op == "sqrt" for n in planned.plan.operations))
         assert planned.plan.donated.keys() == {0, 1, 2}
         assert len(work) == 3
-        assert not planned.plan.copies
+        assert not planned.plan.memory.copies
     assert counts == [1, 1]
 
 
@@ -208,7 +209,7 @@ def test_buffers_are_used_again():
     compiled = portnet.compile(fn)
     compiled(np.ones(1000))
     (way,) = compiled._ways.values()
-    assert sum(way.plan.buffers) <= 2 * 8 * 1024
+    assert sum(way.plan.memory.buffers) <= 2 * 8 * 1024
 
 
 def test_bounds_that_are_infinite():
@@ -238,13 +239,13 @@ def first_read(placement, node, s):
 
 
 FAULTS = {
-    "a wrong liveness": (plan.Placement, "_last_read", first_read),
-    "a missed hazard": (plan, "_overwrites", lambda *args: True),
-    "a group that reads across its blocks": (plan, "_aligned_inside", lambda node, group: True),
-    "a bad block edge": (numpy_replay, "blocks", bad_edges),
-    "an aliased result": (numpy_replay, "FRESH", "{}"),
+    "a wrong liveness": (memory.Placement, "_last_read", first_read),
+    "a missed hazard": (memory, "_overwrites", lambda *args: True),
+    "a group that reads across its blocks": (schedule, "_aligned_inside", lambda node, group: True),
+    "a bad block edge": (numpy_codegen, "blocks", bad_edges),
+    "an aliased result": (numpy_codegen, "FRESH", "{}"),
     "an aliased state": (
-        numpy_replay.Replay,
+        executable.Replay,
         "prepare",
         lambda self, arrays, others: self.last or self._take(arrays, []),
     ),
@@ -276,8 +277,8 @@ def test_planted_faults_are_caught(name, monkeypatch):
         found[:] = 255
         return found
 
-    aligned = numpy_replay.aligned
-    monkeypatch.setattr(numpy_replay, "aligned", poisoned)
+    aligned = executable.aligned
+    monkeypatch.setattr(executable, "aligned", poisoned)
     monkeypatch.setenv("PORTNET_NATIVE", "never")  # machine code has no blocks
     in_blocks(monkeypatch, 3)
     monkeypatch.setattr(*FAULTS[name])

@@ -16,142 +16,71 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # What each file may import of portnet. A file that is not here may not exist.
 ALLOWED = {
-    "tree": set(),
-    "options": set(),
-    "backend": {"options"},
-    "rng": {"backend"},
-    "layers": {"backend", "options", "rng"},
-    "losses": {"backend", "options"},
-    "metrics": {"backend", "losses"},
-    "optimizers": {"backend", "options", "tree"},
-    "schedules": {"backend", "options"},
-    "transforms": {"backend", "optimizers", "options", "tree"},
-    "lbfgs": {"backend", "options", "tree"},
-    "compiler/outcomes": set(),
+    "_typing": set(),
+    "tree": {"_typing"},
+    "_validation": set(),
+    "backend": {"_typing", "_validation"},
+    "rng": {"_typing", "backend"},
+    "layers": {"_typing", "_validation", "backend", "rng"},
+    "losses": {"_typing", "_validation", "backend"},
+    "metrics": {"_typing", "backend", "losses"},
+    "optimizers": {"_typing", "_validation", "backend", "tree"},
+    "schedules": {"_typing", "_validation", "backend"},
+    "transforms": {"_typing", "_validation", "backend", "optimizers", "tree"},
+    "lbfgs": {"_typing", "_validation", "backend"},
+    "compiler/errors": set(),
+    "compiler/ir": {"_typing"},
+    "compiler/native": set(),
+    "compiler/native/numpy_c": set(),
+    "compiler/native/llvm_ir": {"compiler/native/numpy_c"},
     "compiler/settings": set(),
-    "compiler/keys": set(),
-    "compiler/program": set(),
-    "compiler/trace": {"compiler/program", "tree"},
-    "compiler/rewrite": {"compiler/program", "compiler/trace"},
-    "compiler/plan": {"compiler/program", "compiler/rewrite", "compiler/trace"},
-    "compiler/explain": {"compiler/plan"},
-    "compiler/numpy_replay": {
-        "compiler/outcomes",
-        "compiler/plan",
-        "compiler/program",
-        "compiler/rewrite",
-        "compiler/trace",
-    },
-    "compiler/c_parts": set(),
-    "compiler/llvm": {"compiler/c_parts"},
-    "compiler/places": {
-        "compiler/llvm",
-        "compiler/numpy_replay",
-        "compiler/plan",
-        "compiler/program",
-        "compiler/rewrite",
-    },
-    "compiler/segments": {
-        "compiler/c_parts",
-        "compiler/llvm",
-        "compiler/numpy_replay",
-        "compiler/places",
-        "compiler/plan",
-        "compiler/program",
-        "compiler/trace",
-    },
-    "compiler/native": {
-        "compiler/c_parts",
-        "compiler/llvm",
-        "compiler/numpy_replay",
-        "compiler/plan",
-        "compiler/segments",
-        "compiler/settings",
-    },
-    "compiler/planned": {
-        "compiler/explain",
-        "compiler/keys",
-        "compiler/native",
-        "compiler/numpy_replay",
-        "compiler/outcomes",
-        "compiler/plan",
-        "compiler/program",
-        "compiler/rewrite",
-        "compiler/settings",
-        "compiler/trace",
-    },
-    "compiler/jax_jit": {"compiler/outcomes", "compiler/trace"},
-    "compiler/compiled": {
-        "compiler/jax_jit",
-        "compiler/keys",
-        "compiler/outcomes",
-        "compiler/planned",
-    },
-    "compiler": {"compiler/compiled", "compiler/outcomes", "compiler/settings"},
-    "stepping": {"backend", "compiler", "rng", "tree"},
-    "validation": {"backend", "losses", "metrics", "options", "tree"},
-    "gradcheck": {"backend", "layers", "losses", "options", "rng", "tree", "validation"},
-    "labels": {"backend", "losses", "rng", "validation"},
-    "run": {"backend", "labels", "metrics", "stepping", "tree", "validation"},
-    "optimizer_checks": {"backend", "optimizers", "options", "rng", "tree"},
-    "faults": {"backend", "lbfgs", "losses", "optimizer_checks", "options", "run"},
-    "watching": {"faults", "metrics", "options", "run"},
-    "starting": {
-        "backend",
-        "labels",
-        "lbfgs",
-        "options",
-        "rng",
-        "run",
-        "tree",
-        "validation",
-        "watching",
-    },
-    "training": {"backend", "layers", "losses", "optimizers", "options", "rng", "tree"},
-    "trainer": {
-        "backend",
-        "faults",
-        "layers",
-        "lbfgs",
-        "losses",
-        "optimizers",
-        "options",
-        "rng",
-        "run",
-        "starting",
-        "stepping",
-        "training",
-        "transforms",
-        "tree",
-        "watching",
-    },
-    "solvers": {"backend", "layers", "losses", "optimizers", "tree"},
-    "descent": {
-        "backend",
-        "faults",
-        "layers",
-        "lbfgs",
-        "losses",
-        "run",
-        "solvers",
-        "stepping",
-        "tree",
-    },
-    "following": {"backend", "validation"},
-    "estimators": {
-        "backend",
-        "descent",
-        "following",
-        "labels",
-        "losses",
-        "options",
-        "solvers",
-        "stepping",
-        "tree",
-        "validation",
-    },
-    "plots": {"backend", "options"},
-    "__main__": {"", "backend", "compiler", "options"},
+    "compiler/signature": set(),
+    "compiler/tracer": {"compiler/ir", "tree"},
+    "compiler/jax_backend": {"compiler/errors", "compiler/tracer"},
+    "compiler/views": {"compiler/ir"},
+    "compiler/schedule": {"compiler/ir", "compiler/views"},
+    "compiler/memory": {"compiler/ir", "compiler/schedule", "compiler/views"},
+    "compiler/simplify": {"compiler/ir", "compiler/views"},
+    "compiler/planner": {"compiler/errors", "compiler/ir", "compiler/memory", "compiler/schedule", "compiler/simplify", "compiler/tracer", "compiler/views"},
+    "compiler/explain": {"compiler/planner"},
+    "compiler/numpy_codegen": {"compiler/ir", "compiler/planner", "compiler/schedule", "compiler/views"},
+    "compiler/native/places": {"compiler/ir", "compiler/native/llvm_ir", "compiler/numpy_codegen", "compiler/planner", "compiler/views"},
+    "compiler/native/lowering": {"compiler/ir", "compiler/native/llvm_ir", "compiler/native/numpy_c", "compiler/native/places", "compiler/numpy_codegen", "compiler/planner", "compiler/schedule", "compiler/views"},
+    "compiler/native/jit": {"compiler/native/llvm_ir", "compiler/native/lowering", "compiler/native/numpy_c", "compiler/numpy_codegen", "compiler/planner", "compiler/settings"},
+    "compiler/native_policy": {"compiler/ir", "compiler/native/jit", "compiler/planner", "compiler/settings"},
+    "compiler/executable": {"compiler/errors", "compiler/explain", "compiler/memory", "compiler/native/jit", "compiler/native_policy", "compiler/numpy_codegen", "compiler/planner", "compiler/signature", "compiler/simplify"},
+    "compiler/api": {"compiler/errors", "compiler/executable", "compiler/jax_backend", "compiler/signature"},
+    "compiler": {"compiler/api", "compiler/errors", "compiler/settings"},
+    "data": set(),
+    "data/checks": {"_typing", "_validation", "backend", "losses", "metrics", "tree"},
+    "data/labels": {"_typing", "backend", "data/checks", "losses"},
+    "data/split": {"backend", "data/checks", "data/labels", "rng"},
+    "engine": set(),
+    "engine/compile_cache": {"compiler"},
+    "engine/inference": {"_typing", "backend", "compiler", "engine/compile_cache"},
+    "engine/interrupts": set(),
+    "engine/packing": {"_typing", "backend", "tree"},
+    "engine/executor": {"_typing", "backend", "compiler", "engine/compile_cache", "engine/packing", "rng", "tree"},
+    "training": {"_typing", "_validation", "backend", "layers", "losses", "optimizers", "rng", "tree"},
+    "gradcheck": {"_typing", "_validation", "backend", "data", "layers", "losses", "rng", "tree"},
+    "optimizer_checks": {"_typing", "_validation", "backend", "optimizers", "rng", "tree"},
+    "run": {"_typing", "_validation", "backend", "data", "engine/inference", "metrics", "tree"},
+    "engine/full_batch": {"_typing", "backend", "engine/compile_cache", "run", "tree"},
+    "model_checks": {"_typing", "_validation", "backend", "run"},
+    "divergence": {"_typing", "_validation", "backend", "lbfgs", "losses", "optimizer_checks", "run"},
+    "callbacks": {"_validation", "metrics", "run"},
+    "preparation": {"_typing", "_validation", "backend", "callbacks", "data", "data/checks", "data/split", "engine/full_batch", "lbfgs", "model_checks", "rng", "run", "tree"},
+    "trainer": {"_typing", "_validation", "backend", "callbacks", "divergence", "engine/executor", "engine/full_batch", "engine/interrupts", "layers", "lbfgs", "losses", "optimizers", "preparation", "rng", "run", "training", "transforms"},
+    "estimators/inputs": {"_typing", "backend", "data"},
+    "estimators/objective": {"_typing", "backend", "layers", "losses", "optimizers", "tree"},
+    "estimators/optimizers": {"_typing", "backend", "optimizers", "tree"},
+    "estimators/solvers": {"_typing", "backend", "engine", "engine/compile_cache", "engine/executor", "engine/interrupts", "estimators/objective", "estimators/optimizers", "layers", "lbfgs", "losses"},
+    "estimators/base": {"_typing", "_validation", "backend", "data", "engine/executor", "estimators/inputs", "estimators/objective", "estimators/solvers", "losses", "tree"},
+    "estimators/classifier": {"_typing", "_validation", "backend", "data", "estimators/base", "estimators/inputs", "estimators/solvers", "losses"},
+    "estimators/regressor": {"_typing", "backend", "estimators/base", "estimators/inputs", "estimators/objective", "losses"},
+    "estimators": {"estimators/classifier", "estimators/regressor"},
+    "plots": {"_validation", "backend"},
+    "__main__": {"_validation", "compiler/native_policy", "compiler/settings"},
 }
 INNER = (
     "Layer",
@@ -163,15 +92,15 @@ INNER = (
     "LBFGSState",
     "Result",
 )  # not reached as portnet.Name
-MATHS = ("layers", "losses", "metrics", "optimizers", "schedules", "transforms", "lbfgs", "solvers")
+MATHS = ("layers", "losses", "metrics", "optimizers", "schedules", "transforms", "lbfgs")
 ARRAY_LIBRARIES = {"numpy", "cupy", "torch", "jax", "array_api_strict", "scipy"}
 # What may be imported inside functions only, and where.
 LAZY = {
-    "compiler/compiled": {"torch"},
-    "compiler/jax_jit": {"jax"},
+    "compiler/api": {"torch"},
+    "compiler/jax_backend": {"jax"},
     "plots": {"matplotlib"},
     "trainer": {"tqdm"},
-    "watching": {"tqdm"},
+    "callbacks": {"tqdm"},
     "run": {"pandas"},
     "backend": {"cupy", "torch", "jax"},
 }
@@ -194,7 +123,8 @@ def imports(path):
                 for alias in node.names:
                     yield alias.name, node.level, node in top
             else:
-                yield (node.module or "").split(".")[0], node.level, node in top
+                module = node.module or ""
+                yield module if node.level else module.split(".")[0], node.level, node in top
 
 
 def name_of(path):
@@ -208,7 +138,7 @@ def ours(path):
     for module, level, _ in imports(path):
         if level:
             folder = path.parents[level - 1]
-            target = folder / module if module else folder
+            target = folder / module.replace(".", "/") if module else folder
             if target.with_suffix(".py").exists() or target.is_dir():
                 found = target.relative_to(PACKAGE).as_posix()
                 yield "" if found == "." else found
@@ -251,7 +181,7 @@ def test_optional_libraries_are_imported_late_and_only_where_allowed():
     for path in FILES:
         for module, level, at_top in imports(path):
             if not level and module in optional:
-                if path.stem == "estimators" and module == "sklearn":
+                if path.parent.name == "estimators" and module == "sklearn":
                     continue  # which is itself imported late: see below
                 assert not at_top, f"{path.name} imports {module} at the top"
                 found.setdefault(name_of(path), set()).add(module)
@@ -310,7 +240,7 @@ def test_doctests():
     if not importlib.util.find_spec("sklearn"):
         skipped.add("estimators")
     for path in FILES:
-        if path.stem not in skipped:
+        if not {path.stem, path.parent.name} & skipped:
             module = importlib.import_module(f"portnet.{name_of(path).replace('/', '.')}")
             assert doctest.testmod(module).failed == 0, path.name
 

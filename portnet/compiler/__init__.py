@@ -5,8 +5,8 @@ operations), `plan` (order and places), `numpy_replay` (calls with ``out=``), `p
 in a row), `compiled` (`portnet.compile`).
 """
 
-from .compiled import Compiled, compile
-from .outcomes import CompileWarning
+from .api import Compiled, compile
+from .errors import CompileWarning
 from .settings import native_mode
 
 __all__ = ["CompileWarning", "Compiled", "compile", "native_mode"]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from .plan import Plan
+from .planner import Plan
 
 
 def explain(plan: Plan, native: str, source: tuple[str, str]) -> str:
@@ -18,15 +18,16 @@ def explain(plan: Plan, native: str, source: tuple[str, str]) -> str:
         names = " ".join(n.op for n in g.nodes)
         lines.append(f"  {len(g.nodes)} on {g.shape}, {g.rows} rows at a time: {names}")
     results = len(plan.program.leaves)
-    inside = sum(p.base[0] == "donated" for p in plan.places.values())
+    memory = plan.memory
+    inside = sum(p.base[0] == "donated" for p in memory.places.values())
     lines.append(
-        f"{len(plan.buffers)} buffers of {sum(plan.buffers):,} bytes and {len(plan.blocks)} blocks "
-        f"of {sum(plan.blocks):,} bytes hold {len(after)} results; {inside} are computed in "
-        "donated arrays"
+        f"{len(memory.buffers)} buffers of {sum(memory.buffers):,} bytes and {len(memory.blocks)} "
+        f"blocks of {sum(memory.blocks):,} bytes hold {len(after)} results; {inside} are computed "
+        "in donated arrays"
     )
     lines.append(
         f"{len(plan.donated)} of {results} results replace donated arrays, "
-        f"{len(plan.copies)} of them by a copy"
+        f"{len(memory.copies)} of them by a copy"
     )
     if native:
         lines.append(native)

@@ -4,13 +4,11 @@ A place is a base (a buffer, a donated argument, a constant), bytes into it, and
 the same in each call: small arguments that are others each time are copied to a place of their own.
 """
 
-from typing import Any
-
-from .llvm import Access, UnsupportedError
-from .numpy_replay import Text
-from .plan import Plan, region
-from .program import Node, unfrozen
-from .rewrite import VIEWS
+from ..ir import VIEWS, Node, unfrozen
+from ..numpy_codegen import Text
+from ..planner import Plan
+from ..views import broadcast, contiguous, is_contiguous
+from .llvm_ir import Access, UnsupportedError
 
 STAGED = 65_536  # bytes: arguments up to here are copied to a place that code can know
 
@@ -40,8 +38,11 @@ class Places:
             base = self._stage(node)
         elif node.op == "input":
             base = f"d{node.value}"
-        elif id(node) in self.plan.places:
-            (kind, n), offset = self.plan.places[id(node)].base, self.plan.places[id(node)].offset
+        elif id(node) in self.plan.memory.places:
+            (kind, n), offset = (
+                self.plan.memory.places[id(node)].base,
+                self.plan.memory.places[id(node)].offset,
+            )
             base = f"{'m' if kind == 'buffer' else 'd'}{n}"
         else:
             raise UnsupportedError("scratch")
@@ -88,42 +89,3 @@ class Places:
         """Return the base, the first byte, and the byte after the last."""
         access = self.access(node)
         return (access.base, *access.span(node.shape))
-
-
-def contiguous(shape: tuple[int, ...], width: int) -> tuple[int, ...]:
-    """Return the strides of an array without gaps, row by row."""
-    strides: list[int] = []
-    for n in reversed(shape):
-        strides.insert(0, width)
-        width *= n
-    return tuple(strides)
-
-
-def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...], width: int) -> bool:
-    """Tell whether strides are those of an array without gaps, row by row."""
-    wanted = contiguous(shape, width)
-    return all(n == 1 or s == w for n, s, w in zip(shape, strides, wanted, strict=True))
-
-
-def broadcast(
-    shape: tuple[int, ...], strides: tuple[int, ...], to: tuple[int, ...]
-) -> tuple[int, ...]:
-    """Return the strides of an array that is broadcast to a shape."""
-    kept = [0 if n == 1 else s for n, s in zip(shape, strides, strict=True)]
-    return (*[0] * (len(to) - len(shape)), *kept)
-
-
-def whole(node: Node) -> bool:
-    """Whether a node is its root, or another shape of all of it."""
-    found = region(node)
-    return found is not None and found[1:] == (0, found[0].size)
-
-
-def overlap(a: list[Any], b: list[Any]) -> bool:
-    """Tell whether any (base, first byte, end) of a shares memory with one of b."""
-    return any(x[0] == y[0] and x[1] < y[2] and y[1] < x[2] for x in a for y in b)
-
-
-def touch(a: Access, b: Access, shape: tuple[int, ...]) -> bool:
-    """Tell whether two accesses of a loop share memory."""
-    return overlap([(a.base, *a.span(shape))], [(b.base, *b.span(shape))])

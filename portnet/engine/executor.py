@@ -8,24 +8,21 @@ into what it returns.
 """
 
 import functools
-import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from math import prod
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import tree
-from .backend import Backend, backend_of, namespace, read
-from .compiler import Compiled, CompileWarning, compile, native_mode
-from .rng import Key
+from .. import tree
+from .._typing import Array, Params, State
+from ..backend import Backend, namespace, read
+from ..compiler import CompileWarning
+from ..rng import Key
+from .compile_cache import made_once, release
+from .packing import _PLAIN, _Vectors
 
-Array = Any
-Params = Any
-State = Any
 Batch = tuple[Any, Array, Array | None]  # X, y, weight
 
 
@@ -347,186 +344,7 @@ def _taken(data: Any, which: Array | None) -> Any:
 # How nests travel -------------------------------------------------------------------------------
 
 
-class _Nest:
-    """As they are."""
-
-    def pack(self, nest: Any) -> Any:
-        """Return the nest."""
-        return nest
-
-    def unpack(self, nest: Any) -> Any:
-        """Return the nest."""
-        return nest
-
-
-_PLAIN = _Nest(), _Nest()
-
-
-@dataclass(frozen=True)
-class _Vectors:
-    """As one vector for each dtype.
-
-    `leaves` has of each leaf, in the order of `tree.leaves`, shape and dtype; `nest` is a nest of
-    that form with numbers as its leaves.
-    """
-
-    leaves: tuple[tuple[tuple[int, ...], str], ...]
-    text: str  # the nest in words, by which two are compared
-    nest: Any = field(compare=False)
-
-    @classmethod
-    def of(cls, nest: Any) -> "_Vectors":
-        """Return the form of a nest of NumPy's arrays; TypeError where it holds something else."""
-        arrays = tree.leaves(nest)
-        for i, leaf in enumerate(arrays):
-            if isinstance(leaf, np.ndarray) and type(leaf) is not np.ndarray:
-                raise TypeError  # a subclass, which may do as it likes
-            if not isinstance(leaf, np.ndarray | np.generic):
-                raise TypeError(
-                    f"the state holds {leaf!r} at {tree.paths(nest)[i]}: a 0-d array would be "
-                    "compiled"
-                )
-        number = iter(range(len(arrays)))
-        form = tree.map(lambda leaf: next(number), nest)
-        leaves = tuple([(leaf.shape, leaf.dtype.name) for leaf in arrays])
-        return cls(leaves, _kinds(nest), form)
-
-    def pack(self, nest: Any) -> dict[str, Array]:
-        """Return the vectors, by the name of their dtype: copies."""
-        leaves = self._checked(nest)
-        if not leaves:
-            return {}
-        xp = namespace(*leaves)
-        return {
-            kind: xp.concat([xp.reshape(a, (-1,)) for a in leaves if a.dtype.name == kind])
-            for kind in dict.fromkeys(kind for _, kind in self.leaves)
-        }
-
-    def _checked(self, nest: Any) -> list[Array]:
-        leaves = tree.leaves(nest)
-        given = tuple([(tuple(a.shape), a.dtype.name) for a in leaves])
-        if given != self.leaves or _kinds(nest) != self.text:
-            raise ValueError(f"a step changed the form of its state: {self.leaves} became {given}")
-        return leaves
-
-    def fill(self, vectors: dict[str, Array], nest: Any) -> None:
-        """Write a nest into vectors."""
-        begin = dict.fromkeys(vectors, 0)
-        for leaf, (shape, kind) in zip(self._checked(nest), self.leaves, strict=True):
-            start, begin[kind] = begin[kind], begin[kind] + prod(shape)
-            vectors[kind][start : begin[kind]] = leaf.reshape(-1)
-
-    def unpack(self, vectors: dict[str, Array]) -> Any:
-        """Return the nest: views of the vectors."""
-        begin = dict.fromkeys(vectors, 0)
-        xp: Any = namespace(*vectors.values()) if vectors else None
-        arrays = []
-        for shape, kind in self.leaves:
-            start = begin[kind]
-            begin[kind] = start + prod(shape)
-            arrays.append(xp.reshape(vectors[kind][start : begin[kind]], shape))
-        return _filled(self.nest, arrays)
-
-
-def _filled(nest: Any, arrays: list[Array]) -> Any:
-    """Return a nest of numbers with the arrays of these numbers: `tree.map`, without its checks."""
-    if isinstance(nest, int):
-        return arrays[nest]
-    if isinstance(nest, dict):
-        return {k: _filled(v, arrays) for k, v in nest.items()}
-    if nest is None:
-        return None
-    parts = [_filled(v, arrays) for v in nest]
-    return type(nest)(*parts) if hasattr(nest, "_fields") else type(nest)(parts)
-
-
-def _kinds(nest: Any) -> str:
-    """Return the containers of a nest, in words."""
-    if isinstance(nest, dict):
-        return "{" + ", ".join(f"{k!r}: {_kinds(nest[k])}" for k in sorted(nest)) + "}"
-    if isinstance(nest, tuple | list):
-        return f"{type(nest).__qualname__}({', '.join(map(_kinds, nest))})"
-    return "" if nest is None else "*"
-
-
 # Forward alone ----------------------------------------------------------------------------------
 
 
-def forward(model: Any, params: Params, X: Array, size: int, *, compiled: bool = True) -> Array:
-    """Return the raw outputs of all rows, `size` at a time: memory does not grow with their number.
-
-    Whole blocks are replayed from one plan, where there is more than one.
-    """
-    count = X.shape[0]
-    if count <= size:
-        return model.forward(params, X)[0]
-    eager = functools.partial(_outputs, model)
-    known = compiled and backend_of(X).name in ("numpy", "jax")
-    fn = made_once(_forward_of, model) if known else eager
-    if known and isinstance(fn, Compiled) and fn.refusal(params, X[:size, ...]):
-        fn = eager
-    parts = [
-        (fn if start + size <= count else eager)(params, X[start : min(start + size, count), ...])
-        for start in range(0, count, size)
-    ]
-    release()
-    return namespace(X).concat(parts, axis=0)
-
-
-def _outputs(model: Any, params: Params, x: Array) -> Array:
-    return model.forward(params, x)[0]
-
-
-def _forward_of(model: Any) -> Callable[..., Array]:
-    return functools.partial(_outputs, model)
-
-
 # Which compiled functions outlive a fit ---------------------------------------------------------
-
-
-def made_once(
-    make: Callable[..., Callable[..., Any]],
-    *parts: Any,
-    form: Any = (),
-    donate: tuple[int, ...] = (),
-) -> Compiled:
-    """Return compile(make(*parts, *form)); the same one for equal parts, if they last.
-
-    So a second fit, or another `partial_fit`, need not trace.
-    """
-    if not _lasting(parts):
-        return compile(make(*parts, *form), donate)
-    name = make, parts, repr(parts), form, native_mode()
-    with _lock:
-        fn = _kept.pop(name, None)
-        _kept[name] = compile(make(*parts, *form), donate) if fn is None else fn
-        while len(_kept) > 16:
-            _kept.popitem(last=False)
-        return _kept[name]
-
-
-_kept: OrderedDict[Any, Compiled] = OrderedDict()
-_lock = threading.Lock()
-
-
-def release() -> None:
-    """Give back the memory of what `made_once` keeps; who uses it makes its buffers anew.
-
-    A megabyte may stay: small networks are trained in many short calls.
-    """
-    for fn in list(_kept.values()):
-        fn.release(1 << 20)
-
-
-def _lasting(part: Any) -> bool:
-    """Whether equal parts will always do the same: our frozen dataclasses, down to their numbers.
-
-    Somebody else's may read what is none of their fields: a class attribute, a global variable.
-    """
-    if isinstance(part, tuple):
-        return all(_lasting(p) for p in part)
-    if is_dataclass(part) and not isinstance(part, type):
-        frozen = type(part).__dataclass_params__.frozen  # type: ignore[attr-defined]
-        ours = type(part).__module__.partition(".")[0] == __name__.partition(".")[0]
-        return ours and frozen and all(_lasting(getattr(part, f.name)) for f in fields(part))
-    return part is None or type(part) in (bool, int, float, str)

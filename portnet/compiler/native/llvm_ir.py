@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .c_parts import CLoop
+from .numpy_c import CLoop
 
 REGISTER = {
     "bool": "i1",

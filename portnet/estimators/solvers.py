@@ -13,19 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import solvers, stepping
-from .backend import Backend, namespace
-from .faults import interrupts
-from .layers import Layer
-from .lbfgs import LBFGS
-from .losses import Loss
-from .stepping import Steps, made_once, run_epoch
+from .._typing import Array, Host, Params
+from ..backend import Backend, namespace
+from ..engine import executor, inference
+from ..engine.compile_cache import made_once, release
+from ..engine.executor import Steps, run_epoch
+from ..engine.interrupts import interrupts
+from ..layers import Layer
+from ..lbfgs import LBFGS
+from ..losses import Loss
+from . import objective
+from .optimizers import SklearnAdam, SklearnSGD
 
 __all__ = ["Problem", "Progress", "Rows", "descend", "forward", "minimize"]
 
-Array = Any
-Params = Any
-Host = np.ndarray[Any, Any]
 
 FTOL = 2.220446049250313e-09  # SciPy's, for L-BFGS-B
 NOT_FINITE = (
@@ -38,7 +39,7 @@ class Rows(NamedTuple):
     """Checked rows: X dense at its place, or a SciPy CSR matrix on the host; which, and in order.
 
     `order` are row numbers on the host; None is every row, as they are. Sparse rows stay sparse on
-    NumPy, for `solvers.SparseDense`; they become dense elsewhere, batch by batch.
+    NumPy, for `objective.SparseDense`; they become dense elsewhere, batch by batch.
     """
 
     place: Backend
@@ -119,7 +120,7 @@ def forward(model: Layer, params: Params, rows: Rows, *, compiled: bool = True) 
     """Return the raw outputs of all rows, block by block."""
     size = block(rows, params)
     if rows.order is None and not hasattr(rows.X, "toarray"):
-        return stepping.forward(model, params, rows.X, size, compiled=compiled)
+        return inference.forward(model, params, rows.X, size, compiled=compiled)
     parts = [model.forward(params, x)[0] for x, _, _ in rows.batches(size)]
     return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
 
@@ -155,7 +156,7 @@ def descend(
     if now.solver is None:
         now = replace(now, solver=_solver(options, now.params))
     parts = problem.model, problem.loss, now.solver.rule, problem.alpha
-    steps = Steps(solvers.make_step, parts, compiled=getattr(options, "compile", True))
+    steps = Steps(objective.make_step, parts, compiled=getattr(options, "compile", True))
     order = np.arange(rows.X.shape[0]) if rows.order is None else rows.order
     ended = False
     with interrupts() as pressed, closing(steps):
@@ -195,7 +196,7 @@ def _epoch(steps: Steps, rows: Rows, now: Progress, size: int, pressed: list[int
     count = rows.number
     sparse = rows._sparse if hasattr(rows.X, "toarray") else None
     data = rows.X, rows.y, rows.weight
-    through = stepping.Rows(rows.place, data, size, rows.order, sparse=sparse)
+    through = executor.Rows(rows.place, data, size, rows.order, sparse=sparse)
     state = now.solver.state
     end = run_epoch(steps, now.params, state, through, pressed, look_at=lambda *both: both)
     return replace(
@@ -260,10 +261,10 @@ def _solver(options: Any, params: Params) -> Solver:
     """Return the solver that the options name, before its first step."""
     lr = float(options.learning_rate_init)
     if options.solver == "sgd":
-        rule: Any = solvers.VelocitySGD(lr, float(options.momentum), options.nesterovs_momentum)
+        rule: Any = SklearnSGD(lr, float(options.momentum), options.nesterovs_momentum)
     else:
         betas = float(options.beta_1), float(options.beta_2)
-        rule = solvers.Adam(lr, *betas, float(options.epsilon))
+        rule = SklearnAdam(lr, *betas, float(options.epsilon))
     return Solver(rule, rule.init(params), lr)
 
 
@@ -284,14 +285,14 @@ def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> 
     model, loss, alpha = problem
     total = rows.number if rows.weight is None else namespace(rows.weight).sum(rows.weight)
     size = block(rows, progress.params)
-    part: Any = solvers.summing(model, loss)
+    part: Any = objective.summing(model, loss)
     if (
         getattr(options, "compile", True)
         and not rows.sparse
         and rows.place.name in ("numpy", "jax")
     ):
-        part = made_once(solvers.summing, model, loss)
-    function, v, unravel = solvers.over_all_rows(
+        part = made_once(objective.summing, model, loss)
+    function, v, unravel = objective.over_all_rows(
         part, alpha, lambda: rows.batches(size), total, progress.params
     )
     eps = float(namespace(v).finfo(v.dtype).eps)
@@ -312,7 +313,7 @@ def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> 
             if v is not before:
                 n_iter += 1
                 _tell(options, f"Iteration {n_iter}, loss = {state.value:.8f}")
-    stepping.release()
+    release()
     done = replace(progress, params=unravel(v), loss=state.value, n_iter=n_iter)
     done = replace(done, warning="", category="")
     if pressed:

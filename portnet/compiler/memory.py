@@ -1,39 +1,12 @@
-"""Plan: the order of the operations, and where each result is put.
+"""Memory: which buffer each result is written to."""
 
-1. `grouped` orders: elementwise operations on large arrays become groups that run block by block,
-   so that what they hand to each other stays in the processor's cache.
-2. `Placement` decides where results live: in the place of a donated argument, in their part of a
-   larger array (a concat costs nothing then), in a buffer of an argument that nobody reads any
-   more, else in a buffer of their own; buffers are used again when nothing reads them any more.
-
-Views (reshape, transpose, slices) are no operations: they cost nothing, as buffers stay where they
-are. The dangers are all of one kind: a place is written while its old value is still to be read.
-`_overwrites` is where that is decided.
-"""
-
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from .program import Node, Program, unfrozen
-from .rewrite import VIEWS
-from .trace import ELEMENTWISE
+from .ir import ELEMENTWISE, Node, Program, computed
+from .schedule import Step
+from .views import region, root
 
-BLOCK = 16_384  # elements of a block: with its companions it fits into a core's cache
 ALIGN = 64  # bytes: a cache line
-
-
-@dataclass(eq=False)
-class Step:
-    """One operation, or a group of elementwise ones that runs block by block along axis 0."""
-
-    nodes: list[Node]
-    rows: int = 0  # of a block; 0: no blocks
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of a group's arrays."""
-        return self.nodes[0].shape
 
 
 class Place(NamedTuple):
@@ -43,189 +16,15 @@ class Place(NamedTuple):
     offset: int = 0
 
 
-@dataclass(eq=False)
-class Plan:
-    """What a replay does, step by step."""
+class Memory(NamedTuple):
+    """Where the results of a program are, by id of the node that computes them."""
 
-    program: Program
-    before: int  # operations as traced
-    steps: list[Step]
-    places: dict[int, Place]  # by id of a node that is computed
-    scratch: dict[int, int]  # values inside a group: by id of the node, the number of the block
+    places: dict[int, Place]
+    scratch: dict[int, int]  # values inside a group: the number of the block
     buffers: list[int]  # bytes
     blocks: list[int]  # bytes of what groups hand on
-    donated: dict[int, int]  # number of a result's leaf: number of the input that it replaces
     copies: list[tuple[Node, int]]  # what is copied into a donated input at the end
-    slots: dict[int, list[tuple[Node, int]]] = field(default_factory=dict)  # parts to copy: concat
-
-    @property
-    def operations(self) -> list[Node]:
-        """The operations that are left."""
-        return [n for step in self.steps for n in step.nodes]
-
-
-def make(program: Program, before: int, reusable: list[int]) -> Plan:
-    """Return the plan of a simplified program; `reusable` are the donated inputs, by number."""
-    program, donated = _results(gapless(program), reusable)
-    steps = grouped([n for n in program.nodes if computed(n)])
-    return Placement(program, steps, donated).plan(before)
-
-
-def computed(node: Node) -> bool:
-    """Tell whether a node is an operation, and not an array that is there, or a view."""
-    return node.op not in VIEWS and node.op not in ("input", "constant")
-
-
-def root(node: Node) -> Node:
-    """Return the node of which a node is a view: itself, where it is none."""
-    while node.op in VIEWS:
-        node = node.inputs[0]
-    return node
-
-
-def region(node: Node) -> tuple[Node, int, int] | None:
-    """Return (root, first element, elements) of a view that lies there without gaps, in order."""
-    if node.op not in VIEWS:
-        return node, 0, node.size
-    inner = region(node.inputs[0])
-    if inner is None or node.op in ("permute_dims", "broadcast_to"):
-        return None
-    base, start, _ = inner
-    if node.op == "reshape":
-        return base, start, node.size
-    shape = node.inputs[0].shape
-    keys = [k for k in unfrozen(node.attr("key")) if k is not None]
-    stride, first, free = 1, 0, True  # free: all axes after this one are taken whole
-    for n, key in reversed(list(zip(shape, keys, strict=True))):
-        begin, count = (key, 1) if not isinstance(key, slice) else (key.start, _length(key, n))
-        if isinstance(key, slice) and count > 1 and key.step != 1:
-            return None
-        if not free and count != 1:
-            return None
-        first += begin * stride
-        free = free and count == n
-        stride *= n
-    return base, start + first, node.size
-
-
-def _length(key: slice, n: int) -> int:
-    return len(range(*key.indices(n)))
-
-
-def gapless(program: Program) -> Program:
-    """Put a copy before each reshape of what has gaps, or another order: it can be no view."""
-    new: dict[int, Node] = {}
-    nodes: list[Node] = []
-    for node in program.nodes:
-        inputs = tuple([new[id(i)] if type(i) is Node else i for i in node.inputs])
-        x: Any = inputs[0] if inputs else None
-        if node.op == "reshape" and region(x) is None and not _only_ones(x.shape, node.shape):
-            inputs = (Node("copy", (x,), (), x.shape, x.dtype),)
-            nodes.append(inputs[0])
-        made = node
-        if any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
-            made = Node(node.op, inputs, node.attrs, node.shape, node.dtype, node.value)
-        new[id(node)] = made
-        nodes.append(made)
-    leaves = [new[id(r)] if isinstance(r, Node) else r for r in program.leaves]
-    return replace(program, nodes=nodes, leaves=leaves)
-
-
-def _only_ones(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether two shapes differ in axes of one element only."""
-    return [n for n in a if n != 1] == [n for n in b if n != 1]
-
-
-def _results(program: Program, reusable: list[int]) -> tuple[Program, dict[int, int]]:
-    """Say which result replaces which donated input: the first of its shape and dtype.
-
-    What is returned of a donated input itself is copied before anything is written.
-    """
-    free = list(reusable)
-    donated: dict[int, int] = {}
-    for k, leaf in enumerate(program.leaves):
-        if isinstance(leaf, Node):
-            for d in free:
-                given = program.inputs[d]
-                if (given.shape, given.dtype) == (leaf.shape, leaf.dtype):
-                    donated[k] = d
-                    free.remove(d)
-                    break
-    inputs = {id(program.inputs[d]) for d in donated.values()}
-    leaves, early = list(program.leaves), []
-    for k, leaf in enumerate(leaves):
-        if isinstance(leaf, Node) and id(root(leaf)) in inputs:
-            if k in donated and leaf is program.inputs[donated[k]]:
-                continue  # it stays where it is
-            copy = Node("copy", (leaf,), (), leaf.shape, leaf.dtype)
-            early.append(copy)
-            leaves[k] = copy
-    if early:  # views of inputs stand before the copies, all else after
-        first = [n for n in program.nodes if not computed(n) and root(n).op != "constant"]
-        first = [n for n in first if root(n).op == "input"]
-        ids = {id(n) for n in first}
-        rest = [n for n in program.nodes if id(n) not in ids]
-        program = replace(program, nodes=[*first, *early, *rest], leaves=leaves)
-    return program, donated
-
-
-# Order ------------------------------------------------------------------------------------------
-
-
-def grouped(nodes: list[Node]) -> list[Step]:
-    """Return the steps: groups of large elementwise operations of one shape, and all else alone.
-
-    A group stays open, and takes in what comes, until something needs one of its results.
-    """
-    steps: list[Step] = []
-    open_: list[Step] = []  # groups that are not yet among the steps
-    home: dict[int, Step] = {}  # the open group of a node, by id
-
-    def close(group: Step) -> None:
-        steps.append(group)
-        open_.remove(group)
-        for n in group.nodes:
-            del home[id(n)]
-
-    for node in nodes:
-        needed = [home[id(r)] for r in map(root, node.nodes) if id(r) in home]
-        large = _blockable(node)
-        for group in dict.fromkeys(needed):
-            if not (large and group.shape == node.shape and _aligned_inside(node, group)):
-                close(group)
-        if not large:
-            steps.append(Step([node]))
-            continue
-        same = [g for g in open_ if g.shape == node.shape] or [Step([])]
-        if not same[0].nodes:
-            open_.append(same[0])
-        same[0].nodes.append(node)
-        home[id(node)] = same[0]
-    while open_:
-        close(open_[0])
-    for step in steps:
-        if len(step.nodes) > 1 or _blockable(step.nodes[0]):
-            row = max(1, step.nodes[0].size // step.shape[0])
-            step.rows = max(1, BLOCK // row)
-            if len(step.nodes) == 1 or step.rows * 2 > step.shape[0]:
-                step.rows = 0
-    return [s for step in steps for s in ([step] if step.rows else [Step([n]) for n in step.nodes])]
-
-
-def _blockable(node: Node) -> bool:
-    return node.op in ELEMENTWISE | {"astype"} and node.size > 2 * BLOCK and node.shape[0] > 1
-
-
-def _aligned_inside(node: Node, group: Step) -> bool:
-    """Whether a node reads the results of a group element by element, or not at all."""
-    members = {id(n) for n in group.nodes}
-    return all(
-        id(root(i)) not in members or (i.shape == node.shape and region(i) is not None)
-        for i in node.nodes
-    )
-
-
-# Places -----------------------------------------------------------------------------------------
+    slots: dict[int, list[tuple[Node, int]]]  # of a concat: the parts to copy
 
 
 class Placement:
@@ -246,7 +45,7 @@ class Placement:
         self.slots: dict[int, list[tuple[Node, int]]] = {}
         self.copies: list[tuple[Node, int]] = []
 
-    def plan(self, before: int) -> Plan:
+    def decide(self) -> Memory:
         """Decide in the order of what costs most: donated inputs, concats, buffers."""
         for n in reversed(self.order):
             if n.op == "concat":
@@ -257,18 +56,7 @@ class Placement:
                 self._donate(leaf, d)
         scratch, blocks = self._scratch()
         places, buffers = self._buffers(scratch)
-        return Plan(
-            self.program,
-            before,
-            self.steps,
-            places,
-            scratch,
-            buffers,
-            blocks,
-            self.donated,
-            self.copies,
-            self.slots,
-        )
+        return Memory(places, scratch, buffers, blocks, self.copies, self.slots)
 
     def _parts(self, concat: Node) -> None:
         """Give each part its place in the concat; what cannot be computed there is copied."""
@@ -475,9 +263,3 @@ def _fitting(nbytes: int, sizes: list[int], free: list[int]) -> int:
         return len(sizes) - 1
     free.remove(best)
     return best
-
-
-def blocks(step: Step) -> Iterator[tuple[int, int]]:
-    """Yield the first row of each block of a group, and the row after its last."""
-    for start in range(0, step.shape[0], step.rows):
-        yield start, min(start + step.rows, step.shape[0])

@@ -5,6 +5,8 @@ the function asked for them, and the nest of its results. `interpret` runs it on
 the oracle of everything that is done to it afterwards.
 """
 
+import functools
+import importlib.util
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-Array = Any
-Host = np.ndarray[Any, Any]
+from .._typing import Array, Host
+
 Shape = tuple[int, ...]
 
 
@@ -164,3 +166,96 @@ def frozen(key: tuple[Any, ...]) -> tuple[Any, ...]:
 def unfrozen(key: tuple[Any, ...]) -> tuple[Any, ...]:
     """The inverse of `frozen`."""
     return tuple(slice(*k[1:]) if isinstance(k, tuple) else k for k in key)
+
+
+ELEMENTWISE = frozenset(
+    [
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "bitwise_and",
+        "bitwise_invert",
+        "bitwise_left_shift",
+        "bitwise_or",
+        "bitwise_right_shift",
+        "bitwise_xor",
+        "ceil",
+        "copysign",
+        "cos",
+        "cosh",
+        "divide",
+        "equal",
+        "exp",
+        "expm1",
+        "floor",
+        "floor_divide",
+        "greater",
+        "greater_equal",
+        "hypot",
+        "isfinite",
+        "isinf",
+        "isnan",
+        "less",
+        "less_equal",
+        "log",
+        "log10",
+        "log1p",
+        "log2",
+        "logaddexp",
+        "logical_and",
+        "logical_not",
+        "logical_or",
+        "logical_xor",
+        "maximum",
+        "minimum",
+        "multiply",
+        "negative",
+        "nextafter",
+        "not_equal",
+        "positive",
+        "pow",
+        "reciprocal",
+        "remainder",
+        "sign",
+        "signbit",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "subtract",
+        "tan",
+        "tanh",
+        "trunc",
+        "where",
+    ]
+)
+
+
+# As above, but done by calling the function: NumPy's ufuncs do not have them.
+CALLED = frozenset(["clip", "conj", "imag", "real", "round"])
+
+
+REDUCTIONS = frozenset(
+    ["all", "any", "argmax", "argmin", "max", "mean", "min", "prod", "std", "sum", "var"]
+)
+
+
+@functools.cache
+def _numpy() -> Any:
+    return importlib.import_module("array_api_compat.numpy")
+
+
+def computed(node: Node) -> bool:
+    """Tell whether a node is an operation, and not an array that is there, or a view."""
+    return node.op not in VIEWS and node.op not in ("input", "constant")
+
+
+VIEWS = frozenset(("reshape", "permute_dims", "getitem", "broadcast_to"))
+
+UFUNCS = {op: getattr(np, op) for op in ELEMENTWISE - {"where"}}

@@ -6,19 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from . import labels, tree, watching
+from . import callbacks as watching
 from . import rng as random
-from . import validation as check
-from .backend import Backend, describe
+from . import tree
+from ._typing import Array
+from ._validation import integer, warn
+from .backend import Backend
+from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
+from .data import checks as check
+from .data import labels
+from .data.checks import DataError
+from .data.split import split
+from .engine.full_batch import gradient_of, value_and_grad
 from .lbfgs import LBFGS
-from .options import integer, name_of, pair, warn
-from .run import Metric, Partial, Rows, Run, gradient_of, measure, value_and_grad
-from .validation import DataError
-from .watching import Callback, EarlyStopping, ReduceOnPlateau
+from .model_checks import _try_out
+from .run import Metric, Partial, Rows, Run
 
 __all__ = ["FitOptions", "plan", "prepare"]
-
-Array = Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +102,7 @@ def prepare(trainer: Any, X: Any, y: Any, options: FitOptions) -> tuple[Run, Row
         checked = run._rows(**held_out, name="validation ") if held_out else None
         check.check_metrics(run.metrics, rows[1])
         if isinstance(fraction, float):
-            rows, checked = labels.split(fraction, rows, place, trainer.loss, trainer.seed)
+            rows, checked = split(fraction, rows, place, trainer.loss, trainer.seed)
         if options.class_weight is not None:
             weights = labels.class_weights(
                 options.class_weight, rows, place, trainer.loss, run.outputs, run.classes
@@ -187,75 +191,6 @@ def _kind(optimizer: Any) -> str:
     """Return the names of an optimizer and of the parts of a chain: equal kinds, equal states."""
     parts = getattr(optimizer, "parts", None)
     return type(optimizer).__name__ if parts is None else f"chain({', '.join(map(_kind, parts))})"
-
-
-def _try_out(run: Run, rows: Rows) -> None:
-    """Try the loss and the metrics on a few rows: mistakes are told before training."""
-    X, y, w = (a if a is None else a[: min(8, a.shape[0]), ...] for a in rows)
-    pred = _forward(run.trainer.model, run.params, X, run.place)
-    with np.errstate(all="ignore"):
-        try:
-            answer = run.trainer.loss(pred, y, w)
-        except Exception as error:
-            error.add_note(f"in the loss {run.trainer.loss}, called as loss(pred, target, weight)")
-            raise
-        pair = answer if isinstance(answer, tuple | list) and len(answer) == 2 else (None, None)
-        shapes = [getattr(a, "shape", None) for a in pair]
-        if shapes != [(), pred.shape]:
-            raise TypeError(
-                f"the loss {run.trainer.loss}: expected it to return value, dpred of shapes () and "
-                f"{tuple(pred.shape)}, got {answer!r}"
-            )
-        for name, metric in run.metrics.items():
-            measure(name, metric, run._mean(pred), y, w)
-
-
-def _forward(model: Any, params: Any, x: Array, place: Backend) -> Array:
-    """Return the outputs of a model, or raise TypeError that names the layer that is wrong.
-
-    A layer answers in the library, on the device and in the dtype of x.
-    """
-    try:
-        pred, _ = pair(model, "forward", "y, cache", model.forward(params, x))
-        if place.holds(pred) and pred.dtype == x.dtype:
-            return pred
-    except TypeError as error:
-        try:
-            wrong = _layer_that_leaves(model, params, x, place)
-        except Exception:  # of the same cause
-            wrong = None
-        if wrong is None:
-            raise
-        raise TypeError(wrong) from error
-    raise TypeError(_layer_that_leaves(model, params, x, place))
-
-
-def _layer_that_leaves(
-    model: Any, params: Any, x: Array, place: Backend, name: str = ""
-) -> str | None:
-    """Return a message about the first layer whose outputs leave the library or dtype of x."""
-    inner = getattr(model, "layer", None)  # of a Residual
-    if inner is not None and hasattr(inner, "forward"):
-        found = _layer_that_leaves(
-            inner, params, x, place, f"{name.rstrip()}.layer " if name else "layer "
-        )
-        if found is not None:
-            return found
-    for i, layer in enumerate(getattr(model, "layers", ())):
-        found = _layer_that_leaves(layer, params[i], x, place, f"{name}layers[{i}] ")
-        if found is not None:
-            return found
-        x, _ = pair(layer, "forward", "y, cache", layer.forward(params[i], x), i)
-    if hasattr(model, "layers"):
-        return None
-    y = model.forward(params, x)[0]
-    if place.holds(y) and y.dtype == x.dtype:
-        return None
-    return (
-        f"{name}{name_of(model)}: expected forward to return {describe(x)} of dtype {x.dtype}, "
-        f"like x, got {describe(y)} of dtype {y.dtype}. Take functions from portnet.namespace(x), "
-        "and write constants as Python numbers"
-    )
 
 
 def _same_function(run: Run, rows: Rows, before: Run | None) -> Run:

@@ -11,17 +11,14 @@ and more in small batches than in large ones: scikit-learn's meaning of alpha, w
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from . import optimizers, tree
-from .backend import namespace
-from .layers import ACTIVATIONS, Chain, Dense, Layer
-from .losses import Loss, PoissonLoss
-from .optimizers import AdamState, Optimizer
-
-Array = Any
-Params = Any
-State = Any
+from .. import tree
+from .._typing import Array, Params, State
+from ..backend import namespace
+from ..layers import ACTIVATIONS, Chain, Dense, Layer
+from ..losses import Loss, PoissonLoss
+from ..optimizers import Optimizer
 
 HIDDEN = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 
@@ -150,55 +147,3 @@ def over_all_rows(
 
 
 # The updates ------------------------------------------------------------------------------------
-
-
-class VelocityState(NamedTuple):
-    """The learning rate, which changes between epochs, and the last step v."""
-
-    lr: Any
-    v: Params
-
-
-@dataclass(frozen=True)
-class VelocitySGD:
-    """v <- momentum v - lr g;  u = v, or momentum v - lr g with the new v (Nesterov).
-
-    Where lr stays the same, these are the steps of `portnet.Momentum` and `portnet.Nesterov`; where
-    it changes, the velocity remembers the steps that were made, and not the gradients.
-    """
-
-    lr: float = 1e-3
-    momentum: float = 0.9
-    nesterov: bool = True
-
-    def init(self, params: Params) -> State:
-        """lr, v = 0."""
-        lr = optimizers._zero(params) + self.lr
-        return VelocityState(lr, tree.map(optimizers._zeros_like, params))
-
-    def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        """v <- momentum v - lr g; step."""
-        lr = state.lr
-        v = tree.map(lambda v, g: self.momentum * v - lr * g, state.v, grads)
-        u = tree.map(lambda v, g: self.momentum * v - lr * g, v, grads) if self.nesterov else v
-        return u, VelocityState(lr, v)
-
-
-@dataclass(frozen=True)
-class Adam(optimizers.Adam):
-    """u = -lr c m / (sqrt(v) + eps), c = sqrt(1 - beta2^t) / (1 - beta1^t).
-
-    `portnet.Adam`, but for epsilon, which is outside of the correction c (Kingma and Ba 2015, the
-    last paragraph of section 2).
-    """
-
-    def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        """Update the running means, correct the rate, step."""
-        t = state.t + 1.0
-        m = tree.map(lambda m, g: self.beta1 * m + (1 - self.beta1) * g, state.m, grads)
-        v = tree.map(lambda v, g: self.beta2 * v + (1 - self.beta2) * (g * g), state.v, grads)
-        one1 = optimizers._one_minus_power(self.beta1, t)
-        one2 = optimizers._one_minus_power(self.beta2, t)
-        rate = self.lr * one2**0.5 / one1
-        u = tree.map(lambda m, v: -rate * m / (namespace(v).sqrt(v) + self.eps), m, v)
-        return u, AdamState(t, m, v)

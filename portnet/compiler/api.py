@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import Any
 
-from .keys import OtherError, key_of
-from .outcomes import MISS, CompileWarning, EagerError, name_of
+from .errors import MISS, CompileWarning, EagerError, name_of
+from .signature import OtherError, key_of
 
-Array = Any
 PLANS = 8  # kept for each function
 
 
@@ -209,7 +208,7 @@ class Compiled:
         return _Result(result)
 
     def _planned(self, args: Any, kwargs: Any) -> Any:
-        from .planned import planned  # tracing and planning are not needed by who only imports
+        from .executable import planned  # tracing and planning are not needed by who only imports
 
         return planned(self.fn, self.donate, args, kwargs)
 
@@ -236,7 +235,7 @@ class Compiled:
 
     @functools.cached_property
     def _jax(self) -> Any:
-        from .jax_jit import Jitted
+        from .jax_backend import Jitted
 
         return Jitted(self.fn)
 

@@ -13,8 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from . import c_parts
-from .llvm import (
+from ..ir import ELEMENTWISE, UFUNCS, Node
+from ..numpy_codegen import Text, as_array, operand_shape
+from ..planner import Plan
+from ..schedule import Step
+from ..views import broadcast, is_contiguous, root, whole
+from . import numpy_c as c_parts
+from .llvm_ir import (
     IDENTITY,
     MEMORY,
     SPACE,
@@ -29,11 +34,7 @@ from .llvm import (
     number,
     rows_text,
 )
-from .numpy_replay import UFUNCS, Text, as_array, operand_shape
-from .places import Places, broadcast, is_contiguous, overlap, touch, whole
-from .plan import Plan, Step, root
-from .program import Node
-from .trace import ELEMENTWISE
+from .places import Places
 
 # Rows up to this length are done in order. NumPy adds eight and more in pairs, and takes the
 # largest of a row in an order of its own: where zeros of both signs are largest, its sign shows.
@@ -95,7 +96,7 @@ class Segments:
             for i in n.nodes:
                 self.readers.setdefault(id(root(i)), []).append(n)
         kept = [r for r in plan.program.leaves if isinstance(r, Node)]
-        self.kept = {id(root(n)) for n in [*kept, *(c for c, _ in plan.copies)]}
+        self.kept = {id(root(n)) for n in [*kept, *(c for c, _ in plan.memory.copies)]}
 
     def add(self, step: Step) -> None:
         """Compile one more step, or raise UnsupportedError."""
@@ -203,7 +204,7 @@ class Segments:
                 a = self.places.access(o)
                 reads.append(a._replace(strides=broadcast(o.shape, a.strides, node.shape)))
                 given.append(reads[-1])
-        inside = id(node) in self.plan.scratch
+        inside = id(node) in self.plan.memory.scratch
         out = None if inside else self.places.access(node)
         if out is not None:
             out = out._replace(strides=broadcast(node.shape, out.strides, node.shape))
@@ -397,7 +398,7 @@ class Segments:
         """Copy the parts that are not computed in their places."""
         out, axis = self.places.access(node), node.attr("axis")
         loops = []
-        for part, start in self.plan.slots[id(node)]:
+        for part, start in self.plan.memory.slots[id(node)]:
             if part.size:
                 a = self.places.access(part)
                 to = out._replace(offset=out.offset + start * out.strides[axis])
@@ -446,3 +447,13 @@ def _kind(shape: tuple[int, ...]) -> str:
     if shape[0] > 1:
         return "matrix" if shape[1] > 1 else "column"
     return "row" if shape[1] > 1 else "one"
+
+
+def overlap(a: list[Any], b: list[Any]) -> bool:
+    """Tell whether any (base, first byte, end) of a shares memory with one of b."""
+    return any(x[0] == y[0] and x[1] < y[2] and y[1] < x[2] for x in a for y in b)
+
+
+def touch(a: Access, b: Access, shape: tuple[int, ...]) -> bool:
+    """Tell whether two accesses of a loop share memory."""
+    return overlap([(a.base, *a.span(shape))], [(b.base, *b.span(shape))])

@@ -5,8 +5,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from .outcomes import CompileWarning, name_of
-from .trace import line_of_error
+from .errors import CompileWarning, name_of
+from .tracer import line_of_error
 
 PLANS = 8  # sets of Python numbers; JAX keeps a plan for each shape by itself
 

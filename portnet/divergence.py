@@ -1,92 +1,20 @@
 """What can end a training in the middle of an epoch: Ctrl-C, and numbers that run away."""
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, TypeVar
-
 import numpy as np
 
-from . import options
+from . import _validation as options
+from ._typing import Array
 from .backend import read, to_numpy
 from .lbfgs import LBFGS
 from .losses import Reduced
 from .optimizer_checks import returns_parameters
-from .run import Rows, Run
+from .run import Rows, Run, warn, with_run
 
 __all__ = [
     "DivergenceError",
     "diverged",
-    "interrupted",
-    "interrupts",
-    "warn",
     "warn_of_scale",
-    "with_run",
 ]
-
-Array = Any
-_Error = TypeVar("_Error", bound=BaseException)
-
-
-@contextmanager
-def interrupts() -> Iterator[list[int]]:
-    """Ctrl-C inside makes the list that is given non-empty, instead of cutting a step in two.
-
-    A second one raises KeyboardInterrupt at once. A handler that is not Python's own stays in
-    place, and so does everything in threads, which get no signals.
-    """
-    pressed: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def with_run(error: _Error, run: Run) -> _Error:
-    """Return the error with the run so far as its `run`, so that nothing is lost."""
-    error.run = run  # type: ignore[attr-defined]
-    return error
-
-
-def warn(message: str, run: Run) -> None:
-    """Warn at the first line outside of portnet; a warning that is an error has the run."""
-    try:
-        options.warn(message)
-    except Warning as error:
-        raise with_run(error, run) from None
-
-
-def interrupted(run: Run, last: int) -> Run:
-    """Return the run that Ctrl-C ended before epoch `last`, with a warning that says how to go on.
-
-    Where training had ended by itself in that epoch, it stays so: going on would train past its
-    end.
-    """
-    if run.stopped:
-        warn(f"training was interrupted in its last epoch, and had ended: {run.stopped}", run)
-        return run
-    where = f"step {run.step} of epoch {run.epoch + 1}" if run.step else f"epoch {run.epoch}"
-    if run.epoch < last:
-        left = f"epochs={last - run.epoch}"
-        where += f": run.fit(X, y, {left}) with the same options goes on exactly from there"
-    run = replace(run, stopped=f"interrupted after {where}")
-    warn(f"training was {run.stopped}", run)
-    return run
 
 
 class DivergenceError(ArithmeticError):

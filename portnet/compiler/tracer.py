@@ -18,10 +18,18 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..tree import leaves
-from .program import Node, Program, Shape, call, frozen, same_bits
-
-Array = Any
-Tree = Any
+from .ir import (
+    CALLED,
+    ELEMENTWISE,
+    REDUCTIONS,
+    Node,
+    Program,
+    Shape,
+    _numpy,
+    call,
+    frozen,
+    same_bits,
+)
 
 
 class Untraceable(TypeError):  # noqa: N818 (it is caught, and told as a warning)
@@ -208,79 +216,6 @@ for _name, _text in {
 
 # Elementwise ------------------------------------------------------------------------------------
 
-ELEMENTWISE = frozenset(
-    [
-        "abs",
-        "acos",
-        "acosh",
-        "add",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "bitwise_and",
-        "bitwise_invert",
-        "bitwise_left_shift",
-        "bitwise_or",
-        "bitwise_right_shift",
-        "bitwise_xor",
-        "ceil",
-        "copysign",
-        "cos",
-        "cosh",
-        "divide",
-        "equal",
-        "exp",
-        "expm1",
-        "floor",
-        "floor_divide",
-        "greater",
-        "greater_equal",
-        "hypot",
-        "isfinite",
-        "isinf",
-        "isnan",
-        "less",
-        "less_equal",
-        "log",
-        "log10",
-        "log1p",
-        "log2",
-        "logaddexp",
-        "logical_and",
-        "logical_not",
-        "logical_or",
-        "logical_xor",
-        "maximum",
-        "minimum",
-        "multiply",
-        "negative",
-        "nextafter",
-        "not_equal",
-        "positive",
-        "pow",
-        "reciprocal",
-        "remainder",
-        "sign",
-        "signbit",
-        "sin",
-        "sinh",
-        "sqrt",
-        "square",
-        "subtract",
-        "tan",
-        "tanh",
-        "trunc",
-        "where",
-    ]
-)
-# As above, but done by calling the function: NumPy's ufuncs do not have them.
-CALLED = frozenset(["clip", "conj", "imag", "real", "round"])
-REDUCTIONS = frozenset(
-    ["all", "any", "argmax", "argmin", "max", "mean", "min", "prod", "std", "sum", "var"]
-)
-
 
 def _recorder(*args: Any) -> Recorder | None:
     for a in args:
@@ -296,11 +231,6 @@ def _dtype(op: str, kinds: tuple[Any, ...], attrs: tuple[Any, ...] = ()) -> Any:
     given = [np.ones(1, k) if isinstance(k, np.dtype) else k[1] for k in kinds]
     with np.errstate(all="ignore"):
         return np.asarray(call(_numpy(), node, given)).dtype
-
-
-@functools.cache
-def _numpy() -> Any:
-    return importlib.import_module("array_api_compat.numpy")
 
 
 def _kinds(operands: list[Any]) -> tuple[Any, ...]:

@@ -13,12 +13,12 @@ import subprocess
 import sys
 from typing import Any
 
-from .c_parts import c_library
-from .llvm import UnsupportedError
-from .numpy_replay import Text
-from .plan import Plan
-from .segments import Segments
-from .settings import native_cpu
+from ..numpy_codegen import Text
+from ..planner import Plan
+from ..settings import native_cpu
+from .llvm_ir import UnsupportedError
+from .lowering import Segments
+from .numpy_c import c_library
 
 
 def why_not() -> str:

@@ -5,19 +5,15 @@ donated arrays into the arrays that operations read and write. The second is the
 of the arguments that makes the calls. Nothing is looked up, and nothing is allocated but results.
 """
 
-from collections.abc import Callable
-from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .outcomes import MISS
-from .plan import ALIGN, Plan, Step, blocks, computed, region, root
-from .program import Node, unfrozen
-from .rewrite import VIEWS
-from .trace import ELEMENTWISE, _numpy
+from .ir import ELEMENTWISE, UFUNCS, VIEWS, Node, _numpy, computed, unfrozen
+from .planner import Plan
+from .schedule import Step, blocks
+from .views import region, root
 
-UFUNCS = {op: getattr(np, op) for op in ELEMENTWISE - {"where"}}
 REDUCERS = {
     "sum": np.add.reduce,
     "prod": np.multiply.reduce,
@@ -70,13 +66,13 @@ class Text:
         for node in plan.program.nodes:
             if node.op == "constant":
                 self.of[id(node)] = self.value(node.value)
-            if computed(node) and id(node) in plan.places:
+            if computed(node) and id(node) in plan.memory.places:
                 self._place(node)
         for node in plan.program.nodes:
-            if node.op in VIEWS and id(root(node)) not in plan.scratch:
+            if node.op in VIEWS and id(root(node)) not in plan.memory.scratch:
                 self._view(node)
         self.operations()
-        for leaf, number in plan.copies:
+        for leaf, number in plan.memory.copies:
             self.each.append(f"copyto(a{number}, {self.of[id(leaf)]})")
         for k, leaf in enumerate(plan.program.leaves):
             if k in plan.donated:
@@ -102,7 +98,7 @@ class Text:
         return self.constants[key]
 
     def _place(self, node: Node) -> None:
-        place = self.plan.places[id(node)]
+        place = self.plan.memory.places[id(node)]
         kind, number = place.base
         base = f"{'m' if kind == 'buffer' else 'd'}{number}"
         self.of[id(node)] = self._array(node, base, place.offset)
@@ -149,9 +145,12 @@ class Text:
         base, start, _ = found
         if base.op == "input":
             return f"d{base.value}", start * node.dtype.itemsize
-        if id(base) not in self.plan.places:
+        if id(base) not in self.plan.memory.places:
             return None
-        (kind, number), offset = self.plan.places[id(base)].base, self.plan.places[id(base)].offset
+        (kind, number), offset = (
+            self.plan.memory.places[id(base)].base,
+            self.plan.memory.places[id(base)].offset,
+        )
         name = f"{'m' if kind == 'buffer' else 'd'}{number}"
         return name, offset + start * node.dtype.itemsize
 
@@ -302,7 +301,7 @@ class Text:
 
     def _concat(self, node: Node) -> list[str]:
         lines, axis = [], node.attr("axis")
-        for part, start in self.plan.slots[id(node)]:
+        for part, start in self.plan.memory.slots[id(node)]:
             if part.size:
                 slot = f"s{len(self.of)}_{len(self.cut)}"
                 key = ":, " * axis + f"{start}:{start + part.shape[axis]}"
@@ -329,9 +328,9 @@ class Text:
         for node in step.nodes:
             given = []
             for k, i in enumerate(node.inputs):
-                if isinstance(i, Node) and id(root(i)) in self.plan.scratch:
+                if isinstance(i, Node) and id(root(i)) in self.plan.memory.scratch:
                     given.append(
-                        blocked(f"scratch {self.plan.scratch[id(root(i))]} {i.dtype}", False)
+                        blocked(f"scratch {self.plan.memory.scratch[id(root(i))]} {i.dtype}", False)
                     )
                     continue
                 name = self.operand(node, k)
@@ -342,8 +341,8 @@ class Text:
                 ):
                     name = blocked(name, id(i) in self.bound)
                 given.append(name)
-            if id(node) in self.plan.scratch:
-                out = blocked(f"scratch {self.plan.scratch[id(node)]} {node.dtype}", False)
+            if id(node) in self.plan.memory.scratch:
+                out = blocked(f"scratch {self.plan.memory.scratch[id(node)]} {node.dtype}", False)
             else:
                 out = blocked(self.of[id(node)], False)
             lines += self.lines(node, given, out)
@@ -415,166 +414,4 @@ def _checked(indices: Any, n: int) -> Any:
     return indices
 
 
-class Code(NamedTuple):
-    """What a replay is made of."""
-
-    arrays: list[tuple[Any, ...]]  # name, shape, dtype, base, offset
-    cut: CodeType
-    each: CodeType
-    usual: Callable[[], CodeType]  # made when it is needed first
-    names: dict[str, Any]
-    staged: dict[str, int]
-    bases: list[str]
-
-
-class Replay:
-    """One set of buffers and the function that uses them: it serves one call at a time."""
-
-    def __init__(self, plan: Plan, code: "Code") -> None:
-        self.code, self.names = code, dict(code.names)
-        for letter, sizes in (("m", plan.buffers), ("b", plan.blocks)):
-            for i, nbytes in enumerate(sizes):
-                self.names[f"{letter}{i}"] = aligned(nbytes)
-        for base, nbytes in code.staged.items():
-            self.names[base] = aligned(nbytes)
-        self.donated = sorted(plan.donated.values())
-        self.last: list[Any] = []  # the donated arrays of the last call
-        self.owners: set[int] = set()
-        self.table = np.zeros(len(code.bases), np.int64)  # addresses, for compiled functions
-        self.names["table"] = self.table.ctypes.data
-        exec(code.each, self.names)
-        if not self.donated:
-            self._cut()
-        self.names.update(dict.fromkeys(f"g{d}" for d in self.donated), owners=self.owners)
-        self.function = self.names["replay"]
-        self.quick: Callable[[Any], Any] = self._first
-
-    def _first(self, args: Any) -> Any:
-        """Make the function that does a call like the last one, and do the first."""
-        exec(self.code.usual(), self.names)
-        self.quick = self.names["quick"]
-        return self.quick(args)
-
-    def _cut(self) -> None:
-        """Make the arrays that operations read and write, in buffers and donated arrays."""
-        names = self.names
-        for name, shape, dtype, base, offset in self.code.arrays:
-            if 0 in shape:
-                names[name] = np.ndarray(shape, dtype)
-            else:
-                names[name] = np.ndarray(shape, dtype, names[base], offset)
-        exec(self.code.cut, names)
-        self.table[:] = [names[base].ctypes.data for base in self.code.bases]
-
-    def prepare(self, arrays: list[Any], others: list[int]) -> None:
-        """Take donated arrays as places, or copies where another argument shares their memory."""
-        known = len(self.last) == len(self.donated)
-        for d, old in zip(self.donated, self.last, strict=False):
-            known = known and arrays[d] is old and old.flags.writeable
-        for i in others:
-            a = arrays[i]
-            owner = a if a.base is None else a.base
-            if known and type(owner) is np.ndarray and self.owners and id(owner) not in self.owners:
-                continue  # the usual case, at a fraction of the price
-            if any(np.may_share_memory(a, arrays[d]) for d in self.donated):
-                known = False
-        if not known:
-            self._take(arrays, others)
-        for d, a in zip(self.donated, self.last, strict=True):
-            arrays[d] = a
-
-    def _take(self, arrays: list[Any], others: list[int]) -> None:
-        """Cut new donated arrays; copies of those that cannot be written, or that overlap."""
-        taken: list[Any] = []
-        for d in self.donated:
-            a = arrays[d]
-            apart = [*taken, *(arrays[i] for i in others)]
-            fine = a.flags.carray and not any(np.may_share_memory(a, o) for o in apart)
-            taken.append(a if fine else np.array(a, order="C"))
-        for d, a in zip(self.donated, taken, strict=True):
-            self.names.update({f"a{d}": a, f"d{d}": a})
-        self._cut()
-        self.last = taken
-        owners = [a if a.base is None else a.base for a in taken]
-        own = all(type(o) is np.ndarray and o.flags.owndata for o in owners)
-        self.owners = {id(o) for o in owners} if own else set()
-        known = taken if own else [None] * len(taken)
-        self.names.update({f"g{d}": a for d, a in zip(self.donated, known, strict=True)})
-        self.names["owners"] = self.owners
-
-
-def aligned(nbytes: int) -> Any:
-    """Return so many bytes, from the beginning of a cache line on."""
-    raw = np.empty(nbytes + ALIGN, np.uint8)
-    start = -raw.ctypes.data % ALIGN
-    return raw[start : start + nbytes]
-
-
 # The usual call ---------------------------------------------------------------------------------
-
-
-def quick(args: Any, plan: Plan, names: dict[str, Any]) -> str:
-    """Return the text of a function that does a call like the last, and checks that it is like it.
-
-    The same nest, shapes and dtypes, the same donated arrays, nothing that shares their memory: the
-    checks of the general way, at a fraction of its price. "" where there is no such function.
-    """
-    donated, number, lines = set(plan.donated.values()), iter(range(10**9)), []
-    names.update(MISS=MISS, ndarray=np.ndarray)
-    arrays: list[str] = []
-
-    def fresh(value: Any) -> str:
-        name = f"w{len(names)}"
-        names[name] = value
-        return name
-
-    def check(x: Any, name: str) -> None:
-        kind = type(x)
-        if kind is np.ndarray:
-            i = len(arrays)
-            arrays.append(name)
-            if i in donated:
-                lines.append(f"if {name} is not g{i} or not {name}.flags.writeable: return MISS")
-                return
-            shape, dtype = fresh(x.shape), fresh(x.dtype)
-            lines.append(
-                f"if type({name}) is not ndarray or {name}.shape != {shape} "
-                f"or {name}.dtype is not {dtype}: return MISS"
-            )
-            if donated:
-                lines.append(f"o = {name} if {name}.base is None else {name}.base")
-                lines.append("if id(o) in owners or type(o) is not ndarray: return MISS")
-        elif isinstance(x, tuple | list | dict):
-            lines.append(
-                f"if type({name}) is not {fresh(kind)} or len({name}) != {len(x)}: return MISS"
-            )
-            if kind is dict:
-                lines.append(f"if [*{name}] != {fresh(list(x))}: return MISS")
-            inner = [f"e{next(number)}" for _ in x]
-            if inner:
-                values = f"{name}.values()" if kind is dict else name
-                lines.append(f"{', '.join(inner)}, = {values}")
-            parts: Any = x.values() if isinstance(x, dict) else x
-            for part, inside in zip(parts, inner, strict=True):
-                check(part, inside)
-        elif x is None or kind is bool:
-            lines.append(f"if {name} is not {x}: return MISS")
-        elif kind is float:
-            lines.append(
-                f"if type({name}) is not float or {name}.hex() != {x.hex()!r}: return MISS"
-            )
-        elif kind in (int, str):
-            lines.append(f"if type({name}) is not {kind.__name__} or {name} != {x!r}: return MISS")
-        else:
-            raise _NoTextError
-
-    try:
-        check(args, "args")
-    except _NoTextError:
-        return ""
-    body = "\n    ".join([*lines, f"return replay({', '.join(arrays)})"])
-    return f"def quick(args):\n    {body}\n"
-
-
-class _NoTextError(Exception):
-    pass

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .program import Node, Program, call, unfrozen
-from .trace import ELEMENTWISE, _numpy
-
-VIEWS = frozenset(("reshape", "permute_dims", "getitem", "broadcast_to"))
+from .ir import ELEMENTWISE, VIEWS, Node, Program, _numpy, call, unfrozen
+from .views import _only_ones, region
 
 
 def simplify(program: Program) -> Program:
@@ -353,3 +351,22 @@ def _sorted(program: Program, instead: dict[int, Node]) -> Program:
         visit(node)
     leaves = [done[id(r)] if isinstance(r, Node) else r for r in program.leaves]
     return Program(program.inputs, order, program.results, leaves)
+
+
+def gapless(program: Program) -> Program:
+    """Put a copy before each reshape of what has gaps, or another order: it can be no view."""
+    new: dict[int, Node] = {}
+    nodes: list[Node] = []
+    for node in program.nodes:
+        inputs = tuple([new[id(i)] if type(i) is Node else i for i in node.inputs])
+        x: Any = inputs[0] if inputs else None
+        if node.op == "reshape" and region(x) is None and not _only_ones(x.shape, node.shape):
+            inputs = (Node("copy", (x,), (), x.shape, x.dtype),)
+            nodes.append(inputs[0])
+        made = node
+        if any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
+            made = Node(node.op, inputs, node.attrs, node.shape, node.dtype, node.value)
+        new[id(node)] = made
+        nodes.append(made)
+    leaves = [new[id(r)] if isinstance(r, Node) else r for r in program.leaves]
+    return replace(program, nodes=nodes, leaves=leaves)

@@ -10,19 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from . import metrics as _metrics
-from . import tree
-from .backend import (
-    Backend,
-    backend_of,
-    describe,
-    get_backend,
-    is_host,
-    kind_of_tensor,
-    to_numpy,
-)
-from .losses import Reduced, SigmoidCrossEntropy, SoftmaxCrossEntropy
-from .options import METRIC_CALL, called_with, choose, warn
+from .. import metrics as _metrics
+from .. import tree
+from .._typing import Array
+from .._validation import METRIC_CALL, called_with, choose, warn
+from ..backend import Backend, backend_of, describe, get_backend, is_host, kind_of_tensor, to_numpy
+from ..losses import Reduced, SigmoidCrossEntropy, SoftmaxCrossEntropy
 
 __all__ = [
     "DataError",
@@ -40,8 +33,6 @@ __all__ = [
     "targets",
     "validation_set",
 ]
-
-Array = Any
 
 
 class DataError(ValueError):

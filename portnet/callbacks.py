@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .faults import with_run
+from ._validation import choose, integer, number
 from .metrics import METRICS, SMALLER_IS_BETTER
-from .options import choose, integer, number
-from .run import Rows, Run
+from .run import Rows, Run, with_run
 
 __all__ = ["EarlyStopping", "ReduceOnPlateau", "Report", "Watch"]
 

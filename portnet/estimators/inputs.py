@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import _check_sample_weight
 
-from . import validation as check
-from .backend import Backend, describe, is_host, namespace, to_numpy
+from .._typing import Array, Host
+from ..backend import Backend, describe, is_host, namespace, to_numpy
+from ..data import checks as check
+from . import inputs as follow
 
 __all__ = [
     "at",
@@ -25,9 +28,6 @@ __all__ = [
     "targets",
     "told",
 ]
-
-Array = Any
-Host = np.ndarray[Any, Any]
 
 
 @contextmanager
@@ -141,3 +141,12 @@ def fitting(classes: Host, place: Backend) -> str:
     """Return the dtype of numeric classes, or the nearest that the place has."""
     name = classes.dtype.name
     return name if place.supports(name) else {"i": "int32", "u": "uint32"}.get(name[0], "float32")
+
+
+def _host_weights(given: Any, rows: int) -> Host | None:
+    """Return checked weights (rows,) on the host, or None; a number is the weight of each row."""
+    if given is None:
+        return None
+    (given,), like = follow.on_host(given), np.broadcast_to(0.0, (rows, 1))
+    checked = _check_sample_weight(given, like, dtype=np.float64, ensure_non_negative=True)
+    return np.asarray(checked)

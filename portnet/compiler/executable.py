@@ -1,0 +1,301 @@
+"""Planned: a plan, its text, and the sets of buffers that calls use."""
+
+import builtins
+import functools
+import warnings
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .errors import MISS, CompileWarning, EagerError
+from .memory import ALIGN
+from .native_policy import native_after
+from .numpy_codegen import Text
+from .planner import Plan, make, operations, result_text, trace_twice, with_arrays
+from .signature import key_of
+from .simplify import simplify
+
+
+class Code(NamedTuple):
+    """What a replay is made of."""
+
+    arrays: list[tuple[Any, ...]]  # name, shape, dtype, base, offset
+    cut: CodeType
+    each: CodeType
+    usual: Callable[[], CodeType]  # made when it is needed first
+    names: dict[str, Any]
+    staged: dict[str, int]
+    bases: list[str]
+
+
+class Replay:
+    """One set of buffers and the function that uses them: it serves one call at a time."""
+
+    def __init__(self, plan: Plan, code: "Code") -> None:
+        self.code, self.names = code, dict(code.names)
+        for letter, sizes in (("m", plan.memory.buffers), ("b", plan.memory.blocks)):
+            for i, nbytes in enumerate(sizes):
+                self.names[f"{letter}{i}"] = aligned(nbytes)
+        for base, nbytes in code.staged.items():
+            self.names[base] = aligned(nbytes)
+        self.donated = sorted(plan.donated.values())
+        self.last: list[Any] = []  # the donated arrays of the last call
+        self.owners: set[int] = set()
+        self.table = np.zeros(len(code.bases), np.int64)  # addresses, for compiled functions
+        self.names["table"] = self.table.ctypes.data
+        exec(code.each, self.names)
+        if not self.donated:
+            self._cut()
+        self.names.update(dict.fromkeys(f"g{d}" for d in self.donated), owners=self.owners)
+        self.function = self.names["replay"]
+        self.quick: Callable[[Any], Any] = self._first
+
+    def _first(self, args: Any) -> Any:
+        """Make the function that does a call like the last one, and do the first."""
+        exec(self.code.usual(), self.names)
+        self.quick = self.names["quick"]
+        return self.quick(args)
+
+    def _cut(self) -> None:
+        """Make the arrays that operations read and write, in buffers and donated arrays."""
+        names = self.names
+        for name, shape, dtype, base, offset in self.code.arrays:
+            if 0 in shape:
+                names[name] = np.ndarray(shape, dtype)
+            else:
+                names[name] = np.ndarray(shape, dtype, names[base], offset)
+        exec(self.code.cut, names)
+        self.table[:] = [names[base].ctypes.data for base in self.code.bases]
+
+    def prepare(self, arrays: list[Any], others: list[int]) -> None:
+        """Take donated arrays as places, or copies where another argument shares their memory."""
+        known = len(self.last) == len(self.donated)
+        for d, old in zip(self.donated, self.last, strict=False):
+            known = known and arrays[d] is old and old.flags.writeable
+        for i in others:
+            a = arrays[i]
+            owner = a if a.base is None else a.base
+            if known and type(owner) is np.ndarray and self.owners and id(owner) not in self.owners:
+                continue  # the usual case, at a fraction of the price
+            if any(np.may_share_memory(a, arrays[d]) for d in self.donated):
+                known = False
+        if not known:
+            self._take(arrays, others)
+        for d, a in zip(self.donated, self.last, strict=True):
+            arrays[d] = a
+
+    def _take(self, arrays: list[Any], others: list[int]) -> None:
+        """Cut new donated arrays; copies of those that cannot be written, or that overlap."""
+        taken: list[Any] = []
+        for d in self.donated:
+            a = arrays[d]
+            apart = [*taken, *(arrays[i] for i in others)]
+            fine = a.flags.carray and not any(np.may_share_memory(a, o) for o in apart)
+            taken.append(a if fine else np.array(a, order="C"))
+        for d, a in zip(self.donated, taken, strict=True):
+            self.names.update({f"a{d}": a, f"d{d}": a})
+        self._cut()
+        self.last = taken
+        owners = [a if a.base is None else a.base for a in taken]
+        own = all(type(o) is np.ndarray and o.flags.owndata for o in owners)
+        self.owners = {id(o) for o in owners} if own else set()
+        known = taken if own else [None] * len(taken)
+        self.names.update({f"g{d}": a for d, a in zip(self.donated, known, strict=True)})
+        self.names["owners"] = self.owners
+
+
+def aligned(nbytes: int) -> Any:
+    """Return so many bytes, from the beginning of a cache line on."""
+    raw = np.empty(nbytes + ALIGN, np.uint8)
+    start = -raw.ctypes.data % ALIGN
+    return raw[start : start + nbytes]
+
+
+def quick(args: Any, plan: Plan, names: dict[str, Any]) -> str:
+    """Return the text of a function that does a call like the last, and checks that it is like it.
+
+    The same nest, shapes and dtypes, the same donated arrays, nothing that shares their memory: the
+    checks of the general way, at a fraction of its price. "" where there is no such function.
+    """
+    donated, number, lines = set(plan.donated.values()), iter(range(10**9)), []
+    names.update(MISS=MISS, ndarray=np.ndarray)
+    arrays: list[str] = []
+
+    def fresh(value: Any) -> str:
+        name = f"w{len(names)}"
+        names[name] = value
+        return name
+
+    def check(x: Any, name: str) -> None:
+        kind = type(x)
+        if kind is np.ndarray:
+            i = len(arrays)
+            arrays.append(name)
+            if i in donated:
+                lines.append(f"if {name} is not g{i} or not {name}.flags.writeable: return MISS")
+                return
+            shape, dtype = fresh(x.shape), fresh(x.dtype)
+            lines.append(
+                f"if type({name}) is not ndarray or {name}.shape != {shape} "
+                f"or {name}.dtype is not {dtype}: return MISS"
+            )
+            if donated:
+                lines.append(f"o = {name} if {name}.base is None else {name}.base")
+                lines.append("if id(o) in owners or type(o) is not ndarray: return MISS")
+        elif isinstance(x, tuple | list | dict):
+            lines.append(
+                f"if type({name}) is not {fresh(kind)} or len({name}) != {len(x)}: return MISS"
+            )
+            if kind is dict:
+                lines.append(f"if [*{name}] != {fresh(list(x))}: return MISS")
+            inner = [f"e{next(number)}" for _ in x]
+            if inner:
+                values = f"{name}.values()" if kind is dict else name
+                lines.append(f"{', '.join(inner)}, = {values}")
+            parts: Any = x.values() if isinstance(x, dict) else x
+            for part, inside in zip(parts, inner, strict=True):
+                check(part, inside)
+        elif x is None or kind is bool:
+            lines.append(f"if {name} is not {x}: return MISS")
+        elif kind is float:
+            lines.append(
+                f"if type({name}) is not float or {name}.hex() != {x.hex()!r}: return MISS"
+            )
+        elif kind in (int, str):
+            lines.append(f"if type({name}) is not {kind.__name__} or {name} != {x!r}: return MISS")
+        else:
+            raise _NoTextError
+
+    try:
+        check(args, "args")
+    except _NoTextError:
+        return ""
+    body = "\n    ".join([*lines, f"return replay({', '.join(arrays)})"])
+    return f"def quick(args):\n    {body}\n"
+
+
+class _NoTextError(Exception):
+    pass
+
+
+class Planned:
+    """The way of calls that have a plan, and the sets of buffers that are free.
+
+    A set serves one call at a time: a second thread that calls meanwhile takes, or makes, another.
+    A plan that is used often is compiled to machine code, where there is a compiler: after as many
+    calls as it takes for NumPy's overhead to have cost what compiling costs. Results have the same
+    bits before and after.
+    """
+
+    def __init__(self, plan: Plan, results: Any, args: Any) -> None:
+        self.plan = plan
+        self.named: dict[str, Any] = {}
+        self.returned = result_text(results, iter(range(len(plan.program.leaves))), self.named)
+        self.usual = quick(args, plan, self.named)
+        self.repeatable = bool(self.usual)
+        self.donated = sorted(plan.donated.values())
+        self.others = [i for i in range(len(plan.program.inputs)) if i not in self.donated]
+        self.pool: list[Replay] = []
+        self.native = ""  # what is compiled, in words
+        self._write(Text(plan))
+        self.left = native_after(plan)  # calls until it is compiled
+
+    def _write(self, text: Text) -> None:
+        """Make the code of the replay."""
+        cut, each = text.write(self.returned)
+        usual = functools.cache(lambda: builtins.compile(self.usual, "<portnet: usual>", "exec"))
+        self.code = Code(
+            text.arrays,
+            builtins.compile(cut, "<portnet: buffers>", "exec"),
+            builtins.compile(each, "<portnet: replay>", "exec"),
+            usual,
+            text.names | self.named | text.compiled(),
+            text.staged,
+            list(text.bases),
+        )
+        self.source = cut, each + self.usual
+        self.nbytes = sum(
+            (*self.plan.memory.buffers, *self.plan.memory.blocks, *text.staged.values())
+        )
+        self.pool = []  # what was made of other code
+
+    def _compile(self) -> None:
+        """Have machine code in the replay from now on."""
+        from .native.jit import NativeText
+
+        text = NativeText(self.plan)
+        try:
+            self._write(text)
+        except Exception as error:  # of LLVM, which is not here to end a training
+            message = f"there is no machine code, NumPy goes on: {type(error).__name__}: {error}"
+            warnings.warn(message, CompileWarning, stacklevel=3)
+        else:
+            self.native = text.summary()
+
+    def _free(self) -> Replay | None:
+        """Count a call, and take a set of buffers that is free."""
+        self.left -= 1
+        if self.left == 0:
+            self._compile()
+        try:
+            return self.pool.pop()
+        except IndexError:
+            return None
+
+    def again(self, args: Any) -> Any:
+        """Do a call that is like the last one, or return MISS."""
+        replay = self._free()
+        if replay is None:
+            return MISS
+        try:
+            return replay.quick(args)
+        finally:
+            if replay.code is self.code:  # it may have been made anew meanwhile
+                self.pool.append(replay)
+
+    def __call__(self, arrays: list[Any], args: Any, kwargs: Any) -> Any:
+        """Do a call of which `key_of` said that it has this plan."""
+        replay = self._free() or Replay(self.plan, self.code)
+        try:
+            if self.donated:
+                replay.prepare(arrays, self.others)
+            return replay.function(*arrays)
+        finally:
+            if replay.code is self.code:  # it may have been made anew meanwhile
+                self.pool.append(replay)
+
+    def explain(self) -> str:
+        """Return the plan in words."""
+        from .explain import explain
+
+        return explain(self.plan, self.native, self.source)
+
+
+def planned(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs: Any) -> Planned:
+    """Trace fn twice and plan it."""
+    arrays: list[Any] = []
+    ends = []
+    for a in args:
+        key_of(a, arrays)
+        ends.append(len(arrays))
+    for a in kwargs.values():
+        key_of(a, arrays)
+    for a in arrays:
+        if a.dtype.kind not in "biufc" or not a.dtype.isnative or a.dtype.itemsize > 16:
+            raise EagerError(f"an argument of dtype {a.dtype}")
+    if not arrays:
+        raise EagerError("")  # without a warning
+    kinds = [(a.shape, a.dtype) for a in arrays]
+
+    def rebuild(traced: list[Any]) -> Any:
+        left = iter(traced)
+        return [with_arrays(a, left) for a in args], {
+            k: with_arrays(v, left) for k, v in kwargs.items()
+        }
+
+    program = trace_twice(fn, kinds, rebuild)
+    reusable = [i for d in donate if d < len(args) for i in range(ends[d - 1] if d else 0, ends[d])]
+    plan = make(simplify(program), operations(program), reusable)
+    return Planned(plan, program.results, None if kwargs else args)

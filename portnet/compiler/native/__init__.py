@@ -1,0 +1,1 @@
+"""Machine code for a plan, with LLVM: the extra ``native``."""

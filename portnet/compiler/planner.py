@@ -1,0 +1,161 @@
+"""Plan: the order of the operations, and where each result is put.
+
+1. `grouped` orders: elementwise operations on large arrays become groups that run block by block,
+   so that what they hand to each other stays in the processor's cache.
+2. `Placement` decides where results live: in the place of a donated argument, in their part of a
+   larger array (a concat costs nothing then), in a buffer of an argument that nobody reads any
+   more, else in a buffer of their own; buffers are used again when nothing reads them any more.
+
+Views (reshape, transpose, slices) are no operations: they cost nothing, as buffers stay where they
+are. The dangers are all of one kind: a place is written while its old value is still to be read.
+`_overwrites` is where that is decided.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .errors import EagerError
+from .ir import Node, Program, computed, same
+from .memory import Memory, Placement
+from .schedule import Step, grouped
+from .simplify import gapless
+from .tracer import Untraceable, line_of_error, trace
+from .views import root
+
+
+@dataclass(eq=False)
+class Plan:
+    """What a replay does, step by step."""
+
+    program: Program
+    before: int  # operations as traced
+    steps: list[Step]
+    donated: dict[int, int]  # number of a result's leaf: number of the input that it replaces
+    memory: Memory
+
+    @property
+    def operations(self) -> list[Node]:
+        """The operations that are left."""
+        return [n for step in self.steps for n in step.nodes]
+
+
+def make(program: Program, before: int, reusable: list[int]) -> Plan:
+    """Return the plan of a simplified program; `reusable` are the donated inputs, by number."""
+    program, donated = _results(gapless(program), reusable)
+    steps = grouped([n for n in program.nodes if computed(n)])
+    memory = Placement(program, steps, donated).decide()
+    return Plan(program, before, steps, donated, memory)
+
+
+def _results(program: Program, reusable: list[int]) -> tuple[Program, dict[int, int]]:
+    """Say which result replaces which donated input: the first of its shape and dtype.
+
+    What is returned of a donated input itself is copied before anything is written.
+    """
+    free = list(reusable)
+    donated: dict[int, int] = {}
+    for k, leaf in enumerate(program.leaves):
+        if isinstance(leaf, Node):
+            for d in free:
+                given = program.inputs[d]
+                if (given.shape, given.dtype) == (leaf.shape, leaf.dtype):
+                    donated[k] = d
+                    free.remove(d)
+                    break
+    inputs = {id(program.inputs[d]) for d in donated.values()}
+    leaves, early = list(program.leaves), []
+    for k, leaf in enumerate(leaves):
+        if isinstance(leaf, Node) and id(root(leaf)) in inputs:
+            if k in donated and leaf is program.inputs[donated[k]]:
+                continue  # it stays where it is
+            copy = Node("copy", (leaf,), (), leaf.shape, leaf.dtype)
+            early.append(copy)
+            leaves[k] = copy
+    if early:  # views of inputs stand before the copies, all else after
+        first = [n for n in program.nodes if not computed(n) and root(n).op != "constant"]
+        first = [n for n in first if root(n).op == "input"]
+        ids = {id(n) for n in first}
+        rest = [n for n in program.nodes if id(n) not in ids]
+        program = replace(program, nodes=[*first, *early, *rest], leaves=leaves)
+    return program, donated
+
+
+# Order ------------------------------------------------------------------------------------------
+
+
+# Places -----------------------------------------------------------------------------------------
+
+
+def trace_twice(fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
+    """Trace fn twice; raise EagerError where it cannot be traced, or the traces differ."""
+    try:
+        first = trace(fn, kinds, rebuild)
+        second = trace(fn, kinds, rebuild)
+    except Untraceable as error:
+        where = getattr(error, "where", "") or line_of_error(error.__traceback__)
+        raise EagerError(f"{error} (at {where})") from None
+    except Exception as error:
+        where = line_of_error(error.__traceback__)
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise EagerError(f"tracing it raised {message} (at {where})") from None
+    forms: list[Any] = [{}, {}]
+    texts = [
+        result_text(p.results, iter(range(len(p.leaves))), names)
+        for p, names in zip((first, second), forms, strict=True)
+    ]
+    try:
+        differ = same(first, second)
+    except Exception:  # of a result that compares arrays of its own
+        differ = "the results"
+    if texts[0] != texts[1] or forms[0] != forms[1]:
+        differ = "the nest of their results"
+    if differ:
+        raise EagerError(
+            f"two traces of it differ in {differ}: it draws random numbers, counts, or looks at "
+            "something that changes"
+        )
+    return first
+
+
+def operations(program: Program) -> int:
+    """Return the number of operations, views not counted."""
+    return sum(computed(n) for n in program.nodes)
+
+
+def with_arrays(x: Any, arrays: Any) -> Any:
+    """Return an argument with other arrays in the places of its own."""
+    if isinstance(x, np.ndarray | np.generic):
+        return next(arrays)
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return type(x)(*[with_arrays(i, arrays) for i in x])
+    if isinstance(x, tuple | list):
+        return type(x)([with_arrays(i, arrays) for i in x])
+    if isinstance(x, dict):
+        return {k: with_arrays(v, arrays) for k, v in x.items()}
+    return x
+
+
+def result_text(nest: Any, number: Any, names: dict[str, Any]) -> str:
+    """Return the text that makes the nest of results of r0, r1, ..., in the order of the leaves."""
+    if nest is None:
+        return "None"
+    if isinstance(nest, dict):
+        parts = {k: result_text(nest[k], number, names) for k in sorted(nest)}
+        items = []
+        for k in nest:
+            names[f"q{len(names)}"] = k
+            items.append(f"q{len(names) - 1}: {parts[k]}")
+        return "{" + ", ".join(items) + "}"
+    if isinstance(nest, tuple | list):
+        inner = "".join(f"{result_text(i, number, names)}, " for i in nest)
+        if type(nest) is tuple:
+            return f"({inner})"
+        if type(nest) is list:
+            return f"[{inner}]"
+        names[f"q{len(names)}"] = type(nest)
+        star = "*" if hasattr(nest, "_fields") else ""
+        return f"q{len(names) - 1}({star}[{inner}])"
+    return f"r{next(number)}"

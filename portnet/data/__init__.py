@@ -1,0 +1,1 @@
+"""Datasets: checks, labels, and rows held out for validation."""

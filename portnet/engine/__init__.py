@@ -1,0 +1,1 @@
+"""How an epoch is executed fast; what is computed is defined in `portnet.training`."""

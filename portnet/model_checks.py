@@ -1,0 +1,79 @@
+"""Model checks: a model, its loss and its metrics are tried on a few rows before training."""
+
+from typing import Any
+
+import numpy as np
+
+from ._typing import Array
+from ._validation import name_of, pair
+from .backend import Backend, describe
+from .run import Rows, Run, measure
+
+
+def _try_out(run: Run, rows: Rows) -> None:
+    """Try the loss and the metrics on a few rows: mistakes are told before training."""
+    X, y, w = (a if a is None else a[: min(8, a.shape[0]), ...] for a in rows)
+    pred = _forward(run.trainer.model, run.params, X, run.place)
+    with np.errstate(all="ignore"):
+        try:
+            answer = run.trainer.loss(pred, y, w)
+        except Exception as error:
+            error.add_note(f"in the loss {run.trainer.loss}, called as loss(pred, target, weight)")
+            raise
+        pair = answer if isinstance(answer, tuple | list) and len(answer) == 2 else (None, None)
+        shapes = [getattr(a, "shape", None) for a in pair]
+        if shapes != [(), pred.shape]:
+            raise TypeError(
+                f"the loss {run.trainer.loss}: expected it to return value, dpred of shapes () and "
+                f"{tuple(pred.shape)}, got {answer!r}"
+            )
+        for name, metric in run.metrics.items():
+            measure(name, metric, run._mean(pred), y, w)
+
+
+def _forward(model: Any, params: Any, x: Array, place: Backend) -> Array:
+    """Return the outputs of a model, or raise TypeError that names the layer that is wrong.
+
+    A layer answers in the library, on the device and in the dtype of x.
+    """
+    try:
+        pred, _ = pair(model, "forward", "y, cache", model.forward(params, x))
+        if place.holds(pred) and pred.dtype == x.dtype:
+            return pred
+    except TypeError as error:
+        try:
+            wrong = _layer_that_leaves(model, params, x, place)
+        except Exception:  # of the same cause
+            wrong = None
+        if wrong is None:
+            raise
+        raise TypeError(wrong) from error
+    raise TypeError(_layer_that_leaves(model, params, x, place))
+
+
+def _layer_that_leaves(
+    model: Any, params: Any, x: Array, place: Backend, name: str = ""
+) -> str | None:
+    """Return a message about the first layer whose outputs leave the library or dtype of x."""
+    inner = getattr(model, "layer", None)  # of a Residual
+    if inner is not None and hasattr(inner, "forward"):
+        found = _layer_that_leaves(
+            inner, params, x, place, f"{name.rstrip()}.layer " if name else "layer "
+        )
+        if found is not None:
+            return found
+    for i, layer in enumerate(getattr(model, "layers", ())):
+        found = _layer_that_leaves(layer, params[i], x, place, f"{name}layers[{i}] ")
+        if found is not None:
+            return found
+        x, _ = pair(layer, "forward", "y, cache", layer.forward(params[i], x), i)
+    if hasattr(model, "layers"):
+        return None
+    y = model.forward(params, x)[0]
+    if place.holds(y) and y.dtype == x.dtype:
+        return None
+    return (
+        f"{name}{name_of(model)}: expected forward to return {describe(x)} of dtype {x.dtype}, "
+        f"like x, got {describe(y)} of dtype {y.dtype}. Take functions from portnet.namespace(x), "
+        "and write constants as Python numbers"
+    )
