@@ -1,10 +1,11 @@
-"""README.md keeps its word: its snippets run, its commands are two, its files exist."""
+"""README.md: every Python block runs as pasted, there are two commands, and all files exist."""
 
 import importlib
 import pickle
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,70 +14,154 @@ import pytest
 import portnet
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 USABLE = [status.name for status in portnet.backends() if status.usable]
-SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+NEEDS = {  # what a block contains: the package that it needs beyond the extra `test`
+    "plots.": "matplotlib",
+    "sklearn": "sklearn",
+    "MLPClassifier": "sklearn",
+}
 
 
-def test_the_first_snippet():
-    draw = np.random.default_rng(0)
-    X, y = draw.standard_normal((3000, 32)), draw.integers(0, 8, 3000)
-    names = {"X": X, "y": y, "Xv": X, "yv": y, "Xnew": X[:5], "Xt": X, "yt": y}
-    exec(SNIPPETS[0].replace("epochs=100)", "epochs=2)"), names)
-    assert len(names["run"].history["loss"]) == 2
+@dataclass(frozen=True)
+class Block:
+    """A Python block of README, with those before it in its section, on which it may rely."""
+
+    section: str
+    number: int  # within the section, from 1
+    code: str
+    before: tuple[str, ...]
+
+    def __str__(self):
+        return f"{self.section}-{self.number}".replace(" ", "-")
 
 
-def test_the_snippet_of_training():
-    draw = np.random.default_rng(0)
-    X, labels = draw.standard_normal((300, 4)), np.array(["ant", "bee", "cat"])[np.arange(300) % 3]
-    pytest.importorskip("pandas", reason="pandas is not installed")
-    names = {"X": X, "labels": labels, "portnet": portnet, "net": portnet.mlp([4, 8, 3])}
-    exec(SNIPPETS[1], names)
+def blocks(text):
+    """Return the Python blocks of a Markdown text, section by section."""
+    found = []
+    for part in re.split(r"^## ", text, flags=re.MULTILINE):
+        section = part.partition("\n")[0].removeprefix("# ")
+        codes = re.findall(r"^```python\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+        found += [Block(section, i + 1, c, tuple(codes[:i])) for i, c in enumerate(codes)]
+    return found
+
+
+BLOCKS = blocks(README)
+
+
+def block(text):
+    """Return the only block that contains a text."""
+    (found,) = [b for b in BLOCKS if text in b.code]
+    return found
+
+
+def run(chosen, monkeypatch, folder):
+    """Run a block after those before it in its section, as in a new session; return its names.
+
+    Only the names that the blocks themselves define are there, warnings are errors, and files are
+    written into `folder`. Where CuPy cannot be used, another library takes its place.
+    """
+    codes = [*chosen.before, chosen.code]
+    for text, package in NEEDS.items():
+        if text in "".join(codes):
+            pytest.importorskip(package, reason=f"{package} is not installed")
+    other = next(name for name in ("cupy", "torch", "numpy") if name in USABLE)
+    monkeypatch.chdir(folder)
+    names = {"__name__": "__main__"}
+    for i, code in enumerate(codes, 1):
+        where = f"README.md, {chosen.section}, block {i}"
+        exec(compile(code.replace('"cupy"', f'"{other}"'), where, "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("chosen", BLOCKS, ids=str)
+def test_block_runs_as_pasted(chosen, monkeypatch, tmp_path):
+    run(chosen, monkeypatch, tmp_path)
+
+
+def test_every_fence_is_closed_and_has_a_known_language():
+    fences = re.findall(r"^\s*```(.*)$", README, re.MULTILINE)
+    assert all(fences[::2])
+    assert not any(fences[1::2])
+    assert set(fences[::2]) == {"bash", "python", "text"}
+    assert len(BLOCKS) == fences.count("python")
+
+
+def test_block_that_uses_an_undefined_name_fails(monkeypatch, tmp_path):
+    (wrong,) = blocks("## Wrong\n\n```python\nprint(X)\n```\n")
+    with pytest.raises(NameError, match="'X'"):
+        run(wrong, monkeypatch, tmp_path)
+
+
+def test_first_block_learns_and_draws_the_first_picture(monkeypatch, tmp_path):
+    names = run(BLOCKS[0], monkeypatch, tmp_path)
+    assert names["run"].history["validation_accuracy"][-1] > 0.95
+    drawn = re.search(r'decision_boundary\("(.*?)"', BLOCKS[0].code).group(1)
+    assert (tmp_path / drawn).read_bytes().startswith(b"\x89PNG")
+    first = re.search(r"!\[.*?\]\((.*?)\)", README).group(1)
+    assert Path(first).name == drawn
+    assert (ROOT / first).stat().st_size < 60_000
+
+
+def test_training_step_written_out_learns_xor(monkeypatch, tmp_path):
+    names = run(block("dpred = loss(pred, y)"), monkeypatch, tmp_path)
+    assert float(names["value"]) < 1e-6
+    np.testing.assert_allclose(names["pred"], names["y"], atol=1e-3)
+
+
+def test_layer_has_ten_lines_and_trains(monkeypatch, tmp_path):
+    chosen = block("class Snake")
+    names = run(chosen, monkeypatch, tmp_path)
+    body = re.search(r"^@dataclass.*?(?=\n\n\n)", chosen.code, re.MULTILINE | re.DOTALL).group()
+    code = [line for line in body.splitlines() if line.strip() and '"""' not in line]
+    assert len(code) <= 10
+    fitted = portnet.Trainer(names["net"], "squared_error").fit(
+        [[0.0], [1.0]], [0.0, 1.0], epochs=2
+    )
+    assert len(fitted.history["loss"]) == 2
+
+
+def test_estimator_takes_the_place_of_scikit_learn_s(monkeypatch, tmp_path):
+    names = run(block("was: from sklearn"), monkeypatch, tmp_path)
+    assert names["model"].score(names["X_test"], names["y_test"]) > 0.9
+
+
+def test_estimator_stops_early_on_given_validation_data(monkeypatch, tmp_path):
+    names = run(block("X_val="), monkeypatch, tmp_path)
+    assert names["net"].n_iter_ == len(names["net"].validation_scores_)
+
+
+def test_run_and_estimator_move_to_numpy(monkeypatch, tmp_path):
+    names = run(block('MLPClassifier(backend="cupy"'), monkeypatch, tmp_path)
+    assert isinstance(portnet.tree.leaves(names["run"].params)[0], np.ndarray)
+    assert isinstance(names["clf"].coefs_[0], np.ndarray)
+
+
+def test_training_stops_early_and_goes_on(monkeypatch, tmp_path):
+    names = run(block("EarlyStopping("), monkeypatch, tmp_path)
     assert names["run"].epoch > 20
     assert names["run"].classes.tolist() == ["ant", "bee", "cat"]
+    assert portnet.tree.leaves(names["run"].params)[0].dtype == np.float64
 
 
-def test_a_run_with_the_rate_of_ones_own_can_be_pickled(tmp_path, monkeypatch):
-    (tmp_path / "rate_of_readme.py").write_text(SNIPPETS[2])
+def test_run_with_a_learning_rate_of_one_s_own_can_be_pickled(tmp_path, monkeypatch):
+    (tmp_path / "rate_of_readme.py").write_text(block("class Harmonic").code)
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("rate_of_readme")
     X, y = np.random.default_rng(0).standard_normal((2, 40, 3))
     trainer = portnet.Trainer(portnet.mlp([3, 4, 3]), "squared_error", module.optimizer)
-    run = trainer.fit(X, y, epochs=2)
-    again = pickle.loads(pickle.dumps(run)).fit(X, y, epochs=1)
-    np.testing.assert_array_equal(again.predict(X), run.fit(X, y, epochs=1).predict(X))
+    fitted = trainer.fit(X, y, epochs=2)
+    again = pickle.loads(pickle.dumps(fitted)).fit(X, y, epochs=1)
+    np.testing.assert_array_equal(again.predict(X), fitted.fit(X, y, epochs=1).predict(X))
 
 
-@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
-def test_the_drop_in_snippet():
-    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
-    other = next(b for b in ("torch", "numpy") if b in USABLE)  # for the GPU
-    draw = np.random.default_rng(0)
-    X, y = draw.standard_normal((80, 4)), np.arange(80) % 2
-    names = {"X": X, "y": y, "Xv": X, "yv": y, "Xnew": X[:5]}
-    exec(SNIPPETS[3].replace("cupy", other), names)
-    assert names["net"].n_iter_ == len(names["net"].validation_scores_)
-
-
-def test_the_layer_in_ten_lines():
-    names = {}
-    exec(SNIPPETS[4], names)
-    body = re.search(r"^@dataclass.*?(?=\n\n\n)", SNIPPETS[4], re.MULTILINE | re.DOTALL).group()
-    code = [line for line in body.splitlines() if line.strip() and '"""' not in line]
-    assert len(code) <= 10
-    run = portnet.Trainer(names["net"], "squared_error").fit([[0.0], [1.0]], [0.0, 1.0], epochs=2)
-    assert len(run.history["loss"]) == 2
-
-
-def test_the_compiled_snippet(capsys):
-    names = {}
-    exec(SNIPPETS[5], names)
+def test_compiled_step_learns_and_explains_itself(monkeypatch, tmp_path, capsys):
+    names = run(block("portnet.compile("), monkeypatch, tmp_path)
     assert float(names["value"]) < 1e-3
     assert "replay" in capsys.readouterr().out
-    assert len(SNIPPETS) == 6
 
 
-def test_there_are_two_commands_near_the_top():
+def test_two_commands_stand_near_the_top():
     done = subprocess.run([sys.executable, ROOT / "ci" / "readme"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
@@ -84,12 +169,25 @@ def test_there_are_two_commands_near_the_top():
 
 
 @pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"(?:portnet|examples|ci)/[\w./-]+\w", README)))
+    "path", sorted(set(re.findall(r"(?:portnet|examples|ci|\.github)/[\w./-]+\w", README)))
 )
-def test_files_that_are_named_exist(path):
+def test_named_file_exists(path):
     assert (ROOT / path).exists()
 
 
-def test_backends_are_all_named():
+@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", ".github/CONTRIBUTING.md"])
+def test_links_lead_to_files(document):
+    path = ROOT / document
+    links = re.findall(r"\]\((?!https?:|#)(.*?)\)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_links_to_sections_lead_to_a_heading():
+    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+    assert set(re.findall(r"\]\(#(.*?)\)", README)) <= anchors
+
+
+def test_every_backend_is_in_the_table():
     for status in portnet.backends():
         assert f"| `{status.name}` |" in README
