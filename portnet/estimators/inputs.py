@@ -13,7 +13,6 @@ from sklearn.utils.validation import _check_sample_weight
 from .._typing import Array, Host
 from ..backend import Backend, describe, is_host, namespace, to_numpy
 from ..data import checks as check
-from . import inputs as follow
 
 __all__ = [
     "at",
@@ -147,6 +146,6 @@ def _host_weights(given: Any, rows: int) -> Host | None:
     """Return checked weights (rows,) on the host, or None; a number is the weight of each row."""
     if given is None:
         return None
-    (given,), like = follow.on_host(given), np.broadcast_to(0.0, (rows, 1))
+    (given,), like = on_host(given), np.broadcast_to(0.0, (rows, 1))
     checked = _check_sample_weight(given, like, dtype=np.float64, ensure_non_negative=True)
     return np.asarray(checked)
