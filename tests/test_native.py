@@ -529,7 +529,7 @@ def test_where_llvm_fails_numpy_goes_on(monkeypatch):
     def fails(functions, segments):
         raise RuntimeError("no such processor")
 
-    monkeypatch.setattr(jit, "machine_code", fails)
+    monkeypatch.setattr(lowering, "machine_code", fails)
     compiled = portnet.compile(lambda x: x * 2.0 + 1.0)
     with pytest.warns(CompileWarning, match=r"NumPy goes on: RuntimeError: no such processor"):
         np.testing.assert_array_equal(compiled(np.arange(3.0)), [1, 3, 5])
@@ -737,13 +737,13 @@ def test_what_cannot_be_found_stays_numpys(monkeypatch):
 # Planted faults ---------------------------------------------------------------------------------
 
 
-def nothing_is_kept(self, plan, text):
-    made(self, plan, text)
+def nothing_is_kept(self, plan):
+    made(self, plan)
     self.kept = set()
     self.readers = {}
 
 
-made = lowering.Segments.__init__
+made = lowering.Lowering.__init__
 FAULTS = {
     "operations change places though one needs the other": (
         lowering._Item,
@@ -751,11 +751,11 @@ FAULTS = {
         lambda self, reads, writes: False,
     ),
     "a loop reads what it has overwritten": (lowering._Loop, "takes", lambda *args: True),
-    "what somebody reads is not stored": (lowering.Segments, "__init__", nothing_is_kept),
+    "what somebody reads is not stored": (lowering.Lowering, "__init__", nothing_is_kept),
     "numbers are added in another order": (lowering, "FEW", lowering.FEW | {"sum": 10**6}),
     "an argument is copied in order before a function whose bits depend on strides": (
-        lowering.Segments,
-        "_may_have_gaps",
+        lowering.Lowering,
+        "_has_unknown_strides",
         lambda self, node: False,
     ),
     "two matrices of BLAS in the wrong order": (

@@ -183,7 +183,7 @@ def test_an_optimizer_works_on_all_parameters_at_once():
         counts.append(sum(n.op == "sqrt" for n in planned.plan.operations))
         assert planned.plan.donated.keys() == {0, 1, 2}
         assert len(work) == 3
-        assert not planned.plan.memory.copies
+        assert not planned.plan.layout.copies
     assert counts == [1, 1]
 
 
@@ -209,7 +209,7 @@ def test_buffers_are_used_again():
     compiled = portnet.compile(fn)
     compiled(np.ones(1000))
     (way,) = compiled._ways.values()
-    assert sum(way.plan.memory.buffers) <= 2 * 8 * 1024
+    assert sum(way.plan.layout.buffers) <= 2 * 8 * 1024
 
 
 def test_bounds_that_are_infinite():
@@ -239,7 +239,7 @@ def first_read(placement, node, s):
 
 
 FAULTS = {
-    "a wrong liveness": (memory.Placement, "_last_read", first_read),
+    "a wrong liveness": (memory.Allocation, "_last_read", first_read),
     "a missed hazard": (memory, "_overwrites", lambda *args: True),
     "a group that reads across its blocks": (schedule, "_aligned_inside", lambda node, group: True),
     "a bad block edge": (numpy_codegen, "blocks", bad_edges),

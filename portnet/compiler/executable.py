@@ -1,4 +1,4 @@
-"""Planned: a plan, its text, and the sets of buffers that calls use."""
+"""Executable: a plan as code, and the sets of buffers that calls use."""
 
 import builtins
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 from .errors import MISS, CompileWarning, EagerError
 from .memory import ALIGN
 from .native_policy import native_after
-from .numpy_codegen import Text
+from .numpy_codegen import NumPyCodegen, name_of_base
 from .planner import Plan, make, operations, result_text, trace_twice, with_arrays
 from .signature import key_of
 from .simplify import simplify
@@ -21,13 +21,13 @@ from .simplify import simplify
 class Code(NamedTuple):
     """What a replay is made of."""
 
-    arrays: list[tuple[Any, ...]]  # name, shape, dtype, base, offset
-    cut: CodeType
-    each: CodeType
+    arrays: list[tuple[Any, ...]]  # name, shape, dtype, base, offset, strides
+    prologue: CodeType
+    body: CodeType
     usual: Callable[[], CodeType]  # made when it is needed first
     names: dict[str, Any]
-    staged: dict[str, int]
-    bases: list[str]
+    staged: dict[str, int]  # copies of arguments for machine code: name, bytes
+    bases: list[str]  # the arrays whose addresses machine code needs
 
 
 class Replay:
@@ -35,7 +35,7 @@ class Replay:
 
     def __init__(self, plan: Plan, code: "Code") -> None:
         self.code, self.names = code, dict(code.names)
-        for letter, sizes in (("m", plan.memory.buffers), ("b", plan.memory.blocks)):
+        for letter, sizes in (("m", plan.layout.buffers), ("b", plan.layout.blocks)):
             for i, nbytes in enumerate(sizes):
                 self.names[f"{letter}{i}"] = aligned(nbytes)
         for base, nbytes in code.staged.items():
@@ -45,9 +45,9 @@ class Replay:
         self.owners: set[int] = set()
         self.table = np.zeros(len(code.bases), np.int64)  # addresses, for compiled functions
         self.names["table"] = self.table.ctypes.data
-        exec(code.each, self.names)
+        exec(code.body, self.names)
         if not self.donated:
-            self._cut()
+            self._make_arrays()
         self.names.update(dict.fromkeys(f"g{d}" for d in self.donated), owners=self.owners)
         self.function = self.names["replay"]
         self.quick: Callable[[Any], Any] = self._first
@@ -58,15 +58,15 @@ class Replay:
         self.quick = self.names["quick"]
         return self.quick(args)
 
-    def _cut(self) -> None:
+    def _make_arrays(self) -> None:
         """Make the arrays that operations read and write, in buffers and donated arrays."""
         names = self.names
-        for name, shape, dtype, base, offset in self.code.arrays:
+        for name, shape, dtype, base, offset, strides in self.code.arrays:
             if 0 in shape:
                 names[name] = np.ndarray(shape, dtype)
             else:
-                names[name] = np.ndarray(shape, dtype, names[base], offset)
-        exec(self.code.cut, names)
+                names[name] = np.ndarray(shape, dtype, names[base], offset, strides)
+        exec(self.code.prologue, names)
         self.table[:] = [names[base].ctypes.data for base in self.code.bases]
 
     def prepare(self, arrays: list[Any], others: list[int]) -> None:
@@ -96,7 +96,7 @@ class Replay:
             taken.append(a if fine else np.array(a, order="C"))
         for d, a in zip(self.donated, taken, strict=True):
             self.names.update({f"a{d}": a, f"d{d}": a})
-        self._cut()
+        self._make_arrays()
         self.last = taken
         owners = [a if a.base is None else a.base for a in taken]
         own = all(type(o) is np.ndarray and o.flags.owndata for o in owners)
@@ -180,7 +180,14 @@ class _NoTextError(Exception):
     pass
 
 
-class Planned:
+def _call(lowering: Any, codegen: NumPyCodegen) -> None:
+    """Call what was lowered since the last call."""
+    name = lowering.close() if lowering is not None else ""
+    if name:
+        codegen.body.append(f"{name}(table)")
+
+
+class Executable:
     """The way of calls that have a plan, and the sets of buffers that are free.
 
     A set serves one call at a time: a second thread that calls meanwhile takes, or makes, another.
@@ -199,40 +206,58 @@ class Planned:
         self.others = [i for i in range(len(plan.program.inputs)) if i not in self.donated]
         self.pool: list[Replay] = []
         self.native = ""  # what is compiled, in words
-        self._write(Text(plan))
+        self._generate(None)
         self.left = native_after(plan)  # calls until it is compiled
 
-    def _write(self, text: Text) -> None:
-        """Make the code of the replay."""
-        cut, each = text.write(self.returned)
+    def _generate(self, lowering: Any) -> None:
+        """Make the code of the replay: machine code for what can be lowered, else calls of NumPy's.
+
+        `lowering` is None, or takes the steps one by one.
+        """
+        codegen, layout = NumPyCodegen(self.plan), self.plan.layout
+        for step in self.plan.steps:
+            if lowering is None or not lowering.add(step):
+                _call(lowering, codegen)
+                codegen.step(step)
+        _call(lowering, codegen)
+        staged: dict[str, int] = {}
+        compiled: dict[str, Any] = {}
+        bases: list[str] = []
+        if lowering is not None:
+            for node, is_read in lowering.staged():
+                to, of = layout.staged[id(node)], layout[node]
+                staged[name_of_base(to.base)] = node.nbytes
+                if is_read:
+                    copy = codegen.array(to, node.shape, node.dtype)
+                    codegen.body.insert(0, f"copyto({copy}, {name_of_base(of.base)})")
+            compiled, bases = lowering.compile(), [name_of_base(base) for base in lowering.bases]
+        prologue, body = codegen.finish(self.returned)
         usual = functools.cache(lambda: builtins.compile(self.usual, "<portnet: usual>", "exec"))
         self.code = Code(
-            text.arrays,
-            builtins.compile(cut, "<portnet: buffers>", "exec"),
-            builtins.compile(each, "<portnet: replay>", "exec"),
+            codegen.arrays,
+            builtins.compile(prologue, "<portnet: prologue>", "exec"),
+            builtins.compile(body, "<portnet: replay>", "exec"),
             usual,
-            text.names | self.named | text.compiled(),
-            text.staged,
-            list(text.bases),
+            codegen.names | self.named | compiled,
+            staged,
+            bases,
         )
-        self.source = cut, each + self.usual
-        self.nbytes = sum(
-            (*self.plan.memory.buffers, *self.plan.memory.blocks, *text.staged.values())
-        )
+        self.source = prologue, body + self.usual
+        self.nbytes = sum((*layout.buffers, *layout.blocks, *staged.values()))
         self.pool = []  # what was made of other code
 
     def _compile(self) -> None:
         """Have machine code in the replay from now on."""
-        from .native.jit import NativeText
+        from .native.lowering import Lowering
 
-        text = NativeText(self.plan)
+        lowering = Lowering(self.plan)
         try:
-            self._write(text)
+            self._generate(lowering)
         except Exception as error:  # of LLVM, which is not here to end a training
             message = f"there is no machine code, NumPy goes on: {type(error).__name__}: {error}"
             warnings.warn(message, CompileWarning, stacklevel=3)
         else:
-            self.native = text.summary()
+            self.native = lowering.summary()
 
     def _free(self) -> Replay | None:
         """Count a call, and take a set of buffers that is free."""
@@ -273,7 +298,7 @@ class Planned:
         return explain(self.plan, self.native, self.source)
 
 
-def planned(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs: Any) -> Planned:
+def planned(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs: Any) -> Executable:
     """Trace fn twice and plan it."""
     arrays: list[Any] = []
     ends = []
@@ -298,4 +323,4 @@ def planned(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs: 
     program = trace_twice(fn, kinds, rebuild)
     reusable = [i for d in donate if d < len(args) for i in range(ends[d - 1] if d else 0, ends[d])]
     plan = make(simplify(program), operations(program), reusable)
-    return Planned(plan, program.results, None if kwargs else args)
+    return Executable(plan, program.results, None if kwargs else args)

@@ -18,16 +18,16 @@ def explain(plan: Plan, native: str, source: tuple[str, str]) -> str:
         names = " ".join(n.op for n in g.nodes)
         lines.append(f"  {len(g.nodes)} on {g.shape}, {g.rows} rows at a time: {names}")
     results = len(plan.program.leaves)
-    memory = plan.memory
-    inside = sum(p.base[0] == "donated" for p in memory.places.values())
+    layout = plan.layout
+    inside = sum(layout[n].base[0] == "donated" for n in after)
     lines.append(
-        f"{len(memory.buffers)} buffers of {sum(memory.buffers):,} bytes and {len(memory.blocks)} "
-        f"blocks of {sum(memory.blocks):,} bytes hold {len(after)} results; {inside} are computed "
+        f"{len(layout.buffers)} buffers of {sum(layout.buffers):,} bytes and {len(layout.blocks)} "
+        f"blocks of {sum(layout.blocks):,} bytes hold {len(after)} results; {inside} are computed "
         "in donated arrays"
     )
     lines.append(
         f"{len(plan.donated)} of {results} results replace donated arrays, "
-        f"{len(memory.copies)} of them by a copy"
+        f"{len(layout.copies)} of them by a copy"
     )
     if native:
         lines.append(native)

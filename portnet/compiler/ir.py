@@ -259,3 +259,38 @@ def computed(node: Node) -> bool:
 VIEWS = frozenset(("reshape", "permute_dims", "getitem", "broadcast_to"))
 
 UFUNCS = {op: getattr(np, op) for op in ELEMENTWISE - {"where"}}
+REDUCE_UFUNCS = {
+    "sum": np.add,
+    "prod": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+    "any": np.logical_or,
+    "all": np.logical_and,
+}
+
+
+def operand_shape(node: Node, k: int) -> tuple[int, ...]:
+    """Return the shape in which an elementwise operation is given operand k.
+
+    NumPy is fastest with an element without axes beside larger arrays, and with one axis where
+    all operands have one element. But its power is exact for exponents such as 2 and 0.5 only where
+    the exponent has stride 0: one that has no axes keeps none.
+    """
+    i = node.inputs[k]
+    shape: tuple[int, ...] = i.shape if isinstance(i, Node) else ()
+    exponent = node.op == "pow" and k == 1
+    if not node.shape:
+        return () if exponent else (1,)
+    single = shape == (1,) * len(shape) and len(shape) <= len(node.shape)
+    return () if single and node.size != 1 else shape
+
+
+def as_array(node: Node, number: Any) -> Any:
+    """Return a Python number in the dtype in which an operation uses it; None: it is too large."""
+    others = [o.dtype for o in node.inputs if isinstance(o, Node)]
+    if node.op == "where":
+        others = [o.dtype for o in node.inputs[1:] if isinstance(o, Node)] or [node.dtype]
+    try:
+        return np.array(number, dtype=np.result_type(*others, number))
+    except OverflowError:
+        return None

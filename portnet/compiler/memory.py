@@ -1,33 +1,74 @@
 """Memory: which buffer each result is written to."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .ir import ELEMENTWISE, Node, Program, computed
+import numpy as np
+
+from .ir import ELEMENTWISE, VIEWS, Node, Program, computed
 from .schedule import Step
-from .views import region, root
+from .views import Strided, Strides, contiguous, region, root, viewed
 
 ALIGN = 64  # bytes: a cache line
 
 
-class Place(NamedTuple):
-    """Where a result is: bytes from `offset` of a buffer, or of a donated argument."""
+STAGED = 65_536  # bytes: arguments up to here may be copied to memory that machine code knows
 
-    base: tuple[str, int]  # ("buffer", number) or ("donated", number of the input)
+Base = tuple[str, int]
+
+
+class Location(NamedTuple):
+    """Where the elements of an array lie: in a base, from a byte on, so many bytes apart.
+
+    A base is ("buffer", number), ("donated", number of the input), ("constant", number),
+    ("argument", number of the input), ("staged", number of the input: a copy of a small argument)
+    or ("scratch", number of a block). Only the caller knows the strides of an argument: None.
+    """
+
+    base: Base
     offset: int = 0
+    strides: Strides | None = None
 
 
-class Memory(NamedTuple):
-    """Where the results of a program are, by id of the node that computes them."""
+class Constants:
+    """The arrays that are part of a plan; equal ones are kept once."""
 
-    places: dict[int, Place]
-    scratch: dict[int, int]  # values inside a group: the number of the block
+    def __init__(self) -> None:
+        self.arrays: list[Any] = []
+        self._numbers: dict[Any, int] = {}
+
+    def add(self, array: Any) -> Base:
+        """Return the base of an array."""
+        array = np.asarray(array)
+        same = array.tobytes() if array.nbytes <= 64 else id(array)  # few share a large one
+        key = array.dtype.str, array.shape, same
+        if key not in self._numbers:
+            self._numbers[key] = len(self.arrays)
+            self.arrays.append(array)
+        return "constant", self._numbers[key]
+
+
+@dataclass
+class Layout:
+    """Where every array of a program lies; whoever writes code reads it.
+
+    ``layout[node]`` is the Location of a node, `staged` that of arguments where machine code, which
+    needs addresses, reads a copy.
+    """
+
+    locations: dict[int, Location]  # by id of the node
+    staged: dict[int, Location]
+    constants: Constants
     buffers: list[int]  # bytes
     blocks: list[int]  # bytes of what groups hand on
     copies: list[tuple[Node, int]]  # what is copied into a donated input at the end
-    slots: dict[int, list[tuple[Node, int]]]  # of a concat: the parts to copy
+    slots: dict[int, list[tuple[Node, int]]]  # of a concat: the parts to copy, and where to
+
+    def __getitem__(self, node: Node) -> Location:
+        return self.locations[id(node)]
 
 
-class Placement:
+class Allocation:
     """Where each result is put."""
 
     def __init__(self, program: Program, steps: list[Step], donated: dict[int, int]) -> None:
@@ -45,7 +86,7 @@ class Placement:
         self.slots: dict[int, list[tuple[Node, int]]] = {}
         self.copies: list[tuple[Node, int]] = []
 
-    def decide(self) -> Memory:
+    def layout(self) -> Layout:
         """Decide in the order of what costs most: donated inputs, concats, buffers."""
         for n in reversed(self.order):
             if n.op == "concat":
@@ -56,7 +97,35 @@ class Placement:
                 self._donate(leaf, d)
         scratch, blocks = self._scratch()
         places, buffers = self._buffers(scratch)
-        return Memory(places, scratch, buffers, blocks, self.copies, self.slots)
+        for node, block in scratch.items():
+            places[node] = Location(("scratch", block))
+        locations, constants = self._locations(places)
+        staged = self._staged()
+        return Layout(locations, staged, constants, buffers, blocks, self.copies, self.slots)
+
+    def _locations(self, computed_at: dict[int, Location]) -> tuple[dict[int, Location], Constants]:
+        """Return the locations of all nodes, and the constants."""
+        at, constants = dict(computed_at), Constants()
+        for node in self.program.nodes:
+            if node.op == "input":
+                place = "donated" if node.value in self.donated.values() else "argument"
+                at[id(node)] = Location((place, node.value), 0, _strides(node, place))
+            elif node.op == "constant":
+                base = constants.add(node.value)
+                at[id(node)] = Location(base, 0, constants.arrays[base[1]].strides)
+            elif node.op in VIEWS:
+                at[id(node)] = _viewed(node, at[id(node.inputs[0])])
+        return at, constants
+
+    def _staged(self) -> dict[int, Location]:
+        """Return the locations of copies of small arguments, and of their views."""
+        at: dict[int, Location] = {}
+        for node in self.program.nodes:
+            if node.op == "input" and 0 < node.nbytes <= STAGED:
+                at[id(node)] = Location(("staged", node.value), 0, _strides(node, "staged"))
+            elif node.op in VIEWS and id(node.inputs[0]) in at:
+                at[id(node)] = _viewed(node, at[id(node.inputs[0])])
+        return at
 
     def _parts(self, concat: Node) -> None:
         """Give each part its place in the concat; what cannot be computed there is copied."""
@@ -112,9 +181,9 @@ class Placement:
             for part, at in self.slots[id(node)]
         )
 
-    def _buffers(self, scratch: dict[int, int]) -> tuple[dict[int, Place], list[int]]:
+    def _buffers(self, scratch: dict[int, int]) -> tuple[dict[int, Location], list[int]]:
         """Give everything else a buffer, and use buffers again when they are free."""
-        places: dict[int, Place] = {}
+        places: dict[int, Location] = {}
         last: dict[int, int] = {}  # the step that reads a root last
         for n in self.order:
             owner, s = self._owner(n), self.step_of[id(n)]
@@ -146,9 +215,9 @@ class Placement:
                 offset += more
             if id(owner) in self.donor:
                 number, start = self.donor[id(owner)]
-                places[id(n)] = Place(("donated", number), start + offset)
+                places[id(n)] = Location(("donated", number), start + offset, _strides(n))
             else:
-                places[id(n)] = Place(("buffer", of[id(owner)]), offset)
+                places[id(n)] = Location(("buffer", of[id(owner)]), offset, _strides(n))
         return places, sizes
 
     def _last_read(self, n: Node, s: int) -> int:
@@ -219,7 +288,20 @@ class Placement:
         )
 
 
-def _overwrites(of: Placement, writer: Node, old: Node, first: int, count: int) -> bool:
+def _strides(node: Node, place: str = "") -> Strides | None:
+    return None if place == "argument" else contiguous(node.shape, node.dtype.itemsize)
+
+
+def _viewed(node: Node, x: Location) -> Location:
+    """Return the location of a view of what lies at x."""
+    if x.strides is None:
+        return x
+    found = viewed(node, Strided(x.offset, x.strides))
+    assert found is not None, "a reshape that needs a copy was not given one"
+    return Location(x.base, *found)
+
+
+def _overwrites(of: Allocation, writer: Node, old: Node, first: int, count: int) -> bool:
     """Tell whether `writer` may be put over elements first, first + 1, ... of `old`.
 
     Yes, if all who read these elements come before it, or are itself, reading element by element.

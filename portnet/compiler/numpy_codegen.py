@@ -1,36 +1,55 @@
-"""NumPy: a plan as a function in Python's own text, one call with ``out=`` a line.
+"""NumPy codegen: a plan as a function in Python's own text, one call with ``out=`` a line.
 
-The text has two parts. The first runs once for each set of donated arguments: it cuts buffers and
-donated arrays into the arrays that operations read and write. The second is the replay: a function
-of the arguments that makes the calls. Nothing is looked up, and nothing is allocated but results.
+The text has two parts. The prologue runs once for each set of donated arguments: it makes the
+arrays that operations read and write, at their locations in buffers and donated arrays. The body is
+a function of the arguments that makes the calls. Nothing is looked up, and nothing is allocated but
+results.
 """
 
 from typing import Any
 
 import numpy as np
 
-from .ir import ELEMENTWISE, UFUNCS, VIEWS, Node, _numpy, computed, unfrozen
+from .ir import (
+    ELEMENTWISE,
+    REDUCE_UFUNCS,
+    UFUNCS,
+    VIEWS,
+    Node,
+    _numpy,
+    as_array,
+    call,
+    computed,
+    operand_shape,
+    unfrozen,
+)
+from .memory import Base, Location
 from .planner import Plan
 from .schedule import Step, blocks
-from .views import region, root
+from .views import contiguous, is_contiguous
 
-REDUCERS = {
-    "sum": np.add.reduce,
-    "prod": np.multiply.reduce,
-    "max": np.maximum.reduce,
-    "min": np.minimum.reduce,
-    "any": np.logical_or.reduce,
-    "all": np.logical_and.reduce,
-}
 FRESH = "{}.copy()"  # what becomes of a result that replaces no donated array
 TAKE_CHECKED = 1 << 16  # bytes: from here on, NumPy's own check of indices costs a copy too many
+LETTERS = {
+    "buffer": "m",
+    "donated": "d",
+    "constant": "c",
+    "argument": "a",
+    "staged": "p",
+    "scratch": "b",
+}
 
 
-class Text:
+def name_of_base(base: Base) -> str:
+    """Return the name of a base in the text of a replay."""
+    return f"{LETTERS[base[0]]}{base[1]}"
+
+
+class NumPyCodegen:
     """The lines of a replay, and the values that they name."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+        self.plan, self.layout = plan, plan.layout
         self.names: dict[str, Any] = {
             "ndarray": np.ndarray,
             "copyto": np.copyto,
@@ -38,121 +57,87 @@ class Text:
             "matmul": np.matmul,
             "checked": _checked,
         }
-        self.arrays: list[tuple[Any, ...]] = []  # the first part: name, shape, dtype, base, offset
-        self.cut: list[str] = []  # and what is made of these arrays
-        self.each: list[str] = []  # the second
-        self.at: dict[Any, str] = {}  # the name of the array at a place, in a shape
-        self.of: dict[int, str] = {}  # the name of a node's array, by id
-        self.bound: set[int] = set()  # nodes whose arrays are others in each call
-        self.replaced = {d: k for k, d in plan.donated.items()}
-        self.constants: dict[Any, str] = {}
-        self.scalars: dict[tuple[str, tuple[int, ...]], str] = {}
-        self.staged: dict[str, int] = {}  # for compiled functions: bytes of copies of arguments
-        self.bases: dict[str, int] = {}  # and the arrays whose addresses they need: their numbers
+        self.arrays: list[tuple[Any, ...]] = []  # name, shape, dtype, base, offset, strides
+        self.prologue: list[str] = []  # what is made of these arrays
+        self.body: list[str] = []
+        self._at: dict[Any, str] = {}  # the name of the array at a location
+        self._of: dict[int, str] = {}  # the name of a node's array, by id
+        self._reshaped: dict[tuple[str, tuple[int, ...]], str] = {}
+        for node in plan.program.nodes:
+            self._name(node)
 
-    def write(self, returned: str) -> tuple[str, str]:
-        """Return both parts; `returned` is the text of the nest of results, of r0, r1, ..."""
-        plan = self.plan
-        for i, node in enumerate(plan.program.inputs):
-            self.of[id(node)] = f"a{i}"
-            if i in self.replaced:
-                self.at[f"d{i}", 0, node.shape, self.dtype(node.dtype)] = f"a{i}"
-            else:
-                self.bound.add(id(node))
-        views: dict[int, list[Node]] = {}
-        for node in plan.program.nodes:
-            if node.op in VIEWS:
-                views.setdefault(id(root(node)), []).append(node)
-        for node in plan.program.nodes:
-            if node.op == "constant":
-                self.of[id(node)] = self.value(node.value)
-            if computed(node) and id(node) in plan.memory.places:
-                self._place(node)
-        for node in plan.program.nodes:
-            if node.op in VIEWS and id(root(node)) not in plan.memory.scratch:
-                self._view(node)
-        self.operations()
-        for leaf, number in plan.memory.copies:
-            self.each.append(f"copyto(a{number}, {self.of[id(leaf)]})")
+    def finish(self, returned: str) -> tuple[str, str]:
+        """Return both parts; `returned` is the text of the pytree of results, of r0, r1, ..."""
+        plan, body = self.plan, self.body
+        for leaf, number in self.layout.copies:
+            body.append(f"copyto(a{number}, {self._of[id(leaf)]})")
         for k, leaf in enumerate(plan.program.leaves):
             if k in plan.donated:
-                self.each.append(f"r{k} = a{plan.donated[k]}")
+                body.append(f"r{k} = a{plan.donated[k]}")
             elif isinstance(leaf, Node):
-                self.each.append(f"r{k} = {FRESH.format(self.of[id(leaf)])}")
+                body.append(f"r{k} = {FRESH.format(self._of[id(leaf)])}")
             else:
                 self.names[f"r{k}"] = leaf
+        for k, array in enumerate(self.layout.constants.arrays):
+            self.names[f"c{k}"] = array
         arguments = ", ".join(f"a{i}" for i in range(len(plan.program.inputs)))
-        body = "\n    ".join([*self.each, f"return {returned}"])
-        return "\n".join(self.cut), f"def replay({arguments}):\n    {body}\n"
+        text = "\n    ".join([*body, f"return {returned}"])
+        return "\n".join(self.prologue), f"def replay({arguments}):\n    {text}\n"
 
     # Arrays
 
-    def value(self, array: Any) -> str:
-        """Return the name of a constant."""
-        array = np.asarray(array)
-        same = array.tobytes() if array.nbytes <= 64 else id(array)  # few share a large one
-        key = array.dtype.str, array.shape, same
-        if key not in self.constants:
-            name = f"c{len(self.constants)}"
-            self.constants[key], self.names[name] = name, array
-        return self.constants[key]
+    def _name(self, node: Node) -> None:
+        """Give the array of a node a name."""
+        location = self.layout[node]
+        kind = location.base[0]
+        if kind == "scratch":
+            return  # a block of it has a name, in its group
+        if kind == "constant":
+            base = self.layout.constants.add(_value(node)) if node.op in VIEWS else location.base
+            self._of[id(node)] = name_of_base(base)
+        elif node.op == "input":
+            self._of[id(node)] = f"a{node.value}"
+            if kind == "donated":
+                self._at[self._key(location, node.shape, node.dtype)] = f"a{node.value}"
+        elif kind == "argument":
+            self._of[id(node)] = name = f"u{len(self._of)}"
+            self.body.append(f"{name} = {self._view(node)}")
+        elif computed(node) or node.op in VIEWS:
+            self._of[id(node)] = self.array(location, node.shape, node.dtype)
 
-    def _place(self, node: Node) -> None:
-        place = self.plan.memory.places[id(node)]
-        kind, number = place.base
-        base = f"{'m' if kind == 'buffer' else 'd'}{number}"
-        self.of[id(node)] = self._array(node, base, place.offset)
+    def _key(self, location: Location, shape: tuple[int, ...], dtype: Any) -> Any:
+        strides = contiguous(shape, dtype.itemsize)
+        if location.strides is not None and len(location.strides) == len(shape):
+            gaps = not is_contiguous(shape, location.strides, dtype.itemsize)
+            strides = location.strides if gaps else strides
+        return location.base, location.offset, strides, shape, dtype.num
 
-    def _array(self, node: Node, base: str, offset: int, shape: Any = None) -> str:
-        """Return the name of the array of a node's shape and dtype at a place.
+    def array(self, location: Location, shape: tuple[int, ...], dtype: Any) -> str:
+        """Return the name of the array of a shape and dtype at a location.
 
-        One place and shape have one name: NumPy takes its time to find out that two arrays are the
-        same memory, and none where both are the same object.
+        One location and shape have one name: NumPy takes its time to find out that two arrays are
+        the same memory, and none where both are the same object.
         """
-        shape = node.shape if shape is None else shape
-        key = base, offset, shape, self.dtype(node.dtype)
-        if key not in self.at:
-            self.at[key] = f"v{len(self.at)}"
-            self.arrays.append((self.at[key], shape, node.dtype, base, offset))
-        return self.at[key]
+        key = self._key(location, shape, dtype)
+        if key not in self._at:
+            self._at[key] = name = f"v{len(self._at)}"
+            base = name_of_base(location.base)
+            self.arrays.append((name, shape, dtype, base, location.offset, key[2]))
+        return self._at[key]
 
-    def _view(self, node: Node) -> None:
-        of, where = self.of[id(node.inputs[0])], self._where(node)
-        if where is not None:
-            self.of[id(node)] = self._array(node, *where)
-            return
-        name = f"u{len(self.of)}"
+    def _view(self, node: Node) -> str:
+        """Return the text of a view of an argument, which is another array in each call."""
+        x = self._of[id(node.inputs[0])]
         if node.op == "reshape":
-            text = f"{of}.reshape({node.shape})"
-        elif node.op == "permute_dims":
-            text = f"{of}.transpose({node.attr('axes')})"
-        elif node.op == "getitem":
-            text = f"{of}[{_key(node)}]"
-        else:
-            text = f"broadcast_to({of}, {node.shape})"
-        if id(root(node)) in self.bound:
-            self.bound.add(id(node))
-            self.each.append(f"{name} = {text}")
-        else:
-            self.cut.append(f"{name} = {text}")
-        self.of[id(node)] = name
+            return f"{x}.reshape({node.shape})"
+        if node.op == "permute_dims":
+            return f"{x}.transpose({node.attr('axes')})"
+        if node.op == "getitem":
+            return f"{x}[{_key(node)}]"
+        return f"broadcast_to({x}, {node.shape})"
 
-    def _where(self, node: Node) -> tuple[str, int] | None:
-        """Return the base, and the first byte in it, of what lies in a buffer without gaps."""
-        found = region(node)
-        if found is None or id(found[0]) in self.bound or found[0].op == "constant":
-            return None
-        base, start, _ = found
-        if base.op == "input":
-            return f"d{base.value}", start * node.dtype.itemsize
-        if id(base) not in self.plan.memory.places:
-            return None
-        (kind, number), offset = (
-            self.plan.memory.places[id(base)].base,
-            self.plan.memory.places[id(base)].offset,
-        )
-        name = f"{'m' if kind == 'buffer' else 'd'}{number}"
-        return name, offset + start * node.dtype.itemsize
+    def _is_argument(self, node: Node) -> bool:
+        return self.layout[node].base[0] == "argument"
 
     def dtype(self, dtype: Any) -> str:
         """Return the name of a dtype."""
@@ -164,26 +149,27 @@ class Text:
         i, shape = node.inputs[k], operand_shape(node, k)
         if not isinstance(i, Node):
             return self.number(node, i, shape)
-        name = self.of[id(i)]
-        return name if shape == i.shape else self.shaped(i, name, shape)
+        return self._of[id(i)] if shape == i.shape else self._with_shape(i, shape)
 
-    def shaped(self, i: Node, name: str, shape: tuple[int, ...]) -> str:
+    def _with_shape(self, i: Node, shape: tuple[int, ...]) -> str:
         """Return the name of an array of one element in another shape: () or (1,)."""
-        where = self._where(i)
-        if where is not None:
-            return self._array(i, *where, shape=shape)
-        key = name, shape
-        if key not in self.scalars:
-            made = f"{name}_{'l' if shape else 's'}"
-            lines = self.each if id(i) in self.bound else self.cut
-            lines.append(f"{made} = {name}.reshape({shape})")
-            self.scalars[key] = made
-        return self.scalars[key]
+        location = self.layout[i]
+        if location.base[0] == "constant":
+            return name_of_base(self.layout.constants.add(_value(i).reshape(shape)))
+        if location.strides is not None:
+            return self.array(location._replace(strides=None), shape, i.dtype)
+        name = self._of[id(i)]
+        if (name, shape) not in self._reshaped:
+            self._reshaped[name, shape] = made = f"{name}_{'l' if shape else 's'}"
+            self.body.append(f"{made} = {name}.reshape({shape})")
+        return self._reshaped[name, shape]
 
     def number(self, node: Node, number: Any, shape: tuple[int, ...]) -> str:
         """Return the name of a Python number as an array of the dtype in which it is used."""
         array = as_array(node, number)
-        return self.named(number) if array is None else self.value(array.reshape(shape))
+        if array is None:
+            return self.named(number)
+        return name_of_base(self.layout.constants.add(array.reshape(shape)))
 
     def named(self, value: Any) -> str:
         """Return the name of a Python value: the text of some, such as inf, is none."""
@@ -193,19 +179,9 @@ class Text:
 
     def out(self, node: Node) -> str:
         """Return the name of the array that an operation writes."""
-        name = self.of[id(node)]
-        return name if node.shape else self.shaped(node, name, (1,))
-
-    def compiled(self) -> dict[str, Any]:
-        """Return functions that the text calls, by name, and that are no library's."""
-        return {}
+        return self._of[id(node)] if node.shape else self._with_shape(node, (1,))
 
     # Operations
-
-    def operations(self) -> None:
-        """Write the calls of all steps."""
-        for step in self.plan.steps:
-            self.step(step)
 
     def step(self, step: Step) -> None:
         """Write the calls of one step."""
@@ -218,11 +194,11 @@ class Text:
         given = []
         if node.op in ELEMENTWISE or node.op == "astype":
             given = [self.operand(node, k) for k in range(len(node.inputs))]
-        self.each += self.lines(node, given)
+        self.body += self.lines(node, given)
 
     def lines(self, node: Node, given: list[str], out: str | None = None) -> list[str]:
         """Return the calls of one operation."""
-        op, whole = node.op, self.of.get(id(node), "") if out is None else out
+        op, whole = node.op, self._of.get(id(node), "") if out is None else out
         out = self.out(node) if out is None else out
         if node.size == 0:
             return []
@@ -243,8 +219,8 @@ class Text:
             )
             return [f"copyto({out}, {given[0]}{kind})"]
         if op == "copy":
-            return [f"copyto({whole}, {self.of[id(node.inputs[0])]})"]
-        given = [self.of[id(i)] if isinstance(i, Node) else self.named(i) for i in node.inputs]
+            return [f"copyto({whole}, {self._of[id(node.inputs[0])]})"]
+        given = [self._of[id(i)] if isinstance(i, Node) else self.named(i) for i in node.inputs]
         if op == "concat":
             return self._concat(node)
         if op == "matmul":
@@ -256,7 +232,7 @@ class Text:
             return [
                 f"{given[0]}.take(checked({given[1]}, {n}), {node.attr('axis')}, {whole}, 'wrap')"
             ]
-        if op in REDUCERS or (
+        if op in REDUCE_UFUNCS or (
             op == "mean"
             and node.dtype.name in ("float32", "float64")
             and node.inputs[0].dtype == node.dtype
@@ -277,9 +253,13 @@ class Text:
             return f"matmul({given[0]}, {given[1]}, {out})"
         tests = []
         for i, name in zip((x, W), given, strict=True):
-            if id(root(i)) in self.bound:
+            strides = self.layout[i].strides
+            if strides is None:
                 tests.append(f"{name}.flags.forc")
-            elif region(i) is None and not (i.op == "permute_dims" and region(i.inputs[0])):
+            elif not (
+                is_contiguous(i.shape, strides, i.dtype.itemsize)
+                or is_contiguous(i.shape[::-1], strides[::-1], i.dtype.itemsize)
+            ):
                 return f"matmul({given[0]}, {given[1]}, {out})"
         quick = f"{given[0]}.dot({given[1]}, {out})"
         if not tests:
@@ -289,24 +269,25 @@ class Text:
     def _reduction(self, node: Node, x: str, out: str) -> list[str]:
         axis, keepdims = node.attr("axis"), node.attr("keepdims")
         op = "sum" if node.op == "mean" else node.op
-        self.names[f"{op}_"] = REDUCERS[op]
+        self.names[f"{op}_"] = REDUCE_UFUNCS[op].reduce
         kind = self.dtype(np.dtype(bool)) if op in ("any", "all") else "None"
         lines = [f"{op}_({x}, {axis}, {kind}, {out}, {keepdims})"]
         if node.op == "mean":
             count = node.inputs[0].size / max(1, node.size)
             self.names["divide"] = np.divide
-            n = self.value(np.asarray(count, node.dtype).reshape(() if node.shape else 1))
+            count = np.asarray(count, node.dtype).reshape(() if node.shape else 1)
+            n = name_of_base(self.layout.constants.add(count))
             lines.append(f"divide({self.out(node)}, {n}, {self.out(node)})")
         return lines
 
     def _concat(self, node: Node) -> list[str]:
-        lines, axis = [], node.attr("axis")
-        for part, start in self.plan.memory.slots[id(node)]:
+        lines, axis, to = [], node.attr("axis"), self.layout[node]
+        assert to.strides is not None
+        for part, start in self.layout.slots[id(node)]:
             if part.size:
-                slot = f"s{len(self.of)}_{len(self.cut)}"
-                key = ":, " * axis + f"{start}:{start + part.shape[axis]}"
-                self.cut.append(f"{slot} = {self.of[id(node)]}[{key}]")
-                lines.append(f"copyto({slot}, {self.of[id(part)]})")
+                slot = to._replace(offset=to.offset + start * to.strides[axis])
+                name = self.array(slot, part.shape, part.dtype)
+                lines.append(f"copyto({name}, {self._of[id(part)]})")
         return lines
 
     def _group(self, step: Step) -> None:
@@ -328,10 +309,8 @@ class Text:
         for node in step.nodes:
             given = []
             for k, i in enumerate(node.inputs):
-                if isinstance(i, Node) and id(root(i)) in self.plan.memory.scratch:
-                    given.append(
-                        blocked(f"scratch {self.plan.memory.scratch[id(root(i))]} {i.dtype}", False)
-                    )
+                if isinstance(i, Node) and self.layout[i].base[0] == "scratch":
+                    given.append(blocked(f"scratch {self.layout[i].base[1]} {i.dtype}", False))
                     continue
                 name = self.operand(node, k)
                 if (
@@ -339,14 +318,13 @@ class Text:
                     and i.shape[:1] == node.shape[:1]
                     and len(i.shape) == len(node.shape)
                 ):
-                    name = blocked(name, id(i) in self.bound)
+                    name = blocked(name, self._is_argument(i))
                 given.append(name)
-            if id(node) in self.plan.memory.scratch:
-                out = blocked(f"scratch {self.plan.memory.scratch[id(node)]} {node.dtype}", False)
-            else:
-                out = blocked(self.of[id(node)], False)
+            base = self.layout[node].base
+            inside = f"scratch {base[1]} {node.dtype}" if base[0] == "scratch" else ""
+            out = blocked(inside or self._of[id(node)], False)
             lines += self.lines(node, given, out)
-        loop = f"k{len(self.cut)}"
+        loop = f"k{len(self.prologue)}"
         cuts = ["slice(i, j)"]
         for name in columns:
             if name.startswith("scratch"):
@@ -358,37 +336,17 @@ class Text:
             else:
                 cuts.append(f"{name}[i:j]")
         spans = str(list(blocks(step)))
-        self.cut.append(f"{loop} = [({', '.join(cuts)}) for i, j in {spans}]")
+        self.prologue.append(f"{loop} = [({', '.join(cuts)}) for i, j in {spans}]")
         names = ", ".join(["s", *(inner[name] for name in columns)])
-        self.each.append(f"for {names} in {loop}:")
-        self.each += [f"    {line}" for line in [*late, *lines]]
+        self.body.append(f"for {names} in {loop}:")
+        self.body += [f"    {line}" for line in [*late, *lines]]
 
 
-def operand_shape(node: Node, k: int) -> tuple[int, ...]:
-    """Return the shape in which an elementwise operation is given operand k.
-
-    NumPy is fastest with an element without axes beside larger arrays, and with one axis where
-    all operands have one element. But its power is exact for exponents such as 2 and 0.5 only where
-    the exponent has stride 0: one that has no axes keeps none.
-    """
-    i = node.inputs[k]
-    shape: tuple[int, ...] = i.shape if isinstance(i, Node) else ()
-    exponent = node.op == "pow" and k == 1
-    if not node.shape:
-        return () if exponent else (1,)
-    single = shape == (1,) * len(shape) and len(shape) <= len(node.shape)
-    return () if single and node.size != 1 else shape
-
-
-def as_array(node: Node, number: Any) -> Any:
-    """Return a Python number in the dtype in which an operation uses it; None: it is too large."""
-    others = [o.dtype for o in node.inputs if isinstance(o, Node)]
-    if node.op == "where":
-        others = [o.dtype for o in node.inputs[1:] if isinstance(o, Node)] or [node.dtype]
-    try:
-        return np.array(number, dtype=np.result_type(*others, number))
-    except OverflowError:
-        return None
+def _value(node: Node) -> Any:
+    """Return the array of a constant, or of a view of one."""
+    if node.op == "constant":
+        return np.asarray(node.value)
+    return call(_numpy(), node, [_value(node.inputs[0])])
 
 
 def _dtype(i: Any) -> Any:

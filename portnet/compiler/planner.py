@@ -19,7 +19,7 @@ import numpy as np
 
 from .errors import EagerError
 from .ir import Node, Program, computed, same
-from .memory import Memory, Placement
+from .memory import Allocation, Layout
 from .schedule import Step, grouped
 from .simplify import gapless
 from .tracer import Untraceable, line_of_error, trace
@@ -34,7 +34,7 @@ class Plan:
     before: int  # operations as traced
     steps: list[Step]
     donated: dict[int, int]  # number of a result's leaf: number of the input that it replaces
-    memory: Memory
+    layout: Layout
 
     @property
     def operations(self) -> list[Node]:
@@ -46,8 +46,7 @@ def make(program: Program, before: int, reusable: list[int]) -> Plan:
     """Return the plan of a simplified program; `reusable` are the donated inputs, by number."""
     program, donated = _results(gapless(program), reusable)
     steps = grouped([n for n in program.nodes if computed(n)])
-    memory = Placement(program, steps, donated).decide()
-    return Plan(program, before, steps, donated, memory)
+    return Plan(program, before, steps, donated, Allocation(program, steps, donated).layout())
 
 
 def _results(program: Program, reusable: list[int]) -> tuple[Program, dict[int, int]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .ir import ELEMENTWISE, VIEWS, Node, Program, _numpy, call, unfrozen
-from .views import _only_ones, region
+from .views import reshaped, within_root
 
 
 def simplify(program: Program) -> Program:
@@ -360,9 +360,11 @@ def gapless(program: Program) -> Program:
     for node in program.nodes:
         inputs = tuple([new[id(i)] if type(i) is Node else i for i in node.inputs])
         x: Any = inputs[0] if inputs else None
-        if node.op == "reshape" and region(x) is None and not _only_ones(x.shape, node.shape):
-            inputs = (Node("copy", (x,), (), x.shape, x.dtype),)
-            nodes.append(inputs[0])
+        if node.op == "reshape":
+            found = within_root(x)
+            if found is None or reshaped(found, x.shape, node.shape, x.dtype.itemsize) is None:
+                inputs = (Node("copy", (x,), (), x.shape, x.dtype),)
+                nodes.append(inputs[0])
         made = node
         if any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
             made = Node(node.op, inputs, node.attrs, node.shape, node.dtype, node.value)

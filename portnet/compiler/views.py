@@ -1,6 +1,22 @@
-"""Views: where the elements of an array lie in memory."""
+"""Views: where the elements of an array lie in memory, relative to the array it is a view of.
 
-from .ir import VIEWS, Node, unfrozen
+A view (reshape, transpose, slice, broadcast) has no elements of its own. Where they lie is answered
+here, once: planning asks whether a view is a region without gaps, the layout adds the buffer, and
+whoever writes code reads the layout.
+"""
+
+from typing import NamedTuple
+
+from .ir import VIEWS, Node, Shape, unfrozen
+
+Strides = tuple[int, ...]
+
+
+class Strided(NamedTuple):
+    """The first byte of an array, and the bytes from one element to the next along each axis."""
+
+    offset: int
+    strides: Strides
 
 
 def root(node: Node) -> Node:
@@ -10,41 +26,66 @@ def root(node: Node) -> Node:
     return node
 
 
+def within_root(node: Node) -> Strided | None:
+    """Return where the elements of a node lie in its root, which has no gaps.
+
+    None where a reshape of elements with gaps would need a copy.
+    """
+    if node.op not in VIEWS:
+        return Strided(0, contiguous(node.shape, node.dtype.itemsize))
+    inner = within_root(node.inputs[0])
+    return None if inner is None else viewed(node, inner)
+
+
+def viewed(node: Node, x: Strided) -> Strided | None:
+    """Return where the elements of a view lie, from where those of its input x lie."""
+    shape, (offset, strides) = node.inputs[0].shape, x
+    if node.op == "permute_dims":
+        return Strided(offset, tuple(strides[a] for a in node.attr("axes")))
+    if node.op == "broadcast_to":
+        return Strided(offset, broadcast(shape, strides, node.shape))
+    if node.op == "reshape":
+        return reshaped(x, shape, node.shape, node.dtype.itemsize)
+    new: list[int] = []
+    left = list(zip(shape, strides, strict=True))
+    for key in unfrozen(node.attr("key")):
+        if key is None:
+            new.append(0)
+            continue
+        n, stride = left.pop(0)
+        begin = key
+        if isinstance(key, slice):
+            begin, _, step = key.indices(n)
+            new.append(stride * step)
+        offset += begin * stride
+    return Strided(offset, (*new, *(s for _, s in left)))
+
+
+def reshaped(x: Strided, before: Shape, after: Shape, width: int) -> Strided | None:
+    """Return where the elements lie in another shape; None where that needs a copy."""
+    if is_contiguous(before, x.strides, width):
+        return Strided(x.offset, contiguous(after, width))
+    if [n for n in before if n != 1] != [n for n in after if n != 1]:
+        return None
+    kept = iter([s for n, s in zip(before, x.strides, strict=True) if n != 1])
+    return Strided(x.offset, tuple(0 if n == 1 else next(kept) for n in after))
+
+
 def region(node: Node) -> tuple[Node, int, int] | None:
     """Return (root, first element, elements) of a view that lies there without gaps, in order."""
-    if node.op not in VIEWS:
-        return node, 0, node.size
-    inner = region(node.inputs[0])
-    if inner is None or node.op in ("permute_dims", "broadcast_to"):
+    found, width = within_root(node), node.dtype.itemsize
+    if found is None or not is_contiguous(node.shape, found.strides, width):
         return None
-    base, start, _ = inner
-    if node.op == "reshape":
-        return base, start, node.size
-    shape = node.inputs[0].shape
-    keys = [k for k in unfrozen(node.attr("key")) if k is not None]
-    stride, first, free = 1, 0, True  # free: all axes after this one are taken whole
-    for n, key in reversed(list(zip(shape, keys, strict=True))):
-        begin, count = (key, 1) if not isinstance(key, slice) else (key.start, _length(key, n))
-        if isinstance(key, slice) and count > 1 and key.step != 1:
-            return None
-        if not free and count != 1:
-            return None
-        first += begin * stride
-        free = free and count == n
-        stride *= n
-    return base, start + first, node.size
+    return root(node), found.offset // width, node.size
 
 
-def _length(key: slice, n: int) -> int:
-    return len(range(*key.indices(n)))
+def is_whole(node: Node) -> bool:
+    """Tell whether a node is its root, or another shape of all of it, in order."""
+    found = region(node)
+    return found is not None and found[1:] == (0, found[0].size)
 
 
-def _only_ones(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    """Whether two shapes differ in axes of one element only."""
-    return [n for n in a if n != 1] == [n for n in b if n != 1]
-
-
-def contiguous(shape: tuple[int, ...], width: int) -> tuple[int, ...]:
+def contiguous(shape: Shape, width: int) -> Strides:
     """Return the strides of an array without gaps, row by row."""
     strides: list[int] = []
     for n in reversed(shape):
@@ -53,21 +94,18 @@ def contiguous(shape: tuple[int, ...], width: int) -> tuple[int, ...]:
     return tuple(strides)
 
 
-def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...], width: int) -> bool:
+def is_contiguous(shape: Shape, strides: Strides, width: int) -> bool:
     """Tell whether strides are those of an array without gaps, row by row."""
-    wanted = contiguous(shape, width)
-    return all(n == 1 or s == w for n, s, w in zip(shape, strides, wanted, strict=True))
+    for n, s in zip(reversed(shape), reversed(strides), strict=True):
+        if n == 0:
+            return True
+        if n != 1 and s != width:
+            return 0 in shape
+        width *= n
+    return True
 
 
-def broadcast(
-    shape: tuple[int, ...], strides: tuple[int, ...], to: tuple[int, ...]
-) -> tuple[int, ...]:
+def broadcast(shape: Shape, strides: Strides, to: Shape) -> Strides:
     """Return the strides of an array that is broadcast to a shape."""
     kept = [0 if n == 1 else s for n, s in zip(shape, strides, strict=True)]
     return (*[0] * (len(to) - len(shape)), *kept)
-
-
-def whole(node: Node) -> bool:
-    """Whether a node is its root, or another shape of all of it."""
-    found = region(node)
-    return found is not None and found[1:] == (0, found[0].size)

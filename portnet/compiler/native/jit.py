@@ -13,11 +13,7 @@ import subprocess
 import sys
 from typing import Any
 
-from ..numpy_codegen import Text
-from ..planner import Plan
 from ..settings import native_cpu
-from .llvm_ir import UnsupportedError
-from .lowering import Segments
 from .numpy_c import c_library
 
 
@@ -34,44 +30,6 @@ def why_not() -> str:
     except (AttributeError, OSError) as error:
         return f"NumPy's library in C is not where it was: {error}"
     return ""
-
-
-class NativeText(Text):
-    """The lines of a replay with compiled functions in it."""
-
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
-        self.segments = Segments(plan, self)
-        self.done = 0  # operations that are compiled
-
-    def operations(self) -> None:
-        """Write the calls of all steps: compiled ones where that can be."""
-        for step in self.plan.steps:
-            try:
-                self.segments.add(step)
-                self.done += len(step.nodes)
-            except UnsupportedError:
-                self._call()
-                self.step(step)
-        self._call()
-        self.each[:0] = self.segments.places.first()
-
-    def _call(self) -> None:
-        name = self.segments.close()
-        if name:
-            self.each.append(f"{name}(table)")
-
-    def compiled(self) -> dict[str, Any]:
-        """Return the compiled functions."""
-        count = self.segments.count
-        return machine_code(tuple(self.segments.functions), count) if count else {}
-
-    def summary(self) -> str:
-        """Return what is compiled, in words."""
-        return (
-            f"{self.done} of {len(self.plan.operations)} operations are machine code, "
-            f"in {self.segments.count} functions"
-        )
 
 
 DECLARED = """

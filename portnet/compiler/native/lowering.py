@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import ELEMENTWISE, UFUNCS, Node
-from ..numpy_codegen import Text, as_array, operand_shape
+from ..ir import ELEMENTWISE, UFUNCS, Node, as_array, operand_shape
+from ..memory import Base
 from ..planner import Plan
 from ..schedule import Step
-from ..views import broadcast, is_contiguous, root, whole
-from . import numpy_c as c_parts
+from ..views import broadcast, is_contiguous, is_whole, root
+from . import numpy_c
+from .jit import machine_code
 from .llvm_ir import (
     IDENTITY,
     MEMORY,
@@ -34,7 +35,6 @@ from .llvm_ir import (
     number,
     rows_text,
 )
-from .places import Places
 
 # Rows up to this length are done in order. NumPy adds eight and more in pairs, and takes the
 # largest of a row in an order of its own: where zeros of both signs are largest, its sign shows.
@@ -80,14 +80,16 @@ class _Loop(_Item):
         )
 
 
-class Segments:
-    """The functions of a plan. `text` is the replay that calls them: it has the names of arrays."""
+class Lowering:
+    """The functions of a plan; they are called with a table of the addresses of `bases`."""
 
-    def __init__(self, plan: Plan, text: Text) -> None:
-        self.plan, self.text = plan, text
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.layout = plan, plan.layout
         self.items: list[_Item] = []
         self.functions: list[str] = []  # what is compiled
-        self.places = Places(plan, text)
+        self.done = 0  # operations that are compiled
+        self.bases: dict[Base, int] = {}  # what the functions read and write: its number
+        self.used: set[str] = set()  # those that they really do
         self.count = 0  # of functions that are called
         self.known: dict[str, str] = {}  # the text of a function: its name
         self.named = 0  # pointers
@@ -96,10 +98,34 @@ class Segments:
             for i in n.nodes:
                 self.readers.setdefault(id(root(i)), []).append(n)
         kept = [r for r in plan.program.leaves if isinstance(r, Node)]
-        self.kept = {id(root(n)) for n in [*kept, *(c for c, _ in plan.memory.copies)]}
+        self.kept = {id(root(n)) for n in [*kept, *(c for c, _ in plan.layout.copies)]}
 
-    def add(self, step: Step) -> None:
-        """Compile one more step, or raise UnsupportedError."""
+    def add(self, step: Step) -> bool:
+        """Compile one more step; tell whether that can be."""
+        try:
+            self._lower(step)
+        except UnsupportedError:
+            return False
+        self.done += len(step.nodes)
+        return True
+
+    def compile(self) -> dict[str, Any]:
+        """Return the compiled functions by name."""
+        return machine_code(tuple(self.functions), self.count) if self.count else {}
+
+    def summary(self) -> str:
+        """Return what is compiled, in words."""
+        return (
+            f"{self.done} of {len(self.plan.operations)} operations are machine code, "
+            f"in {self.count} functions"
+        )
+
+    def staged(self) -> list[tuple[Node, bool]]:
+        """Return the arguments that have a copy, the last one first, and whether it is read."""
+        inputs, staged = self.plan.program.inputs, [b for b in self.bases if b[0] == "staged"]
+        return [(inputs[b[1]], _pointer_name(b) in self.used) for b in reversed(staged)]
+
+    def _lower(self, step: Step) -> None:
         node = step.nodes[0]
         if node.size == 0:
             return
@@ -136,11 +162,31 @@ class Segments:
         name = f"segment{self.count}"
         self.count += 1
         start = [f"define void @{name}(ptr %table) nounwind {{", "entry:"]
-        for base, i in self.text.bases.items():
+        for base, i in self.bases.items():
             start.append(f"%at{i} = getelementptr i64, ptr %table, i64 {i}")
-            start.append(f"%{base} = load ptr, ptr %at{i}")
+            start.append(f"%{_pointer_name(base)} = load ptr, ptr %at{i}")
         self.functions.append("\n".join([*start, *SPACE, *lines, "ret void", "}"]))
         return name
+
+    # Memory
+
+    def _base(self, base: Base) -> str:
+        """Return the name of the pointer to a base."""
+        self.bases.setdefault(base, len(self.bases))
+        return _pointer_name(base)
+
+    def _access(self, node: Node) -> Access:
+        """Return where the elements of a node lie, which must be the same in each call."""
+        lies = self.layout[node]
+        found = self.layout.staged.get(id(node)) if lies.base[0] == "argument" else lies
+        if found is None or found.strides is None:  # a large argument, or a value inside a group
+            raise UnsupportedError("memory without an address")
+        return Access(self._base(found.base), found.offset, found.strides, node.dtype)
+
+    def _span(self, node: Node) -> tuple[str, int, int]:
+        """Return the base, the first byte, and the byte after the last."""
+        access = self._access(node)
+        return (access.base, *access.span(node.shape))
 
     # Elementwise
 
@@ -168,8 +214,8 @@ class Segments:
 
     def _elementwise(self, node: Node) -> None:
         operands, dtypes = self._operands(node)
-        reads = [self.places.span(o) for o in operands if isinstance(o, Node)]
-        writes = [self.places.span(node)]
+        reads = [self._span(o) for o in operands if isinstance(o, Node)]
+        writes = [self._span(node)]
         for item in reversed(self.items):  # done earlier, in a loop that is there
             if isinstance(item, _Loop) and self._join(item, node, operands, dtypes):
                 return
@@ -198,14 +244,14 @@ class Segments:
         for o, dtype in zip(operands, dtypes, strict=True):
             if not isinstance(o, Node):
                 given.append(number(o.astype(dtype)))
-            elif id(root(o)) in loop.made and whole(o) and o.shape == node.shape:
+            elif id(root(o)) in loop.made and is_whole(o) and o.shape == node.shape:
                 given.append(loop.made[id(root(o))])
             else:
-                a = self.places.access(o)
+                a = self._access(o)
                 reads.append(a._replace(strides=broadcast(o.shape, a.strides, node.shape)))
                 given.append(reads[-1])
-        inside = id(node) in self.plan.memory.scratch
-        out = None if inside else self.places.access(node)
+        inside = self.layout[node].base[0] == "scratch"
+        out = None if inside else self._access(node)
         if out is not None:
             out = out._replace(strides=broadcast(node.shape, out.strides, node.shape))
         op = "positive" if node.op in ("astype", "copy") else node.op
@@ -250,19 +296,19 @@ class Segments:
 
     def _pointer(self, base: str, offset: int, lines: list[str]) -> str:
         self.named += 1
-        self.places.used.add(base)
+        self.used.add(base)
         lines.append(f"%x{self.named} = getelementptr i8, ptr %{base}, i64 {offset}")
         return f"%x{self.named}"
 
     # What NumPy's functions in C do
 
-    def _may_have_gaps(self, node: Node) -> bool:
+    def _has_unknown_strides(self, node: Node) -> bool:
         """Tell whether a node is an argument, or a view of one, whose strides no plan knows.
 
         NumPy is given the argument itself, and its bits may depend on the strides: a copy in order
         will not do.
         """
-        return id(root(node)) in self.text.bound
+        return self.layout[node].base[0] == "argument"
 
     def _by_c(self, node: Node) -> None:
         """One ufunc on arrays without gaps, and on single elements."""
@@ -281,18 +327,17 @@ class Segments:
             # The stride that NumPy passes, as bits depend on it: 0 without axes.
             stride = 0 if shape == () or o.size < node.size else dtype.itemsize
             if isinstance(o, Node):
-                a = self.places.access(o)
-                if o.size > 1 and self._may_have_gaps(o):
+                a = self._access(o)
+                if o.size > 1 and self._has_unknown_strides(o):
                     raise UnsupportedError("an argument of any strides")
                 if not is_contiguous(o.shape, a.strides, dtype.itemsize):
                     raise UnsupportedError("strides")
                 accesses.append((a, stride, o.size))
             else:
-                base = self.text.value(o)
-                self.text.bases.setdefault(base, len(self.text.bases))
+                base = self._base(self.layout.constants.add(o))
                 accesses.append((Access(base, 0, (), dtype), stride, 1))
-        out = self.places.access(node)
-        call = c_parts.loop(UFUNCS[node.op], (*dtypes, node.dtype))
+        out = self._access(node)
+        call = numpy_c.loop(UFUNCS[node.op], (*dtypes, node.dtype))
         if call is None:
             raise UnsupportedError(node.op)
         accesses.append((out, out.dtype.itemsize, node.size))
@@ -308,8 +353,8 @@ class Segments:
         x, dtype, width = node.nodes[0], node.dtype, node.dtype.itemsize
         op = "sum" if node.op == "mean" else node.op
         outer, count, columns = _parts(x.shape, node.attr("axis"))
-        access, out = self.places.access(x), self.places.access(node)
-        flat = is_contiguous(x.shape, access.strides, width) and not self._may_have_gaps(x)
+        access, out = self._access(x), self._access(node)
+        flat = is_contiguous(x.shape, access.strides, width) and not self._has_unknown_strides(x)
         if not flat or x.dtype != dtype or dtype.kind == "b" or dtype.name not in MEMORY:
             raise UnsupportedError(op)
         if node.op == "mean" and dtype.name not in ("float32", "float64"):
@@ -338,11 +383,11 @@ class Segments:
 
     def _repeated(self, node: Node, op: str, outer: int, count: int, columns: int) -> _Item:
         """Return calls of one of NumPy's functions, for each row."""
-        x, out, dtype = self.places.access(node.nodes[0]), self.places.access(node), node.dtype
-        call = c_parts.loop(BINARY[op], (dtype,) * 3)
+        x, out, dtype = self._access(node.nodes[0]), self._access(node), node.dtype
+        call = numpy_c.loop(BINARY[op], (dtype,) * 3)
         if call is None or (columns > 1 and op not in ("max", "min")):
             raise UnsupportedError(op)
-        item = _Item([self.places.span(node.nodes[0])], [self.places.span(node)], [])
+        item = _Item([self._span(node.nodes[0])], [self._span(node)], [])
         o = self._pointer(out.base, out.offset, item.lines)
         p = self._pointer(x.base, x.offset, item.lines)
         if columns == 1:
@@ -357,9 +402,9 @@ class Segments:
         x, W = node.nodes
         if not (len(x.shape) == len(W.shape) == 2 and x.dtype == W.dtype == node.dtype):
             raise UnsupportedError("matmul")
-        if x.size == 0 or self._may_have_gaps(x) or self._may_have_gaps(W):
+        if x.size == 0 or self._has_unknown_strides(x) or self._has_unknown_strides(W):
             raise UnsupportedError("matmul of an argument")
-        a, b, out = self.places.access(x), self.places.access(W), self.places.access(node)
+        a, b, out = self._access(x), self._access(W), self._access(node)
         (m, k), n, width = x.shape, W.shape[1], node.dtype.itemsize
         by_column = []
         for i, access in ((x, a), (W, b)):
@@ -370,7 +415,7 @@ class Segments:
         kinds = _kind(x.shape), _kind(W.shape)
         if "one" in kinds or kinds == ("row", "column") or (a.base, a.offset) == (b.base, b.offset):
             raise UnsupportedError("a product that is none of matrices")
-        item = _Item([self.places.span(x), self.places.span(W)], [self.places.span(node)], [])
+        item = _Item([self._span(x), self._span(W)], [self._span(node)], [])
         pa, pb, po = (self._pointer(i.base, i.offset, item.lines) for i in (a, b, out))
         t = "float" if width == 4 else "double"
         if kinds[0] == "matrix" and kinds[1] == "column":
@@ -387,7 +432,7 @@ class Segments:
             lead_a, lead_b = (m if by_column[0] else k), (k if by_column[1] else n)
             given = f"i32 101, i32 {flags[0]}, i32 {flags[1]}, INT {m}, INT {n}, INT {k}, {t} 1.0"
             given += f", ptr {pa}, INT {lead_a}, ptr {pb}, INT {lead_b}, {t} 0.0, ptr {po}, INT {n}"
-        found = c_parts.product(call, node.dtype)
+        found = numpy_c.product(call, node.dtype)
         if found is None:
             raise UnsupportedError("BLAS")
         given = given.replace("INT", f"i{found.bits}")
@@ -396,17 +441,21 @@ class Segments:
 
     def _concat(self, node: Node) -> None:
         """Copy the parts that are not computed in their places."""
-        out, axis = self.places.access(node), node.attr("axis")
+        out, axis = self._access(node), node.attr("axis")
         loops = []
-        for part, start in self.plan.memory.slots[id(node)]:
+        for part, start in self.layout.slots[id(node)]:
             if part.size:
-                a = self.places.access(part)
+                a = self._access(part)
                 to = out._replace(offset=out.offset + start * out.strides[axis])
                 if a.dtype != out.dtype or len(collapsed(part.shape, [a, to])[0]) > 2:
                     raise UnsupportedError("axes")
                 loop = _alone(part.shape, "positive", (a,), to)
                 loops.append(loop)
         self.items += loops
+
+
+def _pointer_name(base: Base) -> str:
+    return f"{base[0]}{base[1]}"
 
 
 def _parts(shape: tuple[int, ...], axis: Any) -> tuple[int, int, int]:
