@@ -29,6 +29,8 @@ OWN = (SGD, Momentum, RMSProp, Adam)  # and what derives from them
 class WeightDecay:
     """g <- g + decay p: the gradient of L + decay |p|^2 / 2 (ridge, or L2, regularisation).
 
+    Shapes: gradients g have the shapes of the parameters p.
+
     Parameters
     ----------
     decay : float
@@ -40,6 +42,16 @@ class WeightDecay:
     Notes
     -----
     For Adam and RMSProp, which divide by the size of the gradients, see `portnet.AdamW`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> decay = portnet.WeightDecay(0.1)
+    >>> g, p = np.array([0.0]), np.array([2.0])
+    >>> decay.update(g, decay.init(p), p)[0]
+    array([0.2])
+    >>> optimizer = portnet.chain(portnet.WeightDecay(1e-4, only="W"), portnet.SGD(0.1))
     """
 
     decay: float
@@ -66,6 +78,18 @@ class ClipNorm:
 
     All gradients shrink alike, so that their direction stays (Pascanu et al. 2013). The norm stays
     where the arrays are: the host does not wait for it. Where it overflows, the step is 0.
+
+    Shapes: gradients g have the shapes of the parameters p.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> clip = portnet.ClipNorm(1.0)
+    >>> g, p = np.array([3.0, 4.0]), np.array([0.0, 0.0])
+    >>> clip.update(g, clip.init(p), p)[0]
+    array([0.6, 0.8])
+    >>> optimizer = portnet.chain(portnet.ClipNorm(1.0), portnet.Adam())
     """
 
     limit: float
@@ -90,7 +114,19 @@ class ClipNorm:
 
 @dataclass(frozen=True)
 class Chained:
-    """Transforms and an optimizer, each given what the one before it returned: see `chain`."""
+    """Transforms and an optimizer, each given what the one before it returned: see `chain`.
+
+    Shapes: gradients and updates have the shapes of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> optimizer = portnet.chain(portnet.ClipNorm(1.0), portnet.SGD(0.5))
+    >>> g, p = np.array([3.0, 4.0]), np.array([0.0, 0.0])
+    >>> optimizer.update(g, optimizer.init(p), p)[0]
+    array([-0.3, -0.4])
+    """
 
     parts: tuple[Any, ...]
 
