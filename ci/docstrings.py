@@ -21,7 +21,7 @@ import importlib
 import inspect
 import re
 import textwrap
-from types import FunctionType, ModuleType
+from types import FunctionType
 
 MODULES = (
     "portnet.backend",
@@ -160,13 +160,3 @@ def _is_array(annotation):
     nodes = list(ast.walk(annotation))
     names = {n.id for n in nodes if isinstance(n, ast.Name)}
     return bool(ARRAYS & (names | {n.attr for n in nodes if isinstance(n, ast.Attribute)}))
-
-
-def modules_of_site():
-    """Return the modules that the site has a page for."""
-    return ["portnet", *MODULES]
-
-
-def is_module(thing):
-    """Tell whether a public name is a module."""
-    return isinstance(thing, ModuleType)
