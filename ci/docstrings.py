@@ -5,8 +5,8 @@ functions in its ``__all__`` or, where it has none, the ones it defines without 
 underscore. The rules are:
 
 * a docstring, written in the class or function itself; public methods need one, too;
-* an example: at least one ``>>>`` that the doctests run, so not one marked ``+SKIP``. The methods
-  of a class share the example of their class;
+* an example: a section "Examples" with at least one ``>>>`` that the doctests run, so not one
+  marked ``+SKIP``. The methods of a class share the example of their class;
 * shapes, if arrays are taken or returned. That is so where an annotation names one of ARRAYS, or
   where an argument named in DATA is annotated as Any. A docstring gives shapes where SHAPE matches:
   a tuple with at least one axis of AXES, as ``(rows, n_in)`` or ``(n,)``; "0-d"; "any shape"; or
@@ -17,6 +17,7 @@ There are no exceptions.
 
 import ast
 import doctest
+import functools
 import importlib
 import inspect
 import re
@@ -88,7 +89,7 @@ def faults_of(name, thing):
         return [f"{name}: no docstring"]
     found = []
     if not _examples(doc):
-        found.append(f"{name}: no example (>>>) that is run")
+        found.append(f"{name}: no section Examples with a >>> that is run")
     if isinstance(node, ast.FunctionDef):
         if _has_arrays(node) and not _gives_shapes(doc):
             found.append(f"{name}: takes or returns arrays, gives no shapes")
@@ -104,13 +105,15 @@ def faults_of(name, thing):
     return found
 
 
+@functools.cache
 def _parsed(thing):
     return ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
 
 
 def _examples(doc):
-    """Return the examples of a docstring that doctest runs."""
-    every = doctest.DocTestParser().get_examples(doc)
+    """Return what doctest runs of a docstring's section "Examples"."""
+    section = re.split(r"^Examples\n-{8}\n", doc, maxsplit=1, flags=re.MULTILINE)[1:]
+    every = doctest.DocTestParser().get_examples("".join(section))
     return [example for example in every if not example.options.get(doctest.SKIP)]
 
 

@@ -3,15 +3,13 @@
 Rows are samples: x has shape (rows, n_in) and y has shape (rows, n_out). Notebooks often write the
 transpose; this is how their names translate:
 
-====================================  ====================================================
-notebook (columns are samples)        here (rows are samples)
-====================================  ====================================================
-``Z1 = W1 @ X + b1``                  ``y = matmul(x, W) + b``
-``dW2 = dZ2 @ A1.T / m``              ``dW = matmul(x^T, dy)``; the loss put the 1/m into dy
-``db2 = sum(dZ2, axis=1) / m``        ``db = sum(dy, axis=-2)``
-``dA1 = W2.T @ dZ2``                  ``dx = matmul(dy, W^T)``
-``dZ1 = dA1 * relu_derivative(Z1)``   ``dx = dy * (y > 0)``, the `backward` of ReLU
-====================================  ====================================================
+| notebook (columns are samples)      | here (rows are samples)                                |
+|-------------------------------------|--------------------------------------------------------|
+| ``Z1 = W1 @ X + b1``                | ``y = matmul(x, W) + b``                               |
+| ``dW2 = dZ2 @ A1.T / m``            | ``dW = matmul(x^T, dy)``; the loss put the 1/m into dy |
+| ``db2 = sum(dZ2, axis=1) / m``      | ``db = sum(dy, axis=-2)``                              |
+| ``dA1 = W2.T @ dZ2``                | ``dx = matmul(dy, W^T)``                               |
+| ``dZ1 = dA1 * relu_derivative(Z1)`` | ``dx = dy * (y > 0)``, the `backward` of ReLU          |
 
 A layer is anything with three pure methods (there is no base class):
 

@@ -203,6 +203,8 @@ def minimize(
         The lowest point that was met; `converged` is False where max_iter or the floating precision
         ended it, and `message` says so.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> minimize(lambda x: (np.sum((x - 3.0) ** 2), 2 * (x - 3.0)), np.zeros(2)).x
     array([3., 3.])

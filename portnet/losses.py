@@ -250,9 +250,10 @@ class SoftmaxCrossEntropy(Reduced):
 
     Notes
     -----
-    pred and dpred are (rows, classes), weight (rows,), value 0-d. The target is
-    (rows,) integer labels 0 .. classes - 1, or (rows, classes) probabilities in the dtype of z. A label that is no class counts as loss 0: Trainer and `check_gradients` refuse it,
-    the loss itself would have to wait for the device.
+    pred and dpred are (rows, classes), weight (rows,), value 0-d. The target is (rows,) integer
+    labels 0 .. classes - 1, or (rows, classes) probabilities in the dtype of z.
+    A label that is no class counts as loss 0: Trainer and `check_gradients` refuse it, the loss
+    itself would have to wait for the device.
     log p = z - max(z) - log(sum(e^(z - max(z)))) cannot overflow.
 
     Examples

@@ -176,6 +176,8 @@ def _flat(optimizer: Any) -> list[Any]:
 def chain(*parts: Any) -> Chained:
     """Return an optimizer that passes gradients through transforms and then an optimizer.
 
+    Examples
+    --------
     >>> chain(ClipNorm(1.0), WeightDecay(1e-4)).parts
     (ClipNorm(limit=1.0), WeightDecay(decay=0.0001, only=None))
     """

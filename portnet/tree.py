@@ -27,6 +27,8 @@ def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
 
     The leaves are arrays of any shape, or anything else; `fn` may change their shapes.
 
+    Examples
+    --------
     >>> map(lambda p, u: p + u, {"W": 1.0, "b": (2.0, None)}, {"W": 0.5, "b": (0.25, None)})
     {'W': 1.5, 'b': (2.25, None)}
     """
@@ -46,6 +48,8 @@ def leaves(tree: Tree) -> list[Any]:
 
     The leaves are arrays of any shape, or anything else.
 
+    Examples
+    --------
     >>> leaves(({"b": 2, "W": 1}, (), [3, None]))
     [1, 2, 3]
     """
@@ -59,6 +63,8 @@ def paths(tree: Tree) -> list[str]:
 
     The leaves are arrays of any shape, or anything else.
 
+    Examples
+    --------
     >>> paths(({"b": 2, "W": 1}, (), [3, None]))
     ["[0]['W']", "[0]['b']", '[2][0]']
     """

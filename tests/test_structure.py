@@ -309,6 +309,8 @@ def test_doctests():
     skipped = {"__init__", "__main__"}
     if not importlib.util.find_spec("sklearn"):
         skipped.add("estimators")
+    if not importlib.util.find_spec("matplotlib"):
+        skipped.add("plots")
     for path in FILES:
         if path.stem not in skipped:
             module = importlib.import_module(f"portnet.{name_of(path).replace('/', '.')}")
