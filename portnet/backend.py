@@ -46,11 +46,33 @@ DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"
 
 
 class BackendUnavailableError(RuntimeError):
-    """An array library or its device cannot be used here; the message says what is missing."""
+    """An array library or its device cannot be used here; the message says what is missing.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> try:
+    ...     with portnet.use_backend("cupy"):
+    ...         x = portnet.asarray([1.0])
+    ... except portnet.BackendUnavailableError as error:
+    ...     reason = str(error)  # what is missing, and what to install
+    """
 
 
 class ShapeError(ValueError):
-    """An array has the wrong shape; the message says where, what was needed and what was given."""
+    """An array has the wrong shape; the message says where, what was needed and what was given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> net = portnet.mlp([4, 3])
+    >>> try:
+    ...     net.forward(portnet.init(net), np.ones((2, 5)))
+    ... except portnet.ShapeError as error:
+    ...     print(error)
+    layers[0] Dense(3): expected x of shape (rows, 4), got (2, 5)
+    """
 
 
 # What computes asks its arguments ---------------------------------------------------------------
@@ -60,6 +82,17 @@ def namespace(*arrays: Array) -> Any:
     """Return the array API namespace of the arrays; None and Python scalars are passed over.
 
     Raises TypeError where an argument is no array or where two libraries are mixed.
+
+    The arrays may have any shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> x = np.array([0.0, 1.0])
+    >>> xp = portnet.namespace(x)
+    >>> xp.exp(x) > 2.0
+    array([False,  True])
     """
     if all(type(a) is np.ndarray or a is None for a in arrays):  # the common case, at a tenth
         return _numpy_namespace()
@@ -103,7 +136,17 @@ def device_name(x: Array) -> str:
 
 @dataclass(frozen=True)
 class Backend:
-    """An array library, a device of it, and the floating dtype that new arrays are born with."""
+    """An array library, a device of it, and the floating dtype of new arrays.
+
+    Arrays of any shape.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> with portnet.use_backend("numpy", dtype="float64") as backend:
+    ...     print(backend.name, backend.device, backend.dtype)
+    numpy cpu float64
+    """
 
     name: str
     dtype: str = "float32"
@@ -190,7 +233,7 @@ def asarray(x: Any, *, dtype: str | None = None) -> Array:
     Parameters
     ----------
     x : array of any library, list, frame or scalar
-        Arrays already there are returned as they are (torch tensors detached).
+        Of any shape. Arrays already there are returned as they are (torch tensors detached).
     dtype : str, optional
         By default floating data take the backend's dtype; integers and booleans keep theirs, save
         that int64 becomes int32 on a device that has no 64-bit integers.
@@ -201,6 +244,13 @@ def asarray(x: Any, *, dtype: str | None = None) -> Array:
         for ragged lists, text, complex numbers, and values that are too large for the dtype.
     BackendUnavailableError
         where PORTNET_BACKEND names a backend that cannot be used.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> with portnet.use_backend("numpy"):
+    ...     portnet.asarray([[1.5, 2.5]])
+    array([[1.5, 2.5]], dtype=float32)
     """
     return get_backend().asarray(x, dtype)
 
@@ -208,7 +258,16 @@ def asarray(x: Any, *, dtype: str | None = None) -> Array:
 def to_numpy(x: Any) -> np.ndarray[Any, Any]:
     """Return an array of any library, a list or a frame as a NumPy array on the host.
 
-    Raises ValueError for ragged lists and masked values. This is where a device is waited for.
+    Raises ValueError for ragged lists and masked values. The call waits for the device.
+
+    The result has the shape of x.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> portnet.to_numpy([[1, 2], [3, 4]])
+    array([[1, 2],
+           [3, 4]])
     """
     if isinstance(x, np.ndarray | np.generic):
         if hasattr(x, "filled") and np.any(getattr(x, "mask", False)):
@@ -234,7 +293,7 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
 
 
 def set_backend(name: str, *, device: Any = None, dtype: str = "float32") -> None:
-    """Set where new arrays are born, for the whole process.
+    """Set where new arrays are created, for the whole process.
 
     Parameters
     ----------
@@ -250,6 +309,14 @@ def set_backend(name: str, *, device: Any = None, dtype: str = "float32") -> Non
         where the library or the device cannot be used; the message says what to install.
     ValueError
         for an unknown name, a dtype that the device does not have, an unknown device.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> portnet.set_backend("numpy", dtype="float64")
+    >>> portnet.asarray([1.0]).dtype
+    dtype('float64')
+    >>> portnet.set_backend("numpy")  # the default
     """
     global _default
     _default = _resolve(name, device, dtype)
@@ -257,9 +324,16 @@ def set_backend(name: str, *, device: Any = None, dtype: str = "float32") -> Non
 
 @contextmanager
 def use_backend(name: str, *, device: Any = None, dtype: str = "float32") -> Iterator[Backend]:
-    """Set where the current thread's new arrays are born, inside a ``with``.
+    """Set where the current thread's new arrays are created, inside a ``with``.
 
     Takes what `set_backend` takes, wins over it inside the block, and touches no other thread.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> with portnet.use_backend("numpy", dtype="float64"):
+    ...     portnet.asarray([1.0]).dtype
+    dtype('float64')
     """
     backend = _resolve(name, device, dtype)
     stack = _thread.__dict__.setdefault("stack", [])
@@ -274,6 +348,13 @@ def get_backend() -> Backend:
     """Return the current thread's backend, or else the process's: NumPy unless something was set.
 
     Raises BackendUnavailableError or ValueError where PORTNET_BACKEND names no usable backend.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> with portnet.use_backend("numpy"):
+    ...     print(portnet.get_backend())
+    numpy on cpu
     """
     stack = getattr(_thread, "stack", None)
     if stack:
@@ -320,7 +401,15 @@ def kind_of_tensor(x: Any) -> str:
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """Whether a backend can be used here, and the reason when not."""
+    """Whether a backend can be used here, and the reason when not.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> numpy = portnet.backends()[0]
+    >>> numpy.name, numpy.usable, numpy.device
+    ('numpy', True, 'cpu')
+    """
 
     name: str
     usable: bool
@@ -330,7 +419,14 @@ class BackendStatus:
 
 
 def backends() -> list[BackendStatus]:
-    """Return the status of every backend; imports the optional libraries that are installed."""
+    """Return the status of every backend; imports the optional libraries that are installed.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> "numpy" in [status.name for status in portnet.backends() if status.usable]
+    True
+    """
     return [_probe(name) for name in _LIBRARIES]
 
 
@@ -562,7 +658,15 @@ def _first_line(error: BaseException) -> str:
 
 
 def read(numbers: list[Any]) -> list[float]:
-    """Return 0-d arrays and numbers as floats, with one wait for the device."""
+    """Return 0-d arrays and numbers as floats, with one wait for the device.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.backend import read
+    >>> read([np.asarray(0.5), 2])
+    [0.5, 2.0]
+    """
     arrays = [v for v in numbers if hasattr(v, "shape")]
     host = iter(to_numpy(namespace(*arrays).stack(arrays)) if arrays else ())
     return [float(next(host) if hasattr(v, "shape") else v) for v in numbers]

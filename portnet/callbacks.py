@@ -19,7 +19,14 @@ __all__ = ["EarlyStopping", "ReduceOnPlateau", "Report", "Watch"]
 
 
 class Watch(NamedTuple):
-    """What watching a number remembers: its best value, the epoch of that, how many are since."""
+    """What watching a number remembers: its best value, the epoch of that, how many are since.
+
+    Examples
+    --------
+    >>> from portnet.callbacks import EarlyStopping, Watch
+    >>> EarlyStopping().watch(Watch("loss"), 0.5, epoch=1)
+    Watch(monitor='loss', best=0.5, epoch=1, since=0)
+    """
 
     monitor: str
     best: float = math.nan
@@ -103,6 +110,16 @@ class EarlyStopping(_Watching):
     restore : bool
         Whether the run that `fit` returns predicts with the parameters of the best epoch, also
         where training ended for another reason; else with those of the last.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> trainer = portnet.Trainer(portnet.mlp([1, 1]), "squared_error", portnet.SGD(0.1))
+    >>> X, y = [[-1.0], [0.0], [1.0]], [-2.0, 0.0, 2.0]
+    >>> stopping = portnet.EarlyStopping("loss", patience=3, min_change=1e-3)
+    >>> run = trainer.fit(X, y, epochs=1000, early_stopping=stopping)
+    >>> run.epoch < 1000, run.best_epoch == run.epoch - 3
+    (True, True)
     """
 
     restore: bool = field(default=True, kw_only=True)
@@ -128,6 +145,16 @@ class ReduceOnPlateau(_Watching):
         0 < factor < 1.
     lowest : float
         The scale shrinks no further than to this.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> trainer = portnet.Trainer(portnet.mlp([1, 1]), "squared_error", portnet.SGD(0.1))
+    >>> X, y = [[-1.0], [0.0], [1.0]], [-2.0, 0.0, 2.0]
+    >>> plateau = portnet.ReduceOnPlateau("loss", patience=3, min_change=1e-3, factor=0.5)
+    >>> run = trainer.fit(X, y, epochs=1000, reduce_on_plateau=plateau)
+    >>> run.history["scale"][0], run.history["scale"][-1]
+    (1.0, 0.0001)
     """
 
     patience: int = 5
@@ -223,6 +250,17 @@ class Report:
         How long the epoch took.
     run : Run
         The run so far, with the parameters of this epoch; it can be kept and used.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> trainer = portnet.Trainer(portnet.mlp([1, 1]), "squared_error", portnet.SGD(0.1))
+    >>> X, y = [[-1.0], [0.0], [1.0]], [-2.0, 0.0, 2.0]
+    >>> def good_enough(report):
+    ...     return report.numbers["loss"] < 0.01  # True ends the training
+    >>> run = trainer.fit(X, y, epochs=1000, callbacks=[good_enough])
+    >>> run.epoch < 1000
+    True
     """
 
     epoch: int

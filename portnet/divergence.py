@@ -18,7 +18,20 @@ __all__ = [
 
 
 class DivergenceError(ArithmeticError):
-    """The loss stopped being finite. `run` is the run as it was before that epoch."""
+    """The loss stopped being finite. `run` is the run as it was before that epoch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> trainer = portnet.Trainer(portnet.mlp([1, 1]), "squared_error", portnet.SGD(1e6))
+    >>> try:
+    ...     run = trainer.fit([[1.0], [2.0]], [1.0, 2.0], epochs=50)
+    ... except portnet.DivergenceError as error:
+    ...     run = error.run
+    >>> run.epoch < 50
+    True
+    """
 
     run: Run | None = None
 

@@ -26,7 +26,20 @@ from .losses import LOSSES, Loss
 
 
 class GradientError(AssertionError):
-    """A backward is not the derivative of its forward; the message names the array."""
+    """A backward is not the derivative of its forward; the message names the array.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> class Wrong(portnet.Tanh):
+    ...     def backward(self, params, cache, dy):
+    ...         return (), dy  # without the derivative of tanh
+    >>> try:
+    ...     portnet.check_layer(Wrong())
+    ... except portnet.GradientError as error:
+    ...     print(str(error).partition(".")[0])
+    Wrong() in inference: dx is wrong
+    """
 
 
 def check_layer(
@@ -53,6 +66,12 @@ def check_layer(
     GradientError
         where a derivative differs, where a backward is not linear in dy, where a gradient has
         another shape or dtype than its array, or where float32 does not stay float32.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> portnet.check_layer(portnet.Dense(3)) < 1e-6
+    True
     """
     methods("a layer", layer, ("init", "forward", "backward"))
     draw, n_in = random.generator(seed), n_in or getattr(layer, "n_in", None) or 6
@@ -87,7 +106,7 @@ def check_loss(
     ----------
     loss : str or callable
         ``loss(pred, target, weight) -> value, dpred``.
-    pred, target : arrays, optional
+    pred, target : arrays (rows, n_out), optional
         Random by default: a normal pred (5, 3) and a target of that shape in (0, 1).
     seed : int
         Of the random arrays and directions.
@@ -101,6 +120,12 @@ def check_loss(
     ------
     GradientError
         where the gradient differs from the slope of the value.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> portnet.check_loss("squared_error") < 1e-6
+    True
     """
     draw, loss = random.generator(seed), named("loss", loss, LOSSES)
     methods("a loss(pred, target, weight)", loss, ("__call__",))
@@ -160,6 +185,14 @@ def check_gradients(
         where a derivative differs; the message names the array.
     DataError, ValueError
         for data that cannot be used, and where there is no float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> net, X = portnet.mlp([2, 8, 3], "tanh"), np.random.default_rng(0).standard_normal((5, 2))
+    >>> portnet.check_gradients(net, "softmax_cross_entropy", X, [0, 1, 2, 0, 1]) < 1e-6
+    True
     """
     there = backend_of(X)
     place = Backend(there.name, "float64", there.device, there.xp)

@@ -3,15 +3,13 @@
 Rows are samples: x has shape (rows, n_in) and y has shape (rows, n_out). Notebooks often write the
 transpose; this is how their names translate:
 
-====================================  ====================================================
-notebook (columns are samples)        here (rows are samples)
-====================================  ====================================================
-``Z1 = W1 @ X + b1``                  ``y = matmul(x, W) + b``
-``dW2 = dZ2 @ A1.T / m``              ``dW = matmul(x^T, dy)``; the loss put the 1/m into dy
-``db2 = sum(dZ2, axis=1) / m``        ``db = sum(dy, axis=-2)``
-``dA1 = W2.T @ dZ2``                  ``dx = matmul(dy, W^T)``
-``dZ1 = dA1 * relu_derivative(Z1)``   ``dx = dy * (y > 0)``, the `backward` of ReLU
-====================================  ====================================================
+| notebook (columns are samples)      | here (rows are samples)                                |
+|-------------------------------------|--------------------------------------------------------|
+| ``Z1 = W1 @ X + b1``                | ``y = matmul(x, W) + b``                               |
+| ``dW2 = dZ2 @ A1.T / m``            | ``dW = matmul(x^T, dy)``; the loss put the 1/m into dy |
+| ``db2 = sum(dZ2, axis=1) / m``      | ``db = sum(dy, axis=-2)``                              |
+| ``dA1 = W2.T @ dZ2``                | ``dx = matmul(dy, W^T)``                               |
+| ``dZ1 = dA1 * relu_derivative(Z1)`` | ``dx = dy * (y > 0)``, the `backward` of ReLU          |
 
 A layer is anything with three pure methods (there is no base class):
 
@@ -51,7 +49,28 @@ _METHODS = ("init", "forward", "backward")  # what makes a layer
 
 
 class Layer(Protocol):
-    """What a layer is: three pure methods. A frozen dataclass with them needs nothing else."""
+    """What a layer is: three pure methods. A frozen dataclass with them needs nothing else.
+
+    Shapes: x (rows, n_in), y and dy (rows, n_out), dx as x. Parameters are of any shape.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np
+    >>> import portnet
+    >>> @dataclass(frozen=True)
+    ... class Scale:  # y = a x
+    ...     def init(self, rng, n_in):
+    ...         return {"a": np.ones((1, n_in))}, n_in
+    ...     def forward(self, params, x, key=None):
+    ...         return params["a"] * x, x
+    ...     def backward(self, params, cache, dy):
+    ...         xp = portnet.namespace(dy)
+    ...         da = xp.sum(dy * cache, axis=-2, keepdims=True)
+    ...         return {"a": da}, params["a"] * dy
+    >>> portnet.check_layer(Scale()) < 1e-6
+    True
+    """
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """Return initial parameters and the number of outputs."""
@@ -77,8 +96,19 @@ class Dense:
 
     Notes
     -----
-    W has shape (n_in, n_out) and b (1, n_out). With L the loss and dy = dL/dy, the chain rule gives
+    x has shape (rows, n_in), y (rows, n_out), W (n_in, n_out) and b (1, n_out).
+    With L the loss and dy = dL/dy, the chain rule gives
     dW_ij = sum over rows of x_i dy_j; db_j = sum over rows of dy_j; dx_i = sum over j of dy_j W_ij.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> dense = portnet.Dense(3)
+    >>> params, n_out = dense.init(np.random.default_rng(0), 2)
+    >>> y, cache = dense.forward(params, np.ones((5, 2)))
+    >>> params["W"].shape, params["b"].shape, y.shape
+    ((2, 3), (1, 3), (5, 3))
     """
 
     n_out: int
@@ -134,7 +164,21 @@ class _NoParameters:
 
 @dataclass(frozen=True)
 class Identity(_NoParameters):
-    """y = x;  dy/dx = 1."""
+    """y = x;  dy/dx = 1.
+
+    Shapes: x, y, dy and dx are (rows, n_in).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> layer = portnet.Identity()
+    >>> y, cache = layer.forward((), np.array([[-2.0, 3.0]]))
+    >>> y
+    array([[-2.,  3.]])
+    >>> layer.backward((), cache, np.ones((1, 2)))[1]
+    array([[1., 1.]])
+    """
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = x."""
@@ -147,7 +191,21 @@ class Identity(_NoParameters):
 
 @dataclass(frozen=True)
 class ReLU(_NoParameters):
-    """y = max(x, 0);  dy/dx = 1 where y > 0, else 0 (0 at x = 0, as everybody has it)."""
+    """y = max(x, 0);  dy/dx = 1 where y > 0, else 0 (0 at x = 0, the usual convention).
+
+    Shapes: x, y, dy and dx are (rows, n_in).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> layer = portnet.ReLU()
+    >>> y, cache = layer.forward((), np.array([[-2.0, 0.0, 3.0]]))
+    >>> y
+    array([[0., 0., 3.]])
+    >>> layer.backward((), cache, np.ones((1, 3)))[1]
+    array([[0., 0., 1.]])
+    """
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = max(x, 0)."""
@@ -162,7 +220,21 @@ class ReLU(_NoParameters):
 
 @dataclass(frozen=True)
 class LeakyReLU(_NoParameters):
-    """y = max(x, slope x);  dy/dx = 1 where y > 0, else slope (Maas et al. 2013)."""
+    """y = max(x, slope x);  dy/dx = 1 where y > 0, else slope (Maas et al. 2013).
+
+    Shapes: x, y, dy and dx are (rows, n_in).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> layer = portnet.LeakyReLU(0.1)
+    >>> y, cache = layer.forward((), np.array([[-2.0, 3.0]]))
+    >>> y
+    array([[-0.2,  3. ]])
+    >>> layer.backward((), cache, np.ones((1, 2)))[1]
+    array([[0.1, 1. ]])
+    """
 
     slope: float = 0.01
 
@@ -186,6 +258,19 @@ class Sigmoid(_NoParameters):
     """y = s(x) = 1 / (1 + e^-x) = (tanh(x/2) + 1) / 2;  dy/dx = y (1 - y).
 
     The form with tanh cannot overflow, in either direction.
+
+    Shapes: x, y, dy and dx are (rows, n_in).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> layer = portnet.Sigmoid()
+    >>> y, cache = layer.forward((), np.array([[0.0, 1000.0]]))
+    >>> y
+    array([[0.5, 1. ]])
+    >>> layer.backward((), cache, np.ones((1, 2)))[1]
+    array([[0.25, 0.  ]])
     """
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
@@ -201,7 +286,21 @@ class Sigmoid(_NoParameters):
 
 @dataclass(frozen=True)
 class Tanh(_NoParameters):
-    """y = tanh(x);  dy/dx = 1 - y^2."""
+    """y = tanh(x);  dy/dx = 1 - y^2.
+
+    Shapes: x, y, dy and dx are (rows, n_in).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> layer = portnet.Tanh()
+    >>> y, cache = layer.forward((), np.array([[0.0, 1000.0]]))
+    >>> y
+    array([[0., 1.]])
+    >>> layer.backward((), cache, np.ones((1, 2)))[1]
+    array([[1., 0.]])
+    """
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = tanh(x)."""
@@ -216,7 +315,21 @@ class Tanh(_NoParameters):
 
 @dataclass(frozen=True)
 class Softplus(_NoParameters):
-    """y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|);  dy/dx = s(x) = 1 - e^-y."""
+    """y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|);  dy/dx = s(x) = 1 - e^-y.
+
+    Shapes: x, y, dy and dx are (rows, n_in).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> layer = portnet.Softplus()
+    >>> y, cache = layer.forward((), np.array([[-1000.0, 1000.0]]))
+    >>> y
+    array([[   0., 1000.]])
+    >>> layer.backward((), cache, np.ones((1, 2)))[1]
+    array([[0., 1.]])
+    """
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = max(x, 0) + log(1 + e^-|x|): the exponential never overflows."""
@@ -235,6 +348,19 @@ class SiLU(_NoParameters):
     """y = x s(x), s the logistic function;  dy/dx = s (1 + x (1 - s)).
 
     Also called swish (Elfwing et al. 2017).
+
+    Shapes: x, y, dy and dx are (rows, n_in).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> layer = portnet.SiLU()
+    >>> y, cache = layer.forward((), np.array([[0.0, 100.0]]))
+    >>> y
+    array([[  0., 100.]])
+    >>> layer.backward((), cache, np.ones((1, 2)))[1]
+    array([[0.5, 1. ]])
     """
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
@@ -254,6 +380,19 @@ class GELU(_NoParameters):
 
     dy/dx = (1 + t) / 2 + x (1 - t^2) du/dx / 2, with du/dx = c (1 + 3 a x^2). This is the tanh form
     of Hendrycks and Gimpel (2016); the exact one needs erf, which the array API does not have.
+
+    Shapes: x, y, dy and dx are (rows, n_in).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> layer = portnet.GELU()
+    >>> y, cache = layer.forward((), np.array([[0.0, 100.0]]))
+    >>> y
+    array([[  0., 100.]])
+    >>> layer.backward((), cache, np.ones((1, 2)))[1]
+    array([[0.5, 1. ]])
     """
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
@@ -278,6 +417,8 @@ _GELU_C, _GELU_A = math.sqrt(2 / math.pi), 0.044715
 class Dropout(_NoParameters):
     """y = x m / (1 - rate), m = 0 with probability `rate`, else 1; in inference y = x.
 
+    Shapes: x, y, dy and dx are (rows, n_in).
+
     Parameters
     ----------
     rate : float
@@ -287,6 +428,16 @@ class Dropout(_NoParameters):
     Notes
     -----
     The mask is a hash of (seed, step, layer, row, column): see `portnet.rng`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> layer, x = portnet.Dropout(0.5), np.ones((1, 6))
+    >>> layer.forward((), x)[0]  # inference
+    array([[1., 1., 1., 1., 1., 1.]])
+    >>> layer.forward((), x, portnet.rng.key(seed=0, count=0))[0]  # training
+    array([[2., 2., 0., 0., 2., 2.]])
     """
 
     rate: float = 0.5
@@ -311,8 +462,19 @@ class Dropout(_NoParameters):
 class LayerNorm:
     """y = gamma z + beta, z = (x - mean(x)) / sqrt(var(x) + eps), over each row (Ba et al. 2016).
 
-    gamma and beta have shape (1, n_in). With dz = dy gamma and r = 1 / sqrt(var + eps):
+    x and y have shape (rows, n_in), gamma and beta (1, n_in).
+    With dz = dy gamma and r = 1 / sqrt(var + eps):
     dx = r (dz - mean(dz) - z mean(dz z)); dgamma = sum over rows of dy z; dbeta = sum of dy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> layer, x = portnet.LayerNorm(), np.array([[1.0, 3.0], [10.0, 30.0]])
+    >>> params, n_out = layer.init(np.random.default_rng(0), 2)
+    >>> layer.forward(params, x)[0].round(3)
+    array([[-1.,  1.],
+           [-1.,  1.]])
     """
 
     eps: float = 1e-5
@@ -353,6 +515,8 @@ class LayerNorm:
 class Chain:
     """y = f_n(... f_2(f_1(x))): layers one after the other, and their backwards in reverse.
 
+    Shapes: x is (rows, n_in) of the first layer, y (rows, n_out) of the last.
+
     Parameters
     ----------
     layers : sequence of layers
@@ -361,8 +525,19 @@ class Chain:
 
     Notes
     -----
-    The parameters are a tuple with those of each layer. Errors of shape are told with the place:
+    The parameters are a tuple with those of each layer. Errors of shape name the layer by its
+    position:
     ``layers[2] Dense(3): expected x of shape (rows, 8), got (12, 5)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> net = portnet.Chain([portnet.Dense(8), portnet.Tanh(), portnet.Dense(3)], n_in=4)
+    >>> x = np.ones((5, 4))
+    >>> params = portnet.init(net, like=x)
+    >>> net.forward(params, x)[0].shape
+    (5, 3)
     """
 
     layers: Sequence[Layer]
@@ -416,7 +591,18 @@ class Chain:
 
 @dataclass(frozen=True)
 class Residual:
-    """y = x + f(x): f's outputs as many as its inputs;  dx = dy + the dx of f (He et al. 2015)."""
+    """y = x + f(x): f's outputs as many as its inputs;  dx = dy + the dx of f (He et al. 2015).
+
+    Shapes: x, y, dy and dx are (rows, n_in).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> layer = portnet.Residual(portnet.ReLU())
+    >>> layer.forward((), np.array([[-1.0, 2.0]]))[0]
+    array([[-1.,  4.]])
+    """
 
     layer: Layer
 
@@ -472,6 +658,9 @@ def mlp(
     weights: Any = None,
 ) -> Chain:
     """A multilayer perceptron: Dense, norm, activation, dropout for each hidden layer, then Dense.
+
+    Shapes: x is (rows, n_in) and y (rows, n_out), where n_in and n_out are the first and last of
+    `sizes`.
 
     Parameters
     ----------

@@ -26,7 +26,19 @@ EVALUATIONS = 20  # of f in one line search, at most
 
 
 class Result(NamedTuple):
-    """Where a minimization ended, and why."""
+    """Where a minimization ended, and why.
+
+    x and gradient have shape (n,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet import lbfgs
+    >>> f = lambda x: (np.sum((x - 3.0) ** 2), 2 * (x - 3.0))
+    >>> result = lbfgs.minimize(f, np.zeros(2))
+    >>> result.x, result.converged
+    (array([3., 3.]), True)
+    """
 
     x: Array
     value: float
@@ -38,7 +50,20 @@ class Result(NamedTuple):
 
 
 class LBFGSState(NamedTuple):
-    """What L-BFGS remembers besides x."""
+    """What L-BFGS remembers besides x.
+
+    gradient and the arrays of s and y have shape (n,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet import lbfgs
+    >>> f = lambda x: (np.sum((x - 3.0) ** 2), 2 * (x - 3.0))
+    >>> optimizer, x = lbfgs.LBFGS(), np.zeros(2)
+    >>> x, state = optimizer.iterate(f, x, optimizer.init(x))
+    >>> state.value < 18.0, len(state.s)  # f at the start is 18
+    (True, 1)
+    """
 
     value: float  # f(x); nan before the first evaluation
     gradient: Array | None  # (n,) at x; None before the first evaluation
@@ -54,6 +79,17 @@ class LBFGS:
 
     Nocedal and Wright (2006), algorithms 7.4 and 7.5. It has converged where max |g_i| <= gtol, or
     where f_k - f_{k+1} <= ftol max(|f_k|, |f_{k+1}|, 1).
+
+    Shapes: x and the gradient are (n,), the value of f is 0-d.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> net = portnet.mlp([1, 8, 1], "tanh")
+    >>> trainer = portnet.Trainer(net, "squared_error", portnet.LBFGS())
+    >>> run = trainer.fit([[-1.0], [0.0], [1.0]], [1.0, 0.0, 1.0], epochs=50)
+    >>> run.history["loss"][-1] < 1e-3
+    True
     """
 
     memory: int = 10
@@ -167,6 +203,8 @@ def minimize(
         The lowest point that was met; `converged` is False where max_iter or the floating precision
         ended it, and `message` says so.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> minimize(lambda x: (np.sum((x - 3.0) ** 2), 2 * (x - 3.0)), np.zeros(2)).x
     array([3., 3.])

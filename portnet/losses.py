@@ -31,7 +31,20 @@ Loss = Callable[..., tuple[Array, Array]]
 
 @dataclass(frozen=True)
 class Reduced:
-    """What the losses share: the reduction over rows, an identity link, targets anywhere."""
+    """What the losses share: the reduction over rows, an identity link, targets anywhere.
+
+    Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> pred, target = np.array([[1.0], [3.0]]), np.zeros((2, 1))
+    >>> float(portnet.SquaredError()(pred, target)[0])
+    2.5
+    >>> float(portnet.SquaredError(reduction="sum")(pred, target)[0])
+    5.0
+    """
 
     reduction: str = field(default="mean", kw_only=True)
     low, high = -inf, inf  # not fields: they belong to the class
@@ -63,7 +76,21 @@ class Reduced:
 
 @dataclass(frozen=True)
 class SquaredError(Reduced):
-    """l = sum_j (p_j - t_j)^2 / 2;  dl/dp = p - t."""
+    """l = sum_j (p_j - t_j)^2 / 2;  dl/dp = p - t.
+
+    Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> value, dpred = portnet.SquaredError()(np.array([[1.0], [3.0]]), np.zeros((2, 1)))
+    >>> float(value)
+    2.5
+    >>> dpred
+    array([[0.5],
+           [1.5]])
+    """
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
         """Return value, dpred."""
@@ -74,7 +101,21 @@ class SquaredError(Reduced):
 
 @dataclass(frozen=True)
 class AbsoluteError(Reduced):
-    """l = sum_j |p_j - t_j|;  dl/dp = sign(p - t)."""
+    """l = sum_j |p_j - t_j|;  dl/dp = sign(p - t).
+
+    Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> value, dpred = portnet.AbsoluteError()(np.array([[1.0], [-3.0]]), np.zeros((2, 1)))
+    >>> float(value)
+    2.0
+    >>> dpred
+    array([[ 0.5],
+           [-0.5]])
+    """
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
         """Return value, dpred."""
@@ -88,6 +129,19 @@ class Huber(Reduced):
     """l = sum_j q (|e| - q/2), e = p - t, q = min(|e|, delta);  dl/dp = e clipped to +-delta.
 
     That is e^2/2 up to delta, and a straight line beyond (Huber 1964).
+
+    Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> value, dpred = portnet.Huber(delta=2.0)(np.array([[1.0], [10.0]]), np.zeros((2, 1)))
+    >>> float(value)  # (1/2 + 18) / 2
+    9.25
+    >>> dpred
+    array([[0.5],
+           [1. ]])
     """
 
     delta: float = 1.0
@@ -111,6 +165,21 @@ class PoissonLoss(Reduced):
 
     The output p is the logarithm of the mean. log(t!) is left out: it does not depend on p. e^p
     overflows beyond 88 in float32 and 709 in float64.
+
+    Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> loss, pred = portnet.PoissonLoss(), np.array([[0.0], [0.0]])
+    >>> value, dpred = loss(pred, np.array([[1.0], [3.0]]))
+    >>> dpred
+    array([[ 0.],
+           [-1.]])
+    >>> loss.mean(pred)
+    array([[1.],
+           [1.]])
     """
 
     low = 0.0
@@ -132,6 +201,20 @@ class SigmoidCrossEntropy(Reduced):
 
     This is -t log s(z) - (1 - t) log(1 - s(z)), for logits z and targets 0 <= t <= 1: one output
     for two classes, or one output for each label of a multi-label problem.
+
+    Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> loss, logits = portnet.SigmoidCrossEntropy(), np.array([[0.0], [100.0]])
+    >>> value, dlogits = loss(logits, np.array([[1.0], [1.0]]))
+    >>> round(float(value), 4)  # log(2) / 2
+    0.3466
+    >>> loss.mean(logits)
+    array([[0.5],
+           [1. ]])
     """
 
     low, high = 0.0, 1.0
@@ -167,10 +250,23 @@ class SoftmaxCrossEntropy(Reduced):
 
     Notes
     -----
-    The target is (rows,) integer labels 0 .. classes - 1, or (rows, classes) probabilities in the
-    dtype of z. A label that is no class counts as loss 0: Trainer and `check_gradients` refuse it,
-    the loss itself would have to wait for the device.
+    pred and dpred are (rows, classes), weight (rows,), value 0-d. The target is (rows,) integer
+    labels 0 .. classes - 1, or (rows, classes) probabilities in the dtype of z.
+    A label that is no class counts as loss 0: Trainer and `check_gradients` refuse it, the loss
+    itself would have to wait for the device.
     log p = z - max(z) - log(sum(e^(z - max(z)))) cannot overflow.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> loss, logits = portnet.SoftmaxCrossEntropy(), np.zeros((2, 4))
+    >>> value, dlogits = loss(logits, np.array([0, 3]))
+    >>> round(float(value), 4)  # log(4)
+    1.3863
+    >>> loss.mean(logits)
+    array([[0.25, 0.25, 0.25, 0.25],
+           [0.25, 0.25, 0.25, 0.25]])
     """
 
     label_smoothing: float = 0.0
@@ -216,7 +312,16 @@ LOSSES: dict[str, Callable[[], Loss]] = {
 
 
 def one_hot(labels: Array, z: Array) -> Array:
-    """Return t (rows, classes), t_ij = 1 where labels_i = j, in the dtype of z (rows, classes)."""
+    """Return t (rows, classes), t_ij = 1 where labels_i = j, in the dtype of z (rows, classes).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.losses import one_hot
+    >>> one_hot(np.array([2, 0]), np.zeros((2, 3)))
+    array([[0., 0., 1.],
+           [1., 0., 0.]])
+    """
     xp = namespace(labels, z)
     if not xp.isdtype(labels.dtype, "integral") or labels.shape != z.shape[:-1]:
         raise ShapeError(

@@ -31,6 +31,17 @@ def accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
 
     With one column, class 1 is predicted where its probability is at least 0.5. With more, the
     class is the largest column (the first of equals); a target of the same shape is one-hot.
+
+    Shapes: mean is (rows, classes), or (rows, 1) for two; target is (rows,) labels or has
+    the shape of mean; weight is (rows,), the result 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import accuracy
+    >>> p = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+    >>> float(accuracy(p, np.array([0, 0, 1, 1])))
+    0.75
     """
     right, _ = _right("accuracy", mean, target, weight)
     return _average(right, weight)
@@ -41,6 +52,17 @@ def balanced_accuracy(mean: Array, target: Array, weight: Array | None = None) -
 
     It is the accuracy where every class counts the same, however rare: guessing always the same of
     k classes gives 1/k. Classes without rows (or weight) do not count.
+
+    Shapes: mean is (rows, classes), or (rows, 1) for two; target is (rows,) labels or has
+    the shape of mean; weight is (rows,), the result 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import balanced_accuracy
+    >>> p = np.array([[0.9, 0.1]] * 4)
+    >>> float(balanced_accuracy(p, np.array([0, 0, 0, 1])))  # (1 + 0) / 2; the accuracy is 3/4
+    0.5
     """
     right, labels = _right("balanced_accuracy", mean, target, weight)
     xp = namespace(right)
@@ -57,6 +79,17 @@ def log_loss(mean: Array, target: Array, weight: Array | None = None) -> Array:
 
     p is kept between eps and 1 - eps of its dtype, so that one sure mistake does not count
     infinitely (scikit-learn's convention; portnet's losses work on logits and need none).
+
+    Shapes: mean is (rows, classes), or (rows, 1) for two; target is (rows,) labels or has
+    the shape of mean; weight is (rows,), the result 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import log_loss
+    >>> p = np.array([[0.5, 0.5], [0.25, 0.75]])
+    >>> round(float(log_loss(p, np.array([0, 0]))), 4)  # (log(2) + log(4)) / 2
+    1.0397
     """
     p = two_columns(mean)
     xp = namespace(p)
@@ -72,20 +105,53 @@ def log_loss(mean: Array, target: Array, weight: Array | None = None) -> Array:
 
 
 def label_accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
-    """Return the share of labels (rows x n_out) on the right side of 0.5: for multi-label."""
+    """Return the share of labels on the right side of 0.5: for multi-label.
+
+    Shapes: mean and target are (rows, labels); weight is (rows,), the result 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import label_accuracy
+    >>> p = np.array([[0.9, 0.1], [0.6, 0.8]])
+    >>> float(label_accuracy(p, np.array([[1.0, 0.0], [0.0, 1.0]])))
+    0.75
+    """
     xp = _check("label_accuracy", mean, target, weight)
     right = xp.astype((mean >= 0.5) == (target >= 0.5), mean.dtype)
     return _average(xp.mean(right, axis=-1), weight)
 
 
 def mean_absolute_error(mean: Array, target: Array, weight: Array | None = None) -> Array:
-    """MAE = the mean of |mean - target| over rows and outputs."""
+    """MAE = the mean of |mean - target| over rows and outputs.
+
+    Shapes: mean and target are (rows, outputs); weight is (rows,), the result 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import mean_absolute_error
+    >>> mean, target = np.array([[1.0], [2.0], [6.0]]), np.array([[1.0], [2.0], [3.0]])
+    >>> float(mean_absolute_error(mean, target))
+    1.0
+    """
     xp = _check("mean_absolute_error", mean, target, weight)
     return _average(xp.mean(xp.abs(mean - target), axis=-1), weight)
 
 
 def mean_squared_error(mean: Array, target: Array, weight: Array | None = None) -> Array:
-    """MSE = the mean of (mean - target)^2 over rows and outputs; no factor 1/2, unlike the loss."""
+    """MSE = the mean of (mean - target)^2 over rows and outputs; no factor 1/2, unlike the loss.
+
+    Shapes: mean and target are (rows, outputs); weight is (rows,), the result 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import mean_squared_error
+    >>> mean, target = np.array([[1.0], [2.0], [6.0]]), np.array([[1.0], [2.0], [3.0]])
+    >>> float(mean_squared_error(mean, target))
+    3.0
+    """
     xp = _check("mean_squared_error", mean, target, weight)
     return _average(xp.mean((mean - target) ** 2, axis=-1), weight)
 
@@ -94,6 +160,18 @@ def r2(mean: Array, target: Array, weight: Array | None = None) -> Array:
     """R^2 = 1 - sum (t - m)^2 / sum (t - mean(t))^2, averaged over outputs; 1 is perfect.
 
     A constant output counts 1 where it is predicted exactly, else 0 (as scikit-learn has it).
+
+    Shapes: mean and target are (rows, outputs); weight is (rows,), the result 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import r2
+    >>> mean, target = np.array([[1.0], [2.0], [6.0]]), np.array([[1.0], [2.0], [3.0]])
+    >>> float(r2(mean, target))  # 1 - 9 / 2
+    -3.5
+    >>> float(r2(target, target))
+    1.0
     """
     xp = _check("r2", mean, target, weight)
     w = target * 0 + 1.0 if weight is None else xp.expand_dims(weight, axis=-1)

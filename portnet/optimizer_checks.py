@@ -17,7 +17,21 @@ STEPS = 20  # with the same gradient: also a learning rate that warms up has the
 
 
 class OptimizerError(AssertionError):
-    """An optimizer does not do what is asked of one; the message says what."""
+    """An optimizer does not do what is asked of one; the message says what.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> class Ascent(portnet.SGD):
+    ...     def update(self, grads, state, params):
+    ...         updates, state = super().update(grads, state, params)
+    ...         return portnet.tree.map(lambda u: -u, updates), state
+    >>> try:
+    ...     portnet.check_optimizer(Ascent())
+    ... except portnet.OptimizerError as error:
+    ...     print(str(error).partition(",")[0])
+    Ascent(lr=0.1): expected updates that go against the gradient
+    """
 
 
 def check_optimizer(
@@ -33,8 +47,8 @@ def check_optimizer(
     ----------
     optimizer : str or optimizer
     params : nest of arrays, optional
-        In any library; by default random ones of a Dense layer and a number of axes 0, on the
-        current backend.
+        In any library, of any shape; by default random ones of a Dense layer and a 0-d one, on
+        the current backend.
     seed : int
         Of the random parameters.
 
@@ -42,6 +56,12 @@ def check_optimizer(
     ------
     OptimizerError
         The message says what was expected and what was given.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> portnet.check_optimizer("adam")  # no error
+    >>> portnet.check_optimizer(portnet.SGD(portnet.CosineDecay(0.1, steps=100)))
     """
     optimizer = named("optimizer", optimizer, OPTIMIZERS)
     methods("an optimizer", optimizer, ("init", "update"))

@@ -26,7 +26,22 @@ Rate = float | Callable[[Any], Any]  # lr, or lr(t) with t a 0-d array of the pa
 
 
 class Optimizer(Protocol):
-    """What an optimizer is: two pure methods."""
+    """What an optimizer is: two pure methods.
+
+    Shapes: updates and gradients have the shapes of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> from portnet import tree
+    >>> class SignDescent:  # u = -lr sign(g)
+    ...     def init(self, params):
+    ...         return ()
+    ...     def update(self, grads, state, params):
+    ...         return tree.map(lambda g: -0.01 * portnet.namespace(g).sign(g), grads), state
+    >>> portnet.check_optimizer(SignDescent())
+    """
 
     def init(self, params: Params) -> State:
         """Return the state before the first step."""
@@ -37,7 +52,20 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True)
 class SGD:
-    """u = -lr g: gradient descent, stochastic where the gradient is that of a batch."""
+    """u = -lr g: gradient descent, stochastic where the gradient is that of a batch.
+
+    Shapes: updates and gradients have the shapes of the parameters; t is 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> optimizer, params = portnet.SGD(0.5), np.array([1.0, 2.0])
+    >>> state = optimizer.init(params)
+    >>> updates, state = optimizer.update(np.array([0.5, -1.0]), state, params)
+    >>> params + updates
+    array([0.75, 2.5 ])
+    """
 
     lr: Rate = 0.1
 
@@ -56,7 +84,17 @@ class SGD:
 
 
 class VState(NamedTuple):
-    """What the next three remember: t steps made, and v, a memory of gradients or their squares."""
+    """What the next three remember: t steps made, and v, a memory of gradients or their squares.
+
+    t is 0-d; v has the shapes of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> portnet.Momentum().init(np.ones(2))
+    VState(t=array(0.), v=array([0., 0.]))
+    """
 
     t: Any
     v: Params
@@ -64,7 +102,22 @@ class VState(NamedTuple):
 
 @dataclass(frozen=True)
 class Momentum:
-    """v <- beta v + g;  u = -lr v: a heavy ball (Polyak 1964; Sutskever et al. 2013)."""
+    """v <- beta v + g;  u = -lr v: a heavy ball (Polyak 1964; Sutskever et al. 2013).
+
+    Shapes: updates, gradients and v have the shapes of the parameters; t is 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> optimizer, params = portnet.Momentum(0.5, beta=0.5), np.array([1.0])
+    >>> state = optimizer.init(params)
+    >>> for grads in (np.array([1.0]), np.array([1.0])):
+    ...     updates, state = optimizer.update(grads, state, params)
+    ...     print(updates)
+    [-0.5]
+    [-0.75]
+    """
 
     lr: Rate = 0.1
     beta: float = 0.9
@@ -89,6 +142,20 @@ class Nesterov(Momentum):
     """v <- beta v + g;  u = -lr (g + beta v): the gradient as if the ball had rolled on already.
 
     Nesterov (1983), in the form of Sutskever et al. (2013) that needs no gradient elsewhere.
+
+    Shapes: updates, gradients and v have the shapes of the parameters; t is 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> optimizer, params = portnet.Nesterov(0.5, beta=0.5), np.array([1.0])
+    >>> state = optimizer.init(params)
+    >>> for grads in (np.array([1.0]), np.array([1.0])):
+    ...     updates, state = optimizer.update(grads, state, params)
+    ...     print(updates)
+    [-0.75]
+    [-0.875]
     """
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
@@ -105,6 +172,18 @@ class RMSProp:
 
     Tieleman and Hinton (2012), lecture 6.5. v starts at 0, so the first steps are larger, up to
     lr / sqrt(1 - beta).
+
+    Shapes: updates, gradients and v have the shapes of the parameters; t is 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> optimizer, params = portnet.RMSProp(0.1), np.array([1.0, 1.0])
+    >>> state = optimizer.init(params)
+    >>> updates, state = optimizer.update(np.array([5.0, -0.01]), state, params)
+    >>> updates.round(3)  # lr / sqrt(1 - beta), whatever the size of the gradient
+    array([-0.316,  0.316])
     """
 
     lr: Rate = 1e-3
@@ -129,7 +208,17 @@ class RMSProp:
 
 
 class AdamState(NamedTuple):
-    """What Adam remembers: t steps made, the running means m of g and v of g^2."""
+    """What Adam remembers: t steps made, the running means m of g and v of g^2.
+
+    t is 0-d; m and v have the shapes of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> portnet.Adam().init(np.ones(2))
+    AdamState(t=array(0.), m=array([0., 0.]), v=array([0., 0.]))
+    """
 
     t: Any
     m: Params
@@ -143,6 +232,18 @@ class Adam:
     m <- beta1 m + (1 - beta1) g and v <- beta2 v + (1 - beta2) g^2 are running means of the
     gradient and of its square; the divisions make up for their start at 0, with t = 1 in the first
     step (Kingma and Ba 2015, algorithm 1).
+
+    Shapes: updates, gradients and m, v have the shapes of the parameters; t is 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> optimizer, params = portnet.Adam(0.1), np.array([1.0, 1.0])
+    >>> state = optimizer.init(params)
+    >>> updates, state = optimizer.update(np.array([5.0, -0.01]), state, params)
+    >>> updates.round(3)  # the first step is lr, whatever the size of the gradient
+    array([-0.1,  0.1])
     """
 
     lr: Rate = 1e-3
@@ -184,6 +285,19 @@ class AdamW(Adam):
     all the rest, so that weights with large gradients hardly decay; here it is outside of that
     (Loshchilov and Hutter 2019). Every parameter decays, biases included, as in PyTorch and optax,
     or those of one name: ``only="W"``.
+
+    Shapes: updates, gradients and m, v have the shapes of the parameters; t is 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> params = {"W": np.ones(1), "b": np.ones(1)}
+    >>> optimizer = portnet.AdamW(0.1, decay=0.5, only="W")
+    >>> state = optimizer.init(params)
+    >>> grads = {"W": np.zeros(1), "b": np.zeros(1)}
+    >>> optimizer.update(grads, state, params)[0]["W"]
+    array([-0.05])
     """
 
     decay: float = 0.01

@@ -44,6 +44,15 @@ def curves(
         Name -> height of a dashed line, in the lowest panel.
     below : (ylabel, lines), optional
         A second panel with its own vertical axis.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from portnet import plots
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = plots.curves(f"{folder}/loss.png", {"training": [0.9, 0.4, 0.2]}, log=True)
+    >>> path.endswith("loss.png")
+    True
     """
     panels = [(ylabel, lines)] + ([] if below is None else [below])
     figure = _figure(7, 1.2 + 2.9 * len(panels))
@@ -99,6 +108,17 @@ def decision_boundary(
     ValueError
         where `X` is not (rows, 2), where `y` has several columns, and where the answer of the model
         is none of these.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from portnet import plots
+    >>> X, y = [[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [0, 0, 1]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model = lambda points: points.min(axis=1) > 0.5
+    ...     path = plots.decision_boundary(f"{folder}/plane.png", model, X, y)
+    >>> path.endswith("plane.png")
+    True
     """
     columns = getattr(X, "columns", None)
     points, targets = to_numpy(X), to_numpy(y)
@@ -227,7 +247,18 @@ def _text(name: Any) -> str:
 def images(
     path: Path, pictures: Sequence[Any], captions: Sequence[str], *, columns: int, title: str = ""
 ) -> Path:
-    """Draw small images (height, width), 1 black and 0 white, in rows, each under its caption."""
+    """Draw small images (height, width), 1 black and 0 white, in rows, each under its caption.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from portnet import plots
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = plots.images(f"{folder}/squares.png", [np.eye(8)] * 2, ["a", "b"], columns=2)
+    >>> path.endswith("squares.png")
+    True
+    """
     rows = -(-len(pictures) // columns)
     figure = _figure(1.5 * columns, 0.5 + 1.7 * rows)
     for axis in figure.subplots(rows, columns, squeeze=False).ravel():

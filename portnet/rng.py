@@ -41,17 +41,45 @@ Generator = np.random.Generator
 
 
 def generator(seed: int) -> Generator:
-    """Return NumPy's Generator for a seed: what a layer's `init` draws from."""
+    """Return NumPy's Generator for a seed: what a layer's `init` draws from.
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> draw = rng.generator(0)
+    >>> rng.he_normal(draw, 4, 3).shape
+    (4, 3)
+    """
     return np.random.default_rng(seed)
 
 
 def order(seed: int, epoch: int, rows: int) -> Host:
-    """Return the order of the rows in an epoch: a permutation that (seed, epoch) decide."""
+    """Return the order of the rows in an epoch: a permutation that (seed, epoch) decide.
+
+    The shape is (rows,).
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> rng.order(seed=0, epoch=1, rows=5)
+    array([0, 4, 3, 1, 2])
+    >>> rng.order(seed=0, epoch=2, rows=5)
+    array([0, 1, 3, 4, 2])
+    """
     return np.random.default_rng((seed, 1, epoch)).permutation(rows)
 
 
 def shuffled(seed: int, rows: int) -> Host:
-    """Return an order of the rows by which some are set aside: no epoch has the same."""
+    """Return an order of the rows by which some are set aside: no epoch has the same.
+
+    The shape is (rows,).
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> rng.shuffled(seed=0, rows=5)
+    array([4, 2, 1, 0, 3])
+    """
     return np.random.default_rng((seed, 2)).permutation(rows)
 
 
@@ -59,37 +87,107 @@ def shuffled(seed: int, rows: int) -> Host:
 
 
 def zeros(rng: Generator | None, n_in: int, n_out: int) -> Host:
-    """W = 0."""
+    """W = 0.
+
+    The shape is (n_in, n_out).
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> rng.zeros(None, 2, 3)
+    array([[0., 0., 0.],
+           [0., 0., 0.]])
+    """
     return np.zeros((n_in, n_out))
 
 
 def lecun_normal(rng: Generator, n_in: int, n_out: int) -> Host:
-    """W ~ N(0, 1 / n_in): keeps the variance of linear units (LeCun et al. 1998)."""
+    """W ~ N(0, 1 / n_in): keeps the variance of linear units (LeCun et al. 1998).
+
+    The shape is (n_in, n_out).
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> W = rng.lecun_normal(rng.generator(0), 100, 400)
+    >>> W.shape, round(float(W.var()), 3)
+    ((100, 400), 0.01)
+    """
     return rng.standard_normal((n_in, n_out)) * sqrt(1 / n_in)
 
 
 def lecun_uniform(rng: Generator, n_in: int, n_out: int) -> Host:
-    """W ~ U(-a, a), a = sqrt(3 / n_in): the variance of `lecun_normal`."""
+    """W ~ U(-a, a), a = sqrt(3 / n_in): the variance of `lecun_normal`.
+
+    The shape is (n_in, n_out).
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> W = rng.lecun_uniform(rng.generator(0), 300, 400)
+    >>> W.shape, round(float(abs(W).max()), 3)
+    ((300, 400), 0.1)
+    """
     return _uniform(rng, n_in, n_out, sqrt(3 / n_in))
 
 
 def glorot_normal(rng: Generator, n_in: int, n_out: int) -> Host:
-    """W ~ N(0, 2 / (n_in + n_out)): for tanh and sigmoid units (Glorot and Bengio 2010)."""
+    """W ~ N(0, 2 / (n_in + n_out)): for tanh and sigmoid units (Glorot and Bengio 2010).
+
+    The shape is (n_in, n_out).
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> W = rng.glorot_normal(rng.generator(0), 100, 300)
+    >>> W.shape, round(float(W.var()), 3)
+    ((100, 300), 0.005)
+    """
     return rng.standard_normal((n_in, n_out)) * sqrt(2 / (n_in + n_out))
 
 
 def glorot_uniform(rng: Generator, n_in: int, n_out: int) -> Host:
-    """W ~ U(-a, a), a = sqrt(6 / (n_in + n_out)): the variance of `glorot_normal`."""
+    """W ~ U(-a, a), a = sqrt(6 / (n_in + n_out)): the variance of `glorot_normal`.
+
+    The shape is (n_in, n_out).
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> W = rng.glorot_uniform(rng.generator(0), 200, 400)
+    >>> W.shape, round(float(abs(W).max()), 3)
+    ((200, 400), 0.1)
+    """
     return _uniform(rng, n_in, n_out, sqrt(6 / (n_in + n_out)))
 
 
 def he_normal(rng: Generator, n_in: int, n_out: int) -> Host:
-    """W ~ N(0, 2 / n_in): for ReLU units, half of which are off (He et al. 2015)."""
+    """W ~ N(0, 2 / n_in): for ReLU units, half of which are off (He et al. 2015).
+
+    The shape is (n_in, n_out).
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> W = rng.he_normal(rng.generator(0), 100, 400)
+    >>> W.shape, round(float(W.var()), 3)
+    ((100, 400), 0.02)
+    """
     return rng.standard_normal((n_in, n_out)) * sqrt(2 / n_in)
 
 
 def he_uniform(rng: Generator, n_in: int, n_out: int) -> Host:
-    """W ~ U(-a, a), a = sqrt(6 / n_in): the variance of `he_normal`."""
+    """W ~ U(-a, a), a = sqrt(6 / n_in): the variance of `he_normal`.
+
+    The shape is (n_in, n_out).
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> W = rng.he_uniform(rng.generator(0), 600, 400)
+    >>> W.shape, round(float(abs(W).max()), 3)
+    ((600, 400), 0.1)
+    """
     return _uniform(rng, n_in, n_out, sqrt(6 / n_in))
 
 
@@ -123,6 +221,13 @@ class Key(NamedTuple):
     """What a layer draws from: two numbers, of which bits are made when a layer asks for them.
 
     Both are Python ints, or int32 arrays (1, 1) where a step is traced and the numbers change.
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> key = rng.key(seed=0, count=1)
+    >>> key == rng.key(seed=0, count=1), key == rng.key(seed=0, count=2)
+    (True, False)
     """
 
     salt: Any  # a hash of (seed, epoch, layer)
@@ -130,19 +235,43 @@ class Key(NamedTuple):
 
 
 def key(seed: int, count: int) -> Key:
-    """Return the key of an epoch, or of a step: another for every (seed, count)."""
+    """Return the key of an epoch, or of a step: another for every (seed, count).
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> rng.key(seed=0, count=1) == rng.key(seed=1, count=0)
+    False
+    """
     digest = hashlib.blake2b(f"{seed} {count}".encode(), digest_size=4).digest()
     return Key(int.from_bytes(digest, "little", signed=True))
 
 
 def fold(key: Key, index: int) -> Key:
-    """Return the key of layer `index`: folding in a, then b, differs from b, then a."""
+    """Return the key of layer `index`: folding in a, then b, differs from b, then a.
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> key = rng.key(seed=0, count=1)
+    >>> rng.fold(key, 0) == rng.fold(key, 1)
+    False
+    """
     salt = key.salt * _LAYER + _signed((index + 1) * _COLUMN)
     return Key(_signed(salt) if isinstance(salt, int) else salt, key.first)
 
 
 def keep(key: Key, x: Array, rate: float) -> Array:
-    """Return a mask like x (rows, columns), False with probability `rate`: the same everywhere."""
+    """Return a mask like x (rows, columns), False with probability `rate`: the same everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet import rng
+    >>> kept = rng.keep(rng.key(seed=0, count=1), np.ones((100, 50)), rate=0.2)
+    >>> kept.shape, round(float(kept.mean()), 1)
+    ((100, 50), 0.8)
+    """
     xp, where = namespace(x), device(x)
     rows, columns = x.shape[-2:]
     row = xp.arange(rows, dtype=xp.int32, device=where)[:, None] + key.first

@@ -34,7 +34,16 @@ _BLOCK = 16_384  # rows predicted at once, so that memory does not grow with the
 
 
 class History(dict[str, list[float]]):
-    """A number for each epoch, by name: plain lists in a dict. NaN where there was none."""
+    """A number for each epoch, by name: plain lists in a dict. NaN where there was none.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> trainer = portnet.Trainer(portnet.mlp([1, 1]), "squared_error")
+    >>> history = trainer.fit([[1.0], [2.0]], [1.0, 2.0], epochs=5).history
+    >>> sorted(history), len(history["loss"])
+    (['loss'], 5)
+    """
 
     def to_dict(self) -> dict[str, list[float]]:
         """Return a plain dict of lists."""
@@ -52,12 +61,13 @@ class History(dict[str, list[float]]):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What training gave so far: parameters, optimizer state and history. Nothing changes it.
+    """What training gave so far: parameters, optimizer state and history; immutable.
 
     Attributes
     ----------
     params : nest of arrays
-        The parameters, where the data live; those of the best epoch after early stopping.
+        The parameters, where the data live: of each Dense W (n_in, n_out) and b (1, n_out). After
+        early stopping, those of the best epoch.
     state : nest of arrays
         The optimizer's, after the last step.
     feature_names : tuple of str, or None
@@ -80,6 +90,17 @@ class Run:
         The epoch in which the number that early stopping watches was best.
     stopped : str
         Why training ended before all its epochs, in words; else empty.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> X, y = [[0.0], [1.0], [2.0], [3.0]], ["no", "no", "yes", "yes"]
+    >>> trainer = portnet.Trainer(portnet.mlp([1, 2]), "softmax_cross_entropy", portnet.Adam(0.1))
+    >>> run = trainer.fit(X, y, epochs=100, metrics=["accuracy"])
+    >>> run.predict_class([[0.5], [2.5]])
+    array(['no', 'yes'], dtype='<U3')
+    >>> run.fit(X, y, epochs=10).epoch
+    110
     """
 
     trainer: Any
@@ -136,7 +157,7 @@ class Run:
         Takes what `Trainer.fit` takes: give the same data and options. The order of the rows, what
         layers drop, schedules and early stopping go on where they were; after an interruption, in
         the middle of the epoch, which counts as one of `epochs`. Metrics are by default those of
-        before.
+        before. X is (rows, n_in), y (rows,) or (rows, n_out).
         """
         return self.trainer.fit(X, y, *more, resume=self, **options)  # type: ignore[no-any-return]
 
@@ -157,7 +178,8 @@ class Run:
     def predict(self, X: Any) -> Array:
         """Return the mean of the target for each row, in the library of X.
 
-        The shape is (rows, outputs); (rows,) for one output that was trained on y of shape (rows,).
+        X is (rows, n_in). The shape is (rows, outputs); (rows,) for one output that was trained on
+        y of shape (rows,).
         This is the network's output for squared, absolute and Huber error and for losses of your
         own, its exponential for Poisson, and probabilities for the cross-entropies. Raw outputs are
         ``model.forward(run.params, x)[0]``.
@@ -187,7 +209,10 @@ class Run:
     def evaluate(
         self, X: Any, y: Any, sample_weight: Any = None, *, metrics: Iterable[Metric] | None = None
     ) -> dict[str, float]:
-        """Return the loss and the metrics (by default those of the fit) on these rows."""
+        """Return the loss and the metrics (by default those of the fit) on these rows.
+
+        X is (rows, n_in), y (rows,) or (rows, n_out), sample_weight (rows,).
+        """
         chosen = self.metrics
         if metrics is not None:
             chosen = check.named_metrics(metrics, self.trainer.loss, self.outputs)

@@ -24,7 +24,17 @@ __all__ = ["Constant", "CosineDecay", "ExponentialDecay", "InverseDecay", "StepD
 
 @dataclass(frozen=True)
 class Constant:
-    """lr(t) = lr."""
+    """lr(t) = lr.
+
+    t is a number, or an array of any shape; lr(t) has the shape of t.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> lr = portnet.Constant(0.1)
+    >>> lr(0), lr(1000)
+    (0.1, 0.1)
+    """
 
     lr: float
 
@@ -38,7 +48,17 @@ class Constant:
 
 @dataclass(frozen=True)
 class ExponentialDecay:
-    """lr(t) = lr factor^(t / every): a little less in each step, `factor` times after `every`."""
+    """lr(t) = lr factor^(t / every): a little less in each step, `factor` times after `every`.
+
+    t is a number, or an array of any shape; lr(t) has the shape of t.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> lr = portnet.ExponentialDecay(1.0, every=100, factor=0.5)
+    >>> lr(0), lr(100), lr(200)
+    (1.0, 0.5, 0.25)
+    """
 
     lr: float
     every: float
@@ -55,7 +75,17 @@ class ExponentialDecay:
 
 @dataclass(frozen=True)
 class StepDecay(ExponentialDecay):
-    """lr(t) = lr factor^floor(t / every): the same for `every` steps, then `factor` times that."""
+    """lr(t) = lr factor^floor(t / every): the same for `every` steps, then `factor` times that.
+
+    t is a number, or an array of any shape; lr(t) has the shape of t.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> lr = portnet.StepDecay(1.0, every=100, factor=0.5)
+    >>> lr(99), lr(100), lr(199), lr(200)
+    (1.0, 0.5, 0.5, 0.25)
+    """
 
     def __call__(self, t: Array) -> Array:
         """Return lr factor^floor(t / every)."""
@@ -69,6 +99,15 @@ class InverseDecay:
     The steps add up to infinity and their squares do not, for 1/2 < power <= 1: the condition under
     which stochastic gradients converge (Robbins and Monro 1951). ``InverseDecay(lr, 1, 0.5)`` is
     scikit-learn's "invscaling".
+
+    t is a number, or an array of any shape; lr(t) has the shape of t.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> lr = portnet.InverseDecay(1.0, steps=100)
+    >>> lr(0), lr(100), lr(300)
+    (1.0, 0.5, 0.25)
     """
 
     lr: float
@@ -90,6 +129,16 @@ class CosineDecay:
     Half a wave from lr down to `end`, reached after `steps` steps and kept (Loshchilov and Hutter
     2017). During the first `warmup` steps, which are counted in `steps`, the rate rises in a line
     from lr / (warmup + 1) to lr: large steps do harm before Adam has met enough gradients.
+
+    t is a number, or an array of any shape; lr(t) has the shape of t.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> lr = portnet.CosineDecay(1.0, steps=109, warmup=9)
+    >>> lr(0), lr(9), lr(59), lr(109)
+    (0.1, 1.0, 0.5, 0.0)
+    >>> optimizer = portnet.Adam(portnet.CosineDecay(1e-3, steps=10_000, warmup=500))
     """
 
     lr: float

@@ -221,8 +221,8 @@ class Trainer:
 
         Leave the loop when you have enough. Each run yielded stays as it is, with its own epoch's
         parameters: it can be kept, compared and gone back to; where early stopping watches,
-        `run.best` is the best one so far. Ctrl-C raises KeyboardInterrupt after a step, and the run
-        so far is the error's `run`.
+        `run.best` is the best one so far. X is (rows, n_in), y (rows,) or (rows, n_out).
+        Ctrl-C raises KeyboardInterrupt after a step, and the run so far is the error's `run`.
         """
         chosen = FitOptions(**options)
         return _epochs(*prepare(self, X, y, chosen), chosen)

@@ -26,6 +26,18 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
     (`portnet.rng.key`; None: nothing is drawn), and a 0-d array that multiplies the updates.
     `value` is the loss before the update, 0-d. It can be traced: nothing looks at a value. Raises
     ShapeError where arrays do not fit each other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> net, sgd, X = portnet.mlp([1, 1]), portnet.SGD(0.1), np.array([[1.0], [2.0]])
+    >>> step = portnet.make_step(net, portnet.SquaredError(), sgd)
+    >>> params = portnet.init(net, like=X)
+    >>> params, state, before = step(params, sgd.init(params), X, 3.0 * X)
+    >>> params, state, after = step(params, state, X, 3.0 * X)
+    >>> bool(after < before)
+    True
     """
 
     def step(
@@ -78,8 +90,17 @@ def init(
         Number of inputs; models of `portnet.mlp` know theirs.
     seed : int
     like : array, optional
-        Where the parameters are born: in the library, on the device and with the floating dtype of
-        this array. By default on the current backend.
+        Where the parameters are created: in the library, on the device and with the floating dtype
+        of this array, which may have any shape. By default on the current backend.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> net = portnet.mlp([4, 3])
+    >>> (dense,) = portnet.init(net, seed=0, like=np.ones(1))
+    >>> dense["W"].shape, dense["b"].shape
+    ((4, 3), (1, 3))
     """
     n_in = getattr(model, "n_in", None) if n_in is None else n_in
     if n_in is None:

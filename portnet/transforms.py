@@ -27,6 +27,8 @@ OWN = (SGD, Momentum, RMSProp, Adam)  # and what derives from them
 class WeightDecay:
     """g <- g + decay p: the gradient of L + decay |p|^2 / 2 (ridge, or L2, regularisation).
 
+    Shapes: gradients g have the shapes of the parameters p.
+
     Parameters
     ----------
     decay : float
@@ -38,6 +40,16 @@ class WeightDecay:
     Notes
     -----
     For Adam and RMSProp, which divide by the size of the gradients, see `portnet.AdamW`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> decay = portnet.WeightDecay(0.1)
+    >>> g, p = np.array([0.0]), np.array([2.0])
+    >>> decay.update(g, decay.init(p), p)[0]
+    array([0.2])
+    >>> optimizer = portnet.chain(portnet.WeightDecay(1e-4, only="W"), portnet.SGD(0.1))
     """
 
     decay: float
@@ -64,6 +76,18 @@ class ClipNorm:
 
     All gradients shrink alike, so that their direction stays (Pascanu et al. 2013). The norm stays
     where the arrays are: the host does not wait for it. Where it overflows, the step is 0.
+
+    Shapes: gradients g have the shapes of the parameters p.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> clip = portnet.ClipNorm(1.0)
+    >>> g, p = np.array([3.0, 4.0]), np.array([0.0, 0.0])
+    >>> clip.update(g, clip.init(p), p)[0]
+    array([0.6, 0.8])
+    >>> optimizer = portnet.chain(portnet.ClipNorm(1.0), portnet.Adam())
     """
 
     limit: float
@@ -88,7 +112,19 @@ class ClipNorm:
 
 @dataclass(frozen=True)
 class Chained:
-    """Transforms and an optimizer, each given what the one before it returned: see `chain`."""
+    """Transforms and an optimizer, each given what the one before it returned: see `chain`.
+
+    Shapes: gradients and updates have the shapes of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> optimizer = portnet.chain(portnet.ClipNorm(1.0), portnet.SGD(0.5))
+    >>> g, p = np.array([3.0, 4.0]), np.array([0.0, 0.0])
+    >>> optimizer.update(g, optimizer.init(p), p)[0]
+    array([-0.3, -0.4])
+    """
 
     parts: tuple[Any, ...]
 
@@ -138,6 +174,8 @@ def _flat(optimizer: Any) -> list[Any]:
 def chain(*parts: Any) -> Chained:
     """Return an optimizer that passes gradients through transforms and then an optimizer.
 
+    Examples
+    --------
     >>> chain(ClipNorm(1.0), WeightDecay(1e-4)).parts
     (ClipNorm(limit=1.0), WeightDecay(decay=0.0001, only=None))
     """

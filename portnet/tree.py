@@ -24,6 +24,10 @@ def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     Raises ValueError, with the path, where a nest of `rest` has another shape than `tree`. An error
     of `fn` itself goes through with a note that says at which leaf it happened.
 
+    The leaves are arrays of any shape, or anything else; `fn` may change their shapes.
+
+    Examples
+    --------
     >>> map(lambda p, u: p + u, {"W": 1.0, "b": (2.0, None)}, {"W": 0.5, "b": (0.25, None)})
     {'W': 1.5, 'b': (2.25, None)}
     """
@@ -41,6 +45,10 @@ def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
 def leaves(tree: Tree) -> list[Any]:
     """Return the leaves of a nest, in order.
 
+    The leaves are arrays of any shape, or anything else.
+
+    Examples
+    --------
     >>> leaves(({"b": 2, "W": 1}, (), [3, None]))
     [1, 2, 3]
     """
@@ -52,6 +60,10 @@ def leaves(tree: Tree) -> list[Any]:
 def paths(tree: Tree) -> list[str]:
     """Return the path to each leaf, in the order of `leaves`.
 
+    The leaves are arrays of any shape, or anything else.
+
+    Examples
+    --------
     >>> paths(({"b": 2, "W": 1}, (), [3, None]))
     ["[0]['W']", "[0]['b']", '[2][0]']
     """
@@ -63,6 +75,16 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
 
     The leaves must be arrays of one library, device and dtype. `unravel(vector)` raises ValueError
     unless the vector has shape (n,). Raises ValueError for a nest without arrays.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet import tree
+    >>> vector, unravel = tree.ravel({"W": np.ones((1, 2)), "b": np.zeros(1)})
+    >>> vector
+    array([1., 1., 0.])
+    >>> unravel(2 * vector)
+    {'W': array([[2., 2.]]), 'b': array([0.])}
     """
     arrays = leaves(tree)
     if not arrays:

@@ -7,7 +7,21 @@ MISS = object()  # what a short cut returns that does not lead there
 
 
 class CompileWarning(UserWarning):
-    """A function, or a part of it, cannot be compiled and runs eagerly; the message says why."""
+    """A function, or a part of it, cannot be compiled and runs eagerly; the message says why.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import numpy as np
+    >>> import portnet
+    >>> absolute = portnet.compile(lambda x: x if x[0] > 0 else -x)  # looks at a value
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     absolute(np.array([-1.0, -2.0]))
+    array([1., 2.])
+    >>> issubclass(caught[0].category, portnet.CompileWarning)
+    True
+    """
 
 
 class EagerError(Exception):

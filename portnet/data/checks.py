@@ -36,7 +36,18 @@ __all__ = [
 
 
 class DataError(ValueError):
-    """Data cannot be used as given; the message says which, where, and what was needed."""
+    """Data cannot be used as given; the message says which, where, and what was needed.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> trainer = portnet.Trainer(portnet.mlp([1, 1]), "squared_error")
+    >>> try:
+    ...     trainer.fit([[1.0], [float("nan")]], [1.0, 2.0])
+    ... except portnet.DataError as error:
+    ...     print(error)
+    X contains NaN at row 1, column 0
+    """
 
 
 def home(**arrays: Any) -> Backend:

@@ -214,7 +214,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
     def predict(self, X: Any) -> Array:
         """Return the class of each row, or 0 and 1 for each label, in the library of X.
 
-        Text comes as a NumPy array.
+        The shape is (rows,), or (rows, labels). Text comes as a NumPy array.
         """
 
         def names(raw: Array) -> Array:
@@ -232,13 +232,16 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return self._answer(X, "predict_proba", self._probabilities)
 
     def predict_log_proba(self, X: Any) -> Array:
-        """Return the logarithm of `predict_proba`."""
+        """Return the logarithm of `predict_proba`, (rows, classes)."""
         return self._answer(
             X, "predict_log_proba", lambda raw: namespace(raw).log(self._probabilities(raw))
         )
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the share of the rows whose class, or all of whose labels, are right."""
+        """Return the share of the rows whose class, or all of whose labels, are right.
+
+        X is (rows, features), y (rows,) or (rows, labels), sample_weight (rows,).
+        """
         with follow.told(X=X, y=y, sample_weight=sample_weight):
             pred, y, weight = follow.on_host(self.predict(X), y, sample_weight)
             return float(accuracy_score(y, pred, sample_weight=weight))

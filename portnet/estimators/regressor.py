@@ -147,6 +147,7 @@ class MLPRegressor(RegressorMixin, _MLP):
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Make one epoch more over these rows, in a new order; takes what `fit` takes.
 
+        X is (rows, features), y (rows,) or (rows, outputs), sample_weight (rows,).
         After an error, the estimator is as it was before.
         """
         with follow.told(X=X, y=y, sample_weight=sample_weight):
@@ -158,7 +159,10 @@ class MLPRegressor(RegressorMixin, _MLP):
         return mean[:, 0] if mean.shape[1] == 1 else mean
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return R2 on these rows: 1 is perfect, 0 is as good as the mean of y."""
+        """Return R2 on these rows: 1 is perfect, 0 is as good as the mean of y.
+
+        X is (rows, features), y (rows,) or (rows, outputs), sample_weight (rows,).
+        """
         with follow.told(X=X, y=y, sample_weight=sample_weight):
             pred, y, weight = follow.on_host(self.predict(X), y, sample_weight)
             return float(r2_score(y, pred, sample_weight=weight))
