@@ -1,4 +1,4 @@
-"""README.md keeps its word: its snippets run, its commands are two, its files exist."""
+"""README.md: its snippets run, its two commands are found, and the files it names exist."""
 
 import importlib
 import pickle
@@ -18,7 +18,7 @@ USABLE = [status.name for status in portnet.backends() if status.usable]
 SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def test_the_first_snippet():
+def test_first_snippet_trains():
     draw = np.random.default_rng(0)
     X, y = draw.standard_normal((3000, 32)), draw.integers(0, 8, 3000)
     names = {"X": X, "y": y, "Xv": X, "yv": y, "Xnew": X[:5], "Xt": X, "yt": y}
@@ -26,7 +26,7 @@ def test_the_first_snippet():
     assert len(names["run"].history["loss"]) == 2
 
 
-def test_the_snippet_of_training():
+def test_training_snippet_stops_early_and_keeps_the_class_names():
     draw = np.random.default_rng(0)
     X, labels = draw.standard_normal((300, 4)), np.array(["ant", "bee", "cat"])[np.arange(300) % 3]
     pytest.importorskip("pandas", reason="pandas is not installed")
@@ -36,7 +36,7 @@ def test_the_snippet_of_training():
     assert names["run"].classes.tolist() == ["ant", "bee", "cat"]
 
 
-def test_a_run_with_the_rate_of_ones_own_can_be_pickled(tmp_path, monkeypatch):
+def test_run_with_a_custom_schedule_can_be_pickled(tmp_path, monkeypatch):
     (tmp_path / "rate_of_readme.py").write_text(SNIPPETS[2])
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("rate_of_readme")
@@ -48,9 +48,9 @@ def test_a_run_with_the_rate_of_ones_own_can_be_pickled(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
-def test_the_drop_in_snippet():
+def test_estimator_snippet_fits_and_records_validation_scores():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
-    other = next(b for b in ("torch", "numpy") if b in USABLE)  # for the GPU
+    other = next(b for b in ("torch", "numpy") if b in USABLE)  # stands in for CuPy
     draw = np.random.default_rng(0)
     X, y = draw.standard_normal((80, 4)), np.arange(80) % 2
     names = {"X": X, "y": y, "Xv": X, "yv": y, "Xnew": X[:5]}
@@ -58,7 +58,7 @@ def test_the_drop_in_snippet():
     assert names["net"].n_iter_ == len(names["net"].validation_scores_)
 
 
-def test_the_layer_in_ten_lines():
+def test_custom_layer_snippet_has_at_most_ten_lines_and_trains():
     names = {}
     exec(SNIPPETS[4], names)
     body = re.search(r"^@dataclass.*?(?=\n\n\n)", SNIPPETS[4], re.MULTILINE | re.DOTALL).group()
@@ -68,7 +68,7 @@ def test_the_layer_in_ten_lines():
     assert len(run.history["loss"]) == 2
 
 
-def test_the_compiled_snippet(capsys):
+def test_compile_snippet_converges_and_explains_the_replay(capsys):
     names = {}
     exec(SNIPPETS[5], names)
     assert float(names["value"]) < 1e-3
@@ -76,7 +76,7 @@ def test_the_compiled_snippet(capsys):
     assert len(SNIPPETS) == 6
 
 
-def test_there_are_two_commands_near_the_top():
+def test_two_install_commands_stand_near_the_top():
     done = subprocess.run([sys.executable, ROOT / "ci" / "readme"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
@@ -86,10 +86,10 @@ def test_there_are_two_commands_near_the_top():
 @pytest.mark.parametrize(
     "path", sorted(set(re.findall(r"(?:portnet|examples|ci)/[\w./-]+\w", README)))
 )
-def test_files_that_are_named_exist(path):
+def test_named_files_exist(path):
     assert (ROOT / path).exists()
 
 
-def test_backends_are_all_named():
+def test_every_backend_is_named_in_the_table():
     for status in portnet.backends():
         assert f"| `{status.name}` |" in README
