@@ -408,10 +408,10 @@ def test_asarray_converts_arrays_of_every_library(xp, torch, jax):
         assert not getattr(array, "requires_grad", False)
 
 
-def test_asarray_of_read_only_memory_does_not_warn(other):
+def test_asarray_of_read_only_memory_does_not_warn(other_xp):
     host = np.arange(3.0)
     host.flags.writeable = False
-    np.testing.assert_array_equal(other.numpy(portnet.asarray(host)), [0, 1, 2])
+    np.testing.assert_array_equal(other_xp.numpy(portnet.asarray(host)), [0, 1, 2])
 
 
 def test_asarray_converts_dataframes_and_decimals():

@@ -153,13 +153,13 @@ def test_random_programs_replayed_equal_eager_calls(program):
     history = []
     with np.errstate(all="ignore"):
         for call in range(4):
-            world = call % pg.WORLDS
-            expected = program.function()(*program.inputs(world))
-            args = program.inputs(world)
+            value_set = call % pg.VALUE_SETS
+            expected = program.function()(*program.inputs(value_set))
+            args = program.inputs(value_set)
             held = not_donated(args, program.donate)
             before = snapshot(held)
             actual = compiled(*args)
-            assert_same(actual, expected, program.tolerance(world))
+            assert_same(actual, expected, program.tolerance(value_set))
             assert snapshot(held) == before, "an argument that is not donated changed"
             captured = [c for k, c in counted.fn.__globals__.items() if k in program.constants]
             check_memory(actual, held + captured)
@@ -179,11 +179,11 @@ def test_random_programs_interpreted_equal_eager_calls(program):
     """On NumPy bit for bit except for sums; also on array_api_strict."""
     fn = program.function()
     with np.errstate(all="ignore"):
-        for world in range(pg.WORLDS):
-            args = program.inputs(world)
+        for value_set in range(pg.VALUE_SETS):
+            args = program.inputs(value_set)
             expected = fn(*args)
             before = snapshot(args)
-            assert_same(interpreted(fn, args, xnp, args), expected, program.tolerance(world))
+            assert_same(interpreted(fn, args, xnp, args), expected, program.tolerance(value_set))
             assert snapshot(args) == before
             strict = [array_api_strict.asarray(np.array(x)) for x in args]
             try:
@@ -191,7 +191,7 @@ def test_random_programs_interpreted_equal_eager_calls(program):
             except IndexError:  # NumPy's short form of an index is not in the standard
                 continue
             actual = interpreted(fn, args, array_api_strict, strict)
-            assert_same(plain(actual), plain(expected), program.tolerance(world))
+            assert_same(plain(actual), plain(expected), program.tolerance(value_set))
 
 
 def is_strict(x):
@@ -2069,13 +2069,13 @@ def test_array_api_strict_arrays_equal_eager_calls():
         assert none is None
 
 
-def test_one_compiled_function_works_on_several_libraries(other):
+def test_one_compiled_function_works_on_several_libraries(other_xp):
     compiled = portnet.compile(model_step)
     x, w = a(4, 3) / 10, a(3, 3) / 10
     expected = model_step(x, w)
     for _ in range(2):
-        theirs = compiled(other.asarray(x), other.asarray(w))
-        other.assert_close(theirs[0]["w"], expected[0]["w"])
+        theirs = compiled(other_xp.asarray(x), other_xp.asarray(w))
+        other_xp.assert_close(theirs[0]["w"], expected[0]["w"])
         assert_close(compiled(x, w)[0], expected[0])
 
 

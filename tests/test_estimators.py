@@ -441,20 +441,20 @@ def test_estimators_on_every_backend_equal_numpy(xp, problem, solver):
         assert portnet.get_backend().holds(ours.coefs_[0])
 
 
-def test_host_data_train_on_the_backend_and_predictions_return_to_host(library):
+def test_host_data_train_on_the_backend_and_predictions_return_to_host(backend_name):
     """The backend is `backend` or the default; host input gives host results, device input stays."""
     X32 = X.astype(np.float32)
-    for net in (MLPClassifier(backend=library, **SMALL), MLPClassifier(**SMALL)):
+    for net in (MLPClassifier(backend=backend_name, **SMALL), MLPClassifier(**SMALL)):
         if net.backend is None:
-            portnet.set_backend(library)
+            portnet.set_backend(backend_name)
         net.fit(X32, Y)
-        assert portnet.backend.backend_of(net.coefs_[0]).name == library
+        assert portnet.backend.backend_of(net.coefs_[0]).name == backend_name
         for answer in (net.predict(X32), net.predict_proba(X32), net.predict_log_proba(X32)):
             assert type(answer) is np.ndarray
         there = portnet.backend.backend_of(net.coefs_[0]).asarray(X32)
         assert not is_host(net.predict_proba(there))
         net.partial_fit(X32, Y)
-        assert portnet.backend.backend_of(net.coefs_[0]).name == library
+        assert portnet.backend.backend_of(net.coefs_[0]).name == backend_name
         portnet.set_backend("numpy")
 
 

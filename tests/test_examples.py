@@ -247,11 +247,11 @@ def test_blobs_bayes_rule_maximizes_the_posterior():
     assert (blobs.bayes(X, centres) == y).mean() > 0.5
 
 
-def test_blobs_compare_agrees_between_backends(library, run):
-    printed = run("blobs", *SMALL, "--compare", library)
+def test_blobs_compare_agrees_between_backends(backend_name, run):
+    printed = run("blobs", *SMALL, "--compare", backend_name)
     difference = float(re.search(r"after 50 float64 steps: (.*)", printed).group(1))
     assert difference < 1e-12
-    first, second = re.search(rf"numpy (0\.\d+), {library} (0\.\d+)", printed).groups()
+    first, second = re.search(rf"numpy (0\.\d+), {backend_name} (0\.\d+)", printed).groups()
     assert abs(float(first) - float(second)) < 0.01
 
 
@@ -290,13 +290,13 @@ def test_example_without_scikit_learn_says_what_to_install(name, run, monkeypatc
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_example_runs_on_every_backend(name, library, run):
+def test_example_runs_on_every_backend(name, backend_name, run):
     short = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL}.get(name, [])
     few = {"blobs": 2, "xor": 60, "patterns_2x2": 60, "training_features": 2, "sklearn_pipeline": 2}
     epochs = few.get(name, 200)
-    if name == "sklearn_pipeline" and library != "cupy":
+    if name == "sklearn_pipeline" and backend_name != "cupy":
         pytest.skip("slow: each process imports the library; test_estimators.py covers the search")
-    run(name, "--backend", library, *short, "--epochs", epochs)
+    run(name, "--backend", backend_name, *short, "--epochs", epochs)
 
 
 def results_of_short_run(name, backend):
@@ -320,9 +320,9 @@ def results_of_short_run(name, backend):
 
 
 @pytest.mark.parametrize("name", NAMES[:5])
-def test_short_run_on_every_backend_equals_numpy(name, library):
+def test_short_run_on_every_backend_equals_numpy(name, backend_name):
     for ours, numpys in zip(
-        results_of_short_run(name, library), results_of_short_run(name, "numpy"), strict=True
+        results_of_short_run(name, backend_name), results_of_short_run(name, "numpy"), strict=True
     ):
         np.testing.assert_allclose(ours, numpys, rtol=1e-10, atol=1e-10)
 

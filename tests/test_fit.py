@@ -98,7 +98,7 @@ def test_resuming_10_of_20_epochs_equals_an_uninterrupted_run(name):
         assert 1 <= whole.best_epoch <= 20
 
 
-def test_resuming_on_other_backends_equals_an_uninterrupted_run(other):
+def test_resuming_on_other_backends_equals_an_uninterrupted_run(other_xp):
     t = trainer(model=portnet.mlp([5, 8, 3], dropout=0.3))
     whole = t.fit(X, LABELS, epochs=4, validation=0.2, metrics=["accuracy"])
     again = t.fit(X, LABELS, epochs=2, validation=0.2, metrics=["accuracy"])
@@ -802,8 +802,8 @@ def test_feature_names_of_mixed_types_raise():
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "huber", "poisson", "sigmoid_cross_entropy"])
-def test_predictions_have_the_shape_of_y(loss, library):
-    with portnet.use_backend(library):
+def test_predictions_have_the_shape_of_y(loss, backend_name):
+    with portnet.use_backend(backend_name):
         y = (LABELS > 0) * 1.0
         net = portnet.Trainer(portnet.mlp([5, 4, 1]), loss)
         flat, column = (net.fit(X, t, epochs=1) for t in (y, y[:, None]))
@@ -819,8 +819,8 @@ def test_predictions_have_the_shape_of_y(loss, library):
         assert flat.fit(X, y[:, None], epochs=1).predict(X).shape == (96, 1)  # as the last y
 
 
-def test_predict_proba_of_one_output_has_two_columns(library):
-    with portnet.use_backend(library):
+def test_predict_proba_of_one_output_has_two_columns(backend_name):
+    with portnet.use_backend(backend_name):
         for y in (LABELS > 0, (LABELS > 0)[:, None], np.where(LABELS > 0, "yes", "no")):
             run = portnet.Trainer(portnet.mlp([5, 4, 1]), "sigmoid_cross_entropy").fit(
                 X, y, epochs=1
@@ -844,8 +844,8 @@ def test_early_stopping_without_validation_warns_what_is_monitored():
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "bool"])
-def test_float_and_boolean_labels_equal_integer_labels(kind, library):
-    with portnet.use_backend(library):
+def test_float_and_boolean_labels_equal_integer_labels(kind, backend_name):
+    with portnet.use_backend(backend_name):
         labels = LABELS > 0 if kind == "bool" else LABELS.astype(kind)
         net = portnet.Trainer(portnet.mlp([5, 4, 3]), "softmax_cross_entropy")
         expected = net.fit(X, labels.astype(int), epochs=2)
@@ -886,14 +886,14 @@ def test_text_labels_equal_integer_labels(kind):
     assert_same_run(run.fit(X, y, epochs=1), plain.fit(X, LABELS, epochs=1))
 
 
-def test_two_text_labels_work_with_one_output(other):
+def test_two_text_labels_work_with_one_output(other_xp):
     words = np.where(LABELS == 0, "yes", "no")
     t = trainer("sigmoid_cross_entropy", model=portnet.mlp([5, 8, 1]))
-    run = t.fit(other.asarray(X), words, epochs=3, metrics=["accuracy", "log_loss"])
-    plain = t.fit(other.asarray(X), (LABELS == 0).astype(float), epochs=3)
+    run = t.fit(other_xp.asarray(X), words, epochs=3, metrics=["accuracy", "log_loss"])
+    plain = t.fit(other_xp.asarray(X), (LABELS == 0).astype(float), epochs=3)
     assert_equal(run.params, plain.params)
     assert run.classes.tolist() == ["no", "yes"]
-    answer = run.predict_class(other.asarray(X))  # text is always on the host
+    answer = run.predict_class(other_xp.asarray(X))  # text is always on the host
     assert isinstance(answer, np.ndarray)
     np.testing.assert_array_equal(answer == "yes", plain.predict_class(X) == 1)
 
@@ -918,7 +918,7 @@ def test_class_weight_equals_the_sample_weight_of_its_rows(loss, text):
 
 
 @pytest.mark.parametrize("weight", [None, RNG.integers(0, 3, 96)])
-def test_balanced_class_weight_equals_that_of_scikit_learn(weight, other):
+def test_balanced_class_weight_equals_that_of_scikit_learn(weight, other_xp):
     utils = pytest.importorskip("sklearn.utils", reason="scikit-learn is not installed")
     y = np.where(RNG.random(96) < 0.2, 0, 2)  # class 1 is empty
     copies = np.repeat(np.arange(96), 1 if weight is None else weight)
@@ -1059,12 +1059,12 @@ def test_summed_shard_gradients_equal_the_whole_gradient(xp):
 # Moving a run to another backend ----------------------------------------------------------------
 
 
-def test_moved_run_keeps_state_and_resumes_equally(other):
+def test_moved_run_keeps_state_and_resumes_equally(other_xp):
     with portnet.use_backend("numpy", dtype="float64"):
         t = trainer(model=portnet.mlp([5, 8, 3], "tanh", dropout=0.2))
         half = t.fit(X, LABELS, epochs=2, **MONITORING)
         whole = half.fit(X, LABELS, epochs=2, **MONITORING)
-    there = half.to(other.name, device=other.device)
+    there = half.to(other_xp.name, device=other_xp.device)
     assert there.place.dtype == "float64"
     assert all(there.place.holds(a) for a in tree.leaves((there.params, there.state)))
     assert_equal(there.params, half.params)
@@ -1074,7 +1074,7 @@ def test_moved_run_keeps_state_and_resumes_equally(other):
     assert_equal(back.params, moved.params)
     assert back.history == moved.history
     np.testing.assert_allclose(back.predict(X), whole.predict(X), rtol=1e-9)
-    narrow = half.to(other.name, dtype="float32")
+    narrow = half.to(other_xp.name, dtype="float32")
     assert str(host(narrow.params)[0].dtype) == "float32"
 
 
@@ -1212,10 +1212,10 @@ def test_tensors_train_on_the_backend_of_their_library(given, request):
     assert_near(run.params, expected.params, 1e-4)
 
 
-def test_data_are_moved_to_the_device_once(monkeypatch, library):
+def test_data_are_moved_to_the_device_once(monkeypatch, backend_name):
     """X, y and weights go to the device before the first epoch only."""
     moved = []
-    with portnet.use_backend(library):
+    with portnet.use_backend(backend_name):
         real = portnet.backend.Backend.asarray
 
         def spy(self, x, dtype=None):

@@ -195,9 +195,9 @@ def test_models_of_every_activation_are_accepted(activation):
     assert check_gradients(net, losses.Huber(), X, np.eye(3)[LABELS], weight=weight) < 1e-8
 
 
-def test_models_with_other_libraries_and_lists_are_accepted(other):
+def test_models_with_other_libraries_and_lists_are_accepted(other_xp):
     net = layers.mlp([4, 6, 3], "tanh")
-    x, y = other.asarray(X), other.asarray(LABELS)
+    x, y = other_xp.asarray(X), other_xp.asarray(LABELS)
     assert check_gradients(net, losses.SoftmaxCrossEntropy(), x, y) < 1e-8
     assert check_gradients(net, losses.SoftmaxCrossEntropy(), X.tolist(), LABELS.tolist()) < 1e-8
 

@@ -38,13 +38,13 @@ def check_replay_equals_eager(program):
     compiled = portnet.compile(program.function(), donate=program.donate)
     history = []
     with np.errstate(all="ignore"):
-        for world in (0, 1, 0):
-            expected = program.function()(*program.inputs(world))
-            args = program.inputs(world)
+        for value_set in (0, 1, 0):
+            expected = program.function()(*program.inputs(value_set))
+            args = program.inputs(value_set)
             held = [x for i, x in enumerate(args) if i not in program.donate]
             before = pg.snapshot(held)
             actual = compiled(*args)
-            pg.assert_same(actual, expected, program.tolerance(world))
+            pg.assert_same(actual, expected, program.tolerance(value_set))
             assert pg.snapshot(held) == before, "an argument that is not donated changed"
             results = [a for a in tree.leaves(actual) if isinstance(a, np.ndarray)]
             history.append((results, pg.snapshot(results)))

@@ -152,9 +152,9 @@ def test_decision_boundary_of_equal_predictions_has_no_contour(height, drawn, tm
     assert lines(drawn[0]) == 0
 
 
-def test_decision_boundary_accepts_arrays_of_other_libraries(other, drawn, tmp_path):
+def test_decision_boundary_accepts_arrays_of_other_libraries(other_xp, drawn, tmp_path):
     run = fitted("sigmoid_cross_entropy", 1, X[:40], TWO)
-    x, y = other.asarray(X[:40]), other.asarray(TWO)
+    x, y = other_xp.asarray(X[:40]), other_xp.asarray(TWO)
     plots.decision_boundary(tmp_path / "r.png", run, x, y)
     assert legend(drawn[0]) == ["class 0", "class 1"]
 

@@ -206,9 +206,9 @@ def argmax_works(xp):
     return xp.id != "strict-no_x64"  # array-api-strict 2.6.1: argmax makes int64 there
 
 
-def test_predictions_are_in_the_library_of_the_input(other):
+def test_predictions_are_in_the_library_of_the_input(other_xp):
     run = classifier().fit(X, LABELS, epochs=1)
-    x = other.asarray(X[:4])
+    x = other_xp.asarray(X[:4])
     for method in (run.predict, run.predict_proba, run.predict_class):
         assert portnet.get_backend().holds(method(x))
         assert isinstance(method(X[:4]), np.ndarray)
@@ -443,11 +443,11 @@ def test_progress_bar_counts_steps_and_is_off_without_a_terminal(capsys):
 # Backends, devices and threads ------------------------------------------------------------------
 
 
-def test_training_runs_on_the_backend_of_the_arrays(other):
-    x, y = other.asarray(X), other.asarray(LABELS)
+def test_training_runs_on_the_backend_of_the_arrays(other_xp):
+    x, y = other_xp.asarray(X), other_xp.asarray(LABELS)
     with portnet.use_backend("numpy", dtype="float64"):  # the default backend differs
         run = classifier().fit(x, y, epochs=1)
-        assert run.place.name == other.name
+        assert run.place.name == other_xp.name
         assert run.place.holds(run.predict(x))
         lists = classifier().fit(x, LABELS.tolist(), epochs=1, validation=(X, LABELS))
     assert all(run.place.holds(leaf) for leaf in tree.leaves((run.params, lists.params)))
@@ -659,7 +659,7 @@ def test_custom_loss_gets_integer_targets_as_floats():
     assert_near(ours.params, own.params, 1e-6)
 
 
-def test_metrics_can_return_python_numbers(other):
+def test_metrics_can_return_python_numbers(other_xp):
     def share(mean, target, weight=None):
         return 0.25
 

@@ -477,41 +477,43 @@ def test_bad_input_raises_its_error_and_message(case):
     assert type(caught.value) is error
 
 
-def test_bad_data_on_other_backends_raise(other):
+def test_bad_data_on_other_backends_raise(other_xp):
     """The checks run on the device of the arrays."""
     trainer = portnet.Trainer(NET, "softmax_cross_entropy", "sgd")
     with pytest.raises(DataError, match="X contains NaN at row 3, column 1"):
-        trainer.fit(other.asarray(changed(X, (3, 1), np.nan)), LABELS)
+        trainer.fit(other_xp.asarray(changed(X, (3, 1), np.nan)), LABELS)
     with pytest.raises(DataError, match=r"y: expected labels from 0 to 2 .* got 3 at row 4"):
-        trainer.fit(other.asarray(X), other.asarray(changed(LABELS, 4, 3)))
-    y = other.asarray(LABELS)
+        trainer.fit(other_xp.asarray(X), other_xp.asarray(changed(LABELS, 4, 3)))
+    y = other_xp.asarray(LABELS)
     with (
         portnet.use_backend("numpy"),
-        pytest.raises(TypeError, match=f"y is a {other.name} array on .*, but X is a numpy array"),
+        pytest.raises(
+            TypeError, match=f"y is a {other_xp.name} array on .*, but X is a numpy array"
+        ),
     ):
         trainer.fit(X, y)
     with pytest.raises(TypeError, match="y is a array_api_strict array on device1, but X is"):
-        trainer.fit(other.asarray(X), strict(LABELS))
-    large = other.asarray(changed(X, (0, 0), 1e300))
+        trainer.fit(other_xp.asarray(X), strict(LABELS))
+    large = other_xp.asarray(changed(X, (0, 0), 1e300))
     with (
-        portnet.use_backend(other.name, device=other.device),
+        portnet.use_backend(other_xp.name, device=other_xp.device),
         pytest.raises(DataError, match=r"X: a value of 1e\+300 is too large for float32"),
     ):
         trainer.fit(large, LABELS)
 
 
-def test_mixed_libraries_in_layers_losses_and_metrics_raise(other):
-    both = f"got a numpy array on cpu and a {other.name} array on"
+def test_mixed_libraries_in_layers_losses_and_metrics_raise(other_xp):
+    both = f"got a numpy array on cpu and a {other_xp.name} array on"
     for layer in (portnet.Dense(4), portnet.LayerNorm()):
-        params = portnet.init(layer, 4, like=other.asarray(X))
+        params = portnet.init(layer, 4, like=other_xp.asarray(X))
         with pytest.raises(TypeError, match=both):
             layer.forward(params, X)
     with pytest.raises(TypeError, match=both):
-        portnet.SquaredError()(X, X, other.asarray(np.ones(6)))
+        portnet.SquaredError()(X, X, other_xp.asarray(np.ones(6)))
     with pytest.raises(TypeError, match=both):
-        portnet.metrics.r2(X, X, other.asarray(np.ones(6)))
-    with pytest.raises(TypeError, match=f"got a numpy array on cpu and a {other.name} array on"):
-        portnet.SquaredError()(X, other.asarray(X))
+        portnet.metrics.r2(X, X, other_xp.asarray(np.ones(6)))
+    with pytest.raises(TypeError, match=f"got a numpy array on cpu and a {other_xp.name} array on"):
+        portnet.SquaredError()(X, other_xp.asarray(X))
 
 
 def test_other_dtypes_and_memory_layouts_are_accepted():
