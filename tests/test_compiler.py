@@ -65,9 +65,9 @@ class Calls:
         return self.fn(*args, **kwargs)
 
 
-def arrays(nest):
+def arrays(pytree):
     """Return the NumPy arrays of a pytree, without its scalars."""
-    return [a for a in tree.leaves(nest) if isinstance(a, np.ndarray)]
+    return [a for a in tree.leaves(pytree) if isinstance(a, np.ndarray)]
 
 
 def not_donated(args, donate):
@@ -86,8 +86,8 @@ def check_memory(result, kept):
             assert not np.shares_memory(a, b), "a result shares memory with what is not donated"
 
 
-def copies(nest):
-    return tree.map(lambda a: np.array(a, copy=True) if isinstance(a, np.ndarray) else a, nest)
+def copies(pytree):
+    return tree.map(lambda a: np.array(a, copy=True) if isinstance(a, np.ndarray) else a, pytree)
 
 
 def check(fn, *args, donate=(), calls=3, traced=True):
@@ -198,8 +198,8 @@ def is_strict(x):
     return type(x).__module__.startswith("array_api_strict")
 
 
-def plain(nest):
-    return tree.map(lambda x: np.asarray(x) if is_strict(x) else x, nest)
+def plain(pytree):
+    return tree.map(lambda x: np.asarray(x) if is_strict(x) else x, pytree)
 
 
 @given(pg.programs(most=8))
@@ -420,24 +420,24 @@ def train(model, loss, optimizer, batches, dtype="float64", steps=100, rtol=1e-9
     counted = Calls(step)
     compiled = portnet.compile(counted, donate=(0, 1))
     params, state = start(model, optimizer, dtype)
-    theirs, their_state = copies((params, state))
+    replayed, replayed_state = copies((params, state))
     kept = []
     for i in range(steps):
         batch = batches[i % len(batches)]
         params, state, value = step(params, state, *batch)
         held = arrays(batch)
         before = snapshot(held)
-        theirs, their_state, their_value = compiled(theirs, their_state, *batch)
+        replayed, replayed_state, replayed_value = compiled(replayed, replayed_state, *batch)
         assert snapshot(held) == before
-        kept.append((value, their_value))
-    check_memory((theirs, their_state, their_value), held)
+        kept.append((value, replayed_value))
+    check_memory((replayed, replayed_state, replayed_value), held)
     assert counted.count == 2 * len({len(b[0]) for b in batches})
-    values, their_values = np.array(kept).T
-    np.testing.assert_allclose(their_values, values, rtol=rtol, atol=rtol)
-    ours = (params, state)
-    assert tree.paths(ours) == tree.paths((theirs, their_state))
+    values, replayed_values = np.array(kept).T
+    np.testing.assert_allclose(replayed_values, values, rtol=rtol, atol=rtol)
+    eager = (params, state)
+    assert tree.paths(eager) == tree.paths((replayed, replayed_state))
     for path, p, q in zip(
-        tree.paths(ours), tree.leaves(ours), tree.leaves((theirs, their_state)), strict=True
+        tree.paths(eager), tree.leaves(eager), tree.leaves((replayed, replayed_state)), strict=True
     ):
         assert p.dtype == q.dtype, path
         np.testing.assert_allclose(q, p, rtol=rtol, atol=rtol, err_msg=path)
@@ -561,16 +561,16 @@ def test_dropout_steps_use_the_same_masks_as_eager_steps(rate):
     step = portnet.make_step(net, LOSSES["squared_error"](), portnet.Adam(1e-2))
     compiled = portnet.compile(step, donate=(0, 1))
     for as_array in (True, False):
-        ours = start(net, portnet.Adam(1e-2))
-        theirs = copies(ours)
+        eager = start(net, portnet.Adam(1e-2))
+        replayed = copies(eager)
         for i in range(100 if as_array else 12):
             key = rng.Key(rng.key(0, i).salt, 8 * i)
             if as_array:
                 key = rng.Key(*(np.array([[k]], "int32") for k in key))
-            *ours, value = step(*ours, x, y, None, key)
-            *theirs, their_value = compiled(*theirs, x, y, None, key)
-            np.testing.assert_allclose(their_value, value, rtol=1e-9)
-        for p, q in zip(tree.leaves(ours), tree.leaves(theirs), strict=True):
+            *eager, value = step(*eager, x, y, None, key)
+            *replayed, replayed_value = compiled(*replayed, x, y, None, key)
+            np.testing.assert_allclose(replayed_value, value, rtol=1e-9)
+        for p, q in zip(tree.leaves(eager), tree.leaves(replayed), strict=True):
             np.testing.assert_allclose(q, p, rtol=1e-9, atol=1e-12)
 
 
@@ -590,14 +590,14 @@ def test_steps_with_scale_and_keyword_arguments_equal_eager_steps():
     x, y, w = data("huber", 6)
     step = portnet.make_step(net, loss, portnet.Adam(1e-2))
     compiled = portnet.compile(step, donate=(0, 1))
-    ours = start(net, portnet.Adam(1e-2))
-    theirs = copies(ours)
+    eager = start(net, portnet.Adam(1e-2))
+    replayed = copies(eager)
     for i in range(6):
         scale = np.array(1.0 / (i + 1))
-        *ours, value = step(*ours, x, y, weight=w, scale=scale)
-        *theirs, their_value = compiled(*theirs, x, y, weight=w, scale=scale)
-        np.testing.assert_allclose(their_value, value, rtol=1e-12)
-    assert_close(theirs, ours)
+        *eager, value = step(*eager, x, y, weight=w, scale=scale)
+        *replayed, replayed_value = compiled(*replayed, x, y, weight=w, scale=scale)
+        np.testing.assert_allclose(replayed_value, value, rtol=1e-12)
+    assert_close(replayed, eager)
 
 
 def assert_close(actual, expected, rtol=1e-11):
@@ -616,13 +616,13 @@ def test_step_that_takes_the_rows_of_its_batch_equals_eager():
         return step(params, state, xp.take(X, rows, axis=0), xp.take(y, rows, axis=0))
 
     compiled = portnet.compile(batch_step, donate=(0, 1))
-    ours = start(net, opt)
-    theirs = copies(ours)
+    eager = start(net, opt)
+    replayed = copies(eager)
     order = rng.order(0, 0, 40)
     for i in range(0, 40, 8):
-        *ours, _ = batch_step(*ours, X, y, order[i : i + 8])
-        *theirs, _ = compiled(*theirs, X, y, order[i : i + 8])
-    assert_close(theirs, ours)
+        *eager, _ = batch_step(*eager, X, y, order[i : i + 8])
+        *replayed, _ = compiled(*replayed, X, y, order[i : i + 8])
+    assert_close(replayed, eager)
 
 
 # Pytrees and Python values ----------------------------------------------------------------------
@@ -634,8 +634,8 @@ class Pair(NamedTuple):
 
 
 def test_pytree_arguments_and_results_keep_their_structure():
-    def fn(nest, pair, *more, **named):
-        x, (y, none), table = nest
+    def fn(pytree, pair, *more, **named):
+        x, (y, none), table = pytree
         assert none is None
         assert isinstance(pair, Pair)
         out = {"z": x + y, "a": [table["k"] * 2.0, None, ()], "m": Pair(more[0], {"q": x})}
@@ -719,15 +719,25 @@ def test_numpy_scalars_are_promoted_unlike_python_scalars(dtype):
 
 
 def test_pytree_structure_is_part_of_the_plan_key():
-    compiled = portnet.compile(lambda nest: (type(nest), len(nest)))
+    compiled = portnet.compile(lambda pytree: (type(pytree), len(pytree)))
     x = a(2)
     for _ in range(2):
-        for nest in ((x, x), [x, x], (x,), [x], {"a": x}, Pair(x, x), (x, None), (None, x), (x, 1)):
-            assert compiled(nest) == (type(nest), len(nest))
-    keys = portnet.compile(lambda nest: list(nest))
+        for pytree in (
+            (x, x),
+            [x, x],
+            (x,),
+            [x],
+            {"a": x},
+            Pair(x, x),
+            (x, None),
+            (None, x),
+            (x, 1),
+        ):
+            assert compiled(pytree) == (type(pytree), len(pytree))
+    keys = portnet.compile(lambda pytree: list(pytree))
     for names in ("ab", "ba", "ac", "ab"):
         assert keys(dict.fromkeys(names, x)) == list(names)
-    one = portnet.compile(lambda nest: nest["a"] - nest["b"])
+    one = portnet.compile(lambda pytree: pytree["a"] - pytree["b"])
     assert_same(one({"a": a(2), "b": a(2, start=9.0)}), a(2) - a(2, start=9.0))
     assert_same(one({"b": a(2, start=9.0), "a": a(2)}), a(2) - a(2, start=9.0))
 
@@ -898,10 +908,10 @@ def test_in_place_operators_equal_eager_calls(fn):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
-            mine, theirs = (a(3), a(3, start=5.0)), (a(3), a(3, start=5.0))
-            expected = fn(*mine)
-            assert_same(compiled(*theirs), expected)
-            assert_same(theirs, mine)
+            eager, replayed = (a(3), a(3, start=5.0)), (a(3), a(3, start=5.0))
+            expected = fn(*eager)
+            assert_same(compiled(*replayed), expected)
+            assert_same(replayed, eager)
     assert len(caught) <= 1
 
 
@@ -1112,8 +1122,8 @@ def test_results_kept_by_the_caller_survive_donation_of_others():
         t, before_eager = t + x, t * 1.0
         assert_same((s, before), (t, before_eager))
         kept.append((before, before_eager.copy()))
-    for theirs, ours in kept:
-        assert_same(theirs, ours)
+    for replayed, eager in kept:
+        assert_same(replayed, eager)
 
 
 def test_donation_of_keyword_and_missing_arguments_equals_eager():
@@ -1149,15 +1159,15 @@ def test_donated_view_leaves_the_rest_of_its_base_unchanged():
 
 
 def test_pytree_argument_that_overlaps_a_donated_one_is_not_written():
-    compiled = portnet.compile(lambda x, nest: (x + 1.0, nest["w"][0] * 1.0), donate=(0,))
+    compiled = portnet.compile(lambda x, pytree: (x + 1.0, pytree["w"][0] * 1.0), donate=(0,))
     for _ in range(2):
         memory = a(10)
-        nest = {"w": [memory[3:8]]}
-        result = compiled(memory[:6], nest)
+        pytree = {"w": [memory[3:8]]}
+        result = compiled(memory[:6], pytree)
         assert_same(result, (a(10)[:6] + 1.0, a(10)[3:8]))
-        np.testing.assert_array_equal(nest["w"][0], a(10)[3:8])
-        check_memory(result, [nest["w"][0]])
-    twice = portnet.compile(lambda nest: (nest[0] + 1.0, nest[1] + 2.0), donate=(0,))
+        np.testing.assert_array_equal(pytree["w"][0], a(10)[3:8])
+        check_memory(result, [pytree["w"][0]])
+    twice = portnet.compile(lambda pytree: (pytree[0] + 1.0, pytree[1] + 2.0), donate=(0,))
     for _ in range(2):
         x = a(4)
         assert_same(twice([x, x]), (a(4) + 1.0, a(4) + 2.0))
@@ -1442,14 +1452,14 @@ def test_warning_names_the_line_of_a_custom_layer():
     optimizer = portnet.Adam(1e-2)
     step = portnet.make_step(net, LOSSES["squared_error"](), optimizer)
     compiled = portnet.compile(step, donate=(0, 1))
-    ours = start(net, optimizer)
-    theirs = copies(ours)
+    eager = start(net, optimizer)
+    replayed = copies(eager)
     with one_warning("float", here=Fussy.forward):
         for _ in range(5):
-            *ours, value = step(*ours, x, y)
-            *theirs, their_value = compiled(*theirs, x, y)
-            assert_same(their_value, value)
-    assert_same(theirs, ours)
+            *eager, value = step(*eager, x, y)
+            *replayed, replayed_value = compiled(*replayed, x, y)
+            assert_same(replayed_value, value)
+    assert_same(replayed, eager)
 
 
 def test_one_function_can_run_eagerly_and_replayed_by_signature():
@@ -1591,17 +1601,17 @@ class CustomError(Exception):
 def same_error(fn, compiled, *args):
     """Fail unless both raise the same error and change no argument."""
     before = snapshot(arrays(args))
-    with pytest.raises(Exception) as ours:  # noqa: PT011
+    with pytest.raises(Exception) as eager:  # noqa: PT011
         fn(*args)
-    with pytest.raises(type(ours.value)) as theirs:
+    with pytest.raises(type(eager.value)) as replayed:
         compiled(*args)
-    assert type(theirs.value) is type(ours.value)
-    texts = [str(theirs.value), str(ours.value)]
+    assert type(replayed.value) is type(eager.value)
+    texts = [str(replayed.value), str(eager.value)]
     assert texts[0] == texts[1]
-    notes = [getattr(e.value, "__notes__", []) for e in (ours, theirs)]
+    notes = [getattr(e.value, "__notes__", []) for e in (eager, replayed)]
     assert notes[0] == notes[1]
     assert snapshot(arrays(args)) == before
-    return theirs.value
+    return replayed.value
 
 
 def test_errors_raised_in_fn_propagate_unchanged():
@@ -1631,8 +1641,8 @@ def test_shape_errors_of_layers_losses_and_steps_equal_eager_errors():
 
 
 def test_notes_of_errors_are_added_once():
-    def fn(nest):
-        return tree.map(lambda x: x @ np.ones((7, 2)), nest)
+    def fn(pytree):
+        return tree.map(lambda x: x @ np.ones((7, 2)), pytree)
 
     same_error(fn, portnet.compile(fn), {"W": a(2, 3)})
 
@@ -1759,15 +1769,15 @@ def test_concurrent_calls_of_eight_threads_equal_eager_calls(size, warm):
 
     def work(i):
         x = np.random.default_rng(i).standard_normal((size, size)) / size
-        ours = theirs = np.eye(size) * (i + 1)
-        ours, theirs = ours.copy(), theirs.copy()
+        eager = replayed = np.eye(size) * (i + 1)
+        eager, replayed = eager.copy(), replayed.copy()
         barrier.wait()
         kept = []
         for _ in range(50):
-            ours, top = fn(ours, x)
-            theirs, their_top = compiled(theirs, x)
-            kept.append((their_top, top))
-        assert_same(theirs, ours)
+            eager, top = fn(eager, x)
+            replayed, replayed_top = compiled(replayed, x)
+            kept.append((replayed_top, top))
+        assert_same(replayed, eager)
         for actual, expected in kept:
             assert_same(actual, expected)
 
@@ -2030,14 +2040,14 @@ def test_jax_training_steps_equal_numpy_steps(jax):
     step = portnet.make_step(net, LOSSES["softmax_cross_entropy"](), optimizer)
     x, y, w = data("softmax_cross_entropy", 6)
     compiled = portnet.compile(step, donate=(0, 1))
-    ours = start(net, optimizer)
-    theirs = tree.map(jax.numpy.asarray, copies(ours))
+    eager = start(net, optimizer)
+    replayed = tree.map(jax.numpy.asarray, copies(eager))
     batch = [jax.numpy.asarray(v) for v in (x, y, w)]
     for i in range(10):
         key = [np.array([[k]], "int32") for k in (rng.key(0, i).salt, 0)]
-        *ours, _ = step(*ours, x, y, w, rng.Key(*key))
-        *theirs, _ = compiled(*theirs, *batch, rng.Key(*map(jax.numpy.asarray, key)))
-    assert_close(tree.map(np.asarray, theirs), ours, rtol=1e-9)
+        *eager, _ = step(*eager, x, y, w, rng.Key(*key))
+        *replayed, _ = compiled(*replayed, *batch, rng.Key(*map(jax.numpy.asarray, key)))
+    assert_close(tree.map(np.asarray, replayed), eager, rtol=1e-9)
 
 
 def test_torch_tensors_run_eagerly_without_gradients(torch):
@@ -2074,8 +2084,8 @@ def test_one_compiled_function_works_on_several_libraries(other_xp):
     x, w = a(4, 3) / 10, a(3, 3) / 10
     expected = model_step(x, w)
     for _ in range(2):
-        theirs = compiled(other_xp.asarray(x), other_xp.asarray(w))
-        other_xp.assert_close(theirs[0]["w"], expected[0]["w"])
+        replayed = compiled(other_xp.asarray(x), other_xp.asarray(w))
+        other_xp.assert_close(replayed[0]["w"], expected[0]["w"])
         assert_close(compiled(x, w)[0], expected[0])
 
 

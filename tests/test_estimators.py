@@ -88,24 +88,24 @@ def test_scikit_learn_checks_include_the_array_api_checks():
 
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
 def test_signatures_extend_those_of_scikit_learn(name):
-    ours, others = getattr(portnet, name), getattr(sklearn_nn, name)
-    theirs_init = list(inspect.signature(others.__init__).parameters.values())
-    ours_init = list(inspect.signature(ours.__init__).parameters.values())
-    for a, b in zip(ours_init, theirs_init, strict=False):
+    actual, others = getattr(portnet, name), getattr(sklearn_nn, name)
+    sklearn_init = list(inspect.signature(others.__init__).parameters.values())
+    portnet_init = list(inspect.signature(actual.__init__).parameters.values())
+    for a, b in zip(portnet_init, sklearn_init, strict=False):
         assert (a.name, a.kind, a.default) == (b.name, b.kind, b.default)
-    more = ours_init[len(theirs_init) :]
+    more = portnet_init[len(sklearn_init) :]
     assert [p.name for p in more] == ["class_weight", "backend", "compile"][
         name == "MLPRegressor" :
     ]
     assert all(p.kind is p.KEYWORD_ONLY for p in more)
     assert [p.default for p in more] == [None, None, True][name == "MLPRegressor" :]
     for method in ("fit", "partial_fit", "predict", "score", "get_params", "set_params"):
-        a = list(inspect.signature(getattr(ours, method)).parameters)
+        a = list(inspect.signature(getattr(actual, method)).parameters)
         b = list(inspect.signature(getattr(others, method)).parameters)
         assert a[: len(b)] == b, method
         assert set(a[len(b) :]) <= {"X_val", "y_val", "sample_weight_val"}
     public = {n for n in dir(others) if not n.startswith("_")}
-    assert public <= set(dir(ours))
+    assert public <= set(dir(actual))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -175,28 +175,28 @@ def test_twenty_epochs_equal_those_of_scikit_learn(problem, setting):
         getattr(m, name)(random_state=3, max_iter=20, **options).fit(features, y, weights)
         for m in (portnet, sklearn_nn)
     ]
-    ours, other = pair
-    assert_same(ours, other)
-    assert ours.n_iter_ == other.n_iter_
-    assert ours.t_ == other.t_
+    actual, reference = pair
+    assert_same(actual, reference)
+    assert actual.n_iter_ == reference.n_iter_
+    assert actual.t_ == reference.t_
     if problem != "three outputs":
-        np.testing.assert_allclose(ours.loss_curve_, other.loss_curve_, rtol=1e-9)
+        np.testing.assert_allclose(actual.loss_curve_, reference.loss_curve_, rtol=1e-9)
         if options.get("early_stopping"):
-            np.testing.assert_allclose(ours.validation_scores_, other.validation_scores_)
-            assert ours.best_validation_score_ == pytest.approx(other.best_validation_score_)
+            np.testing.assert_allclose(actual.validation_scores_, reference.validation_scores_)
+            assert actual.best_validation_score_ == pytest.approx(reference.best_validation_score_)
         else:
-            assert ours.best_loss_ == pytest.approx(other.best_loss_)
-    a, b = ours.predict(features), other.predict(features)
+            assert actual.best_loss_ == pytest.approx(reference.best_loss_)
+    a, b = actual.predict(features), reference.predict(features)
     if name == "MLPClassifier":
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
-        p = ours.predict_proba(features)
-        np.testing.assert_allclose(p, other.predict_proba(features), atol=1e-10)
-        np.testing.assert_allclose(ours.predict_log_proba(features), np.log(p))
+        p = actual.predict_proba(features)
+        np.testing.assert_allclose(p, reference.predict_proba(features), atol=1e-10)
+        np.testing.assert_allclose(actual.predict_log_proba(features), np.log(p))
     else:
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
         assert a.shape == b.shape
-    assert ours.score(features, y) == pytest.approx(other.score(features, y))
+    assert actual.score(features, y) == pytest.approx(reference.score(features, y))
 
 
 @pytest.mark.parametrize("problem", [p for p in PROBLEMS if p != "three outputs"])
@@ -409,11 +409,11 @@ def test_estimators_on_every_backend_equal_numpy(xp, problem, solver):
     expected = getattr(portnet, name)(**options)
     with portnet.use_backend("numpy", dtype="float64"):
         expected.fit(features.astype(xp.float_name), y, weights.astype(xp.float_name))
-    ours = getattr(portnet, name)(**options)
+    actual = getattr(portnet, name)(**options)
     there = xp.asarray(features)
-    ours.fit(there, y if problem == "text" else xp.asarray(y), xp.asarray(weights))
+    actual.fit(there, y if problem == "text" else xp.asarray(y), xp.asarray(weights))
     atol = 1e-10 if xp.float_name == "float64" else 1e-3
-    for a, b in zip(params(ours), params(expected), strict=True):
+    for a, b in zip(params(actual), params(expected), strict=True):
         xp.check_kind(a)
         np.testing.assert_allclose(xp.numpy(a), b, atol=atol)
     methods = (
@@ -422,7 +422,7 @@ def test_estimators_on_every_backend_equal_numpy(xp, problem, solver):
         else ["predict"]
     )
     for method in methods:
-        answer = getattr(ours, method)(there)
+        answer = getattr(actual, method)(there)
         host = getattr(expected, method)(features.astype(xp.float_name))
         if problem == "text" and method == "predict":
             assert isinstance(answer, np.ndarray)
@@ -433,12 +433,12 @@ def test_estimators_on_every_backend_equal_numpy(xp, problem, solver):
         np.testing.assert_allclose(xp.numpy(answer), host, atol=10 * atol, rtol=1e-3)
         if xp.id != "strict-no_x64":
             assert xp.numpy(answer).dtype == host.dtype
-    score = ours.score(there, y, weights)
+    score = actual.score(there, y, weights)
     assert type(score) is float
     assert score == pytest.approx(expected.score(features, y, weights), abs=0.02)
     if solver != "lbfgs" and problem != "labels":
-        ours.partial_fit(there, y)
-        assert portnet.get_backend().holds(ours.coefs_[0])
+        actual.partial_fit(there, y)
+        assert portnet.get_backend().holds(actual.coefs_[0])
 
 
 def test_host_data_train_on_the_backend_and_predictions_return_to_host(backend_name):

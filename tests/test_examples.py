@@ -274,8 +274,10 @@ def test_output_equals_that_in_the_readme(name, begins, run):
     expected = re.search(block, readme, re.MULTILINE | re.DOTALL).group(1)
     number = r"\d+\.?\d*(?:e[+-]\d+)?"
     assert re.sub(number, "#", printed).split() == re.sub(number, "#", expected).split()
-    for ours, theirs in zip(re.findall(number, printed), re.findall(number, expected), strict=True):
-        assert float(ours) == pytest.approx(float(theirs), rel=0.02, abs=0.002)
+    for actual, wanted in zip(
+        re.findall(number, printed), re.findall(number, expected), strict=True
+    ):
+        assert float(actual) == pytest.approx(float(wanted), rel=0.02, abs=0.002)
 
 
 @pytest.mark.parametrize("name", ["training_features", "sklearn_pipeline"])
@@ -321,10 +323,10 @@ def results_of_short_run(name, backend):
 
 @pytest.mark.parametrize("name", NAMES[:5])
 def test_short_run_on_every_backend_equals_numpy(name, backend_name):
-    for ours, numpys in zip(
+    for actual, reference in zip(
         results_of_short_run(name, backend_name), results_of_short_run(name, "numpy"), strict=True
     ):
-        np.testing.assert_allclose(ours, numpys, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(actual, reference, rtol=1e-10, atol=1e-10)
 
 
 # Plots and options ------------------------------------------------------------------------------

@@ -312,15 +312,15 @@ def test_early_stopping_treats_nan_as_no_improvement():
 def test_reduce_on_plateau_equals_torch(torch):
     numbers = np.random.default_rng(0).normal(size=60).cumsum()
     numbers[7:20] = numbers[7]
-    ours = portnet.ReduceOnPlateau("loss", patience=3, factor=0.5, lowest=0.01, min_change=0.1)
+    plateau = portnet.ReduceOnPlateau("loss", patience=3, factor=0.5, lowest=0.01, min_change=0.1)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
-    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=0.5, patience=2, threshold=0.1, threshold_mode="abs", min_lr=0.01, eps=0
     )
-    watch, scale = ours.begin(["loss"], None), 1.0
+    watch, scale = plateau.begin(["loss"], None), 1.0
     for epoch, number in enumerate(numbers, 1):
-        watch, scale = ours.reduce(ours.watch(watch, number, epoch), scale)
-        theirs.step(number)
+        watch, scale = plateau.reduce(plateau.watch(watch, number, epoch), scale)
+        reference.step(number)
         assert scale == pytest.approx(optimizer.param_groups[0]["lr"])
     assert scale < 0.1
 
@@ -770,11 +770,11 @@ def test_other_feature_names_raise_in_every_method(names, message, frame):
 def test_feature_name_errors_equal_those_of_scikit_learn(frame):
     """The messages equal those of a scikit-learn estimator."""
     linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
-    theirs = linear.LinearRegression().fit(frame(X), X[:, 0])
+    reference = linear.LinearRegression().fit(frame(X), X[:, 0])
     run = portnet.Trainer(portnet.mlp([5, 1]), "squared_error").fit(frame(X), X[:, 0], epochs=1)
     for wrong in (frame(X, "edcba"), frame(X, "abzde"), frame(X, "vwxyz")):
         messages = []
-        for model in (theirs, run):
+        for model in (reference, run):
             with pytest.raises(ValueError, match="feature names") as error:
                 model.predict(wrong)
             messages.append(str(error.value))
@@ -1013,14 +1013,14 @@ def test_sample_weight_of_a_custom_loss_equals_the_built_in_loss(batch_size):
     with portnet.use_backend("numpy", dtype="float64"):
         options = {"optimizer": portnet.SGD(0.01), "model": portnet.mlp([5, 1]), "shuffle": False}
         options["compile"] = False  # the loss reads the sum of the weights
-        own, ours = (
+        custom, built_in = (
             trainer(loss, batch_size=batch_size, **options).fit(
                 X, y, epochs=3, sample_weight=weight
             )
             for loss in (squares, "squared_error")
         )
-    assert_near(own.params, ours.params, 1e-12)
-    np.testing.assert_allclose(own.history["loss"], ours.history["loss"], rtol=1e-12)
+    assert_near(custom.params, built_in.params, 1e-12)
+    np.testing.assert_allclose(custom.history["loss"], built_in.history["loss"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("loss", portnet.losses.LOSSES)

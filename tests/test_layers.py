@@ -181,11 +181,11 @@ def test_backward_equals_jax_grad_of_forward(layer, key, jax):
         )  # biases start at 0
         y, cache = layer.forward(params, x, key)
         dy = portnet.asarray(np.random.default_rng(2).standard_normal(tuple(y.shape)))
-        ours = layer.backward(params, cache, dy)
-        theirs = jax.grad(lambda p, x: (layer.forward(p, x, key)[0] * dy).sum(), argnums=(0, 1))(
+        actual = layer.backward(params, cache, dy)
+        reference = jax.grad(lambda p, x: (layer.forward(p, x, key)[0] * dy).sum(), argnums=(0, 1))(
             params, x
         )
-    for a, b in zip(tree.leaves(ours), tree.leaves(theirs), strict=True):
+    for a, b in zip(tree.leaves(actual), tree.leaves(reference), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
@@ -205,8 +205,8 @@ def test_backward_equals_torch_autograd_of_forward(layer, key, torch):
         (dx, x.grad),
         *zip(tree.leaves(grads), [p.grad for p in tree.leaves(params)], strict=True),
     ]
-    for ours, theirs in pairs:
-        np.testing.assert_allclose(ours.detach(), theirs, rtol=1e-10, atol=1e-12)
+    for actual, reference in pairs:
+        np.testing.assert_allclose(actual.detach(), reference, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("layer", CASES, ids=repr)

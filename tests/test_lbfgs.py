@@ -118,26 +118,26 @@ def test_minimum_and_evaluations_equal_those_of_scipy(name):
     scipy = pytest.importorskip("scipy.optimize", reason="SciPy is not installed")
     f, start, close = CASES[name]
     options = {"maxcor": 10, "gtol": 1e-10, "ftol": 0, "maxiter": 5000, "maxfun": 5000}
-    theirs = scipy.minimize(f, start, jac=True, method="L-BFGS-B", options=options)
-    ours = minimize(f, start, LBFGS(gtol=1e-10, ftol=0), max_iter=5000)
-    assert ours.value == pytest.approx(theirs.fun, rel=1e-8, abs=1e-8)
-    np.testing.assert_allclose(ours.x, theirs.x, rtol=0, atol=close)
-    assert ours.evaluations <= 1.5 * theirs.nfev
-    value, gradient = f(ours.x)
-    assert ours.value == value
-    np.testing.assert_array_equal(ours.gradient, gradient)
+    reference = scipy.minimize(f, start, jac=True, method="L-BFGS-B", options=options)
+    actual = minimize(f, start, LBFGS(gtol=1e-10, ftol=0), max_iter=5000)
+    assert actual.value == pytest.approx(reference.fun, rel=1e-8, abs=1e-8)
+    np.testing.assert_allclose(actual.x, reference.x, rtol=0, atol=close)
+    assert actual.evaluations <= 1.5 * reference.nfev
+    value, gradient = f(actual.x)
+    assert actual.value == value
+    np.testing.assert_array_equal(actual.gradient, gradient)
 
 
 def test_total_evaluations_at_default_tolerances_equal_scipy():
     """The total is compared, as the single counts depend on rounding."""
     scipy = pytest.importorskip("scipy.optimize", reason="SciPy is not installed")
-    ours = theirs = 0
+    actual = reference = 0
     for f, start, _ in CASES.values():
         result = minimize(f, start, max_iter=5000)
         assert result.converged, result.message
-        ours += result.evaluations
-        theirs += scipy.minimize(f, start, jac=True, method="L-BFGS-B").nfev
-    assert ours <= 1.1 * theirs
+        actual += result.evaluations
+        reference += scipy.minimize(f, start, jac=True, method="L-BFGS-B").nfev
+    assert actual <= 1.1 * reference
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ def test_number_of_evaluations_does_not_grow(f, start, most):
 
 def test_iterations_on_every_backend_equal_numpy(xp):
     start = rosenbrock_start(6)
-    ours = list(iterations(rosenbrock, xp.asarray(start), 15))
+    actual = list(iterations(rosenbrock, xp.asarray(start), 15))
     rtol = 1e-8 if xp.float_name == "float64" else 2e-2  # differences grow along the valley
-    for (x, state), (x_np, state_np) in zip(ours, iterations(rosenbrock, start, 15), strict=True):
+    for (x, state), (x_np, state_np) in zip(actual, iterations(rosenbrock, start, 15), strict=True):
         xp.assert_close(x, x_np, rtol=rtol, atol=rtol)
         assert state.value == pytest.approx(state_np.value, rel=10 * rtol)
         assert type(state.value) is float
@@ -183,7 +183,7 @@ def test_minimum_is_found_on_every_backend(xp):
     xp.check_kind(result.gradient)
 
 
-def test_float32_stays_float32(xp):
+def test_float32_start_gives_float32_iterations(xp):
     x = xp.asarray(rosenbrock_start(4), "float32")
     optimizer = LBFGS(gtol=np.float64(1e-4), ftol=np.float64(1e-9))
     for x_k, state in iterations(rosenbrock, x, 12, optimizer):
@@ -323,31 +323,31 @@ def test_trials_equal_those_of_more_and_thuente_in_scipy(kind):
         slope0 = -1.0 if kind == 4 else float(line(0.0, 0)[1])
         if slope0 >= 0:
             continue
-        theirs = []
+        reference = []
 
-        def phi(t, seen=theirs):
+        def phi(t, seen=reference):
             seen.append(float(t))
             return line(t, len(seen) - 1)[0]
 
-        def slope(t, seen=theirs):
+        def slope(t, seen=reference):
             return line(t, len(seen) - 1)[1]
 
         answer = dcsrch.DCSRCH(phi, slope, lbfgs.C1, lbfgs.C2, 0.1, 0, 1e300)
         answer(1.0, 0.0, slope0, maxiter=lbfgs.EVALUATIONS)
-        ours = []
+        actual = []
 
-        def f(x, ours=ours, slope0=slope0):
-            ours.append(float(x[0]))
-            value, slope = line(ours[-1], len(ours) - 1)
+        def f(x, actual=actual, slope0=slope0):
+            actual.append(float(x[0]))
+            value, slope = line(actual[-1], len(actual) - 1)
             return np.float64(value), np.array([slope])
 
         # With one pair in memory, the direction is 1 and the slope along it slope0.
         g = np.array([slope0])
         state = lbfgs.LBFGSState(0.0, g, (np.array([1.0]),), (-g,), 1, "")
         lbfgs._search(f, np.zeros(1), state)
-        n = min(len(ours), len(theirs))  # at the end, SciPy evaluates its best point again
-        np.testing.assert_allclose(ours[:n], theirs[:n], rtol=1e-6)
-        assert len(theirs) - len(ours) in (0, 1)
+        n = min(len(actual), len(reference))  # at the end, SciPy evaluates its best point again
+        np.testing.assert_allclose(actual[:n], reference[:n], rtol=1e-6)
+        assert len(reference) - len(actual) in (0, 1)
         compared += n
     assert compared > 200
 
@@ -868,7 +868,7 @@ def test_trials_for_given_values_and_slopes_equal_dcsrch(kind):
     for seed in range(300):
         u = np.random.default_rng(seed).uniform(0, 1, (20, 2))
         sign = np.where(u[::-1, 0] < 0.5, 1, -1)
-        ours, theirs = [], []
+        actual, reference = [], []
 
         def line(t, i, u=u, sign=sign):
             if kind == "armijo":
@@ -877,14 +877,14 @@ def test_trials_for_given_values_and_slopes_equal_dcsrch(kind):
                 return -t * (1 + 2 * u[i, 0]), -0.91 - 2 * u[i, 1]
             return (np.floor(5 * u[i, 0]) - 3) * lbfgs.C1, np.floor(5 * u[i, 1]) - 2.5
 
-        def phi(t, seen=theirs, line=line):
+        def phi(t, seen=reference, line=line):
             seen.append(float(t))
             return line(t, len(seen) - 1)[0]
 
-        def slope(t, seen=theirs, line=line):
+        def slope(t, seen=reference, line=line):
             return line(t, len(seen) - 1)[1]
 
-        def f(x, seen=ours, line=line):
+        def f(x, seen=actual, line=line):
             seen.append(float(x[0]))
             value, slope = line(seen[-1], len(seen) - 1)
             return np.float64(value), np.array([slope])
@@ -893,6 +893,6 @@ def test_trials_for_given_values_and_slopes_equal_dcsrch(kind):
         answer(1.0, 0.0, -1.0, maxiter=lbfgs.EVALUATIONS)
         state = lbfgs.LBFGSState(0.0, np.array([-1.0]), (), (), 1, "")
         lbfgs._search(f, np.zeros(1), state)
-        n = min(len(ours), len(theirs))
-        np.testing.assert_allclose(ours[:n], theirs[:n], rtol=1e-6)
-        assert len(theirs) - len(ours) in (0, 1)
+        n = min(len(actual), len(reference))
+        np.testing.assert_allclose(actual[:n], reference[:n], rtol=1e-6)
+        assert len(reference) - len(actual) in (0, 1)

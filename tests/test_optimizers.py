@@ -199,14 +199,14 @@ def test_optimizer_equals_the_textbook_loop(name, xp):
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name][1]])
 def test_optimizer_equals_that_of_torch(name, torch):
     params = {k: torch.tensor(v, requires_grad=True) for k, v in START.items()}
-    theirs = CASES[name][1](torch.optim, list(params.values()))
+    reference = CASES[name][1](torch.optim, list(params.values()))
     for _ in range(40):
         for k, g in gradient({k: p.detach().numpy() for k, p in params.items()}).items():
             params[k].grad = torch.tensor(g)
-        theirs.step()
-    ours, _ = run(CASES[name][0], START, gradient, 40)
+        reference.step()
+    actual, _ = run(CASES[name][0], START, gradient, 40)
     for k in START:
-        np.testing.assert_allclose(ours[k], params[k].detach(), rtol=1e-12)
+        np.testing.assert_allclose(actual[k], params[k].detach(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -217,14 +217,14 @@ def test_optimizer_equals_that_of_optax(name, jax):
     def grad(params):
         return {k: jax.numpy.asarray(v) for k, v in gradient(params).items()}
 
-    theirs, _ = run(CASES[name][2](optax), start, grad, 40)
-    ours, _ = run(CASES[name][0], START, gradient, 40)
+    reference, _ = run(CASES[name][2](optax), start, grad, 40)
+    actual, _ = run(CASES[name][0], START, gradient, 40)
     optimizer = CASES[name][0]
     scheduled = callable(getattr(getattr(optimizer, "parts", (optimizer,))[-1], "lr", None))
     # optax counts steps in int32, whose quotients are float32 numbers
     rtol = 2e-6 if scheduled else 1e-10
     for k in START:
-        np.testing.assert_allclose(ours[k], theirs[k], rtol=rtol)
+        np.testing.assert_allclose(actual[k], reference[k], rtol=rtol)
 
 
 def test_trainer_accepts_optax_optimizers(jax):

@@ -404,13 +404,13 @@ def test_sample_weight_is_passed_to_a_custom_loss():
     weight, y = np.arange(96.0) % 3, X @ np.arange(5.0)
     options = {"optimizer": "sgd", "batch_size": None}
     with portnet.use_backend("numpy", dtype="float64"):
-        own, ours = (
+        custom, built_in = (
             portnet.Trainer(portnet.mlp([5, 1]), loss, **options).fit(
                 X, y, epochs=3, sample_weight=weight
             )
             for loss in (Squares(), "squared_error")
         )
-    assert_near(own.params, ours.params, 1e-10)
+    assert_near(custom.params, built_in.params, 1e-10)
 
 
 def test_epoch_loss_of_weighted_batches_equals_evaluate():
@@ -654,9 +654,9 @@ def test_custom_loss_gets_integer_targets_as_floats():
         e = pred - target
         return 0.5 * (e * e).sum() / len(e), e / len(e)
 
-    ours = portnet.Trainer(portnet.mlp([5, 1]), "squared_error").fit(X, LABELS, epochs=2)
-    own = portnet.Trainer(portnet.mlp([5, 1]), squares).fit(X, LABELS, epochs=2)
-    assert_near(ours.params, own.params, 1e-6)
+    built_in = portnet.Trainer(portnet.mlp([5, 1]), "squared_error").fit(X, LABELS, epochs=2)
+    custom = portnet.Trainer(portnet.mlp([5, 1]), squares).fit(X, LABELS, epochs=2)
+    assert_near(built_in.params, custom.params, 1e-6)
 
 
 def test_metrics_can_return_python_numbers(other_xp):
