@@ -1,6 +1,6 @@
-"""Plain NumPy loops that follow the five documents, written anew: oracle, and peer in benchmarks.
+"""Plain NumPy loops of the five documents: reference of the tests, and baseline of the benchmarks.
 
-They are what a person writes who has just learned backpropagation: no portnet in them.
+They are as simple as in a course on backpropagation, and do not use portnet.
 """
 
 import numpy as np
@@ -45,7 +45,7 @@ def two_blobs(X, y, params, lr=0.1, epochs=2000):
 
 
 def patterns_2x2(X, labels, W1, W2, lr=0.1, epochs=1000):
-    """Document 002: ReLU and softmax, samples as columns as there; returns the probabilities."""
+    """Document 002: ReLU and softmax, samples as columns as in the document; returns the probabilities."""
     x, t, m = X.T, np.eye(4)[labels].T, len(X)
     b1, b2 = np.zeros((8, 1)), np.zeros((4, 1))
 
@@ -66,7 +66,7 @@ def patterns_2x2(X, labels, W1, W2, lr=0.1, epochs=1000):
 
 
 def single_neuron(X, y, weights, bias, lr=0.05, epochs=10_000):
-    """Document 003, with its derivative: the sigmoid's at the output, not at the weighted sum."""
+    """Document 003, whose derivative of the sigmoid is taken at the output, not at the weighted sum."""
     for _ in range(epochs):
         a = sigmoid(X @ weights + bias)
         delta = (a - y) * sigmoid(a) * (1 - sigmoid(a))

@@ -1,4 +1,4 @@
-"""The `xp` fixture: one test, every array library that can be had, and their awkward relatives."""
+"""Fixtures that run a test on every available array library, and on strict and read-only ones."""
 
 import importlib.util
 import os
@@ -11,12 +11,12 @@ from typing import Any
 os.environ.setdefault(
     "JAX_ENABLE_X64", "1"
 )  # read by JAX at import; without it there is no float64
-# JAX compiles for most of the time that its tests take: what one test has compiled, others find.
+# Compilation dominates the time of JAX's tests: share its cache between tests.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/portnet-tests-jax")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # read by SciPy at import; scikit-learn asks for it
-os.environ.pop("PORTNET_BACKEND", None)  # the tests say themselves where arrays live
+os.environ.pop("PORTNET_BACKEND", None)  # the tests set their backend themselves
 
 import array_api_strict
 import hypothesis
@@ -29,12 +29,12 @@ from portnet.backend import backends
 # Ctrl-C as in a terminal: a process that a shell starts in the background ignores it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The same examples in every run, however slow the machine: a failure can be had again.
+# The same examples in every run, without deadlines: failures are reproducible.
 hypothesis.settings.register_profile("portnet", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("portnet")
 
-# The suite is run compiled, as users have it; PORTNET_NATIVE=always makes machine code of every plan
-# at its first call. PORTNET_TESTS=eager runs it without a compiler.
+# The suite runs compiled, which is the default; PORTNET_NATIVE=always compiles every plan to machine
+# code at its first call. PORTNET_TESTS=eager runs the suite without the compiler.
 if os.environ.get("PORTNET_TESTS") == "eager":
     from portnet.engine import compile_cache, executor, full_batch, inference
 
@@ -54,7 +54,7 @@ STRICTEST = {
 
 
 class ReadOnly(np.ndarray):
-    """A NumPy array that nobody may write to, and whose every result is one, too."""
+    """A read-only NumPy array whose results are read-only, too."""
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
         if out is not None:
@@ -96,12 +96,12 @@ class Library:
     id: str
     name: str  # of the portnet backend
     device: str | None = None
-    float_name: str = "float64"  # the widest floating dtype that there is
+    float_name: str = "float64"  # the widest floating dtype of the device
     strict_flags: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def active(self):
-        """Inside: the library's flags are set, and portnet's backend is this one."""
+        """Set the flags of the library and the backend of portnet, within a block."""
         with ExitStack() as stack:
             if self.strict_flags:
                 stack.enter_context(array_api_strict.ArrayAPIStrictFlags(**self.strict_flags))
@@ -112,11 +112,11 @@ class Library:
 
     @property
     def rtol(self):
-        """What agreement with float64 NumPy means here."""
+        """The relative tolerance for agreement with float64 NumPy."""
         return 1e-12 if self.float_name == "float64" else 2e-5
 
     def asarray(self, host, dtype=None):
-        """Return host data in this library; floats in its widest dtype."""
+        """Return host data as an array of this library, floats in its widest dtype."""
         host = np.asarray(host)
         if dtype is None and host.dtype.kind == "f":
             dtype = self.float_name
@@ -125,12 +125,12 @@ class Library:
         array = portnet.get_backend().asarray(host, dtype or str(host.dtype))
         return _frozen(array) if self.id == "numpy-readonly" else array
 
-    def tree(self, nest):
-        """Return a nest of host arrays in this library."""
-        return portnet.tree.map(self.asarray, nest)
+    def tree(self, pytree):
+        """Return a pytree of host arrays as arrays of this library."""
+        return portnet.tree.map(self.asarray, pytree)
 
     def numpy(self, array):
-        """Return an array of this library on the host, by the library's own means."""
+        """Return an array of this library as a NumPy array, without portnet."""
         if self.name == "torch":
             return array.cpu().numpy()
         if self.name == "cupy":
@@ -179,7 +179,7 @@ def _params(libraries):
 
 
 def _require(name):
-    """Skip, with the reason, where a backend cannot be used; a GPU may be required."""
+    """Skip the test if a backend cannot be used; fail if PORTNET_REQUIRE_GPU=1 requires it."""
     status = next(s for s in backends() if s.name == name)
     if not status.usable:
         if name == "cupy" and os.environ.get("PORTNET_REQUIRE_GPU") == "1":
@@ -189,26 +189,26 @@ def _require(name):
 
 @pytest.fixture(params=_params(LIBRARIES))
 def xp(request):
-    """Every library, one after the other, as portnet's backend of this thread."""
+    """Every array library in turn, set as the backend of this thread."""
     _require(request.param.name)
     with request.param.active() as library:
         yield library
 
 
-THEIR_OWN = ("torch", "jax", "cupy")
+THIRD_PARTY = ("torch", "jax", "cupy")
 
 
-@pytest.fixture(params=_params([lib for lib in LIBRARIES if lib.id in THEIR_OWN]))
-def other(request):
-    """The libraries of their own, beside NumPy, for what is slow or needs no strictness."""
+@pytest.fixture(params=_params([lib for lib in LIBRARIES if lib.id in THIRD_PARTY]))
+def other_xp(request):
+    """torch, JAX and CuPy only, for tests that are slow or need no strict library."""
     _require(request.param.name)
     with request.param.active() as library:
         yield library
 
 
-@pytest.fixture(params=_params([lib for lib in LIBRARIES if lib.id in ("strict", *THEIR_OWN)]))
-def library(request):
-    """The name of each backend but NumPy, for what sets its backend itself."""
+@pytest.fixture(params=_params([lib for lib in LIBRARIES if lib.id in ("strict", *THIRD_PARTY)]))
+def backend_name(request):
+    """The name of each backend except NumPy, for tests that set the backend themselves."""
     _require(request.param.name)
     return request.param.name
 
@@ -224,8 +224,8 @@ def torch():
 
 
 @pytest.fixture(autouse=True)
-def _same_default_after():
-    """Give the process's default backend back after each test."""
+def _restore_default_backend():
+    """Restore the default backend of the process after each test."""
     before = portnet.backend._default
     yield
     portnet.backend._default = before

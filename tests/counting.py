@@ -1,6 +1,6 @@
-"""An array library that counts how often the host asks for a value: each is a wait on a GPU.
+"""An array library that records each conversion to a host value, which synchronizes a GPU.
 
-It is NumPy inside, follows the array API standard on the outside, and lives on a device of its own.
+It wraps NumPy, follows the array API standard, and has its own device, "counter".
 """
 
 import operator

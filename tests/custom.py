@@ -1,4 +1,4 @@
-"""A layer as a user writes one, for the tests of whatever takes layers."""
+"""A custom layer, as a user writes one, for tests of functions that take layers."""
 
 from dataclasses import dataclass
 

@@ -1,14 +1,13 @@
-"""Random programs over the array API: a hypothesis strategy, and what to do with what it draws.
+"""Random programs over the array API: a hypothesis strategy, and comparison of results.
 
-A program is a straight line of expressions, each a piece of Python source over the values before it.
-It is drawn by running it: a line that NumPy refuses, or that has no defined result (a division of
-integers by zero, a cast of nan to an integer), is drawn again. So every program is valid, for each of
-its `WORLDS` sets of values, and prints as source that can be pasted and run.
+A program is a list of expressions without branches, each Python source over the earlier values. It is
+run while it is drawn: a line that NumPy rejects, or that has no defined result (an integer division
+by zero, a cast of nan to an integer), is drawn again. So every program is valid for each of its
+`VALUE_SETS` sets of values, and its repr is source that can be pasted and run.
 
-Sums of floats, and products of what lies in memory in an order of its own, may be made in another
-order. A sum is *exact* where no order rounds (small multiples of a power of two), and then it may be
-used like any other value; every other sum comes with a tolerance, is looked at through views at most,
-and does not spread.
+The terms of sums of floats, and of products of arrays that are not C-ordered, may be added in another
+order. A sum is *exact* if no order rounds (small multiples of a power of two); then it may be used
+like any other value. Every other sum is *inexact*: it has a tolerance, and only views of it are used.
 """
 
 import math
@@ -22,13 +21,13 @@ from hypothesis import strategies as st
 
 from portnet.backend import namespace
 
-WORLDS = 2  # sets of values that every program is valid for
+VALUE_SETS = 2  # number of sets of values for which every program is valid
 FLOATS, SIGNED, INTEGERS = ("float32", "float64"), ("int32", "int64"), ("uint8", "int32", "int64")
 DTYPES = ("float64", "float32", "int32", "int64", "bool", "uint8")
 LAYOUTS = ("C", "F", "steps", "negative", "zero strides", "read-only", "unaligned", "shared")
-LARGEST = 40_000  # numbers in a value
-POOL = 50_000  # numbers in the memory that "shared" arguments have in common
-SLACK = 64  # of a sum: times eps, times the sum of magnitudes
+LARGEST = 40_000  # maximal size of a value
+POOL = 50_000  # size of the memory of "shared" arguments
+SLACK = 64  # tolerance of a sum / (eps * sum of magnitudes)
 
 
 # Arguments --------------------------------------------------------------------------------------
@@ -36,19 +35,19 @@ SLACK = 64  # of a sum: times eps, times the sum of magnitudes
 
 @dataclass(frozen=True)
 class Argument:
-    """How an argument is made: values from a seed, in some layout."""
+    """An argument: values from a seed, in a memory layout."""
 
     shape: tuple[int, ...]
     dtype: str
     layout: str
     kind: str  # of values: "small", "normal", "wide"
     seed: int
-    offset: int = 0  # into the memory that "shared" arguments have in common
+    offset: int = 0  # into the memory of "shared" arguments
 
-    def values(self, world, shape=None):
-        """Return a new C array of these values."""
+    def values(self, value_set, shape=None):
+        """Return a new C-ordered array of the values."""
         shape = self.shape if shape is None else shape
-        rng = np.random.default_rng((self.seed, world))
+        rng = np.random.default_rng((self.seed, value_set))
         if self.dtype == "bool":
             return rng.random(shape) < 0.5
         if self.dtype == "uint8":
@@ -66,11 +65,11 @@ class Argument:
             a[some] = rng.choice(special, int(some.sum())).astype(self.dtype)
         return a
 
-    def make(self, world, pools):
+    def make(self, value_set, pools):
         """Return the argument in its layout; `pools` has the memory shared so far, by dtype."""
         if self.layout == "shared":
-            return self._view(world, pools)
-        a = np.asarray(self.values(world))
+            return self._view(value_set, pools)
+        a = np.asarray(self.values(value_set))
         if self.layout == "F":
             return np.asfortranarray(a)
         if self.layout == "steps":
@@ -90,10 +89,10 @@ class Argument:
         view[...] = a
         return view
 
-    def _view(self, world, pools):
-        """Return a piece of the memory that all shared arguments of this dtype look at."""
+    def _view(self, value_set, pools):
+        """Return a view of the memory that all shared arguments of this dtype have in common."""
         if self.dtype not in pools:
-            pools[self.dtype] = self.values(world, (POOL,))
+            pools[self.dtype] = self.values(value_set, (POOL,))
         size = math.prod(self.shape)
         return pools[self.dtype][self.offset : self.offset + size].reshape(self.shape)
 
@@ -108,41 +107,41 @@ class Argument:
 
 @dataclass
 class Program:
-    """A function of arrays, what to call it with and what to expect."""
+    """A function of arrays, with its arguments and tolerances."""
 
     arguments: list[Argument]
-    constants: dict[str, np.ndarray]  # what the function captures
+    constants: dict[str, np.ndarray]  # captured by the function
     lines: list[tuple[str, str]]  # name, expression
     result: str
     donate: tuple[int, ...]
     tags: list[str] = field(default_factory=list)  # the operations, for statistics
-    # for each world: name -> how far a sum, or a view of one, may be off
+    # for each set of values: name -> tolerance of a sum or of a view of one
     tolerances: list[dict[str, np.ndarray]] = field(default_factory=list)
 
     @property
     def source(self):
-        """The function, as Python."""
+        """The source of the function."""
         names = ", ".join(f"v{i}" for i in range(len(self.arguments)))
         body = [f"{name} = {expression}" for name, expression in self.lines]
         body = ["xp = namespace(v0)", *body, f"return {self.result}"]
         return f"def program({names}):\n" + "".join(f"    {line}\n" for line in body)
 
     def function(self, convert=lambda c: c):
-        """Return a new function; `convert` brings the constants to another library."""
+        """Return a new function; `convert` moves the constants to another library."""
         space = {"namespace": namespace}
         space |= {name: convert(c.copy()) for name, c in self.constants.items()}
         exec(self.source, space)
         return space["program"]
 
-    def inputs(self, world):
-        """Return new arguments: nothing of them was written yet."""
+    def inputs(self, value_set):
+        """Return new arguments."""
         pools = {}
-        return [argument.make(world, pools) for argument in self.arguments]
+        return [argument.make(value_set, pools) for argument in self.arguments]
 
-    def tolerance(self, world):
-        """Return a nest like the results: how far each may be off (0: not at all)."""
+    def tolerance(self, value_set):
+        """Return a pytree like the results, of their tolerances (0: equal bit for bit)."""
         names = [name for name, _ in self.lines] + [f"v{i}" for i in range(len(self.arguments))]
-        names = dict.fromkeys(names, 0.0) | self.tolerances[world]
+        names = dict.fromkeys(names, 0.0) | self.tolerances[value_set]
         return eval(self.result, {}, names)
 
     def __repr__(self):
@@ -153,7 +152,7 @@ class Program:
         return "\n".join(["", *lines, self.source])
 
 
-# What is drawn ----------------------------------------------------------------------------------
+# Building programs ------------------------------------------------------------------------------
 
 UNARY = {
     "float": "acos acosh asin asinh atan atanh cos cosh exp expm1 log log10 log1p log2 reciprocal "
@@ -180,20 +179,20 @@ UNARY, BINARY, OPERATORS = (
 
 
 def kind(a):
-    """float, int or bool: what may be mixed."""
+    """Return "float", "int" or "bool"; dtypes of one kind may be mixed."""
     return {"f": "float", "i": "int", "u": "int", "b": "bool"}[a.dtype.kind]
 
 
 class Builder:
-    """A program that grows line by line."""
+    """Builds a program line by line."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
         self.arguments, self.constants, self.lines, self.tags = [], {}, [], []
-        self.worlds = [{} for _ in range(WORLDS)]  # name -> value
-        self.loose = [{} for _ in range(WORLDS)]  # name -> tolerance
+        self.value_sets = [{} for _ in range(VALUE_SETS)]  # name -> value
+        self.inexact = [{} for _ in range(VALUE_SETS)]  # name -> tolerance
 
-    # Drawing
+    # Random choices
 
     def choose(self, options):
         return self.random.choice(list(options))
@@ -205,18 +204,18 @@ class Builder:
         return self.random.random() < 0.5
 
     def value(self, name):
-        return self.worlds[0][name]
+        return self.value_sets[0][name]
 
     def pick(self, accept=lambda a: True, exact=True):
-        """Return the name of a value, or None; half the time the latest."""
-        names = [n for n in reversed(self.worlds[0]) if not (exact and n in self.loose[0])]
+        """Return the name of a value, or None; half of the time the latest."""
+        names = [n for n in reversed(self.value_sets[0]) if not (exact and n in self.inexact[0])]
         names = [n for n in names if accept(self.value(n))]
         if not names:
             return None
         return names[max(self.integer(-len(names), len(names) - 1), 0)]
 
     def partner(self, name):
-        """Return a value that `name` may be combined with."""
+        """Return the name of a value that can be combined with `name`."""
         a = self.value(name)
 
         def fits(b):
@@ -229,7 +228,7 @@ class Builder:
         return self.pick(fits)
 
     def scalar(self, name):
-        """Return a Python scalar that may stand beside `name`, as source."""
+        """Return the source of a Python scalar that can be combined with `name`."""
         a = self.value(name)
         if kind(a) == "bool":
             return self.choose(["True", "False"])
@@ -244,41 +243,43 @@ class Builder:
         i = self.integer(0, ndim - 1)
         return i - ndim if self.flag() else i
 
-    # Growing
+    # Lines
 
-    def evaluate(self, expression, world, **replaced):
-        """Return the value of an expression in a world, or None where it has none."""
-        space = {**self.worlds[world], **replaced, "xp": xnp}
+    def evaluate(self, expression, value_set, **replaced):
+        """Return the value of an expression with a set of values, or None if it has none."""
+        space = {**self.value_sets[value_set], **replaced, "xp": xnp}
         try:
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("error")
                 result = eval(expression, space)
-        except Exception:  # drawn again
+        except Exception:  # another line is drawn
             return None
         if not isinstance(result, np.ndarray | np.generic) or result.size > LARGEST:
             return None
         return result if result.dtype.name in (*DTYPES, "uint64") else None
 
     def add(self, tag, expression, tolerances=None):
-        """Append a line, unless it has no value in some world."""
-        values = [self.evaluate(expression, world) for world in range(WORLDS)]
+        """Append a line, unless it has no value with some set of values."""
+        values = [self.evaluate(expression, value_set) for value_set in range(VALUE_SETS)]
         if any(v is None or (tolerances is None and v.dtype != values[0].dtype) for v in values):
             return
         name = f"v{len(self.arguments) + len(self.lines)}"
         self.lines.append((name, expression))
         self.tags.append(tag)
-        for world, v in enumerate(values):
-            self.worlds[world][name] = v
+        for value_set, v in enumerate(values):
+            self.value_sets[value_set][name] = v
             if tolerances is not None:
-                self.loose[world][name] = tolerances[world] + 1e-300  # -0.0 or 0.0: either
+                self.inexact[value_set][name] = (
+                    tolerances[value_set] + 1e-300
+                )  # the sign of zero may differ
 
     def everywhere(self, accept, *names):
-        """Whether `accept` holds for the values of these names in every world."""
-        return all(accept(*(world[n] for n in names)) for world in self.worlds)
+        """Return whether `accept` holds for the values of these names in every set."""
+        return all(accept(*(value_set[n] for n in names)) for value_set in self.value_sets)
 
 
 def mixes(a, b):
-    """Whether the standard says what the two promote to."""
+    """Return whether the standard defines the promotion of the two dtypes."""
     return a.dtype == b.dtype or "uint64" not in (a.dtype.name, b.dtype.name)
 
 
@@ -303,7 +304,7 @@ def unary(b):
 
 @operation()
 def sign_of(b):
-    """The sign of nan is nobody's business."""
+    """The sign of nan is not compared."""
     x = b.pick(lambda a: kind(a) == "float")
     y = x and b.partner(x)
     if y is None or not b.everywhere(lambda a: not np.isnan(a).any(), y):
@@ -458,7 +459,7 @@ def types(b):
 
 
 def axes(b, a):
-    """Return axis= and keepdims= as source, and what of a shape they take."""
+    """Return axis= and keepdims= as source, and the axis."""
     keep = ", keepdims=True" if b.flag() else ""
     if a.ndim == 0 or (choice := b.integer(0, 3)) == 0:
         return keep, None
@@ -470,10 +471,12 @@ def axes(b, a):
 
 
 def exact_sums(a):
-    """Whether no order of adding these numbers rounds: small multiples of a power of two."""
+    """Return whether no order of addition rounds: small multiples of a power of two."""
     if kind(a) != "float":
         return True
-    if not np.isfinite(a).all() or (np.signbit(a) & (a == 0)).any():  # -0.0 + 0.0 is either
+    if (
+        not np.isfinite(a).all() or (np.signbit(a) & (a == 0)).any()
+    ):  # the sign of -0.0 + 0.0 depends on the order
         return False
     with np.errstate(over="ignore"):
         scaled = np.abs(a.astype("float64")) * 2**8
@@ -481,7 +484,7 @@ def exact_sums(a):
 
 
 def safe_sums(a):
-    """Whether no order of adding the numbers, or their squares, overflows."""
+    """Return whether no order of addition of the values or their squares overflows."""
     with np.errstate(over="ignore"):
         finite = np.abs(a[np.isfinite(a)])
         return bool((finite**2).sum(dtype=a.dtype) < np.finfo(a.dtype).max / 4)
@@ -509,35 +512,39 @@ def sums(b):
     correction = ""
     if names in ("var", "std") and b.flag():
         correction = ", correction=1"
-    tolerances = [tolerance(b, names, x, rest + correction, world) for world in range(WORLDS)]
+    tolerances = [
+        tolerance(b, names, x, rest + correction, value_set) for value_set in range(VALUE_SETS)
+    ]
     if all(t is not None for t in tolerances):
-        b.add(f"loose {names}", f"xp.{names}({x}{rest}{correction})", tolerances)
+        b.add(f"inexact {names}", f"xp.{names}({x}{rest}{correction})", tolerances)
 
 
 def few_factors(a):
     return bool(a.size <= 32 and np.isfinite(a).all() and (np.abs(a) < 8).all())
 
 
-def tolerance(b, name, x, rest, world):
-    """Return how far a sum may be off: a multiple of eps, times the sum of magnitudes."""
-    a = np.abs(b.worlds[world][x].astype("float64"))
+def tolerance(b, name, x, rest, value_set):
+    """Return the tolerance of a sum: a multiple of eps, times the sum of magnitudes."""
+    a = np.abs(b.value_sets[value_set][x].astype("float64"))
     a = np.where(np.isfinite(a), a, 0.0)
     eps = SLACK * float(np.finfo(b.value(x).dtype).eps)
     kept = rest.replace(", correction=1", "")
     if name == "std":
-        var = b.evaluate(f"xp.var({x}{rest})", world, **{x: b.worlds[world][x].astype("float64")})
-        t = tolerance(b, "var", x, rest, world)
+        var = b.evaluate(
+            f"xp.var({x}{rest})", value_set, **{x: b.value_sets[value_set][x].astype("float64")}
+        )
+        t = tolerance(b, "var", x, rest, value_set)
         if var is None or t is None:
             return None
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.nan_to_num(t / (np.sqrt(var) + np.sqrt(t)))
     if name == "var":
-        count = b.evaluate(f"xp.sum({x}{kept})", world, **{x: np.ones_like(a)})
-        squares = b.evaluate(f"xp.sum({x}{kept})", world, **{x: a * a})
+        count = b.evaluate(f"xp.sum({x}{kept})", value_set, **{x: np.ones_like(a)})
+        squares = b.evaluate(f"xp.sum({x}{kept})", value_set, **{x: a * a})
         if count is None or squares is None:
             return None
         return eps * squares / np.maximum(count - ("correction" in rest), 1)
-    magnitude = b.evaluate(f"xp.{name}({x}{kept})", world, **{x: a})
+    magnitude = b.evaluate(f"xp.{name}({x}{kept})", value_set, **{x: a})
     return None if magnitude is None else eps * magnitude
 
 
@@ -587,10 +594,10 @@ def products(b):
 
 
 def product(b, tag, text, x, y):
-    """Append a product of x and y: exact where both lie in C order, as they do in a plan's buffers.
+    """Append a product of x and y: exact if both are C-ordered, as in the buffers of a plan.
 
-    NumPy keeps other orders of axes from operation to operation, and the sums of a product of a matrix
-    and a vector are made in an order that depends on them.
+    NumPy propagates other orders of axes through operations, and the terms of a matrix-vector product
+    are added in an order that depends on them.
     """
     expression = text.format(x, y)
     floats = kind(b.value(x)) == "float"
@@ -599,31 +606,31 @@ def product(b, tag, text, x, y):
         b.add(tag, expression)
         return
     tolerances = []
-    for world in b.worlds:
-        p, q = (np.abs(world[n].astype("float64")) for n in (x, y))
+    for value_set in b.value_sets:
+        p, q = (np.abs(value_set[n].astype("float64")) for n in (x, y))
         p, q = (np.where(np.isfinite(a), a, 0.0) for a in (p, q))
         space = {"xp": xnp, x: p} | {y: q}
         with np.errstate(over="ignore"):
             magnitude = eval(expression, space)
-        types = [world[n].dtype for n in (x, y)]
+        types = [value_set[n].dtype for n in (x, y)]
         if not (magnitude < float(np.finfo(np.result_type(*types)).max) / 4).all():
-            return  # whether it overflows depends on the order, too
+            return  # overflow depends on the order, too
         tolerances.append(SLACK * float(max(np.finfo(t).eps for t in types)) * magnitude)
-    b.add(f"loose {tag}", expression, tolerances)
+    b.add(f"inexact {tag}", expression, tolerances)
 
 
 # Views
 
 
 def view(b, tag, x, expression):
-    """Append a view of x: a view of a loose value is as loose."""
-    if x not in b.loose[0]:
+    """Append a view of x; a view of an inexact value is inexact."""
+    if x not in b.inexact[0]:
         b.add(tag, expression)
         return
     tolerances = []
-    for world in range(WORLDS):
-        t = np.zeros(b.worlds[world][x].shape) + b.loose[world][x]
-        tolerances.append(b.evaluate(expression, world, **{x: t}))
+    for value_set in range(VALUE_SETS):
+        t = np.zeros(b.value_sets[value_set][x].shape) + b.inexact[value_set][x]
+        tolerances.append(b.evaluate(expression, value_set, **{x: t}))
     if all(t is not None for t in tolerances):
         b.add(tag, expression, tolerances)
 
@@ -646,13 +653,13 @@ def index(b, shape):
                 parts.append(b.choose(["1:", ":-1", "-1:", "1::2", ":1", "-1:0:-1", f"{n}:"]))
             case _:
                 parts.append(":")
-    if b.integer(0, 3) == 0:  # an ellipsis for some of them, perhaps for none
+    if b.integer(0, 3) == 0:  # an ellipsis for some of the axes, or for none
         start = b.integer(0, len(parts))
         end = b.integer(start, len(parts))
         if not any(p == "None" for p in parts[start:end]):
             parts[start:end] = ["..."]
     elif b.integer(0, 4) == 0 and len(parts) > 1 and parts[-1] == ":":
-        parts.pop()  # NumPy's short form
+        parts.pop()  # NumPy's shorter index
     return ", ".join(parts) if parts else "..."
 
 
@@ -698,7 +705,7 @@ def shapes(b):
             view(b, "flip", x, f"xp.flip({x}{axis})")
 
 
-# What joins, takes and makes
+# Joining, taking and creation
 
 
 @operation(2)
@@ -785,15 +792,15 @@ def creation(b):
 
 @operation()
 def again(b):
-    """The same line twice, under another name."""
-    lines = [(name, e) for name, e in b.lines if name not in b.loose[0]]
+    """Repeat a line under another name."""
+    lines = [(name, e) for name, e in b.lines if name not in b.inexact[0]]
     if lines:
         b.add("again", b.choose(lines)[1])
 
 
 @operation()
 def captured(b):
-    """An array from outside of the function, on either side."""
+    """Combine a value with a captured array, on either side."""
     if (x := b.pick(lambda a: a.dtype.name in DTYPES)) is None:
         return
     a = b.value(x)
@@ -803,27 +810,27 @@ def captured(b):
     name = f"c{len(b.constants)}"
     constant = Argument(shape, a.dtype.name, "C", "small", b.integer(0, 99)).values(0)
     b.constants[name] = np.asarray(constant)
-    for world in b.worlds:
-        world[name] = b.constants[name]
+    for value_set in b.value_sets:
+        value_set[name] = b.constants[name]
     op = b.choose({"float": "+-*/", "int": "+-*&", "bool": "&|^"}[kind(a)])
     b.add("captured", f"{x} {op} {name}" if b.flag() else f"{name} {op} {x}")
 
 
-# The strategy -----------------------------------------------------------------------------------
+# Hypothesis strategy ----------------------------------------------------------------------------
 
 
-SEEDS = st.integers(0, 2**24 - 1)  # of wider ranges, most draws are small numbers
+SEEDS = st.integers(0, 2**24 - 1)  # from wider ranges, hypothesis mostly draws small numbers
 
 
 @st.composite
 def programs(draw, most=24):
-    """Draw a program of up to `most` lines; each has a seed of its own, so that lines shrink away."""
+    """Draw a program of up to `most` lines; each has its own seed, so lines can shrink."""
     b = Builder(draw(SEEDS))
     some = arguments(b)
-    for world in range(WORLDS):
+    for value_set in range(VALUE_SETS):
         pools = {}
         for i, argument in enumerate(some):
-            b.worlds[world][f"v{i}"] = argument.make(world, pools)
+            b.value_sets[value_set][f"v{i}"] = argument.make(value_set, pools)
     b.arguments = some
     for _ in range(draw(st.integers(1, most))):
         b.random = random.Random(draw(SEEDS))
@@ -835,11 +842,11 @@ def programs(draw, most=24):
     b.random = random.Random(draw(SEEDS))
     result = results(b)
     donate = tuple(i for i in range(len(some)) if b.flag())
-    return Program(some, b.constants, b.lines, result, donate, b.tags, b.loose)
+    return Program(some, b.constants, b.lines, result, donate, b.tags, b.inexact)
 
 
 def arguments(b):
-    """Return one to four arguments of shapes that fit each other, or may."""
+    """Return one to four arguments of shapes that often broadcast."""
     sizes = [0, 1, 1, 2, 2, 3, 3, 4, 5] if b.integer(0, 19) else [90, 150]
     m, n = b.choose(sizes), b.choose(sizes)
     shapes = [(m, n), (m, n), (n, m), (n,), (1, n), (m, 1), (), (m, m), (2, m, n), (1,), (m,)]
@@ -848,7 +855,7 @@ def arguments(b):
     for _ in range(b.integer(1, 4)):
         shape, dtype = b.choose(shapes), b.choose(dtypes)
         layout = b.choose(LAYOUTS) if b.flag() else "C"
-        if found and found[-1].layout == "shared" and b.flag():  # something to share with
+        if found and found[-1].layout == "shared" and b.flag():  # a shared argument exists
             layout, dtype = "shared", found[-1].dtype
         values, seed, offset = b.choose(["small", "normal", "wide"]), b.integer(0, 999), 0
         if layout == "shared":
@@ -858,8 +865,8 @@ def arguments(b):
 
 
 def results(b):
-    """Return a nest of values, as source: the last line, and some others, perhaps inputs or twice."""
-    names = [n for n in b.worlds[0] if not n.startswith("c")]
+    """Return the source of a pytree of values: the last line and some others, inputs included."""
+    names = [n for n in b.value_sets[0] if not n.startswith("c")]
     chosen = [names[-1]] + [b.choose(names) for _ in range(b.integer(0, 3))]
     match b.integer(0, 3):
         case 0:
@@ -872,13 +879,13 @@ def results(b):
             return f"({', '.join(chosen)},)"
 
 
-# Comparing --------------------------------------------------------------------------------------
+# Comparison -------------------------------------------------------------------------------------
 
 
 def assert_same(actual, expected, tolerance=0.0, where="result"):
-    """Fail unless two nests are the same, bit for bit where the tolerance is 0.
+    """Fail unless two pytrees are equal, bit for bit where the tolerance is 0.
 
-    nan equals nan, whatever its sign.
+    nan equals nan of any sign.
     """
     if isinstance(expected, dict):
         assert type(actual) is type(expected), f"{where}: {type(actual)}"
@@ -923,5 +930,5 @@ def _assert_same_array(actual, expected, tolerance, where):
 
 
 def snapshot(arrays):
-    """Return the bytes of arrays: what must not change."""
+    """Return the bytes of arrays, to check that they do not change."""
     return [np.array(a, copy=True).tobytes() for a in arrays]

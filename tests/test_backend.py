@@ -1,4 +1,4 @@
-"""Backends: where arrays are born, what moves, and what is said when something cannot be had."""
+"""Backends: selection, availability probes, conversion of arrays, and error messages."""
 
 import os
 import re
@@ -26,15 +26,15 @@ def python(code, **environment):
     return done.stdout.strip()
 
 
-# Setting it -------------------------------------------------------------------------------------
+# Selection of the backend -----------------------------------------------------------------------
 
 
-def test_numpy_float32_is_the_default():
+def test_default_backend_is_numpy_float32_on_the_cpu():
     now = portnet.get_backend()
     assert (now.name, now.dtype, str(now.device)) == ("numpy", "float32", "cpu")
 
 
-def test_set_and_use():
+def test_use_backend_block_overrides_set_backend():
     portnet.set_backend("array_api_strict", device="device1", dtype="float64")
     assert portnet.get_backend().name == "array_api_strict"
     with portnet.use_backend("numpy") as inner:
@@ -47,7 +47,7 @@ def test_set_and_use():
     assert (portnet.get_backend().name, portnet.get_backend().dtype) == ("numpy", "float64")
 
 
-def test_blocks_may_end_in_any_order():
+def test_use_backend_blocks_can_end_in_any_order():
     def generator():
         with portnet.use_backend("array_api_strict"):
             yield
@@ -60,13 +60,13 @@ def test_blocks_may_end_in_any_order():
     assert (portnet.get_backend().name, portnet.get_backend().dtype) == ("numpy", "float32")
 
 
-def test_use_ends_also_with_an_error():
+def test_use_backend_restores_the_backend_after_an_error():
     with pytest.raises(ZeroDivisionError), portnet.use_backend("array_api_strict"):
         1 / 0  # noqa: B018
     assert portnet.get_backend().name == "numpy"
 
 
-def test_set_is_for_the_process_and_use_for_the_thread():
+def test_set_backend_is_per_process_and_use_backend_per_thread():
     seen, inside, leave = {}, threading.Event(), threading.Event()
 
     def with_use():
@@ -81,7 +81,7 @@ def test_set_is_for_the_process_and_use_for_the_thread():
     user = threading.Thread(target=with_use)
     user.start()
     inside.wait(10)
-    assert portnet.get_backend().name == "numpy"  # another thread's block is not ours
+    assert portnet.get_backend().name == "numpy"  # the block of another thread has no effect here
     portnet.set_backend("numpy", dtype="float64")
     other = threading.Thread(target=plain)
     other.start()
@@ -119,14 +119,14 @@ def test_set_is_for_the_process_and_use_for_the_thread():
         ),
     ],
 )
-def test_bad_options_change_nothing(call, error, message):
+def test_set_backend_rejects_bad_options_and_keeps_the_backend(call, error, message):
     before = portnet.get_backend()
     with pytest.raises(error, match=message):
         call()
     assert portnet.get_backend() is before
 
 
-def test_unknown_devices_of_torch_and_jax(torch, jax):
+def test_unknown_devices_of_torch_and_jax_raise(torch, jax):
     for name, device in (
         ("torch", "cuda:7"),
         ("torch", "warp"),
@@ -159,7 +159,7 @@ def test_float64_on_jax_needs_x64(jax):
         jax.config.update("jax_enable_x64", True)
 
 
-def test_environment_variable():
+def test_portnet_backend_variable_sets_the_default_backend():
     code = "import portnet; b = portnet.get_backend(); print(b.name, b.dtype)"
     assert python(code, PORTNET_BACKEND="array_api_strict") == "array_api_strict float32"
     assert python(code, PORTNET_BACKEND="") == "numpy float32"
@@ -172,13 +172,13 @@ except ValueError as error:
 portnet.set_backend("numpy")
 print(portnet.asarray([1.0]).dtype)
 """
-    told, dtype = python(code, PORTNET_BACKEND="nunpy").splitlines()
-    assert "did you mean 'numpy'" in told
-    assert "PORTNET_BACKEND" in told
+    reported, dtype = python(code, PORTNET_BACKEND="nunpy").splitlines()
+    assert "did you mean 'numpy'" in reported
+    assert "PORTNET_BACKEND" in reported
     assert dtype == "float32"
 
 
-def test_import_brings_in_no_optional_library():
+def test_importing_portnet_imports_no_optional_library():
     code = """
 import sys, portnet
 optional = "torch jax cupy array_api_strict matplotlib sklearn pandas scipy tqdm llvmlite".split()
@@ -187,7 +187,7 @@ print([name for name in optional if name in sys.modules])
     assert python(code) == "[]"
 
 
-def test_command_line():
+def test_command_line_lists_backends_packages_and_machine_code():
     done = subprocess.run(
         [sys.executable, "-m", "portnet"], capture_output=True, text=True, check=True
     ).stdout
@@ -199,7 +199,7 @@ def test_command_line():
     assert "new arrays are created in numpy on cpu as float32" in done
 
 
-def test_command_line_says_how_to_install_what_is_missing_and_why_there_is_no_machine_code():
+def test_command_line_says_how_to_install_missing_packages():
     code = (
         "import importlib.metadata as m, importlib.util as u, runpy\n"
         "known, find = m.version, u.find_spec\n"
@@ -218,15 +218,15 @@ def test_command_line_says_how_to_install_what_is_missing_and_why_there_is_no_ma
         "matplotlib": "plot",
     }.items():
         here = rf'pip install "\.\[{extra}\]" in a checkout of portnet'
-        told = rf'^  {package} not installed: (pip install "{package}[^"]*" \(or )?{here}\)?$'
-        assert re.search(told, done, re.MULTILINE), done
+        expected = rf'^  {package} not installed: (pip install "{package}[^"]*" \(or )?{here}\)?$'
+        assert re.search(expected, done, re.MULTILINE), done
     assert "steps on NumPy become machine code: no, llvmlite is not installed" in done
 
 
-def test_command_line_says_what_the_environment_asks_of_machine_code():
+def test_command_line_reports_the_portnet_native_settings():
     if native_policy.why_no_machine_code():
         pytest.skip(f"there is no machine code here: {native_policy.why_no_machine_code()}")
-    for name, value, told in (
+    for name, value, expected in (
         ("PORTNET_NATIVE", "never", "no, as PORTNET_NATIVE=never says"),
         ("PORTNET_NATIVE", "maybe", "no, PORTNET_NATIVE: expected always, never or auto, got 'ma"),
         ("PORTNET_NATIVE", "always", "yes\n"),
@@ -236,10 +236,10 @@ def test_command_line_says_what_the_environment_asks_of_machine_code():
         command = [sys.executable, "-m", "portnet"]
         done = subprocess.run(command, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr
-        assert f"\nsteps on NumPy become machine code: {told}" in done.stdout
+        assert f"\nsteps on NumPy become machine code: {expected}" in done.stdout
 
 
-def test_command_line_with_a_default_that_cannot_be_used():
+def test_command_line_fails_without_traceback_for_an_unknown_default():
     env = os.environ | {"PORTNET_BACKEND": "nunpy"}
     command = [sys.executable, "-m", "portnet"]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
@@ -249,11 +249,11 @@ def test_command_line_with_a_default_that_cannot_be_used():
     assert "Traceback" not in done.stderr
 
 
-# Finding out ------------------------------------------------------------------------------------
+# Probes of CuPy ---------------------------------------------------------------------------------
 
 
 def fake_cupy(count=1, total=24.0, error=None):
-    """A stand-in for CuPy that gets as far as it is told to."""
+    """A stand-in for CuPy that gets as far as the arguments allow."""
 
     def get_device_count():
         if isinstance(count, Exception):
@@ -287,7 +287,7 @@ def fake_cupy(count=1, total=24.0, error=None):
 
 @pytest.fixture
 def probes():
-    """Probes are made once per process: make them anew in this test, and after it."""
+    """Clear the cached probes before and after the test: they run once per process."""
     backend._probe.cache_clear()
     yield
     backend._probe.cache_clear()
@@ -314,7 +314,7 @@ def probes():
     ],
     ids=["import", "driver", "no device", "no libraries", "wrong sum"],
 )
-def test_cupy_is_found_in_stages(module, message, probes, monkeypatch):
+def test_cupy_probe_names_the_stage_that_failed(module, message, probes, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", module)
     for _ in range(2):
         with pytest.raises(BackendUnavailableError, match=message):
@@ -324,14 +324,14 @@ def test_cupy_is_found_in_stages(module, message, probes, monkeypatch):
     assert portnet.get_backend().name == "numpy"  # no fallback, no change
 
 
-def test_cupy_is_usable_where_every_stage_passes(probes, monkeypatch):
+def test_cupy_is_usable_when_every_stage_passes(probes, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy())
     status = next(s for s in portnet.backends() if s.name == "cupy")
     assert status.usable
     assert (status.version, status.device) == ("14.2.0", "cuda:0 (Fake GPU)")
 
 
-def test_a_library_is_tried_once(probes, monkeypatch):
+def test_each_library_is_probed_once_per_process(probes, monkeypatch):
     tried = []
     fake = fake_cupy(0)
     fake.cuda.runtime.getDeviceCount = lambda: tried.append(1) or 0
@@ -341,7 +341,7 @@ def test_a_library_is_tried_once(probes, monkeypatch):
     assert tried == [1]
 
 
-def test_the_real_cupy_without_a_driver():
+def test_installed_cupy_without_a_driver_is_unusable():
     pytest.importorskip("cupy", reason="CuPy is not installed")
     status = next(s for s in portnet.backends() if s.name == "cupy")
     if status.usable:
@@ -351,7 +351,7 @@ def test_the_real_cupy_without_a_driver():
         portnet.set_backend("cupy")
 
 
-def test_backends_lists_all_five():
+def test_backends_lists_all_five_backends():
     statuses = {s.name: s for s in portnet.backends()}
     assert list(statuses) == ["numpy", "cupy", "torch", "jax", "array_api_strict"]
     assert statuses["numpy"].version == np.__version__
@@ -360,11 +360,11 @@ def test_backends_lists_all_five():
         assert bool(status.reason) == (not status.usable)
 
 
-# Moving -----------------------------------------------------------------------------------------
+# Conversion of arrays ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_asarray_gives_floats_the_backends_dtype_and_leaves_the_rest(xp, dtype):
+def test_asarray_casts_floats_to_the_backend_dtype_and_keeps_other_dtypes(xp, dtype):
     if dtype == "float64" and xp.float_name == "float32":
         pytest.skip(reason="this device has no float64")
     with portnet.use_backend(xp.name, device=xp.device, dtype=dtype):
@@ -379,12 +379,12 @@ def test_asarray_gives_floats_the_backends_dtype_and_leaves_the_rest(xp, dtype):
         assert str(portnet.asarray([1, 2], dtype="float32").dtype).endswith("float32")
 
 
-def test_asarray_returns_what_is_there_already(xp):
+def test_asarray_returns_an_array_of_the_backend_itself(xp):
     x = portnet.asarray([1.0, 2.0])
     assert portnet.asarray(x) is x
 
 
-def test_to_numpy(xp):
+def test_to_numpy_returns_equal_host_arrays(xp):
     x = xp.asarray([[1.0, 2.0]])
     host = portnet.to_numpy(x)
     assert type(host) is np.ndarray or xp.id == "numpy-readonly"
@@ -393,7 +393,7 @@ def test_to_numpy(xp):
     assert portnet.to_numpy(np.float32(2)).shape == ()
 
 
-def test_from_every_library_to_every_other(xp, torch, jax):
+def test_asarray_converts_arrays_of_every_library(xp, torch, jax):
     host = np.arange(6.0).reshape(2, 3)
     for source in (
         torch.tensor(host, requires_grad=True),
@@ -408,13 +408,13 @@ def test_from_every_library_to_every_other(xp, torch, jax):
         assert not getattr(array, "requires_grad", False)
 
 
-def test_read_only_memory_is_no_warning(other):
+def test_asarray_of_read_only_memory_does_not_warn(other_xp):
     host = np.arange(3.0)
     host.flags.writeable = False
-    np.testing.assert_array_equal(other.numpy(portnet.asarray(host)), [0, 1, 2])
+    np.testing.assert_array_equal(other_xp.numpy(portnet.asarray(host)), [0, 1, 2])
 
 
-def test_frames_and_objects():
+def test_asarray_converts_dataframes_and_decimals():
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     frame = pandas.DataFrame({"a": [1, 2], "b": [0.5, 1.5]})
     np.testing.assert_array_equal(portnet.asarray(frame), [[1, 0.5], [2, 1.5]])
@@ -432,12 +432,12 @@ def test_frames_and_objects():
         ([1e39], "too large for float32"),
     ],
 )
-def test_asarray_refuses(data, message):
+def test_asarray_rejects_ragged_nonnumeric_and_overflowing_data(data, message):
     with pytest.raises(ValueError, match=message):
         portnet.asarray(data)
 
 
-def test_dtypes_that_there_are_not():
+def test_asarray_rejects_unknown_and_unsupported_dtypes():
     with pytest.raises(ValueError, match="unknown dtype 'flaot32': did you mean 'float32'"):
         portnet.asarray([1.0], dtype="flaot32")
     with pytest.raises(ValueError, match="unknown dtype 'float16'"):
@@ -449,14 +449,14 @@ def test_dtypes_that_there_are_not():
         portnet.asarray([1.7], dtype="float64")
 
 
-def test_bfloat16_and_sparse_tensors(torch):
+def test_bfloat16_tensors_convert_and_sparse_tensors_raise(torch):
     x = torch.tensor([[1.5, 2.0]])
     np.testing.assert_array_equal(portnet.to_numpy(x.bfloat16()), [[1.5, 2.0]])
     with pytest.raises(TypeError, match="X: sparse data was passed"):
         portnet.Trainer(portnet.mlp([2, 2]), "huber").fit(x.to_sparse(), [[1.0, 1.0]])
 
 
-def test_errors_of_an_array_of_ones_own_go_through():
+def test_errors_raised_by_array_conversion_propagate():
     class Broken:
         def __array__(self, dtype=None, copy=None):
             raise ValueError("the disk is on fire")
@@ -465,14 +465,14 @@ def test_errors_of_an_array_of_ones_own_go_through():
         portnet.asarray(Broken())
 
 
-def test_device_objects(torch):
+def test_set_backend_accepts_torch_device_objects(torch):
     portnet.set_backend("torch", device=torch.device("cpu"))
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match=r"unknown device .*cuda.* for torch"):
             portnet.set_backend("torch", device=torch.device("cuda"))
 
 
-def test_integers_that_do_not_fit():
+def test_asarray_rejects_integers_that_overflow_int32():
     with (
         portnet.use_backend("array_api_strict", device="no_x64"),
         pytest.raises(ValueError, match="integers from 1 to 8589934592 do not fit int32"),
@@ -480,7 +480,7 @@ def test_integers_that_do_not_fit():
         portnet.asarray([1, 2**33])
 
 
-def test_complex_tensors(torch):
+def test_asarray_rejects_complex_tensors(torch):
     with (
         portnet.use_backend("torch"),
         pytest.raises(ValueError, match="expected real numbers, got complex64 data"),
@@ -488,7 +488,7 @@ def test_complex_tensors(torch):
         portnet.asarray(torch.tensor([1j]))
 
 
-def test_namespace_of_mixed_libraries_names_them(torch):
+def test_namespace_of_mixed_libraries_raises_and_names_them(torch):
     with pytest.raises(TypeError) as caught:
         namespace(np.zeros(2), torch.zeros(2))
     assert "a numpy array on cpu and a torch array on cpu" in str(caught.value)
@@ -497,15 +497,15 @@ def test_namespace_of_mixed_libraries_names_them(torch):
         namespace([1.0])
 
 
-def test_backends_are_hashable_although_devices_of_cupy_are_not():
+def test_backend_is_hashable_with_an_unhashable_device():
     class Unhashable:
         __hash__ = None
 
     assert hash(backend.Backend("cupy", "float32", Unhashable())) is not None
 
 
-def test_every_layout_of_host_data(xp):
-    """Backwards, column-major, read-only, big-endian and strided arrays are the same numbers."""
+def test_asarray_accepts_every_memory_layout_of_host_data(xp):
+    """Reversed, column-major, read-only, big-endian and strided arrays keep their values."""
     a = np.arange(12.0).reshape(3, 4)
     frozen = a.copy()
     frozen.flags.writeable = False

@@ -1,6 +1,6 @@
-"""Everything a user can pass wrongly to Trainer, optimizers, schedules and fit: error and message.
+"""Bad arguments of Trainer, optimizers, schedules and fit: error types and messages.
 
-What is wrong with data themselves (NaN, shapes, libraries) is in test_validation.py.
+Bad data (NaN, shapes, libraries) are in test_validation.py.
 """
 
 import re
@@ -27,7 +27,7 @@ def optimize(optimizer):
     return fit(trainer={"optimizer": optimizer})
 
 
-def nine(mean, target, weight=None):
+def one_column(mean, target, weight=None):
     return mean[:, :1]
 
 
@@ -39,11 +39,11 @@ def loss(mean, target, weight=None):
     return 0.0
 
 
-def nameless(mean, target, weight=None):
+def custom_metric(mean, target, weight=None):
     return 0.0
 
 
-class NoKey:
+class ForwardWithoutKey:
     def init(self, rng, n_in):
         return (), n_in
 
@@ -54,7 +54,7 @@ class NoKey:
         return (), dy
 
 
-class NoPair(NoKey):
+class BackwardWithoutPair(ForwardWithoutKey):
     def forward(self, params, x, key=None):
         return x, None
 
@@ -70,7 +70,7 @@ class UpdatesOnly:
         return portnet.tree.map(lambda g: -0.1 * g, grads)
 
 
-# What is called, the error's type, and its message (the beginning of it).
+# The call, the type of its error, and the start of its message.
 CASES = {
     # Trainer
     "loss misspelt": (
@@ -98,41 +98,41 @@ CASES = {
         TypeError,
         "expected a model with init, forward, backward, got (3, 4, 3)",
     ),
-    "an option of fit's, in other words": (
+    "an option of other libraries for Trainer": (
         lambda: portnet.Trainer(NET, "huber", validation_split=0.1),
         TypeError,
         "Trainer: unknown option 'validation_split': write fit(X, y, validation=0.1)",
     ),
-    "sizes one by one, of NumPy's": (
+    "NumPy sizes as separate arguments": (
         lambda: portnet.mlp(np.int64(4), 8, 2),
         TypeError,
         "mlp: expected a list of sizes, inputs first and outputs last, such as mlp([4, 8, 2]), got",
     ),
-    "outputs and inputs, of NumPy's": (
+    "Dense with outputs and NumPy inputs": (
         lambda: portnet.Dense(8, np.int64(4)),
         TypeError,
         "Dense(8, 4): the inputs come from the data, so write Dense(4)",
     ),
-    "a forward without a key": (
-        lambda: portnet.Chain([portnet.Dense(3), NoKey()]),
+    "a layer whose forward has no key": (
+        lambda: portnet.Chain([portnet.Dense(3), ForwardWithoutKey()]),
         TypeError,
-        "forward of layers[1] NoKey is called with (params, x, key), got one that takes (params, "
+        "forward of layers[1] ForwardWithoutKey is called with (params, x, key), got one that takes (params, "
         "x): write def forward(self, params, x, key=None), and return y, cache",
     ),
-    "a residual's forward without a key": (
-        lambda: portnet.Residual(NoKey()),
+    "a residual layer whose forward has no key": (
+        lambda: portnet.Residual(ForwardWithoutKey()),
         TypeError,
-        "forward of NoKey is called with (params, x, key), got one that takes (params, x): write",
+        "forward of ForwardWithoutKey is called with (params, x, key), got one that takes (params, x): write",
     ),
-    "a model's forward without a key": (
-        lambda: portnet.Trainer(NoKey(), "huber"),
+    "a model whose forward has no key": (
+        lambda: portnet.Trainer(ForwardWithoutKey(), "huber"),
         TypeError,
-        "forward of NoKey is called with (params, x, key), got one that takes (params, x): write",
+        "forward of ForwardWithoutKey is called with (params, x, key), got one that takes (params, x): write",
     ),
-    "a model whose backward gives no pair": (
-        lambda: portnet.Trainer(NoPair(), "squared_error").fit(X, X),
+    "a model whose backward returns no pair": (
+        lambda: portnet.Trainer(BackwardWithoutPair(), "squared_error").fit(X, X),
         TypeError,
-        "NoPair: expected backward to return dparams, dx, got a ndarray of shape (8, 3)",
+        "BackwardWithoutPair: expected backward to return dparams, dx, got a ndarray of shape (8, 3)",
     ),
     "an optimizer that returns updates only": (
         lambda: fit(trainer={"optimizer": UpdatesOnly()}),
@@ -159,7 +159,7 @@ CASES = {
         ValueError,
         "shuffle: expected True or False, got 1",
     ),
-    "parameters of another net": (
+    "parameters of another network": (
         lambda: fit(trainer={"params": portnet.init(portnet.mlp([3, 5, 3]))}),
         DataError,
         "params[0]['W']: expected shape (3, 4), got (3, 5)",
@@ -190,7 +190,7 @@ CASES = {
         ValueError,
         "RMSProp: expected 0 <= beta < 1, got 1.0",
     ),
-    "beta in words": (
+    "beta as text": (
         lambda: portnet.Nesterov(beta="0.9"),
         ValueError,
         "Nesterov: expected 0 <= beta < 1, got '0.9'",
@@ -200,17 +200,17 @@ CASES = {
         ValueError,
         "AdamW: expected a finite decay >= 0, got -0.1",
     ),
-    "decay of no parameter": (
+    "decay of an unknown parameter": (
         lambda: optimize(portnet.chain(portnet.WeightDecay(0.1, only="weights"), portnet.SGD())),
         ValueError,
         "WeightDecay: no parameter is named 'weights'; there are [0]['W'], [0]['b'], [2]['W']",
     ),
-    "clipping at 0": (
+    "clipping limit of 0": (
         lambda: portnet.ClipNorm(0.0),
         ValueError,
         "ClipNorm: expected a finite limit > 0, got 0.0",
     ),
-    "chain of nothing": (
+    "empty chain": (
         lambda: portnet.chain(),
         ValueError,
         "chain: expected at least one optimizer, got nothing",
@@ -240,12 +240,12 @@ CASES = {
         ValueError,
         "chain: expected WeightDecay before the optimizer, where gradients pass: after it, parameters",
     ),
-    "learning rate beyond floats": (
+    "learning rate too large for a float": (
         lambda: portnet.Adam(10**400),
         ValueError,
         "Adam: expected a finite lr > 0, or a function of t, got 1000",
     ),
-    "decay by number": (
+    "only as a number": (
         lambda: portnet.AdamW(only=1),
         TypeError,
         "AdamW: only is the name of parameters, such as 'W', got 1",
@@ -270,12 +270,12 @@ CASES = {
         ValueError,
         "LBFGS: expected a finite gtol >= 0, got -1",
     ),
-    "L-BFGS and dropout": (
+    "L-BFGS with dropout": (
         lambda: portnet.Trainer(portnet.mlp([3, 4, 3], dropout=0.5), "huber", "lbfgs").fit(X, X),
         ValueError,
         "LBFGS needs a loss that is the same in every evaluation, but this model draws at random",
     ),
-    "L-BFGS and plateaus": (
+    "L-BFGS with reduce_on_plateau": (
         lambda: fit(trainer={"optimizer": "lbfgs"}, reduce_on_plateau=True),
         ValueError,
         "reduce_on_plateau: LBFGS finds the length of its steps by itself",
@@ -291,42 +291,42 @@ CASES = {
         ValueError,
         "ExponentialDecay: expected 0 < factor <= 1, got 1.5",
     ),
-    "inverse decay of no power": (
+    "inverse decay of power 0": (
         lambda: portnet.InverseDecay(0.1, 10, power=0),
         ValueError,
         "InverseDecay: expected a finite power > 0, got 0",
     ),
-    "warm-up longer than all": (
+    "warm-up as long as the decay": (
         lambda: portnet.CosineDecay(0.1, steps=100, warmup=100),
         ValueError,
         "CosineDecay: expected 0 <= warmup < steps, got 100",
     ),
-    "end above the start": (
+    "end above the learning rate": (
         lambda: portnet.CosineDecay(0.1, steps=100, end=0.2),
         ValueError,
         "CosineDecay: expected 0 <= end <= lr, got 0.2",
     ),
-    "constant of NaN": (
+    "constant schedule of NaN": (
         lambda: portnet.Constant(np.nan),
         ValueError,
         "Constant: expected a finite lr > 0, got nan",
     ),
-    "schedule that gives text": (
+    "schedule that returns text": (
         lambda: optimize(portnet.SGD(str)),
         ValueError,
         "SGD: expected a finite lr > 0, or a function of t, got <class 'str'>",
     ),
-    "schedule that gives None": (
+    "schedule that returns None": (
         lambda: optimize(portnet.SGD(lambda t: None)),
         ShapeError,
         "learning rate <function <lambda>",
     ),
-    "schedule that gives two numbers": (
+    "schedule that returns two numbers": (
         lambda: optimize(portnet.SGD(lambda t: np.ones(2, np.float32))),
         ShapeError,
         "learning rate <function <lambda>",
     ),
-    # fit: epochs and watching
+    # fit: epochs, monitoring and options
     "epochs of -1": (
         lambda: fit(epochs=-1),
         ValueError,
@@ -337,22 +337,22 @@ CASES = {
         ValueError,
         "epochs: expected an integer of at least 0, got 2.5",
     ),
-    "an option that is none": (
+    "an unknown option of fit": (
         lambda: fit(epoch=3),
         TypeError,
         "fit: unknown option 'epoch': did you mean 'epochs'?",
     ),
-    "an option of epochs() that is none": (
+    "an unknown option of epochs": (
         lambda: portnet.Trainer(NET, "huber").epochs(X, X, epoch=3),
         TypeError,
         "epochs: unknown option 'epoch': did you mean 'epochs'?",
     ),
-    "an option as other libraries call it": (
+    "an option of other libraries for fit": (
         lambda: fit(validation_split=0.2),
         TypeError,
         "fit: unknown option 'validation_split': write validation=0.1",
     ),
-    "a dtype for fit": (
+    "dtype as an option of fit": (
         lambda: fit(dtype=np.float64),
         TypeError,
         'fit: unknown option \'dtype\': write portnet.set_backend("numpy", dtype="float64")',
@@ -363,64 +363,64 @@ CASES = {
         "fit: expected X, y and options by name, got 10 as a third argument: write fit(X, y, "
         "epochs=10)",
     ),
-    "epochs by position, going on": (
+    "epochs by position in a resumed fit": (
         lambda: fit().fit(X, LABELS, 10),
         TypeError,
         "fit: expected X, y and options by name, got 10 as a third argument: write fit(X, y, "
         "epochs=10)",
     ),
-    "a rate for Trainer": (
+    "lr as an option of Trainer": (
         lambda: portnet.Trainer(NET, "huber", lr=0.1),
         TypeError,
         "Trainer: unknown option 'lr': write optimizer=portnet.Adam(1e-3)",
     ),
-    "a dtype for Trainer": (
+    "dtype as an option of Trainer": (
         lambda: portnet.Trainer(NET, "huber", dtype=np.float64),
         TypeError,
         'Trainer: unknown option \'dtype\': write portnet.set_backend("numpy", dtype="float64")',
     ),
-    "epochs for Trainer": (
+    "epochs as an option of Trainer": (
         lambda: portnet.Trainer(NET, "huber", epochs=3),
         TypeError,
         "Trainer: unknown option 'epochs': write fit(X, y, epochs=10)",
     ),
-    "a dtype of NumPy's": (
+    "a NumPy dtype for use_backend": (
         lambda: portnet.use_backend("numpy", dtype=np.float64).__enter__(),
         ValueError,
         "unknown dtype <class 'numpy.float64'>: did you mean 'float64'?",
     ),
-    "a method of the run's": (
+    "a method of Run on Trainer": (
         lambda: portnet.Trainer(NET, "huber").predict,
         AttributeError,
         "'Trainer' object has no attribute 'predict': predict is the run's. run = trainer.fit(X, "
         "y); run.predict",
     ),
-    "a method that is none": (
+    "an unknown method of Trainer": (
         lambda: portnet.Trainer(NET, "huber").predictions,
         AttributeError,
         "'Trainer' object has no attribute 'predictions'",
     ),
-    "a loss as other libraries call it": (
+    "a loss by its name in other libraries": (
         lambda: portnet.Trainer(NET, "mse"),
         ValueError,
         "unknown loss 'mse': did you mean 'squared_error'?",
     ),
-    "a metric as other libraries call it": (
+    "a metric by its name in other libraries": (
         lambda: fit(metrics=["acc"]),
         ValueError,
         "unknown metric 'acc': did you mean 'accuracy'?",
     ),
-    "a metric by another short name": (
+    "a metric by its abbreviation": (
         lambda: fit(metrics=["MSE"]),
         ValueError,
         "unknown metric 'MSE': did you mean 'mean_squared_error'?",
     ),
-    "a loss by the name of torch's class": (
+    "a loss by the name of the torch class": (
         lambda: portnet.Trainer(NET, "MSELoss"),
         ValueError,
         "unknown loss 'MSELoss': did you mean 'squared_error'?",
     ),
-    "a loss in other letters": (
+    "a loss in other case by its name in other libraries": (
         lambda: portnet.Trainer(NET, "Categorical_CrossEntropy"),
         ValueError,
         "unknown loss 'Categorical_CrossEntropy': did you mean 'softmax_cross_entropy'?",
@@ -440,27 +440,27 @@ CASES = {
         ValueError,
         "EarlyStopping: patience: expected an integer of at least 1, got 0",
     ),
-    "patience first": (
+    "patience as the first argument": (
         lambda: portnet.EarlyStopping(5),
         TypeError,
         "EarlyStopping: expected monitor as a name, got 5",
     ),
-    "change that is negative": (
+    "min_change that is negative": (
         lambda: portnet.EarlyStopping(min_change=-1),
         ValueError,
         "EarlyStopping: expected a finite min_change >= 0, got -1",
     ),
-    "mode in other words": (
+    "unknown mode": (
         lambda: portnet.EarlyStopping(mode="maximum"),
         ValueError,
         "unknown mode 'maximum'",
     ),
-    "restore in words": (
+    "restore as text": (
         lambda: portnet.EarlyStopping(restore="best"),
         TypeError,
         "EarlyStopping: restore is True or False, got 'best'",
     ),
-    "monitor of what is not measured": (
+    "monitor of a metric that is not computed": (
         lambda: fit(early_stopping=portnet.EarlyStopping("validation_loss")),
         ValueError,
         "EarlyStopping: 'validation_loss' needs validation rows: give fit validation=0.1, or "
@@ -471,27 +471,27 @@ CASES = {
         ValueError,
         "unknown number to monitor 'val_loss': did you mean 'validation_loss'?",
     ),
-    "monitor of one's own without a mode": (
-        lambda: fit(metrics=[nameless], early_stopping=portnet.EarlyStopping("nameless")),
+    "monitor of a custom metric without a mode": (
+        lambda: fit(metrics=[custom_metric], early_stopping=portnet.EarlyStopping("custom_metric")),
         ValueError,
-        'EarlyStopping: is a larger nameless better, or a smaller one? Say mode="max" or mode="min"',
+        'EarlyStopping: is a larger custom_metric better, or a smaller one? Say mode="max" or mode="min"',
     ),
-    "plateau of factor 1": (
+    "plateau with a factor of 1": (
         lambda: portnet.ReduceOnPlateau(factor=1),
         ValueError,
         "ReduceOnPlateau: expected 0 < factor < 1, got 1",
     ),
-    "plateau in the place of stopping": (
+    "ReduceOnPlateau as early_stopping": (
         lambda: fit(early_stopping=portnet.ReduceOnPlateau()),
         TypeError,
         "early_stopping: expected True or a portnet.EarlyStopping, got ReduceOnPlateau(",
     ),
-    "callbacks that are no functions": (
+    "callbacks that are not callable": (
         lambda: fit(callbacks=["print"]),
         TypeError,
         "callbacks: expected functions of a report, got 'print'",
     ),
-    "callbacks that are a number": (
+    "callbacks as a number": (
         lambda: fit(callbacks=3),
         TypeError,
         "callbacks: expected functions of a report, got 3",
@@ -501,12 +501,12 @@ CASES = {
         TypeError,
         "callback <lambda>: expected True to stop, or False or None, got 0.5",
     ),
-    "progress in words": (
+    "progress as text": (
         lambda: fit(progress="bar"),
         TypeError,
         "progress: expected True or False, got 'bar'",
     ),
-    "verbose in words": (
+    "verbose as text": (
         lambda: fit(verbose="yes"),
         TypeError,
         "verbose: expected True or False, got 'yes'",
@@ -516,38 +516,38 @@ CASES = {
         TypeError,
         "metrics: expected names or functions, got 5",
     ),
-    "metric that gives a column": (
-        lambda: fit(metrics=[nine]),
+    "metric that returns a column": (
+        lambda: fit(metrics=[one_column]),
         TypeError,
-        "metric 'nine': expected one number, got array([",
+        "metric 'one_column': expected one number, got array([",
     ),
-    "metric of two arguments only": (
+    "metric with two arguments only": (
         lambda: fit(metrics=[lambda mean, target: 0.0]),
         TypeError,
         "a metric is called with (mean, target, weight), got one that takes (mean, target): write "
         "def metric(mean, target, weight=None), and return a number",
     ),
-    "metric of a name that is taken": (
+    "metric with a reserved name": (
         lambda: fit(metrics=[scale]),
         ValueError,
         "metrics: expected functions of different names, none of them 'loss', 'scale' or 'validation",
     ),
-    "log loss of numbers": (
+    "log loss of a regression": (
         lambda: fit(VALUES, loss="squared_error", outputs=1, metrics=["log_loss"]),
         ValueError,
         "metric 'log_loss' needs probabilities, which SquaredError does not give",
     ),
-    "accuracy of numbers": (
+    "accuracy of a regression": (
         lambda: fit(VALUES, loss="squared_error", outputs=1, metrics=["accuracy"]),
         ValueError,
         "metric 'accuracy' compares classes, but y holds numbers: use 'r2'",
     ),
-    "loss that gives no gradient": (
+    "loss that returns no gradient": (
         lambda: fit(VALUES, loss=lambda p, t, w=None: np.float32(0), outputs=1),
         TypeError,
         "the loss <function",
     ),
-    "loss that gives a column": (
+    "loss that returns a column": (
         lambda: fit(VALUES, loss=lambda p, t, w=None: (p, p), outputs=1),
         TypeError,
         "the loss <function",
@@ -557,53 +557,53 @@ CASES = {
         TypeError,
         "resume: expected a run that fit returned, got ({'W': ",
     ),
-    "resume with parameters of one's own": (
+    "resume with given parameters": (
         lambda: fit(resume=fit(), trainer={"params": portnet.init(NET)}),
         ValueError,
         "resume: expected a trainer without params: the run has the parameters",
     ),
-    "resume under another optimizer": (
+    "resume with another optimizer": (
         lambda: fit(resume=fit(), trainer={"optimizer": "sgd"}),
         ValueError,
         "resume: the run was trained with Adam, whose state does not fit SGD. To start anew from its",
     ),
     # fit: validation, metrics
-    "fraction of 1": (
+    "validation fraction of 1": (
         lambda: fit(validation=1.0),
         ValueError,
         "validation: expected a fraction between 0 and 1, got 1.0",
     ),
-    "fraction of True": (
+    "validation fraction of True": (
         lambda: fit(validation=True),
         ValueError,
         "validation: expected a fraction between 0 and 1, got True",
     ),
-    "fraction that leaves nothing": (
+    "validation fraction of no rows": (
         lambda: fit(validation=0.01),
         DataError,
         "validation=0.01 of 8 rows leaves no row to validate on: give more rows, or another fraction",
     ),
-    "fraction that leaves nothing to train on": (
+    "validation fraction of all rows": (
         lambda: fit(validation=0.99),
         DataError,
         "validation=0.99 of 8 rows leaves no row to train on",
     ),
-    "fraction of rows without weight": (
+    "validation fraction of rows with weight 0": (
         lambda: fit(validation=0.5, sample_weight=np.eye(8)[0]),
         DataError,
         "validation=0.5: all 4 rows to ",
     ),
-    "validation of X only": (
+    "validation without y": (
         lambda: fit(validation=X),
         ValueError,
         "validation: expected (X, y) or (X, y, sample_weight), or a fraction of the rows",
     ),
-    "validation of other columns": (
+    "validation with another number of columns": (
         lambda: fit(validation=(X[:, :2], LABELS)),
         DataError,
         "validation X: expected 3 features, got 2",
     ),
-    "validation of other rows": (
+    "validation with another number of labels": (
         lambda: fit(validation=(X, LABELS[:5])),
         DataError,
         "validation y: expected 8 rows, as many as in X, got shape (5,)",
@@ -613,83 +613,83 @@ CASES = {
         ValueError,
         "unknown metric 'balanced_acuracy': did you mean 'balanced_accuracy'?",
     ),
-    "metric of numbers for labels": (
+    "regression metric of labels": (
         lambda: fit(metrics=["mean_squared_error"]),
         ValueError,
         "metric 'mean_squared_error' compares numbers, but y holds labels: use 'accuracy'",
     ),
-    "metric of classes for labels": (
+    "class metric of a multilabel target": (
         lambda: fit(np.eye(3)[LABELS], loss="sigmoid_cross_entropy", metrics=["balanced_accuracy"]),
         ValueError,
         "metric 'balanced_accuracy' looks for one class a row, but this network has 3 labels a row",
     ),
     # fit: labels and weights
-    "too few names": (
+    "fewer text labels than outputs": (
         lambda: fit(np.where(LABELS == 0, "no", "yes")),
         DataError,
         "y: expected 3 classes, as the network has 3 outputs, got 2 classes: 'no', 'yes'",
     ),
-    "too many names": (
+    "more text labels than a binary loss has": (
         lambda: fit(WORDS, loss="sigmoid_cross_entropy", outputs=1),
         DataError,
         "y: expected 2 classes, as the network has 1 output, got 3 classes: 'a', 'b', 'c'",
     ),
-    "names for several labels": (
+    "text labels for a multilabel loss": (
         lambda: fit(WORDS, loss="sigmoid_cross_entropy"),
         DataError,
         "y: expected a column of 0 and 1 for each label, as the network has 3 outputs, got 3 classes",
     ),
-    "names for numbers": (
+    "text labels for a regression loss": (
         lambda: fit(WORDS, loss="squared_error", outputs=1),
         DataError,
         "y: expected numbers, got text such as 'a'",
     ),
-    "names and numbers": (
+    "text, numbers and None as labels": (
         lambda: fit(["a", 1, "c", None] * 2),
         DataError,
         "Input y contains None.",
     ),
-    "names and numbers in a list": (
+    "text and numbers in a list of labels": (
         lambda: fit(["a", 1, 2.0, "a"] * 2),
         DataError,
         "Mix of label input types (number and string) in y: give labels of one type",
     ),
-    "names and numbers in an array of objects": (
+    "text and numbers in an object array of labels": (
         lambda: fit(np.array(["a", 1, 2.0, "a"] * 2, dtype=object)),
         DataError,
         "Mix of label input types (number and string) in y: give labels of one type",
     ),
-    "names in bytes": (
+    "bytes as labels": (
         lambda: fit(WORDS.astype(bytes)),
         DataError,
         "y: expected labels of one type, got bytes: decode them, label.decode()",
     ),
-    "names in two columns": (
+    "two columns of text labels": (
         lambda: fit(np.c_[WORDS, WORDS]),
         DataError,
         "y: expected labels of shape (rows,), got (8, 2)",
     ),
-    "a name that was not trained on": (
+    "an unknown text label in the validation set": (
         lambda: fit(WORDS, validation=(X, np.where(WORDS == "c", "d", WORDS))),
         DataError,
         "validation y: expected labels among 'a', 'b', 'c', got 'd' at row 2",
     ),
-    "numbers after names": (
+    "integer labels after text labels": (
         lambda: fit(WORDS).evaluate(X, LABELS),
         DataError,
         "y: expected labels such as 'a', as the run was trained with, got numbers",
     ),
-    "names after numbers": (
+    "text labels after integer labels": (
         lambda: fit().evaluate(X, WORDS),
         DataError,
         "y: expected integer labels from 0 to 2, got text such as 'a'",
     ),
-    "class weight of no class": (
+    "class weight of an unknown class": (
         lambda: fit(WORDS, class_weight={"a": 1, "d": 2}),
         ValueError,
         "class_weight: expected classes among 'a', 'b', 'c', got 'd'",
     ),
-    "class weight by number for names": (
+    "class weight by number for text labels": (
         lambda: fit(WORDS, class_weight={0: 1}),
         ValueError,
         "class_weight: expected classes among 'a', 'b', 'c', got 0",
@@ -699,7 +699,7 @@ CASES = {
         ValueError,
         "class_weight: expected a finite weight >= 0 for 0, got -1",
     ),
-    "class weight in words": (
+    "class weight as text": (
         lambda: fit(class_weight={1: "2"}),
         ValueError,
         "class_weight: expected a finite weight >= 0 for 1, got '2'",
@@ -719,12 +719,12 @@ CASES = {
         DataError,
         "class_weight: expected at least one weight above 0, got only zeros",
     ),
-    "class weights of numbers": (
+    "class weight of a regression": (
         lambda: fit(VALUES, loss="huber", outputs=1, class_weight="balanced"),
         ValueError,
         "class_weight needs one label a row under a cross-entropy; got targets of shape (8, 1) under",
     ),
-    "class weights of several labels": (
+    "class weight of a multilabel target": (
         lambda: fit(np.eye(3)[LABELS], loss="sigmoid_cross_entropy", class_weight="balanced"),
         ValueError,
         "class_weight needs one label a row under a cross-entropy; got targets of shape (8, 3) under",
@@ -734,22 +734,22 @@ CASES = {
         ValueError,
         "class_weight: expected a finite weight >= 0 for 1, got 1j",
     ),
-    "weights that are too large together": (
+    "sample weights whose sum overflows": (
         lambda: fit(sample_weight=np.full(8, 1e38)),
         DataError,
         "sample_weight: the sum of the weights is too large for float32: divide them",
     ),
-    "weights that are too large with those of classes": (
+    "products of sample and class weights that overflow": (
         lambda: fit(sample_weight=np.full(8, 1e30), class_weight={0: 1e10}),
         DataError,
         "class_weight contains infinity or a value too large for float32 at row 0",
     ),
-    "labels with gaps": (
+    "labels with None": (
         lambda: fit([0, 1, None, 0, 1, 2, 0, 1]),
         DataError,
         "y contains NaN at row 2",
     ),
-    "sample weight of other rows": (
+    "sample weight of another length": (
         lambda: fit(sample_weight=np.ones(3)),
         DataError,
         "sample_weight: expected shape (8,), one weight a row, got (3,)",
@@ -759,7 +759,7 @@ CASES = {
         DataError,
         "sample_weight: expected weights of at least 0 (a row counts w times), got -1 at row 0",
     ),
-    "class as a callback": (
+    "a class as a callback": (
         lambda: fit(callbacks=[dict]),
         TypeError,
         "callbacks: expected functions of a report, got <class 'dict'>",
@@ -774,12 +774,12 @@ CASES = {
         ValueError,
         "class_weight: expected a finite weight >= 0 for 1, got inf",
     ),
-    "plateau of lowest 2": (
+    "plateau with lowest=2": (
         lambda: portnet.ReduceOnPlateau(lowest=2),
         ValueError,
         "ReduceOnPlateau: expected 0 <= lowest < 1, got 2",
     ),
-    "resume from a chain that ends otherwise": (
+    "resume from a chain with another optimizer": (
         lambda: fit(
             resume=fit(trainer={"optimizer": portnet.chain(portnet.ClipNorm(1.0), portnet.Adam())}),
             trainer={"optimizer": portnet.chain(portnet.ClipNorm(1.0), portnet.SGD())},
@@ -788,12 +788,12 @@ CASES = {
         "resume: the run was trained with chain(ClipNorm, Adam), whose state does not fit "
         "chain(ClipNorm, SGD)",
     ),
-    "log loss of labels": (
+    "log loss of a multilabel target": (
         lambda: fit(np.eye(3)[LABELS], loss="sigmoid_cross_entropy", metrics=["log_loss"]),
         ValueError,
         "metric 'log_loss' looks for one class a row, but this network has 3 labels a row",
     ),
-    "metric of the name of the loss": (
+    "metric named loss": (
         lambda: fit(metrics=[loss]),
         ValueError,
         "metrics: expected functions of different names, none of them 'loss', 'scale' or 'validation_...', got 'loss'",
@@ -806,17 +806,17 @@ CASES = {
         )
         for name in ("label_accuracy", "mean_absolute_error", "mean_squared_error", "r2")
     },
-    "evaluating numbers for labels": (
+    "evaluating a regression metric of labels": (
         lambda: fit().evaluate(X, LABELS, metrics=["r2"]),
         ValueError,
         "metric 'r2' compares numbers, but y holds labels: use 'accuracy'",
     ),
-    "validation of four": (
+    "validation of four arrays": (
         lambda: fit(validation=(X, LABELS, np.ones(8), 0)),
         ValueError,
         "validation: expected (X, y) or (X, y, sample_weight), or a fraction of the rows",
     ),
-    "monitor of training rows where others validate": (
+    "monitor of a training metric with a validation set": (
         lambda: fit(
             validation=0.5, metrics=["accuracy"], early_stopping=portnet.EarlyStopping("accuracy")
         ),
@@ -824,32 +824,32 @@ CASES = {
         "unknown number to monitor 'accuracy': did you mean 'validation_accuracy'?",
     ),
     # runs
-    "best of what was not watched": (
+    "best without monitoring": (
         lambda: fit().best,
         ValueError,
         "best: no epoch was watched; fit with early_stopping=portnet.EarlyStopping()",
     ),
-    "moving to a library that is none": (
+    "moving to an unknown backend": (
         lambda: fit().to("cuda"),
         ValueError,
         "unknown backend 'cuda'",
     ),
-    "moving to a device that is none": (
+    "moving to an unknown device": (
         lambda: fit().to("numpy", device="gpu"),
         ValueError,
         "unknown device 'gpu' for numpy: NumPy's only device is 'cpu'",
     ),
-    "moving to another dtype": (
+    "moving to an unknown dtype": (
         lambda: fit().to("numpy", dtype="float16"),
         ValueError,
         "unknown dtype 'float16'",
     ),
-    "going on with other data": (
+    "resuming with another number of features": (
         lambda: fit().fit(X[:, :2], LABELS),
         DataError,
         "X: expected 3 features, got 2",
     ),
-    "going on with an option that is none": (
+    "resuming with resume given twice": (
         lambda: fit().fit(X, LABELS, resume=None),
         TypeError,
         "portnet.trainer.Trainer.fit() got multiple values for keyword argument 'resume'",
@@ -858,15 +858,15 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_message(case):
+def test_bad_argument_raises_its_error_and_message(case):
     call, error, message = CASES[case]
     with pytest.raises(error, match="^" + re.escape(message)) as caught:
         call()
     assert type(caught.value) is error
 
 
-def test_updates_in_another_nest_name_the_optimizer():
-    net = portnet.Chain([portnet.Dense(3), portnet.Tanh()])  # of two layers: as if it were a pair
+def test_updates_of_another_structure_raise_and_name_the_optimizer():
+    net = portnet.Chain([portnet.Dense(3), portnet.Tanh()])  # the updates look like a pair
     trainer = portnet.Trainer(net, "squared_error", UpdatesOnly(), compile=False)
     with pytest.raises(ValueError, match="nests differ at the top") as caught:
         trainer.fit(X, X)
@@ -874,12 +874,12 @@ def test_updates_in_another_nest_name_the_optimizer():
     assert note.startswith("these are the updates of UpdatesOnly: update(grads, state, params)")
 
 
-def test_there_are_many():
+def test_there_are_at_least_40_cases():
     assert len(CASES) >= 40
 
 
-def test_bad_input_changes_nothing():
-    """A run is what it was after everything that was refused, and so are the arrays."""
+def test_bad_input_changes_neither_run_nor_arrays():
+    """After every error, the run and the arrays are unchanged."""
     run = fit(WORDS, validation=0.25, early_stopping=True)
     x, y, params = X.copy(), WORDS.copy(), [p.copy() for p in portnet.tree.leaves(run.params)]
     history = run.history

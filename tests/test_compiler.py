@@ -1,7 +1,7 @@
-"""compile(fn): what is replayed is what fn does, and nothing that anybody holds is ever written.
+"""compile(fn): replays equal eager calls, and no array that a caller holds is written to.
 
-Random programs (`programs.py`) are replayed, interpreted and run; training steps of every layer, loss
-and optimizer are replayed a hundred times with their state fed back; and each promise has a test.
+Random programs (`programs.py`) are replayed, interpreted and run eagerly. Training steps of every
+layer, loss and optimizer are replayed a hundred times with their state fed back.
 """
 
 import gc
@@ -45,7 +45,7 @@ EXAMPLES = int(os.environ.get("PORTNET_EXAMPLES", "60"))
 
 
 def interpreted(fn, args, xp, xp_args):
-    """Trace fn with args, and run what was listed with the functions of xp."""
+    """Trace fn with args, and run the traced operations with the functions of xp."""
     kinds = [(x.shape, x.dtype) for x in args]
     program = tracer.trace(fn, kinds, lambda traced: (traced, {}))
     leaves = iter(program.interpret(xp, xp_args))
@@ -56,7 +56,7 @@ def interpreted(fn, args, xp, xp_args):
 
 
 class Calls:
-    """A function that knows how often it was called."""
+    """A function that counts its calls."""
 
     def __init__(self, fn):
         self.fn, self.count = fn, 0
@@ -66,18 +66,18 @@ class Calls:
         return self.fn(*args, **kwargs)
 
 
-def arrays(nest):
-    """Return the NumPy arrays of a nest that have numbers to write to."""
-    return [a for a in tree.leaves(nest) if isinstance(a, np.ndarray)]
+def arrays(pytree):
+    """Return the NumPy arrays of a pytree, without its scalars."""
+    return [a for a in tree.leaves(pytree) if isinstance(a, np.ndarray)]
 
 
 def not_donated(args, donate):
-    """Return the arguments that must stay as they are: also where they share a donated one's memory."""
+    """Return the arguments that must not change, even if they share memory with a donated one."""
     return [x for i, x in enumerate(args) if i not in donate]
 
 
 def check_memory(result, kept):
-    """Fail where two results share memory, or a result and an array of `kept`; or can't be written."""
+    """Fail if results share memory with each other or with `kept`, or are read-only."""
     results = arrays(result)
     for i, a in enumerate(results):
         assert a.flags.writeable, "a result is read-only"
@@ -87,12 +87,12 @@ def check_memory(result, kept):
             assert not np.shares_memory(a, b), "a result shares memory with what is not donated"
 
 
-def copies(nest):
-    return tree.map(lambda a: np.array(a, copy=True) if isinstance(a, np.ndarray) else a, nest)
+def copies(pytree):
+    return tree.map(lambda a: np.array(a, copy=True) if isinstance(a, np.ndarray) else a, pytree)
 
 
 def check(fn, *args, donate=(), calls=3, traced=True):
-    """Fail unless compile(fn) does what fn does, again and again, and writes only what it may."""
+    """Fail unless each call of compile(fn) equals fn and writes to donated arguments only."""
     counted = Calls(fn)
     compiled = portnet.compile(counted, donate=donate)
     history = []
@@ -115,7 +115,7 @@ def check(fn, *args, donate=(), calls=3, traced=True):
 
 @contextmanager
 def one_warning(*words, here=None):
-    """Inside, exactly one warning is given, a UserWarning with these words and this file."""
+    """Expect exactly one warning inside: a UserWarning with one of these words and this file."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield caught
@@ -138,7 +138,7 @@ def line_of(fn):
 
 
 def a(*shape, dtype="float64", start=1.0):
-    """Numbers that differ."""
+    """Return an array of distinct values."""
     return (np.arange(int(np.prod(shape))) * 0.5 + start).reshape(shape).astype(dtype)
 
 
@@ -147,25 +147,25 @@ def a(*shape, dtype="float64", start=1.0):
 
 @given(pg.programs())
 @settings(max_examples=EXAMPLES)
-def test_replay_is_eager(program):
-    """Every result, every time; and nothing written but what was donated."""
+def test_random_programs_replayed_equal_eager_calls(program):
+    """Every call gives equal results and writes to donated arguments only."""
     counted = Calls(program.function())
     compiled = portnet.compile(counted, donate=program.donate)
     history = []
     with np.errstate(all="ignore"):
         for call in range(4):
-            world = call % pg.WORLDS
-            expected = program.function()(*program.inputs(world))
-            args = program.inputs(world)
+            value_set = call % pg.VALUE_SETS
+            expected = program.function()(*program.inputs(value_set))
+            args = program.inputs(value_set)
             held = not_donated(args, program.donate)
             before = snapshot(held)
             actual = compiled(*args)
-            assert_same(actual, expected, program.tolerance(world))
+            assert_same(actual, expected, program.tolerance(value_set))
             assert snapshot(held) == before, "an argument that is not donated changed"
             captured = [c for k, c in counted.fn.__globals__.items() if k in program.constants]
             check_memory(actual, held + captured)
             history.append((actual, snapshot(arrays(actual))))
-            if call == 1:  # what was returned is the caller's, who may write to it
+            if call == 1:  # the caller owns the results and may write to them
                 mine, _ = history.pop(0)
                 for result in arrays(mine):
                     result[...] = 1
@@ -176,15 +176,15 @@ def test_replay_is_eager(program):
 
 @given(pg.programs())
 @settings(max_examples=EXAMPLES)
-def test_interpreted_trace_is_eager(program):
-    """On NumPy bit for bit but for sums, and on the strict namespace, which knows the standard only."""
+def test_random_programs_interpreted_equal_eager_calls(program):
+    """On NumPy bit for bit except for sums; also on array_api_strict."""
     fn = program.function()
     with np.errstate(all="ignore"):
-        for world in range(pg.WORLDS):
-            args = program.inputs(world)
+        for value_set in range(pg.VALUE_SETS):
+            args = program.inputs(value_set)
             expected = fn(*args)
             before = snapshot(args)
-            assert_same(interpreted(fn, args, xnp, args), expected, program.tolerance(world))
+            assert_same(interpreted(fn, args, xnp, args), expected, program.tolerance(value_set))
             assert snapshot(args) == before
             strict = [array_api_strict.asarray(np.array(x)) for x in args]
             try:
@@ -192,29 +192,29 @@ def test_interpreted_trace_is_eager(program):
             except IndexError:  # NumPy's short form of an index is not in the standard
                 continue
             actual = interpreted(fn, args, array_api_strict, strict)
-            assert_same(plain(actual), plain(expected), program.tolerance(world))
+            assert_same(plain(actual), plain(expected), program.tolerance(value_set))
 
 
 def is_strict(x):
     return type(x).__module__.startswith("array_api_strict")
 
 
-def plain(nest):
-    return tree.map(lambda x: np.asarray(x) if is_strict(x) else x, nest)
+def plain(pytree):
+    return tree.map(lambda x: np.asarray(x) if is_strict(x) else x, pytree)
 
 
 @given(pg.programs(most=8))
 @settings(max_examples=EXAMPLES // 3)
-def test_random_programs_on_jax(program):
-    """What JAX's own jit cannot do without values it does not meet here: it only has to be close."""
+def test_random_programs_on_jax_keep_structure_shapes_and_dtypes(program):
+    """Structure, shapes and dtypes must be equal. Programs that JAX rejects are skipped."""
     jax = pytest.importorskip("jax", reason="jax is not installed")
     if any(c.shape == () for c in program.constants.values()):
-        return  # a captured 0-d array is weakly typed there
+        return  # JAX types a captured 0-d array weakly
     fn = program.function(jax.numpy.asarray)
     args = [jax.numpy.asarray(np.array(x)) for x in program.inputs(0)]
     try:
         expected = fn(*args)
-    except (TypeError, ValueError, IndexError):  # JAX follows the standard, or not, in its own way
+    except (TypeError, ValueError, IndexError):  # JAX deviates from NumPy here
         return
     actual = portnet.compile(fn)(*args)
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
@@ -223,7 +223,7 @@ def test_random_programs_on_jax(program):
         assert getattr(x, "dtype", None) == getattr(y, "dtype", None) or not np.shape(y)
 
 
-def test_programs_print_as_they_run():
+def test_program_repr_is_the_source_that_runs():
     argument = pg.Argument((2,), "float64", "C", "small", 1)
     program = pg.Program([argument], {"c0": np.ones(2)}, [("v1", "v0 + c0")], "(v1, v0)", (0,))
     assert "    v1 = v0 + c0\n    return (v1, v0)\n" in repr(program)
@@ -231,7 +231,7 @@ def test_programs_print_as_they_run():
     assert_same(program.function()(x), (x + 1, x))
 
 
-# Every function, once ---------------------------------------------------------------------------
+# Each function of the array API -----------------------------------------------------------------
 
 LINES = {
     "float": [f"xp.{f}(x)" for f in pg.UNARY["float"]]
@@ -305,7 +305,7 @@ def numbers(kind, rows=2, columns=3):
     }[kind]()
 
 
-def written(lines):
+def function_of_lines(lines):
     """Return a function of x, y that returns the values of these lines."""
     space = {"namespace": namespace}
     values = "".join(f"        {line},\n" for line in lines)
@@ -314,33 +314,33 @@ def written(lines):
 
 
 @pytest.mark.parametrize("kind", ["float", "float32", "int", "int64", "uint8", "bool"])
-def test_every_function(kind):
+def test_every_elementwise_function_and_operator_equals_eager(kind):
     family = {"float32": "float", "int64": "int", "uint8": "int"}.get(kind, kind)
     lines = LINES[family]
     if kind == "uint8":
         lines = [line for line in lines if line not in ("-x", "xp.negative(x)")]
     with np.errstate(all="ignore"):
-        check(written(lines), *numbers(kind))
-        for line in lines:  # by itself: nothing else is there to be shared or put in order
-            check(written([line]), *numbers(kind), calls=2)
+        check(function_of_lines(lines), *numbers(kind))
+        for line in lines:  # alone, without operations to share or to reorder
+            check(function_of_lines([line]), *numbers(kind), calls=2)
         x, y = numbers(kind)
-        fn = written(lines)
+        fn = function_of_lines(lines)
         assert_same(interpreted(fn, (x, y), xnp, (x, y)), fn(x, y))
 
 
 @pytest.mark.parametrize("kind", ["float", "int", "uint8", "bool"])
-def test_every_shape_and_every_new_array(kind):
+def test_every_shape_index_and_creation_function_equals_eager(kind):
     lines = [
         line for line in LINES["any"] if kind != "bool" or not line.startswith(("xp.m", "xp.arg"))
     ]
-    check(written(lines), *numbers(kind))
+    check(function_of_lines(lines), *numbers(kind))
     for line in lines:
-        check(written([line]), *numbers(kind), calls=2)
+        check(function_of_lines([line]), *numbers(kind), calls=2)
 
 
 @pytest.mark.parametrize("name", ["sum", "mean", "prod", "var", "std"])
 @pytest.mark.parametrize("kind", ["float", "float32", "int"])
-def test_every_sum(name, kind):
+def test_every_reduction_equals_eager(name, kind):
     if kind == "int" and name in ("mean", "var", "std"):
         return
     axes = ["", ", axis=0", ", axis=-1", ", axis=(0, 1)", ", axis=(1,)", ", axis=()"]
@@ -349,7 +349,7 @@ def test_every_sum(name, kind):
         lines = [line for line in lines if "()" not in line] + [f"xp.{name}(x, correction=1.0)"]
     if name in ("sum", "prod"):
         lines += [f"xp.{name}(x, axis=0, dtype=xp.float64)"]
-    fn, args = written(lines), numbers(kind, 40, 30)
+    fn, args = function_of_lines(lines), numbers(kind, 40, 30)
     if name == "prod":
         args = tuple(x / x.dtype.type(1.0) if kind != "int" else x % 3 for x in args)
     compiled = portnet.compile(fn)
@@ -364,7 +364,7 @@ def test_every_sum(name, kind):
             )
 
 
-def test_types_pass_through():
+def test_dtype_queries_in_a_trace_equal_those_of_arrays():
     def fn(x, n):
         xp = namespace(x, n)
         assert xp.isdtype(x.dtype, "real floating")
@@ -391,9 +391,9 @@ MORE_OPTIMIZERS = {
     ),
     "clipped updates": chain(portnet.RMSProp(0.01), ClipNorm(0.05)),
     "inverse": portnet.Nesterov(InverseDecay(0.02, 20, 0.5)),
-    "stairs": portnet.SGD(StepDecay(0.05, 30)),
+    "step decay": portnet.SGD(StepDecay(0.05, 30)),
     "exponential": portnet.Momentum(ExponentialDecay(0.02, 50, 0.3)),
-    "one's own rate": portnet.AdamW(lambda t: 0.01 / (1.0 + t), decay=0.1, only="W"),
+    "custom schedule": portnet.AdamW(lambda t: 0.01 / (1.0 + t), decay=0.1, only="W"),
 }
 
 
@@ -416,29 +416,29 @@ def start(model, optimizer, dtype="float64"):
 
 
 def train(model, loss, optimizer, batches, dtype="float64", steps=100, rtol=1e-9):
-    """A hundred replays, their parameters and state donated, against a hundred eager steps."""
+    """Compare replayed steps, with parameters and state donated, with eager steps."""
     step = portnet.make_step(model, LOSSES[loss]() if isinstance(loss, str) else loss, optimizer)
     counted = Calls(step)
     compiled = portnet.compile(counted, donate=(0, 1))
     params, state = start(model, optimizer, dtype)
-    theirs, their_state = copies((params, state))
+    replayed, replayed_state = copies((params, state))
     kept = []
     for i in range(steps):
         batch = batches[i % len(batches)]
         params, state, value = step(params, state, *batch)
         held = arrays(batch)
         before = snapshot(held)
-        theirs, their_state, their_value = compiled(theirs, their_state, *batch)
+        replayed, replayed_state, replayed_value = compiled(replayed, replayed_state, *batch)
         assert snapshot(held) == before
-        kept.append((value, their_value))
-    check_memory((theirs, their_state, their_value), held)
+        kept.append((value, replayed_value))
+    check_memory((replayed, replayed_state, replayed_value), held)
     assert counted.count == 2 * len({len(b[0]) for b in batches})
-    values, their_values = np.array(kept).T
-    np.testing.assert_allclose(their_values, values, rtol=rtol, atol=rtol)
-    ours = (params, state)
-    assert tree.paths(ours) == tree.paths((theirs, their_state))
+    values, replayed_values = np.array(kept).T
+    np.testing.assert_allclose(replayed_values, values, rtol=rtol, atol=rtol)
+    eager = (params, state)
+    assert tree.paths(eager) == tree.paths((replayed, replayed_state))
     for path, p, q in zip(
-        tree.paths(ours), tree.leaves(ours), tree.leaves((theirs, their_state)), strict=True
+        tree.paths(eager), tree.leaves(eager), tree.leaves((replayed, replayed_state)), strict=True
     ):
         assert p.dtype == q.dtype, path
         np.testing.assert_allclose(q, p, rtol=rtol, atol=rtol, err_msg=path)
@@ -446,14 +446,14 @@ def train(model, loss, optimizer, batches, dtype="float64", steps=100, rtol=1e-9
 
 
 @pytest.mark.parametrize("name", [*OPTIMIZERS, *MORE_OPTIMIZERS])
-def test_a_hundred_steps_of_every_optimizer(name):
+def test_100_replayed_steps_of_every_optimizer_equal_eager_steps(name):
     optimizer = MORE_OPTIMIZERS[name] if name in MORE_OPTIMIZERS else OPTIMIZERS[name]()
     x, y, _ = data("softmax_cross_entropy", 12)
     train(portnet.mlp([3, 8, 4], "tanh"), "softmax_cross_entropy", optimizer, [(x, y)])
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_a_hundred_steps_of_every_activation(name):
+def test_100_replayed_steps_of_every_activation_equal_eager_steps(name):
     x, y, _ = data("squared_error", 10)
     net = portnet.mlp([3, 6, 5, 4], name, norm="layer")
     train(net, "squared_error", portnet.Adam(1e-2), [(x, y)])
@@ -461,7 +461,7 @@ def test_a_hundred_steps_of_every_activation(name):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_hundred_steps_of_every_loss(name, weighted):
+def test_100_replayed_steps_of_every_loss_equal_eager_steps(name, weighted):
     x, y, w = data(name, 9)
     batch = (x, y, w) if weighted else (x, y)
     train(portnet.mlp([3, 6, 4], "silu"), name, portnet.Momentum(0.01), [batch])
@@ -472,8 +472,10 @@ def test_a_hundred_steps_of_every_loss(name, weighted):
 @pytest.mark.parametrize("how", ["never", "always"])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_compiled_gradients_are_differences_of_compiled_losses(activation, loss, how, monkeypatch):
-    """The oracle is no gradient of ours: the slope of the compiled loss itself."""
+def test_compiled_gradient_equals_finite_differences_of_compiled_loss(
+    activation, loss, how, monkeypatch
+):
+    """The reference is the finite difference of the compiled loss."""
     monkeypatch.setenv("PORTNET_NATIVE", how)
     net = portnet.mlp([3, 6, 5, 4], activation, norm="layer")
     x, y, weight = data(loss, 7)
@@ -488,33 +490,33 @@ def test_compiled_gradients_are_differences_of_compiled_losses(activation, loss,
     assert len(fn._ways) == 1
 
 
-def test_one_hot_targets_and_smooth_labels():
+def test_steps_with_label_smoothing_and_one_hot_targets_equal_eager():
     x, y, w = data("softmax_cross_entropy", 9)
     loss = portnet.SoftmaxCrossEntropy(label_smoothing=0.1)
     train(portnet.mlp([3, 6, 4]), loss, portnet.SGD(0.1), [(x, y)])
     train(portnet.mlp([3, 6, 4]), loss, portnet.SGD(0.1), [(x, np.eye(4)[y], w)])
 
 
-def test_weights_of_zero():
+def test_steps_with_all_weights_zero_equal_eager_steps():
     x, y, _ = data("huber", 5)
     train(portnet.mlp([3, 6, 4]), "huber", portnet.Adam(), [(x, y, np.zeros(5))], steps=5)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_batches_of_two_lengths_and_of_one_row(loss):
+def test_batches_of_several_lengths_equal_eager_steps(loss):
     batches = [data(loss, rows) for rows in (8, 5, 1)]
     train(portnet.mlp([3, 6, 4], "relu"), loss, portnet.Adam(1e-2), batches, steps=60)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_steps_in_float32(optimizer):
+def test_float32_steps_equal_eager_steps(optimizer):
     x, y, w = data("softmax_cross_entropy", 16, dtype="float32")
     net = portnet.mlp([3, 8, 4], "gelu")
     opt = OPTIMIZERS[optimizer]()
     train(net, "softmax_cross_entropy", opt, [(x, y, w)], "float32", steps=20, rtol=1e-3)
 
 
-def test_residuals_custom_layers_and_losses_of_ones_own():
+def test_custom_layers_losses_and_optimizers_equal_eager_steps():
     def quartic(pred, target, weight=None):
         xp = namespace(pred)
         e = pred - target
@@ -553,27 +555,27 @@ def test_residuals_custom_layers_and_losses_of_ones_own():
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.8])
-def test_dropout_draws_what_it_draws_eagerly(rate):
-    """Keys are arrays where steps are replayed; keys of Python ints are one plan each."""
+def test_dropout_steps_use_the_same_masks_as_eager_steps(rate):
+    """A key of arrays is an input of the plan; each key of Python ints has its own plan."""
     net = portnet.mlp([3, 16, 16, 4], dropout=rate)
     x, y, _ = data("squared_error", 8)
     step = portnet.make_step(net, LOSSES["squared_error"](), portnet.Adam(1e-2))
     compiled = portnet.compile(step, donate=(0, 1))
     for as_array in (True, False):
-        ours = start(net, portnet.Adam(1e-2))
-        theirs = copies(ours)
+        eager = start(net, portnet.Adam(1e-2))
+        replayed = copies(eager)
         for i in range(100 if as_array else 12):
             key = rng.Key(rng.key(0, i).salt, 8 * i)
             if as_array:
                 key = rng.Key(*(np.array([[k]], "int32") for k in key))
-            *ours, value = step(*ours, x, y, None, key)
-            *theirs, their_value = compiled(*theirs, x, y, None, key)
-            np.testing.assert_allclose(their_value, value, rtol=1e-9)
-        for p, q in zip(tree.leaves(ours), tree.leaves(theirs), strict=True):
+            *eager, value = step(*eager, x, y, None, key)
+            *replayed, replayed_value = compiled(*replayed, x, y, None, key)
+            np.testing.assert_allclose(replayed_value, value, rtol=1e-9)
+        for p, q in zip(tree.leaves(eager), tree.leaves(replayed), strict=True):
             np.testing.assert_allclose(q, p, rtol=1e-9, atol=1e-12)
 
 
-def test_the_mask_of_a_key_in_arrays():
+def test_mask_of_a_key_of_arrays_equals_the_eager_mask():
     def fn(x, salt, first):
         return rng.keep(rng.fold(rng.Key(salt, first), 3), x, 0.4)
 
@@ -584,19 +586,19 @@ def test_the_mask_of_a_key_in_arrays():
         np.testing.assert_array_equal(compiled(*args), fn(*args))
 
 
-def test_a_scale_and_keywords():
+def test_steps_with_scale_and_keyword_arguments_equal_eager_steps():
     net, loss = portnet.mlp([3, 6, 4]), LOSSES["huber"]()
     x, y, w = data("huber", 6)
     step = portnet.make_step(net, loss, portnet.Adam(1e-2))
     compiled = portnet.compile(step, donate=(0, 1))
-    ours = start(net, portnet.Adam(1e-2))
-    theirs = copies(ours)
+    eager = start(net, portnet.Adam(1e-2))
+    replayed = copies(eager)
     for i in range(6):
         scale = np.array(1.0 / (i + 1))
-        *ours, value = step(*ours, x, y, weight=w, scale=scale)
-        *theirs, their_value = compiled(*theirs, x, y, weight=w, scale=scale)
-        np.testing.assert_allclose(their_value, value, rtol=1e-12)
-    assert_close(theirs, ours)
+        *eager, value = step(*eager, x, y, weight=w, scale=scale)
+        *replayed, replayed_value = compiled(*replayed, x, y, weight=w, scale=scale)
+        np.testing.assert_allclose(replayed_value, value, rtol=1e-12)
+    assert_close(replayed, eager)
 
 
 def assert_close(actual, expected, rtol=1e-11):
@@ -604,8 +606,8 @@ def assert_close(actual, expected, rtol=1e-11):
         np.testing.assert_allclose(p, q, rtol=rtol, atol=rtol)
 
 
-def test_a_step_that_takes_its_rows():
-    """What Trainer compiles: the rows of a batch are taken inside."""
+def test_step_that_takes_the_rows_of_its_batch_equals_eager():
+    """As compiled by Trainer: the step takes the rows of its batch itself."""
     net, loss, opt = portnet.mlp([3, 6, 4]), LOSSES["softmax_cross_entropy"](), portnet.Adam(1e-2)
     step = portnet.make_step(net, loss, opt)
     X, y, _ = data("softmax_cross_entropy", 40)
@@ -615,16 +617,16 @@ def test_a_step_that_takes_its_rows():
         return step(params, state, xp.take(X, rows, axis=0), xp.take(y, rows, axis=0))
 
     compiled = portnet.compile(batch_step, donate=(0, 1))
-    ours = start(net, opt)
-    theirs = copies(ours)
+    eager = start(net, opt)
+    replayed = copies(eager)
     order = rng.order(0, 0, 40)
     for i in range(0, 40, 8):
-        *ours, _ = batch_step(*ours, X, y, order[i : i + 8])
-        *theirs, _ = compiled(*theirs, X, y, order[i : i + 8])
-    assert_close(theirs, ours)
+        *eager, _ = batch_step(*eager, X, y, order[i : i + 8])
+        *replayed, _ = compiled(*replayed, X, y, order[i : i + 8])
+    assert_close(replayed, eager)
 
 
-# Nests and Python values ------------------------------------------------------------------------
+# Pytrees and Python values ----------------------------------------------------------------------
 
 
 class Pair(NamedTuple):
@@ -632,9 +634,9 @@ class Pair(NamedTuple):
     second: Any
 
 
-def test_nests_in_and_out():
-    def fn(nest, pair, *more, **named):
-        x, (y, none), table = nest
+def test_pytree_arguments_and_results_keep_their_structure():
+    def fn(pytree, pair, *more, **named):
+        x, (y, none), table = pytree
         assert none is None
         assert isinstance(pair, Pair)
         out = {"z": x + y, "a": [table["k"] * 2.0, None, ()], "m": Pair(more[0], {"q": x})}
@@ -647,7 +649,7 @@ def test_nests_in_and_out():
         assert_same(compiled(*args, w=a(3)), expected)
 
 
-def test_one_array_none_and_nothing():
+def test_single_array_none_empty_and_scalar_results():
     check(lambda x: x + 1.0, a(3))
     check(lambda x: None, a(3))
     check(lambda x: (), a(3))
@@ -658,7 +660,7 @@ def test_one_array_none_and_nothing():
     assert portnet.compile(lambda: 3)() == 3
 
 
-def test_defaults_and_keywords():
+def test_default_and_keyword_arguments_equal_eager_calls():
     def fn(x, y=None, *, scale=2.0, bias=None):
         out = x * scale if y is None else x + y
         return out if bias is None else out - bias
@@ -679,7 +681,7 @@ def test_defaults_and_keywords():
         compiled()
 
 
-def test_python_scalars_are_part_of_the_key():
+def test_python_scalars_are_part_of_the_plan_key():
     def fn(x, k):
         return x + k if isinstance(k, bool) else x * k if isinstance(k, int) else x / k
 
@@ -700,7 +702,7 @@ def test_python_scalars_are_part_of_the_key():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_numpy_scalars_are_not_python_scalars(dtype):
+def test_numpy_scalars_are_promoted_unlike_python_scalars(dtype):
     compiled = portnet.compile(lambda x, k: x * k)
     x = a(3, dtype=dtype)
     for k in (
@@ -717,21 +719,31 @@ def test_numpy_scalars_are_not_python_scalars(dtype):
             assert_same(compiled(x, k), x * k)
 
 
-def test_structure_is_part_of_the_key():
-    compiled = portnet.compile(lambda nest: (type(nest), len(nest)))
+def test_pytree_structure_is_part_of_the_plan_key():
+    compiled = portnet.compile(lambda pytree: (type(pytree), len(pytree)))
     x = a(2)
     for _ in range(2):
-        for nest in ((x, x), [x, x], (x,), [x], {"a": x}, Pair(x, x), (x, None), (None, x), (x, 1)):
-            assert compiled(nest) == (type(nest), len(nest))
-    keys = portnet.compile(lambda nest: list(nest))
+        for pytree in (
+            (x, x),
+            [x, x],
+            (x,),
+            [x],
+            {"a": x},
+            Pair(x, x),
+            (x, None),
+            (None, x),
+            (x, 1),
+        ):
+            assert compiled(pytree) == (type(pytree), len(pytree))
+    keys = portnet.compile(lambda pytree: list(pytree))
     for names in ("ab", "ba", "ac", "ab"):
         assert keys(dict.fromkeys(names, x)) == list(names)
-    one = portnet.compile(lambda nest: nest["a"] - nest["b"])
+    one = portnet.compile(lambda pytree: pytree["a"] - pytree["b"])
     assert_same(one({"a": a(2), "b": a(2, start=9.0)}), a(2) - a(2, start=9.0))
     assert_same(one({"b": a(2, start=9.0), "a": a(2)}), a(2) - a(2, start=9.0))
 
 
-def test_dtypes_and_shapes_are_part_of_the_key():
+def test_dtypes_and_shapes_are_part_of_the_plan_key():
     compiled = portnet.compile(lambda x: (x + x, x.shape[0] if x.ndim else -1))
     for dtype in ("float32", "float64", "int32", "int64", "uint8"):
         for shape in ((2,), (1, 2), (2, 1), (2, 2), (), (0,), (0, 3)):
@@ -739,7 +751,7 @@ def test_dtypes_and_shapes_are_part_of_the_key():
             assert_same(compiled(x), (x + x, x.shape[0] if x.ndim else -1))
 
 
-def test_callables_of_every_kind():
+def test_objects_methods_partials_and_builtins_can_be_compiled():
     class Model:
         def __init__(self, w):
             self.w = w
@@ -752,7 +764,7 @@ def test_callables_of_every_kind():
         assert_same(portnet.compile(fn)(a(3)), fn(a(3)))
 
 
-def test_compiled_in_compiled():
+def test_nested_compiled_functions_equal_eager_calls():
     inner = portnet.compile(lambda x, y: (x * y, x + 1.0), donate=(0,))
 
     def outer(x, y):
@@ -764,11 +776,11 @@ def test_compiled_in_compiled():
     assert_same(twice(a(3), a(3)), outer(a(3), a(3)))
 
 
-# What looks alike -------------------------------------------------------------------------------
+# Equal constants of different types and signs ---------------------------------------------------
 
 
-def test_numbers_that_are_equal_and_not_the_same():
-    """0.0 == -0.0 and 1 == 1.0 == True: operations with one are not those with another."""
+def test_equal_constants_of_different_type_or_sign_stay_distinct():
+    """0.0 == -0.0 and 1 == 1.0 == True, but operations with them differ."""
 
     def fn(x, n):
         xp = namespace(x)
@@ -802,8 +814,8 @@ def test_numbers_that_are_equal_and_not_the_same():
         check(fn, wide, np.array([2**31 - 1], "int32"))
 
 
-def test_scalars_of_two_signs_in_two_traces():
-    """What is the same in both traces but for the sign of a zero."""
+def test_traces_that_differ_in_the_sign_of_zero_are_not_replayed():
+    """Two traces that differ in the sign of a zero only."""
     signs = iter([0.0, -0.0] * 20)
     compiled = portnet.compile(lambda x: x * next(signs))
     with warnings.catch_warnings():
@@ -812,39 +824,39 @@ def test_scalars_of_two_signs_in_two_traces():
     assert len(results) == 2
 
 
-# Operators in place -----------------------------------------------------------------------------
+# In-place operators -----------------------------------------------------------------------------
 
 
-def in_place_of_the_new(x, y):
+def in_place_on_a_new_array(x, y):
     z = x * 2.0
     z += y
     z *= 3.0
     return z
 
 
-def in_place_under_two_names(x, y):
+def in_place_on_an_array_with_two_names(x, y):
     z = x * 2.0
     w = z
     z += y
     return z, w
 
 
-def in_place_of_a_view(x, y):
+def in_place_on_the_base_of_a_view(x, y):
     z = x * 2.0
     w = z[1:]
     z += y
     return z, w
 
 
-def in_place_of_what_is_viewed(x, y):
+def in_place_on_a_reshaped_view(x, y):
     z = x * 2.0
     w = namespace(x).reshape(z, (1, -1))
     w -= 1.0
     return z, w
 
 
-def in_place_of_a_number(x, y):
-    """A NumPy scalar is another one afterwards, and what had its name stays."""
+def in_place_on_a_scalar(x, y):
+    """The operator makes a new NumPy scalar; other names keep the old one."""
     s = namespace(x).sum(x)
     t = s
     s += 1.0
@@ -876,12 +888,12 @@ def in_place_after_use(x, y):
     return z, w
 
 
-def in_place_of_an_argument(x, y):
+def in_place_on_an_argument(x, y):
     x += y
     return x * 2.0
 
 
-def in_place_of_a_captured_array(x, y):
+def in_place_on_a_captured_array(x, y):
     c = CAPTURED
     c += 0.0
     return x + c
@@ -891,20 +903,20 @@ CAPTURED = a(3)
 
 
 @pytest.mark.parametrize("fn", [v for k, v in list(globals().items()) if k.startswith("in_place_")])
-def test_operators_in_place(fn):
-    """They may be replayed, or run eagerly with a warning, and do what they do eagerly."""
+def test_in_place_operators_equal_eager_calls(fn):
+    """They may be replayed, or run eagerly with a warning."""
     compiled = portnet.compile(fn)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
-            mine, theirs = (a(3), a(3, start=5.0)), (a(3), a(3, start=5.0))
-            expected = fn(*mine)
-            assert_same(compiled(*theirs), expected)
-            assert_same(theirs, mine)
+            eager, replayed = (a(3), a(3, start=5.0)), (a(3), a(3, start=5.0))
+            expected = fn(*eager)
+            assert_same(compiled(*replayed), expected)
+            assert_same(replayed, eager)
     assert len(caught) <= 1
 
 
-def test_errors_of_operators_in_place():
+def test_in_place_operators_raise_the_eager_errors():
     def wider(x):
         z = x * 1.0
         z += namespace(x).ones((2, 3))
@@ -919,10 +931,10 @@ def test_errors_of_operators_in_place():
         same_error(fn, portnet.compile(fn), a(3))
 
 
-# What is captured -------------------------------------------------------------------------------
+# Captured arrays --------------------------------------------------------------------------------
 
 
-def test_captured_arrays_are_constants():
+def test_captured_arrays_are_copied_as_constants():
     c = a(3)
     compiled = portnet.compile(lambda x: (x + c, c, c[::2], x * 0.0 + c))
     first = compiled(a(3))
@@ -940,7 +952,7 @@ def test_captured_arrays_are_constants():
     np.testing.assert_array_equal(c, 100.0)
 
 
-def test_arrays_made_inside_are_fresh():
+def test_arrays_created_in_fn_are_new_in_each_call():
     def fn(x):
         xp = namespace(x)
         z = xp.zeros(3)
@@ -954,7 +966,7 @@ def test_arrays_made_inside_are_fresh():
             part[...] = 9
 
 
-def test_a_donated_argument_that_is_also_captured():
+def test_donated_argument_that_is_also_captured_equals_eager():
     p = a(3)
     compiled = portnet.compile(lambda x: (x * 2.0 + p, p), donate=(0,))
     expected = (a(3) * 2.0 + a(3), a(3))
@@ -976,31 +988,31 @@ PATTERNS = {
     "difference and sum": lambda x, y: (y - x, y + x),
     "plus its transpose": lambda x, y: x + x.T,
     "flipped": lambda x, y: namespace(x).flip(x),
-    "minus flipped": lambda x, y: x - namespace(x).flip(x, axis=0),
+    "difference from flipped": lambda x, y: x - namespace(x).flip(x, axis=0),
     "rows moved up": lambda x, y: namespace(x).concat([x[1:], x[:1]], axis=0),
     "rows moved down": lambda x, y: namespace(x).concat([x[-1:], x[:-1]], axis=0),
-    "shifted pieces": lambda x, y: (x[1:], x[:-1]),
-    "pieces and all": lambda x, y: (x[1:] + y[:-1], x, y * 2.0),
+    "shifted slices": lambda x, y: (x[1:], x[:-1]),
+    "slices and the whole": lambda x, y: (x[1:] + y[:-1], x, y * 2.0),
     "product": lambda x, y: x @ y,
     "product with itself": lambda x, y: (x @ x, x),
     "two products": lambda x, y: (x @ y, y @ x),
     "gradient step": lambda x, y: (x - 0.1 * y, y * 0.9 + x),
-    "of the new": lambda x, y: ((x + 1.0) * 2.0, (x + 1.0) * y),
-    "its sums": lambda x, y: (x - namespace(x).max(x, axis=0, keepdims=True), y + x[0, 0]),
+    "of intermediate results": lambda x, y: ((x + 1.0) * 2.0, (x + 1.0) * y),
+    "of reductions": lambda x, y: (x - namespace(x).max(x, axis=0, keepdims=True), y + x[0, 0]),
     "reshaped": lambda x, y: namespace(x).reshape(namespace(x).reshape(x, (-1,))[::-1], x.shape),
-    "one row for all": lambda x, y: namespace(x).broadcast_to(x[1:2, :], x.shape),
-    "new ones": lambda x, y: (namespace(x).zeros_like(x), namespace(x).ones_like(y)),
+    "one row broadcast": lambda x, y: namespace(x).broadcast_to(x[1:2, :], x.shape),
+    "created": lambda x, y: (namespace(x).zeros_like(x), namespace(x).ones_like(y)),
     "taken": lambda x, y: namespace(x).take(x, namespace(x).asarray([2, 0, 1]), axis=0),
     "chosen": lambda x, y: namespace(x).where(y < x.T, x, y.T),
-    "nothing of it": lambda x, y: (y + 1.0, y + 2.0, y + 3.0),
+    "of the other argument": lambda x, y: (y + 1.0, y + 2.0, y + 3.0),
     "stacked": lambda x, y: (namespace(x).stack([x, y])[1], namespace(x).stack([y, x])[1]),
 }
 LAYOUTS = {
     "C": lambda x: x.copy(),
     "F": np.asfortranarray,
     "transposed": lambda x: x.T.copy().T,
-    "steps": lambda x: np.repeat(np.repeat(x, 2, 0), 2, 1)[::2, ::2],
-    "negative": lambda x: x[::-1, ::-1].copy()[::-1, ::-1],
+    "strided": lambda x: np.repeat(np.repeat(x, 2, 0), 2, 1)[::2, ::2],
+    "negative strides": lambda x: x[::-1, ::-1].copy()[::-1, ::-1],
     "read-only": lambda x: frozen(x.copy()),
     "zero strides": lambda x: np.lib.stride_tricks.as_strided(
         x[:1].copy(), x.shape, (0, x.strides[1]), writeable=True
@@ -1022,7 +1034,7 @@ def unaligned(x):
 
 @pytest.mark.parametrize("donate", [(), (0,), (1,), (0, 1)])
 @pytest.mark.parametrize("name", PATTERNS)
-def test_donated(name, donate):
+def test_donation_writes_only_to_donated_writable_arrays(name, donate):
     fn = PATTERNS[name]
     compiled = portnet.compile(fn, donate=donate)
     x, y = a(3, 3), a(3, 3, start=-2.0)
@@ -1045,8 +1057,8 @@ def test_donated(name, donate):
 
 @pytest.mark.parametrize("donate", [(0,), (1,), (0, 1)])
 @pytest.mark.parametrize("name", PATTERNS)
-def test_donated_arguments_that_share_memory(name, donate):
-    """The same array twice, pieces of one array, one the other way round: each in every order."""
+def test_donated_arguments_that_share_memory_equal_eager(name, donate):
+    """The same array twice, overlapping slices in both orders, transposed and reversed views."""
     fn = PATTERNS[name]
     compiled = portnet.compile(fn, donate=donate)
     for _ in range(2):
@@ -1056,7 +1068,7 @@ def test_donated_arguments_that_share_memory(name, donate):
             lambda m: (m[1:4], m[:3]),
             lambda m: (m[:3], m[:3].T),
             lambda m: (m[:3], m[2::-1]),
-            lambda m: (m[::2][:3], m[1::2][:3]),  # between each other: nothing is shared
+            lambda m: (m[::2][:3], m[1::2][:3]),  # interleaved: no shared memory
         ):
             memory = a(7, 3)
             args = share(memory)
@@ -1069,7 +1081,7 @@ def test_donated_arguments_that_share_memory(name, donate):
             check_memory(result, held)
 
 
-def test_donated_memory_is_used_again():
+def test_results_reuse_donated_memory():
     compiled = portnet.compile(lambda p, m, g: (p - 0.1 * g, 0.9 * m + g), donate=(0, 1))
     for _ in range(3):
         p, m, g = a(4, 5), a(4, 5, start=3.0), a(4, 5, start=-1.0)
@@ -1081,7 +1093,7 @@ def test_donated_memory_is_used_again():
         check_memory(results, [g])
 
 
-def test_memory_of_what_is_not_donated_is_never_used():
+def test_results_never_use_memory_that_is_not_donated():
     compiled = portnet.compile(lambda p, g: p - 0.1 * g, donate=())
     p, g = a(4, 5), a(4, 5)
     first = compiled(p, g)
@@ -1089,7 +1101,7 @@ def test_memory_of_what_is_not_donated_is_never_used():
     check_memory((first, second), [p, g])
 
 
-def test_nests_are_donated_whole():
+def test_donated_pytrees_donate_all_their_arrays():
     fn = lambda params, g: {k: params[k] - g for k in params}  # noqa: E731
     compiled = portnet.compile(fn, donate=(0,))
     for _ in range(3):
@@ -1101,8 +1113,8 @@ def test_nests_are_donated_whole():
             assert np.shares_memory(result[k], p)
 
 
-def test_results_fed_back_with_what_was_kept():
-    """What a caller keeps by copying stays; donated results go on from call to call."""
+def test_results_kept_by_the_caller_survive_donation_of_others():
+    """Donated results are fed back; results that the caller keeps do not change."""
     compiled = portnet.compile(lambda s, x: (s + x, s * 1.0), donate=(0,))
     s, t, kept = np.zeros((3, 4)), np.zeros((3, 4)), []
     for i in range(20):
@@ -1111,11 +1123,11 @@ def test_results_fed_back_with_what_was_kept():
         t, before_eager = t + x, t * 1.0
         assert_same((s, before), (t, before_eager))
         kept.append((before, before_eager.copy()))
-    for theirs, ours in kept:
-        assert_same(theirs, ours)
+    for replayed, eager in kept:
+        assert_same(replayed, eager)
 
 
-def test_donated_by_keyword_and_beyond_the_arguments():
+def test_donation_of_keyword_and_missing_arguments_equals_eager():
     compiled = portnet.compile(lambda x, y=None: x + 1.0, donate=(0, 1))
     for _ in range(2):
         assert_same(compiled(a(3)), a(3) + 1.0)
@@ -1124,7 +1136,7 @@ def test_donated_by_keyword_and_beyond_the_arguments():
         assert_same(compiled(a(3), 2.0), a(3) + 1.0)
 
 
-def test_a_result_of_another_shape_or_dtype_is_fresh():
+def test_results_of_other_shape_or_dtype_than_donated_are_new():
     compiled = portnet.compile(
         lambda x: (x[:2], namespace(x).astype(x, namespace(x).float32)), donate=(0,)
     )
@@ -1135,8 +1147,8 @@ def test_a_result_of_another_shape_or_dtype_is_fresh():
         check_memory(result, [])
 
 
-def test_donated_views_of_larger_memory():
-    """The rest of the memory that a donated view looks into stays as it is."""
+def test_donated_view_leaves_the_rest_of_its_base_unchanged():
+    """Memory outside of a donated view does not change."""
     compiled = portnet.compile(lambda x: x * 2.0 + 1.0, donate=(0,))
     for view in (np.s_[1:4, 1:4], np.s_[::2, ::2], np.s_[::-2, 1:], np.s_[:, 2]):
         memory = a(6, 6)
@@ -1147,23 +1159,23 @@ def test_donated_views_of_larger_memory():
         np.testing.assert_array_equal(memory[outside], a(6, 6)[outside])
 
 
-def test_an_argument_in_a_nest_that_overlaps_a_donated_one():
-    compiled = portnet.compile(lambda x, nest: (x + 1.0, nest["w"][0] * 1.0), donate=(0,))
+def test_pytree_argument_that_overlaps_a_donated_one_is_not_written():
+    compiled = portnet.compile(lambda x, pytree: (x + 1.0, pytree["w"][0] * 1.0), donate=(0,))
     for _ in range(2):
         memory = a(10)
-        nest = {"w": [memory[3:8]]}
-        result = compiled(memory[:6], nest)
+        pytree = {"w": [memory[3:8]]}
+        result = compiled(memory[:6], pytree)
         assert_same(result, (a(10)[:6] + 1.0, a(10)[3:8]))
-        np.testing.assert_array_equal(nest["w"][0], a(10)[3:8])
-        check_memory(result, [nest["w"][0]])
-    twice = portnet.compile(lambda nest: (nest[0] + 1.0, nest[1] + 2.0), donate=(0,))
+        np.testing.assert_array_equal(pytree["w"][0], a(10)[3:8])
+        check_memory(result, [pytree["w"][0]])
+    twice = portnet.compile(lambda pytree: (pytree[0] + 1.0, pytree[1] + 2.0), donate=(0,))
     for _ in range(2):
         x = a(4)
         assert_same(twice([x, x]), (a(4) + 1.0, a(4) + 2.0))
 
 
-def test_views_of_views_that_overlap_a_donated_argument():
-    """Whatever their `base` says: they look into the same memory."""
+def test_views_that_overlap_a_donated_argument_are_not_written():
+    """Overlap is found whatever the `base` of the views is."""
     others = {
         "slice": lambda m: m[2:6],
         "slice of a slice": lambda m: m[1:][1:5],
@@ -1194,7 +1206,7 @@ def test_views_of_views_that_overlap_a_donated_argument():
                 check_memory(result, [y])
 
 
-def test_a_donated_array_that_was_made_read_only_meanwhile():
+def test_donated_array_made_read_only_between_calls_is_not_written():
     compiled = portnet.compile(lambda s: s + 1.0, donate=(0,))
     s = compiled(a(3))
     s = compiled(s)
@@ -1205,8 +1217,8 @@ def test_a_donated_array_that_was_made_read_only_meanwhile():
     assert t.flags.writeable
 
 
-def test_the_same_donated_array_again_and_again():
-    """A caller who fills it anew, under the same name."""
+def test_donating_the_same_array_repeatedly_equals_eager():
+    """The caller refills the same array before each call."""
     compiled = portnet.compile(lambda s, x: (s[::-1] + x, s * 1.0), donate=(0,))
     s = np.empty(3)
     for i in range(4):
@@ -1214,7 +1226,7 @@ def test_the_same_donated_array_again_and_again():
         assert_same(compiled(s, a(3)), (np.array([2.0, 1.0, i]) + a(3), np.array([i, 1.0, 2.0])))
 
 
-def test_donated_where_it_runs_eagerly():
+def test_donation_in_an_eager_run_equals_eager():
     def fn(x, y):
         return (x + y, y) if float(y[0]) > 0 else (x - y, x)
 
@@ -1226,164 +1238,164 @@ def test_donated_where_it_runs_eagerly():
     np.testing.assert_array_equal(y, -a(3))
 
 
-def test_what_is_donated_must_be_positions():
+def test_donate_accepts_only_nonnegative_integer_positions():
     for wrong in ("x", ("x",), (-1,), 0.5, (True,)):
         with pytest.raises((TypeError, ValueError)):
             portnet.compile(lambda x: x, donate=wrong)
 
 
-# Where it runs eagerly --------------------------------------------------------------------------
+# Functions that need values run eagerly ---------------------------------------------------------
 
 
-def looks_float(x):
+def reads_float(x):
     return x * float(x[0])  # here
 
 
-def looks_int(x):
+def reads_int(x):
     return x * int(x[0])  # here
 
 
-def looks_bool(x):
+def reads_bool(x):
     return x * 2.0 if bool(x[0] > 0) else x  # here
 
 
-def looks_if(x):
+def reads_if(x):
     if x[0] > 0:  # here
         return x * 3.0
     return x
 
 
-def looks_complex(x):
+def reads_complex(x):
     return x * complex(x[0]).real  # here
 
 
-def looks_index(x):
+def reads_index(x):
     return x * range(9)[namespace(x).astype(x[0], namespace(x).int64)]  # here
 
 
-def looks_while(x):
+def reads_while(x):
     while namespace(x).sum(x) < 100.0:  # here
         x = x * 2.0
     return x
 
 
-def looks_iteration(x):
+def reads_iteration(x):
     total = 0.0
     for v in x:
         total = total + v
     return total
 
 
-def looks_unpacking(x):
+def reads_unpacking(x):
     p, q, r = x
     return p * q * r
 
 
-def looks_assignment(x):
+def reads_assignment(x):
     y = namespace(x).zeros_like(x)
     y[1:] = x[:-1]  # here
     return y
 
 
-def looks_asarray(x):
+def reads_asarray(x):
     return np.asarray(x) + 1.0  # here
 
 
-def looks_numpy(x):
+def reads_numpy(x):
     return np.sin(x)
 
 
-def looks_mask(x):
+def reads_mask(x):
     return x[x > 1.0]  # here
 
 
-def looks_sort(x):
+def reads_sort(x):
     return namespace(x).sort(x)  # here
 
 
-def looks_unique(x):
+def reads_unique(x):
     return namespace(x).unique_values(x)  # here
 
 
-def looks_nonzero(x):
+def reads_nonzero(x):
     return namespace(x).nonzero(x)[0]  # here
 
 
-def looks_item(x):
+def reads_item(x):
     return x * x[0].item()  # here
 
 
-def looks_tolist(x):
+def reads_tolist(x):
     return x * x.tolist()[0]  # here
 
 
-def looks_method(x):
+def reads_method(x):
     return x - x.mean()
 
 
-def looks_copy(x):
+def reads_copy(x):
     return x.copy()
 
 
-def looks_cumulative(x):
+def reads_cumulative(x):
     return namespace(x).cumulative_sum(x)  # here
 
 
-def looks_linalg(x):
+def reads_linalg(x):
     return x / namespace(x).linalg.vector_norm(x)  # here
 
 
-def looks_in(x):
+def reads_in(x):
     return x * 2.0 if 1.0 in x else x  # here
 
 
-def looks_len(x):
+def reads_len(x):
     return x * len(x)
 
 
-LOOKS = {
-    looks_float: ["float"],
-    looks_int: ["int"],
-    looks_bool: ["bool", "truth"],
-    looks_if: ["bool", "truth"],
-    looks_complex: ["complex"],
-    looks_index: ["index"],
-    looks_while: ["bool", "truth"],
-    looks_assignment: ["setitem", "assign", "[...] ="],
-    looks_asarray: ["asarray", "__array__", "array"],
-    looks_mask: ["mask", "bool", "index", "getitem"],
-    looks_sort: ["sort"],
-    looks_unique: ["unique_values"],
-    looks_nonzero: ["nonzero"],
-    looks_item: ["item"],
-    looks_tolist: ["tolist"],
-    looks_cumulative: ["cumulative_sum"],
-    looks_linalg: ["linalg", "vector_norm"],
-    looks_in: ["in", "contains", "iter"],
+VALUE_READS = {
+    reads_float: ["float"],
+    reads_int: ["int"],
+    reads_bool: ["bool", "truth"],
+    reads_if: ["bool", "truth"],
+    reads_complex: ["complex"],
+    reads_index: ["index"],
+    reads_while: ["bool", "truth"],
+    reads_assignment: ["setitem", "assign", "[...] ="],
+    reads_asarray: ["asarray", "__array__", "array"],
+    reads_mask: ["mask", "bool", "index", "getitem"],
+    reads_sort: ["sort"],
+    reads_unique: ["unique_values"],
+    reads_nonzero: ["nonzero"],
+    reads_item: ["item"],
+    reads_tolist: ["tolist"],
+    reads_cumulative: ["cumulative_sum"],
+    reads_linalg: ["linalg", "vector_norm"],
+    reads_in: ["in", "contains", "iter"],
 }
 
 
-@pytest.mark.parametrize("fn", LOOKS, ids=lambda fn: fn.__name__.removeprefix("looks_"))
-def test_a_look_at_a_value_runs_eagerly_with_one_warning(fn):
+@pytest.mark.parametrize("fn", VALUE_READS, ids=lambda fn: fn.__name__.removeprefix("reads_"))
+def test_reading_a_value_runs_eagerly_with_one_warning(fn):
     compiled = portnet.compile(fn)
     x = a(3)
-    with one_warning(*LOOKS[fn], here=fn):
+    with one_warning(*VALUE_READS[fn], here=fn):
         assert_same(compiled(x), fn(x))
-    for y in (x, x + 1.0, -x, np.asarray([5.0, 0.5, 1.0])):  # the same kind: no warning any more
+    for y in (x, x + 1.0, -x, np.asarray([5.0, 0.5, 1.0])):  # the same plan: no further warning
         assert_same(
-            compiled(y) if fn is not looks_while else compiled(abs(y)),
-            fn(y) if fn is not looks_while else fn(abs(y)),
+            compiled(y) if fn is not reads_while else compiled(abs(y)),
+            fn(y) if fn is not reads_while else fn(abs(y)),
         )
     np.testing.assert_array_equal(x, a(3))
 
 
 @pytest.mark.parametrize(
     "fn",
-    [looks_len, looks_iteration, looks_unpacking, looks_numpy, looks_method, looks_copy],
-    ids=lambda fn: fn.__name__.removeprefix("looks_"),
+    [reads_len, reads_iteration, reads_unpacking, reads_numpy, reads_method, reads_copy],
+    ids=lambda fn: fn.__name__.removeprefix("reads_"),
 )
-def test_what_needs_no_value_may_be_replayed(fn):
-    """Beyond the standard, and yet without a look at a value: replayed, or eager with a warning."""
+def test_nonstandard_functions_without_value_reads_equal_eager(fn):
+    """Outside the standard, but no value is read: replayed, or eager with a warning."""
     compiled = portnet.compile(fn)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -1393,37 +1405,37 @@ def test_what_needs_no_value_may_be_replayed(fn):
     assert len(caught) <= 1
 
 
-def test_a_warning_for_every_kind_of_arguments_and_every_function():
-    compiled = portnet.compile(looks_float)
+def test_each_signature_and_each_compiled_function_warns_once():
+    compiled = portnet.compile(reads_float)
     for x in (a(3), a(4), a(3, dtype="float32")):
-        with one_warning("float", here=looks_float):
+        with one_warning("float", here=reads_float):
             for _ in range(3):
-                assert_same(compiled(x), looks_float(x))
-    again = portnet.compile(looks_float)
-    with one_warning("float", here=looks_float):
+                assert_same(compiled(x), reads_float(x))
+    again = portnet.compile(reads_float)
+    with one_warning("float", here=reads_float):
         again(a(3))
 
 
-def test_one_warning_for_each_of_twenty_shapes():
-    """More kinds of arguments than plans are kept."""
-    compiled = portnet.compile(looks_float)
+def test_each_of_twenty_shapes_warns_once():
+    """There are more signatures than plans are kept."""
+    compiled = portnet.compile(reads_float)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
             for n in range(1, 21):
-                assert_same(compiled(a(n)), looks_float(a(n)))
+                assert_same(compiled(a(n)), reads_float(a(n)))
     assert len(caught) == 20
 
 
-def test_a_look_deep_inside_names_the_line_that_looks():
+def test_warning_names_the_line_of_the_inner_function():
     def fn(x):
-        return looks_float(x + 1.0) * 2.0
+        return reads_float(x + 1.0) * 2.0
 
-    with one_warning("float", here=looks_float):
+    with one_warning("float", here=reads_float):
         assert_same(portnet.compile(fn)(a(3)), fn(a(3)))
 
 
-def test_a_look_in_a_layer_of_ones_own():
+def test_warning_names_the_line_of_a_custom_layer():
     @dataclass(frozen=True)
     class Fussy:
         def init(self, rng, n_in):
@@ -1441,17 +1453,17 @@ def test_a_look_in_a_layer_of_ones_own():
     optimizer = portnet.Adam(1e-2)
     step = portnet.make_step(net, LOSSES["squared_error"](), optimizer)
     compiled = portnet.compile(step, donate=(0, 1))
-    ours = start(net, optimizer)
-    theirs = copies(ours)
+    eager = start(net, optimizer)
+    replayed = copies(eager)
     with one_warning("float", here=Fussy.forward):
         for _ in range(5):
-            *ours, value = step(*ours, x, y)
-            *theirs, their_value = compiled(*theirs, x, y)
-            assert_same(their_value, value)
-    assert_same(theirs, ours)
+            *eager, value = step(*eager, x, y)
+            *replayed, replayed_value = compiled(*replayed, x, y)
+            assert_same(replayed_value, value)
+    assert_same(replayed, eager)
 
 
-def test_some_kinds_eagerly_and_some_replayed():
+def test_one_function_can_run_eagerly_and_replayed_by_signature():
     def fn(x, careful):
         if careful and float(x[0]) < 0:
             return x * 0.0
@@ -1468,8 +1480,8 @@ def test_some_kinds_eagerly_and_some_replayed():
     assert counted.count == 2
 
 
-def test_a_look_that_fn_catches():
-    """What fn does about an error of the look is not what it would do about the value."""
+def test_value_reads_caught_by_fn_still_run_eagerly():
+    """An exception handler in fn must not hide that a value was read."""
 
     def tries(x):
         try:
@@ -1506,11 +1518,11 @@ def random_shape(x):
     return namespace(x).zeros(int(random.random() * 1e6)) + x[0]
 
 
-def the_time(x):
+def clock_value(x):
     return x * 0.0 + time.perf_counter_ns()
 
 
-def counts():
+def make_counter():
     seen = []
 
     def counting(x):
@@ -1520,8 +1532,10 @@ def counts():
     return counting
 
 
-@pytest.mark.parametrize("fn", [random_numpy, random_scalar, random_shape, the_time, counts()])
-def test_what_differs_from_call_to_call_runs_eagerly(fn):
+@pytest.mark.parametrize(
+    "fn", [random_numpy, random_scalar, random_shape, clock_value, make_counter()]
+)
+def test_random_and_stateful_functions_run_eagerly(fn):
     compiled = portnet.compile(fn)
     with one_warning():
         results = [compiled(a(3)) for _ in range(4)]
@@ -1529,7 +1543,7 @@ def test_what_differs_from_call_to_call_runs_eagerly(fn):
         assert r.shape != s.shape or (r != s).any(), "drawn once, and replayed"
 
 
-RESULTS = {
+RANDOM_RESULTS = {
     "number": lambda x: (x, random.random()),
     "NumPy's number": lambda x: (x, np.float64(random.random())),
     "key": lambda x: {str(random.random()): x},
@@ -1542,19 +1556,19 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("name", RESULTS)
-def test_results_that_differ_from_call_to_call(name):
-    """Two traces may be the same by chance, and then it is found in none, or in a later plan."""
+@pytest.mark.parametrize("name", RANDOM_RESULTS)
+def test_functions_with_random_structure_or_values_are_not_all_replayed(name):
+    """Two traces may be equal by chance, so some of the functions may be replayed."""
     replayed = 0
     for _ in range(12):
-        compiled = portnet.compile(RESULTS[name])
+        compiled = portnet.compile(RANDOM_RESULTS[name])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             replayed += len({repr(compiled(a(3))) for _ in range(40)}) == 1
     assert replayed < 12
 
 
-def test_random_operations_differ_from_call_to_call():
+def test_random_choice_of_operations_is_not_replayed():
     draw = np.random.default_rng(0)
 
     def fn(x):
@@ -1568,8 +1582,8 @@ def test_random_operations_differ_from_call_to_call():
     assert len(set(results)) > 1
 
 
-def test_the_warning_can_be_an_error_and_nothing_is_changed():
-    compiled = portnet.compile(looks_float, donate=(0,))
+def test_warning_turned_into_an_error_changes_no_argument():
+    compiled = portnet.compile(reads_float, donate=(0,))
     x = a(3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -1578,33 +1592,33 @@ def test_the_warning_can_be_an_error_and_nothing_is_changed():
     np.testing.assert_array_equal(x, a(3))
 
 
-# Errors of fn -----------------------------------------------------------------------------------
+# Errors raised by fn ----------------------------------------------------------------------------
 
 
-class MineError(Exception):
+class CustomError(Exception):
     pass
 
 
 def same_error(fn, compiled, *args):
-    """Fail unless both raise the same error, and nothing is warned or changed."""
+    """Fail unless both raise the same error and change no argument."""
     before = snapshot(arrays(args))
-    with pytest.raises(Exception) as ours:  # noqa: PT011
+    with pytest.raises(Exception) as eager:  # noqa: PT011
         fn(*args)
-    with pytest.raises(type(ours.value)) as theirs:
+    with pytest.raises(type(eager.value)) as replayed:
         compiled(*args)
-    assert type(theirs.value) is type(ours.value)
-    texts = [str(theirs.value), str(ours.value)]
+    assert type(replayed.value) is type(eager.value)
+    texts = [str(replayed.value), str(eager.value)]
     assert texts[0] == texts[1]
-    notes = [getattr(e.value, "__notes__", []) for e in (ours, theirs)]
+    notes = [getattr(e.value, "__notes__", []) for e in (eager, replayed)]
     assert notes[0] == notes[1]
     assert snapshot(arrays(args)) == before
-    return theirs.value
+    return replayed.value
 
 
-def test_errors_of_fn_itself():
+def test_errors_raised_in_fn_propagate_unchanged():
     def fn(x, y):
         if x.shape != y.shape:
-            raise MineError(f"shapes {x.shape}, {y.shape}")
+            raise CustomError(f"shapes {x.shape}, {y.shape}")
         return x + y
 
     compiled = portnet.compile(fn, donate=(0,))
@@ -1613,7 +1627,7 @@ def test_errors_of_fn_itself():
         assert_same(compiled(a(3), a(3)), a(3) + a(3))
 
 
-def test_shape_errors_of_layers_losses_and_steps():
+def test_shape_errors_of_layers_losses_and_steps_equal_eager_errors():
     net, loss, optimizer = portnet.mlp([3, 8, 4]), LOSSES["squared_error"](), portnet.Adam()
     step = portnet.make_step(net, loss, optimizer)
     compiled = portnet.compile(step, donate=(0, 1))
@@ -1627,14 +1641,14 @@ def test_shape_errors_of_layers_losses_and_steps():
     assert_close(compiled(*copies((params, state)), x, y), step(params, state, x, y))
 
 
-def test_notes_of_errors_are_told_once():
-    def fn(nest):
-        return tree.map(lambda x: x @ np.ones((7, 2)), nest)
+def test_notes_of_errors_are_added_once():
+    def fn(pytree):
+        return tree.map(lambda x: x @ np.ones((7, 2)), pytree)
 
     same_error(fn, portnet.compile(fn), {"W": a(2, 3)})
 
 
-def test_errors_of_numpy():
+def test_numpy_errors_equal_eager_errors():
     broken = {
         "broadcast": lambda x: x + namespace(x).ones((5, 5)),
         "matmul": lambda x: x @ namespace(x).ones((7, 7)),
@@ -1657,7 +1671,7 @@ def test_errors_of_numpy():
             same_error(fn, compiled, a(2, 3))
 
 
-def test_numbers_that_do_not_fit_a_dtype():
+def test_python_integers_out_of_range_raise_the_eager_errors():
     x = a(3, dtype="uint8")
     for fn in (lambda x: x + 300, lambda x: x * -1, lambda x: 256 - x, lambda x: x & 1000):
         same_error(fn, portnet.compile(fn), x)
@@ -1667,8 +1681,8 @@ def test_numbers_that_do_not_fit_a_dtype():
         check(lambda x: (x * 1e300, x + 2**40), a(3, dtype="float32"))
 
 
-def test_errors_in_values():
-    """Indices are looked at when they are used, as by NumPy."""
+def test_out_of_bounds_indices_raise_the_eager_errors():
+    """Indices are checked in every call, as by NumPy."""
 
     def fn(x, i):
         return namespace(x).take(x, i, axis=0)
@@ -1680,7 +1694,7 @@ def test_errors_in_values():
     assert_same(compiled(a(3), good), a(3)[good])
 
 
-def test_keyboard_interrupt_goes_through():
+def test_keyboard_interrupt_in_fn_propagates():
     def fn(x):
         raise KeyboardInterrupt
 
@@ -1691,7 +1705,7 @@ def test_keyboard_interrupt_goes_through():
 # Plans ------------------------------------------------------------------------------------------
 
 
-def test_twenty_shapes_one_after_the_other():
+def test_twenty_shapes_in_turn_equal_eager_calls():
     def fn(x, y):
         return x * 2.0 + y, namespace(x).sum(x)
 
@@ -1703,7 +1717,7 @@ def test_twenty_shapes_one_after_the_other():
             assert_same(actual, fn(x, x.copy()), (0.0, 1e-12))
 
 
-def test_eight_plans_are_kept():
+def test_eight_most_recent_plans_are_kept():
     counted = Calls(lambda x: x + 1.0)
     compiled = portnet.compile(counted)
     for _ in range(3):
@@ -1720,7 +1734,7 @@ def test_eight_plans_are_kept():
     assert counted.count == before + 2
 
 
-def test_plans_hold_no_arguments_that_are_not_donated():
+def test_plans_keep_no_reference_to_arguments():
     compiled = portnet.compile(lambda x, y: (x + y, y), donate=(0,))
     for _ in range(2):
         y = a(50)
@@ -1731,7 +1745,7 @@ def test_plans_hold_no_arguments_that_are_not_donated():
         assert dead() is None
 
 
-def test_nan_as_a_scalar_does_not_fill_the_memory():
+def test_nan_as_a_python_scalar_equals_eager():
     counted = Calls(lambda x, k: x * k)
     compiled = portnet.compile(counted)
     for _ in range(4):
@@ -1743,7 +1757,7 @@ def test_nan_as_a_scalar_does_not_fill_the_memory():
 
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("size", [4, 120])
-def test_threads(size, warm):
+def test_concurrent_calls_of_eight_threads_equal_eager_calls(size, warm):
     def fn(state, x):
         xp = namespace(state, x)
         h = xp.tanh(x @ state)
@@ -1756,15 +1770,15 @@ def test_threads(size, warm):
 
     def work(i):
         x = np.random.default_rng(i).standard_normal((size, size)) / size
-        ours = theirs = np.eye(size) * (i + 1)
-        ours, theirs = ours.copy(), theirs.copy()
+        eager = replayed = np.eye(size) * (i + 1)
+        eager, replayed = eager.copy(), replayed.copy()
         barrier.wait()
         kept = []
         for _ in range(50):
-            ours, top = fn(ours, x)
-            theirs, their_top = compiled(theirs, x)
-            kept.append((their_top, top))
-        assert_same(theirs, ours)
+            eager, top = fn(eager, x)
+            replayed, replayed_top = compiled(replayed, x)
+            kept.append((replayed_top, top))
+        assert_same(replayed, eager)
         for actual, expected in kept:
             assert_same(actual, expected)
 
@@ -1773,7 +1787,7 @@ def test_threads(size, warm):
             done.result()
 
 
-def test_threads_with_shapes_of_their_own():
+def test_concurrent_calls_with_different_shapes_equal_eager_calls():
     compiled = portnet.compile(lambda x: (x * 2.0, namespace(x).flip(x)))
     barrier = threading.Barrier(8)
 
@@ -1788,11 +1802,11 @@ def test_threads_with_shapes_of_their_own():
             done.result()
 
 
-# Awkward arrays ---------------------------------------------------------------------------------
+# Empty, 0-d, non-contiguous and unusual arrays --------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3)])
-def test_empty_arrays(shape):
+def test_empty_arrays_equal_eager_calls(shape):
     def fn(x, y):
         xp = namespace(x)
         return (
@@ -1808,13 +1822,13 @@ def test_empty_arrays(shape):
         check(fn, a(*shape), a(*shape), donate=donate)
 
 
-def test_products_over_nothing():
+def test_matmul_over_an_empty_axis_equals_eager():
     check(lambda x, y: x @ y, a(2, 0), a(0, 3))
     check(lambda x, y: (x @ y, x), a(0, 2), a(2, 3), donate=(0,))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
-def test_arrays_without_axes(dtype):
+def test_0d_arrays_equal_eager_calls(dtype):
     def fn(x, y):
         xp = namespace(x)
         return (
@@ -1833,7 +1847,7 @@ def test_arrays_without_axes(dtype):
         check(fn, x, y, donate=donate)
 
 
-def test_zero_d_results_are_values_that_stay():
+def test_0d_results_do_not_change_in_later_calls():
     compiled = portnet.compile(lambda x: namespace(x).max(x))
     first = compiled(a(3))
     second = compiled(a(3, start=100.0))
@@ -1841,7 +1855,7 @@ def test_zero_d_results_are_values_that_stay():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout):
+def test_every_memory_layout_equals_eager_calls(layout):
     def fn(x, y):
         xp = namespace(x)
         return x @ y, x + y, xp.matrix_transpose(x) @ y, x[1:] * 2.0, xp.exp(x), xp.max(y, axis=0)
@@ -1853,8 +1867,8 @@ def test_layouts(layout):
 
 
 @pytest.mark.parametrize("name", list(LAYOUTS))
-def test_one_plan_for_every_layout(name):
-    """Layouts alternate under one plan, or under several: the results are the same."""
+def test_alternating_memory_layouts_equal_eager_calls(name):
+    """Calls with alternating layouts equal eager calls."""
     compiled = portnet.compile(lambda x, y: (x - y, x.T), donate=(0,))
     for layout in ("C", name, "F", name, "C"):
         x, y = LAYOUTS[layout](a(3, 3)), LAYOUTS[name](a(3, 3, start=7.0))
@@ -1862,7 +1876,7 @@ def test_one_plan_for_every_layout(name):
         assert_same(compiled(x, y), expected)
 
 
-def test_bytes_in_the_other_order():
+def test_big_endian_arrays_equal_eager_calls():
     x = a(3).astype(">f8")
     compiled = portnet.compile(lambda x: x + 1.0)
     with warnings.catch_warnings():
@@ -1874,7 +1888,7 @@ def test_bytes_in_the_other_order():
 @pytest.mark.parametrize(
     "dtype", ["complex128", "float16", "longdouble", "int8", "uint16", "uint64"]
 )
-def test_other_dtypes(dtype):
+def test_dtypes_outside_the_compiled_set_equal_eager_calls(dtype):
     compiled = portnet.compile(lambda x: (x + x, x * 3))
     x = a(3).astype(dtype)
     with warnings.catch_warnings():
@@ -1883,7 +1897,7 @@ def test_other_dtypes(dtype):
             assert_same(compiled(x), (x + x, x * 3))
 
 
-def test_memory_maps(tmp_path):
+def test_memory_maps_equal_eager_calls(tmp_path):
     m = np.memmap(tmp_path / "numbers", dtype="float64", mode="w+", shape=(3, 2))
     m[:] = a(3, 2)
     compiled = portnet.compile(lambda x: (x * 2.0, namespace(x).max(x), x.T))
@@ -1898,7 +1912,7 @@ def test_memory_maps(tmp_path):
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 @pytest.mark.parametrize("kind", ["masked", "matrix", "read-only subclass"])
 def test_subclasses_of_arrays_run_eagerly(kind):
-    """A masked array keeps its mask, a matrix its product."""
+    """A masked array keeps its mask, and a matrix its matrix product."""
     from conftest import _frozen
 
     def fn(x):
@@ -1925,15 +1939,15 @@ def test_subclasses_of_arrays_run_eagerly(kind):
     assert_same(compiled(a(2, 2)), plain)
 
 
-def test_lists_are_nests_and_not_arrays():
+def test_lists_are_pytrees_and_not_arrays():
     compiled = portnet.compile(lambda xs: [x + 1.0 for x in xs])
     assert_same(compiled([a(2), 1.0]), [a(2) + 1.0, 2.0])
 
 
-# NumPy's state ----------------------------------------------------------------------------------
+# Floating-point errors and warnings -------------------------------------------------------------
 
 
-def test_floating_point_errors_are_raised_as_eagerly_where_numpy_is_called(monkeypatch):
+def test_numpy_replay_raises_floating_point_errors_as_eager_calls(monkeypatch):
     monkeypatch.setenv("PORTNET_NATIVE", "never")  # machine code reports none: test_native.py
     fn = lambda x, y: namespace(x).exp(x / y) + 1.0  # noqa: E731
     compiled = portnet.compile(fn, donate=())
@@ -1950,7 +1964,7 @@ def test_floating_point_errors_are_raised_as_eagerly_where_numpy_is_called(monke
         portnet.compile(fn)(*bad)  # in the first call
 
 
-def test_floating_point_warnings_are_given_as_eagerly_where_numpy_is_called(monkeypatch):
+def test_numpy_replay_gives_floating_point_warnings_as_eager_calls(monkeypatch):
     monkeypatch.setenv("PORTNET_NATIVE", "never")
     compiled = portnet.compile(lambda x: namespace(x).log(x))
     assert_same(compiled(a(3)), np.log(a(3)))
@@ -1959,16 +1973,16 @@ def test_floating_point_warnings_are_given_as_eagerly_where_numpy_is_called(monk
             assert compiled(np.zeros(3))[0] == -np.inf
 
 
-def test_no_warning_of_tracing_or_of_dead_operations():
+def test_tracing_and_dead_operations_do_not_warn():
     def fn(x):
         xp = namespace(x)
-        xp.log(x)  # of what is not there when it is traced
+        xp.log(x)  # unused, and without values when traced
         return xp.sqrt(x) / xp.sum(x)
 
     check(fn, a(3))
 
 
-# Other libraries --------------------------------------------------------------------------------
+# Array libraries other than NumPy ---------------------------------------------------------------
 
 
 def model_step(x, w):
@@ -1977,7 +1991,7 @@ def model_step(x, w):
     return {"w": w - 0.1 * xp.matmul(xp.matrix_transpose(x), h), "h": h}, xp.sum(h), (x, None)
 
 
-def test_jax(jax):
+def test_jax_arrays_equal_the_numpy_results(jax):
     x, w = a(4, 3) / 10, a(3, 3) / 10
     expected = model_step(x, w)
     compiled = portnet.compile(model_step, donate=(1,))
@@ -1991,7 +2005,7 @@ def test_jax(jax):
         np.testing.assert_array_equal(same, x)
 
 
-def test_jax_is_compiled(jax):
+def test_jax_function_is_traced_at_most_twice(jax):
     counted = Calls(lambda x, k: x * k if isinstance(k, int) else x / k)
     compiled = portnet.compile(counted)
     x = jax.numpy.arange(3.0)
@@ -2001,20 +2015,20 @@ def test_jax_is_compiled(jax):
     np.testing.assert_allclose(compiled(x, 2.0), x / 2.0)
 
 
-def test_jax_that_looks_at_a_value(jax):
-    compiled = portnet.compile(looks_if)
+def test_jax_function_that_reads_a_value_runs_eagerly_with_one_warning(jax):
+    compiled = portnet.compile(reads_if)
     x = jax.numpy.arange(1.0, 4.0)
-    with one_warning(here=looks_if):
+    with one_warning(here=reads_if):
         for _ in range(3):
             np.testing.assert_allclose(compiled(x), x * 3.0)
     np.testing.assert_allclose(compiled(-x), -x)
 
 
-def test_jax_errors_of_fn(jax):
+def test_jax_errors_raised_in_fn_propagate(jax):
     def fn(x):
-        raise MineError("mine")
+        raise CustomError("mine")
 
-    with pytest.raises(MineError, match=r"^mine$"):
+    with pytest.raises(CustomError, match=r"^mine$"):
         portnet.compile(fn)(jax.numpy.arange(3.0))
     net = portnet.mlp([3, 2])
     params = tree.map(jax.numpy.asarray, portnet.init(net))
@@ -2022,22 +2036,22 @@ def test_jax_errors_of_fn(jax):
         portnet.compile(net.forward)(params, jax.numpy.ones((2, 5)))
 
 
-def test_jax_steps(jax):
+def test_jax_training_steps_equal_numpy_steps(jax):
     net, optimizer = portnet.mlp([3, 6, 4], "gelu", dropout=0.2), portnet.Adam(1e-2)
     step = portnet.make_step(net, LOSSES["softmax_cross_entropy"](), optimizer)
     x, y, w = data("softmax_cross_entropy", 6)
     compiled = portnet.compile(step, donate=(0, 1))
-    ours = start(net, optimizer)
-    theirs = tree.map(jax.numpy.asarray, copies(ours))
+    eager = start(net, optimizer)
+    replayed = tree.map(jax.numpy.asarray, copies(eager))
     batch = [jax.numpy.asarray(v) for v in (x, y, w)]
     for i in range(10):
         key = [np.array([[k]], "int32") for k in (rng.key(0, i).salt, 0)]
-        *ours, _ = step(*ours, x, y, w, rng.Key(*key))
-        *theirs, _ = compiled(*theirs, *batch, rng.Key(*map(jax.numpy.asarray, key)))
-    assert_close(tree.map(np.asarray, theirs), ours, rtol=1e-9)
+        *eager, _ = step(*eager, x, y, w, rng.Key(*key))
+        *replayed, _ = compiled(*replayed, *batch, rng.Key(*map(jax.numpy.asarray, key)))
+    assert_close(tree.map(np.asarray, replayed), eager, rtol=1e-9)
 
 
-def test_torch(torch):
+def test_torch_tensors_run_eagerly_without_gradients(torch):
     counted = Calls(model_step)
     compiled = portnet.compile(counted, donate=(1,))
     x, w = torch.tensor(a(4, 3) / 10), torch.tensor(a(3, 3) / 10)
@@ -2053,7 +2067,7 @@ def test_torch(torch):
     assert portnet.compile(lambda x: x * float(x[0]))(torch.ones(2)).tolist() == [1.0, 1.0]
 
 
-def test_the_strict_library():
+def test_array_api_strict_arrays_equal_eager_calls():
     x, w = (array_api_strict.asarray(v) for v in (a(4, 3) / 10, a(3, 3) / 10))
     compiled = portnet.compile(model_step)
     for _ in range(2):
@@ -2066,17 +2080,17 @@ def test_the_strict_library():
         assert none is None
 
 
-def test_one_function_for_several_libraries(other):
+def test_one_compiled_function_works_on_several_libraries(other_xp):
     compiled = portnet.compile(model_step)
     x, w = a(4, 3) / 10, a(3, 3) / 10
     expected = model_step(x, w)
     for _ in range(2):
-        theirs = compiled(other.asarray(x), other.asarray(w))
-        other.assert_close(theirs[0]["w"], expected[0]["w"])
+        replayed = compiled(other_xp.asarray(x), other_xp.asarray(w))
+        other_xp.assert_close(replayed[0]["w"], expected[0]["w"])
         assert_close(compiled(x, w)[0], expected[0])
 
 
-def test_mixed_libraries_are_the_error_of_fn(torch):
+def test_mixed_libraries_raise_the_eager_error(torch):
     compiled = portnet.compile(model_step)
     same_error(model_step, compiled, a(4, 3), torch.ones(3, 3))
 
@@ -2100,8 +2114,8 @@ def test_explain_prints_the_plan(capsys):
     assert_same(compiled(x, a(3)), fn(a(3), a(3)))
 
 
-def test_explain_says_what_ran_eagerly_and_why(capsys):
-    compiled = portnet.compile(looks_float)
+def test_explain_names_the_cause_and_line_of_an_eager_run(capsys):
+    compiled = portnet.compile(reads_float)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         compiled.explain(a(3))
@@ -2109,20 +2123,20 @@ def test_explain_says_what_ran_eagerly_and_why(capsys):
     assert "eager" in text.lower()
     assert "float" in text
     assert os.path.basename(__file__) in text
-    assert str(line_of(looks_float)) in text
+    assert str(line_of(reads_float)) in text
 
 
-# What two readers of the issue found -------------------------------------------------------------
+# Impure functions, reported causes of eager runs, and release of memory --------------------------
 
 
-def remade(x):
+def updates_a_local_array(x):
     w = np.ones(3)
     first = x * w
     w += 1
     return first + x * w
 
 
-def real_is_itself(x):
+def updates_the_input_of_real(x):
     xp = namespace(x)
     y = x * 2
     z = xp.real(y)
@@ -2130,23 +2144,27 @@ def real_is_itself(x):
     return z
 
 
-def where_of_one(x):
+def where_with_one_argument(x):
     return np.where(x > 2)[0]
 
 
-def numpys_own_branch(x):
+def branches_on_ndarray(x):
     return x * 2 if isinstance(x, np.ndarray) else x * 3
 
 
-@pytest.mark.parametrize("fn", [remade, numpys_own_branch])
-def test_arrays_are_numpys_while_they_are_traced(fn):
+@pytest.mark.parametrize("fn", [updates_a_local_array, branches_on_ndarray])
+def test_functions_that_rely_on_numpy_arrays_are_replayed(fn):
     check(fn, a(3))
 
 
 @pytest.mark.parametrize(
-    ("fn", "word"), [(real_is_itself, "in place (+=)"), (where_of_one, "where with one argument")]
+    ("fn", "word"),
+    [
+        (updates_the_input_of_real, "in place (+=)"),
+        (where_with_one_argument, "where with one argument"),
+    ],
 )
-def test_what_only_eager_arrays_can_do_is_named(fn, word):
+def test_unsupported_operation_runs_eagerly_and_is_named(fn, word):
     x = a(5)
     compiled = portnet.compile(fn)
     with one_warning(word):
@@ -2155,7 +2173,7 @@ def test_what_only_eager_arrays_can_do_is_named(fn, word):
     assert_same(compiled(x), fn(x))
 
 
-def test_errstate_inside_is_named():
+def test_errstate_in_fn_runs_eagerly_and_is_named():
     def fn(x):
         with np.errstate(divide="ignore"):
             return 1.0 / x
@@ -2166,7 +2184,7 @@ def test_errstate_inside_is_named():
     assert_same(compiled(x), fn(x))
 
 
-def test_an_array_that_is_kept_of_a_trace():
+def test_traced_array_kept_between_calls_raises():
     memo = {}
 
     def fn(x):
@@ -2179,32 +2197,32 @@ def test_an_array_that_is_kept_of_a_trace():
 
 
 @dataclass(frozen=True)
-class Two:
+class PairDataclass:
     first: Any
     second: Any
 
 
 def test_results_in_a_dataclass_run_eagerly():
-    compiled = portnet.compile(lambda x: Two(x + 1, x * 2))
+    compiled = portnet.compile(lambda x: PairDataclass(x + 1, x * 2))
     with one_warning("differ in the results"):
         result = compiled(a(3))
     np.testing.assert_array_equal(result.second, a(3) * 2)
 
 
-def test_an_argument_that_is_no_array_is_named():
+def test_argument_of_an_unknown_class_runs_eagerly_and_is_named():
     compiled = portnet.compile(lambda p, x: p.first * x)
-    with one_warning("an argument is a Two"):
-        compiled(Two(2.0, None), a(3))
-    compiled(Two(2.0, None), a(3))  # once
+    with one_warning("an argument is a PairDataclass"):
+        compiled(PairDataclass(2.0, None), a(3))
+    compiled(PairDataclass(2.0, None), a(3))  # no second warning
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
-def test_powers_of_complex_numbers(dtype):
+def test_powers_of_complex_arrays_equal_eager_calls(dtype):
     x = (np.linspace(-2, 2, 7) + 1j * np.linspace(3, -1, 7)).astype(dtype)
     check(lambda x: [x**2, x**0.5, x**-1, x**3, x * (1 + 2j)], x)
 
 
-def test_methods_and_decorated_functions():
+def test_decorated_methods_run_and_decorated_functions_pickle():
     class Scaled:
         @portnet.compile
         def times(self, x):
@@ -2222,7 +2240,7 @@ def decorated(x):
     return x + 1
 
 
-def test_an_overlap_that_comes_with_the_second_call():
+def test_arguments_that_overlap_only_in_the_second_call_equal_eager():
     step = portnet.compile(lambda p, q: (p + 1, q * 3), donate=0)
     p, _ = step(np.zeros(3), np.ones(3))
     _, q = step(p, p)
@@ -2230,7 +2248,7 @@ def test_an_overlap_that_comes_with_the_second_call():
 
 
 @pytest.mark.parametrize("index", [-5_001, 5_000])
-def test_indices_of_large_takes_are_checked(index):
+def test_out_of_bounds_indices_of_large_takes_raise(index):
     x, rows = np.zeros((5_000, 20)), np.arange(4_000)
     compiled = portnet.compile(lambda x, rows: namespace(x).take(x, rows, axis=0))
     compiled(x, rows)
@@ -2239,7 +2257,7 @@ def test_indices_of_large_takes_are_checked(index):
         compiled(x, rows)
 
 
-def test_released_memory_comes_back():
+def test_release_frees_buffers_and_later_calls_work():
     compiled = portnet.compile(lambda x: namespace(x).sum(namespace(x).exp(x) * x))
     x = np.linspace(0, 1, 300_000)
     compiled(x)
@@ -2251,7 +2269,7 @@ def test_released_memory_comes_back():
     compiled(x)
 
 
-def test_parts_that_are_equal_and_not_the_same_have_plans_of_their_own():
+def test_layers_that_differ_in_the_sign_of_zero_have_separate_plans():
     make = lambda layer: lambda x: x * layer.slope  # noqa: E731
     kept = [made_once(make, portnet.LeakyReLU(slope)) for slope in (0.0, -0.0)]
     assert kept[0] is not kept[1]
@@ -2263,7 +2281,7 @@ ALPHA = 0.1
 
 @dataclass(frozen=True)
 class Leaky:
-    """A layer that reads what is no field of it."""
+    """A layer that reads a global variable."""
 
     def init(self, rng, n):
         return (), n
@@ -2275,7 +2293,7 @@ class Leaky:
         return (), namespace(dy).where(cache > 0, dy, ALPHA * dy)
 
 
-def test_what_a_layer_reads_beside_its_fields_is_read_anew_in_each_fit(monkeypatch):
+def test_global_read_by_a_layer_is_read_again_in_each_fit(monkeypatch):
     draw = np.random.default_rng(0)
     X = draw.standard_normal((64, 3))
     y = X[:, :1] ** 2
@@ -2291,7 +2309,7 @@ def test_what_a_layer_reads_beside_its_fields_is_read_anew_in_each_fit(monkeypat
         assert losses[0] == losses[1]
 
 
-def test_parameters_that_are_changed_between_epochs():
+def test_parameters_changed_between_epochs_equal_eager_training():
     X = np.linspace(-1, 1, 40).reshape(20, 2).astype("float32")
     losses = {}
     for how in (True, False):

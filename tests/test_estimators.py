@@ -1,4 +1,4 @@
-"""The estimators: scikit-learn's checks, scikit-learn's numbers, every library, its ecosystem."""
+"""The estimators: scikit-learn's checks, equality with scikit-learn, backends, tools, errors."""
 
 import inspect
 import os
@@ -17,7 +17,7 @@ from portnet.engine import executor
 
 sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
-import sklearn.neural_network as theirs
+import sklearn.neural_network as sklearn_nn
 from sklearn.base import clone
 from sklearn.datasets import (
     load_iris,
@@ -47,8 +47,8 @@ def params(estimator):
     return [*estimator.coefs_, *estimator.intercepts_]
 
 
-def assert_same(ours, theirs, rtol=0.0, atol=1e-10):
-    for a, b in zip(params(ours), params(theirs), strict=True):
+def assert_same(actual, expected, rtol=0.0, atol=1e-10):
+    for a, b in zip(params(actual), params(expected), strict=True):
         np.testing.assert_allclose(to_numpy(a), to_numpy(b), rtol=rtol, atol=atol)
 
 
@@ -67,7 +67,7 @@ def assert_same(ours, theirs, rtol=0.0, atol=1e-10):
     ]
 )
 @pytest.mark.filterwarnings("ignore")
-def test_scikit_learns_checks(estimator, check):
+def test_estimators_pass_scikit_learn_checks(estimator, check):
     if "'cupy'" in str(check):
         status = next(s for s in portnet.backends() if s.name == "cupy")
         if not status.usable:
@@ -75,7 +75,7 @@ def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
 
-def test_the_checks_of_the_array_api_are_among_them():
+def test_scikit_learn_checks_include_the_array_api_checks():
     from sklearn.utils.estimator_checks import estimator_checks_generator
 
     for made in (MLPClassifier, MLPRegressor):
@@ -84,39 +84,39 @@ def test_the_checks_of_the_array_api_are_among_them():
         assert sum("check_array_api_same_namespace" in name for name in names) >= 1
 
 
-# Drop-in ----------------------------------------------------------------------------------------
+# Equality with scikit-learn ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
-def test_signatures_are_scikit_learns(name):
-    ours, others = getattr(portnet, name), getattr(theirs, name)
-    theirs_init = list(inspect.signature(others.__init__).parameters.values())
-    ours_init = list(inspect.signature(ours.__init__).parameters.values())
-    for a, b in zip(ours_init, theirs_init, strict=False):
+def test_signatures_extend_those_of_scikit_learn(name):
+    actual, others = getattr(portnet, name), getattr(sklearn_nn, name)
+    sklearn_init = list(inspect.signature(others.__init__).parameters.values())
+    portnet_init = list(inspect.signature(actual.__init__).parameters.values())
+    for a, b in zip(portnet_init, sklearn_init, strict=False):
         assert (a.name, a.kind, a.default) == (b.name, b.kind, b.default)
-    more = ours_init[len(theirs_init) :]
+    more = portnet_init[len(sklearn_init) :]
     assert [p.name for p in more] == ["class_weight", "backend", "compile"][
         name == "MLPRegressor" :
     ]
     assert all(p.kind is p.KEYWORD_ONLY for p in more)
     assert [p.default for p in more] == [None, None, True][name == "MLPRegressor" :]
     for method in ("fit", "partial_fit", "predict", "score", "get_params", "set_params"):
-        a = list(inspect.signature(getattr(ours, method)).parameters)
+        a = list(inspect.signature(getattr(actual, method)).parameters)
         b = list(inspect.signature(getattr(others, method)).parameters)
         assert a[: len(b)] == b, method
         assert set(a[len(b) :]) <= {"X_val", "y_val", "sample_weight_val"}
     public = {n for n in dir(others) if not n.startswith("_")}
-    assert public <= set(dir(ours))
+    assert public <= set(dir(actual))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
-def test_attributes_are_scikit_learns(name, early_stopping, solver):
+def test_fitted_attributes_equal_those_of_scikit_learn(name, early_stopping, solver):
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     frame = pandas.DataFrame(X, columns=["a", "b", "c", "d"])
     options = {"solver": solver, "early_stopping": early_stopping, **SMALL}
-    fitted = [getattr(m, name)(**options).fit(frame, Y) for m in (portnet, theirs)]
+    fitted = [getattr(m, name)(**options).fit(frame, Y) for m in (portnet, sklearn_nn)]
     found = [
         {n: v for n, v in vars(e).items() if n.endswith("_") and not n.startswith("_")}
         for e in fitted
@@ -158,78 +158,80 @@ SETTINGS = {
     "deep": {"hidden_layer_sizes": (6, 5, 4), "activation": "tanh"},
     "logistic": {"activation": "logistic", "momentum": 0.5, "solver": "sgd"},
     "identity": {"activation": "identity", "shuffle": False},
-    "none": {"hidden_layer_sizes": (), "alpha": 0.1},
-    "early": {"early_stopping": True, "validation_fraction": 0.3, "n_iter_no_change": 3},
+    "no hidden layer": {"hidden_layer_sizes": (), "alpha": 0.1},
+    "early stopping": {"early_stopping": True, "validation_fraction": 0.3, "n_iter_no_change": 3},
 }
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_twenty_epochs_are_scikit_learns(problem, setting):
-    """From the same random state: weights, curve, scores, and when it ends."""
+def test_twenty_epochs_equal_those_of_scikit_learn(problem, setting):
+    """Weights, loss curve, scores and number of iterations, from the same random state."""
     name, features, y, more = PROBLEMS[problem]
     options = {"hidden_layer_sizes": (8,), **more, **SETTINGS[setting]}
-    if problem == "three outputs":  # the loss is another by intention, and with it the end
+    if problem == "three outputs":  # the loss differs by design, and so does the stopping
         options |= {"n_iter_no_change": 30}
     weights = np.random.default_rng(1).uniform(0.1, 3, len(y)) if setting != "adam" else None
     pair = [
         getattr(m, name)(random_state=3, max_iter=20, **options).fit(features, y, weights)
-        for m in (portnet, theirs)
+        for m in (portnet, sklearn_nn)
     ]
-    ours, other = pair
-    assert_same(ours, other)
-    assert ours.n_iter_ == other.n_iter_
-    assert ours.t_ == other.t_
+    actual, reference = pair
+    assert_same(actual, reference)
+    assert actual.n_iter_ == reference.n_iter_
+    assert actual.t_ == reference.t_
     if problem != "three outputs":
-        np.testing.assert_allclose(ours.loss_curve_, other.loss_curve_, rtol=1e-9)
+        np.testing.assert_allclose(actual.loss_curve_, reference.loss_curve_, rtol=1e-9)
         if options.get("early_stopping"):
-            np.testing.assert_allclose(ours.validation_scores_, other.validation_scores_)
-            assert ours.best_validation_score_ == pytest.approx(other.best_validation_score_)
+            np.testing.assert_allclose(actual.validation_scores_, reference.validation_scores_)
+            assert actual.best_validation_score_ == pytest.approx(reference.best_validation_score_)
         else:
-            assert ours.best_loss_ == pytest.approx(other.best_loss_)
-    a, b = ours.predict(features), other.predict(features)
+            assert actual.best_loss_ == pytest.approx(reference.best_loss_)
+    a, b = actual.predict(features), reference.predict(features)
     if name == "MLPClassifier":
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
-        p = ours.predict_proba(features)
-        np.testing.assert_allclose(p, other.predict_proba(features), atol=1e-10)
-        np.testing.assert_allclose(ours.predict_log_proba(features), np.log(p))
+        p = actual.predict_proba(features)
+        np.testing.assert_allclose(p, reference.predict_proba(features), atol=1e-10)
+        np.testing.assert_allclose(actual.predict_log_proba(features), np.log(p))
     else:
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
         assert a.shape == b.shape
-    assert ours.score(features, y) == pytest.approx(other.score(features, y))
+    assert actual.score(features, y) == pytest.approx(reference.score(features, y))
 
 
 @pytest.mark.parametrize("problem", [p for p in PROBLEMS if p != "three outputs"])
-@pytest.mark.parametrize("setting", ["adam", "none", "logistic", "deep"])
-def test_lbfgs_goes_where_scikit_learns_goes(problem, setting):
-    """The first iterations are the same; where there is one minimum, both find it.
+@pytest.mark.parametrize("setting", ["adam", "no hidden layer", "logistic", "deep"])
+def test_lbfgs_iterations_and_minimum_equal_those_of_scikit_learn(problem, setting):
+    """The first iterations are equal; with a single minimum, both converge to it.
 
-    Where there are more, rounding decides in which of them long searches end. So it does where one
-    minimum lies in a flat valley, as of the labels' raw columns: there scikit-learn's own loss
-    differs by 5e-7 between processors. Scaled columns have no such valley.
+    With several minima, rounding decides to which of them long searches converge. The same holds
+    for one minimum in a flat valley, as for the unscaled features of the multilabel data: there
+    scikit-learn's own loss differs by 5e-7 between processors. Scaled features have no such valley.
     """
     name, features, y, more = PROBLEMS[problem]
     options = {"hidden_layer_sizes": (8,), **more, **SETTINGS[setting], "solver": "lbfgs"}
     few = [
         getattr(m, name)(random_state=1, max_iter=10, **options).fit(features, y)
-        for m in (portnet, theirs)
+        for m in (portnet, sklearn_nn)
     ]
     assert few[0].n_iter_ == few[1].n_iter_
     assert_same(*few, atol=1e-6)
     assert few[0].loss_ <= few[1].loss_ * (1 + 1e-6)
-    if setting != "none":
+    if setting != "no hidden layer":
         return
     options |= {"tol": 1e-6, "max_iter": 2000}
     scaled = (features - features.mean(axis=0)) / features.std(axis=0)
-    end = [getattr(m, name)(random_state=1, **options).fit(scaled, y) for m in (portnet, theirs)]
+    end = [
+        getattr(m, name)(random_state=1, **options).fit(scaled, y) for m in (portnet, sklearn_nn)
+    ]
     assert end[0].loss_ == pytest.approx(end[1].loss_, rel=1e-12)
 
 
-def test_lbfgs_with_several_outputs_is_lower_than_scikit_learns():
-    """Whose gradient is not that of its loss: compared by what is really minimized."""
+def test_lbfgs_with_several_outputs_reaches_the_least_squares_minimum():
+    """scikit-learn's gradient is not that of its loss, so the true squared error is compared."""
     found = []
-    for package in (portnet, theirs):
+    for package in (portnet, sklearn_nn):
         options = {"hidden_layer_sizes": (), "alpha": 0.0, "tol": 1e-8, "max_iter": 500}
         net = package.MLPRegressor(solver="lbfgs", random_state=0, **options)
         with warnings.catch_warnings():
@@ -242,9 +244,11 @@ def test_lbfgs_with_several_outputs_is_lower_than_scikit_learns():
     assert found[0] <= found[1] * (1 + 1e-9)
 
 
-def test_warm_starts_are_scikit_learns():
+def test_warm_starts_equal_those_of_scikit_learn():
     for solver in ("adam", "sgd"):
-        pair = [m.MLPClassifier(warm_start=True, solver=solver, **SMALL) for m in (portnet, theirs)]
+        pair = [
+            m.MLPClassifier(warm_start=True, solver=solver, **SMALL) for m in (portnet, sklearn_nn)
+        ]
         for net in pair:
             net.fit(X, Y)
             net.set_params(max_iter=3).fit(X, Y)
@@ -255,10 +259,10 @@ def test_warm_starts_are_scikit_learns():
         assert pair[0].t_ == pair[1].t_
 
 
-def test_partial_fit_is_scikit_learns_but_for_the_order():
-    """Without an order it is the same; with one, every call has another."""
+def test_partial_fit_equals_scikit_learn_except_for_the_order():
+    """Without shuffling, all calls are equal; with it, each call has another order."""
     pair = [
-        m.MLPClassifier(shuffle=False, batch_size=20, random_state=0) for m in (portnet, theirs)
+        m.MLPClassifier(shuffle=False, batch_size=20, random_state=0) for m in (portnet, sklearn_nn)
     ]
     for net in pair:
         for rows in (slice(0, 60), slice(60, 150), slice(20, 90)):
@@ -266,10 +270,10 @@ def test_partial_fit_is_scikit_learns_but_for_the_order():
     assert_same(*pair)
     assert pair[0].n_iter_ == pair[1].n_iter_ == 1
     assert pair[0].t_ == pair[1].t_
-    pair = [m.MLPClassifier(batch_size=20, random_state=0) for m in (portnet, theirs)]
+    pair = [m.MLPClassifier(batch_size=20, random_state=0) for m in (portnet, sklearn_nn)]
     for net in pair:
         net.partial_fit(X, Y, classes=[0, 1, 2])
-    assert_same(*pair)  # the first call has scikit-learn's order
+    assert_same(*pair)  # the first call has the order of scikit-learn
     seen = []
     for _ in range(3):
         before = pickle.loads(pickle.dumps(pair[0]))
@@ -279,9 +283,9 @@ def test_partial_fit_is_scikit_learns_but_for_the_order():
     assert not np.array_equal(seen[1], seen[2])
 
 
-def test_the_verbose_text_is_scikit_learns(capsys):
+def test_verbose_output_equals_that_of_scikit_learn(capsys):
     texts = []
-    for m in (portnet, theirs):
+    for m in (portnet, sklearn_nn):
         options = {"verbose": True, "random_state": 0, "tol": 0.1, "n_iter_no_change": 2}
         m.MLPClassifier(max_iter=30, **options).fit(X, Y)
         m.MLPClassifier(early_stopping=True, max_iter=30, **options).fit(X, Y)
@@ -292,19 +296,19 @@ def test_the_verbose_text_is_scikit_learns(capsys):
     assert texts[0] == texts[1]
 
 
-def test_warnings_are_scikit_learns():
+def test_warnings_equal_those_of_scikit_learn():
     for options in (
         {"max_iter": 2},
         {"max_iter": 2, "solver": "lbfgs"},
         {"max_fun": 2, "solver": "lbfgs"},
     ):
         texts = []
-        for m in (portnet, theirs):
+        for m in (portnet, sklearn_nn):
             with pytest.warns(ConvergenceWarning) as caught:
                 m.MLPClassifier(random_state=0, **options).fit(X, Y)
             texts.append("".join(str(caught[0].message).split()))
             if m is portnet:
-                assert "sklearn" in caught[0].filename  # where scikit-learn's filters look
+                assert "sklearn" in caught[0].filename  # where scikit-learn's warning filters match
         assert texts[0] == texts[1]
     with pytest.warns(UserWarning, match="It is going to be clipped"):
         MLPClassifier(batch_size=1000, **SMALL).fit(X, Y)
@@ -312,21 +316,21 @@ def test_warnings_are_scikit_learns():
         MLPClassifier(**SMALL).fit(X, Y[:, None])
 
 
-def test_the_documentations_examples():
+def test_examples_of_scikit_learn_documentation_give_the_same_results():
     path = Path(__file__).parent.parent / "ci" / "sklearn_examples.py"
     done = subprocess.run([sys.executable, path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("the same") == 9
 
 
-def test_scikit_learns_own_tests(tmp_path):
-    """As they are installed, with the import replaced; one calls a private method."""
+def test_estimators_pass_the_tests_of_scikit_learn(tmp_path):
+    """The installed tests, with the import replaced and without one that calls a private method."""
     pytest.importorskip("sklearn.neural_network.tests.test_mlp", reason="tests are not installed")
-    source = Path(theirs.__file__).parent / "tests" / "test_mlp.py"
+    source = Path(sklearn_nn.__file__).parent / "tests" / "test_mlp.py"
     line = "from sklearn.neural_network import MLPClassifier, MLPRegressor"
     text = source.read_text()
     assert line in text
-    (tmp_path / "test_theirs.py").write_text(
+    (tmp_path / "test_sklearn_mlp.py").write_text(
         text.replace(line, line.replace("sklearn.neural_network", "portnet"))
     )
     (tmp_path / "conftest.py").write_text("from sklearn.conftest import *\n")
@@ -341,8 +345,8 @@ def test_scikit_learns_own_tests(tmp_path):
             "-p",
             "no:xdist",
             "--deselect",
-            "test_theirs.py::test_gradient",
-            "test_theirs.py",
+            "test_sklearn_mlp.py::test_gradient",
+            "test_sklearn_mlp.py",
         ],
         capture_output=True,
         text=True,
@@ -351,24 +355,24 @@ def test_scikit_learns_own_tests(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
-# The gradient -----------------------------------------------------------------------------------
+# Gradient ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
 @pytest.mark.parametrize("problem", [p for p in PROBLEMS if p != "text"])
-def test_the_gradient_is_the_derivative_of_the_loss(problem, activation, weighted):
-    """For any number of outputs, with weights and alpha, in blocks."""
+def test_gradient_equals_finite_differences_of_the_loss(problem, activation, weighted):
+    """Any number of outputs, with weights and alpha, in blocks."""
     name, features, y, more = PROBLEMS[problem]
     net = getattr(portnet, name)(activation=activation, **more, **SMALL)
     w = np.random.default_rng(2).uniform(0, 2, len(y)) if weighted else None
     net.fit(features, y, w)
-    place = portnet.backend.backend_of(features)
+    backend = portnet.backend.backend_of(features)
     model, p = objective.network(net.coefs_, net.intercepts_, activation)
     loss, _ = net._output()
     target = net._encode(y)
     target = target if target.ndim == 1 else target.astype(float)
-    rows = solvers.Rows(place, features, target, w)
+    rows = solvers.Rows(backend, features, target, w)
     total = len(y) if w is None else w.sum()
     f, v, _ = objective.over_all_rows(
         objective.summing(model, loss), 0.7, lambda: rows.batches(29), total, p
@@ -387,30 +391,30 @@ def test_the_gradient_is_the_derivative_of_the_loss(problem, activation, weighte
     assert whole(v)[0] == pytest.approx(value)
 
 
-# Every library ----------------------------------------------------------------------------------
+# Backends ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
-def test_every_library(xp, problem, solver):
-    """Arrays stay where they are; the answers are NumPy's, there."""
+def test_estimators_on_every_backend_equal_numpy(xp, problem, solver):
+    """Results stay on the device of the input and equal those on NumPy."""
     if xp.id == "numpy-readonly":
-        pytest.skip("NumPy is data on the host here; read-only data are scikit-learn's checks'")
+        pytest.skip("NumPy is data on the host here; scikit-learn's checks cover read-only data")
     if (solver != "adam" or xp.id == "jax") and problem != "three classes":
-        pytest.skip("shown by adam, and by the other libraries")
+        pytest.skip("covered by adam and by the other libraries")
     if xp.id == "strict-no_x64" and problem in ("three classes", "text"):
-        pytest.skip("array-api-strict 2.6.1: argmax makes int64, which no_x64 has not")
+        pytest.skip("array-api-strict 2.6.1: argmax makes int64, which no_x64 lacks")
     name, features, y, more = PROBLEMS[problem]
     options = {**more, **SMALL, "solver": solver, "max_iter": 4}
     weights = np.random.default_rng(1).uniform(0.1, 3, len(y))
     expected = getattr(portnet, name)(**options)
     with portnet.use_backend("numpy", dtype="float64"):
         expected.fit(features.astype(xp.float_name), y, weights.astype(xp.float_name))
-    ours = getattr(portnet, name)(**options)
+    actual = getattr(portnet, name)(**options)
     there = xp.asarray(features)
-    ours.fit(there, y if problem == "text" else xp.asarray(y), xp.asarray(weights))
+    actual.fit(there, y if problem == "text" else xp.asarray(y), xp.asarray(weights))
     atol = 1e-10 if xp.float_name == "float64" else 1e-3
-    for a, b in zip(params(ours), params(expected), strict=True):
+    for a, b in zip(params(actual), params(expected), strict=True):
         xp.check_kind(a)
         np.testing.assert_allclose(xp.numpy(a), b, atol=atol)
     methods = (
@@ -419,7 +423,7 @@ def test_every_library(xp, problem, solver):
         else ["predict"]
     )
     for method in methods:
-        answer = getattr(ours, method)(there)
+        answer = getattr(actual, method)(there)
         host = getattr(expected, method)(features.astype(xp.float_name))
         if problem == "text" and method == "predict":
             assert isinstance(answer, np.ndarray)
@@ -430,44 +434,44 @@ def test_every_library(xp, problem, solver):
         np.testing.assert_allclose(xp.numpy(answer), host, atol=10 * atol, rtol=1e-3)
         if xp.id != "strict-no_x64":
             assert xp.numpy(answer).dtype == host.dtype
-    score = ours.score(there, y, weights)
+    score = actual.score(there, y, weights)
     assert type(score) is float
     assert score == pytest.approx(expected.score(features, y, weights), abs=0.02)
     if solver != "lbfgs" and problem != "labels":
-        ours.partial_fit(there, y)
-        assert portnet.get_backend().holds(ours.coefs_[0])
+        actual.partial_fit(there, y)
+        assert portnet.get_backend().holds(actual.coefs_[0])
 
 
-def test_host_data_go_to_the_backend_and_answers_come_back(library):
-    """`backend`, or else the process's; both answer on the host, and arrays of the library there."""
+def test_host_data_train_on_the_backend_and_predictions_return_to_host(backend_name):
+    """The backend is `backend` or the default; host input gives host results, device input stays."""
     X32 = X.astype(np.float32)
-    for net in (MLPClassifier(backend=library, **SMALL), MLPClassifier(**SMALL)):
+    for net in (MLPClassifier(backend=backend_name, **SMALL), MLPClassifier(**SMALL)):
         if net.backend is None:
-            portnet.set_backend(library)
+            portnet.set_backend(backend_name)
         net.fit(X32, Y)
-        assert portnet.backend.backend_of(net.coefs_[0]).name == library
+        assert portnet.backend.backend_of(net.coefs_[0]).name == backend_name
         for answer in (net.predict(X32), net.predict_proba(X32), net.predict_log_proba(X32)):
             assert type(answer) is np.ndarray
         there = portnet.backend.backend_of(net.coefs_[0]).asarray(X32)
         assert not is_host(net.predict_proba(there))
         net.partial_fit(X32, Y)
-        assert portnet.backend.backend_of(net.coefs_[0]).name == library
+        assert portnet.backend.backend_of(net.coefs_[0]).name == backend_name
         portnet.set_backend("numpy")
 
 
-def test_a_backend_with_a_device(torch):
+def test_backend_parameter_accepts_a_device_and_rejects_unknown_ones(torch):
     net = MLPClassifier(backend="torch:cpu", **SMALL).fit(X, Y)
     assert net.coefs_[0].device == torch.device("cpu")
     assert net.coefs_[0].dtype == torch.float64  # X's
     for name, message in (("tohrch", "did you mean 'torch'"), ("torch:moon", "unknown device")):
         with pytest.raises(ValueError, match=message):
             MLPClassifier(backend=name).fit(X, Y)
-    # Arrays decide for themselves.
+    # Device arrays override the parameter.
     there = torch.asarray(X)
     assert isinstance(MLPClassifier(backend="numpy", **SMALL).fit(there, Y).coefs_[0], torch.Tensor)
 
 
-def test_dtypes_follow_the_features(torch):
+def test_weights_and_predictions_have_the_dtype_of_the_features(torch):
     for dtype, expected in [
         (np.float32, "float32"),
         (np.float64, "float64"),
@@ -480,11 +484,11 @@ def test_dtypes_follow_the_features(torch):
             assert {str(a.dtype).rpartition(".")[2] for a in params(net)} == {expected}
             assert str(net.predict(data).dtype).endswith(expected)
     net = MLPClassifier(**SMALL).fit(X.astype(np.float32), Y)
-    assert net.predict_proba(X).dtype == np.float32  # the network's
+    assert net.predict_proba(X).dtype == np.float32  # the dtype of the network
     assert net.partial_fit(X, Y).coefs_[0].dtype == np.float32
 
 
-def test_another_library_is_an_error_that_says_what_to_do(torch):
+def test_predicting_on_another_library_raises_and_names_the_remedy(torch):
     there = torch.asarray(X)
     net = MLPClassifier(**SMALL).fit(there, Y)
     message = r"MLPClassifier.predict\(\) must use the same namespace .* estimator.to\('numpy'\)"
@@ -495,12 +499,12 @@ def test_another_library_is_an_error_that_says_what_to_do(torch):
         host.predict_proba(there)
     with pytest.raises(ValueError, match=r"MLPClassifier.partial_fit\(\) must use the same"):
         host.partial_fit(there, Y)
-    assert net.fit(X, Y).predict(X).shape == (150,)  # a new fit is free to go elsewhere
+    assert net.fit(X, Y).predict(X).shape == (150,)  # a new fit may use another backend
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_moving(torch, solver):
-    """To another backend and back: the same numbers; and it goes on as it would have."""
+def test_moving_to_another_backend_and_back_keeps_the_estimator(torch, solver):
+    """Predictions, weights and the continuation of training are equal on the new backend."""
     net = MLPClassifier(solver=solver, **SMALL).fit(X, Y)
     there = net.to("torch")
     assert there is not net
@@ -521,7 +525,7 @@ def test_moving(torch, solver):
         MLPClassifier().to("torch")
 
 
-def test_scikit_learns_way_of_moving(torch):
+def test_move_estimator_to_of_scikit_learn_moves_weights_and_state(torch):
     from sklearn.utils._array_api import move_estimator_to
 
     net = MLPRegressor(early_stopping=True, **SMALL).fit(torch.asarray(XR), torch.asarray(YR))
@@ -531,7 +535,7 @@ def test_scikit_learns_way_of_moving(torch):
     assert isinstance(moved._optimizer.state.m[0]["W"], np.ndarray)
 
 
-def test_frames():
+def test_dataframes_equal_arrays_and_set_feature_names():
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     polars = pytest.importorskip("polars", reason="polars is not installed")
     names = ["a", "b", "c", "d"]
@@ -566,8 +570,8 @@ def test_frames():
     ],
 )
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
-def test_sparse_rows(backend, options, kind, monkeypatch, request):
-    """They stay sparse on NumPy, and become dense batch by batch elsewhere."""
+def test_sparse_features_equal_dense_features(backend, options, kind, monkeypatch, request):
+    """They stay sparse on NumPy and become dense batch by batch on other backends."""
     request.getfixturevalue("torch")
     sparse = pytest.importorskip("scipy.sparse", reason="SciPy is not installed")
     dense = np.where(np.abs(X) > 0.7, X, 0)
@@ -589,7 +593,7 @@ def test_sparse_rows(backend, options, kind, monkeypatch, request):
     assert isinstance(answer, np.ndarray)
     np.testing.assert_allclose(answer, plain.predict_proba(dense), atol=1e-9)
     assert max(made) <= (40 if backend == "torch" else 0)
-    if options["solver"] == "adam":  # dense after sparse, and the other way round
+    if options["solver"] == "adam":  # dense after sparse, and sparse after dense
         net.fit(dense, Y, X_val=rows, y_val=Y)
         again = MLPClassifier(backend=backend, **options).fit(rows, Y, X_val=dense, y_val=Y)
         assert_same(net, again, atol=1e-9)
@@ -599,21 +603,21 @@ def test_sparse_rows(backend, options, kind, monkeypatch, request):
         plain.fit(dense.astype(np.float32), Y).predict(rows * 1e300)
 
 
-def test_sparse_labels():
+def test_sparse_multilabel_targets_equal_those_of_scikit_learn():
     sparse = pytest.importorskip("scipy.sparse")
-    pair = [m.MLPClassifier(**SMALL).fit(XM, sparse.csr_matrix(YM)) for m in (portnet, theirs)]
+    pair = [m.MLPClassifier(**SMALL).fit(XM, sparse.csr_matrix(YM)) for m in (portnet, sklearn_nn)]
     assert_same(*pair)
     a, b = (net.predict(XM) for net in pair)
     assert sparse.issparse(a) == sparse.issparse(b)
     np.testing.assert_array_equal(np.asarray(a.todense()), np.asarray(b.todense()))
 
 
-# Weights ----------------------------------------------------------------------------------------
+# Sample weights and class weights ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_weights_count_rows(solver):
-    """k is k copies, 0 is none (in any batches), and twice all of them is as if alpha were half."""
+def test_sample_weight_k_equals_k_copies_of_the_row(solver):
+    """Weight k is k copies, 0 is no row (in any batches); doubling all weights halves alpha."""
     draw = np.random.default_rng(0)
     options = {**SMALL, "solver": solver, "max_iter": 5}
     w = draw.integers(0, 4, len(X))
@@ -634,7 +638,7 @@ def test_weights_count_rows(solver):
     )
 
 
-def test_class_weights():
+def test_class_weight_equals_the_product_with_sample_weight():
     w = {0: 1.0, 1: 5.0, 2: 0.5}
     each = np.array([w[label] for label in Y])
     options = {"batch_size": 30, **SMALL}
@@ -657,7 +661,7 @@ def test_class_weights():
     assert_same(binary, MLPClassifier(**options).fit(X, BINARY, 1.0 + 2.0 * BINARY), atol=0)
 
 
-def test_class_weights_of_labels():
+def test_class_weight_of_multilabel_targets_equals_sample_weight():
     from sklearn.utils.class_weight import compute_sample_weight
 
     options = {"batch_size": 30, **SMALL}
@@ -667,8 +671,8 @@ def test_class_weights_of_labels():
         assert_same(a, MLPClassifier(**options).fit(XM, YM, w), atol=0)
 
 
-def test_balanced_classes_in_parts():
-    """All rows so far are counted, not only those of the call."""
+def test_balanced_class_weight_in_partial_fit_counts_all_rows_so_far():
+    """The class counts are those of all rows so far, not only of the call."""
     options = {"shuffle": False, **SMALL}
     net = MLPClassifier(class_weight="balanced", **options)
     plain = MLPClassifier(**options)
@@ -682,12 +686,12 @@ def test_balanced_classes_in_parts():
         assert_same(net, plain)
 
 
-# A validation set of one's own ------------------------------------------------------------------
+# Validation sets passed by the user -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_a_validation_set(problem):
-    """Scores are those of the rows given, all rows are trained on, and the best weights kept."""
+def test_validation_set_gives_the_scores_and_the_best_weights(problem):
+    """Scores use the given rows, training uses all other rows, and the best weights are kept."""
     name, features, y, more = PROBLEMS[problem]
     options = {**more, **SMALL, "max_iter": 30, "learning_rate_init": 0.05, "n_iter_no_change": 4}
     w = np.random.default_rng(0).uniform(0.5, 2, 30)
@@ -702,7 +706,7 @@ def test_a_validation_set(problem):
     assert_same(short.fit(features[30:], y[30:]), net, atol=0)
 
 
-def test_bad_validation_sets():
+def test_bad_validation_sets_raise_before_training():
     net = MLPClassifier(early_stopping=True, **SMALL)
     for given, message in [
         ({"X_val": X}, "X_val is provided, but y_val was not"),
@@ -722,10 +726,10 @@ def test_bad_validation_sets():
         MLPClassifier(**SMALL).fit(X, Y, X_val=X, y_val=Y)
 
 
-# The ecosystem ----------------------------------------------------------------------------------
+# scikit-learn's tools ---------------------------------------------------------------------------
 
 
-def test_a_pipeline_transforms_the_validation_set():
+def test_pipeline_transforms_the_validation_set():
     from sklearn import config_context
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -743,14 +747,14 @@ def test_a_pipeline_transforms_the_validation_set():
     assert_same(pipeline[-1], plain, atol=0)
 
 
-def test_grid_search_with_workers(torch):
-    """They do not inherit the process's backend, and take the parameter."""
+def test_grid_search_with_workers_equals_that_of_scikit_learn(torch):
+    """Workers do not inherit the default backend, but use the `backend` parameter."""
     from sklearn.model_selection import GridSearchCV, cross_val_score
 
     grid = {"alpha": [1e-4, 1.0], "hidden_layer_sizes": [(5,), ()]}
     found = [
         GridSearchCV(m.MLPClassifier(**SMALL), grid, n_jobs=jobs, cv=2).fit(X, Y)
-        for m, jobs in ((portnet, 2), (theirs, None))
+        for m, jobs in ((portnet, 2), (sklearn_nn, None))
     ]
     np.testing.assert_allclose(*(s.cv_results_["mean_test_score"] for s in found))
     assert found[0].best_params_ == found[1].best_params_
@@ -759,7 +763,7 @@ def test_grid_search_with_workers(torch):
     assert len(cross_val_score(MLPRegressor(**SMALL), XR, YR, cv=3)) == 3
 
 
-def test_clones_pickles_and_joblib(tmp_path):
+def test_clone_pickle_and_joblib_keep_parameters_and_state(tmp_path):
     joblib = pytest.importorskip("joblib")
     for solver in SOLVERS:
         net = MLPClassifier(solver=solver, class_weight="balanced", **SMALL).fit(X, Y)
@@ -773,7 +777,7 @@ def test_clones_pickles_and_joblib(tmp_path):
                 assert_same(other.partial_fit(X, Y), again.partial_fit(X, Y), atol=0)
 
 
-def test_meta_estimators_and_inspection():
+def test_meta_estimators_and_permutation_importance_work():
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier, StackingClassifier
     from sklearn.inspection import permutation_importance
@@ -793,7 +797,7 @@ def test_meta_estimators_and_inspection():
     assert importance.importances_mean.argmax() in (2, 3)  # the petals
 
 
-def test_decision_boundary_display():
+def test_decision_boundary_display_works():
     pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
     from sklearn.inspection import DecisionBoundaryDisplay
 
@@ -832,14 +836,14 @@ HUGE = np.full((4, 4), 1e300)
         ({"early_stopping": True, "validation_fraction": 0.0}, "validation_fraction: .* got 0.0"),
     ],
 )
-def test_bad_parameters(options, message):
+def test_bad_parameters_raise_and_set_no_attribute(options, message):
     net = MLPClassifier(**{**SMALL, **options})
     with pytest.raises(ValueError, match=message):
         net.fit(X, Y)
     assert [n for n in vars(net) if n.endswith("_")] == []
 
 
-BAD = [
+BAD_DATA = [
     (X[:, :2], Y, None, "X has 2 features, but MLPClassifier is expecting 4 features as input"),
     (X[0], Y[:1], None, "Reshape your data"),
     (X[:0], Y[:0], None, r"Found array with 0 sample\(s\)"),
@@ -860,10 +864,10 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("features", "y", "w", "message"), BAD)
+@pytest.mark.parametrize(("features", "y", "w", "message"), BAD_DATA)
 @pytest.mark.parametrize("device", [False, True])
-def test_after_an_error_it_predicts_as_before(features, y, w, message, device, request):
-    """In partial_fit and in fit; the messages are scikit-learn's, on a device, too."""
+def test_bad_data_raise_and_leave_the_estimator_unchanged(features, y, w, message, device, request):
+    """In fit and in partial_fit; on the host and on a device the messages are scikit-learn's."""
     move = request.getfixturevalue("torch").asarray if device else np.asarray
     if isinstance(features, list):
         if device:
@@ -882,7 +886,7 @@ def test_after_an_error_it_predicts_as_before(features, y, w, message, device, r
     assert not bool((net.predict_proba(move(X)) == before).all())
 
 
-def test_values_that_overflow_the_dtype():
+def test_values_that_overflow_float32_raise():
     for made, x, y, w, name in [
         (MLPRegressor, XR.astype(np.float32), YR * 1e300, None, "y"),
         (MLPRegressor, XR.astype(np.float32), YR, np.full(len(YR), 1e300), "sample_weight"),
@@ -895,23 +899,23 @@ def test_values_that_overflow_the_dtype():
             call(XR * 1e300)
 
 
-def test_a_class_that_early_stopping_leaves_out():
+def test_early_stopping_raises_if_a_class_has_no_training_rows():
     y = np.arange(150) % 2
     y[3] = 2
-    said = []
+    messages = []
     for seed in range(30):
         net = MLPClassifier(early_stopping=True, **{**SMALL, "random_state": seed})
         try:
             net.fit(X, y)
         except ValueError as error:
-            said.append(str(error))
-    assert 0 < len(said) < 10  # about a tenth
-    for message in said:
+            messages.append(str(error))
+    assert 0 < len(messages) < 10  # about a tenth
+    for message in messages:
         assert "all rows of the classes [2] are in the validation set" in message
         assert "X_val and y_val" in message
 
 
-def test_runaway_numbers():
+def test_divergence_raises_or_keeps_the_best_weights():
     options = {"solver": "sgd", "learning_rate_init": 1e3, "activation": "identity"}
     with pytest.raises(
         ValueError, match=r"Solver produced non-finite parameter weights.*iteration"
@@ -928,12 +932,12 @@ def test_runaway_numbers():
         MLPRegressor(solver="lbfgs", **SMALL).fit(1e300 * XR, YR)
 
 
-def test_poisson_is_for_counts():
+def test_poisson_loss_rejects_negative_targets():
     with pytest.raises(ValueError, match=r"out of the valid range of the loss 'poisson'.*y >= 0"):
         MLPRegressor("poisson", **SMALL).fit(XR, YR)
 
 
-def test_a_network_that_goes_on_keeps_its_sizes():
+def test_warm_start_with_other_layer_sizes_or_classes_raises():
     net = MLPClassifier(warm_start=True, **SMALL).fit(X, Y)
     net.set_params(hidden_layer_sizes=(9,))
     with pytest.raises(ValueError, match=r"hidden_layer_sizes=\(9,\) and .* Use a new estimator"):
@@ -942,8 +946,8 @@ def test_a_network_that_goes_on_keeps_its_sizes():
         net.set_params(hidden_layer_sizes=(7,)).fit(X, BINARY)
 
 
-def test_ctrl_c_ends_after_the_step(monkeypatch):
-    """With scikit-learn's warning; what was learned so far is kept."""
+def test_keyboard_interrupt_ends_training_and_keeps_the_weights(monkeypatch):
+    """It gives scikit-learn's warning and keeps the weights reached so far."""
     epochs, whole = [], solvers._epoch
 
     def epoch(step, rows, now, size, pressed):
@@ -960,7 +964,7 @@ def test_ctrl_c_ends_after_the_step(monkeypatch):
     assert net.predict(X).shape == (150,)
 
 
-def test_warnings_that_are_errors_lose_nothing():
+def test_convergence_warning_as_an_error_keeps_the_fit():
     net = MLPClassifier(**SMALL)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -969,14 +973,14 @@ def test_warnings_that_are_errors_lose_nothing():
     assert net.score(X, Y) > 0
 
 
-def test_user_set_weights_are_used():
+def test_predict_uses_weights_set_by_the_user():
     net = MLPRegressor(hidden_layer_sizes=(), max_iter=1).fit(XR, YR)
     net.coefs_ = [np.ones((5, 1))]
     net.intercepts_[0][:] = 2.0
     np.testing.assert_allclose(net.predict(XR), XR.sum(axis=1) + 2)
 
 
-# What users do ----------------------------------------------------------------------------------
+# Subclasses, folds, interrupts and repeated fits ------------------------------------------------
 
 
 class Narrow(MLPClassifier):
@@ -989,7 +993,7 @@ class Narrow(MLPClassifier):
         )
 
 
-def test_subclasses():
+def test_subclass_with_its_own_parameters_fits_and_clones():
     net = Narrow(width=6).fit(X, Y)
     assert net.coefs_[0].shape == (4, 6)
     assert net.get_params() == {"width": 6, "alpha": 1e-3, "random_state": 0}
@@ -997,11 +1001,11 @@ def test_subclasses():
     assert clone(net).width == 6
 
 
-def test_warm_starts_with_early_stopping_are_scikit_learns():
-    """Where no epoch of a fit is better than those before, its last weights are kept."""
+def test_warm_starts_with_early_stopping_equal_those_of_scikit_learn():
+    """If no epoch of a fit improves the best score, its last weights are kept."""
     pair = [
         m.MLPClassifier((9,), warm_start=True, early_stopping=True, max_iter=2, random_state=0)
-        for m in (portnet, theirs)
+        for m in (portnet, sklearn_nn)
     ]
     for y in (Y, Y, Y, (Y + 1) % 3, (Y + 1) % 3, (Y + 1) % 3):
         for net in pair:
@@ -1011,7 +1015,7 @@ def test_warm_starts_with_early_stopping_are_scikit_learns():
         assert pair[0].best_validation_score_ == pair[1].best_validation_score_
 
 
-def test_balanced_labels_count_by_their_weights():
+def test_balanced_class_weight_of_multilabel_targets_uses_sample_weight():
     w = np.random.default_rng(0).integers(0, 3, len(XM))
     options = {"class_weight": "balanced", "solver": "lbfgs", **SMALL}
     a = MLPClassifier(**options).fit(XM, YM, w)
@@ -1023,7 +1027,7 @@ def test_balanced_labels_count_by_their_weights():
         MLPClassifier(class_weight={0: 1, 1: 2}, **SMALL).fit(XM, YM)
 
 
-def test_weights_of_classes_that_a_fold_has_not():
+def test_class_weight_ignores_classes_that_a_fold_lacks():
     some = {0: 1.0, 1: 2.0, 2: 3.0}
     net = MLPClassifier(class_weight=some, **SMALL).fit(X[:100], Y[:100])
     expected = MLPClassifier(class_weight={1: 2.0}, **SMALL).fit(X[:100], Y[:100])
@@ -1032,14 +1036,14 @@ def test_weights_of_classes_that_a_fold_has_not():
         MLPClassifier(class_weight={0: 1.0, 2: 1.0}, **SMALL).fit(X[:100], Y[:100])
 
 
-def test_moments_that_overflow_are_an_error():
-    """Adam would never step again."""
+def test_overflow_of_adam_moments_raises():
+    """Otherwise every later update of Adam would be 0."""
     for x in (X * 1e160, X.astype(np.float32) * np.float32(1e25)):
         with pytest.raises(ValueError, match="In iteration 1, loss, weights or moments stopped"):
             MLPClassifier(**SMALL).fit(x, Y)
 
 
-def test_cross_val_predict_on_a_device(torch):
+def test_cross_val_predict_on_torch_equals_numpy(torch):
     from sklearn import config_context
     from sklearn.model_selection import cross_val_predict
 
@@ -1056,7 +1060,7 @@ def test_cross_val_predict_on_a_device(torch):
     np.testing.assert_allclose(found.numpy(), host, atol=1e-10)
 
 
-def test_warnings_are_where_scikit_learns_filters_look():
+def test_convergence_warning_matches_filters_for_module_sklearn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")
@@ -1064,7 +1068,7 @@ def test_warnings_are_where_scikit_learns_filters_look():
 
 
 @pytest.mark.parametrize("positives", [3, 147])
-def test_a_class_of_two_that_early_stopping_leaves_out(positives):
+def test_early_stopping_raises_if_one_of_two_classes_has_no_training_rows(positives):
     y = (np.arange(150) < positives).astype(int)
     net = MLPClassifier(early_stopping=True, validation_fraction=0.85, **SMALL)
 
@@ -1078,7 +1082,7 @@ def test_a_class_of_two_that_early_stopping_leaves_out(positives):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_another_handlers_interrupt_keeps_what_was_learned(solver, monkeypatch):
+def test_keyboard_interrupt_in_a_step_keeps_the_weights(solver, monkeypatch):
     steps = []
 
     def interrupt(*args):
@@ -1097,7 +1101,7 @@ def test_another_handlers_interrupt_keeps_what_was_learned(solver, monkeypatch):
     assert not hasattr(net, "loss_curve_") or len(net.loss_curve_) == net.n_iter_
 
 
-def test_a_failed_partial_fit_draws_nothing():
+def test_failed_partial_fit_leaves_the_random_state_unchanged():
     pair = [MLPClassifier(batch_size=10, **SMALL) for _ in range(2)]
     for net in pair:
         net.partial_fit(X, Y, classes=[0, 1, 2])
@@ -1106,7 +1110,7 @@ def test_a_failed_partial_fit_draws_nothing():
     assert_same(*(net.partial_fit(X, Y) for net in pair), atol=0)
 
 
-def test_another_random_state_between_partial_fits():
+def test_random_state_changed_between_partial_fits_is_used():
     a, b = (
         MLPClassifier(batch_size=10, **SMALL).partial_fit(X, Y, classes=[0, 1, 2]) for _ in "ab"
     )
@@ -1117,7 +1121,7 @@ def test_another_random_state_between_partial_fits():
 
 
 @pytest.mark.parametrize("missing", [np.nan, None, "NA"])
-def test_missing_labels(missing):
+def test_missing_labels_raise(missing):
     if missing == "NA":
         missing = pytest.importorskip("pandas", reason="pandas is not installed").NA
     for kind in (list, lambda y: np.array(y, dtype=object)):
@@ -1125,15 +1129,15 @@ def test_missing_labels(missing):
             MLPClassifier(**SMALL).fit(X, kind(["a", "b", missing] * 50))
 
 
-def test_moved_copies_share_nothing():
+def test_moved_copy_shares_no_memory_with_the_original():
     net = MLPClassifier(**SMALL).fit(X, Y)
     before = net.predict_proba(X)
     net.to("numpy").coefs_[0][:] = 0
     np.testing.assert_array_equal(net.predict_proba(X), before)
 
 
-def test_where_there_is_no_float64():
-    """Integers become float32; float64 data insist, and the error says what to do."""
+def test_device_without_float64_trains_in_float32_or_raises():
+    """Integers become float32; float64 data raise an error that names the remedy."""
     options = {"device": "no_float64"}
     with portnet.use_backend("array_api_strict", **options):
         net = MLPRegressor(**SMALL).fit((10 * XR).astype(int).tolist(), YR)
@@ -1142,13 +1146,13 @@ def test_where_there_is_no_float64():
             MLPRegressor(**SMALL).fit(XR, YR)
 
 
-def test_lbfgs_does_not_look_at_a_validation_set():
+def test_lbfgs_with_a_validation_set_warns_of_no_early_stopping():
     net = MLPClassifier(solver="lbfgs", early_stopping=True, **SMALL)
     with pytest.warns(UserWarning, match="lbfgs has no early stopping"):
         net.fit(X, Y, X_val=X, y_val=Y)
 
 
-def test_numbers_are_numpys():
+def test_losses_are_numpy_float64():
     for solver in SOLVERS:
         net = MLPClassifier(solver=solver, **SMALL).fit(X, Y)
         assert type(net.loss_) is np.float64
@@ -1157,11 +1161,11 @@ def test_numbers_are_numpys():
             assert type(net.best_loss_) is np.float64
 
 
-# Faults that were planted, and that nothing above had caught ------------------------------------
+# Interrupts, state between fits, and stopping ---------------------------------------------------
 
 
-def torn(monkeypatch, calls, act):
-    """Act at one call of the loss; returns the list of calls."""
+def at_loss_call(monkeypatch, calls, act):
+    """Call `act` at one call of the loss; return the list of calls."""
     seen, whole = [], objective.summed
 
     def summed(*args):
@@ -1174,20 +1178,20 @@ def torn(monkeypatch, calls, act):
     return seen
 
 
-def ctrl_c():
+def raise_keyboard_interrupt():
     raise KeyboardInterrupt
 
 
-def test_an_error_that_is_no_exception_leaves_it_as_it_was(monkeypatch):
+def test_keyboard_interrupt_before_training_keeps_the_earlier_fit(monkeypatch):
     net = MLPClassifier(**SMALL).fit(X, Y)
     attributes = dict(vars(net))
-    monkeypatch.setattr(base, "descend", lambda *args, **options: ctrl_c())
+    monkeypatch.setattr(base, "descend", lambda *args, **options: raise_keyboard_interrupt())
     with pytest.raises(KeyboardInterrupt):
         net.fit(X[:, :3], BINARY)
     assert vars(net) == attributes
 
 
-def test_a_failed_fit_does_not_rewind_the_users_generator():
+def test_failed_partial_fit_does_not_rewind_a_generator_of_the_user():
     draw = np.random.RandomState(0)
     net = MLPClassifier(batch_size=10, **{**SMALL, "random_state": draw})
     net.partial_fit(X, Y, classes=[0, 1, 2])
@@ -1199,9 +1203,9 @@ def test_a_failed_fit_does_not_rewind_the_users_generator():
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_an_interrupted_epoch_does_not_count(solver, monkeypatch):
-    """Nor is it a convergence warning, which many ignore."""
-    torn(monkeypatch, 12, ctrl_c)
+def test_interrupted_epoch_is_not_counted(solver, monkeypatch):
+    """The warning is no ConvergenceWarning, which users often ignore."""
+    at_loss_call(monkeypatch, 12, raise_keyboard_interrupt)
     net = MLPClassifier(solver=solver, batch_size=50, compile=False, **{**SMALL, "max_iter": 40})
     with pytest.warns(UserWarning, match="Training interrupted by user.") as caught:
         net.fit(X, Y)
@@ -1211,21 +1215,21 @@ def test_an_interrupted_epoch_does_not_count(solver, monkeypatch):
         assert net.loss_ == net.loss_curve_[-1]
 
 
-def test_interrupted_in_the_first_epoch_there_is_no_loss(monkeypatch):
+def test_interrupt_in_the_first_epoch_leaves_no_loss(monkeypatch):
     eager = {**SMALL, "compile": False}
     for net in (MLPClassifier(**eager), MLPClassifier(**eager).fit(X, Y)):
         with monkeypatch.context() as patch:
-            torn(patch, 1, ctrl_c)
+            at_loss_call(patch, 1, raise_keyboard_interrupt)
             with pytest.warns(UserWarning, match="interrupted"):
                 net.fit(X, Y)
         assert not hasattr(net, "loss_")
         assert (net.n_iter_, net.t_, net.loss_curve_) == (0, 0, [])
 
 
-def test_ctrl_c_does_not_wait_for_the_epoch(monkeypatch):
+def test_sigint_ends_training_before_the_end_of_the_epoch(monkeypatch):
     import signal
 
-    seen = torn(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
+    seen = at_loss_call(monkeypatch, 5, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.warns(UserWarning, match="Training interrupted by user."):
         MLPClassifier(batch_size=10, compile=False, **SMALL).fit(X, Y)
     assert len(seen) == 5
@@ -1236,8 +1240,8 @@ def test_ctrl_c_does_not_wait_for_the_epoch(monkeypatch):
 @pytest.mark.skipif(
     os.environ.get("PORTNET_TESTS") == "eager", reason="PORTNET_TESTS=eager: no step is compiled"
 )
-def test_another_handlers_interrupt_of_compiled_steps(solver, where, monkeypatch):
-    """The finished steps count, between two steps and in one, which may be torn."""
+def test_keyboard_interrupt_of_compiled_steps_keeps_the_finished_steps(solver, where, monkeypatch):
+    """The finished steps are kept, whether it comes between two steps or within one."""
     from portnet import compiler
 
     count, finished, steps, target = 0, 10, [], (executor.Rows, "batch")
@@ -1273,14 +1277,14 @@ def test_another_handlers_interrupt_of_compiled_steps(solver, where, monkeypatch
         np.testing.assert_array_equal(p, q)
 
 
-def test_partial_fit_has_no_early_stopping():
+def test_partial_fit_with_early_stopping_raises():
     net = MLPRegressor(early_stopping=True, **SMALL)
     with pytest.raises(ValueError, match="partial_fit does not support early_stopping=True"):
         net.partial_fit(XR, YR)
 
 
-def test_balanced_classes_of_a_warm_start():
-    """Those of the rows of this fit alone."""
+def test_balanced_class_weight_of_a_warm_start_counts_only_its_rows():
+    """The class counts are those of the rows of this fit only."""
     few = np.r_[0:50, 50:60, 100:130]
     options = {"batch_size": 30, "warm_start": True, **SMALL}
     net = MLPClassifier(class_weight="balanced", **options).fit(X, Y).fit(X[few], Y[few])
@@ -1290,7 +1294,7 @@ def test_balanced_classes_of_a_warm_start():
 
 
 @pytest.mark.parametrize("options", [{}, {"early_stopping": True}, {"solver": "sgd"}])
-def test_a_new_fit_remembers_nothing(options):
+def test_second_fit_equals_the_first(options):
     options = {**SMALL, "max_iter": 20, "tol": 0.01, "n_iter_no_change": 2, **options}
     once, twice = MLPClassifier(**options).fit(X, Y), MLPClassifier(**options).fit(X, Y).fit(X, Y)
     assert_same(once, twice, atol=0)
@@ -1300,7 +1304,7 @@ def test_a_new_fit_remembers_nothing(options):
         assert getattr(once, name) == getattr(twice, name), name
 
 
-def test_another_solver_starts_anew():
+def test_changing_the_solver_resets_its_state():
     net = MLPClassifier(**SMALL).fit(X, Y).set_params(solver="lbfgs").fit(X, Y)
     plain = MLPClassifier(solver="lbfgs", **SMALL).fit(X, Y)
     assert {n for n in vars(net) if n.endswith("_")} == {n for n in vars(plain) if n.endswith("_")}
@@ -1308,24 +1312,24 @@ def test_another_solver_starts_anew():
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_epochs_without_a_gain_count_from_fit_to_fit(early_stopping):
+def test_epochs_without_improvement_accumulate_over_warm_starts(early_stopping):
     options = {"warm_start": True, "early_stopping": early_stopping, "tol": 10, "max_iter": 2}
     found = []
-    for m in (portnet, theirs):
+    for m in (portnet, sklearn_nn):
         net = m.MLPClassifier(n_iter_no_change=5, random_state=0, **options)
         found.append([net.fit(X, Y).n_iter_ for _ in range(5)])
     assert found[0] == found[1] == [2, 2, 2, 1, 1]
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_no_gain_and_no_loss_is_none_less_than_a_tolerance_of_zero(early_stopping):
+def test_tolerance_of_zero_does_not_stop_on_a_constant_loss(early_stopping):
     options = {"tol": 0.0, "n_iter_no_change": 2, "learning_rate_init": 1e-300, "shuffle": False}
-    for m in (portnet, theirs):
+    for m in (portnet, sklearn_nn):
         net = m.MLPClassifier(early_stopping=early_stopping, **options, **SMALL).fit(X, Y)
         assert net.n_iter_ == 8
 
 
-def test_an_end_in_the_last_epoch_is_no_failure():
+def test_convergence_in_the_last_epoch_does_not_warn():
     options = {**SMALL, "max_iter": 50, "tol": 0.05, "n_iter_no_change": 2}
     n = MLPClassifier(**options).fit(X, Y).n_iter_
     assert n < 50
@@ -1336,32 +1340,32 @@ def test_an_end_in_the_last_epoch_is_no_failure():
 
 
 @pytest.mark.parametrize("learning_rate", ["adaptive", "invscaling"])
-def test_adam_has_its_own_learning_rate(learning_rate):
+def test_adam_ignores_the_learning_rate_schedule(learning_rate):
     options = {**SMALL, "tol": 10, "n_iter_no_change": 2}
     net = MLPClassifier(learning_rate=learning_rate, **options).fit(X, Y)
     assert_same(net, MLPClassifier(**options).fit(X, Y), atol=0)
 
 
 @pytest.mark.parametrize("learning_rate", ["adaptive", "invscaling"])
-def test_learning_rates_keep_the_dtype(learning_rate):
+def test_learning_rate_schedules_keep_float32(learning_rate):
     options = {"solver": "sgd", "learning_rate": learning_rate, "tol": 10, "n_iter_no_change": 1}
     net = MLPClassifier(**options, **SMALL).fit(X.astype(np.float32), Y)
     assert net.coefs_[0].dtype == net._optimizer.state.lr.dtype == np.float32
 
 
-def test_batches_of_200_rows_at_most():
+def test_default_batch_size_is_at_most_200():
     features, y = np.tile(X, (2, 1)), np.tile(Y, 2)
     net = MLPClassifier(**SMALL).fit(features, y)
     assert_same(net, MLPClassifier(batch_size=200, **SMALL).fit(features, y), atol=0)
 
 
-def test_a_batch_of_all_rows_is_not_clipped():
+def test_batch_size_of_all_training_rows_does_not_warn():
     MLPClassifier(batch_size=150, **SMALL).fit(X, Y)
     with pytest.warns(UserWarning, match="It is going to be clipped"):
         MLPClassifier(batch_size=150, early_stopping=True, **SMALL).fit(X, Y)
 
 
-def test_blocks_fit_in_memory():
+def test_prediction_blocks_have_bounded_size():
     for shape in [(4, 7), (5000, 3), (3, 5000), (2**25, 1)]:
         wide = ({"W": np.broadcast_to(0.0, shape)}, ())
         rows = solvers.Rows(portnet.get_backend(), np.broadcast_to(0.0, (10**9, 1)))
@@ -1370,8 +1374,8 @@ def test_blocks_fit_in_memory():
         assert size == 1 or size * max(shape) <= 2**24
 
 
-def test_the_loss_is_summed_in_float64():
-    """Of a large one and many small ones, the small ones count."""
+def test_loss_of_float32_data_is_summed_in_float64():
+    """In float32, many small losses would be lost beside a large one."""
     options = {"hidden_layer_sizes": (), "batch_size": 1, "learning_rate_init": 1e-30}
     options |= {"random_state": 0, "solver": "sgd", "shuffle": False, "max_iter": 1, "alpha": 0.0}
     y = np.r_[1e4, np.full(150, 0.5)]
@@ -1384,7 +1388,7 @@ def test_the_loss_is_summed_in_float64():
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_lbfgs_has_scipys_options(dtype, monkeypatch):
+def test_lbfgs_has_the_memory_gtol_and_ftol_of_scipy(dtype, monkeypatch):
     given, whole = [], solvers.LBFGS
     monkeypatch.setattr(solvers, "LBFGS", lambda **o: given.append(o) or whole(**o))
     MLPClassifier(solver="lbfgs", tol=0.01, **SMALL).fit(X.astype(dtype), Y)
@@ -1392,8 +1396,8 @@ def test_lbfgs_has_scipys_options(dtype, monkeypatch):
     assert given == [{"memory": 10, "gtol": 0.01, "ftol": ftol}]
 
 
-def test_lbfgs_that_cannot_go_lower(monkeypatch):
-    """An error of the search in float64; in float32 that is where it ends."""
+def test_lbfgs_with_a_failed_line_search_warns_in_float64_only(monkeypatch):
+    """It is an abnormal end in float64, and convergence in float32."""
 
     class Stuck(solvers.LBFGS):
         def iterate(self, f, x, state):
@@ -1412,39 +1416,39 @@ def test_lbfgs_that_cannot_go_lower(monkeypatch):
         net.fit(X.astype(np.float32), Y)
 
 
-def test_lbfgs_that_converges_in_the_last_iteration():
-    """SciPy counts it as the last."""
+def test_lbfgs_that_converges_in_the_last_iteration_warns():
+    """SciPy reports that the iteration limit is reached."""
     options = {"solver": "lbfgs", "random_state": 0, "tol": 0.01}
-    for m in (portnet, theirs):
+    for m in (portnet, sklearn_nn):
         n = m.MLPClassifier((7,), max_iter=200, **options).fit(X, Y).n_iter_
         assert n < 200
         with pytest.warns(ConvergenceWarning, match="TOTAL NO. OF ITERATIONS REACHED LIMIT"):
             m.MLPClassifier((7,), max_iter=n, **options).fit(X, Y)
 
 
-def test_lbfgs_tells(capsys):
+def test_verbose_lbfgs_prints_every_iteration(capsys):
     net = MLPClassifier(solver="lbfgs", verbose=True, **SMALL).fit(X, Y)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(",")[0] for line in lines] == [f"Iteration {i + 1}" for i in range(8)]
     assert lines[-1] == f"Iteration 8, loss = {net.loss_:.8f}"
 
 
-# Places
+# Devices and dtypes
 
 
-def test_what_is_said_of_another_place(torch):
+def test_error_on_another_device_names_how_to_move(torch):
     host = MLPClassifier(**SMALL).fit(X, Y)
     with pytest.raises(ValueError, match=r"portnet\.to_numpy\(X\) is X on the host"):
         host.predict(torch.asarray(X))
-    with portnet.use_backend("array_api_strict", device="device1", dtype="float64") as place:
-        net = MLPClassifier(**SMALL).fit(place.asarray(X), Y)
-    with portnet.use_backend("array_api_strict", dtype="float64") as place:
+    with portnet.use_backend("array_api_strict", device="device1", dtype="float64") as backend:
+        net = MLPClassifier(**SMALL).fit(backend.asarray(X), Y)
+    with portnet.use_backend("array_api_strict", dtype="float64") as backend:
         message = r"estimator\.to\('array_api_strict', device='.*'\) is a copy of it there"
         with pytest.raises(ValueError, match=message):
-            net.predict(place.asarray(X))
+            net.predict(backend.asarray(X))
 
 
-def test_weights_set_by_hand_on_the_host(torch):
+def test_weights_moved_to_the_host_by_the_user_predict_equally(torch):
     net = MLPRegressor(**SMALL).fit(torch.asarray(XR), torch.asarray(YR))
     expected = net.predict(torch.asarray(XR)).numpy()
     net.coefs_ = [W.numpy() for W in net.coefs_]
@@ -1452,21 +1456,21 @@ def test_weights_set_by_hand_on_the_host(torch):
     np.testing.assert_allclose(net.predict(XR), expected)
 
 
-def test_moved_to_a_device_in_its_own_dtype():
+def test_moving_to_a_device_keeps_the_dtype():
     net = MLPClassifier(**SMALL).fit(X.astype(np.float32), Y)
     there = net.to("array_api_strict", device="device1")
     assert "device1" in portnet.backend.device_name(there.coefs_[0])
     assert portnet.backend.backend_of(there.coefs_[0]).dtype == "float32"
 
 
-def test_a_moved_copy_has_its_own_order():
+def test_moved_copy_has_its_own_random_state():
     net = MLPClassifier(batch_size=10, **SMALL).fit(X, Y)
     again, moved = pickle.loads(pickle.dumps(net)), net.to("numpy")
     moved.partial_fit(X, Y)
     assert_same(net.partial_fit(X, Y), again.partial_fit(X, Y), atol=0)
 
 
-def test_bad_targets_on_a_device(torch):
+def test_bad_targets_on_torch_raise(torch):
     net, there = MLPRegressor(**SMALL), torch.asarray(XR)
     with pytest.raises(ValueError, match="Found array with dim 3"):
         net.fit(there, torch.asarray(np.ones((120, 2, 2))))
@@ -1478,17 +1482,17 @@ def test_bad_targets_on_a_device(torch):
         net.fit(there[:, :0], torch.asarray(YR))
 
 
-def test_truths_and_small_integers_as_classes(torch):
+def test_boolean_and_int32_labels_keep_their_dtype(torch):
     net = MLPClassifier(**SMALL).fit(torch.asarray(X), torch.asarray(BINARY > 0))
     assert isinstance(net.classes_, torch.Tensor)
     assert net.predict(torch.asarray(X)).dtype == torch.bool
-    with portnet.use_backend("array_api_strict", device="no_x64", dtype="float32") as place:
-        there = place.asarray(X.astype(np.float32))
+    with portnet.use_backend("array_api_strict", device="no_x64", dtype="float32") as backend:
+        there = backend.asarray(X.astype(np.float32))
         net = MLPClassifier(**SMALL).fit(there, BINARY)
         assert "int32" in str(net.classes_.dtype)
 
 
-def test_frames_where_there_is_no_float64():
+def test_float64_dataframes_on_a_device_without_float64_raise():
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     polars = pytest.importorskip("polars", reason="polars is not installed")
     with portnet.use_backend("array_api_strict", device="no_float64"):
@@ -1497,21 +1501,21 @@ def test_frames_where_there_is_no_float64():
                 MLPRegressor(**SMALL).fit(frame, YR)
 
 
-def test_a_float32_network_says_how_to_be_float64():
+def test_overflow_in_a_float32_network_names_float64_as_the_remedy():
     net = MLPRegressor(**SMALL).fit(XR.astype(np.float32), YR)
     with pytest.raises(ValueError, match=r"too large for float32.* as float64 from the first fit"):
         net.predict(XR * 1e300)
 
 
-# Weights and validation sets
+# Weights and validation sets of early stopping
 
 
-def test_the_error_names_the_weights_it_means():
+def test_class_weight_of_all_zeros_raises_and_names_class_weight():
     with pytest.raises(ValueError, match="class_weight: expected at least one weight above 0"):
         MLPClassifier(class_weight={0: 0, 1: 0, 2: 0}, **SMALL).fit(X, Y)
 
 
-def test_scores_of_early_stopping_have_no_class_weights():
+def test_early_stopping_scores_ignore_class_weight():
     options = {"early_stopping": True, "validation_fraction": 0.2, **SMALL}
     net = MLPClassifier(class_weight={0: 1.0, 1: 7.3, 2: 0.21}, **options).fit(X, Y)
     right = 30 * np.array(net.validation_scores_)
@@ -1519,7 +1523,7 @@ def test_scores_of_early_stopping_have_no_class_weights():
 
 
 @pytest.mark.parametrize("y", [Y, BINARY], ids=["three", "two"])
-def test_rows_of_weight_zero_do_not_validate(y):
+def test_rows_of_weight_zero_are_not_in_the_validation_set(y):
     w = np.random.default_rng(0).integers(0, 3, 150)
     met = w > 0
     options = {"early_stopping": True, "validation_fraction": 0.3, **SMALL}
@@ -1527,15 +1531,15 @@ def test_rows_of_weight_zero_do_not_validate(y):
     b = MLPClassifier(**options).fit(X[met], y[met], w[met])
     assert_same(a, b, atol=0)
     assert a.validation_scores_ == b.validation_scores_
-    MLPClassifier(**options).fit(X, Y, np.where(Y == 2, 0.0, 1.0))  # no class is left out
+    MLPClassifier(**options).fit(X, Y, np.where(Y == 2, 0.0, 1.0))  # the classes stay complete
 
 
-def test_a_validation_set_of_one_row():
+def test_early_stopping_with_one_validation_row_raises():
     with pytest.raises(ValueError, match="The validation set is too small"):
         MLPRegressor(early_stopping=True, **SMALL).fit(XR[:5], YR[:5])
 
 
-def test_what_early_stopping_leaves_out_has_its_name():
+def test_error_of_early_stopping_names_the_text_label():
     text = np.where(np.arange(150) == 3, "rare", np.array(["x", "y"])[BINARY])
 
     def fits():
@@ -1546,12 +1550,12 @@ def test_what_early_stopping_leaves_out_has_its_name():
         fits()
 
 
-def test_a_label_that_no_row_has_is_not_left_out():
+def test_early_stopping_accepts_a_label_that_no_row_has():
     labels = np.stack([np.zeros(150, int), BINARY], axis=1)
     MLPClassifier(early_stopping=True, **SMALL).fit(X, labels)
 
 
-def test_more_bad_validation_sets(torch):
+def test_validation_set_of_other_width_label_count_or_range_raises(torch):
     net = MLPClassifier(early_stopping=True, **SMALL)
     with pytest.raises(ValueError, match="in the validation set: X has 2 features"):
         net.fit(X, Y, X_val=X[:, :2], y_val=Y)
@@ -1565,27 +1569,27 @@ def test_more_bad_validation_sets(torch):
         net.fit(XR, COUNTS, X_val=XR, y_val=-COUNTS)
 
 
-def test_a_validation_set_of_another_library_or_shape(torch):
+def test_validation_set_of_another_library_equals_numpy(torch):
     options = {"early_stopping": True, **SMALL}
     plain = MLPClassifier(**options).fit(X, Y, X_val=X[::2], y_val=Y[::2])
-    with portnet.use_backend("array_api_strict", dtype="float64") as place:
-        elsewhere = place.asarray(X[::2])
+    with portnet.use_backend("array_api_strict", dtype="float64") as backend:
+        elsewhere = backend.asarray(X[::2])
     net = MLPClassifier(**options)
     net.fit(torch.asarray(X), Y, X_val=elsewhere, y_val=torch.asarray(Y[::2]))
     assert_same(net, plain)
     with pytest.warns(DataConversionWarning):
         MLPClassifier(**options).fit(X, Y, X_val=X[::2], y_val=Y[::2, None])
-    with portnet.use_backend("array_api_strict", device="device1", dtype="float64") as place:
-        elsewhere = place.asarray(YR)
+    with portnet.use_backend("array_api_strict", device="device1", dtype="float64") as backend:
+        elsewhere = backend.asarray(YR)
     net = MLPRegressor(**options).fit(XR, YR, X_val=XR, y_val=elsewhere, sample_weight_val=2.0)
     assert_same(net, MLPRegressor(**options).fit(XR, YR, X_val=XR, y_val=YR), atol=0)
 
 
-# Answers
+# Predictions
 
 
-def test_answers_in_the_tails():
-    """Exact where the network is sure, without a warning; 0.5 is not more than a half."""
+def test_probabilities_of_large_logits_are_exact():
+    """Probabilities are exact for large logits, without a warning; 0.5 predicts the first class."""
     net = MLPClassifier(hidden_layer_sizes=(), max_iter=1).fit(X[:, :1], BINARY)
     net.coefs_, net.intercepts_ = [np.ones((1, 1))], [np.zeros(1)]
     x = np.array([[50.0], [-50.0], [-800.0], [0.0]])
@@ -1600,12 +1604,12 @@ def test_answers_in_the_tails():
     assert labels.predict(x).tolist() == [[1, 1], [0, 0], [0, 0], [0, 0]]
 
 
-def test_answers_that_overflow_do_not_warn():
+def test_predictions_that_overflow_do_not_warn():
     net = MLPRegressor(**SMALL).fit(XR.astype(np.float32), YR)
     assert not np.isfinite(net.predict(np.full((1, 5), 3e38, dtype=np.float32))).all()
 
 
-def test_one_class_is_always_the_answer():
+def test_single_class_is_always_predicted():
     net = MLPClassifier(**SMALL).fit(X[:50], np.full(50, 3))
     net.intercepts_[-1][:] = 9.0
     assert set(net.predict(X)) == {3}
@@ -1620,19 +1624,19 @@ def test_one_class_is_always_the_answer():
         (["a", None], "Input classes contains None"),
     ],
 )
-def test_bad_classes(classes, message):
+def test_classes_of_mixed_types_raise(classes, message):
     with pytest.raises(ValueError, match=message):
         MLPClassifier(**SMALL).partial_fit(X, np.array(["a", "1"])[BINARY], classes=classes)
 
 
-def test_several_labels_after_one():
+def test_multilabel_targets_after_single_labels_raise():
     net = MLPClassifier(**SMALL).partial_fit(X, Y, classes=[0, 1, 2])
     with pytest.raises(ValueError, match="`y` has several labels a row"):
         net.partial_fit(X, np.stack([BINARY, BINARY, 1 - BINARY], axis=1))
 
 
 @pytest.mark.parametrize("seed", [7, 1000])
-def test_the_order_goes_on_after_pickling(seed):
+def test_pickled_estimator_continues_with_the_same_order(seed):
     options = {"batch_size": 10, **SMALL, "random_state": seed}
     net = MLPClassifier(**options).partial_fit(X, Y, classes=[0, 1, 2])
     other = pickle.loads(pickle.dumps(net))
@@ -1641,7 +1645,7 @@ def test_the_order_goes_on_after_pickling(seed):
         assert_same(net.partial_fit(X, Y), other.partial_fit(X, Y), atol=0)
 
 
-def test_parameters_are_looked_at_in_every_partial_fit():
+def test_every_partial_fit_validates_the_parameters():
     for bad in ({"alpha": -5}, {"momentum": 7}, {"batch_size": -3}, {"activation": "sigmoid"}):
         net = MLPClassifier(**SMALL).partial_fit(X, Y, classes=[0, 1, 2])
         (name,) = bad
@@ -1654,39 +1658,39 @@ def test_parameters_are_looked_at_in_every_partial_fit():
         assert net.fit(X, Y).loss_ > 0
 
 
-def test_predict_is_as_strict_as_scikit_learns():
-    pair = [m.MLPClassifier(**SMALL).fit(X, Y) for m in (portnet, theirs)]
+def test_predict_accepts_and_rejects_the_same_input_as_scikit_learn():
+    pair = [m.MLPClassifier(**SMALL).fit(X, Y) for m in (portnet, sklearn_nn)]
     for bad in ([["1", "2", "3", "4"]], [["x", "y", "z", "u"]], [[1 + 2j, 0, 0, 0]], {"a": [1]}):
-        said = []
+        messages = []
         for net in pair:
             with pytest.raises((ValueError, TypeError)) as caught:
                 net.predict(bad)
-            said.append(str(caught.value))
-        assert said[0] == said[1]
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
     for fine in (np.ones((2, 4), dtype=np.int8), np.ones((2, 4), dtype=bool), [[1, 2, 3, 4]]):
         np.testing.assert_array_equal(pair[0].predict(fine), pair[1].predict(fine))
 
 
-# Objects that are numbers, or none; tensors without values ----------------------------------------
+# Object arrays, meta and sparse tensors, and huge integers ----------------------------------------
 
 
-def test_none_in_rows_to_predict_is_a_type_error_that_says_where():
+def test_none_in_a_list_to_predict_raises_with_row_and_column():
     features, y = np.random.default_rng(0).standard_normal((24, 3)), np.arange(24) % 3
     rows = [[0.3, 0.1, 0.2], [0.3, None, 0.2]]
     for net, target in ((MLPClassifier(max_iter=3), y), (MLPRegressor(max_iter=3), y / 2)):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of convergence
+            warnings.simplefilter("ignore")  # ConvergenceWarning
             net.fit(features, target)
         for call in (net.predict, *([net.predict_proba] if hasattr(net, "predict_proba") else [])):
             with pytest.raises(TypeError, match="Input X contains None at row 1, column 1: give n"):
                 call(rows)
-            with pytest.raises(ValueError, match="Input X contains NaN"):  # as of scikit-learn
+            with pytest.raises(ValueError, match="Input X contains NaN"):  # as in scikit-learn
                 call(np.array(rows, dtype=object))
-        with pytest.raises(ValueError, match="Input X contains NaN"):  # as of scikit-learn
+        with pytest.raises(ValueError, match="Input X contains NaN"):  # as in scikit-learn
             clone(net).fit(rows, target[:2])
 
 
-def test_targets_that_are_objects_are_checked_as_numbers():
+def test_object_targets_with_nan_or_infinity_raise():
     from decimal import Decimal
 
     features = np.random.default_rng(0).standard_normal((6, 3))
@@ -1703,7 +1707,7 @@ def test_targets_that_are_objects_are_checked_as_numbers():
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
-def test_tensors_without_values_and_sparse_ones_are_named(torch):
+def test_meta_and_sparse_tensors_raise_and_are_named(torch):
     given, y = torch.asarray(X), torch.asarray(Y)
     fitted = MLPClassifier(**SMALL).fit(given, y)
     meta = r"{}: got a tensor on the device 'meta', which has a shape and no values"
@@ -1732,7 +1736,7 @@ def test_tensors_without_values_and_sparse_ones_are_named(torch):
                 call()
 
 
-def test_integers_that_no_float_holds_are_named():
+def test_integers_too_large_for_a_float_raise_with_their_position():
     huge, rows = 10**400, X.tolist()
     wide = [[*row[:-1], huge] for row in rows]
     weight, values = [1.0, huge] * (len(rows) // 2), [0.5, huge] * (len(rows) // 2)
@@ -1756,13 +1760,13 @@ def test_integers_that_no_float_holds_are_named():
             ("y", "row 1", lambda n=fitted: n.score(X, values)),
         ):
             if name == "y" and isinstance(net, MLPClassifier):
-                continue  # labels of unknown type, in scikit-learn's words
+                continue  # scikit-learn's error for an unknown label type
             with pytest.raises(ValueError, match=f"^{name} contains an integer too .* at {where}"):
                 call()
         assert pickle.dumps(fitted) == before
 
 
-def test_sparse_targets_beside_an_array_of_another_library(torch):
+def test_sparse_targets_with_torch_features_fit_or_raise(torch):
     sparse = pytest.importorskip("scipy.sparse", reason="SciPy is not installed")
     given, labels = torch.asarray(X), np.stack([Y > 0, Y > 1], 1).astype(int)
     several = MLPClassifier(**SMALL).fit(given, sparse.csr_matrix(labels))
@@ -1773,7 +1777,7 @@ def test_sparse_targets_beside_an_array_of_another_library(torch):
             net.fit(given, sparse.csr_matrix(Y.reshape(-1, 1)))
 
 
-def test_type_errors_of_a_validation_set_say_so():
+def test_errors_in_the_validation_set_say_so():
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     mixed = pandas.DataFrame(X, columns=["a", 1, 2, 3])
     for given in (

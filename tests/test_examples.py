@@ -1,4 +1,4 @@
-"""The examples, run as a person runs them: the documents' figures to the digit, on every library."""
+"""The examples: printed results, command-line options and plots, on every backend."""
 
 import importlib
 import io
@@ -24,7 +24,7 @@ def example(name):
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """Run an example with arguments; returns what it printed (and leaves the picture in tmp_path)."""
+    """Run an example with arguments; return its output, and write its plot to tmp_path."""
 
     def run(name, *args, stdin="", code=0):
         if name in ("training_features", "sklearn_pipeline"):
@@ -44,12 +44,12 @@ def run(monkeypatch, capsys, tmp_path):
     return run
 
 
-def assert_figures(printed, expected, units=100):
-    """Figures of up to 8 decimals agree exactly, longer ones within 100 units of the last digit."""
+def assert_numbers(printed, expected, units=100):
+    """Numbers of up to 8 decimals agree exactly, longer ones within 100 units of the last digit."""
     number = r"-?\d+\.\d+"
-    ours, theirs = re.findall(number, printed), re.findall(number, expected)
-    assert len(ours) == len(theirs), printed
-    for a, b in zip(ours, theirs, strict=True):
+    actual, wanted = re.findall(number, printed), re.findall(number, expected)
+    assert len(actual) == len(wanted), printed
+    for a, b in zip(actual, wanted, strict=True):
         decimals = len(b.partition(".")[2])
         if decimals <= 8:
             assert a == b, printed
@@ -57,10 +57,10 @@ def assert_figures(printed, expected, units=100):
             assert abs(float(a) - float(b)) <= units * 10.0**-decimals, (a, b)
 
 
-# The documents ----------------------------------------------------------------------------------
+# Examples that reproduce the documents ----------------------------------------------------------
 
 
-def test_pattern_weaver_returns_what_the_document_does():
+def test_pattern_weaver_equals_the_loop_of_the_document():
     weaver = example("pattern_weaver")
     draw = np.random.default_rng(5)
     with portnet.use_backend("numpy", dtype="float64"):
@@ -80,13 +80,13 @@ def test_pattern_weaver_returns_what_the_document_does():
             assert got.dtype == int
 
 
-def test_pattern_weaver_prints_accuracies(run):
+def test_pattern_weaver_prints_two_accuracies_above_95_percent(run):
     accuracies = [float(a) for a in re.findall(r"\d\.\d{3}", run("pattern_weaver"))]
     assert len(accuracies) == 2
     assert min(accuracies) > 0.95
 
 
-def test_two_blobs_prints_the_document(run):
+def test_two_blobs_prints_the_output_of_the_document(run):
     assert run("two_blobs").partition("picture")[0] == (
         "Epoch 400, Loss 0.0007, Acc 1.000\n"
         "Epoch 800, Loss 0.0003, Acc 1.000\n"
@@ -97,7 +97,7 @@ def test_two_blobs_prints_the_document(run):
     )
 
 
-def test_two_blobs_follows_the_loop_by_hand():
+def test_two_blobs_losses_equal_the_loop_of_the_document():
     blobs = example("two_blobs")
     X, y, params = blobs.document()
     expected, _ = by_hand.two_blobs(X, y, [(p["W"], p["b"]) for p in params[::2]], epochs=300)
@@ -106,9 +106,9 @@ def test_two_blobs_follows_the_loop_by_hand():
     np.testing.assert_allclose(np.array(run.history["loss"]) / 200, expected, rtol=1e-5)
 
 
-def test_single_neuron_reaches_the_printed_weights(run):
+def test_single_neuron_reaches_the_weights_of_the_document(run):
     document, right = run("single_neuron").split("with the derivative of the sigmoid")
-    assert_figures(
+    assert_numbers(
         document,
         "[[-0.41953547]\n [ 8.98887811]]\n[-4.19706344]\n[0.99177089]",
     )
@@ -137,9 +137,9 @@ Epoch 9001, Loss: 0.0032952036447040957
 """
 
 
-def test_xor_prints_the_document_and_answers_the_exercise(run):
+def test_xor_prints_the_output_of_the_document_and_the_exercise(run):
     document, answer = run("xor").split("stochastic (4 steps an epoch) reaches", 1)
-    assert_figures(document.partition("\n\n")[0], XOR)
+    assert_numbers(document.partition("\n\n")[0], XOR)
     assert re.search(
         r"a loss of 0.01 in epoch 57\d\d; batch, mean gradient has not by epoch 10000 "
         r"\(loss 0\.\d{4}\); batch, summed gradient reaches a loss of 0.01 in epoch 57\d\d\. "
@@ -148,7 +148,7 @@ def test_xor_prints_the_document_and_answers_the_exercise(run):
     )
 
 
-def test_xor_sentence_is_computed():
+def test_xor_verdict_names_the_fastest_method():
     verdict = example("xor").verdict
     assert verdict({"a": [0.5, 0.005], "b": [0.5, 0.4]}) == (
         "a reaches a loss of 0.01 in epoch 2; b has not by epoch 2 (loss 0.4000). Faster: a."
@@ -157,7 +157,7 @@ def test_xor_sentence_is_computed():
     assert verdict({"a": [0.5, 0.3], "b": [0.5, 0.2]}).endswith("Faster: b.")
 
 
-def test_patterns_from_the_documents_weights_follow_the_loop_by_hand():
+def test_patterns_2x2_from_document_weights_equals_the_loop():
     patterns = example("patterns_2x2")
     W1, _, W2 = (p and p["W"] for p in patterns.document_weights())
     expected = by_hand.patterns_2x2(patterns.X, patterns.Y, W1.T, W2.T, epochs=3000)
@@ -166,7 +166,7 @@ def test_patterns_from_the_documents_weights_follow_the_loop_by_hand():
         np.testing.assert_allclose(run.predict_proba(patterns.X), expected, rtol=1e-9)
 
 
-def test_patterns_are_classified(run):
+def test_patterns_2x2_classifies_all_patterns(run):
     printed = run("patterns_2x2", "1 1 1 1", "0 1 0 1", "0 0 1 1", "0110", "1 0 / 0 0")
     assert "8 of 8 right" in printed
     lines = printed[printed.index("solid ") :].splitlines()
@@ -181,13 +181,13 @@ def test_patterns_are_classified(run):
     assert printed.count("no label") == 1
 
 
-def test_patterns_without_quotes(run):
+def test_patterns_2x2_accepts_a_matrix_without_quotes(run):
     printed = run("patterns_2x2", 1, 0, 1, 0, "--epochs", 3000)
     assert printed.splitlines()[-1].startswith("vertical")
     assert "Type matrices" not in printed
 
 
-def test_patterns_in_the_arguments():
+def test_patterns_2x2_parses_matrices_in_every_notation():
     matrices = example("patterns_2x2").matrices
     assert matrices([]) == []
     assert matrices(["1 0 1 0", "0110"]) == ["1 0 1 0", "0110"]
@@ -197,34 +197,34 @@ def test_patterns_in_the_arguments():
     assert matrices(["1", "0", "1"]) == ["1 0 1"]
 
 
-def test_patterns_typed_in(run):
+def test_patterns_2x2_reads_matrices_from_stdin_and_reports_errors(run):
     printed = run("patterns_2x2", "--epochs", 3000, stdin="1 0 2 0\n1 0 1\n0 0 1 1\n")
     assert "Type matrices" in printed
-    assert printed.count("matrix: ") == 4  # asked again after each wrong one, and after the last
+    assert printed.count("matrix: ") == 4  # the prompt returns after each bad and after the last
     assert "matrix: horizontal" in printed
     assert "each 0 or 1, such as 1 0 1 0; got '1 0 2 0'" in run.err
     assert "got '1 0 1'" in run.err
 
 
-def test_patterns_wrong_arguments_are_an_error_and_the_next_is_read(run):
+def test_patterns_2x2_reports_a_bad_argument_and_reads_the_next(run):
     printed = run("patterns_2x2", "1 x 0 0", "1 0 0 1", "--epochs", 3000, code=1)
     assert printed.splitlines()[-1].startswith("diagonal")
     assert "got '1 x 0 0'" in run.err
 
 
-@pytest.mark.parametrize("seed", [0, 7, 115])  # from seed 115 units die at the first try
-def test_patterns_from_he_s_weights(seed, run):
+@pytest.mark.parametrize("seed", [0, 7, 115])  # with seed 115, units die in the first attempt
+def test_patterns_2x2_from_he_initialization_classifies_all_patterns(seed, run):
     printed = run("patterns_2x2", "--seed", seed, "0 1 1 0")
     assert "8 of 8 right" in printed
     assert printed.splitlines()[-1].startswith("diagonal")
 
 
-# The main job -----------------------------------------------------------------------------------
+# blobs ------------------------------------------------------------------------------------------
 
 SMALL = ["--rows", 4000, "--features", 8, "--classes", 4, "--hidden", 32, "--batch", 100]
 
 
-def test_blobs(run):
+def test_blobs_accuracy_is_near_that_of_bayes_rule(run):
     printed = run("blobs", *SMALL, "--epochs", 4)
     accuracy, best = re.search(
         r"Accuracy (0\.\d+) on 400 .* Bayes' rule (0\.\d+)", printed
@@ -234,8 +234,8 @@ def test_blobs(run):
     assert len(re.findall(r"^ +\d+  ", printed, re.MULTILINE)) == 4
 
 
-def test_blobs_bayes_rule_is_the_posterior():
-    """By Bayes' formula, one density after the other."""
+def test_blobs_bayes_rule_maximizes_the_posterior():
+    """The reference is Bayes' formula, one density at a time."""
     blobs = example("blobs")
     X, y, centres = blobs.blobs(500, 3, 4, seed=1)
     X = X.astype(float)
@@ -247,59 +247,61 @@ def test_blobs_bayes_rule_is_the_posterior():
     assert (blobs.bayes(X, centres) == y).mean() > 0.5
 
 
-def test_blobs_compare(library, run):
-    printed = run("blobs", *SMALL, "--compare", library)
+def test_blobs_compare_agrees_between_backends(backend_name, run):
+    printed = run("blobs", *SMALL, "--compare", backend_name)
     difference = float(re.search(r"after 50 float64 steps: (.*)", printed).group(1))
     assert difference < 1e-12
-    first, second = re.search(rf"numpy (0\.\d+), {library} (0\.\d+)", printed).groups()
+    first, second = re.search(rf"numpy (0\.\d+), {backend_name} (0\.\d+)", printed).groups()
     assert abs(float(first) - float(second)) < 0.01
 
 
-def test_blobs_compare_with_what_cannot_be_used(run):
+def test_blobs_compare_with_an_unknown_backend_is_an_error(run):
     run("blobs", *SMALL, "--compare", "numpi", code=2)
     assert "--compare: unknown backend 'numpi': did you mean 'numpy'?" in run.err
 
 
-# All that fit does ------------------------------------------------------------------------------
+# training_features and sklearn_pipeline ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "begins"), [("training_features", "1. Raw"), ("sklearn_pipeline", "best of")]
 )
-def test_it_prints_what_readme_says(name, begins, run):
-    """The same words, and numbers but for rounding: other machines add up in another order."""
+def test_output_equals_that_in_the_readme(name, begins, run):
+    """The text is equal; numbers agree up to rounding, as the order of sums differs by machine."""
     printed = re.sub(r"^picture.*\n", "", run(name), flags=re.MULTILINE)
     readme = (EXAMPLES.parent / "README.md").read_text()
     block = rf"^```text\n({re.escape(begins)}.*?)^```$"
-    told = re.search(block, readme, re.MULTILINE | re.DOTALL).group(1)
+    expected = re.search(block, readme, re.MULTILINE | re.DOTALL).group(1)
     number = r"\d+\.?\d*(?:e[+-]\d+)?"
-    assert re.sub(number, "#", printed).split() == re.sub(number, "#", told).split()
-    for ours, theirs in zip(re.findall(number, printed), re.findall(number, told), strict=True):
-        assert float(ours) == pytest.approx(float(theirs), rel=0.02, abs=0.002)
+    assert re.sub(number, "#", printed).split() == re.sub(number, "#", expected).split()
+    for actual, wanted in zip(
+        re.findall(number, printed), re.findall(number, expected), strict=True
+    ):
+        assert float(actual) == pytest.approx(float(wanted), rel=0.02, abs=0.002)
 
 
 @pytest.mark.parametrize("name", ["training_features", "sklearn_pipeline"])
-def test_without_scikit_learn(name, run, monkeypatch):
+def test_example_without_scikit_learn_says_what_to_install(name, run, monkeypatch):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     monkeypatch.setitem(sys.modules, "sklearn", None)
     run(name, code=2)
     assert 'the data come with scikit-learn: pip install ".[sklearn]"' in run.err
 
 
-# On every library -------------------------------------------------------------------------------
+# Backends ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_on_every_library(name, library, run):
+def test_example_runs_on_every_backend(name, backend_name, run):
     short = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL}.get(name, [])
     few = {"blobs": 2, "xor": 60, "patterns_2x2": 60, "training_features": 2, "sklearn_pipeline": 2}
     epochs = few.get(name, 200)
-    if name == "sklearn_pipeline" and library != "cupy":
-        pytest.skip("slow: each process imports the library; test_grid_search_with_workers has it")
-    run(name, "--backend", library, *short, "--epochs", epochs)
+    if name == "sklearn_pipeline" and backend_name != "cupy":
+        pytest.skip("slow: each process imports the library; test_estimators.py covers the search")
+    run(name, "--backend", backend_name, *short, "--epochs", epochs)
 
 
-def figures(name, backend):
+def results_of_short_run(name, backend):
     """Parameters and predictions of a shortened run in float64, on the host."""
     module = example(name)
     with portnet.use_backend(backend, dtype="float64"):
@@ -320,16 +322,18 @@ def figures(name, backend):
 
 
 @pytest.mark.parametrize("name", NAMES[:5])
-def test_shortened_runs_agree_with_numpy(name, library):
-    for ours, numpys in zip(figures(name, library), figures(name, "numpy"), strict=True):
-        np.testing.assert_allclose(ours, numpys, rtol=1e-10, atol=1e-10)
+def test_short_run_on_every_backend_equals_numpy(name, backend_name):
+    for actual, reference in zip(
+        results_of_short_run(name, backend_name), results_of_short_run(name, "numpy"), strict=True
+    ):
+        np.testing.assert_allclose(actual, reference, rtol=1e-10, atol=1e-10)
 
 
-# Pictures and options ---------------------------------------------------------------------------
+# Plots and options ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pictures(name, run, tmp_path):
+def test_example_writes_a_png_plot(name, run, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     short = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL}.get(name, [])
     printed = run(name, *short, "--epochs", 3)
@@ -339,7 +343,7 @@ def test_pictures(name, run, tmp_path):
     assert len(content) > 5000
 
 
-def test_without_matplotlib(run, monkeypatch):
+def test_example_without_matplotlib_warns_and_runs(run, monkeypatch):
     for module in [m for m in sys.modules if m.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -349,25 +353,25 @@ def test_without_matplotlib(run, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_wrong_backends_are_told(name, run):
+def test_unknown_backend_is_an_error(name, run):
     run(name, "--backend", "numpi", code=2)
     assert "unknown backend 'numpi': did you mean 'numpy'?" in run.err
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_wrong_numbers_are_told(name, run):
+def test_epochs_of_zero_is_an_error(name, run):
     run(name, "--epochs", "0", code=2)
     assert "argument --epochs: expected an integer from 1 up, got '0'" in run.err
 
 
 @pytest.mark.parametrize("args", [("--rows", 1), ("--seed", -1), ("--hidden", 0), ("--batch", "x")])
-def test_wrong_numbers_of_blobs_are_told(args, run):
+def test_blobs_rejects_bad_numbers(args, run):
     run("blobs", *args, code=2)
     assert f"argument {args[0]}: expected an integer from " in run.err
 
 
 @pytest.mark.parametrize("name", [*NAMES, "common"])
-def test_examples_are_short(name):
+def test_example_has_fewer_than_80_code_lines(name):
     from code_lines import code_lines
 
     assert code_lines(EXAMPLES / f"{name}.py") < 80

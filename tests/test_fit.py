@@ -1,4 +1,4 @@
-"""What a person expects of `fit`: watching, stopping, going on, labels, weights, Ctrl-C."""
+"""Trainer.fit: resuming, early stopping, callbacks, Ctrl-C, labels, weights and validation."""
 
 import os
 import pickle
@@ -19,7 +19,7 @@ from portnet.training import make_step
 RNG = np.random.default_rng(5)
 LABELS = RNG.integers(0, 3, 96)
 X = RNG.standard_normal((96, 5)) + 2 * RNG.standard_normal((3, 5))[LABELS]
-NOISE = RNG.integers(0, 3, 40)  # labels that nothing can be learned of: validation soon gets worse
+NOISE = RNG.integers(0, 3, 40)  # random labels: the validation loss soon rises
 XV = RNG.standard_normal((40, 5))
 NAMES = np.array(["cat", "dog", "emu"])
 NET = portnet.mlp([5, 8, 3])
@@ -30,8 +30,8 @@ def trainer(loss="softmax_cross_entropy", **options):
     return portnet.Trainer(given.pop("model"), loss, **given)
 
 
-def host(nest):
-    return [portnet.to_numpy(leaf) for leaf in tree.leaves(nest) if hasattr(leaf, "dtype")]
+def host(pytree):
+    return [portnet.to_numpy(leaf) for leaf in tree.leaves(pytree) if hasattr(leaf, "dtype")]
 
 
 def assert_equal(a, b):
@@ -55,10 +55,10 @@ def assert_same_run(a, b):
     assert (a.epoch, a.step, a.best_epoch, a._scale) == (b.epoch, b.step, b.best_epoch, b._scale)
 
 
-# Going on ---------------------------------------------------------------------------------------
+# Resuming a run ---------------------------------------------------------------------------------
 
 DECAY = portnet.CosineDecay(0.05, steps=100, warmup=10)
-GOING_ON = {
+RESUME_CASES = {
     **{name: (name, {}) for name in [*OPTIMIZERS, "lbfgs"]},
     "constant": (portnet.SGD(portnet.Constant(0.05)), {}),
     "step decay": (portnet.Momentum(portnet.StepDecay(0.05, 30)), {}),
@@ -71,7 +71,7 @@ GOING_ON = {
     ),
     "dropout": ("adam", {"dropout": 0.3, "norm": "layer"}),
 }
-WATCHING = {
+MONITORING = {
     "validation": (XV, NOISE),
     "metrics": ["accuracy", "log_loss"],
     "early_stopping": portnet.EarlyStopping("loss", patience=19, min_change=0.02),
@@ -79,11 +79,11 @@ WATCHING = {
 }
 
 
-@pytest.mark.parametrize("name", GOING_ON)
-def test_ten_epochs_and_ten_are_twenty(name):
-    optimizer, network = GOING_ON[name]
+@pytest.mark.parametrize("name", RESUME_CASES)
+def test_resuming_10_of_20_epochs_equals_an_uninterrupted_run(name):
+    optimizer, network = RESUME_CASES[name]
     t = trainer(optimizer=optimizer, model=portnet.mlp([5, 8, 3], **network))
-    options = dict(WATCHING)
+    options = dict(MONITORING)
     if name == "lbfgs":
         t, options = trainer(optimizer=portnet.LBFGS(gtol=1e-7, ftol=0)), {"validation": 0.2}
     whole = t.fit(X, LABELS, epochs=20, **options)
@@ -93,22 +93,22 @@ def test_ten_epochs_and_ten_are_twenty(name):
     assert_same_run(again, whole)
     at_half, at_end = (host(r.params if r._last is None else r._last)[0] for r in (half, whole))
     assert (at_half != at_end).any()
-    assert half.epoch == 10  # what was there did not change
+    assert half.epoch == 10  # the earlier run did not change
     if name != "lbfgs":
         assert whole.history["scale"][-1] < 1
         assert 1 <= whole.best_epoch <= 20
 
 
-def test_going_on_on_other_libraries(other):
+def test_resuming_on_other_backends_equals_an_uninterrupted_run(other_xp):
     t = trainer(model=portnet.mlp([5, 8, 3], dropout=0.3))
     whole = t.fit(X, LABELS, epochs=4, validation=0.2, metrics=["accuracy"])
     again = t.fit(X, LABELS, epochs=2, validation=0.2, metrics=["accuracy"])
-    with portnet.use_backend("numpy"):  # the run knows where it lives
+    with portnet.use_backend("numpy"):  # a run keeps its backend
         again = again.fit(X, LABELS, epochs=2, validation=0.2)
     assert_same_run(again, whole)
 
 
-def test_optax_goes_on(jax):
+def test_resuming_with_optax_equals_an_uninterrupted_run(jax):
     optax = pytest.importorskip("optax", reason="optax is not installed")
     with portnet.use_backend("jax", dtype="float64"):
         t = trainer(optimizer=optax.adam(optax.cosine_decay_schedule(0.01, 40)))
@@ -117,14 +117,14 @@ def test_optax_goes_on(jax):
         assert_same_run(again.fit(X, LABELS, epochs=2, reduce_on_plateau=True), whole)
 
 
-def test_going_on_after_pickling():
-    whole = trainer().fit(X, LABELS, epochs=4, **WATCHING)
-    half = pickle.loads(pickle.dumps(trainer().fit(X, LABELS, epochs=2, **WATCHING)))
-    assert_same_run(half.fit(X, LABELS, epochs=2, **WATCHING), whole)
+def test_resuming_a_pickled_run_equals_an_uninterrupted_run():
+    whole = trainer().fit(X, LABELS, epochs=4, **MONITORING)
+    half = pickle.loads(pickle.dumps(trainer().fit(X, LABELS, epochs=2, **MONITORING)))
+    assert_same_run(half.fit(X, LABELS, epochs=2, **MONITORING), whole)
 
 
-def test_two_ways_to_go_on_from_one_run():
-    """A run is a value: going on from it twice gives the same, and changes no other's history."""
+def test_resuming_one_run_twice_gives_equal_runs():
+    """Resuming one run twice gives equal runs, and changes no history of another run."""
     start = trainer().fit(X, LABELS, epochs=2)
     a, b = (start.fit(X, LABELS, epochs=2) for _ in range(2))
     assert_same_run(a, b)
@@ -133,7 +133,7 @@ def test_two_ways_to_go_on_from_one_run():
     assert early.fit(X, LABELS, epochs=1).history["loss"] == start.history["loss"]
 
 
-def test_resume_goes_on_with_another_trainer():
+def test_resume_with_another_trainer_continues_params_and_history():
     first = trainer().fit(X, LABELS, epochs=3)
     same = trainer().fit(X, LABELS, epochs=2, resume=first)
     assert_same_run(same, trainer().fit(X, LABELS, epochs=5))
@@ -145,7 +145,7 @@ def test_resume_goes_on_with_another_trainer():
     assert run.history["loss"][-1] != first.history["loss"][-1]
 
 
-def test_metrics_of_before_and_numbers_that_are_missing():
+def test_metrics_not_computed_in_an_epoch_are_nan_in_the_history():
     run = trainer().fit(X, LABELS, epochs=1, metrics=["accuracy"])
     run = run.fit(X, LABELS, epochs=1)
     assert list(run.history) == ["loss", "accuracy"]
@@ -156,7 +156,7 @@ def test_metrics_of_before_and_numbers_that_are_missing():
     assert np.isfinite(run.history["loss"]).all()
 
 
-def test_going_on_refuses_what_does_not_fit():
+def test_resume_with_other_features_optimizer_or_model_raises():
     run = trainer().fit(X, LABELS, epochs=1)
     with pytest.raises(portnet.DataError, match="X: expected 5 features, got 4"):
         run.fit(X[:, :4], LABELS)
@@ -175,11 +175,11 @@ def test_going_on_refuses_what_does_not_fit():
         trainer().fit(X, LABELS, resume=True)
 
 
-def test_lbfgs_goes_on_with_other_rows_from_what_is_true_of_them():
-    """Its memory is of one function: with other rows, weights or tolerances it begins anew."""
+def test_lbfgs_resumed_with_other_data_resets_its_memory():
+    """The memory of L-BFGS holds for one function: other data, weights or tolerances reset it."""
     t = trainer(optimizer="lbfgs", model=portnet.mlp([5, 3]))
     other = XV, NOISE
-    noisy = np.r_[X, X], np.r_[LABELS, (LABELS + 1) % 3]  # else the weights run to infinity
+    noisy = np.r_[X, X], np.r_[LABELS, (LABELS + 1) % 3]  # otherwise the weights diverge
     with portnet.use_backend("numpy", dtype="float64"):
         for epochs in (2, 200):  # before it has converged, and after
             run = t.fit(*noisy, epochs=epochs).fit(*other, epochs=200)
@@ -195,7 +195,7 @@ def test_lbfgs_goes_on_with_other_rows_from_what_is_true_of_them():
     assert done.stopped.startswith("converged")
 
 
-def test_lbfgs_that_has_converged_stays_so():
+def test_resuming_a_converged_lbfgs_run_does_not_train():
     t = trainer(optimizer="lbfgs", model=portnet.mlp([5, 3]))
     whole = t.fit(X, LABELS, epochs=400)
     assert whole.epoch < 400
@@ -205,7 +205,7 @@ def test_lbfgs_that_has_converged_stays_so():
     assert again.stopped == whole.stopped != ""
 
 
-def test_optax_states_are_compared(jax):
+def test_resume_with_another_optax_optimizer_raises(jax):
     optax = pytest.importorskip("optax", reason="optax is not installed")
     with portnet.use_backend("jax", dtype="float64"):
         run = trainer(optimizer=optax.adam(0.01)).fit(X, LABELS, epochs=1)
@@ -218,13 +218,13 @@ def test_optax_states_are_compared(jax):
 
 
 @pytest.mark.parametrize("monitor", [None, "validation_accuracy", "loss"])
-def test_early_stopping_restores_exactly_the_best_epoch(monitor):
+def test_early_stopping_restores_the_parameters_of_the_best_epoch(monitor):
     data = {"validation": (XV, NOISE), "metrics": ["accuracy"]}
     every = list(trainer().epochs(X, LABELS, epochs=40, **data))
     numbers = every[-1].history[monitor or "validation_loss"]
     stopping = portnet.EarlyStopping(monitor, patience=4)
     run = trainer().fit(X, LABELS, epochs=40, early_stopping=stopping, **data)
-    # By hand: go through the numbers
+    # The reference: a loop over the history.
     best, at = None, 0
     for epoch, number in enumerate(numbers, 1):
         gain = (
@@ -248,7 +248,7 @@ def test_early_stopping_restores_exactly_the_best_epoch(monitor):
         assert run.stopped == ""
 
 
-def test_early_stopping_is_on_by_a_word_and_restores_by_default():
+def test_early_stopping_true_has_patience_10_and_restores():
     data = {"epochs": 60, "validation": (XV, NOISE)}
     run = trainer().fit(X, LABELS, early_stopping=True, **data)
     assert run.epoch == run.best_epoch + 10
@@ -261,7 +261,7 @@ def test_early_stopping_is_on_by_a_word_and_restores_by_default():
         trainer().fit(X, LABELS, epochs=1).best  # noqa: B018
 
 
-def test_training_goes_on_from_the_last_epoch_after_the_best_was_restored():
+def test_resuming_after_early_stopping_continues_from_the_last_epoch():
     data = {"validation": (XV, NOISE), "early_stopping": portnet.EarlyStopping(patience=3)}
     stopped = trainer().fit(X, LABELS, epochs=40, **data)
     more = stopped.fit(X, LABELS, epochs=2, validation=(XV, NOISE))
@@ -271,7 +271,7 @@ def test_training_goes_on_from_the_last_epoch_after_the_best_was_restored():
     assert stopped.fit(X, LABELS, epochs=2, **data).epoch == stopped.epoch + 2  # and not 1
 
 
-def test_what_was_best_for_other_rows_is_forgotten():
+def test_best_epoch_is_reset_for_another_validation_set():
     watched = {"early_stopping": portnet.EarlyStopping(patience=30)}
     first = trainer().fit(X, LABELS, epochs=5, validation=(X, LABELS), **watched)
     again = first.fit(X, LABELS, epochs=5, validation=(XV, NOISE), **watched)
@@ -280,12 +280,12 @@ def test_what_was_best_for_other_rows_is_forgotten():
     assert again.evaluate(XV, NOISE)["loss"] == pytest.approx(min(numbers[5:]), rel=1e-5)
 
 
-def test_a_change_that_is_too_small_is_none():
+def test_early_stopping_ignores_changes_below_min_change():
     wide = portnet.EarlyStopping("loss", patience=2, min_change=1e9)
     assert trainer().fit(X, LABELS, epochs=9, early_stopping=wide).epoch == 3
 
 
-def test_metrics_of_ones_own_say_what_is_better():
+def test_early_stopping_of_a_custom_metric_follows_mode():
     def share(mean, target, weight=None):
         return (mean.argmax(-1) == target).mean()
 
@@ -296,38 +296,38 @@ def test_metrics_of_ones_own_say_what_is_better():
         assert run.history["share"][run.best_epoch - 1] == best(run.history["share"])
 
 
-def test_a_number_that_is_nan_is_never_better():
+def test_early_stopping_treats_nan_as_no_improvement():
     def odd(mean, target, weight=None):
         odd.calls += 1
         return np.float32(np.nan if odd.calls in (1, 4, 5, 6) else -odd.calls)
 
-    odd.calls = -1  # once before the first epoch, to try it
+    odd.calls = -1  # fit calls the metric once before the first epoch
     stopping = portnet.EarlyStopping("odd", patience=3, mode="min")
     run = trainer().fit(X, LABELS, epochs=9, metrics=[odd], early_stopping=stopping)
     assert (run.epoch, run.best_epoch) == (6, 3)
 
 
-# Plateaus ---------------------------------------------------------------------------------------
+# ReduceOnPlateau --------------------------------------------------------------------------------
 
 
-def test_plateaus_against_torch(torch):
+def test_reduce_on_plateau_equals_torch(torch):
     numbers = np.random.default_rng(0).normal(size=60).cumsum()
     numbers[7:20] = numbers[7]
-    ours = portnet.ReduceOnPlateau("loss", patience=3, factor=0.5, lowest=0.01, min_change=0.1)
+    plateau = portnet.ReduceOnPlateau("loss", patience=3, factor=0.5, lowest=0.01, min_change=0.1)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
-    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=0.5, patience=2, threshold=0.1, threshold_mode="abs", min_lr=0.01, eps=0
     )
-    watch, scale = ours.begin(["loss"], None), 1.0
+    watch, scale = plateau.begin(["loss"], None), 1.0
     for epoch, number in enumerate(numbers, 1):
-        watch, scale = ours.reduce(ours.watch(watch, number, epoch), scale)
-        theirs.step(number)
+        watch, scale = plateau.reduce(plateau.watch(watch, number, epoch), scale)
+        reference.step(number)
         assert scale == pytest.approx(optimizer.param_groups[0]["lr"])
     assert scale < 0.1
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
-def test_a_plateau_shrinks_the_updates_of_any_optimizer(optimizer):
+def test_reduce_on_plateau_scales_the_updates_of_any_optimizer(optimizer):
     plateau = portnet.ReduceOnPlateau("loss", patience=1, factor=0.25, min_change=1e9)
     with portnet.use_backend("numpy", dtype="float64"):
         t = trainer(optimizer=optimizer, batch_size=None)
@@ -336,7 +336,7 @@ def test_a_plateau_shrinks_the_updates_of_any_optimizer(optimizer):
     assert run.history["scale"] == [1.0, 1.0, 0.25]
     assert run._scale == 0.0625
     params, state = start.params, start.state
-    for scale in (1.0, 1.0, 0.25):  # by hand, with the optimizer's own updates
+    for scale in (1.0, 1.0, 0.25):  # the reference: scaled updates of the optimizer
         before, (params, state, _) = (
             params,
             make_step(NET, t.loss, t.optimizer)(params, state, X, LABELS),
@@ -345,11 +345,11 @@ def test_a_plateau_shrinks_the_updates_of_any_optimizer(optimizer):
     assert_near(run.params, params, 1e-12)
 
 
-def test_the_scale_of_a_plateau_is_not_handed_to_another_optimizer():
+def test_scale_of_a_plateau_is_reset_for_another_optimizer():
     plateau = portnet.ReduceOnPlateau("loss", patience=1, factor=0.25, min_change=1e9)
     run = trainer().fit(X, LABELS, epochs=5, reduce_on_plateau=plateau)
     assert run._scale < 1
-    assert run.fit(X, LABELS, epochs=1)._scale == 1  # without the option
+    assert run.fit(X, LABELS, epochs=1)._scale == 1  # reduce_on_plateau is not set
     fast = trainer(optimizer=portnet.Adam(0.02))
     other = fast.fit(X, LABELS, epochs=1, resume=run, reduce_on_plateau=plateau)
     assert other.history["scale"][-1] == 1
@@ -357,10 +357,10 @@ def test_the_scale_of_a_plateau_is_not_handed_to_another_optimizer():
     assert same.history["scale"][-1] == run._scale
 
 
-# Callbacks and words ----------------------------------------------------------------------------
+# Callbacks, verbose output and history ----------------------------------------------------------
 
 
-def test_callbacks_see_every_epoch_and_may_stop():
+def test_callbacks_get_a_report_of_every_epoch_and_can_stop():
     seen = []
 
     def enough(report):
@@ -379,7 +379,7 @@ def test_callbacks_see_every_epoch_and_may_stop():
     assert trainer().fit(X, LABELS, epochs=2, callbacks=lambda report: None).epoch == 2
 
 
-def test_an_error_in_a_callback_loses_nothing():
+def test_error_in_a_callback_has_the_run_so_far():
     def broken(report):
         if report.epoch == 2:
             raise OSError("disk full")
@@ -417,7 +417,7 @@ def test_verbose_prints_a_line_for_each_epoch(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_history_is_plain_and_a_frame():
+def test_history_converts_to_a_dict_and_a_dataframe():
     run = trainer().fit(X, LABELS, epochs=3, metrics=["accuracy"])
     plain = run.history.to_dict()
     assert type(plain) is dict
@@ -431,7 +431,7 @@ def test_history_is_plain_and_a_frame():
     assert list(trainer().fit(X, LABELS, epochs=0).history.to_pandas().index) == []
 
 
-def test_history_without_pandas(monkeypatch):
+def test_history_to_pandas_without_pandas_raises(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(ImportError, match="to_pandas needs pandas: pip install pandas"):
         trainer().fit(X, LABELS, epochs=1).history.to_pandas()
@@ -441,74 +441,74 @@ def test_history_without_pandas(monkeypatch):
 
 
 @pytest.fixture
-def ctrl_c():
-    """Python's own handler of Ctrl-C, also where the tests run in the background, which ignores it."""
+def default_sigint_handler():
+    """Set Python's default SIGINT handler, which is missing if the tests run in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-class Pressing(Square):
-    """A layer during whose n-th training step somebody presses Ctrl-C."""
+class SendsSIGINT(Square):
+    """A layer that sends SIGINT in the n-th training step."""
 
     at = 0
     times = 1
 
     def forward(self, params, x, key=None):
         if key is not None:
-            Pressing.at -= 1
-            if Pressing.at == 0:
-                for _ in range(Pressing.times):
+            SendsSIGINT.at -= 1
+            if SendsSIGINT.at == 0:
+                for _ in range(SendsSIGINT.times):
                     os.kill(os.getpid(), signal.SIGINT)
         return super().forward(params, x, key)
 
 
 def interrupted(at, method="fit", times=1, **options):
-    net = portnet.Chain([portnet.Dense(8), Pressing(), portnet.Dropout(0.2), portnet.Dense(3)])
-    Pressing.at, Pressing.times = at, times
+    net = portnet.Chain([portnet.Dense(8), SendsSIGINT(), portnet.Dropout(0.2), portnet.Dense(3)])
+    SendsSIGINT.at, SendsSIGINT.times = at, times
     return getattr(trainer(model=net, compile=False), method)(X, LABELS, **options)
 
 
-@pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize("at", [1, 4, 6, 7, 9, 18])  # six steps are an epoch
-def test_ctrl_c_ends_after_the_step_and_training_goes_on_exactly(at):
-    whole = interrupted(0, epochs=3, **WATCHING)
+@pytest.mark.usefixtures("default_sigint_handler")
+@pytest.mark.parametrize("at", [1, 4, 6, 7, 9, 18])  # an epoch has six steps
+def test_ctrl_c_ends_after_the_step_and_resuming_is_exact(at):
+    whole = interrupted(0, epochs=3, **MONITORING)
     epoch, step = divmod(at, 6)
     where = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
     word = f"training was interrupted after {where}"
     if at < 18:
         word += rf": run\.fit\(X, y, epochs={3 - epoch}\) with the same options goes on exactly from there"
     with pytest.warns(UserWarning, match=word + "$") as caught:
-        run = interrupted(at, epochs=3, **WATCHING)
+        run = interrupted(at, epochs=3, **MONITORING)
     assert caught[0].filename == __file__
     assert (run.epoch, run.step) == (epoch, step)
     assert word.removeprefix("training was ").split(":")[0] in run.stopped
     assert len(run.history.get("loss", [])) == epoch
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     run.predict(X)
-    if at == 9:  # also through a file
+    if at == 9:  # pickling keeps it
         run = pickle.loads(pickle.dumps(run))
-    again = run.fit(X, LABELS, epochs=3 - epoch, **WATCHING)
+    again = run.fit(X, LABELS, epochs=3 - epoch, **MONITORING)
     assert_same_run(again, whole)
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_going_on_partial_an_epoch_needs_the_same_rows():
+@pytest.mark.usefixtures("default_sigint_handler")
+def test_resuming_a_partial_epoch_needs_the_same_rows():
     with pytest.warns(UserWarning, match="interrupted"):
         run = interrupted(8, epochs=3)
     with pytest.raises(portnet.DataError, match=r"with 96 rows, batch_size=16, .* got 90 rows"):
         run.fit(X[:90], LABELS[:90])
-    # Another trainer begins the epoch anew, from where the parameters are.
+    # Another trainer starts the epoch again, from the current parameters.
     other = portnet.Trainer(run.trainer.model, run.trainer.loss, portnet.Adam(), 32, seed=1)
     again = other.fit(X, LABELS, epochs=1, resume=run)
     assert (again.epoch, again.step) == (run.epoch + 1, 0)
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_the_warning_is_at_the_users_line_and_keeps_the_run():
+@pytest.mark.usefixtures("default_sigint_handler")
+def test_ctrl_c_warning_points_to_the_caller_and_has_the_run():
     with pytest.warns(UserWarning, match="interrupted") as caught:
         run = interrupted(8, epochs=3)
-    Pressing.at = 2
+    SendsSIGINT.at = 2
     with pytest.warns(UserWarning, match="interrupted") as again:
         run.fit(X, LABELS, epochs=2)
     assert {w.filename for w in (*caught, *again)} == {__file__}
@@ -519,17 +519,17 @@ def test_the_warning_is_at_the_users_line_and_keeps_the_run():
     assert (error.value.run.epoch, error.value.run.step) == (1, 2)
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_a_second_ctrl_c_ends_at_once():
-    """The step is cut, and the finished ones count."""
+@pytest.mark.usefixtures("default_sigint_handler")
+def test_second_ctrl_c_ends_within_the_step():
+    """The current step is discarded; the finished steps are kept."""
     with pytest.warns(UserWarning, match=r"step 2 of epoch 2: run\.fit\(X, y, epochs=2\)"):
         run = interrupted(9, epochs=3, times=2)
     assert (run.epoch, run.step) == (1, 2)
     assert_same_run(run.fit(X, LABELS, epochs=2), interrupted(0, epochs=3))
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_in_a_loop_over_epochs_is_ones_own():
+@pytest.mark.usefixtures("default_sigint_handler")
+def test_ctrl_c_in_a_loop_over_epochs_raises_with_the_run():
     seen = []
     runs = interrupted(8, "epochs", epochs=3)
     seen.append(next(runs))
@@ -540,10 +540,10 @@ def test_ctrl_c_in_a_loop_over_epochs_is_ones_own():
     assert (caught.value.run.epoch, caught.value.run.step) == (1, 2)
 
 
-@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.usefixtures("default_sigint_handler")
 @pytest.mark.parametrize("at", [1, 4, 6, 7, 18])
-def test_ctrl_c_between_compiled_steps_and_training_goes_on_exactly(at, monkeypatch):
-    """Parameters and state are those after the step, and nothing writes into them afterwards."""
+def test_ctrl_c_between_compiled_steps_resumes_exactly(at, monkeypatch):
+    """Parameters and state are those after the step, and later training does not change them."""
     import tqdm.auto
 
     class Bar(tqdm.auto.tqdm):
@@ -556,20 +556,20 @@ def test_ctrl_c_between_compiled_steps_and_training_goes_on_exactly(at, monkeypa
             return super().update(n)
 
     net = portnet.Chain([portnet.Dense(8), portnet.ReLU(), portnet.Dropout(0.2), portnet.Dense(3)])
-    whole = trainer(model=net).fit(X, LABELS, epochs=3, **WATCHING)
+    whole = trainer(model=net).fit(X, LABELS, epochs=3, **MONITORING)
     monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
     with pytest.warns(UserWarning, match="interrupted"):
-        run = trainer(model=net).fit(X, LABELS, epochs=3, **WATCHING)
+        run = trainer(model=net).fit(X, LABELS, epochs=3, **MONITORING)
     kept = host((run.params, run.state))
     before = [a.copy() for a in kept]
     rest = 3 - run.epoch
-    after = run.fit(X, LABELS, epochs=rest, **WATCHING) if rest else run
+    after = run.fit(X, LABELS, epochs=rest, **MONITORING) if rest else run
     assert_same_run(after, whole)
     assert all(np.array_equal(a, b) for a, b in zip(kept, before, strict=True))
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_in_a_callback():
+@pytest.mark.usefixtures("default_sigint_handler")
+def test_ctrl_c_in_a_callback_resumes_exactly():
     def press(report):
         if report.epoch == 2:
             raise KeyboardInterrupt
@@ -579,7 +579,7 @@ def test_ctrl_c_in_a_callback():
     assert_same_run(run.fit(X, LABELS, epochs=2), trainer().fit(X, LABELS, epochs=4))
 
 
-def test_a_handler_of_ones_own_stays():
+def test_custom_sigint_handler_is_kept():
     seen = []
     before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
     try:
@@ -591,8 +591,8 @@ def test_a_handler_of_ones_own_stays():
 
 
 @pytest.fixture
-def raising_handler():
-    """A handler of somebody's own that raises KeyboardInterrupt at once."""
+def raising_sigint_handler():
+    """Set a custom handler that raises KeyboardInterrupt at once."""
 
     def raises(number, frame):
         raise KeyboardInterrupt
@@ -602,50 +602,50 @@ def raising_handler():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("raising_handler")
-@pytest.mark.parametrize("at", [1, 4, 6, 7, 9, 18])  # six steps are an epoch
-def test_a_handler_that_raises_keeps_the_finished_steps_and_training_goes_on_exactly(at):
-    whole = interrupted(0, epochs=3, **WATCHING)
-    epoch, step = divmod(at - 1, 6)  # the step itself was not finished
+@pytest.mark.usefixtures("raising_sigint_handler")
+@pytest.mark.parametrize("at", [1, 4, 6, 7, 9, 18])  # an epoch has six steps
+def test_raising_sigint_handler_keeps_finished_steps_and_resumes_exactly(at):
+    whole = interrupted(0, epochs=3, **MONITORING)
+    epoch, step = divmod(at - 1, 6)  # the interrupted step was not finished
     with pytest.warns(UserWarning, match="goes on exactly from there"):
-        run = interrupted(at, epochs=3, **WATCHING)
+        run = interrupted(at, epochs=3, **MONITORING)
     assert (run.epoch, run.step) == (epoch, step)
-    Pressing.at = 0
-    assert_same_run(run.fit(X, LABELS, epochs=3 - epoch, **WATCHING), whole)
+    SendsSIGINT.at = 0
+    assert_same_run(run.fit(X, LABELS, epochs=3 - epoch, **MONITORING), whole)
 
 
-class PressingInEvaluation(Square):
-    """A layer during whose n-th evaluation of the validation rows somebody presses Ctrl-C."""
+class SendsSIGINTInEvaluation(Square):
+    """A layer that sends SIGINT in the n-th evaluation of the validation set."""
 
     at = 0
 
     def forward(self, params, x, key=None):
         if key is None and x.shape[0] == 31:
-            PressingInEvaluation.at -= 1
-            if PressingInEvaluation.at == 0:
+            SendsSIGINTInEvaluation.at -= 1
+            if SendsSIGINTInEvaluation.at == 0:
                 os.kill(os.getpid(), signal.SIGINT)
         return super().forward(params, x, key)
 
 
-@pytest.mark.parametrize("handler", ["raising_handler", "ctrl_c"])
-def test_an_interrupt_in_the_evaluation_keeps_the_epoch(handler, request):
+@pytest.mark.parametrize("handler", ["raising_sigint_handler", "default_sigint_handler"])
+def test_interrupt_in_the_evaluation_keeps_the_epoch(handler, request):
     request.getfixturevalue(handler)
-    net = portnet.Chain([portnet.Dense(8), PressingInEvaluation(), portnet.Dense(3)])
+    net = portnet.Chain([portnet.Dense(8), SendsSIGINTInEvaluation(), portnet.Dense(3)])
     options = {"validation": (X[:31], LABELS[:31])}
-    PressingInEvaluation.at = 0
+    SendsSIGINTInEvaluation.at = 0
     whole = trainer(model=net, compile=False).fit(X, LABELS, epochs=4, **options)
-    PressingInEvaluation.at = 2
+    SendsSIGINTInEvaluation.at = 2
     with pytest.warns(UserWarning, match=r"interrupted after epoch 2: run\.fit\(X, y, epochs=2\)"):
         run = trainer(model=net, compile=False).fit(X, LABELS, epochs=4, **options)
     assert (run.epoch, run.step) == (2, 0)
     assert_same_run(run.fit(X, LABELS, epochs=2, **options), whole)
 
 
-@pytest.mark.usefixtures("raising_handler")
-def test_an_interrupt_within_an_iteration_of_lbfgs_has_the_run_so_far():
-    net = portnet.Chain([portnet.Dense(8), Pressing(), portnet.Dense(3)])
+@pytest.mark.usefixtures("raising_sigint_handler")
+def test_interrupt_within_an_lbfgs_iteration_has_the_run_so_far():
+    net = portnet.Chain([portnet.Dense(8), SendsSIGINT(), portnet.Dense(3)])
     t = trainer(model=net, optimizer="lbfgs", compile=False)
-    calls, forward = [], Pressing.forward
+    calls, forward = [], SendsSIGINT.forward
 
     def counted(self, params, x, key=None):
         calls.append(1)
@@ -654,7 +654,7 @@ def test_an_interrupt_within_an_iteration_of_lbfgs_has_the_run_so_far():
         return forward(self, params, x, key)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pressing, "forward", counted)
+        patch.setattr(SendsSIGINT, "forward", counted)
         kept = []
         with pytest.raises(KeyboardInterrupt) as error:
             kept.extend(t.epochs(X, LABELS, epochs=50))
@@ -667,7 +667,7 @@ def test_an_interrupt_within_an_iteration_of_lbfgs_has_the_run_so_far():
 @pytest.mark.skipif(
     os.environ.get("PORTNET_TESTS") == "eager", reason="PORTNET_TESTS=eager: no step is compiled"
 )
-def test_an_interrupt_that_tears_a_compiled_step_keeps_the_finished_steps(monkeypatch):
+def test_interrupt_within_a_compiled_step_keeps_the_finished_steps(monkeypatch):
     whole, calls = portnet.compiler.Compiled.__call__, []
     expected = trainer().fit(X, LABELS, epochs=3)
 
@@ -685,7 +685,7 @@ def test_an_interrupt_that_tears_a_compiled_step_keeps_the_finished_steps(monkey
     assert_same_run(run.fit(X, LABELS, epochs=2), expected)
 
 
-def test_threads_get_no_signals():
+def test_fit_in_a_thread_equals_fit_in_the_main_thread():
     found = []
     thread = threading.Thread(target=lambda: found.append(trainer().fit(X, LABELS, epochs=2)))
     thread.start()
@@ -693,10 +693,10 @@ def test_threads_get_no_signals():
     assert_equal(found[0].params, trainer().fit(X, LABELS, epochs=2).params)
 
 
-@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.usefixtures("default_sigint_handler")
 @pytest.mark.parametrize("how", ["early stopping", "callback"])
-def test_ctrl_c_in_the_epoch_in_which_training_ends_by_itself(how):
-    """Going on would train past the end of the uninterrupted run: the message does not offer it."""
+def test_ctrl_c_in_the_epoch_in_which_training_stops_is_reported(how):
+    """Resuming would train beyond the end of the uninterrupted run, so it is not offered."""
     options = {"early_stopping": portnet.EarlyStopping("loss", patience=1, min_change=9.0)}
     if how == "callback":
         options = {"callbacks": [lambda report: report.epoch == 2]}
@@ -713,8 +713,8 @@ def test_ctrl_c_in_the_epoch_in_which_training_ends_by_itself(how):
     assert_same_run(run, whole)
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_during_lbfgs():
+@pytest.mark.usefixtures("default_sigint_handler")
+def test_ctrl_c_during_lbfgs_resumes_exactly():
     def press(report):
         if report.epoch == 2:
             os.kill(os.getpid(), signal.SIGINT)
@@ -725,7 +725,7 @@ def test_ctrl_c_during_lbfgs():
     assert_same_run(run.fit(X, LABELS, epochs=3), t.fit(X, LABELS, epochs=5))
 
 
-# Names of features, and the shape of y ------------------------------------------------------------
+# Feature names, and shapes of predictions ---------------------------------------------------------
 
 
 @pytest.fixture(params=["pandas", "polars"])
@@ -748,7 +748,7 @@ ORDER = (
 
 
 @pytest.mark.parametrize(("names", "message"), [("abzde", UNSEEN), ("edcba", ORDER)])
-def test_other_feature_names_are_an_error_wherever_rows_are_given(names, message, frame):
+def test_other_feature_names_raise_in_every_method(names, message, frame):
     run = trainer().fit(frame(X), LABELS, epochs=2)
     assert run.feature_names == tuple("abcde")
     wrong = frame(X, names)
@@ -768,21 +768,21 @@ def test_other_feature_names_are_an_error_wherever_rows_are_given(names, message
         assert str(error.value) == given + message
 
 
-def test_feature_names_are_scikit_learns(frame):
-    """The same messages as of an estimator of its own."""
+def test_feature_name_errors_equal_those_of_scikit_learn(frame):
+    """The messages equal those of a scikit-learn estimator."""
     linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
-    theirs = linear.LinearRegression().fit(frame(X), X[:, 0])
+    reference = linear.LinearRegression().fit(frame(X), X[:, 0])
     run = portnet.Trainer(portnet.mlp([5, 1]), "squared_error").fit(frame(X), X[:, 0], epochs=1)
     for wrong in (frame(X, "edcba"), frame(X, "abzde"), frame(X, "vwxyz")):
         messages = []
-        for model in (theirs, run):
+        for model in (reference, run):
             with pytest.raises(ValueError, match="feature names") as error:
                 model.predict(wrong)
             messages.append(str(error.value))
         assert messages[0] == messages[1]
 
 
-def test_names_on_one_side_only_are_warned_of(frame):
+def test_feature_names_in_fit_or_predict_only_warn(frame):
     named = trainer().fit(frame(X), LABELS, epochs=1)
     plain = trainer().fit(X, LABELS, epochs=1)
     assert plain.feature_names is None
@@ -793,18 +793,18 @@ def test_names_on_one_side_only_are_warned_of(frame):
         np.testing.assert_array_equal(plain.predict(frame(X)), answer)
 
 
-def test_names_of_mixed_types_are_scikit_learns_type_error():
+def test_feature_names_of_mixed_types_raise():
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     with pytest.raises(TypeError, match=r"only supported if all input features have string names"):
         trainer().fit(pandas.DataFrame(X, columns=["a", 1, 2, 3, 4]), LABELS)
-    run = trainer().fit(pandas.DataFrame(X), LABELS, epochs=1)  # numbered: no names
+    run = trainer().fit(pandas.DataFrame(X), LABELS, epochs=1)  # integer columns: no names
     assert run.feature_names is None
     run.predict(X)
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "huber", "poisson", "sigmoid_cross_entropy"])
-def test_predictions_have_the_shape_of_y(loss, library):
-    with portnet.use_backend(library):
+def test_predictions_have_the_shape_of_y(loss, backend_name):
+    with portnet.use_backend(backend_name):
         y = (LABELS > 0) * 1.0
         net = portnet.Trainer(portnet.mlp([5, 4, 1]), loss)
         flat, column = (net.fit(X, t, epochs=1) for t in (y, y[:, None]))
@@ -817,11 +817,11 @@ def test_predictions_have_the_shape_of_y(loss, library):
         on = flat.fit(X, y, epochs=1).to("numpy")
         assert pickle.loads(pickle.dumps(on)).predict(X).shape == (96,)
         np.testing.assert_array_equal(flat.predict(X), column.predict(X)[:, 0])
-        assert flat.fit(X, y[:, None], epochs=1).predict(X).shape == (96, 1)  # of the last y
+        assert flat.fit(X, y[:, None], epochs=1).predict(X).shape == (96, 1)  # as the last y
 
 
-def test_probabilities_of_one_output_have_two_columns(library):
-    with portnet.use_backend(library):
+def test_predict_proba_of_one_output_has_two_columns(backend_name):
+    with portnet.use_backend(backend_name):
         for y in (LABELS > 0, (LABELS > 0)[:, None], np.where(LABELS > 0, "yes", "no")):
             run = portnet.Trainer(portnet.mlp([5, 4, 1]), "sigmoid_cross_entropy").fit(
                 X, y, epochs=1
@@ -834,7 +834,7 @@ def test_probabilities_of_one_output_have_two_columns(library):
             np.testing.assert_array_equal(proba.argmax(axis=1) == 1, second)
 
 
-def test_early_stopping_without_validation_rows_says_what_is_monitored():
+def test_early_stopping_without_validation_warns_what_is_monitored():
     with pytest.warns(
         UserWarning, match="early_stopping: there are no validation rows, so the tr"
     ) as w:
@@ -845,8 +845,8 @@ def test_early_stopping_without_validation_rows_says_what_is_monitored():
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "bool"])
-def test_labels_that_are_whole_numbers_are_classes(kind, library):
-    with portnet.use_backend(library):
+def test_float_and_boolean_labels_equal_integer_labels(kind, backend_name):
+    with portnet.use_backend(backend_name):
         labels = LABELS > 0 if kind == "bool" else LABELS.astype(kind)
         net = portnet.Trainer(portnet.mlp([5, 4, 3]), "softmax_cross_entropy")
         expected = net.fit(X, labels.astype(int), epochs=2)
@@ -855,7 +855,7 @@ def test_labels_that_are_whole_numbers_are_classes(kind, library):
             assert run.history["loss"] == expected.history["loss"]
 
 
-# Labels and their weights -----------------------------------------------------------------------
+# Labels and class weights -----------------------------------------------------------------------
 
 
 def text_labels():
@@ -874,7 +874,7 @@ def text_labels():
 @pytest.mark.parametrize(
     "kind", ["list", "numpy", "objects", "series", "categories", "numpy strings"]
 )
-def test_text_labels(kind):
+def test_text_labels_equal_integer_labels(kind):
     y = text_labels()[kind]
     metrics = ["accuracy"]
     run = trainer().fit(X, y, epochs=8, validation=(XV, NAMES[NOISE]), metrics=metrics)
@@ -887,21 +887,21 @@ def test_text_labels(kind):
     assert_same_run(run.fit(X, y, epochs=1), plain.fit(X, LABELS, epochs=1))
 
 
-def test_two_text_labels_for_one_output(other):
+def test_two_text_labels_work_with_one_output(other_xp):
     words = np.where(LABELS == 0, "yes", "no")
     t = trainer("sigmoid_cross_entropy", model=portnet.mlp([5, 8, 1]))
-    run = t.fit(other.asarray(X), words, epochs=3, metrics=["accuracy", "log_loss"])
-    plain = t.fit(other.asarray(X), (LABELS == 0).astype(float), epochs=3)
+    run = t.fit(other_xp.asarray(X), words, epochs=3, metrics=["accuracy", "log_loss"])
+    plain = t.fit(other_xp.asarray(X), (LABELS == 0).astype(float), epochs=3)
     assert_equal(run.params, plain.params)
     assert run.classes.tolist() == ["no", "yes"]
-    answer = run.predict_class(other.asarray(X))  # text is on the host, wherever X is
+    answer = run.predict_class(other_xp.asarray(X))  # text is always on the host
     assert isinstance(answer, np.ndarray)
     np.testing.assert_array_equal(answer == "yes", plain.predict_class(X) == 1)
 
 
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "sigmoid_cross_entropy"])
 @pytest.mark.parametrize("text", [False, True])
-def test_class_weights_are_sample_weights(loss, text):
+def test_class_weight_equals_the_sample_weight_of_its_rows(loss, text):
     classes = 3 if loss == "softmax_cross_entropy" else 2
     labels = LABELS % classes
     y = NAMES[labels] if text else labels
@@ -919,9 +919,9 @@ def test_class_weights_are_sample_weights(loss, text):
 
 
 @pytest.mark.parametrize("weight", [None, RNG.integers(0, 3, 96)])
-def test_balanced_weights_against_scikit_learn(weight, other):
+def test_balanced_class_weight_equals_that_of_scikit_learn(weight, other_xp):
     utils = pytest.importorskip("sklearn.utils", reason="scikit-learn is not installed")
-    y = np.where(RNG.random(96) < 0.2, 0, 2)  # class 1 has no rows
+    y = np.where(RNG.random(96) < 0.2, 0, 2)  # class 1 is empty
     copies = np.repeat(np.arange(96), 1 if weight is None else weight)
     table = utils.class_weight.compute_class_weight(
         "balanced", classes=np.array([0, 2]), y=y[copies]
@@ -933,8 +933,8 @@ def test_balanced_weights_against_scikit_learn(weight, other):
     assert_near(a.params, b.params, 1e-12)
 
 
-def test_one_hot_rows_are_labels_too():
-    """For weights of classes and for the shares of a split; probabilities take their part."""
+def test_class_weight_and_split_accept_one_hot_targets():
+    """One-hot rows have a class weight and a stratified split; probabilities mix class weights."""
     hot, soft = np.eye(3)[LABELS], np.full((96, 3), 1 / 3)
     with portnet.use_backend("numpy", dtype="float64"):
         for given in ({0: 0.5, 2: 3.0}, "balanced"):
@@ -947,7 +947,7 @@ def test_one_hot_rows_are_labels_too():
     assert e.history["validation_loss"] == pytest.approx(f.history["validation_loss"], rel=1e-5)
 
 
-def test_columns_and_objects_as_labels():
+def test_column_object_and_dataframe_labels_equal_1d_labels():
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     expected = trainer().fit(X, LABELS, epochs=1).params
     for y in (LABELS[:, None], LABELS.astype(object), pandas.DataFrame({"y": LABELS}),
@@ -955,19 +955,19 @@ def test_columns_and_objects_as_labels():
         assert_equal(trainer().fit(X, y, epochs=1).params, expected)
 
 
-# Rows set aside ---------------------------------------------------------------------------------
+# Validation split -------------------------------------------------------------------------------
 
 
-def test_a_fraction_of_the_rows_validates():
+def test_validation_fraction_is_stratified_and_set_by_the_seed():
     seen = {}
 
     def spy(mean, target, weight=None):
-        seen["y"] = target  # the last time, of all rows
+        seen["y"] = target  # the last call has all rows
         return np.float32(0)
 
     run = trainer().fit(X, LABELS, epochs=2, validation=0.25, metrics=[spy])
     assert seen["y"].shape == (24,)
-    for label in range(3):  # every class gives its share
+    for label in range(3):  # the split is stratified
         share = np.bincount(LABELS)[label] * 0.25
         assert abs((seen["y"] == label).sum() - share) <= 1
     same = trainer().fit(X, LABELS, epochs=2, validation=0.25, metrics=[spy])
@@ -977,9 +977,9 @@ def test_a_fraction_of_the_rows_validates():
 
 
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "squared_error"])
-def test_rows_set_aside_and_rows_trained_on_are_all_rows_once(loss, xp):
+def test_validation_and_training_rows_partition_the_dataset(loss, xp):
     if xp.id == "strict-no_x64" and loss == "softmax_cross_entropy":
-        pytest.skip(reason="array-api-strict 2.6.1: argmax makes int64, which no_x64 has not")
+        pytest.skip(reason="array-api-strict 2.6.1: argmax makes int64, which no_x64 lacks")
     rows = np.arange(50.0)[:, None]
     y, w = (np.arange(50) % 5, rows[:, 0] + 1)
     t = portnet.Trainer(portnet.mlp([1, 5]), loss)
@@ -997,12 +997,12 @@ def test_rows_set_aside_and_rows_trained_on_are_all_rows_once(loss, xp):
         assert [int((y2 == c).sum()) for c in range(5)] == [3] * 5
 
 
-# Weights and shards -----------------------------------------------------------------------------
+# Sample weights and shards ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch_size", [7, 96])
-def test_weights_reach_losses_of_ones_own_as_they_reach_ours(batch_size):
-    """A loss that divides by the weights of its batch, as the README has it, and nothing else."""
+def test_sample_weight_of_a_custom_loss_equals_the_built_in_loss(batch_size):
+    """The custom loss divides by the sum of weights of its batch, as in the README."""
 
     def squares(pred, target, weight=None):
         w = np.ones(len(pred)) if weight is None else weight
@@ -1013,19 +1013,19 @@ def test_weights_reach_losses_of_ones_own_as_they_reach_ours(batch_size):
     weight, y = np.where(np.arange(96) < 14, 0.0, np.arange(96) % 5), X @ np.arange(5.0)
     with portnet.use_backend("numpy", dtype="float64"):
         options = {"optimizer": portnet.SGD(0.01), "model": portnet.mlp([5, 1]), "shuffle": False}
-        options["compile"] = False  # the loss looks at the sum of the weights
-        own, ours = (
+        options["compile"] = False  # the loss reads the sum of the weights
+        custom, built_in = (
             trainer(loss, batch_size=batch_size, **options).fit(
                 X, y, epochs=3, sample_weight=weight
             )
             for loss in (squares, "squared_error")
         )
-    assert_near(own.params, ours.params, 1e-12)
-    np.testing.assert_allclose(own.history["loss"], ours.history["loss"], rtol=1e-12)
+    assert_near(custom.params, built_in.params, 1e-12)
+    np.testing.assert_allclose(custom.history["loss"], built_in.history["loss"], rtol=1e-12)
 
 
 @pytest.mark.parametrize("loss", portnet.losses.LOSSES)
-def test_weight_k_is_k_copies_and_weight_0_is_absence(loss):
+def test_weight_k_equals_k_copies_and_weight_0_is_ignored(loss):
     weight = np.arange(96) % 4
     copies = np.repeat(np.arange(96), weight)
     y = LABELS if loss == "softmax_cross_entropy" else np.eye(3)[LABELS]
@@ -1038,8 +1038,8 @@ def test_weight_k_is_k_copies_and_weight_0_is_absence(loss):
         np.testing.assert_allclose(a.history["loss"], b.history["loss"], rtol=tolerance)
 
 
-def test_the_mean_of_shard_gradients_by_sums_is_the_whole(xp):
-    """Gradients of summed losses over shards add up to that of the whole, also with weights."""
+def test_summed_shard_gradients_equal_the_whole_gradient(xp):
+    """Gradients of summed losses over shards add up to the whole gradient, also with weights."""
     net = portnet.mlp([5, 8, 3], "tanh", norm="layer")
     params = portnet.init(net, seed=3)
     weight = RNG.uniform(0.5, 2, 96)
@@ -1057,29 +1057,29 @@ def test_the_mean_of_shard_gradients_by_sums_is_the_whole(xp):
         xp.assert_close(a, xp.numpy(b))
 
 
-# Moving -----------------------------------------------------------------------------------------
+# Moving a run to another backend ----------------------------------------------------------------
 
 
-def test_a_run_moves_with_all_that_it_needs(other):
+def test_moved_run_keeps_state_and_resumes_equally(other_xp):
     with portnet.use_backend("numpy", dtype="float64"):
         t = trainer(model=portnet.mlp([5, 8, 3], "tanh", dropout=0.2))
-        half = t.fit(X, LABELS, epochs=2, **WATCHING)
-        whole = half.fit(X, LABELS, epochs=2, **WATCHING)
-    there = half.to(other.name, device=other.device)
+        half = t.fit(X, LABELS, epochs=2, **MONITORING)
+        whole = half.fit(X, LABELS, epochs=2, **MONITORING)
+    there = half.to(other_xp.name, device=other_xp.device)
     assert there.place.dtype == "float64"
     assert all(there.place.holds(a) for a in tree.leaves((there.params, there.state)))
     assert_equal(there.params, half.params)
-    moved = there.fit(X, LABELS, epochs=2, **WATCHING)
+    moved = there.fit(X, LABELS, epochs=2, **MONITORING)
     assert_near(moved.params, whole.params, 1e-11)
     back = moved.to("numpy")
     assert_equal(back.params, moved.params)
     assert back.history == moved.history
     np.testing.assert_allclose(back.predict(X), whole.predict(X), rtol=1e-9)
-    narrow = half.to(other.name, dtype="float32")
+    narrow = half.to(other_xp.name, dtype="float32")
     assert str(host(narrow.params)[0].dtype) == "float32"
 
 
-def test_lbfgs_runs_move():
+def test_lbfgs_run_can_be_moved_and_resumed():
     run = trainer(optimizer="lbfgs").fit(X, LABELS, epochs=3)
     with portnet.use_backend("array_api_strict"):
         there = run.to("array_api_strict")
@@ -1088,10 +1088,10 @@ def test_lbfgs_runs_move():
         run.to("nunpy")
 
 
-# L-BFGS in the trainer --------------------------------------------------------------------------
+# L-BFGS -----------------------------------------------------------------------------------------
 
 
-def test_lbfgs_trains_to_the_minimum_of_a_regression():
+def test_lbfgs_reaches_the_least_squares_solution():
     y = X @ np.arange(5.0) + np.random.default_rng(0).standard_normal(96)
     with portnet.use_backend("numpy", dtype="float64"):
         optimizer = portnet.LBFGS(gtol=1e-7, ftol=0)
@@ -1106,7 +1106,7 @@ def test_lbfgs_trains_to_the_minimum_of_a_regression():
     assert run.history["loss"][-1] == pytest.approx(run.evaluate(X, y)["loss"], rel=1e-12)
 
 
-def test_lbfgs_goes_lower_than_adam_and_takes_weights():
+def test_lbfgs_reaches_a_lower_loss_than_adam_and_uses_weights():
     weight = np.arange(96) % 3
     copies = np.repeat(np.arange(96), weight)
     with portnet.use_backend("numpy", dtype="float64"):
@@ -1119,7 +1119,7 @@ def test_lbfgs_goes_lower_than_adam_and_takes_weights():
     assert far.history["loss"][-1] < adam.history["loss"][-1]
 
 
-def test_lbfgs_refuses_layers_that_draw():
+def test_lbfgs_rejects_dropout():
     with pytest.raises(ValueError, match="LBFGS needs a loss that is the same in every evaluation"):
         trainer(model=portnet.mlp([5, 8, 3], dropout=0.1), optimizer="lbfgs").fit(X, LABELS)
 
@@ -1160,7 +1160,7 @@ def test_divergence_names_the_likely_cause():
     assert "so try a smaller learning rate, or" in message
 
 
-def test_the_cure_fits_the_optimizer():
+def test_divergence_advice_fits_the_optimizer():
     y = X @ np.arange(5.0)
     message, _ = diverging(X, y, portnet.chain(portnet.WeightDecay(0.1), portnet.SGD(1e3)))
     assert "try a smaller learning rate than 1000, or portnet.ClipNorm" in message
@@ -1174,13 +1174,13 @@ def test_the_cure_fits_the_optimizer():
     assert "learning rate" not in str(caught.value)
 
 
-def test_a_start_that_is_infinite_for_lbfgs():
+def test_divergence_of_lbfgs_at_the_start_names_the_likely_cause():
     message, run = diverging(X * 1e30, X @ np.arange(5.0), "lbfgs")
     assert "Likely cause: column" in message
     assert run.epoch == 0
 
 
-def test_clipping_trains_where_plain_steps_diverge():
+def test_clip_norm_trains_where_plain_sgd_diverges():
     y = X @ np.arange(5.0)
     diverging(X, y, portnet.SGD(0.5))
     clipped = portnet.chain(portnet.ClipNorm(0.1), portnet.SGD(0.5))
@@ -1188,10 +1188,10 @@ def test_clipping_trains_where_plain_steps_diverge():
     assert run.history["loss"][-1] < 0.3 * run.history["loss"][0]
 
 
-# Data -------------------------------------------------------------------------------------------
+# Data frames, tensors and dtypes ----------------------------------------------------------------
 
 
-def test_frames_of_polars():
+def test_polars_data_equal_numpy_data():
     polars = pytest.importorskip("polars", reason="polars is not installed")
     frame = polars.DataFrame({f"x{j}": X[:, j] for j in range(5)})
     expected = trainer().fit(X, LABELS, epochs=2)
@@ -1204,7 +1204,7 @@ def test_frames_of_polars():
 
 
 @pytest.mark.parametrize("given", ["torch", "jax"])
-def test_tensors_of_other_libraries_train_where_they_are(given, request):
+def test_tensors_train_on_the_backend_of_their_library(given, request):
     library = pytest.importorskip(given, reason=f"{given} is not installed")
     asarray = library.asarray if given == "torch" else library.numpy.asarray
     run = trainer().fit(asarray(X), asarray(LABELS), epochs=2)
@@ -1213,10 +1213,10 @@ def test_tensors_of_other_libraries_train_where_they_are(given, request):
     assert_near(run.params, expected.params, 1e-4)
 
 
-def test_data_are_moved_once(monkeypatch, library):
-    """However many epochs: X, y and weights go to the device before the first."""
+def test_data_are_moved_to_the_device_once(monkeypatch, backend_name):
+    """X, y and weights go to the device before the first epoch only."""
     moved = []
-    with portnet.use_backend(library):
+    with portnet.use_backend(backend_name):
         real = portnet.backend.Backend.asarray
 
         def spy(self, x, dtype=None):
@@ -1229,7 +1229,7 @@ def test_data_are_moved_once(monkeypatch, library):
     assert moved == [(96, 5)] * 2
 
 
-def test_float64_data_that_overflow_float32_are_an_error():
+def test_float64_data_that_overflow_float32_raise():
     bad = X.copy()
     bad[3, 1] = 1e300
     for options in ({}, {"validation": (bad, LABELS)}):
@@ -1241,11 +1241,11 @@ def test_float64_data_that_overflow_float32_are_an_error():
         trainer().fit(np.minimum(bad, 10), LABELS, epochs=1)
 
 
-# Small print -----------------------------------------------------------------------------------
+# Best epoch, resumed epochs, splits and likely causes of divergence ----------------------------
 
 
-def test_best_epoch_is_restored_where_nothing_stopped():
-    """The epochs ended, and not the patience: `params` are the best epoch's all the same."""
+def test_best_epoch_is_restored_if_all_epochs_run():
+    """All epochs ran within the patience: `params` are still those of the best epoch."""
     data = {"epochs": 12, "validation": (XV, NOISE)}
     every = list(trainer().epochs(X, LABELS, **data))
     run = trainer().fit(X, LABELS, early_stopping=portnet.EarlyStopping(patience=50), **data)
@@ -1254,11 +1254,11 @@ def test_best_epoch_is_restored_where_nothing_stopped():
     assert_equal(run.params, every[run.best_epoch - 1].params)
     assert_equal(run._last, every[-1].params)
     assert_equal(run.best.params, run.params)
-    assert_equal(run.best.best._last, run._last)  # asked twice, it is the same run
+    assert_equal(run.best.best._last, run._last)  # `best` of the best run is the same run
 
 
-def test_two_different_ways_to_go_on_from_one_run():
-    """Each has its own history, whichever was trained first."""
+def test_resuming_one_run_differently_keeps_histories_separate():
+    """Each has its own history, in either order."""
     start = trainer().fit(X, LABELS, epochs=2)
     slow = trainer(optimizer=portnet.Adam(1e-6)).fit(X, LABELS, epochs=2, resume=start)
     numbers = slow.history["loss"]
@@ -1267,7 +1267,7 @@ def test_two_different_ways_to_go_on_from_one_run():
     assert slow.history["loss"] == numbers != fast.history["loss"]
 
 
-def test_reports_and_words_count_on(capsys):
+def test_epoch_numbers_continue_in_reports_and_output(capsys):
     seen = []
     run = trainer().fit(X, LABELS, epochs=2)
     run.fit(X, LABELS, epochs=3, verbose=True, callbacks=[seen.append])
@@ -1276,7 +1276,7 @@ def test_reports_and_words_count_on(capsys):
     assert [line.split()[1] for line in lines] == ["3/5", "4/5", "5/5"]
 
 
-def test_every_callback_is_called_also_after_one_that_stops():
+def test_callbacks_after_one_that_stops_are_called():
     seen = []
 
     def stop(report):
@@ -1290,7 +1290,7 @@ def test_every_callback_is_called_also_after_one_that_stops():
     assert seen == [1, 2]
 
 
-def test_another_number_is_watched_anew():
+def test_best_epoch_is_reset_for_another_monitored_metric():
     data = {"validation": (XV, NOISE)}
     run = trainer().fit(X, LABELS, epochs=9, early_stopping=True, **data)
     assert run.best_epoch < 9
@@ -1299,7 +1299,7 @@ def test_another_number_is_watched_anew():
     assert_equal(on.params, trainer().fit(X, LABELS, epochs=10).params)
 
 
-def test_what_was_best_of_another_number_is_not_the_best():
+def test_best_raises_if_the_new_metric_was_nan_in_every_epoch():
     def odd(mean, target, weight=None):
         return float("nan")
 
@@ -1312,24 +1312,24 @@ def test_what_was_best_of_another_number_is_not_the_best():
     assert_equal(on.params, trainer().fit(X, LABELS, epochs=3).params)
 
 
-def test_defaults_are_those_of_the_documentation():
+def test_default_options_are_those_of_the_documentation():
     assert portnet.EarlyStopping() == portnet.EarlyStopping(None, 10, 0.0, mode=None, restore=True)
     assert portnet.ReduceOnPlateau() == portnet.ReduceOnPlateau(
         None, 5, 0.0, mode=None, factor=0.1, lowest=1e-4
     )
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_while_going_on_says_how_many_epochs_are_left():
+@pytest.mark.usefixtures("default_sigint_handler")
+def test_ctrl_c_in_a_resumed_run_names_the_remaining_epochs():
     run = interrupted(0, epochs=2)
-    Pressing.at, Pressing.times = 8, 1
+    SendsSIGINT.at, SendsSIGINT.times = 8, 1
     word = r"step 2 of epoch 4: run\.fit\(X, y, epochs=2\) with the same options goes on exactly from there$"
     with pytest.warns(UserWarning, match=word):
         run.fit(X, LABELS, epochs=3)
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_the_bar_after_ctrl_c_counts_the_steps_that_are_left(capsys):
+@pytest.mark.usefixtures("default_sigint_handler")
+def test_progress_bar_of_a_resumed_epoch_counts_remaining_steps(capsys):
     with pytest.warns(UserWarning, match="interrupted"):
         run = interrupted(8, epochs=3)
     capsys.readouterr()
@@ -1337,8 +1337,8 @@ def test_the_bar_after_ctrl_c_counts_the_steps_that_are_left(capsys):
     assert "10/10" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_another_seed_or_order_begins_the_epoch_anew(capsys):
+@pytest.mark.usefixtures("default_sigint_handler")
+def test_resuming_with_another_seed_or_shuffle_restarts_the_epoch(capsys):
     with pytest.warns(UserWarning, match="interrupted"):
         run = interrupted(8, epochs=3)
     for options, steps in (({}, 4), ({"seed": 2}, 6), ({"shuffle": False}, 6)):
@@ -1349,18 +1349,20 @@ def test_another_seed_or_order_begins_the_epoch_anew(capsys):
         assert (again.epoch, again.step) == (2, 0)
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_divergence_after_ctrl_c_counts_all_steps_of_the_epoch():
+@pytest.mark.usefixtures("default_sigint_handler")
+def test_divergence_in_a_resumed_epoch_names_the_step_of_the_epoch():
     y = X @ np.arange(5.0)
-    t = trainer("squared_error", model=portnet.Chain([Pressing(), portnet.Dense(1)]), compile=False)
-    Pressing.at, Pressing.times = 2, 1
+    t = trainer(
+        "squared_error", model=portnet.Chain([SendsSIGINT(), portnet.Dense(1)]), compile=False
+    )
+    SendsSIGINT.at, SendsSIGINT.times = 2, 1
     with pytest.warns(UserWarning, match="interrupted after step 2 of epoch 1"):
         run = t.fit(X, y, epochs=1)
     with pytest.raises(portnet.DivergenceError, match=r"epoch 1, step 3\."):
         run.fit(X * 1e15, y, epochs=1)
 
 
-def test_going_on_with_arrays_that_live_elsewhere():
+def test_resume_and_evaluate_with_arrays_of_another_backend_raise():
     run = trainer().fit(X, LABELS, epochs=1)
     with portnet.use_backend("array_api_strict"):
         x, y = portnet.asarray(X), portnet.asarray(LABELS)
@@ -1374,7 +1376,7 @@ def test_going_on_with_arrays_that_live_elsewhere():
 
 
 @pytest.mark.parametrize("validation", [0.25, (XV, NOISE)])
-def test_class_weights_do_not_reach_the_validation_rows(validation):
+def test_class_weight_is_not_applied_to_the_validation_set(validation):
     seen = []
 
     def spy(mean, target, weight=None):
@@ -1385,18 +1387,18 @@ def test_class_weights_do_not_reach_the_validation_rows(validation):
     trainer().fit(X, LABELS, class_weight={0: 5.0}, **options)
     assert seen.pop() is None
     trainer().fit(X, LABELS, class_weight={0: 5.0}, sample_weight=np.full(96, 2.0), **options)
-    if validation == 0.25:  # the rows' own weights do
+    if validation == 0.25:  # sample weights do
         np.testing.assert_array_equal(seen.pop(), 2.0)
     else:
         assert seen.pop() is None
 
 
-def test_a_fraction_may_be_a_numpy_number():
+def test_validation_fraction_can_be_a_numpy_scalar():
     runs = [trainer().fit(X, LABELS, epochs=1, validation=f) for f in (0.25, np.float32(0.25))]
     assert_same_run(*runs)
 
 
-def test_one_column_of_labels_gives_every_class_its_share():
+def test_validation_split_of_binary_labels_is_stratified():
     y = np.arange(40) < 4
     seen = {}
 
@@ -1410,7 +1412,7 @@ def test_one_column_of_labels_gives_every_class_its_share():
         assert seen["ones"] == 2
 
 
-def test_the_part_without_weight_is_named():
+def test_validation_split_names_the_part_with_zero_weight():
     weight = np.zeros(96)
     weight[0] = 1.0
     rows = X, LABELS, weight
@@ -1419,20 +1421,20 @@ def test_the_part_without_weight_is_named():
         given = t.fit(X, LABELS, epochs=0)._rows(*rows)
         order = portnet.rng.shuffled(seed, 96)
         order = order[np.argsort(LABELS[order], kind="stable")]
-        aside = 0 in order[((np.arange(48) + 0.5) * 2).astype(int)]
-        word = "48 rows to " + ("train" if aside else "validate") + " on have the weight 0"
+        held_out = 0 in order[((np.arange(48) + 0.5) * 2).astype(int)]
+        word = "48 rows to " + ("train" if held_out else "validate") + " on have the weight 0"
         with pytest.raises(portnet.DataError, match=word):
             split.split(0.5, given, portnet.get_backend(), t.loss, seed)
 
 
-def test_metrics_of_before_go_on():
+def test_resumed_run_keeps_its_metrics():
     run = trainer().fit(X, LABELS, epochs=1, metrics=["accuracy"]).fit(X, LABELS, epochs=1)
     assert list(run.metrics) == ["accuracy"]
     assert run.history["accuracy"][1] == pytest.approx(run.evaluate(X, LABELS)["accuracy"])
 
 
-def test_the_seed_draws_the_rows_set_aside():
-    """With the same parameters and all rows in a batch, it draws nothing else."""
+def test_seed_determines_the_validation_split():
+    """With given parameters and full batches, the seed determines only the split."""
     start = portnet.init(NET, seed=0)
     losses = set()
     for seed in range(3):
@@ -1442,7 +1444,7 @@ def test_the_seed_draws_the_rows_set_aside():
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_an_equal_number_is_not_better(mode):
+def test_early_stopping_treats_an_equal_value_as_no_improvement(mode):
     def same(mean, target, weight=None):
         return 0.5
 
@@ -1453,7 +1455,7 @@ def test_an_equal_number_is_not_better(mode):
 
 @pytest.mark.parametrize("name", ["loss", *portnet.metrics.METRICS])
 @pytest.mark.parametrize("prefix", ["", "validation_"])
-def test_every_metric_knows_what_is_better(name, prefix):
+def test_early_stopping_knows_the_direction_of_every_metric(name, prefix):
     smaller = name == "loss" or name in portnet.metrics.SMALLER_IS_BETTER
     stopping = portnet.EarlyStopping(prefix + name)
     watch = stopping.watch(stopping.begin(["loss", prefix + name], None), 0.5, 1)
@@ -1461,38 +1463,38 @@ def test_every_metric_knows_what_is_better(name, prefix):
     assert (stopping.watch(watch, 0.6, 2).epoch == 2) != smaller
 
 
-def test_a_plain_history_is_a_copy():
+def test_history_to_dict_returns_a_copy():
     history = trainer().fit(X, LABELS, epochs=1).history
     history.to_dict()["loss"].append(0.0)
     assert len(history["loss"]) == 1
 
 
-def test_what_counts_as_the_likely_cause():
+def test_divergence_names_large_columns_and_negative_targets():
     y = X @ np.arange(5.0)
     message, _ = diverging(X * [1, 1, 100, 1, 1], y, portnet.SGD(10.0))
     assert "Likely cause: column 2 of X reaches" in message
-    down = np.minimum(1e9 * y, 0)  # large, and below 0
+    down = np.minimum(1e9 * y, 0)  # large and negative
     message, _ = diverging(X, down, portnet.SGD(0.1))
     assert f"Likely cause: the targets reach {abs(down).max():.3g}, where" in message
 
 
-def test_labels_are_no_targets_without_scale():
+def test_divergence_does_not_name_large_labels_as_the_cause():
     t = portnet.Trainer(portnet.mlp([5, 150]), "softmax_cross_entropy", portnet.SGD(1e38))
     with pytest.raises(portnet.DivergenceError, match="The inputs are scaled"):
         t.fit(X, np.arange(96) + 54, epochs=50)
 
 
-def test_balanced_weights_by_hand():
-    """All rows by the number of classes that have rows and the rows of the class: 1 on average."""
-    y = np.where(np.arange(96) < 16, 0, 2)  # class 1 has no rows
+def test_balanced_class_weight_equals_its_formula():
+    """The weight is n_rows / (n_nonempty_classes * n_rows_of_class): 1 on average."""
+    y = np.where(np.arange(96) < 16, 0, 2)  # class 1 is empty
     t = trainer()
     rows = t.fit(X, y, epochs=0)._rows(X, y, None)
-    place = portnet.get_backend()
-    weights = labels.class_weights("balanced", rows, place, t.loss, 3, None)
+    backend = portnet.get_backend()
+    weights = labels.class_weights("balanced", rows, backend, t.loss, 3, None)
     np.testing.assert_allclose(weights, np.where(y == 0, 96 / (2 * 16), 96 / (2 * 80)), rtol=1e-6)
 
 
-def test_the_best_and_the_last_epoch_move_too():
+def test_moved_run_keeps_best_and_last_parameters():
     run = trainer().fit(X, LABELS, epochs=12, early_stopping=portnet.EarlyStopping(patience=50),
                         validation=(XV, NOISE))  # fmt: skip
     there = run.to("array_api_strict")

@@ -1,4 +1,4 @@
-"""The checker that checks the others: it must accept what is right and reject what is planted."""
+"""check_layer, check_loss and check_gradients: accept right gradients and reject wrong ones."""
 
 from dataclasses import dataclass
 
@@ -14,22 +14,22 @@ from portnet.gradcheck import GradientError, check_gradients, check_layer, check
 class DividedDense(layers.Dense):
     def backward(self, params, cache, dy):
         grads, dx = super().backward(params, cache, dy)
-        return {**grads, "W": grads["W"] / dy.shape[0]}, dx  # divided twice: the loss has done it
+        return {**grads, "W": grads["W"] / dy.shape[0]}, dx  # the loss has already divided
 
 
-class BiasALittleOff(layers.Dense):
+class SlightlyWrongBias(layers.Dense):
     def backward(self, params, cache, dy):
         grads, dx = super().backward(params, cache, dy)
         return {**grads, "b": grads["b"] * 1.0001}, dx
 
 
-class InputALittleOff(layers.Dense):
+class SlightlyWrongInput(layers.Dense):
     def backward(self, params, cache, dy):
         grads, dx = super().backward(params, cache, dy)
         return grads, dx * 0.999
 
 
-class OneEntryOff(layers.Dense):
+class OneWrongEntry(layers.Dense):
     def backward(self, params, cache, dy):
         grads, dx = super().backward(params, cache, dy)
         W = grads["W"].copy()
@@ -63,23 +63,23 @@ class LayerNormWithoutMeans(layers.LayerNorm):
         return grads, dy * params["gamma"] * r
 
 
-class DropoutForgetful(layers.Dropout):
+class DropoutWithoutMask(layers.Dropout):
     def backward(self, params, cache, dy):
         return (), dy
 
 
-class ResidualWithoutPath(layers.Residual):
+class ResidualWithoutSkip(layers.Residual):
     def backward(self, params, cache, dy):
         return self.layer.backward(params, cache, dy)
 
 
-class ChainInTheWrongOrder(layers.Chain):
+class ChainWithReversedGradients(layers.Chain):
     def backward(self, params, cache, dy):
         grads, dx = super().backward(params, cache, dy)
         return grads[::-1], dx
 
 
-class NotLinear(layers.Identity):
+class BackwardNotLinear(layers.Identity):
     def backward(self, params, cache, dy):
         return (), dy + 1e-3
 
@@ -92,33 +92,36 @@ class Float32Gradient(layers.Dense):
 
 WRONG_LAYERS = [
     (DividedDense(3), r"dparams\['W'\] is wrong"),
-    (BiasALittleOff(3), r"dparams\['b'\] is wrong"),
-    (InputALittleOff(3), "dx is wrong"),
-    (OneEntryOff(3), r"dparams\['W'\] is wrong"),
+    (SlightlyWrongBias(3), r"dparams\['b'\] is wrong"),
+    (SlightlyWrongInput(3), "dx is wrong"),
+    (OneWrongEntry(3), r"dparams\['W'\] is wrong"),
     (ReLUAlwaysOn(), "dx is wrong"),
     (SigmoidOfSigmoid(), "dx is wrong"),
     (TanhOfInput(), "dx is wrong"),
     (LayerNormWithoutMeans(), "dx is wrong"),
-    (DropoutForgetful(0.5), "in training: dx is wrong"),
-    (ResidualWithoutPath(layers.Dense(6)), "dx is wrong"),
-    (ChainInTheWrongOrder([layers.Dense(6), layers.Dense(6)]), r"dparams\[0\]\['W'\] is wrong"),
-    (NotLinear(), "not linear in dy"),
+    (DropoutWithoutMask(0.5), "in training: dx is wrong"),
+    (ResidualWithoutSkip(layers.Dense(6)), "dx is wrong"),
+    (
+        ChainWithReversedGradients([layers.Dense(6), layers.Dense(6)]),
+        r"dparams\[0\]\['W'\] is wrong",
+    ),
+    (BackwardNotLinear(), "not linear in dy"),
     (Float32Gradient(3), r"expected dparams\['b'\] of shape \(1, 3\) and dtype float64"),
 ]
 
 
 @pytest.mark.parametrize(("layer", "message"), WRONG_LAYERS, ids=lambda v: type(v).__name__)
 @pytest.mark.parametrize("seed", range(3))
-def test_planted_layers_are_rejected(layer, message, seed):
+def test_wrong_layers_are_rejected(layer, message, seed):
     with pytest.raises(GradientError, match=message):
         check_layer(layer, seed=seed)
 
 
 @dataclass(frozen=True)
-class Twice(losses.SquaredError):
+class DoubledGradient(losses.SquaredError):
     def __call__(self, pred, target, weight=None):
         value, dpred = super().__call__(pred, target, weight)
-        return value, 2 * dpred  # the gradient of e^2 beside the value of e^2 / 2
+        return value, 2 * dpred  # the gradient of e^2, with the value of e^2 / 2
 
 
 @dataclass(frozen=True)
@@ -129,20 +132,20 @@ class MeanOverOutputs(losses.SquaredError):
 
 
 @dataclass(frozen=True)
-class WeightForgotten(losses.SquaredError):
+class GradientWithoutWeight(losses.SquaredError):
     def __call__(self, pred, target, weight=None):
         return super().__call__(pred, target, weight)[0], super().__call__(pred, target)[1]
 
 
 @dataclass(frozen=True)
-class SmoothingForgotten(losses.SoftmaxCrossEntropy):
+class GradientWithoutSmoothing(losses.SoftmaxCrossEntropy):
     def __call__(self, pred, target, weight=None):
         _, dpred = losses.SoftmaxCrossEntropy()(pred, target, weight)
         return super().__call__(pred, target, weight)[0], dpred
 
 
 @dataclass(frozen=True)
-class HuberUnclipped(losses.Huber):
+class UnclippedHuber(losses.Huber):
     def __call__(self, pred, target, weight=None):
         return super().__call__(pred, target, weight)[0], losses.SquaredError()(
             pred, target, weight
@@ -152,20 +155,20 @@ class HuberUnclipped(losses.Huber):
 @pytest.mark.parametrize(
     "loss",
     [
-        Twice(),
+        DoubledGradient(),
         MeanOverOutputs(),
-        WeightForgotten(),
-        SmoothingForgotten(label_smoothing=0.1),
-        HuberUnclipped(delta=0.1),
+        GradientWithoutWeight(),
+        GradientWithoutSmoothing(label_smoothing=0.1),
+        UnclippedHuber(delta=0.1),
     ],
     ids=lambda v: type(v).__name__,
 )
-def test_planted_losses_are_rejected(loss):
+def test_wrong_losses_are_rejected(loss):
     with pytest.raises(GradientError, match="dpred is wrong"):
         check_loss(loss)
 
 
-def test_a_custom_loss_is_accepted():
+def test_right_custom_loss_is_accepted():
     def log_cosh(pred, target, weight=None):
         e = pred - target
         weight = np.ones(len(pred)) if weight is None else weight
@@ -175,7 +178,7 @@ def test_a_custom_loss_is_accepted():
     assert check_loss(log_cosh) < 1e-9
 
 
-def test_a_custom_layer_is_accepted(xp):
+def test_right_custom_layer_is_accepted(xp):
     x = xp.asarray(np.random.default_rng(0).standard_normal((3, 4)))
     assert check_layer(Square(), x) <= (1e-8 if xp.float_name == "float64" else 1e-2)
 
@@ -185,39 +188,39 @@ LABELS = np.array([0, 1, 2, 0, 1, 2, 0])
 
 
 @pytest.mark.parametrize("activation", sorted(layers.ACTIVATIONS))
-def test_whole_models(activation):
+def test_models_of_every_activation_are_accepted(activation):
     net = layers.mlp([4, 6, 5, 3], activation, norm="layer")
     assert check_gradients(net, losses.SoftmaxCrossEntropy(), X, LABELS) < 1e-8
     weight = np.arange(7.0)
     assert check_gradients(net, losses.Huber(), X, np.eye(3)[LABELS], weight=weight) < 1e-8
 
 
-def test_whole_models_in_other_libraries_and_from_lists(other):
+def test_models_with_other_libraries_and_lists_are_accepted(other_xp):
     net = layers.mlp([4, 6, 3], "tanh")
-    x, y = other.asarray(X), other.asarray(LABELS)
+    x, y = other_xp.asarray(X), other_xp.asarray(LABELS)
     assert check_gradients(net, losses.SoftmaxCrossEntropy(), x, y) < 1e-8
     assert check_gradients(net, losses.SoftmaxCrossEntropy(), X.tolist(), LABELS.tolist()) < 1e-8
 
 
-def test_given_parameters_and_a_wrong_layer_within_a_model():
+def test_wrong_layer_in_a_model_with_given_params_is_rejected():
     net = layers.Chain([layers.Dense(5), SigmoidOfSigmoid(), layers.Dense(3)])
     params = portnet.init(net, 4)
     with pytest.raises(GradientError, match=r"dparams\[0\]\['W'\] is wrong"):
         check_gradients(net, losses.SoftmaxCrossEntropy(), X, LABELS, params=params)
 
 
-def test_a_kink_within_the_step_is_no_error():
-    x = np.full((1, 1), 3e-6)  # ReLU has its kink nearer than the first step of the differences
+def test_kink_within_the_difference_step_is_accepted():
+    x = np.full((1, 1), 3e-6)  # the kink of ReLU is within the first step
     assert check_layer(layers.ReLU(), x) < 1e-8
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_right_layers_are_accepted_from_any_seed(seed):
+def test_right_model_is_accepted_with_any_seed(seed):
     net = layers.mlp([6, 16, 16, 3], "relu", dropout=0.2)
     assert check_layer(net, rows=50, seed=seed) < 1e-8
 
 
-def test_gradients_of_shards_average_to_the_whole():
+def test_mean_of_shard_gradients_equals_the_whole_gradient():
     net, loss = layers.mlp([4, 6, 3], "gelu"), losses.SoftmaxCrossEntropy()
     with portnet.use_backend("numpy", dtype="float64"):
         params = portnet.init(net)
@@ -234,7 +237,7 @@ def test_gradients_of_shards_average_to_the_whole():
 
 @dataclass(frozen=True)
 class Widens(Square):
-    """A constant of NumPy's: float32 becomes float64."""
+    """A NumPy scalar turns float32 into float64."""
 
     def forward(self, params, x, key=None):
         return x * x * np.float64(1), x
@@ -254,70 +257,70 @@ WIDENING = [Widens(), WidensInTraining(), WidensBackward(), layers.Chain([Widens
 
 
 @pytest.mark.parametrize("layer", WIDENING)
-def test_a_layer_that_changes_the_dtype_is_rejected(layer):
+def test_layer_that_widens_float32_is_rejected(layer):
     with pytest.raises(GradientError, match=r"to return float32 for float32 x, got float64"):
         check_layer(layer)
 
 
-class ForgetsItsCache(Square):
+class ReturnsNoCache(Square):
     def forward(self, params, x, key=None):
         return x * x
 
 
-class ForgetsDx(Square):
+class ReturnsNoDx(Square):
     def backward(self, params, cache, dy):
         return dy * 2 * cache
 
 
-def test_a_layer_that_forgets_its_cache_is_named():
-    message = r"ForgetsItsCache\(\): expected forward to return y, cache, got a ndarray of shape"
+def test_forward_without_cache_raises_and_names_the_layer():
+    message = r"ReturnsNoCache\(\): expected forward to return y, cache, got a ndarray of shape"
     with pytest.raises(TypeError, match=f"^{message}"):
-        check_layer(ForgetsItsCache())
-    before = portnet.Chain([layers.Dense(4), ForgetsItsCache(), layers.Dense(3)])
-    for net in (portnet.Chain([layers.Dense(3), ForgetsItsCache()]), before):
-        for rows in (2, 5):  # two rows could be unpacked
+        check_layer(ReturnsNoCache())
+    before = portnet.Chain([layers.Dense(4), ReturnsNoCache(), layers.Dense(3)])
+    for net in (portnet.Chain([layers.Dense(3), ReturnsNoCache()]), before):
+        for rows in (2, 5):  # an array of two rows could be unpacked
             with pytest.raises(TypeError, match=rf"^layers\[1\] {message}"):
                 portnet.Trainer(net, "squared_error").fit(np.ones((rows, 2)), np.ones((rows, 3)))
     with pytest.raises(TypeError, match=rf"^{message}"):
-        check_layer(layers.Residual(ForgetsItsCache()))
+        check_layer(layers.Residual(ReturnsNoCache()))
     with pytest.raises(TypeError, match=rf"^{message}"):
-        portnet.Trainer(ForgetsItsCache(), "squared_error").fit(np.ones((2, 2)), np.ones((2, 2)))
+        portnet.Trainer(ReturnsNoCache(), "squared_error").fit(np.ones((2, 2)), np.ones((2, 2)))
 
 
-def test_a_layer_that_forgets_dx_is_named():
+def test_backward_without_dx_raises_and_names_the_layer():
     with pytest.raises(
-        TypeError, match=r"^ForgetsDx\(\): expected backward to return dparams, dx, got"
+        TypeError, match=r"^ReturnsNoDx\(\): expected backward to return dparams, dx, got"
     ):
-        check_layer(layers.Chain([ForgetsDx()]))
+        check_layer(layers.Chain([ReturnsNoDx()]))
     with pytest.raises(
-        TypeError, match=r"^ForgetsDx\(\): expected backward to return dparams, dx, got"
+        TypeError, match=r"^ReturnsNoDx\(\): expected backward to return dparams, dx, got"
     ):
-        check_layer(layers.Residual(ForgetsDx()))
+        check_layer(layers.Residual(ReturnsNoDx()))
     with pytest.raises(
-        TypeError, match=r"^ForgetsDx\(\): expected backward to return dparams, dx, got"
+        TypeError, match=r"^ReturnsNoDx\(\): expected backward to return dparams, dx, got"
     ):
-        check_layer(ForgetsDx())
+        check_layer(ReturnsNoDx())
 
 
-def test_a_layer_that_forgets_its_number_of_outputs_is_named():
-    class ForgetsOutputs(Square):
+def test_init_without_output_size_raises():
+    class ReturnsNoOutputSize(Square):
         def init(self, rng, n_in):
             return ()
 
     with pytest.raises(TypeError, match=r"expected init to return params, n_out, got 0 values"):
-        portnet.init(layers.Chain([ForgetsOutputs()]), 3)
+        portnet.init(layers.Chain([ReturnsNoOutputSize()]), 3)
 
 
-def test_the_relative_error_is_the_usual_one():
-    class Twice(Square):
+def test_relative_error_follows_the_usual_convention():
+    class DoubledGradient(Square):
         def backward(self, params, cache, dy):
             return (), dy * 4 * cache
 
     with pytest.raises(GradientError, match=r"relative error 5\.0e-01, allowed"):
-        check_layer(Twice())
+        check_layer(DoubledGradient())
 
 
-def test_a_loss_without_weight_is_told_how_it_is_called():
+def test_loss_without_weight_argument_raises_with_the_signature():
     def loss(pred, target):
         return ((pred - target) ** 2).sum(), 2 * (pred - target)
 
@@ -333,7 +336,7 @@ def test_a_loss_without_weight_is_told_how_it_is_called():
         portnet.Trainer(layers.mlp([2, 1]), loss)
 
 
-def test_a_metric_without_weight_is_told_how_it_is_called():
+def test_metric_without_weight_argument_raises_with_the_signature():
     def metric(mean, target):
         return 0.0
 

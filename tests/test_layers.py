@@ -1,4 +1,4 @@
-"""Layers: their values, their gradients by oracles that are not portnet, and their edges."""
+"""Layers: values, gradients compared with finite differences, JAX and torch, and errors."""
 
 import dataclasses
 import inspect
@@ -10,7 +10,7 @@ import pytest
 import portnet
 from portnet import layers, rng, tree
 
-# Every public layer has at least one case here, or the suite fails.
+# Every public layer needs at least one case: see test_every_public_layer_is_tested.
 CASES = [
     layers.Dense(4),
     layers.Dense(3, weights="he_uniform"),
@@ -34,7 +34,7 @@ CASES = [
     layers.Chain([layers.Dense(5), layers.SiLU(), layers.Dropout(0.3), layers.Dense(2)]),
     layers.mlp([6, 5, 4, 3], ["gelu", "tanh"], dropout=0.2, norm="layer"),
 ]
-ELEMENTWISE = {  # written anew, in float64 NumPy
+ELEMENTWISE = {  # the formulas, in float64 NumPy
     layers.Identity(): lambda x: x,
     layers.ReLU(): lambda x: np.where(x > 0, x, 0),
     layers.LeakyReLU(): lambda x: np.where(x > 0, x, 0.01 * x),
@@ -47,7 +47,7 @@ ELEMENTWISE = {  # written anew, in float64 NumPy
 
 
 def public_layers():
-    """Every class of the file with a backward, but for the protocol: found, not listed."""
+    """Return every class of the module with a backward, except the protocol."""
     return {
         c
         for name, c in vars(layers).items()
@@ -56,7 +56,7 @@ def public_layers():
 
 
 def start(layer, xp, rows=5, n_in=6, seed=0):
-    """Return random parameters, all of them random, and x, in the library."""
+    """Return random parameters, biases included, and x, in the library."""
     draw = np.random.default_rng(seed)
     params, _ = layer.init(draw, n_in)
     params = tree.map(lambda p: p + 0.3 * draw.standard_normal(p.shape), params)
@@ -69,13 +69,13 @@ def test_every_public_layer_is_tested():
 
 
 @pytest.mark.parametrize("layer", CASES, ids=repr)
-def test_gradients(layer, xp):
+def test_gradient_equals_finite_differences(layer, xp):
     _, x = start(layer, xp)
     portnet.check_layer(layer, x)
 
 
 @pytest.mark.parametrize("layer", CASES, ids=repr)
-def test_library_dtype_device_and_shapes(layer, xp):
+def test_results_keep_library_dtype_device_and_shape(layer, xp):
     params, x = start(layer, xp)
     _, n_out = layer.init(rng.generator(0), 6)
     for key in (None, rng.key(0, 1)):
@@ -89,7 +89,7 @@ def test_library_dtype_device_and_shapes(layer, xp):
 
 
 @pytest.mark.parametrize("layer", CASES, ids=repr)
-def test_float32_stays_float32(layer, xp):
+def test_float32_input_gives_float32_results(layer, xp):
     params, x = start(layer, xp)
     to32 = lambda a: xp.asarray(xp.numpy(a), "float32")  # noqa: E731
     params, x = tree.map(to32, params), to32(x)
@@ -100,7 +100,7 @@ def test_float32_stays_float32(layer, xp):
 
 
 @pytest.mark.parametrize("layer", ELEMENTWISE, ids=repr)
-def test_values_of_activations(layer, xp):
+def test_activation_equals_its_formula(layer, xp):
     x = np.concatenate([np.linspace(-8, 8, 41), [-30.0, 30.0]]).reshape(1, -1)
     y, _ = layer.forward((), xp.asarray(x))
     xp.assert_close(y, ELEMENTWISE[layer](x))
@@ -108,7 +108,7 @@ def test_values_of_activations(layer, xp):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("layer", CASES, ids=repr)
-def test_no_overflow_at_1000(layer, dtype, xp):
+def test_inputs_of_1000_do_not_overflow(layer, dtype, xp):
     if dtype == "float64" and xp.float_name == "float32":
         pytest.skip(reason="this device has no float64")
     params, _ = start(layer, xp)
@@ -121,7 +121,7 @@ def test_no_overflow_at_1000(layer, dtype, xp):
 
 
 @pytest.mark.parametrize("layer", CASES, ids=repr)
-def test_numpy_scalars_as_options_widen_nothing(layer):
+def test_numpy_float64_options_keep_float32(layer):
     fields = {
         name: np.float64(value) for name, value in vars(layer).items() if isinstance(value, float)
     }
@@ -134,7 +134,7 @@ def test_numpy_scalars_as_options_widen_nothing(layer):
     assert all(type(value) is not np.float64 for value in vars(layer).values())
 
 
-def test_dense_by_hand(xp):
+def test_dense_equals_hand_computed_values(xp):
     params = {"W": xp.asarray([[1.0, 2.0], [3.0, 4.0]]), "b": xp.asarray([[10.0, 20.0]])}
     x, dy = xp.asarray([[1.0, 1.0], [2.0, 0.0], [0.0, -1.0]]), xp.asarray([[1.0, 0.0]] * 3)
     y, cache = layers.Dense(2).forward(params, x)
@@ -154,7 +154,7 @@ def test_layer_norm_rows_have_mean_0_and_variance_1(xp):
     np.testing.assert_allclose((y**2).mean(axis=1), 1, rtol=1e-3)
 
 
-def test_leading_axes_are_independent_networks(xp):
+def test_leading_axes_equal_independent_networks(xp):
     net = layers.mlp([6, 5, 3], norm="layer")
     some = [start(net, xp, seed=s) for s in range(3)]
     stack = portnet.get_backend().xp.stack
@@ -173,25 +173,25 @@ def test_leading_axes_are_independent_networks(xp):
 
 @pytest.mark.parametrize("layer", CASES, ids=repr)
 @pytest.mark.parametrize("key", [None, rng.key(3, 1)], ids=["inference", "training"])
-def test_backward_equals_jax_grad_of_the_same_forward(layer, key, jax):
+def test_backward_equals_jax_grad_of_forward(layer, key, jax):
     with portnet.use_backend("jax", dtype="float64"):
         x = portnet.asarray(np.random.default_rng(1).standard_normal((5, 6)))
         params = tree.map(
             lambda p: p + 0.1, portnet.init(layer, 6, seed=2, like=x)
-        )  # off the zeros that biases start at
+        )  # biases start at 0
         y, cache = layer.forward(params, x, key)
         dy = portnet.asarray(np.random.default_rng(2).standard_normal(tuple(y.shape)))
-        ours = layer.backward(params, cache, dy)
-        theirs = jax.grad(lambda p, x: (layer.forward(p, x, key)[0] * dy).sum(), argnums=(0, 1))(
+        actual = layer.backward(params, cache, dy)
+        reference = jax.grad(lambda p, x: (layer.forward(p, x, key)[0] * dy).sum(), argnums=(0, 1))(
             params, x
         )
-    for a, b in zip(tree.leaves(ours), tree.leaves(theirs), strict=True):
+    for a, b in zip(tree.leaves(actual), tree.leaves(reference), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("layer", CASES, ids=repr)
 @pytest.mark.parametrize("key", [None, rng.key(3, 1)], ids=["inference", "training"])
-def test_backward_equals_autograd_of_the_same_forward(layer, key, torch):
+def test_backward_equals_torch_autograd_of_forward(layer, key, torch):
     with portnet.use_backend("torch", dtype="float64"):
         x = portnet.asarray(np.random.default_rng(1).standard_normal((5, 6)))
         params = tree.map(lambda p: p + 0.1, portnet.init(layer, 6, seed=2))
@@ -205,19 +205,19 @@ def test_backward_equals_autograd_of_the_same_forward(layer, key, torch):
         (dx, x.grad),
         *zip(tree.leaves(grads), [p.grad for p in tree.leaves(params)], strict=True),
     ]
-    for ours, theirs in pairs:
-        np.testing.assert_allclose(ours.detach(), theirs, rtol=1e-10, atol=1e-12)
+    for actual, reference in pairs:
+        np.testing.assert_allclose(actual.detach(), reference, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("layer", CASES, ids=repr)
-def test_layers_are_values(layer):
+def test_layers_are_hashable_comparable_and_picklable(layer):
     copy = pickle.loads(pickle.dumps(layer))
     assert copy == layer
     assert hash(copy) == hash(layer)
     assert type(layer).__name__ in repr(layer)
 
 
-def test_chain_gives_every_layer_its_own_key(xp):
+def test_chain_gives_every_layer_a_separate_key(xp):
     x = xp.asarray(np.ones((4, 50)))
     chain = layers.Chain([layers.Dropout(0.5), layers.Dropout(0.5)])
     _, (first, second) = chain.forward(((), ()), x, rng.key(0, 0))
@@ -233,7 +233,7 @@ def test_dropout_keeps_the_mean_and_is_the_identity_in_inference(xp):
     assert layer.forward((), x)[0] is x
 
 
-def test_mlp_layout():
+def test_mlp_has_the_documented_layers_and_weights():
     net = layers.mlp([6, 5, 4, 3], ["relu", "tanh"], dropout=0.1, norm="layer")
     kinds = [type(layer).__name__ for layer in net.layers]
     hidden = ["Dense", "LayerNorm", "{}", "Dropout"]
@@ -245,7 +245,7 @@ def test_mlp_layout():
         "glorot_uniform",
     ]
     assert layers.mlp([3, 2]).layers == (layers.Dense(2),)
-    for name in layers.ACTIVATIONS:  # He's weights where half of the units are off
+    for name in layers.ACTIVATIONS:  # He's weights for activations that turn half of the units off
         saturates = name in ("identity", "sigmoid", "tanh")
         first = layers.mlp([3, 4, 2], name).layers[0]
         assert first.weights == ("glorot_uniform" if saturates else "he_normal"), name
@@ -253,7 +253,7 @@ def test_mlp_layout():
     assert layers.mlp([3, 4, 2], activation=layers.LeakyReLU(0.2)).layers[1].slope == 0.2
 
 
-def test_shape_errors_name_the_place():
+def test_shape_errors_name_the_layer_and_its_position():
     net = layers.Chain([layers.Dense(8), layers.ReLU(), layers.Dense(3)])
     params = portnet.init(net, 5)
     narrow = (params[0], (), portnet.init(layers.Dense(3), 7))
@@ -327,6 +327,6 @@ def test_shape_errors_name_the_place():
         (lambda: portnet.init(layers.mlp([4, 2]), 5), ValueError, "expected 4 features, got 5"),
     ],
 )
-def test_bad_options(make, error, message):
+def test_bad_options_raise(make, error, message):
     with pytest.raises(error, match=message):
         make()

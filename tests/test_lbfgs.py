@@ -1,4 +1,4 @@
-"""L-BFGS against SciPy, dense matrices and its own promises; walls, ends of precision, endless falls."""
+"""L-BFGS: equality with SciPy and dense formulas, line search, barriers, purity and errors."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from portnet import lbfgs, optimizers
 from portnet.backend import ShapeError, namespace
 from portnet.lbfgs import LBFGS, minimize
 
-# Functions, written once for every library ------------------------------------------------------
+# Objective functions ----------------------------------------------------------------------------
 
 
 def rosenbrock(x):
@@ -28,7 +28,7 @@ def rosenbrock_start(n):
 
 
 def logistic(scales, l2, rows=200, seed=0):
-    """L2-regularised logistic regression on random data with columns of these sizes."""
+    """L2-regularized logistic regression on random data with columns of these scales."""
     draw = np.random.default_rng(seed)
     X = draw.standard_normal((rows, len(scales))) * scales
     p = 1 / (1 + np.exp(-X @ (draw.standard_normal(len(scales)) / scales)))
@@ -65,7 +65,7 @@ def quadratic(n, condition):
 
 
 def waves(seed, n=5):
-    """A bowl with random waves on it: smooth, many minima, negative curvature."""
+    """A quadratic plus random cosines: smooth, with many minima and negative curvature."""
     draw = np.random.default_rng(seed)
     A, c = draw.standard_normal((2 * n, n)), draw.uniform(0, 6, 2 * n)
     start = draw.standard_normal(n) * 3
@@ -75,8 +75,8 @@ def waves(seed, n=5):
     ), start
 
 
-def on_the_line(f, slope):
-    """A function of n numbers from one of one number; what overflows is not worth a warning."""
+def elementwise(f, slope):
+    """Return the sum of f over the elements of x as an objective, without overflow warnings."""
 
     def of(x):
         with np.errstate(all="ignore"):
@@ -85,10 +85,10 @@ def on_the_line(f, slope):
     return of
 
 
-ENDLESS = LBFGS(gtol=0, ftol=0)
+NO_TOLERANCE = LBFGS(gtol=0, ftol=0)
 
 
-def iterations(f, x, steps, optimizer=ENDLESS, state=None):
+def iterations(f, x, steps, optimizer=NO_TOLERANCE, state=None):
     """Yield (x, state) after each iteration."""
     state = state or optimizer.init(x)
     for _ in range(steps):
@@ -96,16 +96,16 @@ def iterations(f, x, steps, optimizer=ENDLESS, state=None):
         yield x, state
 
 
-# Against SciPy ----------------------------------------------------------------------------------
+# Equality with SciPy ----------------------------------------------------------------------------
 
-CASES = {  # f, start, how close x must be
+CASES = {  # f, start, tolerance of x
     "rosenbrock 2": (rosenbrock, rosenbrock_start(2), 1e-8),
     "rosenbrock 10": (rosenbrock, rosenbrock_start(10), 1e-8),
     "rosenbrock 100": (rosenbrock, rosenbrock_start(100), 1e-8),
     "logistic": (logistic(np.ones(10), 1e-2), np.zeros(10), 1e-8),
     "logistic, 0.1 per row": (logistic(np.ones(20), 0.1, seed=1), np.zeros(20), 1e-8),
-    # f tells x from x* only down to sqrt(eps f / curvature), and L2 is all the curvature there is
-    # for the small columns: neither of the two comes closer.
+    # f resolves x only to sqrt(eps f / curvature), and the small columns have no curvature but
+    # that of L2: neither implementation comes closer.
     "logistic, ill-scaled": (logistic(np.geomspace(0.01, 100, 10), 0.1), np.zeros(10), 1e-6),
     "beale": (beale, np.ones(2), 1e-8),
     "powell": (powell, np.resize([3.0, -1.0, 0.0, 1.0], 20), 1e-3),
@@ -114,30 +114,30 @@ CASES = {  # f, start, how close x must be
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_scipy(name):
+def test_minimum_and_evaluations_equal_those_of_scipy(name):
     scipy = pytest.importorskip("scipy.optimize", reason="SciPy is not installed")
     f, start, close = CASES[name]
     options = {"maxcor": 10, "gtol": 1e-10, "ftol": 0, "maxiter": 5000, "maxfun": 5000}
-    theirs = scipy.minimize(f, start, jac=True, method="L-BFGS-B", options=options)
-    ours = minimize(f, start, LBFGS(gtol=1e-10, ftol=0), max_iter=5000)
-    assert ours.value == pytest.approx(theirs.fun, rel=1e-8, abs=1e-8)
-    np.testing.assert_allclose(ours.x, theirs.x, rtol=0, atol=close)
-    assert ours.evaluations <= 1.5 * theirs.nfev
-    value, gradient = f(ours.x)
-    assert ours.value == value
-    np.testing.assert_array_equal(ours.gradient, gradient)
+    reference = scipy.minimize(f, start, jac=True, method="L-BFGS-B", options=options)
+    actual = minimize(f, start, LBFGS(gtol=1e-10, ftol=0), max_iter=5000)
+    assert actual.value == pytest.approx(reference.fun, rel=1e-8, abs=1e-8)
+    np.testing.assert_allclose(actual.x, reference.x, rtol=0, atol=close)
+    assert actual.evaluations <= 1.5 * reference.nfev
+    value, gradient = f(actual.x)
+    assert actual.value == value
+    np.testing.assert_array_equal(actual.gradient, gradient)
 
 
-def test_scipy_at_default_tolerances():
-    """All in all as many evaluations: the single numbers depend on rounding."""
+def test_total_evaluations_at_default_tolerances_equal_scipy():
+    """The total is compared, as the single counts depend on rounding."""
     scipy = pytest.importorskip("scipy.optimize", reason="SciPy is not installed")
-    ours = theirs = 0
+    actual = reference = 0
     for f, start, _ in CASES.values():
         result = minimize(f, start, max_iter=5000)
         assert result.converged, result.message
-        ours += result.evaluations
-        theirs += scipy.minimize(f, start, jac=True, method="L-BFGS-B").nfev
-    assert ours <= 1.1 * theirs
+        actual += result.evaluations
+        reference += scipy.minimize(f, start, jac=True, method="L-BFGS-B").nfev
+    assert actual <= 1.1 * reference
 
 
 @pytest.mark.parametrize(
@@ -148,26 +148,26 @@ def test_scipy_at_default_tolerances():
         (quadratic(30, 1e3), np.zeros(30), 340),
         (quadratic(4, 1.0), np.full(4, 2.0), 3),
         (beale, np.ones(2), 21),
-        (on_the_line(lambda x: x**4, lambda x: 4 * x**3), np.full(3, 1e4), 72),
-        (on_the_line(lambda x: np.cosh(x - 1), lambda x: np.sinh(x - 1)), np.full(3, 50.0), 90),
+        (elementwise(lambda x: x**4, lambda x: 4 * x**3), np.full(3, 1e4), 72),
+        (elementwise(lambda x: np.cosh(x - 1), lambda x: np.sinh(x - 1)), np.full(3, 50.0), 90),
     ],
     ids=["rosenbrock 2", "rosenbrock 100", "quadratic", "bowl", "beale", "quartic", "cosh"],
 )
-def test_few_evaluations(f, start, most):
-    """A fifth above what was counted once."""
+def test_number_of_evaluations_does_not_grow(f, start, most):
+    """The limits are a fifth above the counts at the time of writing."""
     result = minimize(f, start, LBFGS(gtol=1e-7, ftol=0), max_iter=5000)
     assert result.message.startswith("converged: max |g|")
     assert result.evaluations <= most
 
 
-# Every library ----------------------------------------------------------------------------------
+# Backends ---------------------------------------------------------------------------------------
 
 
-def test_every_library(xp):
+def test_iterations_on_every_backend_equal_numpy(xp):
     start = rosenbrock_start(6)
-    ours = list(iterations(rosenbrock, xp.asarray(start), 15))
+    actual = list(iterations(rosenbrock, xp.asarray(start), 15))
     rtol = 1e-8 if xp.float_name == "float64" else 2e-2  # differences grow along the valley
-    for (x, state), (x_np, state_np) in zip(ours, iterations(rosenbrock, start, 15), strict=True):
+    for (x, state), (x_np, state_np) in zip(actual, iterations(rosenbrock, start, 15), strict=True):
         xp.assert_close(x, x_np, rtol=rtol, atol=rtol)
         assert state.value == pytest.approx(state_np.value, rel=10 * rtol)
         assert type(state.value) is float
@@ -176,14 +176,14 @@ def test_every_library(xp):
             xp.check_kind(array)
 
 
-def test_the_minimum_in_every_library(xp):
+def test_minimum_is_found_on_every_backend(xp):
     result = minimize(rosenbrock, xp.asarray(rosenbrock_start(4)), LBFGS(gtol=1e-3))
     assert result.converged
     xp.assert_close(result.x, np.ones(4), rtol=1e-2)
     xp.check_kind(result.gradient)
 
 
-def test_float32_stays_float32(xp):
+def test_float32_start_gives_float32_iterations(xp):
     x = xp.asarray(rosenbrock_start(4), "float32")
     optimizer = LBFGS(gtol=np.float64(1e-4), ftol=np.float64(1e-9))
     for x_k, state in iterations(rosenbrock, x, 12, optimizer):
@@ -191,7 +191,7 @@ def test_float32_stays_float32(xp):
             xp.check_kind(array, "float32")
 
 
-def test_torch_gradients_of_autograd(torch):
+def test_gradients_of_torch_autograd_reach_the_minimum(torch):
     def f(x):
         x = x.clone().requires_grad_()
         value = torch.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
@@ -203,7 +203,7 @@ def test_torch_gradients_of_autograd(torch):
     np.testing.assert_allclose(result.x.numpy(), np.ones(4), atol=1e-8)
 
 
-def test_the_host_reads_once_for_each_evaluation(monkeypatch):
+def test_host_reads_once_per_evaluation(monkeypatch):
     monkeypatch.setattr(counting, "finfo", np.finfo, raising=False)
     x = Counting(rosenbrock_start(4))
     before = len(conversions)
@@ -214,12 +214,12 @@ def test_the_host_reads_once_for_each_evaluation(monkeypatch):
     np.testing.assert_allclose(x.host, host[0], rtol=1e-8)
 
 
-# The line search --------------------------------------------------------------------------------
+# Line search ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_strong_wolfe(seed):
-    """f1 <= f0 + c1 <g0, s> and |<g1, s>| <= c2 |<g0, s>|, whatever the length of d was."""
+def test_every_step_meets_the_strong_wolfe_conditions(seed):
+    """f1 <= f0 + c1 <g0, s> and |<g1, s>| <= c2 |<g0, s>|, for any length of d."""
     f, x = waves(seed)
     optimizer = LBFGS(gtol=1e-6, ftol=0)
     state = optimizer.init(x)
@@ -242,7 +242,7 @@ def test_strong_wolfe(seed):
 
 
 def search(*answers):
-    """Along t = x from a value of 0 and a slope of -1; returns the trials and the point found."""
+    """Search along t = x from value 0 and slope -1; return the trials and the point found."""
     seen, answers = [], iter(answers)
 
     def f(x):
@@ -260,7 +260,7 @@ def search(*answers):
 @pytest.mark.parametrize(
     "first",
     [
-        (-0.9e-4, 0.0),  # too little for a slope of -1
+        (-0.9e-4, 0.0),  # too small a decrease for a slope of -1
         (0.5, -0.1),
         (-5.0, np.nan),
         (-5.0, 1e200),
@@ -268,26 +268,26 @@ def search(*answers):
         (-np.inf, 0.0),
     ],
 )
-def test_steps_back(first):
+def test_search_shortens_a_step_that_is_too_high_steep_or_not_finite(first):
     seen, found = search(first, (-0.3, 0.9))
     assert 0.1 <= seen[1] <= 0.9
     assert found.t == seen[1]
     assert found.value == -0.3
 
 
-def test_steps_on():
+def test_search_extends_a_step_whose_slope_is_too_negative():
     def cube(t):  # a cubic with its minimum at sqrt(20)
         return -t + t**3 / 60, -1 + t**2 / 20
 
     seen, found = search(cube(1), (-3.0, 0.0))
-    assert seen[1] == 5  # where the slope would be gone, but at most four steps more
+    assert seen[1] == 5  # the predicted zero of the slope, at most 4 steps further
     seen, found = search((-0.99, -0.98), (-4.0, -0.95), (-9.0, -0.9))
     assert seen == [1, 5, 21]
     assert found.t == 21
 
 
-def test_closes_in():
-    """On a good step, from both sides."""
+def test_search_narrows_the_bracket_to_a_good_step():
+    """The bracket shrinks from both sides."""
     seen, found = search((-1.0, 2.0), (-2.0, 1.5), (-3.0, 0.5))
     assert 1 > seen[1] > seen[2] > 0
     assert found.value == -3
@@ -299,8 +299,8 @@ def test_closes_in():
 
 
 @pytest.mark.parametrize("kind", range(5))
-def test_the_trials_are_those_of_more_and_thuente(kind):
-    """Against SciPy's dcsrch, on values and slopes that fit each other and on such that do not."""
+def test_trials_equal_those_of_more_and_thuente_in_scipy(kind):
+    """The reference is SciPy's dcsrch, with consistent and inconsistent values and slopes."""
     dcsrch = pytest.importorskip("scipy.optimize._dcsrch", reason="SciPy is not installed")
     draw, compared = np.random.default_rng(kind), 0
     for _ in range(200):
@@ -323,37 +323,37 @@ def test_the_trials_are_those_of_more_and_thuente(kind):
         slope0 = -1.0 if kind == 4 else float(line(0.0, 0)[1])
         if slope0 >= 0:
             continue
-        theirs = []
+        reference = []
 
-        def phi(t, seen=theirs):
+        def phi(t, seen=reference):
             seen.append(float(t))
             return line(t, len(seen) - 1)[0]
 
-        def slope(t, seen=theirs):
+        def slope(t, seen=reference):
             return line(t, len(seen) - 1)[1]
 
         answer = dcsrch.DCSRCH(phi, slope, lbfgs.C1, lbfgs.C2, 0.1, 0, 1e300)
         answer(1.0, 0.0, slope0, maxiter=lbfgs.EVALUATIONS)
-        ours = []
+        actual = []
 
-        def f(x, ours=ours, slope0=slope0):
-            ours.append(float(x[0]))
-            value, slope = line(ours[-1], len(ours) - 1)
+        def f(x, actual=actual, slope0=slope0):
+            actual.append(float(x[0]))
+            value, slope = line(actual[-1], len(actual) - 1)
             return np.float64(value), np.array([slope])
 
-        # The direction is 1, and the slope along it slope0: as if one pair had been met.
+        # With one pair in memory, the direction is 1 and the slope along it slope0.
         g = np.array([slope0])
         state = lbfgs.LBFGSState(0.0, g, (np.array([1.0]),), (-g,), 1, "")
         lbfgs._search(f, np.zeros(1), state)
-        n = min(len(ours), len(theirs))  # at the end, SciPy evaluates its best point again
-        np.testing.assert_allclose(ours[:n], theirs[:n], rtol=1e-6)
-        assert len(theirs) - len(ours) in (0, 1)
+        n = min(len(actual), len(reference))  # at the end, SciPy evaluates its best point again
+        np.testing.assert_allclose(actual[:n], reference[:n], rtol=1e-6)
+        assert len(reference) - len(actual) in (0, 1)
         compared += n
     assert compared > 200
 
 
-def test_a_good_first_trial_is_taken():
-    """From the start 1 far, and then whole steps."""
+def test_first_trial_is_accepted_if_it_is_good():
+    """The first step has length 1; later steps have t = 1."""
     for size in (1.3, 5.0):
         seen, x = [], np.array([0.0, size])
 
@@ -364,12 +364,12 @@ def test_a_good_first_trial_is_taken():
         (x1, s1), (x2, s2), *_ = iterations(f, x, 2)
         np.testing.assert_allclose(x1, [0, size - 1])
         assert (s1.evaluations, s2.evaluations) == (2, 3)
-        np.testing.assert_allclose(x2, 0, atol=1e-15)  # gamma is exact on a bowl
+        np.testing.assert_allclose(x2, 0, atol=1e-15)  # gamma is exact for this quadratic
         for x, point in zip((seen[1], seen[2]), (x1, x2), strict=True):
             np.testing.assert_array_equal(x, point)
 
 
-WALLS = {  # f, its slope, start, the minimum
+BARRIERS = {  # f, its slope, start, the minimum
     "nan": (lambda x: x - np.log(x), lambda x: 1 - 1 / x, 3e-3, 1.0),
     "nan gradient": (
         lambda x: (x - 1) ** 2,
@@ -391,12 +391,12 @@ WALLS = {  # f, its slope, start, the minimum
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", WALLS)
-def test_walls(name, dtype):
-    f, slope, start, minimum = WALLS[name]
-    f = on_the_line(f, slope)
+@pytest.mark.parametrize("name", BARRIERS)
+def test_minimum_is_found_beside_nan_inf_and_overflow(name, dtype):
+    f, slope, start, minimum = BARRIERS[name]
+    f = elementwise(f, slope)
     for n in (1, 3):
-        # a long first step: the second runs into the wall for most
+        # after a long first step, the second mostly reaches the barrier
         x = np.linspace(start, start + 0.01 * abs(start), n).astype(dtype)
         result = minimize(f, x, max_iter=300)
         np.testing.assert_allclose(result.x, minimum, atol=1e-3)
@@ -404,8 +404,8 @@ def test_walls(name, dtype):
         assert math.isfinite(result.value)
 
 
-def test_a_step_beyond_the_wall_is_shortened():
-    f = on_the_line(lambda x: x - np.log(x), lambda x: 1 - 1 / x)
+def test_step_beyond_a_barrier_is_shortened():
+    f = elementwise(lambda x: x - np.log(x), lambda x: 1 - 1 / x)
     x = np.array([3.0])
     value, g = f(x)
     far = (np.array([1.0]),), (np.array([0.01]),)  # gamma = 100: the first trial is at -63.7
@@ -413,17 +413,17 @@ def test_a_step_beyond_the_wall_is_shortened():
     assert 0 < x1[0] < 3
     assert state.value < value
     assert 3 < state.evaluations <= 6
-    assert len(state.s) == 2  # a good point, not a fresh start
+    assert len(state.s) == 2  # a good point, without a restart
 
 
-def test_the_end_of_float32():
-    """As low as float32 tells, soon, and it says so."""
+def test_search_stops_at_the_precision_of_float32():
+    """The minimum within float32 is found in few evaluations and reported."""
     h = np.geomspace(1, 1e3, 20).astype("float32")
 
     def f(x):
         return np.sum(h * (x - 1) ** 2) + np.float32(100), 2 * h * (x - 1)
 
-    result = minimize(f, np.zeros(20, "float32"), ENDLESS)
+    result = minimize(f, np.zeros(20, "float32"), NO_TOLERANCE)
     assert result.message in (
         "converged: the value fell by 0, within ftol",
         "the line search cannot go lower in float32",
@@ -433,7 +433,7 @@ def test_the_end_of_float32():
     assert result.evaluations <= result.iterations + 20
 
 
-def test_at_the_minimum_already(xp):
+def test_start_at_the_minimum_converges_without_iterations(xp):
     x = xp.asarray(np.ones(3))
     result = minimize(rosenbrock, x)
     assert result.x is x
@@ -443,8 +443,8 @@ def test_at_the_minimum_already(xp):
     xp.assert_close(result.gradient, np.zeros(3))
 
 
-def test_constant():
-    f = on_the_line(lambda x: 0 * x + 3, lambda x: 0 * x)
+def test_constant_function_converges_after_one_evaluation():
+    f = elementwise(lambda x: 0 * x + 3, lambda x: 0 * x)
     for tol in (0, 1e-5):
         result = minimize(f, np.ones(2), LBFGS(gtol=tol, ftol=tol))
         assert result.converged
@@ -463,10 +463,10 @@ def test_constant():
     ],
     ids=["-x", "-x^2", "-sqrt(x)", "-exp(x)", "-log(x)"],
 )
-def test_no_minimum(f, slope, dtype):
-    """It ends, without a warning of ours, and does not claim a minimum for what is endless."""
-    for optimizer in (LBFGS(), ENDLESS):
-        result = minimize(on_the_line(f, slope), np.ones(2, dtype), optimizer, max_iter=2000)
+def test_unbounded_function_ends_without_convergence(f, slope, dtype):
+    """It ends without a warning, and does not report convergence if f is unbounded."""
+    for optimizer in (LBFGS(), NO_TOLERANCE):
+        result = minimize(elementwise(f, slope), np.ones(2, dtype), optimizer, max_iter=2000)
         assert result.evaluations <= 4000
         assert result.value < -10
         assert np.all(np.isfinite(result.x))
@@ -477,8 +477,8 @@ def test_no_minimum(f, slope, dtype):
         assert result.evaluations == 1 + lbfgs.EVALUATIONS
 
 
-def test_a_gradient_that_lies():
-    """Uphill everywhere: x stays what it is, and what is over is over."""
+def test_gradient_of_the_wrong_sign_ends_without_convergence():
+    """Every step goes uphill: x does not change, and further iterations do nothing."""
 
     def f(x):
         return np.sum(x**2), -2 * x
@@ -496,22 +496,22 @@ def test_a_gradient_that_lies():
     assert again[1] is state
 
 
-def test_a_memory_that_leads_nowhere_is_forgotten():
+def test_memory_with_an_uphill_direction_is_reset():
     f, start = quadratic(3, 10.0), np.zeros(3)
     *_, (x, state) = iterations(f, start, 3)
     uphill = state._replace(y=tuple(-y for y in state.y))
-    x1, state1 = ENDLESS.iterate(f, x, uphill)
+    x1, state1 = NO_TOLERANCE.iterate(f, x, uphill)
     assert state1.value < state.value
-    assert len(state1.s) == 1  # along -g, and only that step is remembered
+    assert len(state1.s) == 1  # along -g, and only that step is stored
     np.testing.assert_allclose(np.cross(x1 - x, state.gradient), 0, atol=1e-12)
     assert state.evaluations + 2 <= state1.evaluations <= state.evaluations + 5
 
 
-# The direction ----------------------------------------------------------------------------------
+# Direction and memory ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 5, 12])
-def test_two_loops_are_the_dense_formula(pairs, xp):
+def test_two_loop_recursion_equals_the_dense_formula(pairs, xp):
     """H <- (I - rho s y') H (I - rho y s') + rho s s', from gamma I (Nocedal and Wright, 6.17)."""
     draw, n = np.random.default_rng(pairs), 7
     A = draw.standard_normal((n, n))
@@ -530,7 +530,7 @@ def test_two_loops_are_the_dense_formula(pairs, xp):
     xp.assert_close(d, -H @ g, rtol=tol, atol=tol)
 
 
-def test_the_memory_keeps_the_newest():
+def test_memory_keeps_the_newest_pairs():
     points = [rosenbrock_start(6)]
     for x, state in iterations(rosenbrock, points[0], 12, LBFGS(memory=4, gtol=0, ftol=0)):
         points.append(x)
@@ -548,8 +548,8 @@ def test_more_memory_takes_fewer_iterations():
 
 
 @pytest.mark.parametrize(("dtype", "power"), [("float64", 60), ("float32", 30), ("float32", -20)])
-def test_the_scale_of_f_does_not_matter(dtype, power):
-    """Powers of two round nothing: bit for bit the same steps, as long as |g| > 1 at the start."""
+def test_steps_do_not_depend_on_the_scale_of_f(dtype, power):
+    """Powers of two are exact: the steps are equal bit for bit, if |g| > 1 at the start."""
     scale = 2.0**power
 
     def scaled(x):
@@ -565,9 +565,9 @@ def test_the_scale_of_f_does_not_matter(dtype, power):
 
 
 def test_pairs_without_curvature_are_skipped():
-    """Where f curves down as far as the line search goes, H would lose its sign."""
+    """With negative curvature along the step, H would not stay positive definite."""
 
-    def f(x):  # falls ever steeper up to a wall at 2
+    def f(x):  # falls ever more steeply up to a barrier at 2
         value = -(x[0] ** 2) if x[0] < 2 else np.inf
         return np.float64(value), -2 * x
 
@@ -580,23 +580,23 @@ def test_pairs_without_curvature_are_skipped():
     ("sy", "yy", "kept"),
     [
         (1e-3, 1.0, True),
-        (1e-3, 1e18, True),  # steep is not flat
+        (1e-3, 1e18, True),  # steep, but curved
         (-1e-3, 1.0, False),
         (0.0, 1.0, False),
-        (1e-16, 1.0, False),  # rounding, where <g, s> = 1
-        (1e-3, 0.0, False),  # divided by
+        (1e-16, 1.0, False),  # rounding error, as <g, s> = 1
+        (1e-3, 0.0, False),  # a zero divisor
         (1e-3, 1e-310, False),
         (1e-3, 1e-170, False),  # gamma would be too large for a square
     ],
 )
-def test_curvature(sy, yy, kept):
+def test_curvature_condition_rejects_flat_and_tiny_pairs(sy, yy, kept):
     found = lbfgs._Point(t=2.0, value=0.0, slope=0.0, slope0=-0.5, sy=sy, yy=yy)
     assert lbfgs._curved(found, np.ones(2)) == kept
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_cubic(seed):
-    """Through the values and slopes of a cubic with a known minimum."""
+def test_cubic_interpolation_finds_the_minimum(seed):
+    """The values and slopes are those of a cubic with a known minimum."""
     draw = np.random.default_rng(seed)
     at, a, t0, t1 = draw.uniform(-1, 1), draw.uniform(0.5, 2), *draw.uniform(2, 3, 2)
     b = 3 * a * draw.uniform(5, 9)  # far from the maximum
@@ -609,7 +609,7 @@ def test_cubic(seed):
     assert lbfgs._cubic(point(t1), point(t0)) == pytest.approx(at, abs=1e-6)
 
 
-def test_cubic_without_a_minimum():
+def test_cubic_without_a_minimum_gives_nan_and_the_bound():
     line = [lbfgs._Point(t, -t, -1.0) for t in (0.0, 1.0)]
     assert math.isnan(lbfgs._cubic(*line))
     assert lbfgs._trial(line[0], None, line[1], (2.1, 5.0)) == 5.0
@@ -621,7 +621,7 @@ def test_cubic_without_a_minimum():
 
 
 @pytest.mark.parametrize("f", [rosenbrock, logistic(np.geomspace(0.1, 10, 6), 0.01)])
-def test_exact_continuation(f):
+def test_continued_iterations_equal_uninterrupted_ones(f):
     start = rosenbrock_start(6) * 0.5
     optimizer = LBFGS(memory=5, gtol=0, ftol=0)
     *_, (x, state) = iterations(f, start, 10, optimizer)
@@ -639,7 +639,7 @@ def test_exact_continuation(f):
     assert twenty.evaluations > ten.evaluations
 
 
-def test_nothing_is_written_to():
+def test_minimize_writes_to_no_array_of_f():
     kept = []
 
     def f(x):
@@ -655,7 +655,7 @@ def test_nothing_is_written_to():
         np.testing.assert_array_equal(a, copy)
 
 
-def test_f_may_use_its_buffers_again():
+def test_f_can_reuse_its_gradient_buffer():
     buffer = np.zeros(6)
 
     def f(x):
@@ -669,7 +669,7 @@ def test_f_may_use_its_buffers_again():
     assert mine.gradient is not buffer
 
 
-def test_one_iteration_twice_is_the_same():
+def test_iterate_is_a_pure_function():
     *_, (x, state) = iterations(rosenbrock, rosenbrock_start(4), 5)
     first, second = (LBFGS().iterate(rosenbrock, x, state) for _ in range(2))
     np.testing.assert_array_equal(first[0], second[0])
@@ -677,10 +677,10 @@ def test_one_iteration_twice_is_the_same():
     assert first[1].evaluations == second[1].evaluations
 
 
-# Ends and options -------------------------------------------------------------------------------
+# Convergence, options and errors ----------------------------------------------------------------
 
 
-def test_gtol():
+def test_gtol_stops_at_the_first_small_gradient():
     for gtol in (1e-2, 1e-6):
         result = minimize(rosenbrock, rosenbrock_start(4), LBFGS(gtol=gtol, ftol=0))
         largest = np.max(np.abs(result.gradient))
@@ -691,7 +691,7 @@ def test_gtol():
 
 
 @pytest.mark.parametrize(("scale", "ftol"), [(1.0, 1e-4), (1.0, 1e-9), (1e6, 1e-4), (1e-2, 1e-4)])
-def test_ftol(scale, ftol):
+def test_ftol_stops_at_the_first_small_decrease(scale, ftol):
     def f(x):
         value, g = rosenbrock(x)
         return scale * (value + 2), scale * g
@@ -705,11 +705,11 @@ def test_ftol(scale, ftol):
     assert falls[-1] <= ftol < min(falls[:-1])
 
 
-def test_values_are_hashable_and_can_be_pickled():
+def test_lbfgs_is_hashable_comparable_and_picklable():
     optimizer = LBFGS(5, 1e-6, 0)
     assert pickle.loads(pickle.dumps(optimizer)) == optimizer
     assert hash(optimizer) == hash(LBFGS(5, 1e-6, 0.0))
-    assert not hasattr(optimizer, "update")  # no optimizer of batches
+    assert not hasattr(optimizer, "update")  # not an optimizer of batches
     assert "LBFGS" not in vars(optimizers)
 
 
@@ -729,7 +729,7 @@ def test_values_are_hashable_and_can_be_pickled():
         ),
     ],
 )
-def test_bad_options(make, message):
+def test_bad_options_raise_at_construction(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -745,7 +745,7 @@ def test_bad_options(make, message):
         ([1.0, 2.0], TypeError, "expected arrays of one library, got a list"),
     ],
 )
-def test_bad_starts(x, error, message):
+def test_bad_starts_raise(x, error, message):
     with pytest.raises(error, match=message):
         minimize(rosenbrock, x)
 
@@ -788,12 +788,12 @@ X = np.ones(2)
         ),
     ],
 )
-def test_bad_answers(answer, error, message):
+def test_bad_values_and_gradients_of_f_raise(answer, error, message):
     with pytest.raises(error, match=message):
         minimize(lambda x: answer, X)
 
 
-def test_bad_answers_later():
+def test_bad_gradient_after_the_start_raises():
     def f(x):
         value, g = rosenbrock(x)
         return value, (g if x is start else g[:1])
@@ -803,19 +803,19 @@ def test_bad_answers_later():
         minimize(f, start)
 
 
-def test_mixed_libraries(torch):
+def test_f_that_returns_another_library_raises(torch):
     with pytest.raises((TypeError, ShapeError), match="expected"):
         minimize(lambda x: (torch.sum(torch.ones(2)), torch.ones(2)), np.ones(2, "float32"))
 
 
-def test_bad_callables():
+def test_bad_objective_or_optimizer_raises():
     with pytest.raises(TypeError, match=r"an objective f\(x\) -> value, gradient"):
         minimize(None, np.ones(2))
     with pytest.raises(TypeError, match=r"an optimizer with init, iterate.*write it with \(\)"):
         minimize(rosenbrock, np.ones(2), LBFGS)
 
 
-def test_errors_of_f_go_through():
+def test_errors_raised_in_f_propagate():
     def f(x):
         raise ArithmeticError("mine")
 
@@ -823,11 +823,11 @@ def test_errors_of_f_go_through():
         minimize(f, np.ones(2))
 
 
-# Faults that were planted, and that nothing above had caught ------------------------------------
+# Trial points of the line search ----------------------------------------------------------------
 
 
-def test_the_first_trial_is_1_away():
-    """Of any gradient; where its square underflows, rounding ends the search."""
+def test_first_trial_has_distance_1():
+    """For any gradient; if its square underflows, rounding ends the search."""
     seen = []
 
     def f(x):
@@ -842,17 +842,17 @@ def test_the_first_trial_is_1_away():
     assert lbfgs._search(f, np.zeros(2), state) == (None, 1, False)
 
 
-def test_armijo_includes_its_line():
+def test_armijo_condition_includes_equality():
     assert search((-lbfgs.C1, 0.0))[0] == [1]
 
 
-def test_values_too_large_for_a_cubic():
-    """A parabola, or where the slopes meet."""
+def test_values_too_large_for_a_cubic_give_a_finite_trial():
+    """The trial is that of a parabola or of the slopes."""
     seen, _ = search((1.7e308, 1.0), (-0.1, 0.0))
     assert 0 <= seen[1] < 1e-300
 
 
-def test_cubics_of_any_scale():
+def test_cubic_interpolation_does_not_depend_on_scale():
     at, after = lbfgs._Point(1.0, 0.0, -1.0), lbfgs._Point(3.0, 0.5, 2.0)
     for scale in (1e-200, 1e200):
         large = [p._replace(value=scale * p.value, slope=scale * p.slope) for p in (at, after)]
@@ -862,13 +862,13 @@ def test_cubics_of_any_scale():
 
 
 @pytest.mark.parametrize("kind", ["armijo", "falls", "ties"])
-def test_trials_on_fed_numbers(kind):
-    """As dcsrch, close to Armijo's line, far out, and where numbers are equal."""
+def test_trials_for_given_values_and_slopes_equal_dcsrch(kind):
+    """The reference is dcsrch: near the Armijo line, for long falls, and for equal values."""
     dcsrch = pytest.importorskip("scipy.optimize._dcsrch", reason="SciPy is not installed")
     for seed in range(300):
         u = np.random.default_rng(seed).uniform(0, 1, (20, 2))
         sign = np.where(u[::-1, 0] < 0.5, 1, -1)
-        ours, theirs = [], []
+        actual, reference = [], []
 
         def line(t, i, u=u, sign=sign):
             if kind == "armijo":
@@ -877,14 +877,14 @@ def test_trials_on_fed_numbers(kind):
                 return -t * (1 + 2 * u[i, 0]), -0.91 - 2 * u[i, 1]
             return (np.floor(5 * u[i, 0]) - 3) * lbfgs.C1, np.floor(5 * u[i, 1]) - 2.5
 
-        def phi(t, seen=theirs, line=line):
+        def phi(t, seen=reference, line=line):
             seen.append(float(t))
             return line(t, len(seen) - 1)[0]
 
-        def slope(t, seen=theirs, line=line):
+        def slope(t, seen=reference, line=line):
             return line(t, len(seen) - 1)[1]
 
-        def f(x, seen=ours, line=line):
+        def f(x, seen=actual, line=line):
             seen.append(float(x[0]))
             value, slope = line(seen[-1], len(seen) - 1)
             return np.float64(value), np.array([slope])
@@ -893,6 +893,6 @@ def test_trials_on_fed_numbers(kind):
         answer(1.0, 0.0, -1.0, maxiter=lbfgs.EVALUATIONS)
         state = lbfgs.LBFGSState(0.0, np.array([-1.0]), (), (), 1, "")
         lbfgs._search(f, np.zeros(1), state)
-        n = min(len(ours), len(theirs))
-        np.testing.assert_allclose(ours[:n], theirs[:n], rtol=1e-6)
-        assert len(theirs) - len(ours) in (0, 1)
+        n = min(len(actual), len(reference))
+        np.testing.assert_allclose(actual[:n], reference[:n], rtol=1e-6)
+        assert len(reference) - len(actual) in (0, 1)

@@ -1,4 +1,4 @@
-"""Losses: values by textbook formulas, gradients by other people's derivatives."""
+"""Losses, compared with textbook formulas, jax.grad, torch, and finite differences."""
 
 import pickle
 
@@ -23,7 +23,7 @@ CASES = [
     losses.SoftmaxCrossEntropy(label_smoothing=0.2),
     losses.SoftmaxCrossEntropy(reduction="sum"),
 ]
-# No number sits on a kink: there, every library has a derivative of its own choice.
+# No value is at a kink: there, each library chooses its own subgradient.
 PRED = np.array([[0.5, -1.0, 2.0], [-3.0, 0.2, 0.1], [1.5, 1.4, -0.6], [0.05, 2.5, 1.0]])
 TARGET = np.array([[0.2, 0.7, 0.1], [0.0, 1.0, 0.0], [0.3, 0.3, 0.4], [1.0, 0.0, 0.0]])
 WEIGHT = np.array([1.0, 2.0, 0.0, 0.5])
@@ -33,8 +33,8 @@ def softmax(z):
     return np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
 
 
-def rows_by_hand(loss, p, t):
-    """The loss of each row, in the textbook's form: with the logarithms and clips we avoid."""
+def textbook_loss(loss, p, t):
+    """Return the loss of each row by the textbook formula, without protection against overflow."""
     e = p - t
     match loss:
         case losses.SquaredError():
@@ -60,8 +60,8 @@ def test_every_public_loss_is_tested():
 
 
 @pytest.mark.parametrize("loss", CASES, ids=repr)
-def test_values(loss, xp):
-    by_hand = rows_by_hand(loss, PRED, TARGET)
+def test_value_equals_the_textbook_formula(loss, xp):
+    by_hand = textbook_loss(loss, PRED, TARGET)
     p, t, w = xp.asarray(PRED), xp.asarray(TARGET), xp.asarray(WEIGHT)
     mean = loss.reduction == "mean"
     xp.assert_close(loss(p, t)[0], by_hand.mean() if mean else by_hand.sum())
@@ -70,29 +70,29 @@ def test_values(loss, xp):
     xp.assert_close(value, weighted / WEIGHT.sum() if mean else weighted)
     xp.check_kind(dpred)
     assert tuple(dpred.shape) == PRED.shape
-    value, dpred = loss(p, t, w * 0.0)  # nothing counts: 0, not 0 / 0
+    value, dpred = loss(p, t, w * 0.0)  # all weights are 0: the loss is 0, not 0 / 0
     xp.assert_close(value, 0.0)
     xp.assert_close(dpred, np.zeros_like(PRED))
 
 
 @pytest.mark.parametrize("loss", CASES, ids=repr)
-def test_gradients(loss, xp):
+def test_gradient_equals_finite_differences(loss, xp):
     portnet.check_loss(loss, xp.asarray(PRED + 0.01), xp.asarray(TARGET))
 
 
 @pytest.mark.parametrize("loss", CASES, ids=repr)
-def test_gradient_equals_jax_grad_of_the_value(loss, jax):
+def test_gradient_equals_jax_grad(loss, jax):
     with portnet.use_backend("jax", dtype="float64"):
         p, t, w = (portnet.asarray(a) for a in (PRED, TARGET, WEIGHT))
         for weight in (None, w):
-            theirs = jax.grad(lambda p, weight=weight: loss(p, t, weight)[0])(p)
-            np.testing.assert_allclose(loss(p, t, weight)[1], theirs, rtol=1e-10, atol=1e-14)
+            reference = jax.grad(lambda p, weight=weight: loss(p, t, weight)[0])(p)
+            np.testing.assert_allclose(loss(p, t, weight)[1], reference, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize(
     ("loss", "name", "scale"),
     [
-        (losses.SquaredError(), "mse_loss", 2 / 3),  # torch's is the mean over outputs, too
+        (losses.SquaredError(), "mse_loss", 2 / 3),  # torch also averages over outputs
         (losses.AbsoluteError(), "l1_loss", 1 / 3),
         (losses.Huber(delta=0.7), "huber_loss", 1 / 3),
         (losses.PoissonLoss(), "poisson_nll_loss", 1 / 3),
@@ -106,15 +106,15 @@ def test_value_and_gradient_equal_torch(loss, name, scale, torch):
     if isinstance(loss, losses.SoftmaxCrossEntropy):
         options = {"label_smoothing": loss.label_smoothing}
     p = torch.tensor(PRED, requires_grad=True)
-    theirs = getattr(torch.nn.functional, name)(p, torch.tensor(TARGET), **options) / scale
-    theirs.backward()
+    reference = getattr(torch.nn.functional, name)(p, torch.tensor(TARGET), **options) / scale
+    reference.backward()
     value, dpred = loss(PRED, TARGET)
-    np.testing.assert_allclose(value, theirs.item(), rtol=1e-12)
+    np.testing.assert_allclose(value, reference.item(), rtol=1e-12)
     np.testing.assert_allclose(dpred, p.grad, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_labels_are_one_hot(smoothing, xp):
+def test_integer_labels_equal_one_hot_targets(smoothing, xp):
     loss = losses.SoftmaxCrossEntropy(label_smoothing=smoothing)
     labels, z, w = np.array([2, 0, 1, 2]), xp.asarray(PRED), xp.asarray(WEIGHT)
     for weight in (None, w):
@@ -128,7 +128,7 @@ def test_labels_are_one_hot(smoothing, xp):
 @pytest.mark.parametrize(
     "loss", [c for c in CASES if not isinstance(c, losses.PoissonLoss)], ids=repr
 )
-def test_no_overflow_at_1000(loss, dtype, xp):
+def test_logits_of_1000_do_not_overflow(loss, dtype, xp):
     if dtype == "float64" and xp.float_name == "float32":
         pytest.skip(reason="this device has no float64")
     z = xp.asarray([[1000.0, -1000.0, 0.0], [-1000.0, -1000.0, 1000.0]], dtype)
@@ -141,14 +141,14 @@ def test_no_overflow_at_1000(loss, dtype, xp):
     assert np.isfinite(xp.numpy(loss.mean(z))).all()
 
 
-def test_numpy_scalars_as_options_widen_nothing():
+def test_numpy_float64_options_keep_float32():
     p, t = PRED.astype("float32"), TARGET.astype("float32")
     for loss in (losses.Huber(np.float64(0.5)), losses.SoftmaxCrossEntropy(np.float64(0.1))):
         value, dpred = loss(p, t)
         assert value.dtype == dpred.dtype == np.float32
 
 
-def test_confident_sigmoids_keep_their_digits(xp):
+def test_sigmoid_cross_entropy_of_confident_logits_is_accurate(xp):
     z = np.array([[10.0], [15.0], [-15.0]])
     value, _ = losses.SigmoidCrossEntropy(reduction="sum")(
         xp.asarray(z, "float32"), xp.asarray(np.array([[1.0], [1.0], [0.0]]), "float32")
@@ -157,7 +157,7 @@ def test_confident_sigmoids_keep_their_digits(xp):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32"])
-def test_narrow_labels_of_many_classes(dtype):
+def test_narrow_integer_labels_work_with_300_classes(dtype):
     labels = np.array([3, 100, 7])
     z = np.random.default_rng(0).standard_normal((3, 300))
     expected = losses.SoftmaxCrossEntropy()(z, labels)
@@ -167,7 +167,7 @@ def test_narrow_labels_of_many_classes(dtype):
         np.testing.assert_array_equal(got, wanted)
 
 
-def test_means_and_classes(xp):
+def test_mean_and_classes_equal_their_formulas(xp):
     z = xp.asarray(PRED)
     xp.assert_close(losses.SquaredError().mean(z), PRED)
     xp.assert_close(losses.PoissonLoss().mean(z), np.exp(PRED))
@@ -177,12 +177,12 @@ def test_means_and_classes(xp):
     np.testing.assert_array_equal(xp.numpy(chosen), PRED >= 0.5)
     one = losses.SigmoidCrossEntropy().classes(xp.asarray([[0.2], [0.5], [0.9]]))
     np.testing.assert_array_equal(xp.numpy(one), [0, 1, 1])
-    if xp.id != "strict-no_x64":  # array-api-strict 2.6.1: argmax makes int64, which it has not
+    if xp.id != "strict-no_x64":  # array-api-strict 2.6.1: argmax makes int64, which it lacks
         best = losses.SoftmaxCrossEntropy().classes(z)
         np.testing.assert_array_equal(xp.numpy(best), [2, 1, 0, 1])
 
 
-def test_softmax_with_infinite_logits_of_impossible_classes(xp):
+def test_softmax_mean_of_a_logit_of_minus_infinity_is_zero(xp):
     z = xp.asarray([[0.0, -np.inf, 1.0]])
     p = xp.numpy(losses.SoftmaxCrossEntropy().mean(z))
     np.testing.assert_allclose(p, softmax(np.array([[0.0, -np.inf, 1.0]])), rtol=1e-6)
@@ -195,7 +195,7 @@ def test_softmax_with_infinite_logits_of_impossible_classes(xp):
     st.sampled_from(CASES),
     st.sampled_from([0.1, 1.0, 30.0]),
 )
-def test_weight_k_is_k_copies_of_the_row(rows, outputs, seed, loss, scale):
+def test_weight_k_equals_k_copies_of_the_row(rows, outputs, seed, loss, scale):
     draw = np.random.default_rng(seed)
     pred = draw.standard_normal((rows, outputs)) * scale
     target = draw.dirichlet(np.ones(outputs), rows)
@@ -214,7 +214,7 @@ def test_weight_k_is_k_copies_of_the_row(rows, outputs, seed, loss, scale):
 
 
 @pytest.mark.parametrize("loss", CASES, ids=repr)
-def test_losses_are_values(loss):
+def test_losses_are_hashable_comparable_and_picklable(loss):
     assert pickle.loads(pickle.dumps(loss)) == loss
     assert hash(loss) == hash(pickle.loads(pickle.dumps(loss)))
 
@@ -257,6 +257,6 @@ def test_losses_are_values(loss):
         ),
     ],
 )
-def test_bad_input(call, error, message):
+def test_bad_targets_weights_and_options_raise(call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -1,4 +1,4 @@
-"""Metrics, against scikit-learn where it is and by hand where it is not."""
+"""Metrics, compared with formulas written in NumPy and with scikit-learn."""
 
 import inspect
 
@@ -21,7 +21,7 @@ def balanced(guess, t):
     return np.mean([(guess == c)[t == c].mean() for c in np.unique(t)])
 
 
-# metric, prediction, target, the number by hand (weights as copies of rows)
+# metric, prediction, target, formula in NumPy (weights become copies of rows)
 CASES = [
     (metrics.accuracy, PROBA, LABELS, lambda p, t: (p.argmax(1) == t).mean()),
     (metrics.accuracy, PROBA, np.eye(4)[LABELS], lambda p, t: (p.argmax(1) == t.argmax(1)).mean()),
@@ -61,17 +61,17 @@ def test_every_public_metric_is_tested():
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0].__name__}{np.shape(c[2])}")
-def test_by_hand(case, weighted, xp):
-    metric, pred, target, by_hand = case
+def test_metric_equals_its_formula(case, weighted, xp):
+    metric, pred, target, formula = case
     if metric in ARGMAX and pred.shape[1] > 1 and xp.id == "strict-no_x64":
-        pytest.skip(reason="array-api-strict 2.6.1: argmax makes int64, which no_x64 has not")
+        pytest.skip(reason="array-api-strict 2.6.1: argmax makes int64, which no_x64 lacks")
     copies = np.repeat(np.arange(50), WEIGHT.astype(int) if weighted else 1)
     got = metric(xp.asarray(pred), xp.asarray(target), xp.asarray(WEIGHT) if weighted else None)
-    xp.assert_close(got, by_hand(pred[copies], target[copies]))
+    xp.assert_close(got, formula(pred[copies], target[copies]))
 
 
-def theirs(name, pred, target, weight):
-    """scikit-learn's number, from predictions in scikit-learn's form."""
+def sklearn_value(name, pred, target, weight):
+    """Return scikit-learn's value, with the predictions in the form that it expects."""
     sk = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
     t = target.argmax(1) if target.shape == pred.shape and pred.shape[1] == 4 else target
     guess = (pred >= 0.5).astype(int) if pred.shape[1] < 4 else pred.argmax(1)
@@ -99,7 +99,7 @@ def theirs(name, pred, target, weight):
             return sk.r2_score(t, pred, **w)
 
 
-AGAINST = [
+SKLEARN_CASES = [
     *[
         (n, PROBA, y)
         for n in ("accuracy", "balanced_accuracy")
@@ -107,7 +107,7 @@ AGAINST = [
     ],
     *[(n, P1, T1) for n in ("accuracy", "balanced_accuracy", "label_accuracy", "log_loss")],
     ("log_loss", PROBA, LABELS),
-    ("log_loss", np.eye(4)[LABELS[::-1]], LABELS),  # sure, and mostly wrong: kept from 0 and 1
+    ("log_loss", np.eye(4)[LABELS[::-1]], LABELS),  # confident and mostly wrong: clipped
     ("label_accuracy", MANY, TAGS),
     *[(n, VALUES, TRUE) for n in ("mean_absolute_error", "mean_squared_error", "r2")],
     ("balanced_accuracy", PROBA, LABELS % 3),  # a class without rows
@@ -116,37 +116,37 @@ AGAINST = [
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["", "weighted"])
-@pytest.mark.parametrize("case", AGAINST, ids=lambda c: f"{c[0]}{np.shape(c[2])}")
-def test_against_scikit_learn(case, weight):
+@pytest.mark.parametrize("case", SKLEARN_CASES, ids=lambda c: f"{c[0]}{np.shape(c[2])}")
+def test_metric_equals_that_of_scikit_learn(case, weight):
     name, pred, target = case
     got = metrics.METRICS[name](pred, target, weight)
-    np.testing.assert_allclose(got, theirs(name, pred, target, weight), rtol=1e-12)
+    np.testing.assert_allclose(got, sklearn_value(name, pred, target, weight), rtol=1e-12)
 
 
 def test_every_metric_is_compared_with_scikit_learn():
-    assert {case[0] for case in AGAINST} == set(metrics.METRICS)
+    assert {case[0] for case in SKLEARN_CASES} == set(metrics.METRICS)
 
 
-def test_what_is_better():
-    """Errors are smaller where predictions are better, all else is larger."""
+def test_smaller_is_better_lists_exactly_the_error_metrics():
+    """Errors fall as predictions improve; all other metrics rise."""
     for metric, pred, target, _ in CASES:
         right = np.eye(4)[target] if np.ndim(target) == 1 else target
         gain = metric(right, target) - metric(pred, target)
         assert (gain < 0) == (metric.__name__ in metrics.SMALLER_IS_BETTER), metric
 
 
-def test_r2_of_a_constant(xp):
+def test_r2_of_a_constant_target_is_1_if_exact_else_0(xp):
     one = xp.asarray(np.ones((5, 1)))
     xp.assert_close(metrics.r2(one, one), 1.0)
     xp.assert_close(metrics.r2(one * 2.0, one), 0.0)
 
 
-def test_shapes():
+def test_r2_rejects_a_target_of_another_shape():
     with pytest.raises(portnet.ShapeError, match=r"r2: expected target of shape \(50, 2\)"):
         metrics.r2(VALUES, TRUE[:, 0])
 
 
-def test_a_probability_of_one_half_is_class_1():
+def test_probability_of_one_half_is_class_1():
     half, one, zero = np.full((2, 1), 0.5), np.ones((2, 1)), np.zeros((2, 1))
     for metric in (metrics.accuracy, metrics.balanced_accuracy, metrics.label_accuracy):
         assert metric(half, one) == metric(one, half) == 1, metric
@@ -154,24 +154,24 @@ def test_a_probability_of_one_half_is_class_1():
 
 
 @pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "log_loss"])
-def test_shapes_of_one_column(name):
+def test_classification_metric_rejects_1d_target_for_one_column(name):
     with pytest.raises(portnet.ShapeError, match=rf"{name}: expected target of shape \(50, 1\)"):
         metrics.METRICS[name](P1, T1[:, 0])
 
 
 @pytest.mark.parametrize("name", ["mean_absolute_error", "mean_squared_error", "label_accuracy"])
-def test_shapes_of_numbers(name):
+def test_elementwise_metric_rejects_a_target_of_another_width(name):
     word = rf"{name}: expected target of shape \(50, 2\), like the prediction, got \(50, 1\)"
     with pytest.raises(portnet.ShapeError, match=word):
         metrics.METRICS[name](VALUES, TRUE[:, :1])
 
 
-def test_shapes_of_one_hot_targets():
+def test_log_loss_rejects_a_one_hot_target_of_another_width():
     with pytest.raises(portnet.ShapeError, match=r"log_loss: expected target of shape \(50, 4\)"):
         metrics.log_loss(PROBA, np.ones((50, 1)))
 
 
-def test_log_loss_of_what_is_sure_and_right(xp):
+def test_log_loss_of_exact_predictions_is_eps(xp):
     got = xp.numpy(metrics.log_loss(xp.asarray(P1 * 0 + T1), xp.asarray(T1)))
     assert got == pytest.approx(
         np.finfo(xp.float_name).eps, rel=0.1, abs=0

@@ -1,8 +1,8 @@
-"""Machine code: the bits of NumPy's calls, whatever it is made of, and at a time that pays.
+"""Machine code: results equal NumPy's bit for bit, and compilation starts when it pays.
 
-Everything here is compiled at its first call (PORTNET_NATIVE=always). What it is compared with is the replay by NumPy's
-calls, or eager NumPy: bit for bit, but for the order in which a mean or a sum of random programs
-may be taken (`programs.py`).
+Everything here is compiled at its first call (PORTNET_NATIVE=always). The reference is the replay
+by NumPy's calls, or eager NumPy: bit for bit, except for the order of the terms in a mean or a sum
+of random programs (`programs.py`).
 """
 
 import itertools
@@ -17,13 +17,13 @@ from custom import Square
 from hypothesis import given, settings
 from test_plan import (
     BLOCKS,
-    FINDING,
+    FAULT_SEARCH,
     STEPS,
     chain_of_sums,
-    groups_are_eager,
-    in_blocks,
-    replay_is_eager,
-    steps_are_eager,
+    check_groups_equal_eager,
+    check_replay_equals_eager,
+    check_steps_equal_eager,
+    set_block_size,
 )
 
 import portnet
@@ -40,7 +40,7 @@ pytest.importorskip("llvmlite", reason="the extra `native` is not installed")
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch):
+def compile_at_first_call(monkeypatch):
     monkeypatch.setenv("PORTNET_NATIVE", "always")
 
 
@@ -49,8 +49,8 @@ def way_of(compiled):
     return way
 
 
-def both(monkeypatch, fn, *args, donate=()):
-    """Return results by NumPy's calls, results by machine code, and what was compiled."""
+def numpy_and_native_results(monkeypatch, fn, *args, donate=()):
+    """Return the results of NumPy's calls, those of machine code, and the native plan."""
     with monkeypatch.context() as m:
         m.setenv("PORTNET_NATIVE", "never")
         by_calls = portnet.compile(fn, donate=donate)(*tree.map(np.array, args))
@@ -66,11 +66,11 @@ def assert_bits(actual, expected, where=""):
 
 
 def assert_native(monkeypatch, fn, *args, donate=(), left=0):
-    """Return what machine code gives; fail unless it has the bits of NumPy's calls.
+    """Return the results of machine code; fail unless they equal NumPy's bit for bit.
 
-    All of fn must be machine code, but for as many operations as are `left`.
+    At most `left` operations of fn may not be machine code.
     """
-    by_calls, by_code, way = both(monkeypatch, fn, *args, donate=donate)
+    by_calls, by_code, way = numpy_and_native_results(monkeypatch, fn, *args, donate=donate)
     assert_bits(by_code, by_calls, way.native)
     done, _, all_ = way.native.partition(" operations")[0].partition(" of ")
     assert int(all_ or 0) - int(done or 0) <= left, way.explain()
@@ -79,29 +79,29 @@ def assert_native(monkeypatch, fn, *args, donate=(), left=0):
 
 SIZES = [*range(1, 18), 31, 33, 63, 65]
 
-# Bits -------------------------------------------------------------------------------------------
+# Bitwise equality -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block", [None, *BLOCKS])
-def test_random_programs(block, monkeypatch):
+def test_random_programs_equal_eager_calls(block, monkeypatch):
     if block:
-        in_blocks(monkeypatch, block)
-    settings(FINDING, max_examples=60)(given(pg.programs())(replay_is_eager))()
+        set_block_size(monkeypatch, block)
+    settings(FAULT_SEARCH, max_examples=60)(given(pg.programs())(check_replay_equals_eager))()
 
 
 @pytest.mark.parametrize("block", [None, 3])
-def test_groups(block, monkeypatch):
+def test_groups_equal_eager_calls(block, monkeypatch):
     if block:
-        in_blocks(monkeypatch, block)
-    groups_are_eager()
+        set_block_size(monkeypatch, block)
+    check_groups_equal_eager()
 
 
 @pytest.mark.parametrize(("name", "block"), [*((n, None) for n in STEPS), ("adam", 5)])
-def test_epochs_are_eager_ones_bit_for_bit(name, block, monkeypatch):
+def test_epochs_of_every_optimizer_equal_eager_epochs_bit_for_bit(name, block, monkeypatch):
     if block:
-        in_blocks(monkeypatch, block)
-    steps_are_eager(STEPS[name])
-    steps_are_eager(STEPS[name], "float32", dropout=0.0)
+        set_block_size(monkeypatch, block)
+    check_steps_equal_eager(STEPS[name])
+    check_steps_equal_eager(STEPS[name], "float32", dropout=0.0)
 
 
 def data(loss, rows, dtype):
@@ -116,7 +116,7 @@ def data(loss, rows, dtype):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_steps_of_every_activation_and_loss(activation, loss, monkeypatch):
+def test_steps_of_every_activation_and_loss_equal_numpy_calls(activation, loss, monkeypatch):
     x, y = data(loss, 9, "float32")
     net = portnet.mlp([5, 8, 7, 1 if "sigmoid" in loss else 3], activation)
     params = portnet.init(net, seed=1, like=x)
@@ -127,7 +127,7 @@ def test_steps_of_every_activation_and_loss(activation, loss, monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])
 @pytest.mark.parametrize("name", ["sum", "max", "min", "prod", "mean"])
-def test_reductions_have_numpys_bits(name, dtype, monkeypatch):
+def test_reductions_equal_numpy_bit_for_bit(name, dtype, monkeypatch):
     if name == "mean" and "int" in dtype:
         pytest.skip("the standard has means of floats only")
 
@@ -157,15 +157,15 @@ def test_reductions_have_numpys_bits(name, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_products_have_numpys_bits(dtype, monkeypatch):
-    """All shapes for which NumPy takes another function of BLAS, all ways to lie in memory."""
+def test_matmul_equals_numpy_bit_for_bit(dtype, monkeypatch):
+    """All shapes for which NumPy calls another BLAS function, and all memory layouts."""
 
     def fn(a, *matrices):
         xp = namespace(a)
-        a = a * 2.0  # of arguments, which may lie in any way, the products stay NumPy's
+        a = a * 2.0  # products of arguments stay NumPy's, as their layout varies
         left = xp.matrix_transpose(a)
-        again = xp.matrix_transpose(left * 0.5)  # by columns
-        products = [xp.matmul(a, left), xp.matmul(left, a)]  # NumPy's own
+        again = xp.matrix_transpose(left * 0.5)  # column-major
+        products = [xp.matmul(a, left), xp.matmul(left, a)]  # these stay NumPy's calls
         for b in matrices:
             b = b * 2.0
             products += [xp.matmul(a, b), xp.matmul(xp.matrix_transpose(b), left)]
@@ -175,12 +175,11 @@ def test_products_have_numpys_bits(dtype, monkeypatch):
     draw = np.random.default_rng(0)
     for m, k in itertools.product([1, 2, 5, 33], [1, 2, 17]):
         a, *matrices = (draw.standard_normal(s).astype(dtype) for s in [(m, k), (k, 1), (k, 16)])
-        # NumPy's own: A @ A.T; b with gaps; where m or k is 1, a number times a row, and the like.
+        # NumPy's calls: A @ A.T; b with gaps; if m or k is 1, a scalar times a row, and the like.
         left = 4 if min(m, k) > 1 else 99
         results = assert_native(monkeypatch, fn, a, *matrices, left=left)
-        for one, eager in zip(
-            results, fn(a, *matrices), strict=True
-        ):  # eagerly, left is by columns
+        # In the eager call, left is column-major.
+        for one, eager in zip(results, fn(a, *matrices), strict=True):
             np.testing.assert_allclose(one, eager, rtol=1e-4 if a.itemsize == 4 else 1e-12)
 
 
@@ -188,7 +187,7 @@ SPECIAL = [0.0, -0.0, 1.0, -1.5, np.inf, -np.inf, np.nan, 1e-310, 3e38, 0.1, 7.0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_every_pair_of_special_numbers(dtype, monkeypatch):
+def test_every_pair_of_special_values_equals_numpy(dtype, monkeypatch):
     def fn(x, y):
         xp = namespace(x, y)
         pairs = [x + y, x - y, x * y, x / y, xp.maximum(x, y), xp.minimum(x, y)]
@@ -201,12 +200,12 @@ def test_every_pair_of_special_numbers(dtype, monkeypatch):
     x, y = (a.ravel() for a in np.meshgrid(SPECIAL, SPECIAL))
     with np.errstate(all="ignore"):
         x, y = x.astype(dtype), y.astype(dtype)
-        for n in (3, len(x)):  # isinf and sign of an argument stay NumPy's
+        for n in (3, len(x)):  # isinf and sign of an argument stay NumPy's calls
             assert_native(monkeypatch, fn, x[:n], y[:n], left=2)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32", "int64", "uint64"])
-def test_integers_wrap_as_numpys(dtype, monkeypatch):
+def test_integer_overflow_wraps_as_in_numpy(dtype, monkeypatch):
     def fn(x, y):
         xp = namespace(x, y)
         sums = [x + y, x - y, x * y, x & y, x | y, x ^ y, x << 3, x >> 2, ~x, -x, abs(x)]
@@ -220,8 +219,8 @@ def test_integers_wrap_as_numpys(dtype, monkeypatch):
     assert_native(monkeypatch, fn, x, y, left=99)
 
 
-def test_operands_of_every_shape(monkeypatch):
-    """Rows, columns, numbers, transposed and reversed views, three axes."""
+def test_broadcast_transposed_and_sliced_operands_equal_numpy(monkeypatch):
+    """Rows, columns, scalars, transposed and reversed views, and three axes."""
 
     def fn(x, row, column, one):
         xp = namespace(x)
@@ -237,8 +236,8 @@ def test_operands_of_every_shape(monkeypatch):
     assert_native(monkeypatch, fn, np.asfortranarray(x), *args[1:], left=99)
 
 
-def test_state_that_is_donated_goes_on(monkeypatch):
-    """A hundred calls, each with what the one before returned; a result that was kept stays."""
+def test_donated_state_over_100_calls_equals_eager(monkeypatch):
+    """A hundred calls, each with the results of the last; results that are kept do not change."""
     step = lambda p, g: (p - 0.1 * namespace(p).tanh(p) * g, namespace(p).sum(p * g))  # noqa: E731
     native, draw = portnet.compile(step, donate=(0,)), np.random.default_rng(0)
     p = q = draw.standard_normal((3, 4))
@@ -255,7 +254,7 @@ def test_state_that_is_donated_goes_on(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["int8", "int32", "int64"])
-def test_signed_beside_unsigned_numbers(kind, monkeypatch):
+def test_signed_with_unsigned_integers_equal_numpy(kind, monkeypatch):
     def fn(x, y):
         return [x < y, x == y, x >= y, x != y, x * 2 > y, x + 1 <= y]
 
@@ -263,7 +262,7 @@ def test_signed_beside_unsigned_numbers(kind, monkeypatch):
     assert_bits(assert_native(monkeypatch, fn, x, y, left=99), fn(x, y))
 
 
-def test_constants_that_are_equal_but_lie_otherwise(monkeypatch):
+def test_equal_constants_of_different_layouts_stay_distinct(monkeypatch):
     C = np.array([[1.0, 2], [3, 4]])
     F = np.asfortranarray(C)
     fn = lambda x: (x + F, (x * 2) * C, x - C[::-1], x / F[::-1], (x * 3) * C.T.copy().T)  # noqa: E731
@@ -272,20 +271,20 @@ def test_constants_that_are_equal_but_lie_otherwise(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["int32", "uint32", "int64"])
-def test_shifts_by_all_bits_and_more(kind, monkeypatch):
+def test_shifts_by_all_bits_and_more_equal_numpy(kind, monkeypatch):
     x = np.array([1, 2**31 - 1, 5], kind)
     bits = 8 * x.itemsize
     fn = lambda x: [x << bits - 1, x << bits, x >> bits + 1, x >> bits - 1]  # noqa: E731
     assert_bits(assert_native(monkeypatch, fn, x, left=99), fn(x))
 
 
-def test_negative_powers_of_integers_are_numpys_error():
+def test_negative_powers_of_integers_raise_as_in_numpy():
     with pytest.raises(ValueError, match="negative integer powers"):
         portnet.compile(lambda x, y: x**y)(np.array([2, 3]), np.array([1, -1]))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "complex64", "complex128", "longdouble"])
-def test_dtypes_that_stay_numpys(dtype, monkeypatch):
+def test_dtypes_without_machine_code_equal_numpy(dtype, monkeypatch):
     def fn(x):
         xp = namespace(x)
         y = x * 2
@@ -297,7 +296,7 @@ def test_dtypes_that_stay_numpys(dtype, monkeypatch):
 
 
 def ragged(x, w):
-    """Something of everything, on rows and columns of any number."""
+    """Operations of every kind, on any number of rows and columns."""
     xp = namespace(x)
     h = xp.tanh(xp.matmul(x * 0.5, w))
     shifted = h - xp.max(h, axis=1, keepdims=True)
@@ -310,7 +309,7 @@ def ragged(x, w):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_ragged_sizes_have_the_bits_of_the_replay(dtype, monkeypatch):
+def test_ragged_sizes_equal_the_replay_bit_for_bit(dtype, monkeypatch):
     draw = np.random.default_rng(0)
     for i, n in enumerate(SIZES):
         for rows, columns in ((n, SIZES[i * 5 % len(SIZES)]), (SIZES[i * 8 % len(SIZES)], n)):
@@ -327,8 +326,8 @@ FUNCTIONS = ["exp", "expm1", "log", "log1p", "sqrt", "tanh", "sin", "cos", "sinh
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", [5, 64, 1000])
-def test_strides_of_arguments_have_eager_bits(n, dtype, monkeypatch):
-    """NumPy's functions may round otherwise where strides are negative or not those of a row."""
+def test_strided_arguments_equal_eager_calls_bit_for_bit(n, dtype, monkeypatch):
+    """NumPy's functions may round differently for negative strides or gaps between elements."""
     x = np.random.default_rng(n).uniform(0.1, 2, (n, 7)).astype(dtype)
     views = [x[::-1, 0], x[::2, :], x.T, x[:, 3], x[::-1, ::-1], np.asfortranarray(x)]
 
@@ -342,7 +341,7 @@ def test_strides_of_arguments_have_eager_bits(n, dtype, monkeypatch):
 
 
 def assert_strided(monkeypatch, fn, *args):
-    """Return what machine code gives of arguments as they lie: the bits of NumPy's calls."""
+    """Return the results for arguments in their own layout; they equal NumPy's calls bit for bit."""
     with monkeypatch.context() as m:
         m.setenv("PORTNET_NATIVE", "never")
         by_calls = portnet.compile(fn)(*args)
@@ -353,9 +352,7 @@ def assert_strided(monkeypatch, fn, *args):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("exponent", [2, 0.5, -1, 3.0, 2.5])
-def test_powers_have_eager_bits_and_without_axes_one_unit_in_the_last_place(
-    exponent, dtype, monkeypatch
-):
+def test_powers_equal_eager_bit_for_bit_or_within_one_ulp_for_0d(exponent, dtype, monkeypatch):
     draw = np.random.default_rng(0).uniform(0.1, 2, 200).astype(dtype)
     e = np.asarray(exponent, dtype)
     shapes = [draw, draw[:1], draw[:1].reshape(1, 1), draw[:6].reshape(2, 3)]
@@ -378,7 +375,7 @@ def test_powers_have_eager_bits_and_without_axes_one_unit_in_the_last_place(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_largest_of_zeros_of_both_signs_has_the_sign_of_the_replay(dtype, monkeypatch):
+def test_max_of_positive_and_negative_zeros_keeps_the_sign(dtype, monkeypatch):
     def fn(x):
         xp = namespace(x)
         largest = [xp.max(x * 2.0, axis=a) for a in (0, 1)]
@@ -393,7 +390,7 @@ def test_largest_of_zeros_of_both_signs_has_the_sign_of_the_replay(dtype, monkey
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", [*STEPS, "inverse decay"])
-def test_fits_have_the_same_bits_whenever_machine_code_starts(name, dtype, monkeypatch):
+def test_fits_are_equal_bit_for_bit_with_and_without_machine_code(name, dtype, monkeypatch):
     portnet.set_backend("numpy", dtype=dtype)
     draw = np.random.default_rng(0)
     X, y = draw.standard_normal((70, 4)), draw.integers(0, 3, 70)
@@ -412,8 +409,8 @@ def test_fits_have_the_same_bits_whenever_machine_code_starts(name, dtype, monke
         assert_bits(other, ends[0])
 
 
-def test_machine_code_that_starts_in_mid_fit_keeps_the_bits(monkeypatch):
-    """Enough steps for it to start: two equal fits, and 150 + 150 epochs against 300."""
+def test_machine_code_that_starts_within_a_fit_changes_no_result(monkeypatch):
+    """Compare two equal fits, and 150 + 150 epochs with 300; machine code starts in between."""
     monkeypatch.setenv("PORTNET_NATIVE", "auto")
     portnet.set_backend("numpy", dtype="float64")
     X, y = np.random.default_rng(0).standard_normal((2, 200, 10))
@@ -429,7 +426,7 @@ def test_machine_code_that_starts_in_mid_fit_keeps_the_bits(monkeypatch):
     assert_bits(tree.leaves(halves.params), tree.leaves(first.params))
 
 
-def test_equal_classifiers_have_equal_bits(monkeypatch):
+def test_equal_classifiers_are_equal_bit_for_bit(monkeypatch):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     monkeypatch.setenv("PORTNET_NATIVE", "auto")
     draw = np.random.default_rng(0)
@@ -441,15 +438,15 @@ def test_equal_classifiers_have_equal_bits(monkeypatch):
         for _ in range(2)
     ]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of convergence
+        warnings.simplefilter("ignore")  # ConvergenceWarning
         a, b = (tree.leaves((f.fit(X, y).coefs_, f.intercepts_)) for f in fits)
     assert_bits(a, b)
 
 
-# When -------------------------------------------------------------------------------------------
+# Start of compilation ---------------------------------------------------------------------------
 
 
-def test_auto_compiles_when_that_has_paid_and_the_bits_stay(monkeypatch):
+def test_auto_compiles_when_it_pays_and_changes_no_result(monkeypatch):
     monkeypatch.setenv("PORTNET_NATIVE", "auto")
     compiled = portnet.compile(lambda x: namespace(x).exp(x) * 2.0 + x**0.5)
     x = np.linspace(0, 1, 2**19)
@@ -463,7 +460,7 @@ def test_auto_compiles_when_that_has_paid_and_the_bits_stay(monkeypatch):
     assert_bits([*results, compiled(x)], results[:1] * 3)
 
 
-def test_never_compiles_nothing(monkeypatch):
+def test_never_compiles_no_machine_code(monkeypatch):
     monkeypatch.setenv("PORTNET_NATIVE", "never")
     compiled = portnet.compile(lambda x: x * 2.0 + 1.0)
     compiled(np.ones(10**6))
@@ -471,7 +468,7 @@ def test_never_compiles_nothing(monkeypatch):
     assert not way_of(compiled).native
 
 
-def test_another_word_in_the_variable_is_an_error(monkeypatch):
+def test_unknown_value_of_portnet_native_raises(monkeypatch):
     monkeypatch.setenv("PORTNET_NATIVE", "yes")
     with pytest.raises(
         ValueError, match=r"PORTNET_NATIVE: expected always, never or auto, got 'yes'"
@@ -479,7 +476,7 @@ def test_another_word_in_the_variable_is_an_error(monkeypatch):
         portnet.compile(lambda x: x * 2.0)(np.ones(3))
 
 
-def test_a_fit_follows_the_variable_though_equal_fits_went_before(monkeypatch):
+def test_fit_follows_portnet_native_after_an_equal_fit(monkeypatch):
     X, y = np.random.default_rng(0).standard_normal((2, 40, 3))
     runs = []
     for mode in ("never", "always"):
@@ -491,7 +488,7 @@ def test_a_fit_follows_the_variable_though_equal_fits_went_before(monkeypatch):
     assert_bits(*(tree.leaves(run.params) for run in runs))
 
 
-def test_the_call_from_which_on_it_pays():
+def test_pays_after_depends_on_the_size_of_the_work():
     small = planner.trace_twice(lambda x: x * 2.0, [((10,), np.dtype(float))], lambda t: (t, {}))
     calls = [
         native_policy.pays_after(planner.make(simplify(p), 1, []))
@@ -504,13 +501,13 @@ def test_the_call_from_which_on_it_pays():
         )
     ]
     assert calls[0] > 10_000 > 100 > calls[1] > 0
-    assert calls[2] < 0  # never: there is nothing to compile
+    assert calls[2] < 0  # never, as there is nothing to compile
     enormous = [((10**12,), np.dtype(float))]
     large = planner.trace_twice(lambda x: x * 2.0, enormous, lambda t: (t, {}))
     assert native_policy.pays_after(planner.make(simplify(large), 1, [])) == 1
 
 
-def test_without_the_extra(monkeypatch):
+def test_machine_code_without_llvmlite_raises_or_is_skipped(monkeypatch):
     native_policy.why_no_machine_code.cache_clear()
     monkeypatch.setattr(native_policy.importlib.util, "find_spec", lambda name: None)
     try:
@@ -524,7 +521,7 @@ def test_without_the_extra(monkeypatch):
         native_policy.why_no_machine_code.cache_clear()
 
 
-def test_where_llvm_fails_numpy_goes_on(monkeypatch):
+def test_failure_of_llvm_warns_and_falls_back_to_numpy(monkeypatch):
 
     def fails(functions, segments):
         raise RuntimeError("no such processor")
@@ -537,8 +534,8 @@ def test_where_llvm_fails_numpy_goes_on(monkeypatch):
     assert "segment0" not in way_of(compiled).explain()
 
 
-def test_a_processor_that_llvm_does_not_know_is_an_error(monkeypatch):
-    """LLVM itself would end the process."""
+def test_unknown_portnet_native_cpu_raises(monkeypatch):
+    """LLVM itself would abort the process."""
     from llvmlite import binding
 
     monkeypatch.setenv("PORTNET_NATIVE", "always")
@@ -552,18 +549,18 @@ def test_a_processor_that_llvm_does_not_know_is_an_error(monkeypatch):
     assert "segment0" in way_of(compiled).explain()
 
 
-def test_explained(capsys):
+def test_explain_lists_the_machine_code_functions(capsys):
     fn = portnet.compile(lambda x: namespace(x).exp(-x) * 2.0 + namespace(x).argmax(x, axis=0))
     x = np.ones((3, 4))
     fn(x)
     fn.explain(x)
-    told = capsys.readouterr().out
-    assert "4 of 5 operations are machine code, in 2 functions" in told
-    assert "segment0(table)" in told
+    text = capsys.readouterr().out
+    assert "4 of 5 operations are machine code, in 2 functions" in text
+    assert "segment0(table)" in text
 
 
 @pytest.mark.parametrize("cpu", ["x86-64", "generic"])
-def test_the_processor_that_the_variable_names_is_compiled_for(cpu, monkeypatch):
+def test_portnet_native_cpu_sets_the_target_processor(cpu, monkeypatch):
     if (cpu == "x86-64") != (platform.machine() == "x86_64"):
         pytest.skip(f"{cpu} is no target on {platform.machine()}")
 
@@ -572,14 +569,14 @@ def test_the_processor_that_the_variable_names_is_compiled_for(cpu, monkeypatch)
     assert_native(monkeypatch, lambda x: x * 2.0 + namespace(x).exp(-x), np.arange(9.0))
 
 
-def test_code_that_is_made_during_a_call_is_what_stays(monkeypatch):
+def test_machine_code_compiled_during_a_call_is_kept(monkeypatch):
     monkeypatch.setenv("PORTNET_NATIVE", "auto")
     compiled = portnet.compile(lambda x: 1.0 / x + namespace(x).exp(x))
     x = np.ones(8000)
     compiled(x)
     way = way_of(compiled)
 
-    def again(*told):
+    def again(*args):
         with np.errstate(all="ignore"):
             while not way.native:
                 compiled(x)
@@ -589,8 +586,8 @@ def test_code_that_is_made_during_a_call_is_what_stays(monkeypatch):
     assert ["segment0" in replay.names for replay in way.pool] == [True]
 
 
-def test_functions_and_their_code_go_together():
-    """Machine code is given back with the function, and can be called as long as that lives."""
+def test_machine_code_is_released_with_its_function():
+    """Machine code lives as long as its function, and is released with it."""
     for _ in range(30):
         portnet.compile(lambda x: x * 2.0 - 1.0)(np.ones(5))
     kept = [portnet.compile(lambda x, i=i: x * float(i)) for i in range(10)]
@@ -598,7 +595,7 @@ def test_functions_and_their_code_go_together():
         assert [fn(np.ones(2))[0] for fn in kept] == list(range(10))
 
 
-def test_threads():
+def test_calls_from_several_threads_equal_serial_calls():
     from concurrent.futures import ThreadPoolExecutor
 
     compiled = portnet.compile(chain_of_sums)
@@ -613,7 +610,7 @@ def test_threads():
 
 # Floating-point errors --------------------------------------------------------------------------
 
-HIDDEN = {  # a division by zero and the like, in lanes that are not chosen or past the end
+HIDDEN = {  # floating-point errors in lanes that are not selected or padding
     "sqrt": lambda x: namespace(x).sqrt(namespace(x).maximum(x, 0.0)),
     "divide": lambda x: 1.0 / namespace(x).maximum(x, 1.0),
     "where": lambda x: 1.0 / namespace(x).where(x > 0, x, 1.0),
@@ -622,16 +619,16 @@ HIDDEN = {  # a division by zero and the like, in lanes that are not chosen or p
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", HIDDEN)
-def test_no_floating_point_error_is_made_up(name, dtype, monkeypatch):
+def test_no_spurious_floating_point_errors_are_reported(name, dtype, monkeypatch):
     for n in SIZES:
         x = np.linspace(-2, 2, n).astype(dtype)
         with np.errstate(all="raise"):
             assert_native(monkeypatch, HIDDEN[name], x)
-            assert np.add(x, x).shape == x.shape  # nor in NumPy's next call
+            assert np.add(x, x).shape == x.shape  # no error flag is left for NumPy's next call
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_cross_entropy_of_any_number_of_rows_warns_of_nothing(dtype, monkeypatch):
+def test_cross_entropy_of_any_number_of_rows_does_not_warn(dtype, monkeypatch):
     loss = portnet.SoftmaxCrossEntropy()
     for n in SIZES:
         pred = np.linspace(-2, 2, 3 * n, dtype=dtype).reshape(n, 3)
@@ -640,7 +637,7 @@ def test_cross_entropy_of_any_number_of_rows_warns_of_nothing(dtype, monkeypatch
 
 
 def test_machine_code_reports_no_floating_point_errors():
-    """As the docstring of `compile` says; eager calls find the place."""
+    """As documented in `compile`; eager calls raise at the operation."""
     fn = lambda x: 1.0 / x - x * 1e300  # noqa: E731
     x = np.array([0.0, 1e300])
     with np.errstate(all="raise"):
@@ -649,7 +646,7 @@ def test_machine_code_reports_no_floating_point_errors():
             fn(x)
 
 
-def test_errstate_raise_finds_the_place_in_a_fit_that_is_not_compiled():
+def test_errstate_raise_in_an_eager_fit_raises_at_the_operation():
     X, y = np.ones((8, 2)), np.ones((8, 1))
     net = portnet.Chain([portnet.Dense(3), Square(), portnet.Dense(1)])
     sgd = portnet.SGD(1e30)
@@ -661,7 +658,7 @@ def test_errstate_raise_finds_the_place_in_a_fit_that_is_not_compiled():
         trainer.fit(X, y, epochs=1, progress=False)
 
 
-def test_errstate_raise_finds_the_place_in_an_estimator_that_is_not_compiled():
+def test_errstate_raise_in_an_eager_estimator_raises():
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     X, y = np.linspace(-1, 1, 40).reshape(20, 2), np.arange(20) % 2
     net = portnet.MLPClassifier(solver="sgd", learning_rate_init=1e200, compile=False)
@@ -672,8 +669,8 @@ def test_errstate_raise_finds_the_place_in_an_estimator_that_is_not_compiled():
 
 
 @pytest.mark.parametrize("mode", ["never", "always"])
-def test_divergence_is_found_by_checks_of_our_own(mode, monkeypatch):
-    """In the same epoch and step, whatever makes the steps."""
+def test_divergence_is_detected_equally_with_and_without_compile(mode, monkeypatch):
+    """Epoch and step are equal for compiled and eager steps."""
     monkeypatch.setenv("PORTNET_NATIVE", mode)
     X, y = np.linspace(-1, 1, 80).reshape(40, 2), np.arange(40) % 2
     found = []
@@ -690,7 +687,7 @@ def test_divergence_is_found_by_checks_of_our_own(mode, monkeypatch):
         portnet.MLPClassifier(solver="sgd", learning_rate_init=1e200).fit(X, y)
 
 
-def test_clipping_a_zero_gradient_under_errstate_raise():
+def test_clip_norm_of_a_zero_gradient_does_not_divide_by_zero():
     X, y = np.zeros((9, 2)), np.zeros((9, 1))
     net = portnet.Chain([portnet.Dense(1, weights="zeros")])
     optimizer = portnet.chain(portnet.ClipNorm(1.0), portnet.SGD(0.1))
@@ -701,18 +698,18 @@ def test_clipping_a_zero_gradient_under_errstate_raise():
     assert run.history["loss"] == [0.0] * 3
 
 
-def test_squared_error_of_batches_of_nine_rows_warns_of_nothing():
+def test_squared_error_of_batches_of_nine_rows_does_not_warn():
     portnet.set_backend("numpy", dtype="float64")
     X, y = np.random.default_rng(0).standard_normal((2, 90, 3))
     trainer = portnet.Trainer(portnet.mlp([3, 8, 3]), "squared_error", batch_size=9, seed=0)
-    with np.errstate(all="warn"):  # warnings are errors here
+    with np.errstate(all="warn"):  # pytest turns warnings into errors
         trainer.fit(X, y, epochs=3, progress=False)
 
 
 # NumPy's functions in C -------------------------------------------------------------------------
 
 
-def test_functions_with_other_bits_are_not_taken(monkeypatch):
+def test_c_functions_that_differ_from_numpy_are_rejected(monkeypatch):
     f = np.dtype("float64")
     assert numpy_c.loop(np.exp, (f, f)) is not None
     assert numpy_c.loop(np.exp, (np.dtype("int64"), f)) is None
@@ -720,16 +717,18 @@ def test_functions_with_other_bits_are_not_taken(monkeypatch):
     assert not numpy_c._as_numpy(np.exp, sin, (f, f))
     assert numpy_c._as_numpy(np.exp, exp, (f, f))
     single = numpy_c.product("gemm", np.dtype("float32"))
-    if single is not None:  # NumPy has a BLAS of its own otherwise
+    if single is not None:  # otherwise NumPy has another BLAS
         gemv = numpy_c.product("gemv", f)
         assert numpy_c._multiplies("gemv", gemv, f)
 
 
-def test_what_cannot_be_found_stays_numpys(monkeypatch):
+def test_operations_without_c_functions_use_numpy(monkeypatch):
     monkeypatch.setattr(numpy_c, "loop", lambda *args: None)
     monkeypatch.setattr(numpy_c, "product", lambda *args: None)
     fn = lambda x: namespace(x).exp(namespace(x).matmul(x * 2.0, x * 0.5)) + 1.0  # noqa: E731
-    by_calls, by_code, way = both(monkeypatch, fn, np.arange(9.0).reshape(3, 3) / 10)
+    by_calls, by_code, way = numpy_and_native_results(
+        monkeypatch, fn, np.arange(9.0).reshape(3, 3) / 10
+    )
     assert_bits(by_code, by_calls)
     assert way.native.startswith("3 of 5")
 
@@ -737,38 +736,38 @@ def test_what_cannot_be_found_stays_numpys(monkeypatch):
 # Planted faults ---------------------------------------------------------------------------------
 
 
-def nothing_is_kept(self, plan):
-    made(self, plan)
+def keep_no_results(self, plan):
+    original_init(self, plan)
     self.kept = set()
     self.readers = {}
 
 
-made = lowering.Lowering.__init__
+original_init = lowering.Lowering.__init__
 FAULTS = {
-    "operations change places though one needs the other": (
+    "dependent operations are reordered": (
         lowering._Item,
         "disturbs",
         lambda self, reads, writes: False,
     ),
     "a loop reads what it has overwritten": (lowering._Loop, "takes", lambda *args: True),
-    "what somebody reads is not stored": (lowering.Lowering, "__init__", nothing_is_kept),
-    "numbers are added in another order": (lowering, "FEW", lowering.FEW | {"sum": 10**6}),
-    "an argument is copied in order before a function whose bits depend on strides": (
+    "a result that is read is not stored": (lowering.Lowering, "__init__", keep_no_results),
+    "terms are added in another order": (lowering, "FEW", lowering.FEW | {"sum": 10**6}),
+    "an argument is copied before a function that depends on strides": (
         lowering.Lowering,
         "_has_unknown_strides",
         lambda self, node: False,
     ),
-    "two matrices of BLAS in the wrong order": (
+    "a BLAS matrix has the wrong order": (
         lowering,
         "_order",
         lambda shape, by_column: ("i32 101", shape[1]),
     ),
-    "a comparison of the wrong sign": (
+    "a comparison has the wrong sign": (
         llvm_ir,
         "COMPARISONS",
         llvm_ir.COMPARISONS | {"greater": ("olt", "lt")},
     ),
-    "a column is read as if it were a whole": (
+    "a column is not broadcast": (
         lowering,
         "broadcast",
         lambda shape, strides, to: (*[0] * (len(to) - len(shape)), *strides),
@@ -777,20 +776,22 @@ FAULTS = {
 
 
 def all_checks(monkeypatch):
-    test_operands_of_every_shape(monkeypatch)
-    test_every_pair_of_special_numbers("float64", monkeypatch)
-    test_products_have_numpys_bits("float32", monkeypatch)
-    test_reductions_have_numpys_bits("sum", "float32", monkeypatch)
-    test_strides_of_arguments_have_eager_bits(64, "float64", monkeypatch)
-    groups_are_eager()
+    test_broadcast_transposed_and_sliced_operands_equal_numpy(monkeypatch)
+    test_every_pair_of_special_values_equals_numpy("float64", monkeypatch)
+    test_matmul_equals_numpy_bit_for_bit("float32", monkeypatch)
+    test_reductions_equal_numpy_bit_for_bit("sum", "float32", monkeypatch)
+    test_strided_arguments_equal_eager_calls_bit_for_bit(64, "float64", monkeypatch)
+    check_groups_equal_eager()
     for optimizer in (portnet.Adam(), STEPS["clipped"]):
-        steps_are_eager(optimizer)
-    FINDING(given(pg.programs())(replay_is_eager))()
+        check_steps_equal_eager(optimizer)
+    FAULT_SEARCH(given(pg.programs())(check_replay_equals_eager))()
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_planted_faults_are_caught(name, monkeypatch):
+def test_planted_fault_of_machine_code_is_detected(name, monkeypatch):
     monkeypatch.setattr(*FAULTS[name])
-    monkeypatch.setattr(compile_cache, "_kept", OrderedDict())  # no plan of before, none for later
+    monkeypatch.setattr(
+        compile_cache, "_kept", OrderedDict()
+    )  # no plan of earlier or for later tests
     with pytest.raises((AssertionError, CompileWarning, BaseExceptionGroup)):
         all_checks(monkeypatch)

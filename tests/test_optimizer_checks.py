@@ -1,4 +1,4 @@
-"""check_optimizer must accept every optimizer of ours and reject what is planted."""
+"""check_optimizer accepts every public optimizer and rejects faulty ones."""
 
 from dataclasses import dataclass, replace
 
@@ -23,18 +23,18 @@ CHAINS = [
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_public_optimizer_passes(name, xp):
+def test_every_public_optimizer_is_accepted(name, xp):
     portnet.check_optimizer(name)
     params = xp.tree(({"W": np.linspace(-1, 1, 6).reshape(2, 3), "b": np.ones((1, 3))},))
     portnet.check_optimizer(OPTIMIZERS[name](), params)
 
 
 @pytest.mark.parametrize("optimizer", CHAINS)
-def test_chains_and_schedules_pass(optimizer):
+def test_chains_and_schedules_are_accepted(optimizer):
     portnet.check_optimizer(optimizer)
 
 
-def test_optimizers_of_optax_pass(jax):
+def test_optax_optimizers_are_accepted(jax):
     optax = pytest.importorskip("optax", reason="optax is not installed")
     params = {"W": jax.numpy.ones((3, 2)), "b": jax.numpy.ones(2)}
     portnet.check_optimizer(optax.adam(1e-2), params)
@@ -44,7 +44,7 @@ def test_optimizers_of_optax_pass(jax):
 
 @dataclass(frozen=True)
 class Plain:
-    """u = -0.1 g, in the ten lines of a user."""
+    """u = -0.1 g, as a user writes it."""
 
     def init(self, params):
         return tree.map(lambda p: 0.0 * p, params)
@@ -58,52 +58,52 @@ class ReturnsParameters(Plain):
         return tree.map(lambda p, g: p - 0.1 * g, params, grads), state
 
 
-class Climbs(Plain):
+class AscendsGradient(Plain):
     def update(self, grads, state, params):
         return tree.map(lambda g: 0.1 * g, grads), state
 
 
-class StandsStill(Plain):
+class ReturnsZeros(Plain):
     def update(self, grads, state, params):
         return tree.map(lambda g: 0.0 * g, grads), state
 
 
-class Widens(Plain):
+class ReturnsFloat64(Plain):
     def update(self, grads, state, params):
         return tree.map(lambda g: -np.float64(0.1) * g, grads), state
 
 
-class WidensItsState(Plain):
+class ReturnsFloat64State(Plain):
     def update(self, grads, state, params):
         u, _ = super().update(grads, state, params)
         return u, tree.map(lambda s: s * np.float64(1), state)
 
 
-class AnotherShape(Plain):
+class ReturnsAnotherShape(Plain):
     def update(self, grads, state, params):
         return tree.map(lambda g: -0.1 * g[None], grads), state
 
 
-class AnotherNest(Plain):
+class ReturnsAnotherPytree(Plain):
     def update(self, grads, state, params):
         return super().update(grads, state, params)[0][:1], state
 
 
-class InPlace(Plain):
+class WritesGradients(Plain):
     def update(self, grads, state, params):
         for g in tree.leaves(grads):
             g *= -0.1
         return grads, state
 
 
-class WritesItsState(Plain):
+class WritesState(Plain):
     def update(self, grads, state, params):
         for s, g in zip(tree.leaves(state), tree.leaves(grads), strict=True):
             s += g
         return super().update(grads, state, params)
 
 
-class CountsInPython(Plain):
+class HasPythonState(Plain):
     def init(self, params):
         return 0
 
@@ -111,17 +111,17 @@ class CountsInPython(Plain):
         return super().update(grads, state, params)[0], state + 1
 
 
-class DrawsAtRandom(Plain):
+class ReturnsRandomUpdates(Plain):
     def update(self, grads, state, params):
         return tree.map(lambda g: -np.random.default_rng().uniform() * g, grads), state
 
 
-class UpdatesOnly(Plain):
+class ReturnsUpdatesOnly(Plain):
     def update(self, grads, state, params):
         return super().update(grads, state, params)[0][0]["W"]
 
 
-class NotFinite(Plain):
+class ReturnsInfinity(Plain):
     def update(self, grads, state, params):
         return tree.map(lambda g: -g * np.inf, grads), state
 
@@ -129,45 +129,48 @@ class NotFinite(Plain):
 FAULTS = [
     (ReturnsParameters(), "got the parameters themselves"),
     (
-        Climbs(),
+        AscendsGradient(),
         "expected updates that go against the gradient, as -lr . g does; 20 steps went along",
     ),
-    (StandsStill(), "20 steps went nowhere"),
+    (ReturnsZeros(), "20 steps went nowhere"),
     (
-        Widens(),
+        ReturnsFloat64(),
         r"updates\[0\]\['W'\]: expected shape \(4, 3\) and dtype float32, .* got .* float64",
     ),
-    (WidensItsState(), "the state.*: expected shape .* and dtype float32, as of that of init, got"),
-    (AnotherShape(), r"expected shape \(4, 3\) .*, got \(1, 4, 3\)"),
-    (AnotherNest(), "updates: expected the nest of the parameters"),
-    (InPlace(), "update changes its arguments in place"),
-    (WritesItsState(), "update changes its arguments in place"),
-    (CountsInPython(), "expected a state of arrays where the parameters are, got 0 at state"),
-    (DrawsAtRandom(), "update of the same arguments gives other results"),
-    (NotFinite(), "updates of finite gradients are not finite"),
+    (
+        ReturnsFloat64State(),
+        "the state.*: expected shape .* and dtype float32, as of that of init, got",
+    ),
+    (ReturnsAnotherShape(), r"expected shape \(4, 3\) .*, got \(1, 4, 3\)"),
+    (ReturnsAnotherPytree(), "updates: expected the nest of the parameters"),
+    (WritesGradients(), "update changes its arguments in place"),
+    (WritesState(), "update changes its arguments in place"),
+    (HasPythonState(), "expected a state of arrays where the parameters are, got 0 at state"),
+    (ReturnsRandomUpdates(), "update of the same arguments gives other results"),
+    (ReturnsInfinity(), "updates of finite gradients are not finite"),
 ]
 
 
-def test_ten_lines_of_a_user_pass():
+def test_minimal_custom_optimizer_is_accepted():
     portnet.check_optimizer(Plain())
 
 
 @pytest.mark.parametrize(("optimizer", "message"), FAULTS, ids=lambda v: type(v).__name__)
-def test_planted_faults_are_rejected(optimizer, message):
+def test_faulty_optimizers_are_rejected(optimizer, message):
     with np.errstate(invalid="ignore"), pytest.raises(portnet.OptimizerError, match=message):
         portnet.check_optimizer(optimizer)
 
 
-def test_what_is_no_optimizer_is_a_type_error():
+def test_objects_that_are_no_optimizers_raise():
     with pytest.raises(TypeError, match=r"expected update to return updates, state, got a ndarray"):
-        portnet.check_optimizer(UpdatesOnly())
+        portnet.check_optimizer(ReturnsUpdatesOnly())
     with pytest.raises(TypeError, match="expected an optimizer with init, update"):
         portnet.check_optimizer(portnet.LBFGS())
     with pytest.raises(ValueError, match="unknown optimizer 'adamm': did you mean 'adam'"):
         portnet.check_optimizer("adamm")
 
 
-def test_divergence_of_an_optimizer_that_returns_parameters_says_so():
+def test_divergence_names_an_optimizer_that_returns_parameters():
     X, y = np.random.default_rng(0).standard_normal((2, 24, 3))
     trainer = portnet.Trainer(portnet.mlp([3, 3]), "squared_error", ReturnsParameters())
     with pytest.raises(portnet.DivergenceError) as error:

@@ -1,4 +1,4 @@
-"""Optimizers, transforms and chains against ten-line textbook loops, torch and optax."""
+"""Optimizers, transforms and chains, compared with textbook loops, torch and optax."""
 
 import operator
 import pickle
@@ -18,7 +18,7 @@ def inverse(t):
     return 0.05 / (1 + t / 10)
 
 
-# Every public optimizer has a case: our own, torch's and optax's.
+# Every public optimizer has a case: portnet's, torch's and optax's.
 CASES = {
     "sgd": (SGD(0.1), lambda t, p: t.SGD(p, 0.1), lambda o: o.sgd(0.1)),
     "momentum": (
@@ -101,7 +101,7 @@ CASES = {
         None,
         lambda o: o.chain(o.clip_by_global_norm(0.5), o.adam(0.05)),
     ),
-    "everything": (
+    "decayed, clipped nesterov": (
         chain(WeightDecay(0.1, only="W"), ClipNorm(0.5), Nesterov(inverse, beta=0.8)),
         None,
         lambda o: o.chain(
@@ -115,14 +115,14 @@ START = {"W": np.array([[1.0, -2.0], [0.5, 3.0]]), "b": np.array([[-1.2, 1.0]])}
 
 
 def gradient(params):
-    """Of Rosenbrock's function of b plus a bowl in W."""
+    """Return the gradient of Rosenbrock's function of b plus |W|^2."""
     a, b = params["b"][0, 0], params["b"][0, 1]
     db = [[-2 * (1 - a) - 400 * a * (b - a**2), 200 * (b - a**2)]]
     return {"W": 2.0 * params["W"], "b": np.array(db) * 0.01}
 
 
-def by_hand(optimizer, steps):
-    """The textbook's loop, on one array at a time."""
+def textbook_loop(optimizer, steps):
+    """Run the textbook loop, one array at a time."""
     p = {k: v.copy() for k, v in START.items()}
     m = {k: np.zeros_like(v) for k, v in p.items()}
     v = {k: np.zeros_like(w) for k, w in p.items()}
@@ -180,16 +180,16 @@ def test_every_public_optimizer_is_tested():
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "clipped updates"])
-def test_textbook(name, xp):
+def test_optimizer_equals_the_textbook_loop(name, xp):
     optimizer = CASES[name][0]
 
     def grad(params):
         return xp.tree(gradient(tree.map(xp.numpy, params)))
 
-    # float32 and float64 part company on a curved function, so few steps there
+    # float32 and float64 diverge on a curved function, so float32 makes few steps
     steps, rtol = (40, 1e-12) if xp.float_name == "float64" else (5, 1e-4)
     params, state = run(optimizer, xp.tree(START), grad, steps)
-    expected = by_hand(optimizer, steps)
+    expected = textbook_loop(optimizer, steps)
     for k in START:
         xp.assert_close(params[k], expected[k], rtol=rtol, atol=rtol)
     for leaf in tree.leaves(state):
@@ -197,37 +197,37 @@ def test_textbook(name, xp):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name][1]])
-def test_torch(name, torch):
+def test_optimizer_equals_that_of_torch(name, torch):
     params = {k: torch.tensor(v, requires_grad=True) for k, v in START.items()}
-    theirs = CASES[name][1](torch.optim, list(params.values()))
+    reference = CASES[name][1](torch.optim, list(params.values()))
     for _ in range(40):
         for k, g in gradient({k: p.detach().numpy() for k, p in params.items()}).items():
             params[k].grad = torch.tensor(g)
-        theirs.step()
-    ours, _ = run(CASES[name][0], START, gradient, 40)
+        reference.step()
+    actual, _ = run(CASES[name][0], START, gradient, 40)
     for k in START:
-        np.testing.assert_allclose(ours[k], params[k].detach(), rtol=1e-12)
+        np.testing.assert_allclose(actual[k], params[k].detach(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_optax_drops_in(name, jax):
+def test_optimizer_equals_that_of_optax(name, jax):
     optax = pytest.importorskip("optax", reason="optax is not installed")
     start = {k: jax.numpy.asarray(v) for k, v in START.items()}
 
     def grad(params):
         return {k: jax.numpy.asarray(v) for k, v in gradient(params).items()}
 
-    theirs, _ = run(CASES[name][2](optax), start, grad, 40)
-    ours, _ = run(CASES[name][0], START, gradient, 40)
+    reference, _ = run(CASES[name][2](optax), start, grad, 40)
+    actual, _ = run(CASES[name][0], START, gradient, 40)
     optimizer = CASES[name][0]
     scheduled = callable(getattr(getattr(optimizer, "parts", (optimizer,))[-1], "lr", None))
     # optax counts steps in int32, whose quotients are float32 numbers
     rtol = 2e-6 if scheduled else 1e-10
     for k in START:
-        np.testing.assert_allclose(ours[k], theirs[k], rtol=rtol)
+        np.testing.assert_allclose(actual[k], reference[k], rtol=rtol)
 
 
-def test_optax_in_the_trainer(jax):
+def test_trainer_accepts_optax_optimizers(jax):
     optax = pytest.importorskip("optax", reason="optax is not installed")
     X = np.random.default_rng(0).standard_normal((64, 3))
     y = X @ [[1.0], [2.0], [-1.0]]
@@ -241,7 +241,7 @@ def test_optax_in_the_trainer(jax):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_float32_stays_float32(name, xp):
+def test_float32_parameters_give_float32_updates_and_state(name, xp):
     params = tree.map(lambda p: xp.asarray(p, "float32"), START)
     params, state = run(CASES[name][0], params, lambda p: p, 3)
     for leaf in (*tree.leaves(params), *tree.leaves(state)):
@@ -249,7 +249,7 @@ def test_float32_stays_float32(name, xp):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_numpy_scalars_as_options_widen_nothing(name):
+def test_numpy_float64_options_keep_float32(name):
     def wide(part):
         numbers = {k: np.float64(v) for k, v in vars(part).items() if isinstance(v, float)}
         return replace(part, **numbers)
@@ -265,7 +265,7 @@ def test_numpy_scalars_as_options_widen_nothing(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_optimizers_are_values_and_bear_nothing_to_learn(name):
+def test_optimizers_are_picklable_and_accept_no_parameters(name):
     optimizer = CASES[name][0]
     assert pickle.loads(pickle.dumps(optimizer)) == optimizer
     assert hash(pickle.loads(pickle.dumps(optimizer))) == hash(optimizer)
@@ -296,7 +296,7 @@ def test_optimizers_are_values_and_bear_nothing_to_learn(name):
         (lambda: chain(), "chain: expected at least one optimizer, got nothing"),
     ],
 )
-def test_bad_options(make, message):
+def test_bad_options_raise_at_construction(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -312,19 +312,19 @@ def test_bad_options(make, message):
         (lambda: WeightDecay(0.1, only=3), "only is the name of parameters, such as 'W', got 3"),
     ],
 )
-def test_bad_parts(make, message):
+def test_bad_parts_of_a_chain_raise(make, message):
     with pytest.raises(TypeError, match=message):
         make()
 
 
-def test_a_decay_of_nothing_is_an_error():
+def test_weight_decay_of_an_unknown_name_raises():
     with pytest.raises(ValueError, match=r"no parameter is named 'w'; there are \['W'\], \['b'\]"):
         chain(WeightDecay(0.1, only="w"), SGD()).init(START)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_clipping(scale, xp):
-    """Up to the limit nothing changes; beyond it, the norm is the limit and the direction stays."""
+def test_clip_norm_limits_the_norm_and_keeps_the_direction(scale, xp):
+    """Below the limit, g is unchanged; above it, the norm is the limit and the direction is kept."""
     g = {"W": scale * np.array([[3.0, 4.0]]), "b": scale * np.array([[12.0]])}
     clipped, _ = ClipNorm(6.5).update(xp.tree(g), (), xp.tree(g))
     factor = min(1.0, 6.5 / (13 * scale))
@@ -334,17 +334,17 @@ def test_clipping(scale, xp):
         np.testing.assert_array_equal(xp.numpy(clipped["W"]), g["W"].astype(xp.float_name))
 
 
-def test_clipping_of_zeros_and_of_nan(xp):
+def test_clip_norm_keeps_zeros_and_propagates_nan(xp):
     zeros = xp.tree({"W": np.zeros((2, 3))})
     clipped, _ = ClipNorm(1.0).update(zeros, (), zeros)
     xp.assert_close(clipped["W"], np.zeros((2, 3)))
     bad = xp.tree({"W": np.array([[np.nan, 1.0]]), "b": np.array([[1.0]])})
     clipped, _ = ClipNorm(1.0).update(bad, (), bad)
-    assert np.isnan(xp.numpy(clipped["b"])).all()  # seen, and not hidden by a clip
+    assert np.isnan(xp.numpy(clipped["b"])).all()  # NaN is not hidden by the clip
 
 
 def test_weight_decay_does_not_depend_on_the_batch_size():
-    """Full batch or two halves: the decay of one step of the mean loss is the same."""
+    """One step has the same decay with a full batch and with half batches."""
     X, y = np.ones((8, 2)), np.zeros((8, 1))
     for batch in (8, 4):
         with portnet.use_backend("numpy", dtype="float64"):
@@ -354,7 +354,7 @@ def test_weight_decay_does_not_depend_on_the_batch_size():
                 "squared_error",
                 optimizer,
                 batch,
-            )  # the gradient of the loss is 0 here: x W = 0, and stays so
+            )  # the gradient of the loss is 0 here: x W = 0 throughout
             run = trainer.fit(X, y, epochs=1)
         steps = 8 // batch
         np.testing.assert_allclose(run.params["W"], [[0.95**steps], [-(0.95**steps)]], rtol=1e-12)
@@ -369,26 +369,26 @@ BAD_RATES = {
 
 
 @pytest.mark.parametrize("name", BAD_RATES)
-def test_schedules_that_give_no_number(name):
+def test_schedules_that_return_no_scalar_raise(name):
     rate, message = BAD_RATES[name]
     params = tree.map(lambda p: p.astype("float32"), START)
     with pytest.raises(portnet.ShapeError, match=message):
         SGD(rate).update(params, SGD(rate).init(params), params)
 
 
-def test_a_schedule_may_give_python_numbers(xp):
+def test_schedules_can_return_python_numbers(xp):
     params = xp.tree(START)
     for rate in (lambda t: 0.1, lambda t: 1, lambda t: np.float64(0.1)):
         updates, _ = SGD(rate).update(params, SGD(rate).init(params), params)
         xp.assert_close(updates["W"], -rate(0) * START["W"])
 
 
-def test_names_are_those_of_the_classes():
+def test_optimizer_names_are_lowercase_class_names():
     names = {name: make.__name__.lower() for name, make in optimizers.OPTIMIZERS.items()}
     assert names == {name: name for name in optimizers.OPTIMIZERS}
 
 
-def test_defaults_are_those_of_the_documentation():
+def test_default_options_are_those_of_the_documentation():
     assert SGD() == SGD(0.1)
     assert Momentum() == Momentum(0.1, 0.9)
     assert Nesterov() == Nesterov(0.1, 0.9)
@@ -397,8 +397,8 @@ def test_defaults_are_those_of_the_documentation():
     assert AdamW() == AdamW(1e-3, 0.9, 0.999, 1e-8, 0.01)
 
 
-def test_only_is_the_whole_name():
-    """only="b" spares LayerNorm's beta."""
+def test_weight_decay_only_matches_the_whole_name():
+    """only="b" does not match LayerNorm's beta."""
     net = portnet.mlp([2, 3, 1], norm="layer")
     params = portnet.init(net)
     grads = tree.map(np.zeros_like, params)
@@ -410,7 +410,7 @@ def test_only_is_the_whole_name():
     assert any("beta" in p for p in tree.paths(params))
 
 
-def test_a_chain_in_a_chain_that_makes_no_step():
+def test_chain_without_an_optimizer_raises():
     nested = chain(ClipNorm(2.0), chain(WeightDecay(0.1), ClipNorm(1.0)))
     with pytest.raises(TypeError, match="which changes gradients but makes no step"):
         portnet.Trainer(portnet.mlp([2, 1]), "huber", nested)
@@ -422,8 +422,8 @@ def test_a_chain_in_a_chain_that_makes_no_step():
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
-def test_the_first_step_of_adam_is_lr_in_float32(size):
-    """1 - beta2 = 0.001 is what v is divided by: as exact as float32 is."""
+def test_first_step_of_adam_is_lr_in_float32(size):
+    """The bias correction 1 - beta2 = 0.001 must be accurate in float32."""
     g = {"W": np.array([[size, -size]], "float32")}
     updates, _ = Adam(1e-3).update(g, Adam().init(g), g)
     np.testing.assert_allclose(updates["W"], [[-1e-3, 1e-3]], rtol=5e-7 + 1e-8 / size)

@@ -1,4 +1,4 @@
-"""The planner: what it saves, and that mistakes in it are caught.
+"""The planner of the compiler: its replays equal eager calls, and its faults are detected.
 
 Random programs and training steps run with blocks of a few elements, so that small arrays make
 groups of many blocks. The same checks must then fail with a fault planted in the planner.
@@ -23,7 +23,7 @@ from portnet.optimizers import OPTIMIZERS
 from portnet.transforms import ClipNorm, WeightDecay, chain
 
 BLOCKS = (1, 3, 16, 50)  # elements
-FINDING = settings(
+FAULT_SEARCH = settings(
     max_examples=400,
     phases=[Phase.generate],
     database=None,
@@ -34,18 +34,18 @@ FINDING = settings(
 )
 
 
-def replay_is_eager(program):
-    """Fail unless three replays are three eager calls, and leave alone what is not theirs."""
+def check_replay_equals_eager(program):
+    """Fail unless three replays equal eager calls and change no argument that is not donated."""
     compiled = portnet.compile(program.function(), donate=program.donate)
     history = []
     with np.errstate(all="ignore"):
-        for world in (0, 1, 0):
-            expected = program.function()(*program.inputs(world))
-            args = program.inputs(world)
+        for value_set in (0, 1, 0):
+            expected = program.function()(*program.inputs(value_set))
+            args = program.inputs(value_set)
             held = [x for i, x in enumerate(args) if i not in program.donate]
             before = pg.snapshot(held)
             actual = compiled(*args)
-            pg.assert_same(actual, expected, program.tolerance(world))
+            pg.assert_same(actual, expected, program.tolerance(value_set))
             assert pg.snapshot(held) == before, "an argument that is not donated changed"
             results = [a for a in tree.leaves(actual) if isinstance(a, np.ndarray)]
             history.append((results, pg.snapshot(results)))
@@ -53,14 +53,14 @@ def replay_is_eager(program):
         assert pg.snapshot(results) == then, "a result changed in a later call"
 
 
-def in_blocks(monkeypatch, elements):
-    """Plan blocks of so many elements, and forget the plans of before."""
+def set_block_size(monkeypatch, elements):
+    """Set the number of elements of a block, and drop the plans made so far."""
     monkeypatch.setattr(schedule, "BLOCK", elements)
     monkeypatch.setattr(compile_cache, "_kept", OrderedDict())
 
 
 def chain_of_sums(x, y):
-    """Groups of elementwise operations, some of whose results are wanted outside of their group."""
+    """Groups of elementwise operations, some of whose results are used outside of their group."""
     xp = portnet.namespace(x, y)
     a = xp.exp(-x * x) + y
     b = a * a - x
@@ -71,8 +71,8 @@ def chain_of_sums(x, y):
     return d, xp.sum(d * b, axis=-1), xp.where(d > 0, b, x), xp.astype(d > y, x.dtype) * c, e
 
 
-def groups_are_eager():
-    """Fail unless groups of many blocks give what eager calls give, the last block, too."""
+def check_groups_equal_eager():
+    """Fail unless groups of many blocks equal eager calls, the last block included."""
     for rows, columns in ((7, 3), (64, 5), (32, 1), (131, 1), (2, 40)):
         draw = np.random.default_rng(rows)
         for donate in ((), (0,), (0, 1)):
@@ -96,8 +96,8 @@ STEPS = {
 }
 
 
-def steps_are_eager(optimizer, dtype="float64", dropout=0.2):
-    """Fail unless an epoch of compiled steps is one of eager ones, bit for bit, and again."""
+def check_steps_equal_eager(optimizer, dtype="float64", dropout=0.2):
+    """Fail unless three epochs of compiled steps equal eager ones, bit for bit."""
     net = portnet.mlp([5, 8, 7, 3], "tanh", dropout=dropout, norm="layer")
     loss = portnet.SoftmaxCrossEntropy()
     draw = np.random.default_rng(0)
@@ -131,27 +131,27 @@ def steps_are_eager(optimizer, dtype="float64", dropout=0.2):
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_random_programs_in_blocks(block, monkeypatch):
-    in_blocks(monkeypatch, block)
-    settings(FINDING, max_examples=40)(given(pg.programs())(replay_is_eager))()
+def test_random_programs_in_small_blocks_equal_eager_calls(block, monkeypatch):
+    set_block_size(monkeypatch, block)
+    settings(FAULT_SEARCH, max_examples=40)(given(pg.programs())(check_replay_equals_eager))()
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_groups_in_blocks(block, monkeypatch):
-    in_blocks(monkeypatch, block)
-    groups_are_eager()
+def test_groups_in_small_blocks_equal_eager_calls(block, monkeypatch):
+    set_block_size(monkeypatch, block)
+    check_groups_equal_eager()
 
 
 @pytest.mark.parametrize("block", [None, 5])
 @pytest.mark.parametrize("name", STEPS)
-def test_epochs_of_every_optimizer_are_eager_ones(name, block, monkeypatch):
+def test_compiled_epochs_of_every_optimizer_equal_eager_epochs(name, block, monkeypatch):
     if block:
-        in_blocks(monkeypatch, block)
-    steps_are_eager(STEPS[name])
-    steps_are_eager(STEPS[name], "float32", dropout=0.0)
+        set_block_size(monkeypatch, block)
+    check_steps_equal_eager(STEPS[name])
+    check_steps_equal_eager(STEPS[name], "float32", dropout=0.0)
 
 
-# What it saves ----------------------------------------------------------------------------------
+# Operations and memory that the plan saves ------------------------------------------------------
 
 
 def explained(capsys, fn, *args, donate=()):
@@ -159,7 +159,7 @@ def explained(capsys, fn, *args, donate=()):
     return capsys.readouterr().out
 
 
-def test_the_gradient_of_the_first_inputs_is_not_computed(capsys):
+def test_gradient_of_the_network_input_is_not_computed(capsys):
     net = portnet.mlp([4, 6, 3])
     step = portnet.make_step(net, portnet.SquaredError(), portnet.SGD())
     params = portnet.init(net, seed=0)
@@ -168,8 +168,8 @@ def test_the_gradient_of_the_first_inputs_is_not_computed(capsys):
     assert "5 matmul" in text.partition("left")[2]  # forward 2, dW 2, dx of the second layer
 
 
-def test_an_optimizer_works_on_all_parameters_at_once():
-    """However many layers there are, Adam is the same few operations."""
+def test_optimizer_updates_all_parameters_in_one_group():
+    """The number of Adam's operations does not depend on the number of layers."""
     counts = []
     for sizes in ([4, 6, 3], [4, 6, 6, 6, 6, 3]):
         net, adam = portnet.mlp(sizes), portnet.Adam()
@@ -187,10 +187,10 @@ def test_an_optimizer_works_on_all_parameters_at_once():
     assert counts == [1, 1]
 
 
-def test_repeated_dead_and_constant_operations_are_left_out(capsys):
+def test_repeated_dead_and_constant_operations_are_removed(capsys):
     def fn(x):
         xp = portnet.namespace(x)
-        xp.exp(x)  # nobody needs it
+        xp.exp(x)  # unused
         table = xp.arange(4.0) * 2.0
         return (x + 1.0) * (x + 1.0) + table, xp.sum(x * 1.0, axis=()) if x.ndim > 5 else x / 1.0
 
@@ -198,8 +198,8 @@ def test_repeated_dead_and_constant_operations_are_left_out(capsys):
     assert "3 left: 1 add" in text or "left: 2 add, 1 multiply" in text
 
 
-def test_buffers_are_used_again():
-    """A chain of a hundred operations needs two buffers, or one."""
+def test_buffers_are_reused_along_a_chain_of_operations():
+    """A chain of a hundred operations needs at most two buffers."""
 
     def fn(x):
         for i in range(100):
@@ -212,7 +212,7 @@ def test_buffers_are_used_again():
     assert sum(way.plan.layout.buffers) <= 2 * 8 * 1024
 
 
-def test_bounds_that_are_infinite():
+def test_clip_with_infinite_bounds_equals_the_eager_call():
     def fn(x):
         xp = portnet.namespace(x)
         return xp.clip(x, -np.inf, 2.0), xp.clip(x, max=float("inf")), xp.where(x > 1, x, np.nan)
@@ -226,14 +226,14 @@ def test_bounds_that_are_infinite():
 
 
 def bad_edges(step):
-    """The last block is left out, where it is shorter than the others."""
+    """Leave out the last block if it is shorter than the others."""
     for start in range(0, step.shape[0], step.rows):
         if start + step.rows <= step.shape[0]:
             yield start, start + step.rows
 
 
 def first_read(placement, node, s):
-    """A result dies when it is read for the first time."""
+    """End the lifetime of a result at its first read."""
     readers = placement.reads.get(id(node), [])
     return min([placement.step_of[id(placement.order[p])] for p, _ in readers], default=s)
 
@@ -241,7 +241,7 @@ def first_read(placement, node, s):
 FAULTS = {
     "a wrong liveness": (memory.Allocation, "_last_read", first_read),
     "a missed hazard": (memory, "_overwrites", lambda *args: True),
-    "a group that reads across its blocks": (schedule, "_aligned_inside", lambda node, group: True),
+    "a group that reads across blocks": (schedule, "_aligned_inside", lambda node, group: True),
     "a bad block edge": (numpy_codegen, "blocks", bad_edges),
     "an aliased result": (numpy_codegen, "FRESH", "{}"),
     "an aliased state": (
@@ -249,28 +249,28 @@ FAULTS = {
         "prepare",
         lambda self, arrays, others: self.last or self._take(arrays, []),
     ),
-    "shared memory that nobody sees": (np, "may_share_memory", lambda a, b: False),
+    "undetected shared memory": (np, "may_share_memory", lambda a, b: False),
 }
 
 
-def shared_memory_is_left_alone():
-    """Fail if a result is written into a donated array of which somebody else has a part."""
+def check_shared_memory_is_not_written():
+    """Fail if a result is written into a donated array that shares memory with an argument."""
     memory = np.arange(8.0)
     portnet.compile(lambda x, y: x + y, donate=0)(memory[:4], memory[2:6])
     np.testing.assert_array_equal(memory, np.arange(8.0))
 
 
 def all_checks():
-    shared_memory_is_left_alone()
-    groups_are_eager()
+    check_shared_memory_is_not_written()
+    check_groups_equal_eager()
     for optimizer in (portnet.Adam(), portnet.Nesterov(), STEPS["clipped"]):
-        steps_are_eager(optimizer)
-    FINDING(given(pg.programs())(replay_is_eager))()
+        check_steps_equal_eager(optimizer)
+    FAULT_SEARCH(given(pg.programs())(check_replay_equals_eager))()
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_planted_faults_are_caught(name, monkeypatch):
-    """In memory full of NaN: what is left over from before is sometimes right."""
+def test_planted_fault_of_the_planner_is_detected(name, monkeypatch):
+    """New memory is filled with NaN: stale values of an earlier call might be right by chance."""
 
     def poisoned(nbytes):
         found = aligned(nbytes)
@@ -280,9 +280,9 @@ def test_planted_faults_are_caught(name, monkeypatch):
     aligned = executable.aligned
     monkeypatch.setattr(executable, "aligned", poisoned)
     monkeypatch.setenv("PORTNET_NATIVE", "never")  # machine code has no blocks
-    in_blocks(monkeypatch, 3)
+    set_block_size(monkeypatch, 3)
     monkeypatch.setattr(*FAULTS[name])
     wrong = AssertionError, ValueError, KeyError, IndexError, BaseExceptionGroup
-    with pytest.raises((*wrong, HypothesisException)) as caught:  # what is wrong may be so at times
+    with pytest.raises((*wrong, HypothesisException)) as caught:  # flaky failures
         all_checks()
     assert not re.search("DID NOT", str(caught.value))

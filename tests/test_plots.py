@@ -1,4 +1,4 @@
-"""Pictures: files of the right kind, with the lines, levels and captions that were asked for."""
+"""Plots: file formats, lines, levels, labels and legends."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ LINES = {"training": [1.0, 0.5, 0.2], "validation": [1.1, 0.7, 0.6]}
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were drawn, to look into."""
+    """Collect the figures that are drawn, for inspection."""
     figures, figure = [], plots._figure
     monkeypatch.setattr(
         plots, "_figure", lambda *size: figures.append(figure(*size)) or figures[-1]
@@ -26,7 +26,7 @@ def drawn(monkeypatch):
     return figures
 
 
-def test_curves(drawn, tmp_path):
+def test_curves_draws_lines_levels_scales_and_titles(drawn, tmp_path):
     path = plots.curves(
         tmp_path / "c.png",
         LINES,
@@ -63,19 +63,19 @@ def legend(figure):
 
 
 def bar(figure):
-    """Return the label of the colour bar and its ends; None where there is none."""
+    """Return the label and the limits of the colour bar, or None without one."""
     if len(figure.axes) < 2:
         return None
     return figure.axes[1].get_ylabel(), *(round(float(y), 6) for y in figure.axes[1].get_ylim())
 
 
 def lines(figure):
-    """Return how many boundaries are drawn in black."""
+    """Return the number of decision boundaries that are drawn in black."""
     found = [c for c in figure.axes[0].collections if isinstance(c, ContourSet) and not c.filled]
     return len(found)
 
 
-def test_decision_boundary_of_a_function_that_returns_a_column_of_probabilities(drawn, tmp_path):
+def test_decision_boundary_of_a_function_returning_a_probability_column(drawn, tmp_path):
     path = plots.decision_boundary(
         tmp_path / "r.svg", lambda x: 1 / (1 + np.exp(2 - x[:, :1])), X[:40], TWO[:, None] * 1.0
     )
@@ -89,7 +89,9 @@ def test_decision_boundary_of_a_function_that_returns_a_column_of_probabilities(
     ("loss", "outputs"), [("softmax_cross_entropy", 2), ("sigmoid_cross_entropy", 1)]
 )
 @pytest.mark.parametrize("names", [np.array([0, 1]), NAMES], ids=["numbers", "text"])
-def test_decision_boundary_of_a_run_with_two_classes(loss, outputs, names, drawn, tmp_path):
+def test_decision_boundary_of_a_two_class_run_shows_its_class_names(
+    loss, outputs, names, drawn, tmp_path
+):
     y = names[TWO]
     plots.decision_boundary(tmp_path / "r.png", fitted(loss, outputs, X[:40], y), X[:40], y)
     assert legend(drawn[0]) == [f"class {names[0]}", f"class {names[1]}"]
@@ -98,7 +100,7 @@ def test_decision_boundary_of_a_run_with_two_classes(loss, outputs, names, drawn
 
 
 @pytest.mark.parametrize("names", [np.array([0, 1, 2]), NAMES], ids=["numbers", "text"])
-def test_decision_boundary_of_a_run_with_three_classes(names, drawn, tmp_path):
+def test_decision_boundary_of_a_three_class_run_has_three_contours(names, drawn, tmp_path):
     y = names[THREE]
     plots.decision_boundary(tmp_path / "r.png", fitted("softmax_cross_entropy", 3, X, y), X, y)
     assert legend(drawn[0]) == [f"class {name}" for name in names]
@@ -106,7 +108,7 @@ def test_decision_boundary_of_a_run_with_three_classes(names, drawn, tmp_path):
     assert lines(drawn[0]) == 3  # around each class
 
 
-def test_decision_boundary_of_a_regression_is_not_cut_off_at_0_and_1(drawn, tmp_path):
+def test_decision_boundary_of_a_regression_is_not_clipped_to_0_and_1(drawn, tmp_path):
     y = 40 * X[:, 0] - 30
     run = fitted("squared_error", 1, X, y)
     for model in (run, run.predict):
@@ -118,7 +120,7 @@ def test_decision_boundary_of_a_regression_is_not_cut_off_at_0_and_1(drawn, tmp_
         assert drawn[-1].axes[0].get_legend() is None
 
 
-def test_decision_boundary_of_estimators(drawn, tmp_path):
+def test_decision_boundary_accepts_estimators_and_their_methods(drawn, tmp_path):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     from sklearn.svm import SVC
 
@@ -134,7 +136,7 @@ def test_decision_boundary_of_estimators(drawn, tmp_path):
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_decision_boundary_gives_frames_to_what_was_fitted_with_frames(library, drawn, tmp_path):
+def test_decision_boundary_passes_dataframes_to_estimators_fitted_on_them(library, drawn, tmp_path):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     frames = pytest.importorskip(library, reason=f"{library} is not installed")
     frame = frames.DataFrame({"length": X[:, 0], "width": X[:, 1]})
@@ -145,14 +147,14 @@ def test_decision_boundary_gives_frames_to_what_was_fitted_with_frames(library, 
 
 
 @pytest.mark.parametrize("height", [0.2, 3e6, -1.0])
-def test_decision_boundary_where_all_predictions_are_equal(height, drawn, tmp_path):
+def test_decision_boundary_of_equal_predictions_has_no_contour(height, drawn, tmp_path):
     plots.decision_boundary(tmp_path / "r.png", lambda x: np.full(len(x), height), X[:40], TWO)
     assert lines(drawn[0]) == 0
 
 
-def test_decision_boundary_takes_arrays_of_other_libraries(other, drawn, tmp_path):
+def test_decision_boundary_accepts_arrays_of_other_libraries(other_xp, drawn, tmp_path):
     run = fitted("sigmoid_cross_entropy", 1, X[:40], TWO)
-    x, y = other.asarray(X[:40]), other.asarray(TWO)
+    x, y = other_xp.asarray(X[:40]), other_xp.asarray(TWO)
     plots.decision_boundary(tmp_path / "r.png", run, x, y)
     assert legend(drawn[0]) == ["class 0", "class 1"]
 
@@ -183,13 +185,13 @@ def test_decision_boundary_takes_arrays_of_other_libraries(other, drawn, tmp_pat
     ],
     ids=["three features", "one-hot", "no probabilities", "other classes"],
 )
-def test_decision_boundary_says_what_was_needed(model, x, y, message, tmp_path):
+def test_decision_boundary_rejects_bad_input_and_writes_no_file(model, x, y, message, tmp_path):
     with pytest.raises(ValueError, match=re.escape(message)):
         plots.decision_boundary(tmp_path / "r.png", model, x, y)
     assert not list(tmp_path.iterdir())
 
 
-def test_importing_portnet_gives_plots_without_importing_matplotlib():
+def test_importing_portnet_does_not_import_matplotlib():
     code = """
 import sys, portnet
 assert "matplotlib" not in sys.modules
@@ -200,7 +202,7 @@ assert "matplotlib" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_images(drawn, tmp_path):
+def test_images_draws_titled_images_and_writes_pdf(drawn, tmp_path):
     path = plots.images(tmp_path / "i.pdf", [np.eye(2)] * 3, ["a", "b", "c"], columns=2)
     assert path.read_bytes().startswith(b"%PDF")
     assert [axis.get_title() for axis in drawn[0].axes] == ["a", "b", "c", ""]

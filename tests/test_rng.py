@@ -1,4 +1,4 @@
-"""Randomness: the same on every library, and random enough."""
+"""Random numbers: initializers, epoch orders and dropout masks, equal on every backend."""
 
 import math
 
@@ -21,12 +21,12 @@ VARIANCE = {  # of W (n_in, n_out), from the papers
 }
 
 
-def test_every_initialiser_is_tested():
+def test_every_initializer_is_tested():
     assert set(VARIANCE) == set(rng.INITIALIZERS)
 
 
 @pytest.mark.parametrize("name", VARIANCE)
-def test_variance_of_initialisers(name):
+def test_initializer_has_the_variance_of_its_paper(name):
     W = rng.INITIALIZERS[name](rng.generator(0), 300, 500)
     variance = VARIANCE[name](300, 500)
     assert W.shape == (300, 500)
@@ -37,7 +37,7 @@ def test_variance_of_initialisers(name):
         assert abs(W).max() > 0.99 * math.sqrt(3 * variance)
 
 
-def test_same_seed_same_parameters_everywhere(xp):
+def test_same_seed_gives_equal_parameters_on_every_backend(xp):
     net = portnet.mlp([7, 6, 5], norm="layer")
     ours = portnet.init(net, seed=3)
     with portnet.use_backend("numpy", dtype="float64"):
@@ -56,12 +56,12 @@ def test_order_is_a_permutation_and_a_function_of_seed_and_epoch(seed, epoch, ro
     np.testing.assert_array_equal(order, rng.order(seed, epoch, rows))
 
 
-def test_orders_differ():
+def test_orders_differ_between_seeds_and_epochs():
     orders = {tuple(rng.order(s, e, 20)) for s in range(5) for e in range(5)}
     assert len(orders) == 25
 
 
-# Dropout's bits ---------------------------------------------------------------------------------
+# Dropout masks ----------------------------------------------------------------------------------
 
 
 def lowbias32(h):
@@ -83,14 +83,14 @@ def keep_by_hand(key, rows, columns, rate):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.999])
-def test_same_bits_everywhere(rate, xp):
+def test_dropout_mask_is_equal_on_every_backend(rate, xp):
     key = rng.fold(rng.key(7, 3), 2)._replace(first=5)
     x = xp.asarray(np.zeros((11, 13)))
     mask = xp.numpy(rng.keep(key, x, rate))
     np.testing.assert_array_equal(mask, keep_by_hand(key, 11, 13, rate))
 
 
-def test_keys_may_be_arrays(xp):
+def test_key_of_arrays_gives_the_same_mask_as_key_of_integers(xp):
     x = xp.asarray(np.zeros((11, 13)))
     key = rng.key(7, 3)
     as_array = rng.Key(*(xp.asarray(np.array([[n]]), "int32") for n in key))
@@ -98,7 +98,7 @@ def test_keys_may_be_arrays(xp):
     np.testing.assert_array_equal(xp.numpy(a), xp.numpy(b))
 
 
-def test_rows_of_a_part_are_those_of_the_whole():
+def test_mask_of_a_slice_is_the_slice_of_the_mask():
     key, x = rng.key(1, 0), np.zeros((10, 4))
     whole = rng.keep(key, x, 0.5)
     for first in range(0, 10, 3):
@@ -106,7 +106,7 @@ def test_rows_of_a_part_are_those_of_the_whole():
         np.testing.assert_array_equal(part, whole[first : first + 3])
 
 
-def test_masks_differ_between_seeds_epochs_layers_rows_and_columns():
+def test_masks_are_uncorrelated_between_seeds_epochs_layers_and_rows():
     x, base = np.zeros((64, 64)), rng.key(0, 0)
     keys = {
         "base": base,
@@ -129,13 +129,13 @@ def test_masks_differ_between_seeds_epochs_layers_rows_and_columns():
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.2, 0.5, 0.9])
-def test_rate(rate):
+def test_share_of_dropped_cells_is_the_rate(rate):
     kept = rng.keep(rng.key(0, 0), np.zeros((1000, 200)), rate)
     assert abs(1 - kept.mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / kept.size)
 
 
-def test_rows_set_aside_are_drawn_in_an_order_of_their_own():
-    """No epoch of the same seed has it, else validation rows would be those of certain batches."""
+def test_shuffled_order_differs_from_the_order_of_every_epoch():
+    """Otherwise the validation rows would be the rows of certain batches."""
     for seed in (0, 1, 7):
         aside = rng.shuffled(seed, 50)
         assert sorted(aside) == list(range(50))

@@ -1,4 +1,4 @@
-"""Schedules: against their formulas written anew, torch's schedulers and optax's."""
+"""Learning-rate schedules, compared with their formulas, torch's schedulers and optax's."""
 
 import inspect
 import math
@@ -11,7 +11,7 @@ import portnet
 from portnet import schedules
 from portnet.schedules import Constant, CosineDecay, ExponentialDecay, InverseDecay, StepDecay
 
-# The schedule, and its number for a Python int t.
+# The schedule, and its value at a Python int t.
 CASES = {
     "constant": (Constant(0.1), lambda t: 0.1),
     "step": (StepDecay(0.1, every=10, factor=0.5), lambda t: 0.1 * 0.5 ** (t // 10)),
@@ -39,8 +39,8 @@ def test_every_public_schedule_is_tested():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_formula(name, xp):
-    """On a 0-d array as in a step, on a vector, and on Python's numbers."""
+def test_schedule_equals_its_formula(name, xp):
+    """For a 0-d array as in a step, for a vector, and for Python numbers."""
     schedule, formula = CASES[name]
     expected = [formula(t) for t in STEPS]
     zero = xp.asarray(np.zeros(()))
@@ -52,13 +52,13 @@ def test_formula(name, xp):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_float32_stays_float32(name, xp):
+def test_schedule_of_a_float32_step_is_float32(name, xp):
     t = xp.asarray(np.zeros(()), "float32")
     xp.check_kind(CASES[name][0](t), "float32")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_schedules_are_values(name):
+def test_schedules_are_hashable_comparable_and_picklable(name):
     schedule = CASES[name][0]
     assert pickle.loads(pickle.dumps(schedule)) == schedule
     assert hash(pickle.loads(pickle.dumps(schedule))) == hash(schedule)
@@ -66,8 +66,8 @@ def test_schedules_are_values(name):
     assert pickle.loads(pickle.dumps(optimizer)) == optimizer
 
 
-def test_torch(torch):
-    """torch's schedulers, asked once a step."""
+def test_schedules_equal_torch_schedulers(torch):
+    """The rates of torch's schedulers, read once per step."""
     rates = torch.optim.lr_scheduler
     for schedule, make in [
         (StepDecay(0.1, 7, 0.3), lambda o: rates.StepLR(o, 7, 0.3)),
@@ -77,16 +77,16 @@ def test_torch(torch):
         (Constant(0.1), lambda o: rates.ConstantLR(o, factor=1)),
     ]:
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
-        theirs = make(optimizer)
+        reference = make(optimizer)
         for t in range(40):
             assert schedule(t) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), schedule
             optimizer.step()
-            theirs.step()
+            reference.step()
 
 
-def test_optax():
+def test_schedules_equal_optax_schedules():
     optax = pytest.importorskip("optax", reason="optax is not installed")
-    for schedule, theirs in [
+    for schedule, reference in [
         (Constant(0.1), optax.constant_schedule(0.1)),
         (StepDecay(0.1, 7, 0.3), optax.exponential_decay(0.1, 7, 0.3, staircase=True)),
         (ExponentialDecay(0.1, 7, 0.3), optax.exponential_decay(0.1, 7, 0.3)),
@@ -97,7 +97,7 @@ def test_optax():
         ),
     ]:
         for t in range(60):
-            assert schedule(t) == pytest.approx(float(theirs(t)), rel=1e-5, abs=1e-9), schedule
+            assert schedule(t) == pytest.approx(float(reference(t)), rel=1e-5, abs=1e-9), schedule
 
 
 @pytest.mark.parametrize(
@@ -123,12 +123,12 @@ def test_optax():
         (lambda: CosineDecay(0.1, 10, end=1), "CosineDecay: expected 0 <= end <= lr, got 1"),
     ],
 )
-def test_bad_options(make, message):
+def test_bad_options_raise_at_construction(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_defaults_are_those_of_the_documentation():
+def test_default_options_are_those_of_the_documentation():
     assert StepDecay(0.1, 5) == StepDecay(0.1, 5, 0.1)
     assert ExponentialDecay(0.1, 5) == ExponentialDecay(0.1, 5, 0.1)
     assert InverseDecay(0.1, 5) == InverseDecay(0.1, 5, 1.0)

@@ -1,4 +1,4 @@
-"""The structure that design.md promises: imports go one way, maths files know no array library."""
+"""The structure of the package: order of imports, public names, docstrings and doctests."""
 
 import ast
 import importlib.util
@@ -14,7 +14,7 @@ import portnet
 PACKAGE = Path(portnet.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# What each file may import of portnet. A file that is not here may not exist.
+# What each file may import from portnet. Every file must be listed.
 ALLOWED = {
     "_typing": set(),
     "tree": {"_typing"},
@@ -220,7 +220,7 @@ ALLOWED = {
     "plots": {"_validation", "backend"},
     "__main__": {"_validation", "compiler/native_policy", "compiler/settings"},
 }
-INNER = (
+NOT_EXPORTED = (
     "Layer",
     "Optimizer",
     "AdamState",
@@ -229,10 +229,18 @@ INNER = (
     "Chained",
     "LBFGSState",
     "Result",
-)  # not reached as portnet.Name
-MATHS = ("layers", "losses", "metrics", "optimizers", "schedules", "transforms", "lbfgs")
+)  # not available as portnet.Name
+ARRAY_API_MODULES = (
+    "layers",
+    "losses",
+    "metrics",
+    "optimizers",
+    "schedules",
+    "transforms",
+    "lbfgs",
+)
 ARRAY_LIBRARIES = {"numpy", "cupy", "torch", "jax", "array_api_strict", "scipy"}
-# What may be imported inside functions only, and where.
+# Optional libraries that each file may import, inside functions only.
 LAZY = {
     "compiler/api": {"torch"},
     "compiler/jax_backend": {"jax"},
@@ -245,7 +253,7 @@ LAZY = {
 
 
 def imports(path):
-    """Yield (module, level, is it at the top of the file) of every import."""
+    """Yield (module, level, whether it is at the top of the file) for every import."""
     parsed = ast.parse(path.read_text())
     top = set(
         ast.walk(
@@ -266,12 +274,12 @@ def imports(path):
 
 
 def name_of(path):
-    """Return the name of a file as it stands in ALLOWED: a folder's __init__ has the folder's."""
+    """Return the name of a file in ALLOWED; __init__.py has the name of its folder."""
     name = path.relative_to(PACKAGE).with_suffix("").as_posix()
     return name.removesuffix("/__init__")
 
 
-def ours(path):
+def internal_imports(path):
     """Yield the names of the files of portnet that a file imports."""
     for module, level, _ in imports(path):
         if level:
@@ -283,28 +291,28 @@ def ours(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_imports_go_one_way(path):
+def test_file_imports_only_what_is_allowed(path):
     if path == PACKAGE / "__init__.py":
         return
-    names = set(ours(path))
+    names = set(internal_imports(path))
     assert names <= ALLOWED[name_of(path)], f"{path} imports {names - ALLOWED[name_of(path)]}"
 
 
-def test_the_order_has_no_cycle():
+def test_allowed_imports_have_no_cycle():
     seen = []
     for name, needed in ALLOWED.items():
         assert needed - {""} <= set(seen), name
         seen.append(name)
 
 
-@pytest.mark.parametrize("name", MATHS)
-def test_maths_files_import_no_array_library(name):
+@pytest.mark.parametrize("name", ARRAY_API_MODULES)
+def test_array_api_modules_import_no_array_library(name):
     modules = {module for module, level, _ in imports(PACKAGE / f"{name}.py") if not level}
     assert not modules & ARRAY_LIBRARIES
     assert "array_api_compat" not in modules
 
 
-def test_optional_libraries_are_imported_late_and_only_where_allowed():
+def test_optional_libraries_are_imported_lazily_and_only_where_allowed():
     optional = {
         "cupy",
         "torch",
@@ -320,7 +328,7 @@ def test_optional_libraries_are_imported_late_and_only_where_allowed():
         for module, level, at_top in imports(path):
             if not level and module in optional:
                 if path.parent.name == "estimators" and module == "sklearn":
-                    continue  # which is itself imported late: see below
+                    continue  # the folder is itself imported lazily: see below
                 assert not at_top, f"{path.name} imports {module} at the top"
                 found.setdefault(name_of(path), set()).add(module)
     for name, modules in found.items():
@@ -328,8 +336,8 @@ def test_optional_libraries_are_imported_late_and_only_where_allowed():
 
 
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
-def test_the_estimators_without_scikit_learn(name):
-    """portnet does not import it, and says what to install to whoever asks for an estimator."""
+def test_importing_an_estimator_without_scikit_learn_says_what_to_install(name):
+    """portnet itself imports without scikit-learn."""
     code = f"""
 import sys
 sys.modules["sklearn"] = None
@@ -348,7 +356,7 @@ from portnet import *
     assert done.returncode == 0, done.stderr
 
 
-def test_the_package_says_what_is_public():
+def test_all_lists_every_public_name():
     assert sorted(set(portnet.__all__)) == sorted(portnet.__all__)
     for name in portnet.__all__:
         assert hasattr(portnet, name)
@@ -356,13 +364,13 @@ def test_the_package_says_what_is_public():
         module = importlib.import_module(f"portnet.{module}")
         for name, value in vars(module).items():
             own = isinstance(value, type) and value.__module__ == module.__name__
-            if own and not name.startswith("_") and name not in INNER:
+            if own and not name.startswith("_") and name not in NOT_EXPORTED:
                 assert name in portnet.__all__, name
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_public_things_have_docstrings(path):
-    """Of the file, its classes and functions, and the methods of its classes."""
+def test_modules_classes_functions_and_methods_have_docstrings(path):
+    """This covers the public names only."""
     parsed = ast.parse(path.read_text())
     assert ast.get_docstring(parsed)
     for node in parsed.body:
@@ -371,7 +379,7 @@ def test_public_things_have_docstrings(path):
                 assert ast.get_docstring(inner), f"{path.name}: {inner.name}"
 
 
-def test_doctests():
+def test_doctests_of_every_module_pass():
     import doctest
 
     skipped = {"__init__", "__main__"}
@@ -385,7 +393,7 @@ def test_doctests():
             assert doctest.testmod(module).failed == 0, path.name
 
 
-def test_readme_shows_what_was_measured(monkeypatch):
+def test_readme_table_equals_the_measured_results(monkeypatch):
     monkeypatch.syspath_prepend(PACKAGE.parent / "ci")
     import bench_table
 

@@ -1,4 +1,4 @@
-"""The Trainer: what it computes, where it computes it, and what it leaves alone."""
+"""Trainer: steps, epochs, prediction, weights, devices, divergence and custom parts."""
 
 import os
 import pickle
@@ -28,8 +28,8 @@ def classifier(**options):
     return portnet.Trainer(given.pop("model", NET), "softmax_cross_entropy", **given)
 
 
-def host(nest):
-    return [portnet.to_numpy(leaf) for leaf in tree.leaves(nest)]
+def host(pytree):
+    return [portnet.to_numpy(leaf) for leaf in tree.leaves(pytree)]
 
 
 def assert_equal(a, b):
@@ -42,12 +42,12 @@ def assert_near(a, b, tolerance):
         np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance)
 
 
-# What it computes -------------------------------------------------------------------------------
+# Steps, epochs and seeds ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 40, 96, 1000])
-def test_an_epoch_is_the_steps_one_after_the_other(batch_size):
-    """Full batches, one sample at a time, a ragged last batch: against a loop over make_step."""
+def test_epoch_equals_a_loop_over_make_step(batch_size):
+    """Full batches, single samples and a ragged last batch, compared with a loop over make_step."""
     net = portnet.mlp([5, 8, 3], dropout=0.2)
     with portnet.use_backend("numpy", dtype="float64"):
         trainer = classifier(model=net, batch_size=batch_size)
@@ -85,8 +85,8 @@ def test_step_is_a_pure_function(xp):
 
 
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "huber", "sigmoid_cross_entropy"])
-def test_step_under_jax_jit_is_the_step(loss, jax):
-    """Nothing in a step looks at a value, so that it can be traced, its key included."""
+def test_step_under_jax_jit_equals_the_eager_step(loss, jax):
+    """A step reads no value, so JAX can trace it, including its key."""
     net = portnet.mlp([5, 4, 3], "gelu", dropout=0.2, norm="layer")
     with portnet.use_backend("jax", dtype="float64"):
         step = make_step(net, portnet.losses.LOSSES[loss](), portnet.Adam())
@@ -100,8 +100,7 @@ def test_step_under_jax_jit_is_the_step(loss, jax):
     assert_near(jitted, eager, 1e-13)
 
 
-def test_fifty_float64_steps_agree_with_numpy(xp):
-    """Design section 6: one answer on every library."""
+def test_50_float64_steps_on_every_backend_equal_numpy(xp):
     if xp.float_name != "float64":
         pytest.skip(reason="this device has no float64")
     net = portnet.mlp([5, 16, 3], "tanh", dropout=0.1, norm="layer")
@@ -112,7 +111,7 @@ def test_fifty_float64_steps_agree_with_numpy(xp):
     np.testing.assert_allclose(run.history["loss"], expected.history["loss"], rtol=1e-12)
 
 
-def test_one_float32_step_agrees_with_numpy(xp):
+def test_one_float32_step_on_every_backend_equals_numpy(xp):
     with portnet.use_backend("numpy"):
         expected = classifier(batch_size=None).fit(X, LABELS, epochs=1)
     with portnet.use_backend(xp.name, device=xp.device):
@@ -122,21 +121,21 @@ def test_one_float32_step_agrees_with_numpy(xp):
     assert_near(run.params, expected.params, 1e-5)
 
 
-def test_two_fits_from_one_seed_are_equal_and_from_two_are_not(xp):
+def test_fits_with_equal_seeds_are_equal_and_with_others_differ(xp):
     runs = [classifier(seed=s).fit(X, LABELS, epochs=2) for s in (1, 1, 2)]
     assert_equal(runs[0].params, runs[1].params)
     assert runs[0].history == runs[1].history
     assert (host(runs[0].params)[0] != host(runs[2].params)[0]).any()
 
 
-def test_the_seed_draws_weights_orders_and_masks_each_by_itself():
+def test_seed_sets_initial_weights_order_and_dropout_masks():
     start, _ = NET.init(np.random.default_rng(0), 5)
     dropping = portnet.mlp([5, 8, 3], dropout=0.5)
     given = start[0], (), (), start[2]
     for options in (
-        {"epochs": 0},  # the weights
-        {"epochs": 1, "params": start},  # the order
-        {"epochs": 1, "params": given, "model": dropping, "batch_size": None},  # the masks
+        {"epochs": 0},  # initial weights
+        {"epochs": 1, "params": start},  # order of the rows
+        {"epochs": 1, "params": given, "model": dropping, "batch_size": None},  # dropout masks
     ):
         epochs = options.pop("epochs")
         one, two = (
@@ -145,7 +144,7 @@ def test_the_seed_draws_weights_orders_and_masks_each_by_itself():
         assert (host(one.params)[0] != host(two.params)[0]).any(), options
 
 
-def test_losses_and_optimizers_by_name_object_or_function():
+def test_losses_and_optimizers_by_name_object_or_function_are_equal():
     def half_squares(pred, target, weight=None):
         e = pred - target
         return 0.5 * (e * e).sum() / len(e), e / len(e)
@@ -163,7 +162,7 @@ def test_losses_and_optimizers_by_name_object_or_function():
     assert_near(runs[0].params, runs[2].params, 1e-6)
 
 
-def test_learns_every_kind_of_target():
+def test_training_lowers_every_loss():
     draw = np.random.default_rng(3)
     z = draw.standard_normal((400, 4))
     signal = z[:, :2] @ [[1.0, -0.5], [0.5, 1.0]]
@@ -183,10 +182,10 @@ def test_learns_every_kind_of_target():
         assert last < (0.97 if loss == "poisson" else 0.5) * first, (loss, first, last)
 
 
-# Predicting -------------------------------------------------------------------------------------
+# Prediction -------------------------------------------------------------------------------------
 
 
-def test_predictions_of_classes(xp):
+def test_predict_proba_and_predict_class_agree_with_accuracy(xp):
     metrics = ["accuracy"] if argmax_works(xp) else []
     run = classifier(optimizer=portnet.Adam(0.01)).fit(X, LABELS, epochs=15, metrics=metrics)
     proba = run.predict_proba(X)
@@ -207,16 +206,16 @@ def argmax_works(xp):
     return xp.id != "strict-no_x64"  # array-api-strict 2.6.1: argmax makes int64 there
 
 
-def test_answers_are_in_the_library_of_the_input(other):
+def test_predictions_are_in_the_library_of_the_input(other_xp):
     run = classifier().fit(X, LABELS, epochs=1)
-    x = other.asarray(X[:4])
+    x = other_xp.asarray(X[:4])
     for method in (run.predict, run.predict_proba, run.predict_class):
         assert portnet.get_backend().holds(method(x))
         assert isinstance(method(X[:4]), np.ndarray)
         assert isinstance(method(X[:4].tolist()), np.ndarray)
 
 
-def test_runs_can_be_pickled(xp):
+def test_pickled_run_predicts_and_evaluates_equally(xp):
     if xp.name == "array_api_strict":
         pytest.skip(reason="array-api-strict 2.6.1: its arrays cannot be pickled")
     run = classifier().fit(X, LABELS, epochs=1, metrics=["accuracy"])
@@ -227,7 +226,7 @@ def test_runs_can_be_pickled(xp):
     assert copy.evaluate(X, LABELS) == run.evaluate(X, LABELS)
 
 
-def test_binary_and_multi_label_classes():
+def test_predict_class_of_binary_and_multilabel_targets():
     one = portnet.Trainer(portnet.mlp([5, 4, 1]), "sigmoid_cross_entropy").fit(
         X, LABELS == 0, epochs=2
     )
@@ -241,15 +240,15 @@ def test_binary_and_multi_label_classes():
     assert many.history["label_accuracy"][-1] == pytest.approx(share)
 
 
-def test_prediction_of_counts_is_the_mean():
+def test_poisson_prediction_is_the_exponential_of_the_output():
     run = portnet.Trainer(portnet.mlp([5, 4, 1]), "poisson").fit(X, LABELS, epochs=1)
     raw, _ = NET.__class__.forward(run.trainer.model, run.params, X.astype("float32"))
     np.testing.assert_allclose(run.predict(X), np.exp(raw)[:, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("block", [1, 7, 95, 96, 97])  # 95 leaves one row to the last block
-def test_prediction_in_blocks_is_the_prediction(block, monkeypatch):
-    with portnet.use_backend("numpy", dtype="float64"):  # float32 products round by their shapes
+def test_prediction_in_blocks_equals_prediction_at_once(block, monkeypatch):
+    with portnet.use_backend("numpy", dtype="float64"):  # float32 products round by shape
         run = classifier().fit(X, LABELS, epochs=1)
     whole, numbers = run.predict(X), run.evaluate(X, LABELS)
     monkeypatch.setattr(portnet.run, "_BLOCK", block)
@@ -275,7 +274,7 @@ def test_dropout_is_off_in_prediction_and_on_in_training():
 # History, validation, epochs --------------------------------------------------------------------
 
 
-def test_history_and_validation():
+def test_history_has_losses_and_validation_metrics():
     run = classifier().fit(
         X[:64], LABELS[:64], epochs=4, validation=(X[64:], LABELS[64:]), metrics=["accuracy"]
     )
@@ -288,7 +287,7 @@ def test_history_and_validation():
     assert run.epoch == 4
 
 
-def test_metrics_of_ones_own():
+def test_custom_metrics_are_in_the_history():
     def worst(mean, target, weight=None):
         return abs(mean - target).max()
 
@@ -303,7 +302,7 @@ def test_metrics_of_ones_own():
     }
 
 
-def test_epochs_can_be_left_and_runs_kept():
+def test_epochs_iterator_can_be_left_and_its_runs_kept():
     kept = []
     for run in classifier().epochs(X, LABELS, epochs=50):
         kept.append(run)
@@ -316,7 +315,7 @@ def test_epochs_can_be_left_and_runs_kept():
     assert (host(kept[0].params)[0] != host(kept[2].params)[0]).any()
 
 
-def test_what_a_user_holds_does_not_change():
+def test_fit_changes_no_array_of_the_user():
     run = classifier().fit(X, LABELS, epochs=1)
     run.history["loss"].append(0.0)
     assert len(run.history["loss"]) == 1
@@ -334,14 +333,14 @@ def test_what_a_user_holds_does_not_change():
     assert_equal(trainer.fit(x, y, epochs=0).params, before)
 
 
-def test_given_parameters_are_where_it_starts(xp):
+def test_training_starts_from_given_parameters(xp):
     start, _ = NET.init(np.random.default_rng(9), 5)
     run = classifier(params=start).fit(X, LABELS, epochs=0)
     for a, b in zip(tree.leaves(run.params), tree.leaves(start), strict=True):
         np.testing.assert_array_equal(xp.numpy(a), b.astype(xp.float_name))
 
 
-def test_weights_are_copies_of_rows():
+def test_sample_weight_k_equals_k_copies_of_the_row():
     weight = np.arange(96) % 3
     copies = np.repeat(np.arange(96), weight)
     with portnet.use_backend("numpy", dtype="float64"):
@@ -356,7 +355,7 @@ def test_weights_are_copies_of_rows():
         )
 
 
-def test_metrics_are_weighted():
+def test_metrics_use_sample_weight():
     weight = np.arange(96) % 3
     copies = np.repeat(np.arange(96), weight)
     run = classifier().fit(X, LABELS, epochs=1)
@@ -371,15 +370,15 @@ def test_metrics_are_weighted():
     assert held.history["validation_accuracy"][0] == pytest.approx(expected["accuracy"])
 
 
-def test_metrics_leave_the_loss_of_the_epoch_alone():
+def test_metrics_do_not_change_the_training_loss():
     plain, watched = (classifier().fit(X, LABELS, epochs=2, metrics=m) for m in ((), ["accuracy"]))
     assert plain.history["loss"] == watched.history["loss"]
     assert classifier().fit(X, LABELS, epochs=1, metrics=None).history.keys() == {"loss"}
 
 
 @pytest.mark.parametrize("batch_size", [1, 10])
-def test_weights_count_in_every_batch(batch_size):
-    """A step is that of the sum of w l over the batch, by its rows and the mean of all weights."""
+def test_batch_step_divides_by_the_mean_of_all_weights(batch_size):
+    """The gradient of a step is that of sum(w l) / (batch rows * mean of all weights)."""
     weight = np.random.default_rng(0).uniform(0, 3, 96)
     with portnet.use_backend("numpy", dtype="float64"):
         trainer = classifier(batch_size=batch_size, optimizer="sgd", shuffle=False)
@@ -394,9 +393,9 @@ def test_weights_count_in_every_batch(batch_size):
     assert_near(params, run.params, 1e-12)
 
 
-def test_weights_reach_a_loss_of_ones_own():
+def test_sample_weight_is_passed_to_a_custom_loss():
     class Squares:
-        reduction = "mean"  # a word of its own, no dataclass
+        reduction = "mean"  # a plain class attribute, no dataclass field
 
         def __call__(self, pred, target, weight=None):
             e, share = pred - target, (weight / weight.sum())[:, None]
@@ -405,16 +404,16 @@ def test_weights_reach_a_loss_of_ones_own():
     weight, y = np.arange(96.0) % 3, X @ np.arange(5.0)
     options = {"optimizer": "sgd", "batch_size": None}
     with portnet.use_backend("numpy", dtype="float64"):
-        own, ours = (
+        custom, built_in = (
             portnet.Trainer(portnet.mlp([5, 1]), loss, **options).fit(
                 X, y, epochs=3, sample_weight=weight
             )
             for loss in (Squares(), "squared_error")
         )
-    assert_near(own.params, ours.params, 1e-10)
+    assert_near(custom.params, built_in.params, 1e-10)
 
 
-def test_weighted_batches_give_the_weighted_loss_of_the_epoch():
+def test_epoch_loss_of_weighted_batches_equals_evaluate():
     weight = np.arange(96.0)
     with portnet.use_backend("numpy", dtype="float64"):
         trainer = classifier(optimizer=portnet.SGD(1e-15))
@@ -424,7 +423,7 @@ def test_weighted_batches_give_the_weighted_loss_of_the_epoch():
         )
 
 
-def test_summed_losses_are_sums():
+def test_epoch_loss_of_a_summed_loss_is_the_sum():
     with portnet.use_backend("numpy", dtype="float64"):
         trainer = portnet.Trainer(
             NET, portnet.SoftmaxCrossEntropy(reduction="sum"), portnet.SGD(1e-15), batch_size=10
@@ -433,7 +432,7 @@ def test_summed_losses_are_sums():
         assert run.history["loss"][0] == pytest.approx(run.evaluate(X, LABELS)["loss"], rel=1e-9)
 
 
-def test_progress_bar(capsys):
+def test_progress_bar_counts_steps_and_is_off_without_a_terminal(capsys):
     classifier().fit(X, LABELS, epochs=2, progress=True)
     shown = capsys.readouterr().err
     assert "12/12" in shown
@@ -441,20 +440,20 @@ def test_progress_bar(capsys):
     assert capsys.readouterr().err == ""
 
 
-# Where it computes ------------------------------------------------------------------------------
+# Backends, devices and threads ------------------------------------------------------------------
 
 
-def test_arrays_on_a_device_stay_there(other):
-    x, y = other.asarray(X), other.asarray(LABELS)
-    with portnet.use_backend("numpy", dtype="float64"):  # the backend is another
+def test_training_runs_on_the_backend_of_the_arrays(other_xp):
+    x, y = other_xp.asarray(X), other_xp.asarray(LABELS)
+    with portnet.use_backend("numpy", dtype="float64"):  # the default backend differs
         run = classifier().fit(x, y, epochs=1)
-        assert run.place.name == other.name
+        assert run.place.name == other_xp.name
         assert run.place.holds(run.predict(x))
         lists = classifier().fit(x, LABELS.tolist(), epochs=1, validation=(X, LABELS))
     assert all(run.place.holds(leaf) for leaf in tree.leaves((run.params, lists.params)))
 
 
-def test_frames_and_lists():
+def test_dataframes_and_lists_equal_arrays():
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     expected = classifier().fit(X, LABELS, epochs=1)
     for x, y in [
@@ -464,14 +463,14 @@ def test_frames_and_lists():
         assert_equal(classifier().fit(x, y, epochs=1).params, expected.params)
 
 
-def test_torch_tensors_are_detached_and_nothing_records(torch):
+def test_torch_parameters_and_predictions_require_no_grad(torch):
     x = torch.tensor(X, dtype=torch.float32, requires_grad=True)
     run = classifier().fit(x, torch.tensor(LABELS), epochs=1)
     assert not any(leaf.requires_grad for leaf in tree.leaves(run.params))
     assert not run.predict(x).requires_grad
 
 
-RATES = (
+SCHEDULES = (
     portnet.Constant(0.1),
     portnet.StepDecay(0.1, 3),
     portnet.ExponentialDecay(0.1, 3),
@@ -486,12 +485,12 @@ RATES = (
         *[(name, "softmax_cross_entropy", "adam") for name in portnet.layers.ACTIVATIONS],
         *[("gelu", name, "adam") for name in portnet.losses.LOSSES],
         *[("gelu", "softmax_cross_entropy", name) for name in portnet.optimizers.OPTIMIZERS],
-        *[("gelu", "huber", portnet.SGD(rate)) for rate in RATES],
+        *[("gelu", "huber", portnet.SGD(rate)) for rate in SCHEDULES],
         ("gelu", "huber", portnet.chain(portnet.ClipNorm(0.1), portnet.AdamW(only="W"))),
-        ("gelu", "huber", portnet.chain(portnet.WeightDecay(0.1), portnet.Nesterov(RATES[-1]))),
+        ("gelu", "huber", portnet.chain(portnet.WeightDecay(0.1), portnet.Nesterov(SCHEDULES[-1]))),
     ],
 )
-def test_no_host_synchronisation_within_an_epoch(activation, loss, optimizer):
+def test_host_synchronizations_do_not_grow_with_steps(activation, loss, optimizer):
     """The number of times the host asks for a value does not grow with the number of steps."""
     counts = {}
     y = LABELS if loss == "softmax_cross_entropy" else np.eye(3)[LABELS]
@@ -509,7 +508,7 @@ def test_no_host_synchronisation_within_an_epoch(activation, loss, optimizer):
             reduce_on_plateau=plateau,
             early_stopping=portnet.EarlyStopping("loss"),
         )
-        for _ in range(3):  # the checks of the data are before the first epoch
+        for _ in range(3):  # data are checked before the first epoch
             scale = next(runs)._scale
         assert scale < 1
         conversions.clear()
@@ -518,14 +517,14 @@ def test_no_host_synchronisation_within_an_epoch(activation, loss, optimizer):
     assert counts[96] == counts[32] == counts[8] == ["__array__"], counts
 
 
-def test_counting_counts():
+def test_counting_library_records_conversions():
     conversions.clear()
     x = Counting(1.0)
     assert float(x + 1) == 2.0
     assert conversions == ["__float__"]
 
 
-def test_threads_train_side_by_side():
+def test_threads_train_concurrently_on_different_backends():
     expected, found = classifier().fit(X, LABELS, epochs=2), {}
 
     def train(name, dtype):
@@ -544,7 +543,7 @@ def test_threads_train_side_by_side():
     assert found["array_api_strict"].place.dtype == "float64"
 
 
-def test_infinite_parameters_are_divergence_too():
+def test_infinite_parameters_raise_divergence_error():
     y = X @ np.arange(5.0)
     trainer = portnet.Trainer(portnet.mlp([5, 1]), "squared_error", portnet.SGD(1e38), None)
     with pytest.raises(
@@ -553,14 +552,14 @@ def test_infinite_parameters_are_divergence_too():
         trainer.fit(X, y, epochs=1)
 
 
-def test_an_infinite_validation_loss_is_told_as_it_is():
+def test_infinite_validation_loss_is_in_the_history():
     trainer = portnet.Trainer(portnet.mlp([5, 1]), "squared_error")
     run = trainer.fit(X, LABELS, epochs=1, validation=(X * 1e25, LABELS))
     assert run.history["validation_loss"] == [np.inf]
 
 
-def test_many_steps_add_up():
-    """200,000 losses of 0.1 are 0.1 on average: not summed in float32."""
+def test_mean_loss_of_many_steps_is_accurate():
+    """200,000 losses of 0.1 have the mean 0.1: the sum is not float32."""
     net, ones = portnet.Identity(), np.full((200_000, 1), 1.0)
     run = portnet.Trainer(net, "absolute_error", batch_size=10).fit(ones, ones * 0.9, epochs=1)
     assert run.history["loss"][0] == pytest.approx(0.1, rel=1e-6)
@@ -569,20 +568,20 @@ def test_many_steps_add_up():
 # Divergence -------------------------------------------------------------------------------------
 
 
-def test_divergence_names_epoch_and_step_and_keeps_the_parameters(xp):
+def test_divergence_error_names_epoch_and_step_and_has_the_run(xp):
     y = X @ np.arange(5.0)
     trainer = portnet.Trainer(
         portnet.mlp([5, 1]), "squared_error", portnet.SGD(1e3), batch_size=16, shuffle=False
     )
-    # When does it happen? With a loop that looks after every step.
+    # The reference: a loop that checks the loss after every step.
     start = trainer.fit(X, y, epochs=0)
     step = make_step(trainer.model, trainer.loss, trainer.optimizer)
-    place, params, state, number = start.place, start.params, start.state, 0
+    backend, params, state, number = start.place, start.params, start.state, 0
     value, y2 = 0.0, y.reshape(-1, 1)
     with np.errstate(all="ignore"):
         while np.isfinite(value):
             rows = slice(16 * (number % 6), 16 * (number % 6) + 16)
-            x, t = place.asarray(X[rows]), place.asarray(y2[rows])
+            x, t = backend.asarray(X[rows]), backend.asarray(y2[rows])
             params, state, value = step(params, state, x, t)
             value, number = float(value), number + 1
     epoch, bad = divmod(number - 1, 6)
@@ -598,10 +597,10 @@ def test_divergence_names_epoch_and_step_and_keeps_the_parameters(xp):
     assert_equal(before.params, trainer.fit(X, y, epochs=epoch).params)
 
 
-# Custom pieces ----------------------------------------------------------------------------------
+# Custom layers, losses, metrics and optimizers --------------------------------------------------
 
 
-def test_a_layer_and_an_optimizer_of_ones_own():
+def test_custom_layer_and_optimizer_train():
     class SignDescent:
         def init(self, params):
             return ()
@@ -614,12 +613,12 @@ def test_a_layer_and_an_optimizer_of_ones_own():
     assert run.history["loss"][-1] < run.history["loss"][0]
 
 
-def test_a_model_without_parameters():
+def test_model_without_parameters_trains():
     run = portnet.Trainer(portnet.Identity(), "squared_error").fit(X, X, epochs=1)
     assert run.history["loss"] == [0.0]
 
 
-def test_updates_must_have_the_shapes_of_the_parameters():
+def test_updates_of_another_structure_or_shape_raise():
     class Broken:
         def init(self, params):
             return ()
@@ -650,17 +649,17 @@ def test_updates_must_have_the_shapes_of_the_parameters():
         classifier(model=net, batch_size=None).fit(X, LABELS, epochs=1)
 
 
-def test_integers_for_a_loss_of_ones_own():
+def test_custom_loss_gets_integer_targets_as_floats():
     def squares(pred, target, weight=None):
         e = pred - target
         return 0.5 * (e * e).sum() / len(e), e / len(e)
 
-    ours = portnet.Trainer(portnet.mlp([5, 1]), "squared_error").fit(X, LABELS, epochs=2)
-    own = portnet.Trainer(portnet.mlp([5, 1]), squares).fit(X, LABELS, epochs=2)
-    assert_near(ours.params, own.params, 1e-6)
+    built_in = portnet.Trainer(portnet.mlp([5, 1]), "squared_error").fit(X, LABELS, epochs=2)
+    custom = portnet.Trainer(portnet.mlp([5, 1]), squares).fit(X, LABELS, epochs=2)
+    assert_near(built_in.params, custom.params, 1e-6)
 
 
-def test_metrics_may_return_plain_numbers(other):
+def test_metrics_can_return_python_numbers(other_xp):
     def share(mean, target, weight=None):
         return 0.25
 
@@ -669,8 +668,8 @@ def test_metrics_may_return_plain_numbers(other):
     assert 0 <= run.history["accuracy"][0] <= 1
 
 
-def test_weights_of_a_summed_loss_are_only_summed():
-    """Nothing is divided: a step is that of sum(w l) over its rows."""
+def test_weights_of_a_summed_loss_are_not_normalized():
+    """The gradient of a step is that of sum(w l) over its rows, without division."""
     weight = np.random.default_rng(0).uniform(0, 3, 96)
     loss = portnet.SoftmaxCrossEntropy(reduction="sum")
     with portnet.use_backend("numpy", dtype="float64"):
@@ -687,12 +686,12 @@ def test_weights_of_a_summed_loss_are_only_summed():
     assert run.history["loss"] == [pytest.approx(total, rel=1e-12)]
 
 
-def test_the_progress_bar_counts_a_ragged_last_batch(capsys):
+def test_progress_bar_counts_a_ragged_last_batch(capsys):
     classifier(batch_size=40).fit(X, LABELS, epochs=2, progress=True)
     assert "6/6" in capsys.readouterr().err
 
 
-def test_updates_must_have_the_dtype_of_the_parameters():
+def test_updates_of_another_dtype_raise():
     class Wide:
         def init(self, params):
             return ()
@@ -707,8 +706,8 @@ def test_updates_must_have_the_dtype_of_the_parameters():
 
 
 @pytest.mark.parametrize("bad", [0, 1, 5])
-def test_divergence_names_the_first_bad_step_exactly(bad):
-    """The rows of one step are far out, and nothing before it moves."""
+def test_divergence_error_names_the_first_bad_step(bad):
+    """The rows of one step are huge, and the steps before it hardly change the parameters."""
     x, y = X.copy(), X @ np.arange(5.0)
     x[16 * bad : 16 * bad + 16] *= 1e30
     trainer = portnet.Trainer(
@@ -718,18 +717,18 @@ def test_divergence_names_the_first_bad_step_exactly(bad):
         trainer.fit(x, y, epochs=1)
 
 
-def test_many_steps_of_a_loss_that_is_not_round_add_up():
-    """In float32, 20,000 times 0.7 drifts: the sum of the losses is float64."""
+def test_mean_of_an_inexact_loss_of_many_steps_is_accurate():
+    """The losses are summed in float64: a float32 sum of 20,000 equal losses drifts."""
     net, ones = portnet.Identity(), np.ones((200_000, 1))
     run = portnet.Trainer(net, "absolute_error", batch_size=10).fit(ones, ones * 0.93, epochs=1)
     expected = float(np.float32(1) - np.float32(0.93))
     assert run.history["loss"][0] == pytest.approx(expected, rel=1e-6)
 
 
-# The plain loop ---------------------------------------------------------------------------------
+# train_epoch ------------------------------------------------------------------------------------
 
 
-def test_train_epoch_makes_the_steps_of_trainer(xp):
+def test_train_epoch_equals_an_epoch_of_trainer(xp):
     net, loss, adam = portnet.mlp([5, 8, 3], "tanh"), portnet.SoftmaxCrossEntropy(), portnet.Adam()
     options = {"batch_size": 16, "shuffle": False, "compile": False}
     run = portnet.Trainer(net, loss, adam, **options).fit(X, LABELS, epochs=2)
@@ -751,18 +750,18 @@ def test_train_epoch_makes_the_steps_of_trainer(xp):
     assert_equal(kept, before)
 
 
-# What is told before, and about, a training -----------------------------------------------------
+# Warnings and errors at the start of training ---------------------------------------------------
 
 
 @dataclass(frozen=True)
-class ByNumPy(Square):
-    """Looks at the values of an array."""
+class ConvertsToNumPy(Square):
+    """A layer that converts its input to NumPy."""
 
     def forward(self, params, x, key=None):
         return np.asarray(x) ** 2, x
 
 
-class Float64(Square):
+class ReturnsFloat64(Square):
     def forward(self, params, x, key=None):
         return x * x * np.float64(1), x
 
@@ -770,68 +769,72 @@ class Float64(Square):
 @pytest.mark.skipif(
     os.environ.get("PORTNET_TESTS") == "eager", reason="PORTNET_TESTS=eager: no step is compiled"
 )
-def test_an_eager_layer_is_named():
-    net = portnet.Chain([portnet.Dense(3), ByNumPy()])
-    with pytest.warns(portnet.CompileWarning, match=r"np\.asarray\(x\), .*, in ByNumPy\.forward\)"):
+def test_compile_warning_names_the_layer_that_runs_eagerly():
+    net = portnet.Chain([portnet.Dense(3), ConvertsToNumPy()])
+    with pytest.warns(
+        portnet.CompileWarning, match=r"np\.asarray\(x\), .*, in ConvertsToNumPy\.forward\)"
+    ):
         portnet.Trainer(net, "squared_error").fit(X, X[:, :3], epochs=1)
 
 
-def test_a_layer_that_leaves_the_library_or_the_dtype_is_named(torch):
-    inner = portnet.Chain([portnet.Dense(3), ByNumPy()])
+def test_layer_that_changes_library_or_dtype_raises_and_is_named(torch):
+    inner = portnet.Chain([portnet.Dense(3), ConvertsToNumPy()])
     net = portnet.Chain([inner, portnet.Dense(3)])
     message = (
-        r"^layers\[0\] layers\[1\] ByNumPy\(\): expected forward to return a torch array on cpu of "
+        r"^layers\[0\] layers\[1\] ConvertsToNumPy\(\): expected forward to return a torch array on cpu of "
         r"dtype torch.float32, like x, got a numpy array on cpu of dtype float32"
     )
     with pytest.raises(TypeError, match=message):
         portnet.Trainer(net, "squared_error").fit(torch.asarray(X), torch.asarray(X[:, :3]))
-    net = portnet.Chain([portnet.Dense(3), portnet.Residual(ByNumPy())])
-    with pytest.raises(TypeError, match=r"^layers\[1\]\.layer ByNumPy\(\): expected forward to"):
-        portnet.Trainer(net, "squared_error").fit(torch.asarray(X), torch.asarray(X[:, :3]))
-    net = portnet.Chain([portnet.Dense(3), Float64()])
+    net = portnet.Chain([portnet.Dense(3), portnet.Residual(ConvertsToNumPy())])
     with pytest.raises(
-        TypeError, match=r"^layers\[1\] Float64\(\): .* of dtype float32, like x, got"
+        TypeError, match=r"^layers\[1\]\.layer ConvertsToNumPy\(\): expected forward to"
+    ):
+        portnet.Trainer(net, "squared_error").fit(torch.asarray(X), torch.asarray(X[:, :3]))
+    net = portnet.Chain([portnet.Dense(3), ReturnsFloat64()])
+    with pytest.raises(
+        TypeError, match=r"^layers\[1\] ReturnsFloat64\(\): .* of dtype float32, like x, got"
     ):
         portnet.Trainer(net, "squared_error").fit(X, X[:, :3])
 
 
-RAW = X * np.array([1.0, 1, 4000, 1, 1])
+UNSCALED = X * np.array([1.0, 1, 4000, 1, 1])
 
 
 @pytest.mark.parametrize(("loss", "outputs"), [("softmax_cross_entropy", 3), ("squared_error", 1)])
-def test_inputs_without_scale_are_warned_of_once_and_named(loss, outputs):
+def test_unscaled_inputs_warn_once_and_name_the_column(loss, outputs):
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     trainer = portnet.Trainer(portnet.mlp([5, 16, outputs]), loss, portnet.Adam(1e-5))
     with pytest.warns(UserWarning, match="the loss of the first epoch") as caught:
-        run = trainer.fit(RAW, LABELS, epochs=3, progress=False)
+        run = trainer.fit(UNSCALED, LABELS, epochs=3, progress=False)
     (warning,) = caught
-    reaches = f"column 2 of X reaches {abs(RAW[:, 2]).max():.3g}, where networks want about 1"
+    reaches = f"column 2 of X reaches {abs(UNSCALED[:, 2]).max():.3g}, where networks want about 1"
     assert re.search(
         rf"is \S+, where outputs of 0 would have \S+\. {re.escape(reaches)}: scale the inputs",
         str(warning.message),
     )
     assert warning.filename == __file__
-    run.fit(RAW, LABELS, epochs=1, progress=False)  # not again
+    run.fit(UNSCALED, LABELS, epochs=1, progress=False)  # no second warning
     if loss == "squared_error":
         with pytest.warns(UserWarning, match=r"where outputs of 0 would have 0\."):
-            trainer.fit(RAW, 0 * LABELS, epochs=1, progress=False)
-    frame = pandas.DataFrame(RAW, columns=list("abcde"))
+            trainer.fit(UNSCALED, 0 * LABELS, epochs=1, progress=False)
+    frame = pandas.DataFrame(UNSCALED, columns=list("abcde"))
     with pytest.warns(UserWarning, match=r"column 2 \('c'\) of X reaches"):
         trainer.fit(frame, LABELS, epochs=1, progress=False)
 
 
-def test_a_loss_of_ones_own_is_not_asked_about_outputs_of_zero():
+def test_custom_loss_is_not_called_with_outputs_of_zero():
     def loss(pred, target, weight=None):
         assert bool((pred != 0).any())
         d = pred - target
         return (d * d).sum() / len(d), 2 * d / len(d)
 
     trainer = portnet.Trainer(portnet.mlp([5, 1]), loss, portnet.SGD(1e-9), compile=False)
-    run = trainer.fit(RAW, 1000 * X[:, 0], epochs=1, progress=False)
+    run = trainer.fit(UNSCALED, 1000 * X[:, 0], epochs=1, progress=False)
     assert run.history["loss"][0] > 1000
 
 
-def test_data_of_usual_scale_are_not_warned_of():
+def test_scaled_data_do_not_warn():
     for y, loss in ((LABELS, "softmax_cross_entropy"), (1000 * X[:, :3], "squared_error")):
         for x in (X, 9 * X, X / 100):
             portnet.Trainer(portnet.mlp([5, 16, 3]), loss).fit(x, y, epochs=1, progress=False)

@@ -1,4 +1,4 @@
-"""Nests of arrays."""
+"""Pytrees: map, leaves, paths, ravel, and errors for a mismatched structure."""
 
 import operator
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from portnet import tree
 
-NEST = ({"b": 2.0, "W": 1.0}, (), [3.0, None, {"z": (4.0,)}])
+PYTREE = ({"b": 2.0, "W": 1.0}, (), [3.0, None, {"z": (4.0,)}])
 
-nests = st.recursive(
+pytrees = st.recursive(
     st.integers(-9, 9) | st.none(),
     lambda inner: (
         st.lists(inner, max_size=3)
@@ -28,30 +28,30 @@ class Pair(NamedTuple):
     second: object
 
 
-def test_map_keeps_shape_types_and_order():
-    doubled = tree.map(lambda x: 2 * x, NEST)
+def test_map_keeps_structure_container_types_and_key_order():
+    doubled = tree.map(lambda x: 2 * x, PYTREE)
     assert doubled == ({"b": 4.0, "W": 2.0}, (), [6.0, None, {"z": (8.0,)}])
     assert list(doubled[0]) == ["b", "W"]
     assert tree.map(operator.neg, Pair(1, (2,))) == Pair(-1, (-2,))
     assert isinstance(tree.map(operator.neg, Pair(1, 2)), Pair)
 
 
-def test_leaves_and_paths_are_in_the_sorted_order_of_keys():
-    assert tree.leaves(NEST) == [1.0, 2.0, 3.0, 4.0]
-    assert tree.paths(NEST) == ["[0]['W']", "[0]['b']", "[2][0]", "[2][2]['z'][0]"]
+def test_leaves_and_paths_are_in_sorted_key_order():
+    assert tree.leaves(PYTREE) == [1.0, 2.0, 3.0, 4.0]
+    assert tree.paths(PYTREE) == ["[0]['W']", "[0]['b']", "[2][0]", "[2][2]['z'][0]"]
 
 
-@given(nests)
-def test_same_order_as_jax(nest):
+@given(pytrees)
+def test_leaves_have_the_same_order_as_in_jax(pytree):
     jax = pytest.importorskip("jax", reason="jax is not installed")
-    assert tree.leaves(nest) == jax.tree.leaves(nest)
+    assert tree.leaves(pytree) == jax.tree.leaves(pytree)
 
 
-@given(nests)
-def test_map_of_identity_is_the_nest_and_paths_lead_to_leaves(nest):
-    assert tree.map(lambda x: x, nest) == nest
-    for path, leaf in zip(tree.paths(nest), tree.leaves(nest), strict=True):
-        assert eval(f"nest{path}", {"nest": nest}) == leaf
+@given(pytrees)
+def test_map_of_identity_is_the_pytree_and_paths_lead_to_leaves(pytree):
+    assert tree.map(lambda x: x, pytree) == pytree
+    for path, leaf in zip(tree.paths(pytree), tree.leaves(pytree), strict=True):
+        assert eval(f"pytree{path}", {"pytree": pytree}) == leaf
 
 
 @pytest.mark.parametrize(
@@ -66,20 +66,22 @@ def test_map_of_identity_is_the_nest_and_paths_lead_to_leaves(nest):
         ),
     ],
 )
-def test_another_shape_is_an_error_with_the_path(other, message):
+def test_map_over_mismatched_structures_raises_with_the_path(other, message):
     with pytest.raises(ValueError, match=message):
-        tree.map(operator.add, NEST, other)
+        tree.map(operator.add, PYTREE, other)
 
 
-def test_an_error_of_the_function_names_the_leaf():
+def test_error_of_the_mapped_function_names_the_leaf():
     with pytest.raises(TypeError) as caught:
         tree.map(operator.add, ({"W": 1, "b": (2, 3)},), ({"W": 1, "b": (2, "x")},))
     assert caught.value.__notes__ == ["at leaf [0]['b'][1] of the nest"]
 
 
-def test_ravel_and_back(xp):
-    nest = xp.tree(({"W": np.arange(6.0).reshape(2, 3), "b": np.ones((1, 3))}, (), [np.zeros(())]))
-    flat, unravel = tree.ravel(nest)
+def test_unravel_inverts_ravel(xp):
+    pytree = xp.tree(
+        ({"W": np.arange(6.0).reshape(2, 3), "b": np.ones((1, 3))}, (), [np.zeros(())])
+    )
+    flat, unravel = tree.ravel(pytree)
     xp.assert_close(flat, [0, 1, 2, 3, 4, 5, 1, 1, 1, 0])
     back = unravel(flat * 2.0)
     xp.assert_close(back[0]["W"], 2 * np.arange(6.0).reshape(2, 3))
@@ -88,6 +90,6 @@ def test_ravel_and_back(xp):
         unravel(flat[:9])
 
 
-def test_ravel_of_nothing():
+def test_ravel_of_a_pytree_without_arrays_raises():
     with pytest.raises(ValueError, match="at least one array"):
         tree.ravel(((), None))

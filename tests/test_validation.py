@@ -1,4 +1,4 @@
-"""Bad input: for everything that can be given wrongly, the message, and that nothing was changed."""
+"""Validation of data, labels, weights, devices and options: error types and messages."""
 
 import re
 from datetime import datetime, time, timedelta
@@ -66,7 +66,11 @@ CASES = {
         DataError,
         "at least one row and one feature, got shape (6, 0)",
     ),
-    "other width": (lambda: classify(X[:, :3]), DataError, "X: expected 4 features, got 3"),
+    "X with another number of features": (
+        lambda: classify(X[:, :3]),
+        DataError,
+        "X: expected 4 features, got 3",
+    ),
     "ragged X": (
         lambda: classify([[1, 2, 3, 4], [5, 6]]),
         DataError,
@@ -151,7 +155,7 @@ CASES = {
         DataError,
         "y: expected labels from 0 to 2 (the network has 3 outputs), got 3 at row 4",
     ),
-    "label negative": (
+    "negative label": (
         lambda: classify(y=changed(LABELS, 1, -1)),
         DataError,
         "y: expected labels from 0 to 2 (the network has 3 outputs), got -1 at row 1",
@@ -171,7 +175,7 @@ CASES = {
         DataError,
         "y: expected 3 classes, as the network has 3 outputs, got 4 classes: 'a', 'b', 'c', 'd'",
     ),
-    "columns of labels": (
+    "labels in two columns": (
         lambda: classify(y=np.c_[LABELS, LABELS]),
         DataError,
         "y: expected integer labels of shape (6,), or probabilities of shape (6, 3), one column for ea",
@@ -181,7 +185,7 @@ CASES = {
         DataError,
         "y: expected a rectangular",
     ),
-    "probabilities that are none": (
+    "probabilities above 1": (
         lambda: classify(y=np.eye(3)[LABELS] * 2),
         DataError,
         "y: expected targets from 0 to 1 (as SoftmaxCrossEntropy needs), got 2 at row 0, column 0",
@@ -197,7 +201,7 @@ CASES = {
         DataError,
         "y: expected targets of shape (6, 1), one column for each output, got (6, 2)",
     ),
-    "flat target of several outputs": (
+    "1-D target of several outputs": (
         lambda: regress(outputs=2),
         DataError,
         "y: expected targets of shape (6, 2), one column for each output, got (6,)",
@@ -253,13 +257,13 @@ CASES = {
         DataError,
         "sample_weight: expected at least one weight above 0, got only zeros",
     ),
-    # validation rows
+    # validation set
     "validation of another width": (
         lambda: classify(fit={"validation": (X[:, :2], LABELS)}),
         DataError,
         "validation X: expected 4 features, got 2",
     ),
-    "validation labels": (
+    "validation labels out of range": (
         lambda: classify(fit={"validation": (X, LABELS + 1)}),
         DataError,
         "validation y: expected labels from 0 to 2 (the network has 3 outputs), got 3 at row 2",
@@ -290,13 +294,13 @@ CASES = {
         TypeError,
         "validation X is a array_api_strict array on device2, but X is",
     ),
-    "predicting elsewhere": (
+    "predicting on another device": (
         lambda: classify().predict(strict(X)),
         TypeError,
         "X is a array_api_strict array on device1, but the parameters live in numpy on cpu: give portn",
     ),
     # parameters
-    "parameters of another nest": (
+    "parameters of another structure": (
         lambda: classify(params=START[:2]),
         DataError,
         "params: nests differ at the top: expected a tuple of 3, got a tuple of 2",
@@ -311,7 +315,7 @@ CASES = {
         DataError,
         "params[0]['W'] contains NaN at row 0, column 0 (and 11 more)",
     ),
-    "parameters elsewhere": (
+    "parameters on another device": (
         lambda: classify(params=tree.map(strict, START)),
         TypeError,
         "params[0]['W'] is a array_api_strict array on device1, but X goes to numpy on cpu",
@@ -373,14 +377,14 @@ CASES = {
         ValueError,
         "unknown metric 'acuracy': did you mean 'accuracy'?",
     ),
-    "accuracy of labels": (
+    "accuracy of a multilabel target": (
         lambda: regress(
             y=np.eye(3)[LABELS], loss="sigmoid_cross_entropy", outputs=3, metrics="accuracy"
         ),
         ValueError,
         "metric 'accuracy' looks for one class a row, but this network has 3 labels a row: use 'label_",
     ),
-    "shuffle in words": (
+    "shuffle as text": (
         lambda: classify(shuffle="False"),
         ValueError,
         "shuffle: expected True or False, got 'False'",
@@ -390,12 +394,12 @@ CASES = {
         ValueError,
         "epochs: expected an integer of at least 0, got array([1, 2])",
     ),
-    "two metrics of one name": (
+    "two metrics with one name": (
         lambda: regress(metrics=[lambda m, t, w: 0.0, lambda m, t, w: 1.0]),
         ValueError,
         "metrics: expected functions of different names, none of them 'loss', 'scale' or 'validation_...', got '<lambda>' twice",
     ),
-    "a metric of numbers for labels": (
+    "regression metric of labels": (
         lambda: classify(fit={"metrics": ["r2"]}),
         ValueError,
         "metric 'r2' compares numbers, but y holds labels: use 'accuracy'",
@@ -406,37 +410,37 @@ CASES = {
         "softmax_cross_entropy needs a network with an output for each class, at least 2",
     ),
     # gradient checks
-    "checking on NaN": (
+    "check_gradients with NaN": (
         lambda: portnet.check_gradients(NET, "huber", X * np.nan, X[:, :3]),
         DataError,
         "X contains NaN at row 0, column 0 (and 23 more)",
     ),
-    "checking on labels out of range": (
+    "check_gradients with labels out of range": (
         lambda: portnet.check_gradients(NET, "softmax_cross_entropy", X, LABELS + 9),
         DataError,
         "y: expected labels from 0 to 2 (the network has 3 outputs), got 9 at row 0",
     ),
-    "checking an unknown loss": (
+    "check_gradients with an unknown loss": (
         lambda: portnet.check_gradients(NET, "hubert", X, X),
         ValueError,
         "unknown loss 'hubert': did you mean 'huber'?",
     ),
-    "checking a class": (
+    "check_layer with a class": (
         lambda: portnet.check_layer(portnet.ReLU),
         TypeError,
         "expected a layer with init, forward, backward, got <class 'portnet.layers.ReLU'>: write it",
     ),
-    "checking no rows": (
+    "check_layer with no rows": (
         lambda: portnet.check_layer(portnet.ReLU(), rows=0),
         ValueError,
         "rows: expected an integer of at least 1, got 0",
     ),
-    "initialising from a negative seed": (
+    "init with a negative seed": (
         lambda: portnet.init(NET, seed=-1),
         ValueError,
         "seed: expected an integer of at least 0, got -1",
     ),
-    "initialising without inputs": (
+    "init with no inputs": (
         lambda: portnet.init(portnet.Dense(3), 0),
         ValueError,
         "n_in: expected an integer of at least 1, got 0",
@@ -452,12 +456,12 @@ CASES = {
         TypeError,
         "predict_proba needs a loss that predicts classes",
     ),
-    "predicting another width": (
+    "predicting another number of features": (
         lambda: classify().predict(X[:, :3]),
         DataError,
         "X: expected 4 features, got 3",
     ),
-    "evaluating other labels": (
+    "evaluating labels out of range": (
         lambda: classify().evaluate(X, LABELS + 7),
         DataError,
         "y: expected labels from 0 to 2 (the network has 3 outputs), got 7 at row 0",
@@ -466,51 +470,53 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_message(case):
+def test_bad_input_raises_its_error_and_message(case):
     call, error, message = CASES[case]
     with pytest.raises(error, match=re.escape(message)) as caught:
         call()
     assert type(caught.value) is error
 
 
-def test_messages_on_other_libraries(other):
-    """On a device the checks run where the arrays are."""
+def test_bad_data_on_other_backends_raise(other_xp):
+    """The checks run on the device of the arrays."""
     trainer = portnet.Trainer(NET, "softmax_cross_entropy", "sgd")
     with pytest.raises(DataError, match="X contains NaN at row 3, column 1"):
-        trainer.fit(other.asarray(changed(X, (3, 1), np.nan)), LABELS)
+        trainer.fit(other_xp.asarray(changed(X, (3, 1), np.nan)), LABELS)
     with pytest.raises(DataError, match=r"y: expected labels from 0 to 2 .* got 3 at row 4"):
-        trainer.fit(other.asarray(X), other.asarray(changed(LABELS, 4, 3)))
-    y = other.asarray(LABELS)
+        trainer.fit(other_xp.asarray(X), other_xp.asarray(changed(LABELS, 4, 3)))
+    y = other_xp.asarray(LABELS)
     with (
         portnet.use_backend("numpy"),
-        pytest.raises(TypeError, match=f"y is a {other.name} array on .*, but X is a numpy array"),
+        pytest.raises(
+            TypeError, match=f"y is a {other_xp.name} array on .*, but X is a numpy array"
+        ),
     ):
         trainer.fit(X, y)
     with pytest.raises(TypeError, match="y is a array_api_strict array on device1, but X is"):
-        trainer.fit(other.asarray(X), strict(LABELS))
-    large = other.asarray(changed(X, (0, 0), 1e300))
+        trainer.fit(other_xp.asarray(X), strict(LABELS))
+    large = other_xp.asarray(changed(X, (0, 0), 1e300))
     with (
-        portnet.use_backend(other.name, device=other.device),
+        portnet.use_backend(other_xp.name, device=other_xp.device),
         pytest.raises(DataError, match=r"X: a value of 1e\+300 is too large for float32"),
     ):
         trainer.fit(large, LABELS)
 
 
-def test_mixed_libraries_in_layers_losses_and_metrics(other):
-    both = f"got a numpy array on cpu and a {other.name} array on"
+def test_mixed_libraries_in_layers_losses_and_metrics_raise(other_xp):
+    both = f"got a numpy array on cpu and a {other_xp.name} array on"
     for layer in (portnet.Dense(4), portnet.LayerNorm()):
-        params = portnet.init(layer, 4, like=other.asarray(X))
+        params = portnet.init(layer, 4, like=other_xp.asarray(X))
         with pytest.raises(TypeError, match=both):
             layer.forward(params, X)
     with pytest.raises(TypeError, match=both):
-        portnet.SquaredError()(X, X, other.asarray(np.ones(6)))
+        portnet.SquaredError()(X, X, other_xp.asarray(np.ones(6)))
     with pytest.raises(TypeError, match=both):
-        portnet.metrics.r2(X, X, other.asarray(np.ones(6)))
-    with pytest.raises(TypeError, match=f"got a numpy array on cpu and a {other.name} array on"):
-        portnet.SquaredError()(X, other.asarray(X))
+        portnet.metrics.r2(X, X, other_xp.asarray(np.ones(6)))
+    with pytest.raises(TypeError, match=f"got a numpy array on cpu and a {other_xp.name} array on"):
+        portnet.SquaredError()(X, other_xp.asarray(X))
 
 
-def test_what_is_accepted():
+def test_other_dtypes_and_memory_layouts_are_accepted():
     """Integers, booleans, float16, other orders in memory, read-only and big-endian data."""
     expected = classify().params
     frozen = X.copy()
@@ -532,7 +538,7 @@ def test_what_is_accepted():
     classify(X[:1], LABELS[:1])
 
 
-def test_bad_data_change_nothing():
+def test_bad_data_change_neither_parameters_nor_arrays():
     run = classify()
     before = [p.copy() for p in tree.leaves(run.params)]
     x, y = changed(X, (3, 1), np.nan), LABELS.copy()
@@ -545,7 +551,7 @@ def test_bad_data_change_nothing():
     np.testing.assert_array_equal(y, LABELS)
 
 
-def test_errors_are_those_that_python_users_expect():
+def test_error_classes_have_the_standard_base_classes():
     assert issubclass(DataError, ValueError)
     assert issubclass(ShapeError, ValueError)
     assert issubclass(portnet.BackendUnavailableError, RuntimeError)
@@ -553,11 +559,11 @@ def test_errors_are_those_that_python_users_expect():
     assert issubclass(portnet.GradientError, AssertionError)
 
 
-# Columns of frames, and tensors without values -----------------------------------------------------
+# DataFrame columns, meta and sparse tensors, and mixed cells ---------------------------------------
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_a_column_without_numbers_is_named(library):
+def test_text_and_date_columns_raise_and_are_named(library):
     module = pytest.importorskip(library, reason=f"{library} is not installed")
     X = {"age": [1.0, 2, 3], "city": ["Rome", "Oslo", "Lima"], "width": [1, 2, 3]}
     trainer = portnet.Trainer(portnet.mlp([3, 1]), "squared_error")
@@ -576,7 +582,7 @@ def test_a_column_without_numbers_is_named(library):
     )
 
 
-def test_columns_of_polars_with_times_are_named_and_lazy_frames_are_a_data_error():
+def test_polars_time_columns_and_lazy_frames_raise():
     polars = pytest.importorskip("polars", reason="polars is not installed")
     trainer = portnet.Trainer(portnet.mlp([2, 1]), "squared_error")
     values = [1.0, 2, 3]
@@ -591,7 +597,7 @@ def test_columns_of_polars_with_times_are_named_and_lazy_frames_are_a_data_error
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
-def test_tensors_without_values_and_sparse_ones_are_named(torch):
+def test_meta_and_sparse_tensors_raise_and_are_named(torch):
     X, y = torch.ones((6, 3)), torch.zeros(6, dtype=torch.int64)
     trainer = portnet.Trainer(portnet.mlp([3, 3]), "softmax_cross_entropy")
     meta = r"{}: got a tensor on the device 'meta', which has a shape and no values"
@@ -614,7 +620,7 @@ def test_tensors_without_values_and_sparse_ones_are_named(torch):
                 call()
 
 
-def test_type_errors_of_a_validation_set_say_so():
+def test_errors_in_the_validation_set_say_so():
     X, y = np.ones((6, 3)), np.zeros(6, int)
     trainer = portnet.Trainer(portnet.mlp([3, 3]), "softmax_cross_entropy")
     for wrong in ({"a": 1}, object()):
@@ -630,7 +636,7 @@ def test_type_errors_of_a_validation_set_say_so():
 
 
 @pytest.mark.parametrize("weight", [10**400, np.inf, np.nan, -1, "1", True, None, 1j, [2.0]])
-def test_class_weights_that_are_no_finite_numbers_are_refused(weight):
+def test_class_weights_that_are_no_finite_numbers_raise(weight):
     X, y = np.ones((6, 3)), np.zeros(6, int)
     trainer = portnet.Trainer(portnet.mlp([3, 3]), "softmax_cross_entropy")
     with pytest.raises(
@@ -643,7 +649,7 @@ def test_class_weights_that_are_no_finite_numbers_are_refused(weight):
         trainer.fit(X, y, class_weight={0: 1e300})
 
 
-def test_lists_and_objects_with_one_cell_of_another_kind_are_named_by_it():
+def test_text_or_date_in_a_cell_raises_and_is_named():
     rows = X.tolist()
     for value, text in (
         ("oops", "text such as 'oops'"),
