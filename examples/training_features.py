@@ -88,7 +88,7 @@ def main():
 
     moved, history = run.to("numpy", dtype="float32"), run.history
     same = (moved.predict_class(X[test]) == guess).all()
-    print(f"5. Moved to {moved.place} in {moved.place.dtype}: the same answers: {same}")
+    print(f"5. Moved to {moved.backend} in {moved.backend.dtype}: the same answers: {same}")
     common.picture(
         plots.curves,
         args.out / "training_features.png",

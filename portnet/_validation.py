@@ -278,7 +278,7 @@ def sizes_in_a_list(make: _Function) -> _Function:
 
 
 def refuse_unknown(owner: str, options: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raise TypeError for an option of another library's, or of another place: what to write."""
+    """Raise TypeError for an option of another library's, or of another function: what to write."""
     for name in options:
         if name not in names:
             where = OPTIONS_ELSEWHERE.get(name, "")

@@ -1,4 +1,4 @@
-"""Where arrays are born: the one place that knows the names of the array libraries.
+"""Backend: where new arrays are created; only this file knows the names of the array libraries.
 
 What this file is for:
 
@@ -164,6 +164,16 @@ class Backend:
     def real(self) -> Any:
         """The floating dtype, as the library's own object."""
         return getattr(self.xp, self.dtype)
+
+    @property
+    def is_host(self) -> bool:
+        """Whether arrays are NumPy's, in the host's memory."""
+        return self.name == "numpy"
+
+    @property
+    def compiler(self) -> str:
+        """How functions of such arrays are compiled: "replay" (a plan), "jit" (JAX's), or ""."""
+        return _LIBRARIES[self.name].compiler if self.name in _LIBRARIES else ""
 
     def supports(self, dtype: str) -> bool:
         """Tell whether arrays of this dtype can live on this device."""
@@ -365,7 +375,7 @@ def get_backend() -> Backend:
 
 
 def backend_of(x: Any) -> Backend:
-    """Return the place where an array lives; lists and frames live nowhere: the current backend.
+    """Return the backend of an array; of lists and frames, which have none, the current one.
 
     The dtype is that of a float32 or float64 array, else the current backend's.
     """
@@ -541,10 +551,11 @@ class _Library:
     install: str  # what a person does to get it
     find_device: Callable[[str], Any]  # from a name; raises ValueError
     try_out: Callable[[Any], str] = _try_default  # the default device's name, or raises
+    compiler: str = ""  # how `portnet.compile` compiles functions of its arrays
 
 
 _LIBRARIES = {
-    "numpy": _Library("array_api_compat.numpy", "pip install numpy", _cpu_only),
+    "numpy": _Library("array_api_compat.numpy", "pip install numpy", _cpu_only, compiler="replay"),
     "cupy": _Library(
         "array_api_compat.cupy",
         'pip install "cupy-cuda13x[ctk]" (or "cupy-cuda12x[ctk]" for CUDA 12)',
@@ -552,7 +563,7 @@ _LIBRARIES = {
         _try_cupy,
     ),
     "torch": _Library("array_api_compat.torch", "pip install torch", _torch_device),
-    "jax": _Library("jax.numpy", "pip install jax", _jax_device, _try_jax),
+    "jax": _Library("jax.numpy", "pip install jax", _jax_device, _try_jax, compiler="jit"),
     "array_api_strict": _Library(
         "array_api_strict", "pip install array-api-strict", _strict_device
     ),

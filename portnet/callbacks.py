@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._validation import choose, integer, number
+from .data.dataset import Dataset
 from .metrics import METRICS, SMALLER_IS_BETTER
-from .run import Rows, Run, with_run
+from .run import Run, with_run
 
 __all__ = ["EarlyStopping", "ReduceOnPlateau", "Report", "Watch"]
 
@@ -175,8 +176,8 @@ class ReduceOnPlateau(_Watching):
 
 def begin(
     run: Run,
-    rows: Rows,
-    held_out: Rows | None,
+    data: Dataset,
+    held_out: Dataset | None,
     stopping: EarlyStopping | None,
     plateau: ReduceOnPlateau | None,
 ) -> Run:
@@ -185,7 +186,7 @@ def begin(
     if held_out is not None:
         names = ["loss", *(f"validation_{name}" for name in names)]
     watches, best = dict(run._watches), run._best
-    if stopping is not None and not _still_true(run, rows, held_out, names):
+    if stopping is not None and not _still_true(run, data, held_out, names):
         watches, best = {}, None  # other rows, or another loss: what was best means nothing
     if plateau is not None:
         watches["plateau"] = plateau.begin(names, watches.get("plateau"))
@@ -195,12 +196,12 @@ def begin(
     return replace(run, _watches=watches, _best=best)
 
 
-def _still_true(run: Run, rows: Rows, held_out: Rows | None, names: list[str]) -> bool:
+def _still_true(run: Run, data: Dataset, held_out: Dataset | None, names: list[str]) -> bool:
     """Tell whether the best parameters still have the number for which they were kept."""
     watch = run._watches.get("early_stopping")
     if watch is None or run._best is None or watch.monitor not in names or watch.monitor == "loss":
         return True  # nothing to compare, or what only an epoch can tell
-    found = replace(run, params=run._best)._evaluate(held_out or rows, run.metrics)
+    found = replace(run, params=run._best)._evaluate(held_out or data, run.metrics)
     number = found[watch.monitor.removeprefix("validation_")]
     return math.isclose(number, watch.best, rel_tol=1e-4, abs_tol=1e-6)
 

@@ -5,10 +5,11 @@ import numpy as np
 from . import _validation as options
 from ._typing import Array
 from .backend import read, to_numpy
+from .data.dataset import Dataset
 from .lbfgs import LBFGS
 from .losses import Reduced
 from .optimizer_checks import returns_parameters
-from .run import Rows, Run, warn, with_run
+from .run import Run, warn, with_run
 
 __all__ = [
     "DivergenceError",
@@ -36,9 +37,9 @@ class DivergenceError(ArithmeticError):
     run: Run | None = None
 
 
-def diverged(run: Run, rows: Rows, what: str, step: int) -> DivergenceError:
+def diverged(run: Run, data: Dataset, what: str, step: int) -> DivergenceError:
     """Return the error for a run whose loss or parameters stopped being finite in this step."""
-    cause = _cause(run, *rows[:2])
+    cause = _cause(run, data.X, data.y)
     message = (
         f"{what} in epoch {run.epoch + 1}, step {step}. {cause}. The run as it was before that "
         "epoch is this error's `run`"
@@ -48,24 +49,24 @@ def diverged(run: Run, rows: Rows, what: str, step: int) -> DivergenceError:
 
 def _largest_column(run: Run, X: Array) -> tuple[float, str]:
     """Return the largest absolute value of X, and in words which column reaches it."""
-    largest = to_numpy(run.place.xp.max(run.place.xp.abs(X), axis=0))
+    largest = to_numpy(run.backend.xp.max(run.backend.xp.abs(X), axis=0))
     column = int(np.argmax(largest))
     name = f" ({run.feature_names[column]!r})" if run.feature_names else ""
     return float(largest[column]), f"column {column}{name} of X reaches {largest[column]:.3g}"
 
 
-def warn_of_scale(run: Run, rows: Rows, loss: float) -> None:
+def warn_of_scale(run: Run, data: Dataset, loss: float) -> None:
     """Warn where the first epoch's loss is ten times that of outputs of 0, and X is not scaled.
 
     Called once a fit, for losses of portnet's own. The host waits for two numbers, and for none
     where the loss is small.
     """
-    X, of_loss, xp = rows[0], run.trainer.loss, run.place.xp
+    X, of_loss, xp = data.X, run.trainer.loss, run.backend.xp
     if not (loss > 10 and isinstance(run.trainer.loss, Reduced)):
         return
+    _, y, weight = data.head(1000).arrays
     some = min(1000, X.shape[0])
-    y, weight = (a if a is None else a[:some, ...] for a in rows[1:])
-    zeros = xp.zeros((some, run.outputs), dtype=X.dtype, device=run.place.device)
+    zeros = xp.zeros((some, run.outputs), dtype=X.dtype, device=run.backend.device)
     with np.errstate(over="ignore", invalid="ignore"):
         (of_zeros,) = read([of_loss(zeros, y, weight)[0]])
     if of_loss.reduction == "sum":
@@ -84,7 +85,7 @@ def warn_of_scale(run: Run, rows: Rows, loss: float) -> None:
 
 def _cause(run: Run, X: Array, y: Array) -> str:
     """Return the likely cause in words: inputs or targets without scale, or the learning rate."""
-    optimizer, xp = run.trainer.optimizer, run.place.xp
+    optimizer, xp = run.trainer.optimizer, run.backend.xp
     while hasattr(optimizer, "parts"):
         optimizer = optimizer.parts[-1]
     if hasattr(optimizer, "update") and returns_parameters(run.trainer.optimizer, run.params):

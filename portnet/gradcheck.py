@@ -76,9 +76,9 @@ def check_layer(
     methods("a layer", layer, ("init", "forward", "backward"))
     draw, n_in = random.generator(seed), n_in or getattr(layer, "n_in", None) or 6
     x = draw.standard_normal((integer("rows", rows, 1), n_in)) if x is None else x
-    place = backend_of(x)
-    x = check.features(x, place, name="x")
-    params = _random_params(layer, x, draw, place)
+    backend = backend_of(x)
+    x = check.features(x, backend, name="x")
+    params = _random_params(layer, x, draw, backend)
     key = random.key(seed, 0)
     worst = 0.0
     for k, mode in ((None, "in inference"), (key, "in training")):
@@ -131,11 +131,11 @@ def check_loss(
     methods("a loss(pred, target, weight)", loss, ("__call__",))
     called_with("a loss", loss, *LOSS_CALL)
     pred = draw.standard_normal((5, 3)) if pred is None else pred
-    place = backend_of(pred)
-    pred = check.features(pred, place, name="pred")
+    backend = backend_of(pred)
+    pred = check.features(pred, backend, name="pred")
     if target is None:
-        target = place.asarray(draw.uniform(0.05, 0.95, tuple(pred.shape)))
-    weight = place.asarray(draw.uniform(0.5, 2.0, (pred.shape[0],)))
+        target = backend.asarray(draw.uniform(0.05, 0.95, tuple(pred.shape)))
+    weight = backend.asarray(draw.uniform(0.5, 2.0, (pred.shape[0],)))
     worst = 0.0
     for w, mode in ((None, "without weights"), (weight, "with weights")):
         _, dpred = loss(pred, target, w)
@@ -195,17 +195,17 @@ def check_gradients(
     True
     """
     there = backend_of(X)
-    place = Backend(there.name, "float64", there.device, there.xp)
+    backend = Backend(there.name, "float64", there.device, there.xp)
     methods("a model", model, ("init", "forward", "backward"))
     draw, loss = random.generator(seed), named("loss", loss, LOSSES)
     called_with("a loss", loss, *LOSS_CALL)
-    X = check.features(X, place)
+    X = check.features(X, backend)
     rows, outputs = X.shape[0], model.init(random.generator(seed), X.shape[1])[1]
-    y = check.targets(y, place, loss, rows=rows, outputs=outputs)
-    weight = check.row_weights(weight, place, rows=rows, name="weight")
+    y = check.targets(y, backend, loss, rows=rows, outputs=outputs)
+    weight = check.row_weights(weight, backend, rows=rows, name="weight")
     if params is None:
-        params = _random_params(model, X, draw, place)
-    params = tree.map(lambda p: place.asarray(p, "float64"), params)
+        params = _random_params(model, X, draw, backend)
+    params = tree.map(lambda p: backend.asarray(p, "float64"), params)
     pred, cache = model.forward(params, X)
     dparams, _ = model.backward(params, cache, loss(pred, y, weight)[1])
 
@@ -267,10 +267,10 @@ def _rtol(eps: float) -> float:
 
 
 def _check_float32(layer: Layer, params: Any, x: Array, key: random.Key | None) -> None:
-    place = backend_of(x)
-    params = tree.map(lambda p: place.asarray(p, "float32"), params)
+    backend = backend_of(x)
+    params = tree.map(lambda p: backend.asarray(p, "float32"), params)
     y, cache = pair(
-        layer, "forward", "y, cache", layer.forward(params, place.asarray(x, "float32"), key)
+        layer, "forward", "y, cache", layer.forward(params, backend.asarray(x, "float32"), key)
     )
     answers = [("forward", y)]
     if str(y.dtype).endswith("float32"):
@@ -293,11 +293,11 @@ def _check_linear(layer: Layer, params: Any, cache: Any, dy: Array, grads: Any) 
             raise GradientError(f"{layer}: backward is not linear in dy, or not a pure function")
 
 
-def _random_params(layer: Layer, x: Array, draw: random.Generator, place: Backend) -> Any:
+def _random_params(layer: Layer, x: Array, draw: random.Generator, backend: Backend) -> Any:
     """Return parameters of the layer's shapes, all of them random, also what starts at 0 or 1."""
     params, _ = layer.init(draw, x.shape[-1])
     noisy = tree.map(lambda p: to_numpy(p) + 0.3 * draw.standard_normal(p.shape), params)
-    return tree.map(place.asarray, noisy)
+    return tree.map(backend.asarray, noisy)
 
 
 def _moved(nest: Any, index: int, v: Array, h: float) -> Any:

@@ -718,5 +718,5 @@ def _check_width(layer: Layer, x: Array, n_in: int) -> None:
 
 
 def _at(i: int, error: ShapeError) -> ShapeError:
-    """Return the error with the layer's place in front: layers[2] Dense(3), layers[1].layers[0]."""
+    """Return the error with the layer's position first: layers[2] Dense(3), layers[1].layers[0]."""
     return ShapeError(f"layers[{i}]{'.' if str(error).startswith('layers[') else ' '}{error}")

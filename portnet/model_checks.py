@@ -7,13 +7,14 @@ import numpy as np
 from ._typing import Array
 from ._validation import name_of, pair
 from .backend import Backend, describe
-from .run import Rows, Run, measure
+from .data.dataset import Dataset
+from .run import Run, measure
 
 
-def _try_out(run: Run, rows: Rows) -> None:
+def try_out(run: Run, data: Dataset) -> None:
     """Try the loss and the metrics on a few rows: mistakes are told before training."""
-    X, y, w = (a if a is None else a[: min(8, a.shape[0]), ...] for a in rows)
-    pred = _forward(run.trainer.model, run.params, X, run.place)
+    X, y, w = data.head(8).arrays
+    pred = _forward(run.trainer.model, run.params, X, run.backend)
     with np.errstate(all="ignore"):
         try:
             answer = run.trainer.loss(pred, y, w)
@@ -31,46 +32,46 @@ def _try_out(run: Run, rows: Rows) -> None:
             measure(name, metric, run._mean(pred), y, w)
 
 
-def _forward(model: Any, params: Any, x: Array, place: Backend) -> Array:
+def _forward(model: Any, params: Any, x: Array, backend: Backend) -> Array:
     """Return the outputs of a model, or raise TypeError that names the layer that is wrong.
 
     A layer answers in the library, on the device and in the dtype of x.
     """
     try:
         pred, _ = pair(model, "forward", "y, cache", model.forward(params, x))
-        if place.holds(pred) and pred.dtype == x.dtype:
+        if backend.holds(pred) and pred.dtype == x.dtype:
             return pred
     except TypeError as error:
         try:
-            wrong = _layer_that_leaves(model, params, x, place)
+            wrong = _layer_that_leaves(model, params, x, backend)
         except Exception:  # of the same cause
             wrong = None
         if wrong is None:
             raise
         raise TypeError(wrong) from error
-    raise TypeError(_layer_that_leaves(model, params, x, place))
+    raise TypeError(_layer_that_leaves(model, params, x, backend))
 
 
 def _layer_that_leaves(
-    model: Any, params: Any, x: Array, place: Backend, name: str = ""
+    model: Any, params: Any, x: Array, backend: Backend, name: str = ""
 ) -> str | None:
     """Return a message about the first layer whose outputs leave the library or dtype of x."""
     inner = getattr(model, "layer", None)  # of a Residual
     if inner is not None and hasattr(inner, "forward"):
         found = _layer_that_leaves(
-            inner, params, x, place, f"{name.rstrip()}.layer " if name else "layer "
+            inner, params, x, backend, f"{name.rstrip()}.layer " if name else "layer "
         )
         if found is not None:
             return found
     for i, layer in enumerate(getattr(model, "layers", ())):
-        found = _layer_that_leaves(layer, params[i], x, place, f"{name}layers[{i}] ")
+        found = _layer_that_leaves(layer, params[i], x, backend, f"{name}layers[{i}] ")
         if found is not None:
             return found
         x, _ = pair(layer, "forward", "y, cache", layer.forward(params[i], x), i)
     if hasattr(model, "layers"):
         return None
     y = model.forward(params, x)[0]
-    if place.holds(y) and y.dtype == x.dtype:
+    if backend.holds(y) and y.dtype == x.dtype:
         return None
     return (
         f"{name}{name_of(model)}: expected forward to return {describe(x)} of dtype {x.dtype}, "

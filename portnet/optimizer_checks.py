@@ -68,9 +68,9 @@ def check_optimizer(
     if params is None:
         draw = random.generator(seed)
         shapes = {"W": (4, 3), "b": (1, 3), "scale": ()}
-        place = get_backend()
-        dtype = "float64" if place.supports("float64") else "float32"
-        drawn = {k: place.asarray(draw.standard_normal(s), dtype) for k, s in shapes.items()}
+        backend = get_backend()
+        dtype = "float64" if backend.supports("float64") else "float32"
+        drawn = {k: backend.asarray(draw.standard_normal(s), dtype) for k, s in shapes.items()}
         params = (drawn, ())
     for kind in ("float32", None):  # None: their own
         _check(optimizer, params if kind is None else _cast(params, kind))
@@ -125,9 +125,9 @@ def _check(optimizer: Any, params: Params) -> None:
 def _check_state(state: Any, params: Params, name: str) -> None:
     there = backend_of(tree.leaves(params)[0])
     for path, leaf in zip(tree.paths(state), tree.leaves(state), strict=True):
-        if isinstance(leaf, np.generic) and there.name == "numpy":
+        if isinstance(leaf, np.generic) and there.is_host:
             continue  # 0-d results of NumPy's are numbers of its own
-        if not hasattr(leaf, "dtype") or is_host(leaf) != (there.name == "numpy"):
+        if not hasattr(leaf, "dtype") or is_host(leaf) != there.is_host:
             raise OptimizerError(
                 f"{name}: expected a state of arrays where the parameters are, got {leaf!r} at "
                 f"state{path}: what changes from step to step is an array, 0 * p[..., 0], say"
@@ -153,8 +153,8 @@ def _check_like(given: Any, expected: Any, what: str, whose: str) -> None:
 
 def _cast(params: Params, dtype: str) -> Params:
     there = backend_of(tree.leaves(params)[0])
-    place = Backend(there.name, dtype, there.device, there.xp)
-    return tree.map(lambda p: place.asarray(p, dtype), params)
+    backend = Backend(there.name, dtype, there.device, there.xp)
+    return tree.map(lambda p: backend.asarray(p, dtype), params)
 
 
 def _host(nest: Any) -> list[Any]:

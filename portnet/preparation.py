@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from . import callbacks as watching
+from . import callbacks, tree
 from . import rng as random
-from . import tree
 from ._typing import Array
 from ._validation import integer, warn
 from .backend import Backend
@@ -16,11 +15,12 @@ from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from .data import checks as check
 from .data import labels
 from .data.checks import DataError
+from .data.dataset import Dataset
 from .data.split import split
 from .engine.full_batch import gradient_of, value_and_grad
 from .lbfgs import LBFGS
-from .model_checks import _try_out
-from .run import Metric, Partial, Rows, Run
+from .model_checks import try_out
+from .run import Metric, Partial, Run
 
 __all__ = ["FitOptions", "plan", "prepare"]
 
@@ -71,7 +71,9 @@ class FitOptions:
             raise TypeError(f"resume: expected a run that fit returned, got {self.resume!r}")
 
 
-def prepare(trainer: Any, X: Any, y: Any, options: FitOptions) -> tuple[Run, Rows, Rows | None]:
+def prepare(
+    trainer: Any, X: Any, y: Any, options: FitOptions
+) -> tuple[Run, Dataset, Dataset | None]:
     """Return the run before the first step, the rows to train on and those to validate on."""
     before, fraction = options.resume, options.validation
     if isinstance(trainer.optimizer, LBFGS) and options.reduce_on_plateau is not None:
@@ -80,72 +82,72 @@ def prepare(trainer: Any, X: Any, y: Any, options: FitOptions) -> tuple[Run, Row
     arrays = {"X": X, "y": y, "sample_weight": options.sample_weight}
     arrays |= {f"validation {name}": a for name, a in held_out.items()}
     if before is None:
-        place, width = check.home(**arrays), getattr(trainer.model, "n_in", None)
+        backend, width = check.home(**arrays), getattr(trainer.model, "n_in", None)
     else:
         before._reachable(**arrays)
-        place, width = before.place, before.inputs
+        backend, width = before.backend, before.inputs
     names = check.feature_names(X) if before is None else before.feature_names
     for name in ("X", "validation X"):
         if name in arrays:
             check.check_feature_names(arrays[name], names, name)
-    with place.active():
-        X = check.features(X, place, width=width)
+    with backend.active():
+        X = check.features(X, backend, width=width)
         if before is None:
-            run = replace(_new(trainer, X, y, place), feature_names=names)
+            run = replace(_new(trainer, X, y, backend), feature_names=names)
         else:
             run = _resumed(trainer, before, options.reduce_on_plateau is not None)
         if options.metrics is not None:
             chosen = check.named_metrics(options.metrics, trainer.loss, run.outputs)
             run = replace(run, metrics=chosen)
-        rows = run._rows(X, y, options.sample_weight)
+        data = run._dataset(X, y, options.sample_weight)
         run = replace(run, _one_dimensional=check.one_dimensional(y))
-        checked = run._rows(**held_out, name="validation ") if held_out else None
-        check.check_metrics(run.metrics, rows[1])
+        checked = run._dataset(**held_out, name="validation ") if held_out else None
+        check.check_metrics(run.metrics, data.y)
         if isinstance(fraction, float):
-            rows, checked = split(fraction, rows, place, trainer.loss, trainer.seed)
+            data, checked = split(fraction, data, trainer.loss, trainer.seed)
         if options.class_weight is not None:
             weights = labels.class_weights(
-                options.class_weight, rows, place, trainer.loss, run.outputs, run.classes
+                options.class_weight, data, trainer.loss, run.outputs, run.classes
             )
-            rows = (*rows[:2], weights)
-        _try_out(run, checked or rows)
+            data = replace(data, weight=weights)
+        try_out(run, checked or data)
         if isinstance(trainer.optimizer, LBFGS):
-            _refuse_random_layers(run, rows[0])
-            run = _same_function(run, rows, before)
-        run = watching.begin(run, rows, checked, options.early_stopping, options.reduce_on_plateau)
+            _refuse_random_layers(run, data.X)
+            run = _same_function(run, data, before)
+        run = callbacks.begin(run, data, checked, options.early_stopping, options.reduce_on_plateau)
         if options.early_stopping and options.early_stopping.monitor is None and checked is None:
             warn(
                 "early_stopping: there are no validation rows, so the training loss is monitored, "
                 "which says nothing of new data. Give validation=0.1, or (X, y); or choose it by "
                 'name: early_stopping=portnet.EarlyStopping("loss")'
             )
-    if run.step and run._partial.plan != plan(trainer, rows):
+    if run.step and run._partial.plan != plan(trainer, data):
         if before is not None and trainer is before.trainer:
             raise DataError(
                 f"the run stopped after step {run.step} of an epoch with {run._partial.plan}, and "
-                f"goes on with the same only, got {plan(trainer, rows)}"
+                f"goes on with the same only, got {plan(trainer, data)}"
             )
         run = replace(run, step=0, _partial=Partial())
-    return run, rows, checked
+    return run, data, checked
 
 
-def plan(trainer: Any, rows: Rows) -> str:
+def plan(trainer: Any, data: Dataset) -> str:
     """Return what decides which rows a step of an epoch takes, in words."""
     return (
-        f"{rows[0].shape[0]} rows, batch_size={trainer.batch_size}, seed={trainer.seed}, "
+        f"{len(data)} rows, batch_size={trainer.batch_size}, seed={trainer.seed}, "
         f"shuffle={trainer.shuffle}"
     )
 
 
-def _new(trainer: Any, X: Array, y: Any, place: Backend) -> Run:
+def _new(trainer: Any, X: Array, y: Any, backend: Backend) -> Run:
     """Return a run before its first step, with the initial parameters."""
     params, outputs = trainer.model.init(random.generator(trainer.seed), X.shape[1])
     if trainer.params is not None:
-        params = check.parameters(trainer.params, params, place)
-    params = tree.map(lambda p: place.asarray(p, place.dtype), params)
+        params = check.parameters(trainer.params, params, backend)
+    params = tree.map(lambda p: backend.asarray(p, backend.dtype), params)
     classes = labels.names(y, trainer.loss, outputs)
     state = trainer.optimizer.init(params)
-    return Run(trainer, params, state, place, X.shape[1], outputs, classes=classes)
+    return Run(trainer, params, state, backend, X.shape[1], outputs, classes=classes)
 
 
 def _resumed(trainer: Any, run: Run, plateau: bool) -> Run:
@@ -157,7 +159,7 @@ def _resumed(trainer: Any, run: Run, plateau: bool) -> Run:
                 "resume: expected a trainer without params: the run has the parameters"
             )
         params, _ = trainer.model.init(random.generator(trainer.seed), run.inputs)
-        check.parameters(run.params, params, run.place)
+        check.parameters(run.params, params, run.backend)
         ours, theirs = _kind(trainer.optimizer), _kind(run.trainer.optimizer)
         if ours != theirs:
             raise ValueError(
@@ -193,22 +195,27 @@ def _kind(optimizer: Any) -> str:
     return type(optimizer).__name__ if parts is None else f"chain({', '.join(map(_kind, parts))})"
 
 
-def _same_function(run: Run, rows: Rows, before: Run | None) -> Run:
+def _same_function(run: Run, data: Dataset, before: Run | None) -> Run:
     """Return the run of L-BFGS with its memory, if that is of the loss of these rows, else without.
 
     Where it had ended, it stays so under the same optimizer.
     """
     if before is None or run.state.gradient is None:
         return run
-    fn = gradient_of(run.trainer, run.place)
-    function, vector, _ = value_and_grad(run, rows, fn)
+    function, vector, _ = value_and_grad(run.params, data, full_gradient_of(run))
     with np.errstate(over="ignore", invalid="ignore"):
         value, gradient = function(vector)
-    same = bool(run.place.xp.all(gradient == run.state.gradient))  # waits for the device
+    same = bool(run.backend.xp.all(gradient == run.state.gradient))  # waits for the device
     if not same or float(value) != run.state.value:
         return replace(run, state=run.trainer.optimizer.init(run.params))
     status = run.state.status if run.trainer.optimizer == before.trainer.optimizer else ""
     return replace(run, state=run.state._replace(status=status), stopped=status)
+
+
+def full_gradient_of(run: Run) -> Any:
+    """Return (params, (X, y, weight)) -> loss, gradient as one vector, of a run."""
+    trainer = run.trainer
+    return gradient_of(trainer.model, trainer.loss, run.backend, trainer.compile)
 
 
 def _refuse_random_layers(run: Run, X: Array) -> None:
@@ -216,7 +223,7 @@ def _refuse_random_layers(run: Run, X: Array) -> None:
     x, model = X[: min(32, X.shape[0]), ...], run.trainer.model
     still, _ = model.forward(run.params, x)
     drawn, _ = model.forward(run.params, x, random.key(run.trainer.seed, 0))
-    if bool(run.place.xp.any(still != drawn)):  # waits for the device
+    if bool(run.backend.xp.any(still != drawn)):  # waits for the device
         raise ValueError(
             "LBFGS needs a loss that is the same in every evaluation, but this model draws at "
             "random in training (Dropout): use another optimizer, or leave such layers out"

@@ -13,13 +13,13 @@ from ._typing import Array, Params, State
 from .backend import Backend, describe, is_host, read, to_numpy, use_backend
 from .data import checks as check
 from .data import labels as _labels
+from .data.dataset import Dataset
 from .engine.inference import forward
 from .metrics import two_columns
 
 __all__ = ["History", "Run"]
 
 Metric = str | Callable[..., Array]
-Rows = tuple[Array, Array, Array | None]  # X, y, weight: checked, and where the parameters are
 
 
 class Partial(NamedTuple):
@@ -106,7 +106,7 @@ class Run:
     trainer: Any
     params: Params = field(repr=False)
     state: State = field(repr=False)
-    place: Backend
+    backend: Backend
     inputs: int
     outputs: int
     metrics: dict[str, Callable[..., Array]] = field(default_factory=dict, repr=False)
@@ -167,13 +167,13 @@ class Run:
         Takes what `portnet.set_backend` takes; the dtype is by default the run's own, and then the
         numbers stay the same bit for bit.
         """
-        with use_backend(name, device=device, dtype=dtype or self.place.dtype) as place:
+        with use_backend(name, device=device, dtype=dtype or self.backend.dtype) as backend:
 
             def move(nest: Any) -> Any:
-                return tree.map(lambda a: place.asarray(a) if hasattr(a, "dtype") else a, nest)
+                return tree.map(lambda a: backend.asarray(a) if hasattr(a, "dtype") else a, nest)
 
             names = ("params", "state", "_last", "_best")
-            return replace(self, place=place, **{n: move(getattr(self, n)) for n in names})
+            return replace(self, backend=backend, **{n: move(getattr(self, n)) for n in names})
 
     def predict(self, X: Any) -> Array:
         """Return the mean of the target for each row, in the library of X.
@@ -218,32 +218,32 @@ class Run:
             chosen = check.named_metrics(metrics, self.trainer.loss, self.outputs)
         self._reachable(X=X, y=y, sample_weight=sample_weight)
         check.check_feature_names(X, self.feature_names)
-        with self.place.active():
-            rows = self._rows(X, y, sample_weight)
-            check.check_metrics(chosen, rows[1])
-            return self._evaluate(rows, chosen)
+        with self.backend.active():
+            data = self._dataset(X, y, sample_weight)
+            check.check_metrics(chosen, data.y)
+            return self._evaluate(data, chosen)
 
     # What the methods, and training, are made of
 
-    def _rows(self, X: Any, y: Any, sample_weight: Any, name: str = "") -> Rows:
-        """Return checked features, targets and weights where the parameters are."""
-        place, loss = self.place, self.trainer.loss
-        X = check.features(X, place, width=self.inputs, name=name + "X")
+    def _dataset(self, X: Any, y: Any, sample_weight: Any, name: str = "") -> Dataset:
+        """Return checked features, targets and weights on the run's backend."""
+        backend, loss = self.backend, self.trainer.loss
+        X = check.features(X, backend, width=self.inputs, name=name + "X")
         rows = X.shape[0]
         if self.classes is not None:
             y = _labels.encode(y, self.classes, name=name + "y")
-        y = check.targets(y, place, loss, rows=rows, outputs=self.outputs, name=name + "y")
-        w = check.row_weights(sample_weight, place, rows=rows, name=name + "sample_weight")
-        return X, y, w
+        y = check.targets(y, backend, loss, rows=rows, outputs=self.outputs, name=name + "y")
+        w = check.row_weights(sample_weight, backend, rows=rows, name=name + "sample_weight")
+        return Dataset(backend, X, y, w)
 
     def _reachable(self, **arrays: Any) -> None:
         """Raise TypeError where an array lives in another library, or on another device."""
         for name, x in arrays.items():
             check.refuse_without_values(x, name)
-            if not is_host(x) and not self.place.holds(x):
+            if not is_host(x) and not self.backend.holds(x):
                 raise TypeError(
                     f"{name} is {describe(x)}, but the parameters live in "
-                    f"{self.place}: give portnet.to_numpy({name})"
+                    f"{self.backend}: give portnet.to_numpy({name})"
                 )
 
     def _forward(self, X: Array) -> Array:
@@ -257,8 +257,8 @@ class Run:
     def _answer(self, X: Any, finish: Callable[[Array], Array]) -> Array:
         self._reachable(X=X)
         check.check_feature_names(X, self.feature_names)
-        with self.place.active():
-            x = check.features(X, self.place, width=self.inputs)
+        with self.backend.active():
+            x = check.features(X, self.backend, width=self.inputs)
             answer = finish(self._mean(self._forward(x)))
         return to_numpy(answer) if is_host(X) else answer
 
@@ -270,8 +270,10 @@ class Run:
             )
         return self.trainer.loss.classes  # type: ignore[no-any-return]
 
-    def _evaluate(self, rows: Rows, metrics: dict[str, Callable[..., Array]]) -> dict[str, float]:
-        X, y, weight = rows
+    def _evaluate(
+        self, data: Dataset, metrics: dict[str, Callable[..., Array]]
+    ) -> dict[str, float]:
+        X, y, weight = data.arrays
         with np.errstate(over="ignore", invalid="ignore"):  # an infinite loss is told as it is
             pred = self._forward(X)
             numbers = {"loss": self.trainer.loss(pred, y, weight)[0]}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import callbacks as watching
+from . import callbacks
 from . import rng as random
 from ._typing import Array, Params
 from ._validation import (
@@ -30,17 +30,17 @@ from ._validation import (
 )
 from .backend import namespace
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau, Report
+from .data.dataset import Dataset
 from .divergence import diverged, warn_of_scale
-from .engine.executor import Rows as Through
-from .engine.executor import Steps, run_epoch
-from .engine.full_batch import gradient_of, value_and_grad
+from .engine.executor import Epoch, EpochExecutor, run_epoch
+from .engine.full_batch import value_and_grad
 from .engine.interrupts import interrupts
 from .layers import Layer
 from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
-from .preparation import FitOptions, plan, prepare
-from .run import Metric, Partial, Rows, Run, record, warn, with_run
+from .preparation import FitOptions, full_gradient_of, plan, prepare
+from .run import Metric, Partial, Run, record, warn, with_run
 from .training import make_step
 from .transforms import refuse_transforms
 
@@ -200,11 +200,11 @@ class Trainer:
             verbose=verbose,
             resume=resume,
         )
-        run, rows, held_out = prepare(self, X, y, options)
+        run, data, held_out = prepare(self, X, y, options)
         last = run.epoch + options.epochs
         try:
             with interrupts() as pressed:
-                for trained in _epochs(run, rows, held_out, options, pressed):
+                for trained in _epochs(run, data, held_out, options, pressed):
                     run = trained
         except KeyboardInterrupt as error:
             run = interrupted(getattr(error, "run", run), last)
@@ -233,8 +233,8 @@ class Trainer:
 
 def _epochs(
     run: Run,
-    rows: Rows,
-    held_out: Rows | None,
+    data: Dataset,
+    held_out: Dataset | None,
     options: FitOptions,
     pressed: list[int] | None = None,
 ) -> Iterator[Run]:
@@ -245,77 +245,87 @@ def _epochs(
     from tqdm.auto import tqdm
 
     trainer, last = run.trainer, run.epoch + options.epochs
-    steps, per_epoch = _steps(trainer, rows[2] is not None), 1
+    executor, per_epoch = _executor(trainer, data.weight is not None), 1
     if isinstance(trainer.optimizer, LBFGS):
-        train = partial(_one_iteration, fn=gradient_of(trainer, run.place))
+        train = partial(_one_iteration, function=full_gradient_of(run))
     else:
-        per_epoch = -(-rows[0].shape[0] // (trainer.batch_size or rows[0].shape[0]))
-        train = partial(_one_epoch, steps=steps)
+        per_epoch = -(-len(data) // (trainer.batch_size or len(data)))
+        train = partial(_one_epoch, executor=executor)
     log: dict[str, list[float]] = dict(run.history)
     hidden = None if options.progress is None else not options.progress  # None: on no terminal
     total = max(options.epochs * per_epoch - run.step, 0)
     watches = options.early_stopping, options.reduce_on_plateau
-    with tqdm(total=total, unit="step", disable=hidden, leave=True) as bar, closing(steps):
+    with tqdm(total=total, unit="step", disable=hidden, leave=True) as bar, closing(executor):
         while run.epoch < last and not run.stopped:
             began, numbers = time.perf_counter(), {}
             watch = interrupts() if pressed is None else nullcontext(pressed)
-            with watch as signals, run.place.active():
+            with watch as signals, run.backend.active():
                 scale = run._scale
                 try:
-                    run, loss = train(run, rows, bar.update, signals)
+                    run, loss = train(run, data, bar.update, signals)
                 except KeyboardInterrupt as error:  # within an iteration of L-BFGS, which is lost
                     with_run(error, run)
                     raise
                 if loss is not None:  # else Ctrl-C ended the epoch before its end
                     try:
-                        numbers = _numbers(run, rows, held_out)
+                        numbers = _epoch_metrics(run, data, held_out)
                     except KeyboardInterrupt:  # the epoch's steps are done: measure them again
                         signals.append(0)
-                        numbers = _numbers(run, rows, held_out)
+                        numbers = _epoch_metrics(run, data, held_out)
                     numbers = {"loss": loss} | numbers
                     run = replace(run, epoch=run.epoch + 1, _log=log)
-                    run = watching.after_epoch(run, numbers, *watches)
+                    run = callbacks.after_epoch(run, numbers, *watches)
             if numbers:
                 if run.epoch == 1:
-                    warn_of_scale(run, rows, numbers["loss"])
+                    warn_of_scale(run, data, numbers["loss"])
                 numbers |= {} if options.reduce_on_plateau is None else {"scale": scale}
                 record(log, numbers, run.epoch)
                 if not bar.disable:
                     bar.set_postfix({"epoch": run.epoch} | numbers, refresh=False)
                 report = Report(run.epoch, last, numbers, time.perf_counter() - began, run)
-                run = watching.tell(report, options.callbacks, options.verbose)
+                run = callbacks.tell(report, options.callbacks, options.verbose)
             if signals:
                 raise with_run(KeyboardInterrupt(), run)
             yield run
 
 
-def _steps(trainer: Trainer, weighted: bool) -> Steps:
-    """Return the steps of a trainer: of losses that are means over rows, or sums."""
+def _executor(trainer: Trainer, weighted: bool) -> EpochExecutor:
+    """Return the executor of a trainer's steps: of losses that are means over rows, or sums."""
     averaged, loss = getattr(trainer.loss, "reduction", "mean") == "mean", trainer.loss
     loss = ByRows(loss) if weighted and averaged else loss
-    return Steps(make_step, (trainer.model, loss, trainer.optimizer), averaged, trainer.compile)
+    return EpochExecutor(
+        make_step, (trainer.model, loss, trainer.optimizer), averaged, trainer.compile
+    )
 
 
 def _one_epoch(
-    run: Run, data: Rows, advance: Callable[[int], Any], pressed: list[int], steps: Steps
+    run: Run,
+    data: Dataset,
+    advance: Callable[[int], Any],
+    interrupted: list[int],
+    executor: EpochExecutor,
 ) -> tuple[Run, float | None]:
     """Go through the rows once, or on from where an interrupt was; return the run and the loss.
 
     The loss is None where an interrupt ended the epoch before its end.
     """
-    (X, y, weight), trainer, place = data, run.trainer, run.place
-    rows, batch = X.shape[0], trainer.batch_size or X.shape[0]
-    if weight is not None and steps.averaged:
-        data = X, y, weight / place.xp.mean(weight)
-    order = None
+    trainer, backend, rows = run.trainer, run.backend, len(data)
+    batch = trainer.batch_size or rows
+    if data.weight is not None and executor.averaged:
+        data = replace(data, weight=data.weight / backend.xp.mean(data.weight))
     if trainer.batch_size is not None and trainer.shuffle:
-        order = random.order(trainer.seed, run.epoch, rows)
-    scale = None if run._scale == 1 else place.asarray(run._scale, place.dtype)
+        data = replace(data, order=random.order(trainer.seed, run.epoch, rows))
+    scale = None if run._scale == 1 else backend.asarray(run._scale, backend.dtype)
     key = random.key(trainer.seed, run.epoch)
-    through = Through(place, data, batch, order, key, scale)
-    sums = run._partial[:2]
     end = run_epoch(
-        steps, run.params, run.state, through, pressed, done=run.step, sums=sums, advance=advance
+        executor,
+        run.params,
+        run.state,
+        Epoch(data, batch, key, scale),
+        interrupted,
+        done=run.step,
+        sums=run._partial[:2],
+        advance=advance,
     )
     loss, good = end.loss, end.finite_steps
     if not np.isfinite(loss) or not end.finite:
@@ -323,7 +333,7 @@ def _one_epoch(
         raise diverged(run, data, f"the {what} stopped being finite", int(first))
     run = replace(run, params=end.params, state=end.state, step=0, _partial=Partial())
     if end.done * batch >= rows:
-        return run, loss / rows if steps.averaged else loss
+        return run, loss / rows if executor.averaged else loss
     partial = Partial(loss, good, plan(trainer, data)) if end.done else Partial()
     return replace(run, step=end.done, _partial=partial), None
 
@@ -346,13 +356,17 @@ class ByRows:
 
 
 def _one_iteration(
-    run: Run, data: Rows, advance: Callable[[int], Any], pressed: list[int], fn: Any
+    run: Run,
+    data: Dataset,
+    advance: Callable[[int], Any],
+    interrupted: list[int],
+    function: Any,
 ) -> tuple[Run, float | None]:
     """Make an iteration of L-BFGS over all rows; return the run and the loss after it."""
-    function, vector, unravel = value_and_grad(run, data, fn)
+    of_vector, vector, unravel = value_and_grad(run.params, data, function)
     with np.errstate(over="ignore", invalid="ignore"):  # the line search steps back from those
         try:
-            vector, state = run.trainer.optimizer.iterate(function, vector, run.state)
+            vector, state = run.trainer.optimizer.iterate(of_vector, vector, run.state)
         except FloatingPointError as error:
             raise diverged(run, data, str(error), 1) from None
     advance(1)
@@ -360,12 +374,12 @@ def _one_iteration(
     return run, state.value
 
 
-def _numbers(run: Run, rows: Rows, held_out: Rows | None) -> dict[str, float]:
+def _epoch_metrics(run: Run, data: Dataset, held_out: Dataset | None) -> dict[str, float]:
     """Return what the epoch's history has beside the loss."""
     if held_out is not None:
         found = run._evaluate(held_out, run.metrics)
         return {f"validation_{name}": number for name, number in found.items()}
-    found = run._evaluate(rows, run.metrics) if run.metrics else {}
+    found = run._evaluate(data, run.metrics) if run.metrics else {}
     return {name: number for name, number in found.items() if name != "loss"}
 
 

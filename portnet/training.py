@@ -105,10 +105,10 @@ def init(
     n_in = getattr(model, "n_in", None) if n_in is None else n_in
     if n_in is None:
         raise ValueError("init: expected n_in, the number of inputs: this model does not know it")
-    place = get_backend() if like is None else backend_of(like)
+    backend = get_backend() if like is None else backend_of(like)
     n_in, seed = integer("n_in", n_in, 1), integer("seed", seed, 0)
     params, _ = model.init(random.generator(seed), n_in)
-    return tree.map(lambda p: place.asarray(p, place.dtype), params)
+    return tree.map(lambda p: backend.asarray(p, backend.dtype), params)
 
 
 def train_epoch(

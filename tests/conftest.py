@@ -1,11 +1,10 @@
 """Fixtures that run a test on every available array library, and on strict and read-only ones."""
 
-import importlib.util
 import os
 import signal
 import tempfile
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 os.environ.setdefault(
@@ -36,15 +35,7 @@ hypothesis.settings.load_profile("portnet")
 # The suite runs compiled, which is the default; PORTNET_NATIVE=always compiles every plan to machine
 # code at its first call. PORTNET_TESTS=eager runs the suite without the compiler.
 if os.environ.get("PORTNET_TESTS") == "eager":
-    from portnet.engine import compile_cache, executor, full_batch, inference
-
-    new_way = executor.Steps._new_way
-    executor.Steps._new_way = lambda self, *args: new_way(replace(self, compiled=False), *args)
-    modules = [compile_cache, executor, full_batch, inference]
-    if importlib.util.find_spec("sklearn"):
-        modules.append(importlib.import_module("portnet.estimators.solvers"))
-    for module in modules:
-        module.made_once = lambda make, *parts, form=(), donate=(): make(*parts, *form)
+    portnet.backend.Backend.compiler = ""
 
 STRICTEST = {
     "boolean_indexing": False,

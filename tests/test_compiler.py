@@ -33,7 +33,7 @@ import portnet
 from portnet import rng, tree
 from portnet.backend import ShapeError, namespace
 from portnet.compiler import tracer
-from portnet.engine.compile_cache import made_once
+from portnet.engine.compile_cache import compile_cached
 from portnet.engine.full_batch import _value_and_grad_of
 from portnet.layers import ACTIVATIONS
 from portnet.losses import LOSSES
@@ -2271,9 +2271,9 @@ def test_release_frees_buffers_and_later_calls_work():
 
 def test_layers_that_differ_in_the_sign_of_zero_have_separate_plans():
     make = lambda layer: lambda x: x * layer.slope  # noqa: E731
-    kept = [made_once(make, portnet.LeakyReLU(slope)) for slope in (0.0, -0.0)]
+    kept = [compile_cached(make, portnet.LeakyReLU(slope)) for slope in (0.0, -0.0)]
     assert kept[0] is not kept[1]
-    assert made_once(make, portnet.LeakyReLU(-0.0)) is kept[1]
+    assert compile_cached(make, portnet.LeakyReLU(-0.0)) is kept[1]
 
 
 ALPHA = 0.1

@@ -13,6 +13,7 @@ import pytest
 
 import portnet
 from portnet.backend import is_host, to_numpy
+from portnet.data.dataset import Dataset
 from portnet.engine import executor
 
 sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed")
@@ -372,10 +373,10 @@ def test_gradient_equals_finite_differences_of_the_loss(problem, activation, wei
     loss, _ = net._output()
     target = net._encode(y)
     target = target if target.ndim == 1 else target.astype(float)
-    rows = solvers.Rows(backend, features, target, w)
+    data = Dataset(backend, features, target, w)
     total = len(y) if w is None else w.sum()
     f, v, _ = objective.over_all_rows(
-        objective.summing(model, loss), 0.7, lambda: rows.batches(29), total, p
+        objective.summing(model, loss), 0.7, lambda: data.batches(29), total, p
     )
     value, gradient = f(v)
     draw = np.random.default_rng(3)
@@ -385,7 +386,7 @@ def test_gradient_equals_finite_differences_of_the_loss(problem, activation, wei
         numeric = (f(v + h * d)[0] - f(v - h * d)[0]) / (2 * h)
         assert gradient @ d == pytest.approx(numeric, rel=1e-5, abs=1e-7)
     whole, _, _ = objective.over_all_rows(
-        objective.summing(model, loss), 0.7, lambda: rows.batches(10**6), total, p
+        objective.summing(model, loss), 0.7, lambda: data.batches(10**6), total, p
     )
     np.testing.assert_allclose(whole(v)[1], gradient, atol=1e-12)
     assert whole(v)[0] == pytest.approx(value)
@@ -578,7 +579,7 @@ def test_sparse_features_equal_dense_features(backend, options, kind, monkeypatc
     rows = getattr(sparse, kind)(dense)
     options = {"batch_size": 40, **SMALL, **options}
     plain = MLPClassifier(**options).fit(dense, Y)
-    monkeypatch.setattr(solvers, "block", lambda rows, params: 40)
+    monkeypatch.setattr(solvers, "block_size", lambda params: 40)
     made, whole = [0], sparse.csr_matrix.toarray
     for name in ("csr_matrix", "csr_array"):
 
@@ -1185,7 +1186,7 @@ def raise_keyboard_interrupt():
 def test_keyboard_interrupt_before_training_keeps_the_earlier_fit(monkeypatch):
     net = MLPClassifier(**SMALL).fit(X, Y)
     attributes = dict(vars(net))
-    monkeypatch.setattr(base, "descend", lambda *args, **options: raise_keyboard_interrupt())
+    monkeypatch.setattr(base, "fit_stochastic", lambda *args, **options: raise_keyboard_interrupt())
     with pytest.raises(KeyboardInterrupt):
         net.fit(X[:, :3], BINARY)
     assert vars(net) == attributes
@@ -1244,7 +1245,7 @@ def test_keyboard_interrupt_of_compiled_steps_keeps_the_finished_steps(solver, w
     """The finished steps are kept, whether it comes between two steps or within one."""
     from portnet import compiler
 
-    count, finished, steps, target = 0, 10, [], (executor.Rows, "batch")
+    count, finished, steps, target = 0, 10, [], (executor.Epoch, "inputs")
     if where == "in a step":
         finished, target = 11, (compiler.Compiled, "__call__")
     whole = getattr(*target)
@@ -1368,8 +1369,7 @@ def test_batch_size_of_all_training_rows_does_not_warn():
 def test_prediction_blocks_have_bounded_size():
     for shape in [(4, 7), (5000, 3), (3, 5000), (2**25, 1)]:
         wide = ({"W": np.broadcast_to(0.0, shape)}, ())
-        rows = solvers.Rows(portnet.get_backend(), np.broadcast_to(0.0, (10**9, 1)))
-        size = solvers.block(rows, wide)
+        size = solvers.block_size(wide)
         assert 1 <= size <= 16_384
         assert size == 1 or size * max(shape) <= 2**24
 

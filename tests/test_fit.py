@@ -984,8 +984,8 @@ def test_validation_and_training_rows_partition_the_dataset(loss, xp):
     y, w = (np.arange(50) % 5, rows[:, 0] + 1)
     t = portnet.Trainer(portnet.mlp([1, 5]), loss)
     target = y if loss == "softmax_cross_entropy" else np.eye(5)[y]
-    given = t.fit(rows, target, epochs=0)._rows(rows, target, w)
-    (X1, y1, w1), (X2, y2, w2) = split.split(0.3, given, portnet.get_backend(), t.loss, 7)
+    given = t.fit(rows, target, epochs=0)._dataset(rows, target, w)
+    (X1, y1, w1), (X2, y2, w2) = (d.arrays for d in split.split(0.3, given, t.loss, 7))
     X1, y1, w1, X2, y2, w2 = (xp.numpy(a) for a in (X1, y1, w1, X2, y2, w2))
     assert len(X2) == 15
     assert sorted([*X1[:, 0], *X2[:, 0]]) == rows[:, 0].tolist()
@@ -1066,8 +1066,8 @@ def test_moved_run_keeps_state_and_resumes_equally(other_xp):
         half = t.fit(X, LABELS, epochs=2, **MONITORING)
         whole = half.fit(X, LABELS, epochs=2, **MONITORING)
     there = half.to(other_xp.name, device=other_xp.device)
-    assert there.place.dtype == "float64"
-    assert all(there.place.holds(a) for a in tree.leaves((there.params, there.state)))
+    assert there.backend.dtype == "float64"
+    assert all(there.backend.holds(a) for a in tree.leaves((there.params, there.state)))
     assert_equal(there.params, half.params)
     moved = there.fit(X, LABELS, epochs=2, **MONITORING)
     assert_near(moved.params, whole.params, 1e-11)
@@ -1208,7 +1208,7 @@ def test_tensors_train_on_the_backend_of_their_library(given, request):
     library = pytest.importorskip(given, reason=f"{given} is not installed")
     asarray = library.asarray if given == "torch" else library.numpy.asarray
     run = trainer().fit(asarray(X), asarray(LABELS), epochs=2)
-    assert run.place.name == given
+    assert run.backend.name == given
     expected = trainer().fit(X, LABELS, epochs=2)
     assert_near(run.params, expected.params, 1e-4)
 
@@ -1418,13 +1418,13 @@ def test_validation_split_names_the_part_with_zero_weight():
     rows = X, LABELS, weight
     for seed in range(8):
         t = trainer(seed=seed)
-        given = t.fit(X, LABELS, epochs=0)._rows(*rows)
+        given = t.fit(X, LABELS, epochs=0)._dataset(*rows)
         order = portnet.rng.shuffled(seed, 96)
         order = order[np.argsort(LABELS[order], kind="stable")]
         held_out = 0 in order[((np.arange(48) + 0.5) * 2).astype(int)]
         word = "48 rows to " + ("train" if held_out else "validate") + " on have the weight 0"
         with pytest.raises(portnet.DataError, match=word):
-            split.split(0.5, given, portnet.get_backend(), t.loss, seed)
+            split.split(0.5, given, t.loss, seed)
 
 
 def test_resumed_run_keeps_its_metrics():
@@ -1488,9 +1488,8 @@ def test_balanced_class_weight_equals_its_formula():
     """The weight is n_rows / (n_nonempty_classes * n_rows_of_class): 1 on average."""
     y = np.where(np.arange(96) < 16, 0, 2)  # class 1 is empty
     t = trainer()
-    rows = t.fit(X, y, epochs=0)._rows(X, y, None)
-    backend = portnet.get_backend()
-    weights = labels.class_weights("balanced", rows, backend, t.loss, 3, None)
+    data = t.fit(X, y, epochs=0)._dataset(X, y, None)
+    weights = labels.class_weights("balanced", data, t.loss, 3, None)
     np.testing.assert_allclose(weights, np.where(y == 0, 96 / (2 * 16), 96 / (2 * 80)), rtol=1e-6)
 
 
@@ -1499,6 +1498,8 @@ def test_moved_run_keeps_best_and_last_parameters():
                         validation=(XV, NOISE))  # fmt: skip
     there = run.to("array_api_strict")
     assert run._last is not None
-    assert all(there.place.holds(a) for a in tree.leaves((there.params, there._best, there._last)))
+    assert all(
+        there.backend.holds(a) for a in tree.leaves((there.params, there._best, there._last))
+    )
     assert_equal((there._best, there._last), (run._best, run._last))
     assert_equal(there.best.params, run.params)

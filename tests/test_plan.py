@@ -17,8 +17,9 @@ import portnet
 from portnet import tree
 from portnet.backend import get_backend
 from portnet.compiler import executable, memory, numpy_codegen, schedule
+from portnet.data.dataset import Dataset
 from portnet.engine import compile_cache
-from portnet.engine.executor import Ahead, Rows, Steps
+from portnet.engine.executor import Epoch, EpochExecutor, EpochState
 from portnet.optimizers import OPTIMIZERS
 from portnet.transforms import ClipNorm, WeightDecay, chain
 
@@ -106,23 +107,19 @@ def check_steps_equal_eager(optimizer, dtype="float64", dropout=0.2):
     params = portnet.init(net, seed=1, like=X)
     ends = []
     for compiled in (True, False):
-        steps = Steps(portnet.make_step, (net, loss, optimizer), True, compiled)
-        ahead = Ahead(params, optimizer.init(params), np.zeros(2))
+        executor = EpochExecutor(portnet.make_step, (net, loss, optimizer), True, compiled)
+        state = EpochState(params, optimizer.init(params), np.zeros(2))
         kept = []
         for epoch in range(3):
-            rows = Rows(
-                get_backend(),
-                (X, y, weight),
-                16,
-                np.random.default_rng(epoch).permutation(50),
-                portnet.rng.key(0, epoch),
-            )
-            ahead = steps.go(ahead._replace(done=0, sums=np.zeros(2)), rows)
-            kept.append((ahead, [np.array(a) for a in tree.leaves(ahead)]))
+            order = np.random.default_rng(epoch).permutation(50)
+            data = Dataset(get_backend(), X, y, weight, order)
+            start = state._replace(done=0, sums=np.zeros(2))
+            state = executor.run(start, Epoch(data, 16, portnet.rng.key(0, epoch)))
+            kept.append((state, [np.array(a) for a in tree.leaves(state)]))
         for then, copies in kept:
             for a, b in zip(tree.leaves(then), copies, strict=True):
                 np.testing.assert_array_equal(a, b, "an epoch's arrays changed in a later one")
-        steps.close()
+        executor.close()
         ends.append(kept)
     for (a, _), (b, _) in zip(*ends, strict=True):
         assert tree.paths(a) == tree.paths(b)
@@ -174,15 +171,15 @@ def test_optimizer_updates_all_parameters_in_one_group():
     for sizes in ([4, 6, 3], [4, 6, 6, 6, 6, 3]):
         net, adam = portnet.mlp(sizes), portnet.Adam()
         params = portnet.init(net, seed=0)
-        steps = Steps(portnet.make_step, (net, portnet.SquaredError(), adam))
+        executor = EpochExecutor(portnet.make_step, (net, portnet.SquaredError(), adam))
         X, y = np.ones((8, 4), np.float32), np.ones((8, 3), np.float32)
-        rows = Rows(get_backend(), (X, y, None), 8)
-        way = steps._way(Ahead(params, adam.init(params), np.zeros(2)), rows, range(1))
-        work = way.enter(Ahead(params, adam.init(params), np.zeros(2)))
-        (planned,) = way.step._ways.values()
+        start = EpochState(params, adam.init(params), np.zeros(2))
+        step = executor._step(start, Epoch(Dataset(get_backend(), X, y), 8), range(1))
+        packed = step.pack(start)
+        (planned,) = step.function._ways.values()
         counts.append(sum(n.op == "sqrt" for n in planned.plan.operations))
         assert planned.plan.donated.keys() == {0, 1, 2}
-        assert len(work) == 3
+        assert len(packed) == 3
         assert not planned.plan.layout.copies
     assert counts == [1, 1]
 

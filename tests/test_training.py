@@ -221,7 +221,7 @@ def test_pickled_run_predicts_and_evaluates_equally(xp):
     run = classifier().fit(X, LABELS, epochs=1, metrics=["accuracy"])
     copy = pickle.loads(pickle.dumps(run))
     np.testing.assert_array_equal(copy.predict(X), run.predict(X))
-    assert copy.place == run.place
+    assert copy.backend == run.backend
     assert copy.history == run.history
     assert copy.evaluate(X, LABELS) == run.evaluate(X, LABELS)
 
@@ -447,10 +447,10 @@ def test_training_runs_on_the_backend_of_the_arrays(other_xp):
     x, y = other_xp.asarray(X), other_xp.asarray(LABELS)
     with portnet.use_backend("numpy", dtype="float64"):  # the default backend differs
         run = classifier().fit(x, y, epochs=1)
-        assert run.place.name == other_xp.name
-        assert run.place.holds(run.predict(x))
+        assert run.backend.name == other_xp.name
+        assert run.backend.holds(run.predict(x))
         lists = classifier().fit(x, LABELS.tolist(), epochs=1, validation=(X, LABELS))
-    assert all(run.place.holds(leaf) for leaf in tree.leaves((run.params, lists.params)))
+    assert all(run.backend.holds(leaf) for leaf in tree.leaves((run.params, lists.params)))
 
 
 def test_dataframes_and_lists_equal_arrays():
@@ -540,7 +540,7 @@ def test_threads_train_concurrently_on_different_backends():
     for thread in threads:
         thread.join()
     assert_equal(found["numpy"].params, expected.params)
-    assert found["array_api_strict"].place.dtype == "float64"
+    assert found["array_api_strict"].backend.dtype == "float64"
 
 
 def test_infinite_parameters_raise_divergence_error():
@@ -576,7 +576,7 @@ def test_divergence_error_names_epoch_and_step_and_has_the_run(xp):
     # The reference: a loop that checks the loss after every step.
     start = trainer.fit(X, y, epochs=0)
     step = make_step(trainer.model, trainer.loss, trainer.optimizer)
-    backend, params, state, number = start.place, start.params, start.state, 0
+    backend, params, state, number = start.backend, start.params, start.state, 0
     value, y2 = 0.0, y.reshape(-1, 1)
     with np.errstate(all="ignore"):
         while np.isfinite(value):

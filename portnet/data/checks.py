@@ -51,7 +51,7 @@ class DataError(ValueError):
 
 
 def home(**arrays: Any) -> Backend:
-    """Return the place of the computation: that of the first array on a device, else the backend.
+    """Return where to compute: the backend of the first array on a device, else the current one.
 
     Host data (NumPy, lists, frames) may be mixed with anything: they are moved. Raises TypeError
     where two arrays live in different libraries or on different devices.
@@ -71,19 +71,19 @@ def home(**arrays: Any) -> Backend:
                 "portnet.asarray(x) to the backend, portnet.to_numpy(x) to the host"
             )
     dtype = get_backend().dtype
-    place = Backend(here.name, dtype, here.device, here.xp)
-    if not place.supports(dtype):
+    backend = Backend(here.name, dtype, here.device, here.xp)
+    if not backend.supports(dtype):
         raise ValueError(f"{first} is {describe(given[first])}, which has no {dtype}")
-    return place
+    return backend
 
 
-def features(X: Any, place: Backend, *, width: int | None = None, name: str = "X") -> Array:
-    """Return X as a floating array (rows, features) at `place`, or raise DataError."""
+def features(X: Any, backend: Backend, *, width: int | None = None, name: str = "X") -> Array:
+    """Return X as a floating array (rows, features) on the backend, or raise DataError."""
     for c in _columns(X):  # some frames make numbers of dates
         kind = str(getattr(X[c], "dtype", "")).lower()
         if any(word in kind for word in ("date", "time", "duration")):
             raise DataError(f"{name}: column {c!r} {_DATES}")
-    X = _numbers(X, place, name, place.dtype, columns=True)
+    X = _numbers(X, backend, name, backend.dtype, columns=True)
     if X.ndim != 2:
         hint = f": {name}.reshape(-1, 1) is one feature, {name}.reshape(1, -1) one row"
         raise DataError(
@@ -154,9 +154,9 @@ def one_dimensional(y: Any) -> bool:
 
 
 def targets(
-    y: Any, place: Backend, loss: Any, *, rows: int, outputs: int, name: str = "y"
+    y: Any, backend: Backend, loss: Any, *, rows: int, outputs: int, name: str = "y"
 ) -> Array:
-    """Return the targets of a loss at `place`: integer labels, or floating (rows, outputs)."""
+    """Return the targets of a loss on the backend: integer labels, or floating (rows, outputs)."""
     if y is None:
         raise DataError(f"{name}: expected targets, got None")
     _refuse_text(y, name, loss, outputs)
@@ -166,10 +166,10 @@ def targets(
             "softmax_cross_entropy needs a network with an output for each class, at least 2; this "
             "one has 1: with one output for two classes, use sigmoid_cross_entropy"
         )
-    y = _numbers(y, place, name)
-    if labels and place.xp.isdtype(y.dtype, "bool"):
-        y = place.xp.astype(y, place.xp.int32)
-    integral = place.xp.isdtype(y.dtype, "integral")
+    y = _numbers(y, backend, name)
+    if labels and backend.xp.isdtype(y.dtype, "bool"):
+        y = backend.xp.astype(y, backend.xp.int32)
+    integral = backend.xp.isdtype(y.dtype, "integral")
     if y.ndim == 0 or y.shape[0] != rows:
         raise DataError(
             f"{name}: expected {rows} rows, as many as in X, got shape {tuple(y.shape)}"
@@ -181,15 +181,15 @@ def targets(
             _check_finite(y, name)
             _check_whole(y, name, outputs)
             _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
-            y = place.xp.astype(y, place.xp.int32)
-        y = _numbers(y, place, name, "int64" if place.supports("int64") else "int32")
+            y = backend.xp.astype(y, backend.xp.int32)
+        y = _numbers(y, backend, name, "int64" if backend.supports("int64") else "int32")
         _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
         return y
     if not hasattr(loss, "low") and integral and outputs > 1:  # one's own may want labels
         return y
-    y = _numbers(y, place, name, place.dtype)
+    y = _numbers(y, backend, name, backend.dtype)
     if y.ndim == 1 and outputs == 1 and not labels:
-        y = place.xp.reshape(y, (rows, 1))
+        y = backend.xp.reshape(y, (rows, 1))
     if tuple(y.shape) != (rows, outputs) and hasattr(loss, "low"):
         need = f"integer labels of shape ({rows},), or probabilities of" if labels else "targets of"
         raise DataError(
@@ -204,20 +204,22 @@ def targets(
     return y
 
 
-def row_weights(w: Any, place: Backend, *, rows: int, name: str = "sample_weight") -> Array | None:
-    """Return weights (rows,) at `place`, or None; they must be finite, not negative, not all 0."""
+def row_weights(
+    w: Any, backend: Backend, *, rows: int, name: str = "sample_weight"
+) -> Array | None:
+    """Return weights (rows,) on the backend, or None; finite, not negative, not all 0."""
     if w is None:
         return None
-    w = _numbers(w, place, name, place.dtype)
+    w = _numbers(w, backend, name, backend.dtype)
     if tuple(w.shape) != (rows,):
         raise DataError(f"{name}: expected shape ({rows},), one weight a row, got {tuple(w.shape)}")
     _check_finite(w, name)
     _check_range(w, 0, np.inf, name, "weights", "a row counts w times")
-    if not bool(place.xp.any(w > 0)):
+    if not bool(backend.xp.any(w > 0)):
         raise DataError(f"{name}: expected at least one weight above 0, got only zeros")
     with np.errstate(over="ignore"):
-        total = place.xp.sum(w)
-    if not bool(place.xp.isfinite(total)):
+        total = backend.xp.sum(w)
+    if not bool(backend.xp.isfinite(total)):
         raise DataError(f"{name}: the sum of the weights is too large for {w.dtype}: divide them")
     return w
 
@@ -234,8 +236,8 @@ def validation_set(given: Any) -> dict[str, Any]:
     return dict(zip(("X", "y", "sample_weight"), (*given, None), strict=False))
 
 
-def parameters(given: Any, expected: Any, place: Backend) -> Any:
-    """Return given parameters at `place`: the nest and the shapes must be those of `expected`."""
+def parameters(given: Any, expected: Any, backend: Backend) -> Any:
+    """Return given parameters on the backend; pytree and shapes must be those of `expected`."""
     try:
         tree.map(lambda e, g: None, expected, given)
     except ValueError as error:
@@ -247,14 +249,16 @@ def parameters(given: Any, expected: Any, place: Backend) -> Any:
             raise DataError(
                 f"params{path}: expected shape {tuple(e.shape)}, got {tuple(np.shape(g))}"
             )
-        if not is_host(g) and not place.holds(g):
+        if not is_host(g) and not backend.holds(g):
             raise TypeError(
-                f"params{path} is {describe(g)}, but X goes to {place}. "
+                f"params{path} is {describe(g)}, but X goes to {backend}. "
                 "Move one of them: portnet.asarray(x), portnet.to_numpy(x)"
             )
-        _check_finite(_numbers(g, place, f"params{path}", place.dtype), f"params{path}")
+        _check_finite(_numbers(g, backend, f"params{path}", backend.dtype), f"params{path}")
     # Copied, so that a run does not change when its owner writes into what was given.
-    return tree.map(lambda g: place.xp.asarray(place.asarray(g, place.dtype), copy=True), given)
+    return tree.map(
+        lambda g: backend.xp.asarray(backend.asarray(g, backend.dtype), copy=True), given
+    )
 
 
 def named_metrics(
@@ -349,13 +353,13 @@ _LARGEST = int(np.finfo(np.float64).max)
 
 
 def _numbers(
-    x: Any, place: Backend, name: str, dtype: str | None = None, *, columns: bool = False
+    x: Any, backend: Backend, name: str, dtype: str | None = None, *, columns: bool = False
 ) -> Array:
     if hasattr(x, "toarray"):
         raise TypeError(f"{name}: sparse data was passed, but dense is required: use .toarray()")
     refuse_without_values(x, name)
     try:
-        return place.asarray(x, dtype)
+        return backend.asarray(x, dtype)
     except (ValueError, TypeError) as error:
         where = _column_without_numbers(x, name) if columns else ""
         if isinstance(error, TypeError) and not where:

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from .._typing import Array, Host
-from ..backend import Backend, is_host, to_numpy
+from ..backend import is_host, to_numpy
 from ..losses import SigmoidCrossEntropy
 from .checks import DataError, row_weights
+from .dataset import Dataset
 
 __all__ = ["class_weights", "encode", "names", "refuse_mixed", "weights_of_classes"]
-
-_Rows = tuple[Array, Array, Array | None]  # X, y, weight
 
 
 def names(y: Any, loss: Any, outputs: int, name: str = "y") -> Host | None:
@@ -100,15 +99,15 @@ def refuse_mixed(y: Any, name: str) -> None:
 
 
 def class_weights(
-    given: Any, rows: _Rows, place: Backend, loss: Any, outputs: int, classes: Host | None
+    given: Any, data: Dataset, loss: Any, outputs: int, classes: Host | None
 ) -> Array:
     """Return the weight of each row (rows,): that of its class times its own.
 
     `given` maps classes to weights, 1 for those that are missing; or it is "balanced": all rows by
     the number of classes and the rows of the class (weighted, where rows have weights).
     """
-    _, y, weight = rows
-    xp, count = place.xp, max(outputs, 2)
+    _, y, weight = data.arrays
+    backend, xp, count = data.backend, data.backend.xp, max(outputs, 2)
     if not one_label(y, loss):
         raise ValueError(
             "class_weight needs one label a row under a cross-entropy; got targets of shape "
@@ -124,13 +123,13 @@ def class_weights(
     known = list(range(count)) if classes is None else classes.tolist()
     table = weights_of_classes(given, known, rows_of)
     try:
-        w = place.asarray(table, place.dtype)
+        w = backend.asarray(table, backend.dtype)
     except ValueError as error:
         raise DataError(f"class_weight: {error}") from None
     of_rows = xp.take(w, y, axis=0) if y.ndim == 1 else xp.matmul(y, w)
     with np.errstate(over="ignore"):  # told by the check
         of_rows = of_rows if weight is None else of_rows * weight
-    return row_weights(of_rows, place, rows=y.shape[0], name="class_weight")
+    return row_weights(of_rows, backend, rows=y.shape[0], name="class_weight")
 
 
 def weights_of_classes(given: Any, known: list[Any], rows_of: Host) -> Host:

@@ -5,20 +5,19 @@ from typing import Any
 import numpy as np
 
 from .. import rng as random
-from ..backend import Backend, to_numpy
+from ..backend import to_numpy
 from .checks import DataError
-from .labels import _Rows, one_label
+from .dataset import Dataset
+from .labels import one_label
 
 
-def split(
-    fraction: float, rows: _Rows, place: Backend, loss: Any, seed: int
-) -> tuple[_Rows, _Rows]:
-    """Return the rows to train on and those set aside, which the seed draws.
+def split(fraction: float, data: Dataset, loss: Any, seed: int) -> tuple[Dataset, Dataset]:
+    """Return the rows to train on and those held out for validation, which the seed draws.
 
     Where rows have one label, every class gives its share: rows are put in a random order, then
     sorted by class, and taken at equal distances.
     """
-    y, count = rows[1], rows[0].shape[0]
+    y, count, xp = data.y, len(data), data.backend.xp
     held = round(fraction * count)
     if not 0 < held < count:
         raise DataError(
@@ -31,16 +30,16 @@ def split(
         labels = host.argmax(axis=1) if host.shape[1:] > (1,) else host.ravel()
         order = order[np.argsort(labels[order], kind="stable")]
     taken = ((np.arange(held) + 0.5) * (count / held)).astype(np.int64)
-    aside = np.zeros(count, dtype=bool)
-    aside[order[taken]] = True
-    parts = []
-    for which in (~aside, aside):
-        index = place.asarray(np.flatnonzero(which))
-        parts.append(tuple(None if a is None else place.xp.take(a, index, axis=0) for a in rows))
-        weight = parts[-1][2]
-        if weight is not None and not bool(place.xp.any(weight > 0)):  # waits for the device
+    held_out = np.zeros(count, dtype=bool)
+    held_out[order[taken]] = True
+    parts: list[Dataset] = []
+    for which in (~held_out, held_out):
+        index = data.backend.asarray(np.flatnonzero(which))
+        part = data.with_arrays(a if a is None else xp.take(a, index, axis=0) for a in data.arrays)
+        if part.weight is not None and not bool(xp.any(part.weight > 0)):  # waits for the device
             raise DataError(
-                f"validation={fraction:g}: all {weight.shape[0]} rows to "
-                f"{'validate' if len(parts) == 2 else 'train'} on have the weight 0"
+                f"validation={fraction:g}: all {len(part)} rows to "
+                f"{'validate' if parts else 'train'} on have the weight 0"
             )
-    return parts[0], parts[1]  # type: ignore[return-value]
+        parts.append(part)
+    return parts[0], parts[1]

@@ -6,20 +6,29 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from ..backend import Backend
 from ..compiler import Compiled, compile, native_mode
 
 
-def made_once(
+def compiler_for(backend: Backend, wanted: bool = True) -> str:
+    """Return how functions of this backend's arrays are compiled: "replay", "jit", or "" for not.
+
+    This is the one place that decides it, from `wanted` and the backend's `compiler`.
+    """
+    return backend.compiler if wanted else ""
+
+
+def compile_cached(
     make: Callable[..., Callable[..., Any]],
     *parts: Any,
     form: Any = (),
     donate: tuple[int, ...] = (),
 ) -> Compiled:
-    """Return compile(make(*parts, *form)); the same one for equal parts, if they last.
+    """Return compile(make(*parts, *form)); the same function for equal, cacheable parts.
 
-    So a second fit, or another `partial_fit`, need not trace.
+    A second fit, or another `partial_fit`, then need not trace.
     """
-    if not _lasting(parts):
+    if not is_cacheable(parts):
         return compile(make(*parts, *form), donate)
     name = make, parts, repr(parts), form, native_mode()
     with _lock:
@@ -31,29 +40,27 @@ def made_once(
 
 
 _kept: OrderedDict[Any, Compiled] = OrderedDict()
-
-
 _lock = threading.Lock()
 
 
 def release() -> None:
-    """Give back the memory of what `made_once` keeps; who uses it makes its buffers anew.
+    """Release the buffers of cached functions; the next call allocates them again.
 
-    A megabyte may stay: small networks are trained in many short calls.
+    Up to a megabyte each is kept: small networks are trained in many short calls.
     """
     for fn in list(_kept.values()):
         fn.release(1 << 20)
 
 
-def _lasting(part: Any) -> bool:
-    """Whether equal parts will always do the same: our frozen dataclasses, down to their numbers.
+def is_cacheable(part: Any) -> bool:
+    """Tell whether equal parts always compute the same: portnet's frozen dataclasses of numbers.
 
-    Somebody else's may read what is none of their fields: a class attribute, a global variable.
+    A user's class may read more than its fields: a class attribute, a global variable.
     """
     if isinstance(part, tuple):
-        return all(_lasting(p) for p in part)
+        return all(is_cacheable(p) for p in part)
     if is_dataclass(part) and not isinstance(part, type):
         frozen = type(part).__dataclass_params__.frozen  # type: ignore[attr-defined]
         ours = type(part).__module__.partition(".")[0] == __name__.partition(".")[0]
-        return ours and frozen and all(_lasting(getattr(part, f.name)) for f in fields(part))
+        return ours and frozen and all(is_cacheable(getattr(part, f.name)) for f in fields(part))
     return part is None or type(part) in (bool, int, float, str)

@@ -1,10 +1,11 @@
-"""Stepping: the steps of an epoch, compiled where that can be.
+"""Executor: the steps of an epoch, compiled where the backend allows it.
 
-A step takes its rows, trains on them and adds its loss to the epoch's sum, all of it as one pure
-function, so that one plan does it all. On NumPy, parameters and state travel as one vector for each
-dtype, with the layers' arrays as views: an optimizer's arithmetic is then one operation for all
-parameters. Nothing of this shows outside: what `Steps.go` is given is copied, and nothing writes
-into what it returns.
+`portnet.train_epoch` is the definition; this is faster and means the same. A step takes its rows,
+trains on them and adds its loss to the epoch's sum, all in one pure function, so that one plan
+covers it. Where plans are replayed (NumPy), parameters and optimizer state are packed into one
+vector for each dtype, with the layers' arrays as views: an optimizer's arithmetic is then one
+operation for all parameters. Callers do not see this: inputs are copied, and results are never
+overwritten.
 """
 
 import functools
@@ -17,21 +18,22 @@ import numpy as np
 
 from .. import tree
 from .._typing import Array, Params, State
-from ..backend import Backend, namespace, read
+from ..backend import namespace, read
 from ..compiler import CompileWarning
+from ..data.dataset import Batch, Dataset
 from ..rng import Key
-from .compile_cache import made_once, release
-from .packing import _PLAIN, _Vectors
+from .compile_cache import compile_cached, compiler_for, release
+from .packing import UNPACKED, Packing
 
-Batch = tuple[Any, Array, Array | None]  # X, y, weight
+__all__ = ["Epoch", "EpochExecutor", "EpochResult", "EpochState", "quiet", "run_epoch"]
 
 
-class Ahead(NamedTuple):
-    """Where the steps have come to: parameters, state, sums, and how many steps were made.
+class EpochState(NamedTuple):
+    """Parameters, optimizer state, sums, and the number of steps made so far.
 
-    The sums (2,) are of the losses, and of the steps in which that sum was finite: once it is not,
-    it stays so, and the next step was the first bad one. They are where the arrays are until
-    somebody reads them.
+    The sums (2,) are that of the losses, and the number of steps after which it was finite: once it
+    is not, it stays so, and the next step was the first bad one. They stay on the device until they
+    are read.
     """
 
     params: Params
@@ -41,158 +43,155 @@ class Ahead(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The rows of an epoch, and how its steps take them.
+class Epoch:
+    """One pass over a dataset, in batches of `size` rows.
 
-    `order` are row numbers on the host; None: the rows as they are. `sparse` gives the rows x from
-    position to position where X is no array. `key` is the epoch's; each step has its own `first`.
+    `key` is the epoch's random key; each step has its own `first`. `scale`, 0-d, multiplies the
+    updates. `order` is the dataset's, where a step takes from it.
     """
 
-    place: Backend
-    data: Batch
+    dataset: Dataset
     size: int
-    order: Any = None
     key: Key | None = None
     scale: Array | None = None
-    sparse: Callable[[slice], Any] | None = None
+    order: Any = None
 
     @functools.cached_property
-    def counters(self) -> Key:
-        """The numbers of the key as arrays."""
+    def key_arrays(self) -> Key:
+        """The numbers of the key as NumPy arrays (1, 1)."""
         assert self.key is not None
-        return Key(_box(self.key.salt), _box(0))
+        return Key(_as_array(self.key.salt), _as_array(0))
 
-    @property
-    def count(self) -> int:
-        """How many rows there are."""
-        return int((self.data[1] if self.order is None else self.order).shape[0])
+    def on_device(self) -> "Epoch":
+        """Return the epoch with its order where a step takes from it."""
+        data, order = self.dataset, self.dataset.order
+        if data.backend.compiler == "jit":  # it would compile each slice by itself
+            every = np.arange(len(data)) if self.size < len(data) else None
+            return replace(self, order=every if order is None else order)
+        return self if order is None else replace(self, order=data.backend.asarray(order))
 
-    def settled(self) -> "Rows":
-        """Return the rows with their order where a step takes from it."""
-        if self.place.name != "jax":
-            return (
-                self if self.order is None else replace(self, order=self.place.asarray(self.order))
-            )
-        if self.order is None and self.size < self.count:  # JAX would compile each slice by itself
-            return replace(self, order=np.arange(self.count))
-        return self
-
-    def batch(self, begin: int, boxed: bool) -> tuple[Batch, Array | None, Key | None]:
+    def inputs(self, begin: int, key_as_arrays: bool) -> tuple[Batch, Array | None, Key | None]:
         """Return arrays, the rows to take of them (None: all), and the key of a step.
 
-        Boxed, the numbers of the key are arrays (1, 1): they may change under one plan.
+        With `key_as_arrays`, the numbers of the key may change under one plan.
         """
-        part, data, which = slice(begin, min(begin + self.size, self.count)), self.data, None
+        data, index = self.dataset, None
+        part = slice(begin, min(begin + self.size, len(data)))
+        arrays: Any = data.arrays
         if self.order is not None:
-            which = self.order[part]
-            which = self.place.asarray(which) if self.place.name == "jax" else which
-        elif part.stop - part.start < self.count:
-            data = tuple(a if a is None else a[part, ...] for a in data)  # type: ignore[assignment]
-        if self.sparse is not None:
-            data, which = (self.sparse(part), *_taken(data[1:], which)), None
-        if self.key is None or not boxed:
-            return data, which, self.key and self.key._replace(first=begin)
-        if self.place.name == "numpy":  # a plan reads it, and nothing keeps it
-            self.counters.first[0, 0] = begin
-            return data, which, self.counters
-        return data, which, Key(*(self.place.asarray(_box(n)) for n in (self.key.salt, begin)))
+            index = self.order[part]
+            index = data.backend.asarray(index) if data.backend.compiler == "jit" else index
+        elif part.stop - part.start < len(data):
+            first = data.X if data.is_csr else data.X[part, ...]
+            arrays = first, *(a if a is None else a[part, ...] for a in arrays[1:])
+        if data.is_csr:
+            arrays, index = (data.dense_or_sparse(part), *_take(arrays[1:], index)), None
+        if self.key is None or not key_as_arrays:
+            return arrays, index, self.key and self.key._replace(first=begin)
+        if data.backend.is_host:  # a plan reads it, and nothing keeps it
+            self.key_arrays.first[0, 0] = begin
+            return arrays, index, self.key_arrays
+        numbers = (_as_array(self.key.salt), _as_array(begin))
+        return arrays, index, Key(*map(data.backend.asarray, numbers))
 
 
 @dataclass(frozen=True)
-class Steps:
-    """Steps ``(params, state, x, y, weight, key, scale) -> params, state, value`` over rows.
+class EpochExecutor:
+    """Runs steps ``(params, state, x, y, weight, key, scale) -> params, state, value``.
 
     Parameters
     ----------
     make : function
-        Makes the step of `parts`: a model, a loss, an optimizer.
+        Makes the step from `parts`: a model, a loss, an optimizer.
     parts : tuple
     averaged : bool
-        Whether the value of a step is a mean over its rows; it then counts once for each.
+        Whether the value of a step is a mean over its rows; it then counts once for each row.
     compiled : bool
-        Whether to compile the step where the library allows it: NumPy and JAX.
+        Whether to compile the step where the backend allows it.
     """
 
     make: Callable[..., Callable[..., Any]]
     parts: tuple[Any, ...]
     averaged: bool = True
     compiled: bool = True
-    _ways: list["_Way"] = field(default_factory=list, compare=False, repr=False)
+    _steps: list["StepExecutor"] = field(default_factory=list, compare=False, repr=False)
 
-    def go(self, start: Ahead, rows: Rows, after: Callable[[], Any] = lambda: False) -> Ahead:
-        """Make steps from step `start.done` on to the end of the rows; return where that is.
+    def run(
+        self, start: EpochState, epoch: Epoch, after: Callable[[], Any] = lambda: False
+    ) -> EpochState:
+        """Make steps from step `start.done` to the end of the epoch; return the state after them.
 
-        `after` is called after each step, and ends the epoch there where it returns True. A
-        KeyboardInterrupt has in `ahead` where the finished steps had come to.
+        `after` is called after each step, and ends the epoch there if it returns True. A
+        KeyboardInterrupt has the state after the last finished step as its `ahead`.
         """
-        rows = rows.settled()
-        begins = range(start.done * rows.size, rows.count, rows.size)
-        way = self._way(start, rows, begins)
-        params, state, sums = way.enter(start)
+        epoch = epoch.on_device()
+        begins = range(start.done * epoch.size, len(epoch.dataset), epoch.size)
+        step = self._step(start, epoch, begins)
+        params, state, sums = step.pack(start)
         done = start.done
-        torn = False  # in the middle of a compiled step
+        torn = False  # in the middle of a packed step
         try:
             with quiet():
                 for begin in begins:
-                    batch = rows.batch(begin, way.boxed)
-                    torn = way.vectors
-                    params, state, sums = way.step(params, state, sums, *batch, rows.scale)
+                    inputs = epoch.inputs(begin, step.key_as_arrays)
+                    torn = step.packed
+                    params, state, sums = step.function(params, state, sums, *inputs, epoch.scale)
                     torn, done = False, done + 1
-                    way.tell()
+                    step.warn_if_eager()
                     if after():
                         break
-        except KeyboardInterrupt as error:  # of a handler that is not Python's own
-            if torn:  # what it works in is half written: the finished steps are made again
-                params, state, sums = way.enter(start)
+        except KeyboardInterrupt as error:  # raised by a signal handler other than Python's
+            if torn:  # the packed vectors are half written: the finished steps are made again
+                params, state, sums = step.pack(start)
                 with quiet():
                     for begin in begins[: done - start.done]:
-                        batch = rows.batch(begin, way.boxed)
-                        params, state, sums = way.step(params, state, sums, *batch, rows.scale)
-            error.ahead = way.leave(params, state, sums, done)  # type: ignore[attr-defined]
+                        inputs = epoch.inputs(begin, step.key_as_arrays)
+                        params, state, sums = step.function(
+                            params, state, sums, *inputs, epoch.scale
+                        )
+            error.ahead = step.unpack(params, state, sums, done)  # type: ignore[attr-defined]
             raise
-        return way.leave(params, state, sums, done)
+        return step.unpack(params, state, sums, done)
 
-    def _way(self, start: Ahead, rows: Rows, begins: range) -> "_Way":
-        """Return how the steps are made: the same way as in the epoch before."""
-        if not self._ways or rows.sparse or not begins:
-            way = self._new_way(start, rows, begins)
-            if rows.sparse or not begins:
-                return way
-            self._ways.append(way)
-        return self._ways[0]
+    def _step(self, start: EpochState, epoch: Epoch, begins: range) -> "StepExecutor":
+        """Return how steps are made: as in the epoch before."""
+        if not self._steps or epoch.dataset.is_csr or not begins:
+            step = self._new_step(start, epoch, begins)
+            if epoch.dataset.is_csr or not begins:
+                return step
+            self._steps.append(step)
+        return self._steps[0]
 
-    def _new_way(self, start: Ahead, rows: Rows, begins: range) -> "_Way":
-        eagerly = functools.partial(_advance, self.make(*self.parts), self.averaged, _PLAIN)
-        if not (self.compiled and rows.place.name in ("numpy", "jax") and begins) or rows.sparse:
-            return _Way(eagerly)
-        form: Any = _PLAIN
-        if rows.place.name == "numpy":
+    def _new_step(self, start: EpochState, epoch: Epoch, begins: range) -> "StepExecutor":
+        eager = functools.partial(_step_and_sum, self.make(*self.parts), self.averaged, UNPACKED)
+        compiler = compiler_for(epoch.dataset.backend, self.compiled and bool(begins))
+        if not compiler or epoch.dataset.is_csr:
+            return StepExecutor(eager)
+        packings: Any = UNPACKED
+        if compiler == "replay":
             if not tree.leaves(start.params):
-                return _Way(eagerly)
+                return StepExecutor(eager)
             try:
-                form = _Vectors.of(start.params), _Vectors.of(start.state)
+                packings = Packing.of(start.params), Packing.of(start.state)
             except TypeError as error:
-                return _Way(eagerly, reason=str(error))
-        make = _Advancing(self.make, self.averaged)
-        fn = made_once(make, *self.parts, form=form, donate=(0, 1, 2))
-        way = _Way(fn, form, boxed=True)
-        packed = way.enter(start)
-        reason = fn.refusal(*packed, *rows.batch(begins[0], True), rows.scale)
-        if reason:
-            return _Way(eagerly, reason=reason)
-        return way
+                return StepExecutor(eager, reason=str(error))
+        make = _MakeStepAndSum(self.make, self.averaged)
+        function = compile_cached(make, *self.parts, form=packings, donate=(0, 1, 2))
+        step = StepExecutor(function, packings, key_as_arrays=True)
+        reason = function.refusal(*step.pack(start), *epoch.inputs(begins[0], True), epoch.scale)
+        return StepExecutor(eager, reason=reason) if reason else step
 
     def close(self) -> None:
-        """Give back the memory of compiled functions."""
-        self._ways.clear()
+        """Release the memory of compiled functions."""
+        self._steps.clear()
         release()
 
 
 class EpochResult(NamedTuple):
-    """What the steps of an epoch came to: parameters and state where they live, numbers as floats.
+    """The result of an epoch: parameters and state on their device, numbers as floats.
 
-    `loss` is the sum of the losses, `finite_steps` in how many steps that sum was finite, `done`
-    how many steps were made; `finite` tells whether everything looked at is finite.
+    `loss` is the sum of the losses, `finite_steps` the number of steps after which it was finite,
+    `done` the number of steps made; `finite` is whether everything looked at is finite.
     """
 
     params: Params
@@ -204,10 +203,10 @@ class EpochResult(NamedTuple):
 
 
 def run_epoch(
-    steps: Steps,
+    executor: EpochExecutor,
     params: Params,
     state: State,
-    rows: Rows,
+    epoch: Epoch,
     interrupted: list[int],
     *,
     done: int = 0,
@@ -217,111 +216,121 @@ def run_epoch(
 ) -> EpochResult:
     """Make the steps of an epoch, from step `done` on, until its end or an interrupt.
 
-    It ends after the step in which the list `interrupted` becomes non-empty. A KeyboardInterrupt
-    raised within, by a signal handler other than Python's, is appended to the list, and the
-    finished steps count: what follows is the same under every handler. `sums` are those of the
-    steps before; `advance` is called after each step; `look_at` chooses the arrays that must be
-    finite. The host waits here, once per epoch.
+    The epoch ends after the step in which the list `interrupted` becomes non-empty. A
+    KeyboardInterrupt raised within, by a signal handler other than Python's, is appended to the
+    list, and the finished steps count: what follows is the same under every handler. `sums` are
+    those of the steps before; `advance` is called after each step; `look_at` returns the arrays
+    that must be finite. The host waits for the device here, once per epoch.
     """
-    place = rows.place
-    wide = place.xp.float64 if place.supports("float64") else place.xp.float32
-    start = Ahead(params, state, place.xp.asarray(sums, dtype=wide, device=place.device), done)
+    backend = epoch.dataset.backend
+    xp = backend.xp
+    wide = xp.float64 if backend.supports("float64") else xp.float32
+    start = EpochState(params, state, xp.asarray(sums, dtype=wide, device=backend.device), done)
 
     def after() -> bool:
         advance(1)
         return bool(interrupted)
 
     try:
-        end = steps.go(start, rows, after)
+        end = executor.run(start, epoch, after)
     except KeyboardInterrupt as error:
         interrupted.append(0)
         end = getattr(error, "ahead", start)  # the start: interrupted again before it was known
     looked_at = tree.leaves(look_at(end.params, end.state))
-    sound = [place.xp.astype(place.xp.all(place.xp.isfinite(a)), wide) for a in looked_at]
-    loss, finite_steps, *finite = read([end.sums[0], end.sums[1], *sound])
+    finite_arrays = [xp.astype(xp.all(xp.isfinite(a)), wide) for a in looked_at]
+    loss, finite_steps, *finite = read([end.sums[0], end.sums[1], *finite_arrays])
     return EpochResult(end.params, end.state, loss, finite_steps, end.done, all(finite))
 
 
+class StepExecutor:
+    """How the steps of a fit are made, and the vectors that compiled steps work in.
+
+    The vectors stay the same from epoch to epoch, as a plan is bound to them; results are copies.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        packings: Any = UNPACKED,
+        reason: str = "",
+        key_as_arrays: bool = False,
+    ) -> None:
+        self.function, self.packings, self.reason = function, packings, reason
+        self.key_as_arrays = key_as_arrays
+        self.packed = isinstance(packings[0], Packing)
+        self._vectors: Any = None  # params, state, sums
+
+    def pack(self, start: EpochState) -> tuple[Any, Any, Any]:
+        """Return parameters, state and sums in the form that `function` takes."""
+        params, state, sums, _ = start
+        if not self.packed:
+            return params, state, sums
+        if self._vectors is None:
+            packed = self.packings[0].pack(params), self.packings[1].pack(state)
+            self._vectors = *packed, np.array(sums)
+        else:
+            self.packings[0].fill(self._vectors[0], params)
+            self.packings[1].fill(self._vectors[1], state)
+            self._vectors[2][...] = sums
+        return self._vectors  # type: ignore[no-any-return]
+
+    def unpack(self, params: Any, state: Any, sums: Any, done: int) -> EpochState:
+        """Return the state after `done` steps; of packed vectors, a copy."""
+        if self.packed:
+            self._vectors = params, state, sums
+            params, state = ({k: v.copy() for k, v in d.items()} for d in (params, state))
+            sums = sums.copy()
+        unpacked = self.packings[0].unpack(params), self.packings[1].unpack(state)
+        return EpochState(*unpacked, sums, done)
+
+    def warn_if_eager(self) -> None:
+        """Warn once, after the first step that ran, if the step cannot be compiled."""
+        if self.reason:
+            message, self.reason = f"training runs eagerly: {self.reason}", ""
+            warnings.warn(message, CompileWarning, stacklevel=3)
+
+
 @dataclass(frozen=True)
-class _Advancing:
-    """Makes what is compiled, of the parts and of the forms of parameters and state."""
+class _MakeStepAndSum:
+    """Makes the function that is compiled, from the parts and the packings."""
 
     make: Callable[..., Callable[..., Any]]
     averaged: bool
 
     def __call__(self, *given: Any) -> Callable[..., Any]:
         *parts, of_params, of_state = given
-        return functools.partial(_advance, self.make(*parts), self.averaged, (of_params, of_state))
+        step = self.make(*parts)
+        return functools.partial(_step_and_sum, step, self.averaged, (of_params, of_state))
 
 
-class _Way:
-    """How the steps of a fit are made, and the arrays that compiled ones work in.
-
-    These stay the same from epoch to epoch, as a plan is made for them; what comes out is a copy.
-    """
-
-    def __init__(
-        self, step: Callable[..., Any], form: Any = None, reason: str = "", boxed: bool = False
-    ) -> None:
-        self.step, self.reason, self.boxed = step, reason, boxed
-        self.form: Any = _PLAIN if form is None else form
-        self.vectors = isinstance(self.form[0], _Vectors)
-        self.work: Any = None  # params, state, sums
-
-    def enter(self, start: Ahead) -> tuple[Any, Any, Any]:
-        """Return parameters, state and sums in the form in which they travel."""
-        params, state, sums, _ = start
-        if not self.vectors:
-            return params, state, sums
-        if self.work is None:
-            self.work = self.form[0].pack(params), self.form[1].pack(state), np.array(sums)
-        else:
-            self.form[0].fill(self.work[0], params)
-            self.form[1].fill(self.work[1], state)
-            self.work[2][...] = sums
-        return self.work  # type: ignore[no-any-return]
-
-    def tell(self) -> None:
-        """Warn once where a step is not compiled: it was right, so that it is not its own fault."""
-        if self.reason:
-            message, self.reason = f"training runs eagerly: {self.reason}", ""
-            warnings.warn(message, CompileWarning, stacklevel=3)
-
-    def leave(self, params: Any, state: Any, sums: Any, done: int) -> Ahead:
-        """Return where the steps have come to."""
-        if self.vectors:
-            self.work = params, state, sums
-            params, state = ({k: v.copy() for k, v in nest.items()} for nest in (params, state))
-            sums = sums.copy()
-        return Ahead(self.form[0].unpack(params), self.form[1].unpack(state), sums, done)
-
-
-def _advance(
+def _step_and_sum(
     step: Callable[..., Any],
     averaged: bool,
-    form: Any,
+    packings: Any,
     params: Any,
     state: Any,
     sums: Array,
-    data: Batch,
-    which: Array | None,
+    arrays: Batch,
+    index: Array | None,
     key: Key | None,
     scale: Array | None,
 ) -> tuple[Any, Any, Array]:
-    """Take the rows, make the step, and add up its loss: what is compiled."""
-    data = _taken(data, which)
+    """Take the rows, make the step, and add its loss to the sums."""
+    batch = _take(arrays, index)
     given = {k: v for k, v in (("key", key), ("scale", scale)) if v is not None}
-    params, state, value = step(form[0].unpack(params), form[1].unpack(state), *data, **given)
+    of_params, of_state = packings
+    unpacked = of_params.unpack(params), of_state.unpack(state)
+    params, state, value = step(*unpacked, *batch, **given)
     xp = namespace(sums)
-    total = sums[0] + value * (data[1].shape[0] if averaged else 1)
+    total = sums[0] + value * (batch[1].shape[0] if averaged else 1)
     finite = sums[1] + xp.astype(xp.isfinite(total), sums.dtype)
-    return form[0].pack(params), form[1].pack(state), xp.stack([total, finite])
+    return of_params.pack(params), of_state.pack(state), xp.stack([total, finite])
 
 
 def quiet() -> Any:
-    """Warn of no overflow and no NaN inside: the check after the epoch says more.
+    """Silence warnings of overflow and NaN: the check after the epoch says more.
 
-    A caller who has chosen to raise, say, keeps that: so ``np.errstate`` finds the place.
+    A caller's ``np.errstate(over="raise")`` is kept, so that it finds the operation.
     """
     settings: dict[str, Any] = dict(np.geterr())
     for kind in ("over", "invalid"):
@@ -330,21 +339,12 @@ def quiet() -> Any:
     return np.errstate(**settings)
 
 
-def _box(number: int) -> Any:
+def _as_array(number: int) -> Any:
     return np.full((1, 1), number, np.int32)
 
 
-def _taken(data: Any, which: Array | None) -> Any:
+def _take(arrays: Any, index: Array | None) -> Any:
     """Return these rows of every array; None: all."""
-    if which is None:
-        return data
-    return tuple(a if a is None else namespace(which).take(a, which, axis=0) for a in data)
-
-
-# How nests travel -------------------------------------------------------------------------------
-
-
-# Forward alone ----------------------------------------------------------------------------------
-
-
-# Which compiled functions outlive a fit ---------------------------------------------------------
+    if index is None:
+        return arrays
+    return tuple(a if a is None else namespace(index).take(a, index, axis=0) for a in arrays)

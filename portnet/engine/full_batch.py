@@ -1,4 +1,4 @@
-"""Full batch: the loss and its gradient over all rows, for L-BFGS."""
+"""Full batch: the loss of all rows and its gradient as one vector, for L-BFGS."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,34 +6,35 @@ from typing import Any
 from .. import tree
 from .._typing import Array, Params
 from ..backend import Backend
-from ..run import Rows, Run
-from .compile_cache import made_once
+from ..data.dataset import Batch, Dataset
+from .compile_cache import compile_cached, compiler_for
+
+__all__ = ["gradient_of", "value_and_grad"]
 
 
 def value_and_grad(
-    run: Run, rows: Rows, fn: Callable[..., Any]
+    params: Params, data: Dataset, function: Callable[..., Any]
 ) -> tuple[Callable[[Array], Any], Array, Callable[..., Any]]:
-    """Return v -> loss, gradient for parameters as one vector; that of the run; its inverse.
+    """Return v -> loss, gradient for parameters as one vector v; `params` as v; v -> params.
 
-    `fn` is `gradient_of` the run's trainer, at its place.
+    `function` is what `gradient_of` returns.
     """
-    vector, unravel = tree.ravel(run.params)
-    return lambda v: fn(unravel(v), rows), vector, unravel
+    vector, unravel = tree.ravel(params)
+    return lambda v: function(unravel(v), data.arrays), vector, unravel
 
 
-def gradient_of(trainer: Any, place: Backend) -> Callable[..., tuple[Array, Array]]:
-    """Return params, rows -> loss, its gradient as one vector; compiled where steps are, too."""
-    make = made_once if trainer.compile and place.name in ("numpy", "jax") else _uncompiled
-    return make(_value_and_grad_of, trainer.model, trainer.loss)
-
-
-def _uncompiled(make: Callable[..., Any], *parts: Any) -> Any:
-    return make(*parts)
+def gradient_of(
+    model: Any, loss: Any, backend: Backend, compiled: bool
+) -> Callable[..., tuple[Array, Array]]:
+    """Return (params, (X, y, weight)) -> loss, its gradient as one vector."""
+    if compiler_for(backend, compiled):
+        return compile_cached(_value_and_grad_of, model, loss)
+    return _value_and_grad_of(model, loss)
 
 
 def _value_and_grad_of(model: Any, loss: Any) -> Callable[..., tuple[Array, Array]]:
-    def function(params: Params, rows: Rows) -> tuple[Array, Array]:
-        X, y, weight = rows
+    def function(params: Params, batch: Batch) -> tuple[Array, Array]:
+        X, y, weight = batch
         pred, caches = model.forward(params, X)
         value, dpred = loss(pred, y, weight)
         grads, _ = model.backward(params, caches, dpred)

@@ -6,29 +6,40 @@ from typing import Any
 
 from .._typing import Array, Params
 from ..backend import backend_of, namespace
-from ..compiler import Compiled
-from .compile_cache import made_once, release
+from ..data.dataset import Dataset
+from .compile_cache import compile_cached, compiler_for, release
+
+__all__ = ["forward", "forward_dataset"]
 
 
 def forward(model: Any, params: Params, X: Array, size: int, *, compiled: bool = True) -> Array:
-    """Return the raw outputs of all rows, `size` at a time: memory does not grow with their number.
+    """Return the raw outputs (rows, outputs), computing `size` rows at a time to bound the memory.
 
     Whole blocks are replayed from one plan, where there is more than one.
     """
     count = X.shape[0]
     if count <= size:
         return model.forward(params, X)[0]
-    eager = functools.partial(_outputs, model)
-    known = compiled and backend_of(X).name in ("numpy", "jax")
-    fn = made_once(_forward_of, model) if known else eager
-    if known and isinstance(fn, Compiled) and fn.refusal(params, X[:size, ...]):
-        fn = eager
-    parts = [
-        (fn if start + size <= count else eager)(params, X[start : min(start + size, count), ...])
-        for start in range(0, count, size)
-    ]
+    function = eager = functools.partial(_outputs, model)
+    if compiler_for(backend_of(X), compiled):
+        cached: Any = compile_cached(_forward_of, model)
+        function = eager if cached.refusal(params, X[:size, ...]) else cached
+    parts = []
+    for start in range(0, count, size):
+        block = X[start : min(start + size, count), ...]
+        parts.append((function if start + size <= count else eager)(params, block))
     release()
     return namespace(X).concat(parts, axis=0)
+
+
+def forward_dataset(
+    model: Any, params: Params, data: Dataset, size: int, *, compiled: bool = True
+) -> Array:
+    """Return the raw outputs of the rows of a dataset, in its order."""
+    if data.order is None and not data.is_csr:
+        return forward(model, params, data.X, size, compiled=compiled)
+    parts = [model.forward(params, x)[0] for x, _, _ in data.batches(size)]
+    return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
 
 
 def _outputs(model: Any, params: Params, x: Array) -> Array:

@@ -11,7 +11,7 @@ from .._typing import Array
 from ..backend import namespace
 
 
-class _Nest:
+class _Unpacked:
     """As they are."""
 
     def pack(self, nest: Any) -> Any:
@@ -23,11 +23,11 @@ class _Nest:
         return nest
 
 
-_PLAIN = _Nest(), _Nest()
+UNPACKED = _Unpacked(), _Unpacked()
 
 
 @dataclass(frozen=True)
-class _Vectors:
+class Packing:
     """As one vector for each dtype.
 
     `leaves` has of each leaf, in the order of `tree.leaves`, shape and dtype; `nest` is a nest of
@@ -39,7 +39,7 @@ class _Vectors:
     nest: Any = field(compare=False)
 
     @classmethod
-    def of(cls, nest: Any) -> "_Vectors":
+    def of(cls, nest: Any) -> "Packing":
         """Return the form of a nest of NumPy's arrays; TypeError where it holds something else."""
         arrays = tree.leaves(nest)
         for i, leaf in enumerate(arrays):
@@ -53,7 +53,7 @@ class _Vectors:
         number = iter(range(len(arrays)))
         form = tree.map(lambda leaf: next(number), nest)
         leaves = tuple([(leaf.shape, leaf.dtype.name) for leaf in arrays])
-        return cls(leaves, _kinds(nest), form)
+        return cls(leaves, _structure(nest), form)
 
     def pack(self, nest: Any) -> dict[str, Array]:
         """Return the vectors, by the name of their dtype: copies."""
@@ -69,7 +69,7 @@ class _Vectors:
     def _checked(self, nest: Any) -> list[Array]:
         leaves = tree.leaves(nest)
         given = tuple([(tuple(a.shape), a.dtype.name) for a in leaves])
-        if given != self.leaves or _kinds(nest) != self.text:
+        if given != self.leaves or _structure(nest) != self.text:
             raise ValueError(f"a step changed the form of its state: {self.leaves} became {given}")
         return leaves
 
@@ -89,25 +89,25 @@ class _Vectors:
             start = begin[kind]
             begin[kind] = start + prod(shape)
             arrays.append(xp.reshape(vectors[kind][start : begin[kind]], shape))
-        return _filled(self.nest, arrays)
+        return _fill_in(self.nest, arrays)
 
 
-def _filled(nest: Any, arrays: list[Array]) -> Any:
+def _fill_in(nest: Any, arrays: list[Array]) -> Any:
     """Return a nest of numbers with the arrays of these numbers: `tree.map`, without its checks."""
     if isinstance(nest, int):
         return arrays[nest]
     if isinstance(nest, dict):
-        return {k: _filled(v, arrays) for k, v in nest.items()}
+        return {k: _fill_in(v, arrays) for k, v in nest.items()}
     if nest is None:
         return None
-    parts = [_filled(v, arrays) for v in nest]
+    parts = [_fill_in(v, arrays) for v in nest]
     return type(nest)(*parts) if hasattr(nest, "_fields") else type(nest)(parts)
 
 
-def _kinds(nest: Any) -> str:
+def _structure(nest: Any) -> str:
     """Return the containers of a nest, in words."""
     if isinstance(nest, dict):
-        return "{" + ", ".join(f"{k!r}: {_kinds(nest[k])}" for k in sorted(nest)) + "}"
+        return "{" + ", ".join(f"{k!r}: {_structure(nest[k])}" for k in sorted(nest)) + "}"
     if isinstance(nest, tuple | list):
-        return f"{type(nest).__qualname__}({', '.join(map(_kinds, nest))})"
+        return f"{type(nest).__qualname__}({', '.join(map(_structure, nest))})"
     return "" if nest is None else "*"

@@ -45,12 +45,13 @@ from ..backend import (
     use_backend,
 )
 from ..data import checks as check
+from ..data.dataset import Dataset
 from ..engine.executor import quiet
 from ..losses import Loss
 from . import inputs as follow
 from . import objective
 from .inputs import _host_weights
-from .solvers import Problem, Progress, Rows, descend, forward, minimize
+from .solvers import FitState, Problem, fit_lbfgs, fit_stochastic, forward
 
 STOCHASTIC = ("sgd", "adam")
 # What a training leaves behind, besides the network: a new one starts without.
@@ -81,7 +82,7 @@ def _is_stochastic(estimator: Any) -> bool:
 class _Validation(NamedTuple):
     """What early stopping scores: the rows, and the right answers and weights on the host."""
 
-    rows: Rows
+    data: Dataset
     y: Host
     weight: Host | None
 
@@ -141,7 +142,7 @@ class _MLP(BaseEstimator):
         """Return y before any check, on the host where it is to be encoded there."""
         raise NotImplementedError
 
-    def _learn(self, y: Any, place: Backend, incremental: bool) -> None:
+    def _learn(self, y: Any, backend: Backend, incremental: bool) -> None:
         """Set what y tells: the number of outputs, the classes; or check it against these."""
         raise NotImplementedError
 
@@ -197,7 +198,7 @@ class _MLP(BaseEstimator):
         with follow.told(X=X, y=y, sample_weight=sample_weight):
             return self._commit(lambda: self._fit(X, y, sample_weight, held))
 
-    def _commit(self, fit: Callable[[], Progress]) -> Any:
+    def _commit(self, fit: Callable[[], FitState]) -> Any:
         """Fit, or leave everything as it was. Warnings come last: as errors, they undo nothing."""
         before: dict[str, Any] = dict(self.__dict__)
         rng = before.get("_random_state") if isinstance(self.random_state, Integral) else None
@@ -222,7 +223,7 @@ class _MLP(BaseEstimator):
         sample_weight: Any,
         held: dict[str, Any] | None = None,
         incremental: bool = False,
-    ) -> Progress:
+    ) -> FitState:
         """Check the data, begin or go on, train, and set the attributes."""
         if incremental:  # scikit-learn looks at the parameters in the first call only
             self._validate_params()
@@ -231,24 +232,24 @@ class _MLP(BaseEstimator):
         hidden = self._hidden_sizes()
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         method = "partial_fit" if incremental else "fit"
-        place = self._home(X) if first else self._place(X, method)
-        place, X, y = self._checked(place, X, self._host_labels(y), first)
-        with place.active(), quiet():
-            self._learn(y, place, incremental)
+        backend = self._home(X) if first else self._backend_of_network(X, method)
+        backend, X, y = self._checked(backend, X, self._host_labels(y), first)
+        with backend.active(), quiet():
+            self._learn(y, backend, incremental)
             y = self._encode(y)
             rng = self._generator(incremental and not first)
             sizes = [X.shape[1], *hidden, self.n_outputs_]
             if first:
-                self._begin(sizes, place, rng)
+                self._begin(sizes, backend, rng)
             self._check_sizes(sizes)
             if not incremental:
                 self._class_rows = ()
-            rows = Rows(place, X, follow.targets(y, place))
-            rows, weight = self._weighted(rows, y, sample_weight)
-            validation = self._given_validation(place, **(held or {}))
+            data = Dataset(backend, X, follow.targets(y, backend))
+            data, weight = self._weighted(data, y, sample_weight)
+            validation = self._given_validation(backend, **(held or {}))
             if validation is None and self.early_stopping and self.solver in STOCHASTIC:
-                rows, validation = self._split(rows, to_numpy(y), weight, rng)
-            return self._solve(rows, validation, rng, incremental)
+                data, validation = self._split(data, to_numpy(y), weight, rng)
+            return self._solve(data, validation, rng, incremental)
 
     def _generator(self, goes_on: bool) -> np.random.RandomState:
         """Return what draws: the one before, if that goes on and is still what is asked for."""
@@ -260,7 +261,7 @@ class _MLP(BaseEstimator):
             self._random_state: np.random.RandomState = check_random_state(wanted)
         return self._random_state
 
-    def _begin(self, sizes: list[int], place: Backend, rng: np.random.RandomState) -> None:
+    def _begin(self, sizes: list[int], backend: Backend, rng: np.random.RandomState) -> None:
         """Draw the initial weights, in scikit-learn's order (Glorot and Bengio 2010)."""
         factor = 2.0 if self.activation == "logistic" else 6.0
         coefs, intercepts = [], []
@@ -268,8 +269,8 @@ class _MLP(BaseEstimator):
             bound = math.sqrt(factor / (n_in + n_out))
             coefs.append(rng.uniform(-bound, bound, (n_in, n_out)))
             intercepts.append(rng.uniform(-bound, bound, n_out))
-        self.coefs_ = [place.asarray(W, place.dtype) for W in coefs]
-        self.intercepts_ = [place.asarray(b, place.dtype) for b in intercepts]
+        self.coefs_ = [backend.asarray(W, backend.dtype) for W in coefs]
+        self.intercepts_ = [backend.asarray(b, backend.dtype) for b in intercepts]
         self.n_layers_, self.n_iter_, self.t_ = len(sizes), 0, 0
         _, self.out_activation_ = self._output()
         for name in _OF_A_TRAINING:
@@ -277,18 +278,18 @@ class _MLP(BaseEstimator):
 
     def _solve(
         self,
-        rows: Rows,
+        data: Dataset,
         validation: _Validation | None,
         rng: np.random.RandomState,
         incremental: bool,
-    ) -> Progress:
+    ) -> FitState:
         """Run the solver; what it came to goes into the attributes."""
-        model, params = self._network(rows)
+        model, params = self._network(data)
         loss, _ = self._output()
         problem = Problem(model, loss, float(self.alpha))
-        start = Progress(params, getattr(self, "loss_", math.nan), t=self.t_)
+        start = FitState(params, getattr(self, "loss_", math.nan), t=self.t_)
         if self.solver == "lbfgs":
-            done = minimize(self, problem, rows, start)
+            done = fit_lbfgs(self, problem, data, start)
         else:
 
             def score(params: Any) -> float:
@@ -297,13 +298,13 @@ class _MLP(BaseEstimator):
                 raw = forward(self._network(held)[0], params, held, compiled=self.compile)
                 return self._score_of(raw, right, weight)
 
-            done = descend(
+            done = fit_stochastic(
                 self,
                 problem,
-                rows,
+                data,
                 self._resumed(start, incremental),
                 rng,
-                batch_size=self._batch_size(rows.number),
+                batch_size=self._batch_size(len(data)),
                 incremental=incremental,
                 score=score if self.early_stopping else None,
             )
@@ -314,11 +315,13 @@ class _MLP(BaseEstimator):
             self.loss_ = np.float64(done.loss)
         return done
 
-    def _network(self, rows: Rows) -> tuple[Any, Any]:
-        """Return the model and its parameters, for such rows."""
-        return objective.network(self.coefs_, self.intercepts_, self.activation, sparse=rows.sparse)
+    def _network(self, data: Dataset) -> tuple[Any, Any]:
+        """Return the model and its parameters, for such data."""
+        return objective.network(
+            self.coefs_, self.intercepts_, self.activation, sparse=data.is_sparse
+        )
 
-    def _resumed(self, start: Progress, incremental: bool) -> Progress:
+    def _resumed(self, start: FitState, incremental: bool) -> FitState:
         """Return where sgd or adam begins: after what the attributes remember."""
         known = self.__dict__
         best_loss, best_score = known.get("best_loss_"), known.get("best_validation_score_")
@@ -330,7 +333,7 @@ class _MLP(BaseEstimator):
             no_improvement=known.get("_no_improvement_count", 0),
         )
 
-    def _keep(self, done: Progress) -> None:
+    def _keep(self, done: FitState) -> None:
         """Set what sgd and adam leave behind; the lists go on from fit to fit."""
         watched = self.early_stopping
         self._optimizer = done.solver
@@ -382,14 +385,14 @@ class _MLP(BaseEstimator):
         if self.backend is None:
             return get_backend()
         name, _, device = self.backend.partition(":")
-        with use_backend(name, device=device or None) as place:
-            return place
+        with use_backend(name, device=device or None) as backend:
+            return backend
 
-    def _place(self, X: Any, method: str) -> Backend:
+    def _backend_of_network(self, X: Any, method: str) -> Backend:
         """Return where the network is, or raise ValueError where X cannot be answered there."""
         here = backend_of(self.coefs_[0])
         if is_host(X):
-            followed, where, more = self._from_host or here.name == "numpy", "'numpy'", ""
+            followed, where, more = self._from_host or here.is_host, "'numpy'", ""
         else:
             followed, more = here.holds(X), ", portnet.to_numpy(X) is X on the host"
             where = f"{backend_of(X).name!r}, device={device_name(X)!r}"
@@ -401,8 +404,8 @@ class _MLP(BaseEstimator):
             )
         return here
 
-    def _checked(self, place: Backend, X: Any, y: Any, first: bool) -> tuple[Backend, Any, Any]:
-        """Return the place with its dtype, X there (or as CSR), and y on the host or there."""
+    def _checked(self, backend: Backend, X: Any, y: Any, first: bool) -> tuple[Backend, Any, Any]:
+        """Return the backend with its dtype, X on it (or as CSR), and y on the host or on it."""
         numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
         given = X
         if is_host(X):
@@ -411,30 +414,30 @@ class _MLP(BaseEstimator):
                 self, X, y, reset=first, accept_sparse=["csr", "csc"], dtype=_FLOATS, **numeric
             )
             if first:
-                place = replace(place, dtype=follow.floating_host(given, X.dtype.name, place))
-            X = follow.moved(X, place)
+                backend = replace(backend, dtype=follow.floating_host(given, X.dtype.name, backend))
+            X = follow.moved(X, backend)
         else:
             if first:
-                place = replace(place, dtype=follow.floating(X, place))
-            X = follow.device_features(X, place)
+                backend = replace(backend, dtype=follow.floating(X, backend))
+            X = follow.device_features(X, backend)
             validate_data(self, X, y, reset=first, skip_check_array=True)
-            if is_host(y) or not place.holds(y):
+            if is_host(y) or not backend.holds(y):
                 y = y if hasattr(y, "tocsr") else to_numpy(y)
                 y = validate_data(self, y=y, reset=first, **numeric)
             check_consistent_length(X, y)
         if not is_host(y):
             if y.ndim > 2:
                 raise ValueError(f"Found array with dim {y.ndim}, while dim <= 2 is required.")
-            y = follow.at("y", y, place)
+            y = follow.at("y", y, backend)
             check._check_finite(y, "Input y")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True) if is_host(y) else y[:, 0]
-        return place, X, y
+        return backend, X, y
 
-    def _features(self, X: Any, place: Backend) -> Any:
-        """Return rows to be predicted, or to validate with, at the place."""
+    def _features(self, X: Any, backend: Backend) -> Any:
+        """Return rows to predict or to validate on, on the backend."""
         if not is_host(X):
-            X = follow.device_features(X, place)
+            X = follow.device_features(X, backend)
             validate_data(self, X, reset=False, skip_check_array=True)
             return X
         sparse = ["csr", "csc"]
@@ -447,21 +450,22 @@ class _MLP(BaseEstimator):
                     f"Input X contains None at row {row}, column {column}: give numbers"
                 )
             X = validate_data(self, X, reset=False, accept_sparse=sparse, dtype=_FLOATS)
-        return follow.moved(X, place)
+        return follow.moved(X, backend)
 
-    def _weighted(self, rows: Rows, y: Any, given: Any) -> tuple[Rows, Host | None]:
+    def _weighted(self, data: Dataset, y: Any, given: Any) -> tuple[Dataset, Host | None]:
         """Return the rows that have a weight, with them; and the weights of all, on the host.
 
         Those do not have the weights of the classes in them.
         """
-        own = _host_weights(given, rows.number)
+        own = _host_weights(given, len(data))
         host = self._class_weighted(y, own)
         name = "sample_weight" if host is own else "class_weight"
-        weight = check.row_weights(host, rows.place, rows=rows.number, name=name)
+        weight = check.row_weights(host, data.backend, rows=len(data), name=name)
         if weight is None:
-            return rows, None
+            return data, None
         met = to_numpy(weight) > 0  # there, where tiny weights may have become 0
-        return rows._replace(weight=weight, order=None if met.all() else np.flatnonzero(met)), own
+        order = None if met.all() else np.flatnonzero(met)
+        return replace(data, weight=weight, order=order), own
 
     def _class_weighted(self, y: Any, own: Host | None) -> Host | None:
         """Return the weights of the rows, times those of their classes."""
@@ -470,15 +474,15 @@ class _MLP(BaseEstimator):
     # Rows set aside for early stopping ----------------------------------------------------------
 
     def _split(
-        self, rows: Rows, y: Host, weight: Host | None, rng: np.random.RandomState
-    ) -> tuple[Rows, _Validation]:
+        self, data: Dataset, y: Host, weight: Host | None, rng: np.random.RandomState
+    ) -> tuple[Dataset, _Validation]:
         """Set `validation_fraction` of the rows aside, those that scikit-learn would."""
         if not self.validation_fraction > 0:
             raise ValueError(
                 "validation_fraction: early_stopping=True needs a fraction above 0, or X_val and "
                 f"y_val; got {self.validation_fraction}"
             )
-        order = np.arange(rows.number) if rows.order is None else rows.order
+        order = np.arange(len(data)) if data.order is None else data.order
         binary = isinstance(self, ClassifierMixin) and self.n_outputs_ == 1
         train, held = train_test_split(
             order,
@@ -489,16 +493,16 @@ class _MLP(BaseEstimator):
         follow.check_validation_size(len(held))
         self._check_left_out(y[order], y[train])
         aside = _Validation(
-            rows._replace(order=held), y[held], None if weight is None else weight[held]
+            replace(data, order=held), y[held], None if weight is None else weight[held]
         )
-        return rows._replace(order=train), aside
+        return replace(data, order=train), aside
 
     def _check_left_out(self, y: Host, y_train: Host) -> None:
         """Raise ValueError where no row of a class is left to train on."""
 
     def _given_validation(
         self,
-        place: Backend,
+        backend: Backend,
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
@@ -521,15 +525,15 @@ class _MLP(BaseEstimator):
             warn("X_val and y_val are not looked at: lbfgs has no early stopping")
         try:
             with follow.told(X_val=X_val, y_val=y_val, sample_weight_val=sample_weight_val):
-                return self._checked_validation(place, X_val, y_val, sample_weight_val)
+                return self._checked_validation(backend, X_val, y_val, sample_weight_val)
         except (ValueError, TypeError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"in the validation set: {error}") from None
 
-    def _checked_validation(self, place: Backend, X_val: Any, y_val: Any, w: Any) -> _Validation:
-        if not is_host(X_val) and not place.holds(X_val):
+    def _checked_validation(self, backend: Backend, X_val: Any, y_val: Any, w: Any) -> _Validation:
+        if not is_host(X_val) and not backend.holds(X_val):
             X_val = to_numpy(X_val)
-        X_val = self._features(X_val, place)
+        X_val = self._features(X_val, backend)
         y_val = self._host_labels(y_val)
         y_val = y_val if is_host(y_val) else to_numpy(y_val)
         numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
@@ -542,7 +546,7 @@ class _MLP(BaseEstimator):
         if y_val.ndim == 2 and y_val.shape[1] == 1:
             y_val = column_or_1d(y_val, warn=True)
         weight = _host_weights(w, X_val.shape[0])
-        return _Validation(Rows(place, X_val), self._encode(y_val, "y_val"), weight)
+        return _Validation(Dataset(backend, X_val), self._encode(y_val, "y_val"), weight)
 
     # Answers ------------------------------------------------------------------------------------
 
@@ -550,12 +554,12 @@ class _MLP(BaseEstimator):
         """Return finish(raw outputs (rows, outputs)) in the library of X."""
         check_is_fitted(self)
         with follow.told(X=X):
-            return self._answered(X, self._place(X, method), finish)
+            return self._answered(X, self._backend_of_network(X, method), finish)
 
-    def _answered(self, X: Any, place: Backend, finish: Callable[[Array], Array]) -> Array:
-        with place.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            rows = Rows(place, self._features(X, place))
-            answer = finish(forward(*self._network(rows), rows, compiled=self.compile))
+    def _answered(self, X: Any, backend: Backend, finish: Callable[[Array], Array]) -> Array:
+        with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            data = Dataset(backend, self._features(X, backend))
+            answer = finish(forward(*self._network(data), data, compiled=self.compile))
             return follow.on_host(answer)[0] if is_host(X) else answer
 
     # Moving -------------------------------------------------------------------------------------
@@ -568,9 +572,9 @@ class _MLP(BaseEstimator):
         """
         check_is_fitted(self)
         dtype = dtype or backend_of(self.coefs_[0]).dtype
-        with use_backend(name, device=device, dtype=dtype) as place:
+        with use_backend(name, device=device, dtype=dtype) as backend:
             return self.__sklearn_array_api_convert__(
-                lambda a: place.xp.asarray(place.asarray(a), copy=True)
+                lambda a: backend.xp.asarray(backend.asarray(a), copy=True)
             )
 
     move_to = to

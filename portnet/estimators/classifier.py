@@ -17,7 +17,7 @@ from ..data import labels
 from ..losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from . import inputs as follow
 from .base import _MLP, _is_stochastic
-from .solvers import Progress
+from .solvers import FitState
 
 
 class MLPClassifier(ClassifierMixin, _MLP):
@@ -197,7 +197,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
             After an error, the estimator is as it was before.
         """
 
-        def fit() -> Progress:
+        def fit() -> FitState:
             nonlocal y
             y = self._host_labels(y)
             if hasattr(self, "classes_"):
@@ -274,7 +274,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         labels.refuse_mixed(y, "y")
         return y
 
-    def _learn(self, y: Any, place: Backend, incremental: bool) -> None:
+    def _learn(self, y: Any, backend: Backend, incremental: bool) -> None:
         """Learn the classes, or check that y fits those that are known."""
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
@@ -295,16 +295,16 @@ class MLPClassifier(ClassifierMixin, _MLP):
         self.n_outputs_ = len(self._known) if several else 1
         # They follow X, too, but for text, and for what only visits a backend.
         follows = not self._from_host and self._known.dtype.kind in "iufb"
-        self.classes_ = self._there(place) if follows else self._known
+        self.classes_ = self._there(backend) if follows else self._known
 
     @property
     def _known(self) -> Host:
         """The classes on the host."""
         return self._label_binarizer.classes_  # type: ignore[no-any-return]
 
-    def _there(self, place: Backend) -> Array:
-        """Return numeric classes at a place."""
-        return place.asarray(self._known, follow.fitting(self._known, place))
+    def _there(self, backend: Backend) -> Array:
+        """Return numeric classes on a backend."""
+        return backend.asarray(self._known, follow.fitting(self._known, backend))
 
     def _encode(self, y: Any, name: str = "y") -> Array:
         known = self._known

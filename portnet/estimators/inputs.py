@@ -48,60 +48,60 @@ def logistic(z: Array) -> Array:
     return xp.exp(xp.minimum(z, xp.zeros_like(z))) / (1.0 + xp.exp(-xp.abs(z)))
 
 
-def targets(y: Any, place: Backend) -> Array:
+def targets(y: Any, backend: Backend) -> Array:
     """Return encoded y as the losses want it: integer classes (rows,), or floats."""
     if not is_host(y):
         return y
     if y.ndim == 1:
-        return place.asarray(y, "int64" if place.supports("int64") else "int32")
-    return at("y", y, place)
+        return backend.asarray(y, "int64" if backend.supports("int64") else "int32")
+    return at("y", y, backend)
 
 
-def at(name: str, x: Any, place: Backend) -> Array:
-    """Return x at the place, in its floating dtype."""
+def at(name: str, x: Any, backend: Backend) -> Array:
+    """Return x on the backend, in its floating dtype."""
     try:
-        return place.asarray(x, place.dtype)
+        return backend.asarray(x, backend.dtype)
     except ValueError as error:
         what, scale, _ = str(error).partition(": scale the data")
         more = f"{scale}, or give X as float64 from the first fit on" if scale else ""
         raise ValueError(f"{name}: {what}{more}") from None
 
 
-def moved(X: Any, place: Backend) -> Any:
-    """Return checked host data at the place; sparse rows stay on the host, as CSR."""
+def moved(X: Any, backend: Backend) -> Any:
+    """Return checked host data on the backend; sparse rows stay on the host, as CSR."""
     if not hasattr(X, "tocsr"):
-        return at("X", X, place)
-    place.require(place.dtype)
+        return at("X", X, backend)
+    backend.require(backend.dtype)
     X = X.tocsr()
-    at("X", X.data, place)  # that the values fit the dtype
-    return X.astype(place.dtype, copy=False)
+    at("X", X.data, backend)  # that the values fit the dtype
+    return X.astype(backend.dtype, copy=False)
 
 
-def floating(X: Array, place: Backend) -> str:
+def floating(X: Array, backend: Backend) -> str:
     """Return the dtype of a network that is born with X: float32 and float64 are kept."""
     name = str(X.dtype).rpartition(".")[2]
     if name in ("float32", "float64"):
         return name
-    return "float64" if place.supports("float64") else "float32"
+    return "float64" if backend.supports("float64") else "float32"
 
 
-def floating_host(given: Any, dtype: str, place: Backend) -> str:
+def floating_host(given: Any, dtype: str, backend: Backend) -> str:
     """Return the dtype of a network that is born from data on the host, checked as this dtype.
 
-    Where a place has no float64, only data that are float64 by themselves insist on it.
+    Where a backend has no float64, only data that are float64 by themselves insist on it.
     """
     kinds = {str(getattr(given, "dtype", "")), *map(str, getattr(given, "dtypes", ()))}
-    if dtype == "float64" and not place.supports(dtype):
+    if dtype == "float64" and not backend.supports(dtype):
         if "float64" not in {kind.lower() for kind in kinds}:
             return "float32"
         try:
-            place.require(dtype)
+            backend.require(dtype)
         except ValueError as error:
             raise ValueError(f"X is float64, but {error}. X.astype('float32') will do") from None
     return dtype
 
 
-def device_features(X: Array, place: Backend) -> Array:
+def device_features(X: Array, backend: Backend) -> Array:
     """Return an array of another library than NumPy, checked as scikit-learn checks NumPy's."""
     if "complex" in str(X.dtype):
         raise ValueError(f"Complex data not supported\n{describe(X)}\n")
@@ -117,7 +117,7 @@ def device_features(X: Array, place: Backend) -> Array:
                 f"Found array with 0 {what} (shape={tuple(X.shape)}) while a minimum of 1 is "
                 "required."
             )
-    X = at("X", X, place)
+    X = at("X", X, backend)
     check._check_finite(X, "Input X")
     return X
 
@@ -136,10 +136,10 @@ def on_host(*given: Any) -> tuple[Any, ...]:
     return tuple(a if is_host(a) else to_numpy(a) for a in given)
 
 
-def fitting(classes: Host, place: Backend) -> str:
-    """Return the dtype of numeric classes, or the nearest that the place has."""
+def fitting(classes: Host, backend: Backend) -> str:
+    """Return the dtype of numeric classes, or the nearest that the backend has."""
     name = classes.dtype.name
-    return name if place.supports(name) else {"i": "int32", "u": "uint32"}.get(name[0], "float32")
+    return name if backend.supports(name) else {"i": "int32", "u": "uint32"}.get(name[0], "float32")
 
 
 def _host_weights(given: Any, rows: int) -> Host | None:

@@ -107,7 +107,9 @@ def penalized(value: Array, grads: Params, params: Params, alpha: float, total: 
     return value / total, tree.map(lambda g: g / total, grads)
 
 
-def make_step(model: Layer, loss: Loss, optimizer: Optimizer, alpha: float) -> Callable[..., Any]:
+def make_penalized_step(
+    model: Layer, loss: Loss, optimizer: Optimizer, alpha: float
+) -> Callable[..., Any]:
     """Return ``step(params, state, x, y, weight) -> params, state, L``, L before the update."""
 
     def step(params: Params, state: State, x: Array, y: Array, weight: Array | None) -> Any:

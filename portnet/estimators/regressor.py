@@ -185,7 +185,7 @@ class MLPRegressor(RegressorMixin, _MLP):
         except (ValueError, TypeError, OverflowError):
             return y
 
-    def _learn(self, y: Any, place: Backend, incremental: bool) -> None:
+    def _learn(self, y: Any, backend: Backend, incremental: bool) -> None:
         self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
 
     def _encode(self, y: Any, name: str = "y") -> Array:

@@ -6,18 +6,19 @@ reads numbers once per epoch.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._typing import Array, Host, Params
-from ..backend import Backend, namespace
-from ..engine import executor, inference
-from ..engine.compile_cache import made_once, release
-from ..engine.executor import Steps, run_epoch
+from .._typing import Array, Params
+from ..backend import namespace
+from ..data.dataset import Dataset
+from ..engine.compile_cache import compile_cached, compiler_for, release
+from ..engine.executor import Epoch, EpochExecutor, run_epoch
+from ..engine.inference import forward_dataset
 from ..engine.interrupts import interrupts
 from ..layers import Layer
 from ..lbfgs import LBFGS
@@ -25,7 +26,7 @@ from ..losses import Loss
 from . import objective
 from .optimizers import SklearnAdam, SklearnSGD
 
-__all__ = ["Problem", "Progress", "Rows", "descend", "forward", "minimize"]
+__all__ = ["FitState", "Problem", "fit_lbfgs", "fit_stochastic", "forward"]
 
 
 FTOL = 2.220446049250313e-09  # SciPy's, for L-BFGS-B
@@ -33,51 +34,6 @@ NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and "
     "need to be preprocessed."
 )
-
-
-class Rows(NamedTuple):
-    """Checked rows: X dense at its place, or a SciPy CSR matrix on the host; which, and in order.
-
-    `order` are row numbers on the host; None is every row, as they are. Sparse rows stay sparse on
-    NumPy, for `objective.SparseDense`; they become dense elsewhere, batch by batch.
-    """
-
-    place: Backend
-    X: Any
-    y: Array | None = None
-    weight: Array | None = None
-    order: Host | None = None
-
-    @property
-    def number(self) -> int:
-        """How many rows there are."""
-        return int(self.X.shape[0] if self.order is None else len(self.order))
-
-    @property
-    def sparse(self) -> bool:
-        """Whether batches are sparse."""
-        return hasattr(self.X, "toarray") and self.place.name == "numpy"
-
-    def batches(self, size: int) -> Iterator[tuple[Array, Array, Array]]:
-        """Yield x, y, weight of `size` rows at a time."""
-        index = None if self.order is None else self.place.asarray(self.order)
-        for start in range(0, self.number, size):
-            part = slice(start, min(start + size, self.number))
-            x = (
-                self._sparse(part)
-                if hasattr(self.X, "toarray")
-                else self._part(self.X, index, part)
-            )
-            yield x, self._part(self.y, index, part), self._part(self.weight, index, part)
-
-    def _part(self, a: Array | None, index: Array | None, part: slice) -> Array | None:
-        if a is None or index is None:
-            return a if a is None else a[part, ...]
-        return self.place.xp.take(a, index[part], axis=0)
-
-    def _sparse(self, part: slice) -> Array:
-        rows = self.X[part] if self.order is None else self.X[self.order[part]]
-        return rows if self.sparse else self.place.asarray(rows.toarray(), self.place.dtype)
 
 
 class Problem(NamedTuple):
@@ -98,7 +54,7 @@ class Solver:
 
 
 @dataclass(frozen=True)
-class Progress:
+class FitState:
     """What a fit has come to, and what it goes on from, in scikit-learn's terms."""
 
     params: Params
@@ -116,16 +72,12 @@ class Progress:
     category: str = ""  # of the warning: "convergence" or "user"
 
 
-def forward(model: Layer, params: Params, rows: Rows, *, compiled: bool = True) -> Array:
+def forward(model: Layer, params: Params, data: Dataset, *, compiled: bool = True) -> Array:
     """Return the raw outputs of all rows, block by block."""
-    size = block(rows, params)
-    if rows.order is None and not hasattr(rows.X, "toarray"):
-        return inference.forward(model, params, rows.X, size, compiled=compiled)
-    parts = [model.forward(params, x)[0] for x, _, _ in rows.batches(size)]
-    return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
+    return forward_dataset(model, params, data, block_size(params), compiled=compiled)
 
 
-def block(rows: Rows, params: Params) -> int:
+def block_size(params: Params) -> int:
     """Return how many rows to compute at once, so that memory does not grow with their number."""
     widest = max(int(max(p["W"].shape)) for p in params if p)
     return max(1, min(16_384, 2**24 // widest))
@@ -134,17 +86,17 @@ def block(rows: Rows, params: Params) -> int:
 # Epochs of sgd and adam -------------------------------------------------------------------------
 
 
-def descend(
+def fit_stochastic(
     options: Any,
     problem: Problem,
-    rows: Rows,
-    progress: Progress,
+    data: Dataset,
+    progress: FitState,
     rng: np.random.RandomState,
     *,
     batch_size: int,
     incremental: bool = False,
     score: Callable[[Params], float] | None = None,
-) -> Progress:
+) -> FitState:
     """Make epochs of sgd or adam until nothing gets better: one, where it is incremental.
 
     Where a function scores the parameters, those with the best score are the result; as in
@@ -156,30 +108,31 @@ def descend(
     if now.solver is None:
         now = replace(now, solver=_solver(options, now.params))
     parts = problem.model, problem.loss, now.solver.rule, problem.alpha
-    steps = Steps(objective.make_step, parts, compiled=getattr(options, "compile", True))
-    order = np.arange(rows.X.shape[0]) if rows.order is None else rows.order
+    compiled = getattr(options, "compile", True)
+    executor = EpochExecutor(objective.make_penalized_step, parts, compiled=compiled)
+    order = np.arange(len(data)) if data.order is None else data.order
     ended = False
-    with interrupts() as pressed, closing(steps):
+    with interrupts() as interrupted, closing(executor):
         while not ended:
             if options.shuffle:
                 order = order[rng.permutation(len(order))]
-                rows = rows._replace(order=order)
-            after = _epoch(steps, rows, now, batch_size, pressed)
-            if pressed:  # the epoch does not count, its steps do
+                data = replace(data, order=order)
+            after = _epoch(executor, data, now, batch_size, interrupted)
+            if interrupted:  # the epoch does not count, its steps do
                 now = replace(after, n_iter=now.n_iter, t=now.t, loss=now.loss)
                 now = replace(now, warning="Training interrupted by user.", category="user")
                 break
             if not math.isfinite(after.loss):
                 now = _diverged(now)
                 break
-            _tell(options, f"Iteration {after.n_iter}, loss = {after.loss:.8f}")
+            _print(options, f"Iteration {after.n_iter}, loss = {after.loss:.8f}")
             now.losses.append(after.loss)
-            now = _judged(options, after, score)
+            now = _with_best(options, after, score)
             if options.solver == "sgd" and options.learning_rate == "invscaling":
                 lr = float(options.learning_rate_init) / (now.t + 1) ** options.power_t
                 now = replace(now, solver=_with_rate(now.solver, lr))
             if now.no_improvement > options.n_iter_no_change:
-                now, ended = _stuck(options, now)
+                now, ended = _no_progress(options, now)
             if incremental:
                 break
             if not ended and now.n_iter == options.max_iter:
@@ -191,25 +144,30 @@ def descend(
     return now if now.best is None else replace(now, params=now.best)
 
 
-def _epoch(steps: Steps, rows: Rows, now: Progress, size: int, pressed: list[int]) -> Progress:
-    """Make the steps of an epoch; its loss, the mean over the rows, is NaN if something is lost."""
-    count = rows.number
-    sparse = rows._sparse if hasattr(rows.X, "toarray") else None
-    data = rows.X, rows.y, rows.weight
-    through = executor.Rows(rows.place, data, size, rows.order, sparse=sparse)
+def _epoch(
+    executor: EpochExecutor, data: Dataset, now: FitState, size: int, interrupted: list[int]
+) -> FitState:
+    """Make the steps of an epoch; its loss, the mean over the rows, is NaN where it diverged."""
     state = now.solver.state
-    end = run_epoch(steps, now.params, state, through, pressed, look_at=lambda *both: both)
+    end = run_epoch(
+        executor,
+        now.params,
+        state,
+        Epoch(data, size),
+        interrupted,
+        look_at=lambda params, state: (params, state),
+    )
     return replace(
         now,
         params=end.params,
         solver=replace(now.solver, state=end.state),
-        loss=end.loss / count if end.finite else math.nan,
+        loss=end.loss / len(data) if end.finite else math.nan,
         n_iter=now.n_iter + 1,
-        t=now.t + count,
+        t=now.t + len(data),
     )
 
 
-def _judged(options: Any, now: Progress, score: Callable[[Params], float] | None) -> Progress:
+def _with_best(options: Any, now: FitState, score: Callable[[Params], float] | None) -> FitState:
     """Compare with the best, and count the epochs in which loss or score got no better by tol."""
     worse = now.no_improvement + 1
     if score is None:
@@ -218,7 +176,7 @@ def _judged(options: Any, now: Progress, score: Callable[[Params], float] | None
         return replace(now, best_loss=best_loss, no_improvement=0 if enough else worse)
     value = score(now.params)
     now.scores.append(value)
-    _tell(options, f"Validation score: {value:f}")
+    _print(options, f"Validation score: {value:f}")
     enough = not value < now.best_score + options.tol
     now = replace(now, no_improvement=0 if enough else worse)
     if value > now.best_score:
@@ -226,7 +184,7 @@ def _judged(options: Any, now: Progress, score: Callable[[Params], float] | None
     return now
 
 
-def _stuck(options: Any, now: Progress) -> tuple[Progress, bool]:
+def _no_progress(options: Any, now: FitState) -> tuple[FitState, bool]:
     """Stop, or go on with a fifth of the learning rate."""
     what = "Validation score" if now.scores else "Training loss"
     message = (
@@ -234,17 +192,17 @@ def _stuck(options: Any, now: Progress) -> tuple[Progress, bool]:
         "consecutive epochs."
     )
     if options.solver != "sgd" or options.learning_rate != "adaptive":
-        _tell(options, f"{message} Stopping.")
+        _print(options, f"{message} Stopping.")
         return now, True
     if now.solver.learning_rate <= 1e-6:
-        _tell(options, f"{message} Learning rate too small. Stopping.")
+        _print(options, f"{message} Learning rate too small. Stopping.")
         return now, True
     lr = now.solver.learning_rate / 5
-    _tell(options, f"{message} Setting learning rate to {lr:f}")
+    _print(options, f"{message} Setting learning rate to {lr:f}")
     return replace(now, solver=_with_rate(now.solver, lr), no_improvement=0), False
 
 
-def _diverged(before: Progress) -> Progress:
+def _diverged(before: FitState) -> FitState:
     """Return what is left when an epoch is lost: the best parameters, if any have a score."""
     lost = f"In iteration {before.n_iter + 1}, loss, weights or moments stopped being finite"
     if before.best is None:
@@ -277,31 +235,27 @@ def _with_rate(solver: Solver, lr: float) -> Solver:
 # Iterations of L-BFGS ---------------------------------------------------------------------------
 
 
-def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> Progress:
+def fit_lbfgs(options: Any, problem: Problem, data: Dataset, progress: FitState) -> FitState:
     """Make iterations of L-BFGS until they have converged, max_iter or max_fun.
 
     Raises ValueError where the loss at the start is not finite.
     """
     model, loss, alpha = problem
-    total = rows.number if rows.weight is None else namespace(rows.weight).sum(rows.weight)
-    size = block(rows, progress.params)
+    total = len(data) if data.weight is None else namespace(data.weight).sum(data.weight)
+    size = block_size(progress.params)
     part: Any = objective.summing(model, loss)
-    if (
-        getattr(options, "compile", True)
-        and not rows.sparse
-        and rows.place.name in ("numpy", "jax")
-    ):
-        part = made_once(objective.summing, model, loss)
+    if not data.is_sparse and compiler_for(data.backend, getattr(options, "compile", True)):
+        part = compile_cached(objective.summing, model, loss)
     function, v, unravel = objective.over_all_rows(
-        part, alpha, lambda: rows.batches(size), total, progress.params
+        part, alpha, lambda: data.batches(size), total, progress.params
     )
     eps = float(namespace(v).finfo(v.dtype).eps)
     optimizer = LBFGS(memory=10, gtol=options.tol, ftol=max(FTOL, eps))
     state, n_iter = optimizer.init(v), 0
     # The line search steps back from what overflows.
-    with interrupts() as pressed, np.errstate(over="ignore", invalid="ignore"):
+    with interrupts() as interrupted, np.errstate(over="ignore", invalid="ignore"):
         while not state.status and n_iter < options.max_iter:
-            if pressed or state.evaluations > options.max_fun:
+            if interrupted or state.evaluations > options.max_fun:
                 break
             before = v
             try:
@@ -309,14 +263,14 @@ def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> 
             except FloatingPointError as error:
                 raise ValueError(f"{NOT_FINITE} ({error})") from None
             except KeyboardInterrupt:  # of a handler that is not Python's own
-                pressed.append(0)
+                interrupted.append(0)
             if v is not before:
                 n_iter += 1
-                _tell(options, f"Iteration {n_iter}, loss = {state.value:.8f}")
+                _print(options, f"Iteration {n_iter}, loss = {state.value:.8f}")
     release()
     done = replace(progress, params=unravel(v), loss=state.value, n_iter=n_iter)
     done = replace(done, warning="", category="")
-    if pressed:
+    if interrupted:
         return replace(done, warning="Training interrupted by user.", category="user")
     # In SciPy's order: an iteration that is the last allowed counts as such, converged or not.
     if n_iter >= options.max_iter:
@@ -341,6 +295,6 @@ def minimize(options: Any, problem: Problem, rows: Rows, progress: Progress) -> 
     return replace(done, warning=message, category="convergence")
 
 
-def _tell(options: Any, line: str) -> None:
+def _print(options: Any, line: str) -> None:
     if options.verbose:
         print(line)  # noqa: T201 (to stdout, as scikit-learn does)
