@@ -487,7 +487,7 @@ def test_compiled_gradient_equals_finite_differences_of_compiled_loss(
         d, h = draw.standard_normal(v.shape), 1e-5
         up, down = (float(fn(unravel(v + s * h * d), (x, y, weight))[0]) for s in (1, -1))
         np.testing.assert_allclose((up - down) / (2 * h), grad @ d, rtol=1e-6, atol=1e-8)
-    assert len(fn._ways) == 1
+    assert len(fn._entries) == 1
 
 
 def test_steps_with_label_smoothing_and_one_hot_targets_equal_eager():
@@ -2261,7 +2261,7 @@ def test_release_frees_buffers_and_later_calls_work():
     compiled = portnet.compile(lambda x: namespace(x).sum(namespace(x).exp(x) * x))
     x = np.linspace(0, 1, 300_000)
     compiled(x)
-    (way,) = compiled._ways.values()
+    (way,) = compiled._entries.values()
     buffers = weakref.ref(way.pool[0])
     compiled.release()
     gc.collect()

@@ -44,8 +44,8 @@ def compile_at_first_call(monkeypatch):
     monkeypatch.setenv("PORTNET_NATIVE", "always")
 
 
-def way_of(compiled):
-    (way,) = compiled._ways.values()
+def executable_of(compiled):
+    (way,) = compiled._entries.values()
     return way
 
 
@@ -56,7 +56,7 @@ def numpy_and_native_results(monkeypatch, fn, *args, donate=()):
         by_calls = portnet.compile(fn, donate=donate)(*tree.map(np.array, args))
     native = portnet.compile(fn, donate=donate)
     by_code = native(*tree.map(np.array, args))
-    return tree.leaves(by_calls), tree.leaves(by_code), way_of(native)
+    return tree.leaves(by_calls), tree.leaves(by_code), executable_of(native)
 
 
 def assert_bits(actual, expected, where=""):
@@ -419,7 +419,7 @@ def test_machine_code_that_starts_within_a_fit_changes_no_result(monkeypatch):
         portnet.mlp([10, 24, 10], "tanh"), "squared_error", optimizer, batch_size=8, seed=0
     )
     first = trainer.fit(X, y, epochs=300, progress=False)
-    assert any(w.native for fn in compile_cache._kept.values() for w in fn._ways.values())
+    assert any(w.native for fn in compile_cache._kept.values() for w in fn._entries.values())
     again = trainer.fit(X, y, epochs=300, progress=False)
     halves = trainer.fit(X, y, epochs=150, progress=False).fit(X, y, epochs=150, progress=False)
     assert_bits(tree.leaves(again.params), tree.leaves(first.params))
@@ -451,9 +451,9 @@ def test_auto_compiles_when_it_pays_and_changes_no_result(monkeypatch):
     compiled = portnet.compile(lambda x: namespace(x).exp(x) * 2.0 + x**0.5)
     x = np.linspace(0, 1, 2**19)
     results = [compiled(x)]
-    way = way_of(compiled)
-    assert 1 < way.left < 2000
-    while way.left > 0:
+    way = executable_of(compiled)
+    assert 1 < way.calls_left < 2000
+    while way.calls_left > 0:
         assert not way.native
         results = [results[0], compiled(x)]
     assert way.native
@@ -464,8 +464,8 @@ def test_never_compiles_no_machine_code(monkeypatch):
     monkeypatch.setenv("PORTNET_NATIVE", "never")
     compiled = portnet.compile(lambda x: x * 2.0 + 1.0)
     compiled(np.ones(10**6))
-    assert way_of(compiled).left < 0
-    assert not way_of(compiled).native
+    assert executable_of(compiled).calls_left < 0
+    assert not executable_of(compiled).native
 
 
 def test_unknown_value_of_portnet_native_raises(monkeypatch):
@@ -484,7 +484,9 @@ def test_fit_follows_portnet_native_after_an_equal_fit(monkeypatch):
         trainer = portnet.Trainer(portnet.mlp([3, 4, 3], "tanh"), "squared_error", seed=0)
         runs.append(trainer.fit(X, y, epochs=2, progress=False))
         compiled = [fn for key, fn in compile_cache._kept.items() if key[-1] == mode]
-        assert any(bool(w.native) == (mode == "always") for f in compiled for w in f._ways.values())
+        assert any(
+            bool(w.native) == (mode == "always") for f in compiled for w in f._entries.values()
+        )
     assert_bits(*(tree.leaves(run.params) for run in runs))
 
 
@@ -516,7 +518,7 @@ def test_machine_code_without_llvmlite_raises_or_is_skipped(monkeypatch):
             compiled(np.ones(3))
         monkeypatch.setenv("PORTNET_NATIVE", "auto")
         compiled(np.ones(3))
-        assert way_of(compiled).left < 0
+        assert executable_of(compiled).calls_left < 0
     finally:
         native_policy.why_no_machine_code.cache_clear()
 
@@ -531,7 +533,7 @@ def test_failure_of_llvm_warns_and_falls_back_to_numpy(monkeypatch):
     with pytest.warns(CompileWarning, match=r"NumPy goes on: RuntimeError: no such processor"):
         np.testing.assert_array_equal(compiled(np.arange(3.0)), [1, 3, 5])
     np.testing.assert_array_equal(compiled(np.arange(3.0)), [1, 3, 5])
-    assert "segment0" not in way_of(compiled).explain()
+    assert "segment0" not in executable_of(compiled).explain()
 
 
 def test_unknown_portnet_native_cpu_raises(monkeypatch):
@@ -546,7 +548,7 @@ def test_unknown_portnet_native_cpu_raises(monkeypatch):
         compiled(np.arange(3.0))
     monkeypatch.setenv("PORTNET_NATIVE_CPU", str(binding.get_host_cpu_name()))
     np.testing.assert_array_equal(compiled(np.arange(3.0)), [1, 4, 7])
-    assert "segment0" in way_of(compiled).explain()
+    assert "segment0" in executable_of(compiled).explain()
 
 
 def test_explain_lists_the_machine_code_functions(capsys):
@@ -574,7 +576,7 @@ def test_machine_code_compiled_during_a_call_is_kept(monkeypatch):
     compiled = portnet.compile(lambda x: 1.0 / x + namespace(x).exp(x))
     x = np.ones(8000)
     compiled(x)
-    way = way_of(compiled)
+    way = executable_of(compiled)
 
     def again(*args):
         with np.errstate(all="ignore"):
@@ -745,11 +747,11 @@ def keep_no_results(self, plan):
 original_init = lowering.Lowering.__init__
 FAULTS = {
     "dependent operations are reordered": (
-        lowering._Item,
-        "disturbs",
+        lowering._CompiledCall,
+        "conflicts_with",
         lambda self, reads, writes: False,
     ),
-    "a loop reads what it has overwritten": (lowering._Loop, "takes", lambda *args: True),
+    "a loop reads what it has overwritten": (lowering._Loop, "can_add", lambda *args: True),
     "a result that is read is not stored": (lowering.Lowering, "__init__", keep_no_results),
     "terms are added in another order": (lowering, "FEW", lowering.FEW | {"sum": 10**6}),
     "an argument is copied before a function that depends on strides": (

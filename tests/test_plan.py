@@ -176,7 +176,7 @@ def test_optimizer_updates_all_parameters_in_one_group():
         start = EpochState(params, adam.init(params), np.zeros(2))
         step = executor._step(start, Epoch(Dataset(get_backend(), X, y), 8), range(1))
         packed = step.pack(start)
-        (planned,) = step.function._ways.values()
+        (planned,) = step.function._entries.values()
         counts.append(sum(n.op == "sqrt" for n in planned.plan.operations))
         assert planned.plan.donated.keys() == {0, 1, 2}
         assert len(packed) == 3
@@ -205,7 +205,7 @@ def test_buffers_are_reused_along_a_chain_of_operations():
 
     compiled = portnet.compile(fn)
     compiled(np.ones(1000))
-    (way,) = compiled._ways.values()
+    (way,) = compiled._entries.values()
     assert sum(way.plan.layout.buffers) <= 2 * 8 * 1024
 
 

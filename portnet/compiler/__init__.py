@@ -1,7 +1,7 @@
 """The compiler: trace a function once, then replay it at the speed of code written for the device.
 
 In reading order: `program` (what a trace is), `trace` (how it is made), `rewrite` (fewer
-operations), `plan` (order and places), `numpy_replay` (calls with ``out=``), `planned` (all of it
+operations), `plan` (order and places), `numpy_replay` (calls with ``out=``), `build` (all of it
 in a row), `compiled` (`portnet.compile`).
 """
 

@@ -1,8 +1,8 @@
-"""portnet.compile: the function that is called, and what becomes of a call.
+"""portnet.compile: which plan a call takes.
 
-Which plan a call takes, and whether there is one, depends on the structure of its arguments, their
-shapes, dtypes and Python numbers alone: never on how often it was called before. (When a plan
-becomes machine code depends on that: its results have the same bits.)
+The plan of a call, and whether there is one, depends on the structure of its arguments, their
+shapes, dtypes and Python numbers alone, never on how often it was called before. (When a plan
+becomes machine code depends on that; its results have the same bits.)
 """
 
 import functools
@@ -16,7 +16,7 @@ from types import MethodType
 from typing import Any
 
 from .errors import MISS, CompileWarning, EagerError, name_of
-from .signature import OtherError, key_of
+from .signature import NotNumPyError, key_of
 
 PLANS = 8  # kept for each function
 
@@ -99,9 +99,9 @@ class Compiled:
 
     def __init__(self, fn: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
         self.fn, self.donate = fn, donate
-        self._ways: OrderedDict[Any, Any] = OrderedDict()  # key: how such a call is done
-        self._last: Any = None  # the way of the last call: it is tried first
-        self._told: set[Any] = set()  # the keys, and the reasons, of which there was a warning
+        self._entries: OrderedDict[Any, Any] = OrderedDict()  # by key: what does such a call
+        self._last: Any = None  # what did the last call: it is tried first
+        self._warned: set[Any] = set()  # keys and reasons that were warned of
         self._lock = threading.Lock()
         functools.update_wrapper(self, fn, updated=())
 
@@ -109,7 +109,7 @@ class Compiled:
         return f"compile({getattr(self.fn, '__qualname__', self.fn)!s}, donate={self.donate})"
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
-        """Be a method where a class has it: `self` is then the first argument."""
+        """Bind as a method of a class: `self` is then the first argument."""
         return self if instance is None else MethodType(self, instance)
 
     def __reduce__(self) -> Any:
@@ -122,39 +122,39 @@ class Compiled:
         """Do what fn does."""
         last = self._last
         if last is not None and not kwargs:
-            result = last.again(args)
+            result = last.call_if_unchanged(args)
             if result is not MISS:
                 return result
         arrays: list[Any] = []
         try:
             key = self._key_of(args, kwargs, arrays)
-            way = self._ways.get(key)
-        except OtherError as other:
+            entry = self._entries.get(key)
+        except NotNumPyError as other:
             return self._elsewhere(other.args[0], args, kwargs)
-        if way is None:
-            way = self._way(key, args, kwargs, arrays)
-            if isinstance(way, _Result):
-                return way.value
-        self._last = way if way.repeatable else None
-        return way(arrays, args, kwargs)
+        if entry is None:
+            entry = self._entry(key, args, kwargs, arrays)
+            if isinstance(entry, _Result):
+                return entry.value
+        self._last = entry if entry.repeatable else None
+        return entry(arrays, args, kwargs)
 
     def _key_of(self, args: Any, kwargs: Any, arrays: list[Any]) -> Any:
         key: Any = tuple([key_of(a, arrays) for a in args])
         return (key, tuple([(k, key_of(v, arrays)) for k, v in kwargs.items()])) if kwargs else key
 
     def explain(self, *args: Any, **kwargs: Any) -> None:
-        """Print how a call with such arguments is done: its operations, groups and buffers."""
+        """Print the plan of a call with such arguments: its operations, groups and buffers."""
         arrays: list[Any] = []
         try:
             key = self._key_of(args, kwargs, arrays)
-        except OtherError as other:
-            told = {"jax": "jax.jit does it", "torch": "runs eagerly, without gradients"}
-            told["eager"] = "runs eagerly, as everything in this library"
-            print(f"{self}: {told.get(other.args[0], other.args[0])}")  # noqa: T201
+        except NotNumPyError as other:
+            warned = {"jax": "jax.jit does it", "torch": "runs eagerly, without gradients"}
+            warned["eager"] = "runs eagerly, as everything in this library"
+            print(f"{self}: {warned.get(other.args[0], other.args[0])}")  # noqa: T201
             return
-        way = self._ways.get(key)
+        entry = self._entries.get(key)
         try:
-            text = (way or self._planned(args, kwargs)).explain()
+            text = (entry or self._build(args, kwargs)).explain()
         except EagerError as error:
             text = f"runs eagerly: {error}" if str(error) else _NOTHING
         print(f"{self}\n{text}")  # noqa: T201
@@ -164,58 +164,60 @@ class Compiled:
         arrays: list[Any] = []
         try:
             key = self._key_of(args, kwargs, arrays)
-            way = self._ways.get(key)
-            if way is None:
+            entry = self._entries.get(key)
+            if entry is None:
                 with self._lock:
-                    self._keep(key, self._planned(args, kwargs))
-        except OtherError:
+                    self._keep(key, self._build(args, kwargs))
+        except NotNumPyError:
             return ""
         except EagerError as error:
             return str(error)
-        return way.reason if isinstance(way, _Eager) else ""
+        return entry.reason if isinstance(entry, _EagerCall) else ""
 
     def release(self, least: int = 0) -> None:
-        """Give back the buffers of plans that hold more than `least` bytes, until the next call."""
-        for way in list(self._ways.values()):
-            if way.nbytes > least:
-                way.pool.clear()
+        """Release the buffers of plans that hold more than `least` bytes, until the next call."""
+        for entry in list(self._entries.values()):
+            if entry.nbytes > least:
+                entry.pool.clear()
 
-    def _way(self, key: Any, args: Any, kwargs: Any, arrays: list[Any]) -> Any:
-        """Return how such a call is done from now on."""
+    def _entry(self, key: Any, args: Any, kwargs: Any, arrays: list[Any]) -> Any:
+        """Return what does such calls from now on."""
         with self._lock:
-            way = self._ways.get(key)
-            if way is not None:
-                return way
+            entry = self._entries.get(key)
+            if entry is not None:
+                return entry
             try:
-                way = self._planned(args, kwargs)
+                entry = self._build(args, kwargs)
             except EagerError as error:
                 reason = str(error)
             else:
-                self._keep(key, way)
-                return way
-        result = self.fn(*args, **kwargs)  # an error of fn's own is raised here, and nothing kept
-        eager = _Eager(self.fn, reason)
+                self._keep(key, entry)
+                return entry
+        result = self.fn(
+            *args, **kwargs
+        )  # an error of fn's own is raised here, and nothing is kept
+        eager = _EagerCall(self.fn, reason)
         with self._lock:
-            told = key in self._told
-            if len(self._told) > 1000:  # Python numbers that are others in each call
-                self._told.clear()
-            self._told.add(key)
+            warned = key in self._warned
+            if len(self._warned) > 1000:  # Python numbers that are others in each call
+                self._warned.clear()
+            self._warned.add(key)
             self._keep(key, eager)
-        if not told and reason:
+        if not warned and reason:
             warnings.warn(
                 f"{name_of(self.fn)} runs eagerly: {reason}", CompileWarning, stacklevel=3
             )
         return _Result(result)
 
-    def _planned(self, args: Any, kwargs: Any) -> Any:
-        from .executable import planned  # tracing and planning are not needed by who only imports
+    def _build(self, args: Any, kwargs: Any) -> Any:
+        from .executable import build  # import portnet needs no planner
 
-        return planned(self.fn, self.donate, args, kwargs)
+        return build(self.fn, self.donate, args, kwargs)
 
-    def _keep(self, key: Any, way: Any) -> None:
-        self._ways[key] = way
-        while len(self._ways) > PLANS:
-            self._ways.popitem(last=False)
+    def _keep(self, key: Any, entry: Any) -> None:
+        self._entries[key] = entry
+        while len(self._entries) > PLANS:
+            self._entries.popitem(last=False)
 
     def _elsewhere(self, why: str, args: Any, kwargs: Any) -> Any:
         """Call fn on arrays that are not NumPy's."""
@@ -227,8 +229,8 @@ class Compiled:
             with torch.no_grad():
                 return self.fn(*args, **kwargs)
         result = self.fn(*args, **kwargs)
-        if why not in ("traced", "eager", *self._told):
-            self._told.add(why)
+        if why not in ("traced", "eager", *self._warned):
+            self._warned.add(why)
             message = f"{name_of(self.fn)} runs eagerly: {why}"
             warnings.warn(message, CompileWarning, stacklevel=3)
         return result
@@ -244,16 +246,16 @@ _NOTHING = "runs eagerly: there are no arrays among its arguments"
 
 
 class _Result:
-    """What the call that found out gave."""
+    """The result of a call that turned out to run eagerly."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
-class _Eager:
-    """The way of calls that cannot be planned."""
+class _EagerCall:
+    """Calls that cannot be planned."""
 
-    repeatable = False  # no short cut leads here
+    repeatable = False  # there is no guarded call
     nbytes = 0
 
     def __init__(self, fn: Callable[..., Any], reason: str) -> None:

@@ -1,9 +1,9 @@
-"""What a call of a compiled function may come to, other than its result."""
+"""Errors and warnings of the compiler."""
 
 from collections.abc import Callable
 from typing import Any
 
-MISS = object()  # what a short cut returns that does not lead there
+MISS = object()  # returned by a guarded call whose guard fails
 
 
 class CompileWarning(UserWarning):
@@ -25,7 +25,7 @@ class CompileWarning(UserWarning):
 
 
 class EagerError(Exception):
-    """A call cannot be planned; the message says why, and is empty where that is nobody's fault."""
+    """A call cannot be planned; the message says why, and is empty where no warning is due."""
 
 
 def name_of(fn: Callable[..., Any]) -> str:

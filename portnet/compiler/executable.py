@@ -19,12 +19,12 @@ from .simplify import simplify
 
 
 class Code(NamedTuple):
-    """What a replay is made of."""
+    """The code of a replay, and what it names."""
 
     arrays: list[tuple[Any, ...]]  # name, shape, dtype, base, offset, strides
     prologue: CodeType
     body: CodeType
-    usual: Callable[[], CodeType]  # made when it is needed first
+    guarded: Callable[[], CodeType]  # the guarded call: compiled when it is first needed
     names: dict[str, Any]
     staged: dict[str, int]  # copies of arguments for machine code: name, bytes
     bases: list[str]  # the arrays whose addresses machine code needs
@@ -50,16 +50,16 @@ class Replay:
             self._make_arrays()
         self.names.update(dict.fromkeys(f"g{d}" for d in self.donated), owners=self.owners)
         self.function = self.names["replay"]
-        self.quick: Callable[[Any], Any] = self._first
+        self.call: Callable[[Any], Any] = self._first_call
 
-    def _first(self, args: Any) -> Any:
-        """Make the function that does a call like the last one, and do the first."""
-        exec(self.code.usual(), self.names)
-        self.quick = self.names["quick"]
-        return self.quick(args)
+    def _first_call(self, args: Any) -> Any:
+        """Make the guarded call, and call it."""
+        exec(self.code.guarded(), self.names)
+        self.call = self.names["guarded_call"]
+        return self.call(args)
 
     def _make_arrays(self) -> None:
-        """Make the arrays that operations read and write, in buffers and donated arrays."""
+        """Create the arrays that operations read and write, in buffers and donated arrays."""
         names = self.names
         for name, shape, dtype, base, offset, strides in self.code.arrays:
             if 0 in shape:
@@ -70,7 +70,7 @@ class Replay:
         self.table[:] = [names[base].ctypes.data for base in self.code.bases]
 
     def prepare(self, arrays: list[Any], others: list[int]) -> None:
-        """Take donated arrays as places, or copies where another argument shares their memory."""
+        """Write to the donated arrays, or to copies where another argument shares their memory."""
         known = len(self.last) == len(self.donated)
         for d, old in zip(self.donated, self.last, strict=False):
             known = known and arrays[d] is old and old.flags.writeable
@@ -78,7 +78,7 @@ class Replay:
             a = arrays[i]
             owner = a if a.base is None else a.base
             if known and type(owner) is np.ndarray and self.owners and id(owner) not in self.owners:
-                continue  # the usual case, at a fraction of the price
+                continue  # the common case, at a fraction of the time
             if any(np.may_share_memory(a, arrays[d]) for d in self.donated):
                 known = False
         if not known:
@@ -87,7 +87,7 @@ class Replay:
             arrays[d] = a
 
     def _take(self, arrays: list[Any], others: list[int]) -> None:
-        """Cut new donated arrays; copies of those that cannot be written, or that overlap."""
+        """Write to new donated arrays; to copies of those that are read-only or overlap."""
         taken: list[Any] = []
         for d in self.donated:
             a = arrays[d]
@@ -107,17 +107,18 @@ class Replay:
 
 
 def aligned(nbytes: int) -> Any:
-    """Return so many bytes, from the beginning of a cache line on."""
+    """Return an array of so many bytes that begins at a cache line."""
     raw = np.empty(nbytes + ALIGN, np.uint8)
     start = -raw.ctypes.data % ALIGN
     return raw[start : start + nbytes]
 
 
-def quick(args: Any, plan: Plan, names: dict[str, Any]) -> str:
-    """Return the text of a function that does a call like the last, and checks that it is like it.
+def guarded_call(args: Any, plan: Plan, names: dict[str, Any]) -> str:
+    """Return the text of a function that checks its arguments and calls the replay.
 
-    The same nest, shapes and dtypes, the same donated arrays, nothing that shares their memory: the
-    checks of the general way, at a fraction of its price. "" where there is no such function.
+    They must be like those of the last call: the same pytree, shapes and dtypes, the same donated
+    arrays, none that shares their memory. These are the checks of a general call at a fraction of
+    its time. "" where there is no such function.
     """
     donated, number, lines = set(plan.donated.values()), iter(range(10**9)), []
     names.update(MISS=MISS, ndarray=np.ndarray)
@@ -173,7 +174,7 @@ def quick(args: Any, plan: Plan, names: dict[str, Any]) -> str:
     except _NoTextError:
         return ""
     body = "\n    ".join([*lines, f"return replay({', '.join(arrays)})"])
-    return f"def quick(args):\n    {body}\n"
+    return f"def guarded_call(args):\n    {body}\n"
 
 
 class _NoTextError(Exception):
@@ -181,36 +182,35 @@ class _NoTextError(Exception):
 
 
 def _call(lowering: Any, codegen: NumPyCodegen) -> None:
-    """Call what was lowered since the last call."""
+    """Add the call of what was lowered since the last one."""
     name = lowering.close() if lowering is not None else ""
     if name:
         codegen.body.append(f"{name}(table)")
 
 
 class Executable:
-    """The way of calls that have a plan, and the sets of buffers that are free.
+    """A plan as code, and a pool of replays: sets of buffers.
 
-    A set serves one call at a time: a second thread that calls meanwhile takes, or makes, another.
-    A plan that is used often is compiled to machine code, where there is a compiler: after as many
-    calls as it takes for NumPy's overhead to have cost what compiling costs. Results have the same
-    bits before and after.
+    A replay serves one call at a time: a second thread takes, or makes, another one. A plan that is
+    called often is compiled to machine code, where there is a compiler, after as many calls as it
+    takes for NumPy's overhead to cost what compiling costs. The bits of the results stay the same.
     """
 
     def __init__(self, plan: Plan, results: Any, args: Any) -> None:
         self.plan = plan
         self.named: dict[str, Any] = {}
         self.returned = result_text(results, iter(range(len(plan.program.leaves))), self.named)
-        self.usual = quick(args, plan, self.named)
-        self.repeatable = bool(self.usual)
+        self.guard = guarded_call(args, plan, self.named)
+        self.repeatable = bool(self.guard)
         self.donated = sorted(plan.donated.values())
         self.others = [i for i in range(len(plan.program.inputs)) if i not in self.donated]
         self.pool: list[Replay] = []
-        self.native = ""  # what is compiled, in words
+        self.native = ""  # a summary of what is compiled
         self._generate(None)
-        self.left = native_after(plan)  # calls until it is compiled
+        self.calls_left = native_after(plan)  # until it is compiled
 
     def _generate(self, lowering: Any) -> None:
-        """Make the code of the replay: machine code for what can be lowered, else calls of NumPy's.
+        """Generate the code of the replay: machine code for what can be lowered, else NumPy calls.
 
         `lowering` is None, or takes the steps one by one.
         """
@@ -232,73 +232,73 @@ class Executable:
                     codegen.body.insert(0, f"copyto({copy}, {name_of_base(of.base)})")
             compiled, bases = lowering.compile(), [name_of_base(base) for base in lowering.bases]
         prologue, body = codegen.finish(self.returned)
-        usual = functools.cache(lambda: builtins.compile(self.usual, "<portnet: usual>", "exec"))
+        guarded = functools.cache(lambda: builtins.compile(self.guard, "<portnet: guard>", "exec"))
         self.code = Code(
             codegen.arrays,
             builtins.compile(prologue, "<portnet: prologue>", "exec"),
             builtins.compile(body, "<portnet: replay>", "exec"),
-            usual,
+            guarded,
             codegen.names | self.named | compiled,
             staged,
             bases,
         )
-        self.source = prologue, body + self.usual
+        self.source = prologue, body + self.guard
         self.nbytes = sum((*layout.buffers, *layout.blocks, *staged.values()))
-        self.pool = []  # what was made of other code
+        self.pool = []  # replays of the code before
 
     def _compile(self) -> None:
-        """Have machine code in the replay from now on."""
+        """Use machine code in replays from now on."""
         from .native.lowering import Lowering
 
         lowering = Lowering(self.plan)
         try:
             self._generate(lowering)
-        except Exception as error:  # of LLVM, which is not here to end a training
+        except Exception as error:  # an error of LLVM must not end a training
             message = f"there is no machine code, NumPy goes on: {type(error).__name__}: {error}"
             warnings.warn(message, CompileWarning, stacklevel=3)
         else:
             self.native = lowering.summary()
 
-    def _free(self) -> Replay | None:
-        """Count a call, and take a set of buffers that is free."""
-        self.left -= 1
-        if self.left == 0:
+    def _take_replay(self) -> Replay | None:
+        """Count a call, and return a free replay, or None."""
+        self.calls_left -= 1
+        if self.calls_left == 0:
             self._compile()
         try:
             return self.pool.pop()
         except IndexError:
             return None
 
-    def again(self, args: Any) -> Any:
-        """Do a call that is like the last one, or return MISS."""
-        replay = self._free()
+    def call_if_unchanged(self, args: Any) -> Any:
+        """Do a call like the last one, or return MISS."""
+        replay = self._take_replay()
         if replay is None:
             return MISS
         try:
-            return replay.quick(args)
+            return replay.call(args)
         finally:
-            if replay.code is self.code:  # it may have been made anew meanwhile
+            if replay.code is self.code:  # else it was generated again meanwhile
                 self.pool.append(replay)
 
     def __call__(self, arrays: list[Any], args: Any, kwargs: Any) -> Any:
-        """Do a call of which `key_of` said that it has this plan."""
-        replay = self._free() or Replay(self.plan, self.code)
+        """Do a call whose key is that of this plan."""
+        replay = self._take_replay() or Replay(self.plan, self.code)
         try:
             if self.donated:
                 replay.prepare(arrays, self.others)
             return replay.function(*arrays)
         finally:
-            if replay.code is self.code:  # it may have been made anew meanwhile
+            if replay.code is self.code:  # else it was generated again meanwhile
                 self.pool.append(replay)
 
     def explain(self) -> str:
-        """Return the plan in words."""
+        """Return a description of the plan."""
         from .explain import explain
 
         return explain(self.plan, self.native, self.source)
 
 
-def planned(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs: Any) -> Executable:
+def build(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs: Any) -> Executable:
     """Trace fn twice and plan it."""
     arrays: list[Any] = []
     ends = []

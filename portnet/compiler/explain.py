@@ -1,4 +1,4 @@
-"""What a plan does, in words."""
+"""Explain: the description of a plan."""
 
 from collections import Counter
 

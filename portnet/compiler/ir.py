@@ -1,8 +1,7 @@
-"""The program: what a traced function does, as a list of operations of the array API standard.
+"""IR: a traced function as a list of operations of the array API standard, and their tables.
 
-A node is one operation, and the array that it makes. A program is the nodes in the order in which
-the function asked for them, and the nest of its results. `interpret` runs it on any array library:
-the oracle of everything that is done to it afterwards.
+A node is one operation and its result. A program is the nodes in the order of the trace, and the
+pytree of results. `interpret` runs it on any array library: the oracle for every later stage.
 """
 
 import functools
@@ -21,7 +20,7 @@ Shape = tuple[int, ...]
 
 
 class Node:
-    """An operation and its result; never changed.
+    """An operation and its result; immutable.
 
     `inputs` are nodes and Python numbers; `attrs` are (name, value) pairs: axis, keepdims, shape,
     key. An "input" has the number of its argument, a "constant" its array, in `value`.
@@ -61,12 +60,12 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Inputs, operations in their order, and the results: a nest with nodes as its leaves."""
+    """Inputs, operations in their order, and the results: a pytree with nodes as its leaves."""
 
     inputs: list[Node]
     nodes: list[Node]
     results: Any
-    leaves: list[Any]  # of the results: nodes, and whatever else the function returned
+    leaves: list[Any]  # of the results: nodes, and what else the function returned
 
     def interpret(self, xp: Any, arrays: Sequence[Array]) -> list[Any]:
         """Run the operations one by one with the functions of a library; return the leaves."""
@@ -81,7 +80,7 @@ class Program:
 
 
 def call(xp: Any, node: Node, given: list[Any]) -> Array:
-    """Do the operation of a node, with the functions of the library xp, on arrays."""
+    """Compute the operation of a node with the functions of the library xp."""
     attrs = dict(node.attrs)
     if node.op in OPERATORS:
         return OPERATORS[node.op](*given)
@@ -118,8 +117,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 }
 
 
-def same(a: Program, b: Program) -> str:
-    """Return "" where two programs do the same, or in words where they part."""
+def difference(a: Program, b: Program) -> str:
+    """Return "" for programs that do the same, else what differs first."""
     if len(a.inputs) != len(b.inputs):
         return "the number of inputs"
     number = {id(n): i for i, n in enumerate(a.nodes)}, {id(n): i for i, n in enumerate(b.nodes)}
@@ -132,7 +131,7 @@ def same(a: Program, b: Program) -> str:
         if differ or [of(i, 0) for i in m.inputs] != [of(i, 1) for i in n.inputs]:
             return f"{m.op} of {_inputs(m)} and {n.op} of {_inputs(n)}"
         if m.op == "constant" and not same_bits(m.value, n.value):
-            return "an array that is made anew in each call, with other values"
+            return "an array that is created in each call, with other values"
     if len(a.nodes) != len(b.nodes):
         return f"{len(a.nodes)} and {len(b.nodes)} operations"
     ends = [[of(r, which) for r in p.leaves] for which, p in enumerate((a, b))]
@@ -151,7 +150,7 @@ def _inputs(node: Node) -> str:
 
 
 def _typed(value: Any) -> Any:
-    """A Python value by which to compare: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
+    """Return a value to compare by: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
     return (type(value), repr(value)) if isinstance(value, float) else (type(value), value)
 
 
@@ -237,7 +236,7 @@ ELEMENTWISE = frozenset(
 )
 
 
-# As above, but done by calling the function: NumPy's ufuncs do not have them.
+# As above, but no ufuncs of NumPy's.
 CALLED = frozenset(["clip", "conj", "imag", "real", "round"])
 
 
@@ -252,7 +251,7 @@ def _numpy() -> Any:
 
 
 def computed(node: Node) -> bool:
-    """Tell whether a node is an operation, and not an array that is there, or a view."""
+    """Tell whether a node computes: it is no input, constant or view."""
     return node.op not in VIEWS and node.op not in ("input", "constant")
 
 

@@ -1,4 +1,4 @@
-"""JAX: a compiled function is ``jax.jit`` of it, told as the others are where it cannot be."""
+"""JAX backend: a compiled function is ``jax.jit`` of it, with the same warnings."""
 
 import warnings
 from collections import OrderedDict
@@ -16,7 +16,7 @@ class Jitted:
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.fn = fn
-        self.ways: OrderedDict[Any, Callable[..., Any]] = OrderedDict()
+        self.entries: OrderedDict[Any, Callable[..., Any]] = OrderedDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do what fn does."""
@@ -35,8 +35,8 @@ class Jitted:
             args, kwargs = jax.tree_util.tree_unflatten(nest, filled)
             return self.fn(*args, **kwargs)
 
-        way = self.ways.get((key, shapes)) or self.ways.get(key)
-        if way is None or (key, shapes) not in self.ways:
+        entry = self.entries.get((key, shapes)) or self.entries.get(key)
+        if entry is None or (key, shapes) not in self.entries:
             reason = _refused(jax, call, arrays)
             if reason:
                 result = self.fn(*args, **kwargs)  # fn's own errors come from here
@@ -44,15 +44,15 @@ class Jitted:
                 text = f"{name_of(self.fn)} runs eagerly: {reason}"
                 warnings.warn(text, CompileWarning, stacklevel=4)
                 return result
-            way = self.ways.get(key) or jax.jit(call)
-            self._keep(key, way)
-            self._keep((key, shapes), way)
-        return self.fn(*args, **kwargs) if way is self.fn else way(arrays)
+            entry = self.entries.get(key) or jax.jit(call)
+            self._keep(key, entry)
+            self._keep((key, shapes), entry)
+        return self.fn(*args, **kwargs) if entry is self.fn else entry(arrays)
 
-    def _keep(self, key: Any, way: Any) -> None:
-        self.ways[key] = way
-        while len(self.ways) > 2 * PLANS:
-            self.ways.popitem(last=False)
+    def _keep(self, key: Any, entry: Any) -> None:
+        self.entries[key] = entry
+        while len(self.entries) > 2 * PLANS:
+            self.entries.popitem(last=False)
 
 
 def _refused(jax: Any, call: Callable[..., Any], arrays: list[Any]) -> str:

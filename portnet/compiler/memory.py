@@ -1,4 +1,10 @@
-"""Memory: which buffer each result is written to."""
+"""Memory: where each result is written.
+
+In the buffer of a donated argument, in its part of a larger array (a concat then costs nothing), in
+the buffer of an operand that is read for the last time, else in a buffer of its own. Buffers are
+used again once nothing reads them. There is one danger: memory is overwritten while its old value
+is still needed. `_overwrites` decides that.
+"""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,7 +24,7 @@ Base = tuple[str, int]
 
 
 class Location(NamedTuple):
-    """Where the elements of an array lie: in a base, from a byte on, so many bytes apart.
+    """Where the elements of an array lie: base, first byte, bytes between neighbours.
 
     A base is ("buffer", number), ("donated", number of the input), ("constant", number),
     ("argument", number of the input), ("staged", number of the input: a copy of a small argument)
@@ -50,7 +56,7 @@ class Constants:
 
 @dataclass
 class Layout:
-    """Where every array of a program lies; whoever writes code reads it.
+    """Where every array of a program lies; code generators read it.
 
     ``layout[node]`` is the Location of a node, `staged` that of arguments where machine code, which
     needs addresses, reads a copy.
@@ -69,25 +75,27 @@ class Layout:
 
 
 class Allocation:
-    """Where each result is put."""
+    """Decides where each result is written."""
 
     def __init__(self, program: Program, steps: list[Step], donated: dict[int, int]) -> None:
         self.program, self.steps, self.donated = program, steps, donated
         self.order = [n for step in steps for n in step.nodes]
         self.position = {id(n): p for p, n in enumerate(self.order)}
         self.step_of = {id(n): s for s, step in enumerate(steps) for n in step.nodes}
-        self.reads: dict[int, list[tuple[int, Node]]] = {}  # of a root: by whom, as which view
+        self.reads: dict[
+            int, list[tuple[int, Node]]
+        ] = {}  # of a root: position of the reader, view read
         for p, n in enumerate(self.order):
             for i in n.nodes:
                 self.reads.setdefault(id(root(i)), []).append((p, i))
         self.kept = {id(root(r)) for r in program.leaves if isinstance(r, Node)}
-        self.inside: dict[int, tuple[Node, int]] = {}  # a part: its concat, first byte
-        self.donor: dict[int, tuple[int, int]] = {}  # the number of the input, first byte
+        self.inside: dict[int, tuple[Node, int]] = {}  # by part: its concat, first byte
+        self.donor: dict[int, tuple[int, int]] = {}  # number of the input, first byte
         self.slots: dict[int, list[tuple[Node, int]]] = {}
         self.copies: list[tuple[Node, int]] = []
 
     def layout(self) -> Layout:
-        """Decide in the order of what costs most: donated inputs, concats, buffers."""
+        """Return the layout; decided in the order of cost: donated inputs, concats, buffers."""
         for n in reversed(self.order):
             if n.op == "concat":
                 self._parts(n)
@@ -128,7 +136,7 @@ class Allocation:
         return at
 
     def _parts(self, concat: Node) -> None:
-        """Give each part its place in the concat; what cannot be computed there is copied."""
+        """Let each part be computed inside the concat, or else be copied there."""
         self.slots[id(concat)] = []
         axis, start = concat.attr("axis"), 0
         rest = concat.size // max(1, concat.shape[axis])
@@ -149,7 +157,7 @@ class Allocation:
             start += part.shape[axis]
 
     def _donate(self, leaf: Node, number: int) -> None:
-        """Let a result be computed in the place of a donated input, if nobody reads that later."""
+        """Let a result overwrite a donated input, if that is not read later; else copy it there."""
         found = region(leaf)
         whole = found is not None and found[2] == found[0].size and computed(found[0])
         if whole and found is not None:
@@ -161,9 +169,9 @@ class Allocation:
         self.copies.append((leaf, number))
 
     def _may_write(self, node: Node, number: int, start: int) -> bool:
-        """Tell whether a node, and the parts inside it, may be written into a donated input.
+        """Tell whether a node, and the parts inside it, may overwrite a donated input.
 
-        Parts of a concat that may not are computed elsewhere, and copied when all are there.
+        Parts of a concat that may not are computed elsewhere and copied in the end.
         """
         given, width = self.program.inputs[number], node.dtype.itemsize
         if node.op != "concat":
@@ -182,7 +190,7 @@ class Allocation:
         )
 
     def _buffers(self, scratch: dict[int, int]) -> tuple[dict[int, Location], list[int]]:
-        """Give everything else a buffer, and use buffers again when they are free."""
+        """Assign buffers to all other results; free buffers are used again."""
         places: dict[int, Location] = {}
         last: dict[int, int] = {}  # the step that reads a root last
         for n in self.order:
@@ -221,7 +229,7 @@ class Allocation:
         return places, sizes
 
     def _last_read(self, n: Node, s: int) -> int:
-        """Return the last step that needs a result of step s: the end, where it is a result."""
+        """Return the last step that reads a result of step s: the end, if it is returned."""
         if id(n) in self.kept or any(root(c) is n for c, _ in self.copies):
             return len(self.steps)
         reads = self.reads.get(id(n))
@@ -235,7 +243,7 @@ class Allocation:
     def _in_place(
         self, n: Node, owner: Node, of: dict[int, int], last: dict[int, int], s: int
     ) -> Any:
-        """Return (owner, buffer) of an operand whose place an elementwise result may take."""
+        """Return (owner, buffer) of an operand that an elementwise result may overwrite."""
         if owner is not n or n.op not in ELEMENTWISE | {"astype"}:
             return None
         if n.op == "where":
@@ -254,7 +262,7 @@ class Allocation:
         return None
 
     def _scratch(self) -> tuple[dict[int, int], list[int]]:
-        """Give values that only their own group reads a block, and use blocks again."""
+        """Assign blocks to values that only their own group reads; free blocks are used again."""
         number: dict[int, int] = {}
         sizes: list[int] = []
         for s, step in enumerate(self.steps):
@@ -271,7 +279,7 @@ class Allocation:
                 if self._leaves(n, s, readers):
                     continue
                 over = [b for b, w in dies.get(p, []) if w == width and n.op != "where"]
-                if over:  # elementwise: it may take the place of what dies here
+                if over:  # elementwise: it may overwrite a value that is read here last
                     number[id(n)] = over[0]
                     dies[p].remove((over[0], width))
                 else:
@@ -280,7 +288,7 @@ class Allocation:
         return number, sizes
 
     def _leaves(self, n: Node, s: int, readers: list[int]) -> bool:
-        """Whether a member's result is wanted outside of its group, step s."""
+        """Tell whether a result of a group, step s, is read outside of it."""
         return (
             any(self.step_of[id(self.order[q])] != s for q in readers)
             or id(n) in self.kept | self.inside.keys() | self.donor.keys()
@@ -302,11 +310,11 @@ def _viewed(node: Node, x: Location) -> Location:
 
 
 def _overwrites(of: Allocation, writer: Node, old: Node, first: int, count: int) -> bool:
-    """Tell whether `writer` may be put over elements first, first + 1, ... of `old`.
+    """Tell whether `writer` may overwrite elements first, first + 1, ... of `old`.
 
-    Yes, if all who read these elements come before it, or are itself, reading element by element.
-    A group runs all its operations on one block before the next block: members that read must do
-    so element by element, too.
+    It may if all readers of these elements come before it, or are itself, reading element by
+    element. A group runs all its operations on one block before the next: readers in the writer's
+    group must read element by element, too.
     """
     p = of.position[id(writer)]
     s = of.step_of[id(writer)]
@@ -323,7 +331,7 @@ def _overwrites(of: Allocation, writer: Node, old: Node, first: int, count: int)
         elementwise = reader.op in ELEMENTWISE | {"astype"}
         same_layout = view.shape == writer.shape == reader.shape
         if q == p and (reader.op == "where" or reader.size == 1):
-            return False  # it is done in two strokes; NumPy takes a slow way
+            return False  # `where` writes twice; NumPy is slow for one element
         if not (
             exact and elementwise and same_layout and view.dtype.itemsize == writer.dtype.itemsize
         ):
@@ -332,7 +340,7 @@ def _overwrites(of: Allocation, writer: Node, old: Node, first: int, count: int)
 
 
 def _fitting(nbytes: int, sizes: list[int], free: list[int]) -> int:
-    """Return the number of a free buffer that is large enough, or else of a new one."""
+    """Return the number of a free buffer that fits, or else of a new one."""
     wanted = max(ALIGN, -(-nbytes // ALIGN) * ALIGN)
     fitting = [b for b in free if wanted <= sizes[b] <= 4 * wanted]
     if fitting:

@@ -1,4 +1,4 @@
-"""NumPy codegen: a plan as a function in Python's own text, one call with ``out=`` a line.
+"""NumPy codegen: a plan as Python source, one NumPy call with ``out=`` a line.
 
 The text has two parts. The prologue runs once for each set of donated arguments: it makes the
 arrays that operations read and write, at their locations in buffers and donated arrays. The body is
@@ -46,7 +46,7 @@ def name_of_base(base: Base) -> str:
 
 
 class NumPyCodegen:
-    """The lines of a replay, and the values that they name."""
+    """Generates the lines of a replay, and the values that they name."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.layout = plan, plan.layout
@@ -91,7 +91,7 @@ class NumPyCodegen:
         location = self.layout[node]
         kind = location.base[0]
         if kind == "scratch":
-            return  # a block of it has a name, in its group
+            return  # blocks of it are named in its group
         if kind == "constant":
             base = self.layout.constants.add(_value(node)) if node.op in VIEWS else location.base
             self._of[id(node)] = name_of_base(base)
@@ -115,8 +115,8 @@ class NumPyCodegen:
     def array(self, location: Location, shape: tuple[int, ...], dtype: Any) -> str:
         """Return the name of the array of a shape and dtype at a location.
 
-        One location and shape have one name: NumPy takes its time to find out that two arrays are
-        the same memory, and none where both are the same object.
+        One location and shape have one name: NumPy needs time to see that two arrays share memory,
+        and none if both are one object.
         """
         key = self._key(location, shape, dtype)
         if key not in self._at:
@@ -243,9 +243,9 @@ class NumPyCodegen:
         return [f"{whole}[...] = f_{op}({', '.join(given)}{attrs})"]
 
     def _product(self, node: Node, given: list[str], out: str) -> str:
-        """A product of matrices: ndarray.dot has the bits of matmul at half of its overhead.
+        """Return a matrix product: ndarray.dot has the bits of matmul at half of its overhead.
 
-        That is so where both lie in memory row by row, or column by column.
+        That holds where both operands are contiguous, row by row or column by column.
         """
         x, W = node.nodes
         matrices = len(x.shape) == len(W.shape) == 2 and x.dtype == W.dtype == node.dtype
@@ -291,9 +291,9 @@ class NumPyCodegen:
         return lines
 
     def _group(self, step: Step) -> None:
-        """A loop over blocks: every array that it names is cut beforehand, if it is always one."""
-        columns: list[str] = []  # what the loop is over
-        inner: dict[str, str] = {}  # the name in the loop, of a name outside
+        """Generate a loop over blocks; arrays that are the same in each call are cut beforehand."""
+        columns: list[str] = []  # arrays that the loop goes over
+        inner: dict[str, str] = {}  # by name outside of the loop: name in the loop
         late: list[str] = []
 
         def blocked(name: str, bound: bool) -> str:
@@ -370,6 +370,3 @@ def _checked(indices: Any, n: int) -> Any:
         wrong = indices[(indices < -n) | (indices >= n)][0]
         raise IndexError(f"index {wrong} is out of bounds for an axis of size {n}")
     return indices
-
-
-# The usual call ---------------------------------------------------------------------------------

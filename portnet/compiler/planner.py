@@ -1,14 +1,12 @@
-"""Plan: the order of the operations, and where each result is put.
+"""Planner: from a function to a plan: trace, simplify, schedule, allocate.
 
-1. `grouped` orders: elementwise operations on large arrays become groups that run block by block,
-   so that what they hand to each other stays in the processor's cache.
-2. `Placement` decides where results live: in the place of a donated argument, in their part of a
-   larger array (a concat costs nothing then), in a buffer of an argument that nobody reads any
-   more, else in a buffer of their own; buffers are used again when nothing reads them any more.
+1. `trace_twice` traces the function; two traces that differ cannot be replayed.
+2. `simplify` removes operations.
+3. `schedule.grouped` orders them: elementwise operations on large arrays become groups that run
+   block by block, so that intermediate values stay in the processor's cache.
+4. `memory.Allocation` decides where results are written.
 
-Views (reshape, transpose, slices) are no operations: they cost nothing, as buffers stay where they
-are. The dangers are all of one kind: a place is written while its old value is still to be read.
-`_overwrites` is where that is decided.
+Views (reshape, transpose, slices) are no operations: they only say where elements lie.
 """
 
 from collections.abc import Callable
@@ -18,20 +16,20 @@ from typing import Any
 import numpy as np
 
 from .errors import EagerError
-from .ir import Node, Program, computed, same
+from .ir import Node, Program, computed, difference
 from .memory import Allocation, Layout
 from .schedule import Step, grouped
-from .simplify import gapless
+from .simplify import materialize_reshapes
 from .tracer import Untraceable, line_of_error, trace
 from .views import root
 
 
 @dataclass(eq=False)
 class Plan:
-    """What a replay does, step by step."""
+    """The steps of a replay, and where its arrays lie."""
 
     program: Program
-    before: int  # operations as traced
+    before: int  # the number of operations in the trace
     steps: list[Step]
     donated: dict[int, int]  # number of a result's leaf: number of the input that it replaces
     layout: Layout
@@ -44,15 +42,15 @@ class Plan:
 
 def make(program: Program, before: int, reusable: list[int]) -> Plan:
     """Return the plan of a simplified program; `reusable` are the donated inputs, by number."""
-    program, donated = _results(gapless(program), reusable)
+    program, donated = _results(materialize_reshapes(program), reusable)
     steps = grouped([n for n in program.nodes if computed(n)])
     return Plan(program, before, steps, donated, Allocation(program, steps, donated).layout())
 
 
 def _results(program: Program, reusable: list[int]) -> tuple[Program, dict[int, int]]:
-    """Say which result replaces which donated input: the first of its shape and dtype.
+    """Return which result replaces which donated input: the first of its shape and dtype.
 
-    What is returned of a donated input itself is copied before anything is written.
+    Results that are views of a donated input are copied before anything is written.
     """
     free = list(reusable)
     donated: dict[int, int] = {}
@@ -69,7 +67,7 @@ def _results(program: Program, reusable: list[int]) -> tuple[Program, dict[int, 
     for k, leaf in enumerate(leaves):
         if isinstance(leaf, Node) and id(root(leaf)) in inputs:
             if k in donated and leaf is program.inputs[donated[k]]:
-                continue  # it stays where it is
+                continue  # it is returned as it is
             copy = Node("copy", (leaf,), (), leaf.shape, leaf.dtype)
             early.append(copy)
             leaves[k] = copy
@@ -80,12 +78,6 @@ def _results(program: Program, reusable: list[int]) -> tuple[Program, dict[int, 
         rest = [n for n in program.nodes if id(n) not in ids]
         program = replace(program, nodes=[*first, *early, *rest], leaves=leaves)
     return program, donated
-
-
-# Order ------------------------------------------------------------------------------------------
-
-
-# Places -----------------------------------------------------------------------------------------
 
 
 def trace_twice(fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
@@ -106,7 +98,7 @@ def trace_twice(fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
         for p, names in zip((first, second), forms, strict=True)
     ]
     try:
-        differ = same(first, second)
+        differ = difference(first, second)
     except Exception:  # of a result that compares arrays of its own
         differ = "the results"
     if texts[0] != texts[1] or forms[0] != forms[1]:

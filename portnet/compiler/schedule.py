@@ -23,12 +23,12 @@ class Step:
 
 
 def grouped(nodes: list[Node]) -> list[Step]:
-    """Return the steps: groups of large elementwise operations of one shape, and all else alone.
+    """Return the steps: groups of large elementwise operations of one shape; all others alone.
 
     A group stays open, and takes in what comes, until something needs one of its results.
     """
     steps: list[Step] = []
-    open_: list[Step] = []  # groups that are not yet among the steps
+    open_: list[Step] = []  # groups that are not yet steps
     home: dict[int, Step] = {}  # the open group of a node, by id
 
     def close(group: Step) -> None:
@@ -67,7 +67,7 @@ def _blockable(node: Node) -> bool:
 
 
 def _aligned_inside(node: Node, group: Step) -> bool:
-    """Whether a node reads the results of a group element by element, or not at all."""
+    """Tell whether a node reads the results of a group element by element, or not at all."""
     members = {id(n) for n in group.nodes}
     return all(
         id(root(i)) not in members or (i.shape == node.shape and region(i) is not None)

@@ -1,4 +1,4 @@
-"""The key of a plan: what it depends on of the arguments."""
+"""Signature: the key of a plan, made from the structure, shapes and dtypes of the arguments."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import array_api_compat
 import numpy as np
 
 
-class OtherError(Exception):
-    """An argument is not NumPy's; the message is the name of its library."""
+class NotNumPyError(Exception):
+    """An argument is not a NumPy array; the message is the name of its library."""
 
 
 def key_of(x: Any, arrays: list[Any]) -> Any:
-    """Return what a plan depends on of an argument, and append its arrays."""
+    """Return the key of an argument, and append its arrays to `arrays`."""
     kind = type(x)
     if kind is np.ndarray:
         arrays.append(x)
@@ -34,13 +34,13 @@ def key_of(x: Any, arrays: list[Any]) -> Any:
     if kind is np.memmap:
         arrays.append(np.asarray(x))
         return x.shape, x.dtype
-    raise OtherError(_library(x))
+    raise NotNumPyError(_library(x))
 
 
 def _library(x: Any) -> str:
-    """Return the name of the library of an argument that is not NumPy's, or why it is none.
+    """Return the name of the library of an argument, or why it is not an array.
 
-    "traced": an array of a trace; "eager": of a library that is not compiled.
+    "traced" is an array of a trace, "eager" one of a library that is not compiled.
     """
     if array_api_compat.is_jax_array(x):
         return "jax"
@@ -50,4 +50,4 @@ def _library(x: Any) -> str:
         return "traced"
     if array_api_compat.is_array_api_obj(x) and not isinstance(x, np.ndarray):
         return "eager"
-    return f"an argument is a {type(x).__name__}: traced are arrays, Python numbers, nests of them"
+    return f"an argument is a {type(x).__name__}: traced are arrays, numbers and pytrees of them"

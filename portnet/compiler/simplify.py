@@ -1,8 +1,8 @@
-"""Rewrite: the same results from fewer operations.
+"""Simplify: the same bits from fewer operations.
 
-Each function takes a program and returns one that gives the same bits: dead operations are left
-out, repeated ones done once, what only constants go into is done now, and elementwise operations
-on the parts of a vector (every parameter's update) become one operation on the vector.
+Each pass takes a program and returns one with the same results: dead code is eliminated, common
+subexpressions are computed once, constants are folded, and elementwise operations on the parts of a
+vector (every parameter's update) are fused into one operation on the vector.
 """
 
 from collections.abc import Iterable
@@ -16,26 +16,26 @@ from .views import reshaped, within_root
 
 
 def simplify(program: Program) -> Program:
-    """Rewrite until nothing is left to do, and leave out what no result needs."""
-    return alive(vectors(alive(local(program))))
+    """Return the program after all passes."""
+    return eliminate_dead_code(fuse_horizontally(eliminate_dead_code(fold_and_cse(program))))
 
 
-# Operations by themselves -----------------------------------------------------------------------
+# Single operations ------------------------------------------------------------------------------
 
 
 class _Builder:
-    """New nodes: one for each operation, however often it is asked for."""
+    """Adds nodes to a new program, each operation once."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.known: dict[Any, Node] = {}
 
     def add(self, node: Node) -> Node:
-        """Return the node that does what this one does: itself, if there is none yet."""
+        """Return the node of the new program that computes what this one does."""
         if node.op in ("input", "constant"):
             self.nodes.append(node)
             return node
-        simpler = shorter(node)
+        simpler = peephole(node)
         if simpler is not node:
             if simpler.op in ("input", "constant") or id(simpler) in self.known:
                 return simpler
@@ -46,7 +46,7 @@ class _Builder:
             if node.inputs and all(
                 not isinstance(i, Node) or i.op == "constant" for i in node.inputs
             ):
-                node = folded(node)
+                node = fold_constants(node)
             self.known[key] = self.known[id(node)] = node
             self.nodes.append(node)
             return node
@@ -59,8 +59,8 @@ def _identity(value: Any) -> Any:
     return type(value), repr(value)
 
 
-def local(program: Program) -> Program:
-    """Do every operation once, and shorten those that can be."""
+def fold_and_cse(program: Program) -> Program:
+    """Fold constants, compute common subexpressions once, apply peephole rules."""
     builder = _Builder()
     new: dict[int, Node] = {}
     for node in program.nodes:
@@ -73,16 +73,16 @@ def local(program: Program) -> Program:
     return Program(program.inputs, builder.nodes, program.results, leaves)
 
 
-def folded(node: Node) -> Node:
-    """Return the constant that an operation on constants gives."""
+def fold_constants(node: Node) -> Node:
+    """Return the result of an operation on constants as a constant."""
     given = [i.value if isinstance(i, Node) else i for i in node.inputs]
     with np.errstate(all="ignore"):
         value = np.asarray(call(_numpy(), node, given))
     return Node("constant", shape=value.shape, dtype=value.dtype, value=value)
 
 
-def shorter(node: Node) -> Node:
-    """Return a node that gives the same bits with less work, or the node itself."""
+def peephole(node: Node) -> Node:
+    """Return a cheaper node with the same bits, or the node itself."""
     x = node.inputs[0] if node.inputs else None
     if not isinstance(x, Node):
         return node
@@ -93,14 +93,14 @@ def shorter(node: Node) -> Node:
     if node.op == "concat" and len(node.inputs) == 1:
         return x
     if node.op == "reshape" and x.op == "reshape":
-        return shorter(Node("reshape", x.inputs, node.attrs, node.shape, node.dtype))
+        return peephole(Node("reshape", x.inputs, node.attrs, node.shape, node.dtype))
     if node.op == "permute_dims" and x.op == "permute_dims":
         inner, outer = x.attr("axes"), node.attr("axes")
         axes = (("axes", tuple(inner[a] for a in outer)),)
-        return shorter(Node("permute_dims", x.inputs, axes, node.shape, node.dtype))
+        return peephole(Node("permute_dims", x.inputs, axes, node.shape, node.dtype))
     reduction = node.op in ("sum", "max", "min", "mean", "prod")
     if reduction and x.size == node.size > 0 and x.dtype == node.dtype:  # axes of one element
-        return shorter(Node("reshape", (x,), (("shape", node.shape),), node.shape, node.dtype))
+        return peephole(Node("reshape", (x,), (("shape", node.shape),), node.shape, node.dtype))
     if node.op == "positive" and x.dtype == node.dtype:
         return x
     if node.op == "logical_or" and node.inputs[1] is False and x.dtype == node.dtype:
@@ -112,8 +112,8 @@ def shorter(node: Node) -> Node:
     return node
 
 
-def alive(program: Program) -> Program:
-    """Leave out the operations that no result needs."""
+def eliminate_dead_code(program: Program) -> Program:
+    """Remove the operations that no result needs."""
     needed = {id(r) for r in program.leaves if isinstance(r, Node)}
     kept = []
     for node in reversed(program.nodes):
@@ -123,25 +123,25 @@ def alive(program: Program) -> Program:
     return replace(program, nodes=kept[::-1])
 
 
-# Vectors ----------------------------------------------------------------------------------------
+# Horizontal fusion ------------------------------------------------------------------------------
 # concat(f(a1, b1), f(a2, b2)) is f(concat(a1, a2), concat(b1, b2)), for elementwise f. Where the
 # parts of an argument are slices of one vector, side by side, their concat is a slice of it, too;
 # and where they are results of other operations (gradients), they are computed in their places.
 
 
-def vectors(program: Program) -> Program:
-    """Make one operation of elementwise operations on the parts of a vector."""
+def fuse_horizontally(program: Program) -> Program:
+    """Fuse elementwise operations on the parts of a vector into one on the vector."""
     joins = [n for n in program.nodes if n.op == "concat" and len(n.shape) == 1]
     if not joins:
         return program
-    joined = _Joined(program)
+    joined = _HorizontalFusion(program)
     for node in joins:
         joined.rewrite(node)
     if not joined.instead:
         return program
     try:
-        return local(_sorted(program, joined.instead))
-    except _CycleError:  # one vector needs parts of another, and that one parts of this
+        return fold_and_cse(_sorted(program, joined.instead))
+    except _CycleError:  # two vectors need parts of each other
         return program
 
 
@@ -149,8 +149,8 @@ class _CycleError(Exception):
     pass
 
 
-class _Joined:
-    """What concats of parts have become."""
+class _HorizontalFusion:
+    """Replacements for concats of parts."""
 
     def __init__(self, program: Program) -> None:
         self.instead: dict[int, Node] = {}  # by id of the old node
@@ -166,7 +166,7 @@ class _Joined:
         self.bit = {id(node): 1 << i for i, node in enumerate(program.nodes)}
 
     def rewrite(self, node: Node) -> None:
-        """Find runs of parts that are the same operation, and make each run one vector."""
+        """Fuse each run of parts that are the same operation into one vector."""
         parts = [_source(p) for p in node.inputs]
         made: list[Node] = []
         start = 0
@@ -206,11 +206,11 @@ class _Joined:
         if any(o is None for o in operands):
             if any(p.op in VIEWS or p.op in ("input", "constant") for p in parts):
                 return None
-            flat = [self.flat(p) for p in parts]  # each is computed in its place
+            flat = [self.flat(p) for p in parts]  # each is computed in its part of the buffer
             return self.new("concat", tuple(flat), (("axis", 0),), first, size)
         whole = self.new(first.op, tuple(o[0] for o in operands), first.attrs, first, size)
         start = 0
-        for p in parts:  # who needs a part takes it from the vector
+        for p in parts:  # other readers take slices of the vector
             cut = self.new(
                 "getitem", (whole,), (("key", (("slice", start, start + p.size, 1),)),), p, p.size
             )
@@ -235,19 +235,19 @@ class _Joined:
         return None if pack is None else (pack,)
 
     def alike(self, a: Node, b: Node) -> bool:
-        """Whether two parts are the same elementwise operation, or slices of the same vector."""
+        """Tell whether two parts are the same elementwise operation, or slices of one vector."""
         if a.op == "getitem" or b.op == "getitem":
             return a.op == b.op and a.inputs[0] is b.inputs[0]
         return a.op in ELEMENTWISE and self.form(a) == self.form(b)
 
     def form(self, a: Node) -> Any:
-        """Return what an operation is, to the depth at which those of parts may differ."""
+        """Return the operation and those of its operands, by which parts are compared."""
         if id(a) not in self.forms:
             self.forms[id(a)] = _form(a, 0)
         return self.forms[id(a)]
 
     def _independent(self, parts: tuple[Node, ...]) -> bool:
-        """Whether no part needs another one."""
+        """Tell whether no part depends on another."""
         bits = 0
         for p in parts:
             bits |= self.bit.get(id(p), 0)
@@ -271,14 +271,14 @@ class _Joined:
 
 
 def _source(part: Node) -> Node:
-    """Return what a flattened part was before it was flattened."""
+    """Return a part before it was flattened."""
     while part.op == "reshape" and isinstance(part.inputs[0], Node):
         part = part.inputs[0]
     return part
 
 
 def _form(a: Any, depth: int) -> Any:
-    """Return what an operation is, and what its operands are, to a depth at which parts differ."""
+    """Return the operation and those of its operands, to a depth of 2."""
     if not isinstance(a, Node):
         return _identity(a)
     if depth == 2 or a.op not in ELEMENTWISE:
@@ -287,7 +287,7 @@ def _form(a: Any, depth: int) -> Any:
 
 
 def _side_by_side(parts: Iterable[Node]) -> tuple[str, Any, Any] | None:
-    """Return the slice of a vector that the parts are together, if they are."""
+    """Return the slice of a vector that consists of the parts, or None."""
     base, begin, end = None, 0, 0
     for p in parts:
         if p.op != "getitem" or len(p.inputs[0].shape) != 1:
@@ -309,7 +309,7 @@ def _side_by_side(parts: Iterable[Node]) -> tuple[str, Any, Any] | None:
 
 
 def _sorted(program: Program, instead: dict[int, Node]) -> Program:
-    """Put the new nodes in the places of the old ones, in an order that can be done."""
+    """Replace old nodes by new ones, in topological order."""
     done: dict[int, Node] = {}
     order: list[Node] = []
     begun: set[int] = set()
@@ -353,8 +353,8 @@ def _sorted(program: Program, instead: dict[int, Node]) -> Program:
     return Program(program.inputs, order, program.results, leaves)
 
 
-def gapless(program: Program) -> Program:
-    """Put a copy before each reshape of what has gaps, or another order: it can be no view."""
+def materialize_reshapes(program: Program) -> Program:
+    """Insert a copy before each reshape that cannot be a view."""
     new: dict[int, Node] = {}
     nodes: list[Node] = []
     for node in program.nodes:

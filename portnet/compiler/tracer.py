@@ -1,8 +1,8 @@
-"""Trace: call a function with arrays that have shape and dtype only, and write down what it does.
+"""Tracer: call a function with arrays that have shape and dtype only, and record its operations.
 
-`Traced` arrays stand for NumPy's (shapes, dtypes and promotion are NumPy's own); what is done to
-them becomes a node of the program. Whatever needs a value (``float(x)``, ``if x > 0``), and what is
-not among the standard's functions below, cannot be written down: the function then runs eagerly.
+A `TracedArray` stands for a NumPy array (shapes, dtypes and promotion are NumPy's); each operation
+on it becomes a node of the program. What needs a value (``float(x)``, ``if x > 0``), or is not one
+of the standard's functions below, cannot be traced: the function then runs eagerly.
 """
 
 import functools
@@ -32,37 +32,37 @@ from .ir import (
 )
 
 
-class Untraceable(TypeError):  # noqa: N818 (it is caught, and told as a warning)
-    """Something that cannot be written down without values; the message names it."""
+class Untraceable(TypeError):  # noqa: N818 (it is caught, and becomes a warning)
+    """An operation cannot be traced; the message names it."""
 
 
 class _NoAttributeError(Untraceable, AttributeError):
-    """An attribute that NumPy's arrays have, and the standard's have not."""
+    """An attribute of NumPy arrays that the standard does not have."""
 
 
-class Recorder:
-    """What is written down during one trace."""
+class Tracer:
+    """Records the operations of one trace."""
 
     def __init__(self) -> None:
         self.inputs: list[Node] = []
         self.nodes: list[Node] = []
         self.constants: dict[int, tuple[Node, Any]] = {}  # by id; the array is kept alive
         self.shared: set[int] = set()  # nodes that share memory with others, by id
-        self.problem = ""  # the first thing that could not be written down, also if it was caught
+        self.problem = ""  # the first operation that cannot be traced, even if fn caught the error
         self.where = ""
         self.closed = False  # the trace is over
-        self.errors = np.geterr()  # how NumPy tells of divisions by zero: a replay has one way
+        self.errors = np.geterr()  # a replay has one floating-point error state
 
-    def add(self, node: Node) -> "Traced":
-        """Write a node down and return the array that it makes."""
+    def add(self, node: Node) -> "TracedArray":
+        """Record a node and return its result."""
         if self.closed:
             self.refuse("")
         if np.geterr() != self.errors:
             self.refuse("np.errstate inside of the function")
         self.nodes.append(node)
-        return Traced(self, node)
+        return TracedArray(self, node)
 
-    def input(self, shape: Shape, dtype: Any) -> "Traced":
+    def input(self, shape: Shape, dtype: Any) -> "TracedArray":
         """Return an argument."""
         node = Node("input", shape=shape, dtype=dtype, value=len(self.inputs))
         self.inputs.append(node)
@@ -70,10 +70,10 @@ class Recorder:
         return self.add(node)
 
     def constant(self, array: Any) -> Node:
-        """Return the node of an array that is no argument: as it is now, whatever becomes of it."""
+        """Return the node of an array that is no argument, with its values of now."""
         known = self.constants.get(id(array))
         if known is not None and same_bits(known[0].value, np.asarray(array)):
-            return known[0]  # and not changed since, as an array made inside may be
+            return known[0]  # unchanged since: an array made inside may change
         host = np.array(array)  # a copy
         if host.dtype.kind not in "biufc" or not host.dtype.isnative:
             self.refuse(f"an array of dtype {host.dtype}")
@@ -84,9 +84,9 @@ class Recorder:
         return node
 
     def operand(self, x: Any) -> Any:
-        """Return an operand of an operation as a node, or as the Python number it is."""
-        if type(x) is Traced:
-            if x._recorder is not self:
+        """Return an operand as a node, or as the Python number it is."""
+        if type(x) is TracedArray:
+            if x._tracer is not self:
                 self.refuse("an array of another trace")
             return x._node
         if type(x) in (bool, int, float, complex):
@@ -100,7 +100,7 @@ class Recorder:
         return self.refuse(f"an operand of type {type(x).__name__}")
 
     def refuse(self, what: str, kind: type[Untraceable] = Untraceable) -> NoReturn:
-        """Raise, and remember the first time."""
+        """Raise Untraceable, and remember the first reason."""
         if self.closed:
             what = "an array of an earlier trace, which was kept: the function is not pure, and"
         if not self.problem:
@@ -108,15 +108,15 @@ class Recorder:
         raise kind(f"{what} cannot be compiled")
 
 
-class Traced:
+class TracedArray:
     """An array of which only shape and dtype are known."""
 
-    __slots__ = ("_node", "_recorder")
+    __slots__ = ("_node", "_tracer")
     __portnet_trace__ = True
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, recorder: Recorder, node: Node) -> None:
-        self._recorder = recorder
+    def __init__(self, tracer: Tracer, node: Node) -> None:
+        self._tracer = tracer
         self._node = node
 
     shape = property(lambda self: self._node.shape)
@@ -130,15 +130,15 @@ class Traced:
     __class__ = property(lambda self: np.ndarray)  # for isinstance
 
     def __repr__(self) -> str:
-        return f"Traced({self.dtype}, shape {self.shape})"
+        return f"TracedArray({self.dtype}, shape {self.shape})"
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
         return NAMESPACE
 
-    def to_device(self, device: Any, /, *, stream: Any = None) -> "Traced":
+    def to_device(self, device: Any, /, *, stream: Any = None) -> "TracedArray":
         """Return the array: there is one device."""
         if device != "cpu":
-            self._recorder.refuse(f"a move to the device {device!r}")
+            self._tracer.refuse(f"a move to the device {device!r}")
         return self
 
     def __len__(self) -> int:
@@ -146,28 +146,28 @@ class Traced:
             raise TypeError("len() of unsized object")
         return int(self.shape[0])
 
-    def __iter__(self) -> Iterator["Traced"]:
+    def __iter__(self) -> Iterator["TracedArray"]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, key: Any) -> "Traced":
+    def __getitem__(self, key: Any) -> "TracedArray":
         return _getitem(self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._recorder.refuse("item assignment, x[key] = value,")
+        self._tracer.refuse("item assignment, x[key] = value,")
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """NumPy's functions, np.exp(x), are the standard's of the same name."""
-        return _numpys(self._recorder, ufunc.__name__, method, inputs, kwargs)
+        return _numpys(self._tracer, ufunc.__name__, method, inputs, kwargs)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """As above, for those that are no ufuncs: np.sum(x, axis=0)."""
-        return _numpys(self._recorder, function.__name__, "__call__", args, kwargs)
+        return _numpys(self._tracer, function.__name__, "__call__", args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name in _METHODS:  # x.sum(axis=0), as NumPy's arrays have it
             return functools.partial(_METHODS[name], self)
         if hasattr(np.ndarray, name) and not name.startswith("__"):
-            self._recorder.refuse(f"x.{name}, which is not of the standard,", _NoAttributeError)
+            self._tracer.refuse(f"x.{name}, which is not of the standard,", _NoAttributeError)
         raise AttributeError(f"'Traced' object has no attribute {name!r}")
 
     def __pow__(self, other: Any) -> Any:
@@ -190,11 +190,11 @@ class Traced:
 
 
 def _looks(name: str, text: str) -> None:
-    def method(self: Traced, *args: Any, **kwargs: Any) -> NoReturn:
-        self._recorder.refuse(text)
+    def method(self: TracedArray, *args: Any, **kwargs: Any) -> NoReturn:
+        self._tracer.refuse(text)
 
     method.__name__ = name
-    setattr(Traced, name, method)
+    setattr(TracedArray, name, method)
 
 
 for _name, _text in {
@@ -217,10 +217,10 @@ for _name, _text in {
 # Elementwise ------------------------------------------------------------------------------------
 
 
-def _recorder(*args: Any) -> Recorder | None:
+def _tracer(*args: Any) -> Tracer | None:
     for a in args:
-        if type(a) is Traced:
-            return a._recorder
+        if type(a) is TracedArray:
+            return a._tracer
     return None
 
 
@@ -238,31 +238,31 @@ def _kinds(operands: list[Any]) -> tuple[Any, ...]:
 
 
 def _elementwise(op: str, *args: Any, **kwargs: Any) -> Any:
-    recorder = _recorder(*args, *kwargs.values())
-    if recorder is None:
+    tracer = _tracer(*args, *kwargs.values())
+    if tracer is None:
         return getattr(_numpy(), op)(*args, **kwargs)
     if op == "clip":  # the bounds may be named, and left out
         x, low, high = (*args, None, None)[:3]
         args = (x, kwargs.pop("min", low), kwargs.pop("max", high))
     if kwargs:
-        recorder.refuse(f"{op} with {', '.join(kwargs)}")
-    operands = [a if a is None else recorder.operand(a) for a in args]
+        tracer.refuse(f"{op} with {', '.join(kwargs)}")
+    operands = [a if a is None else tracer.operand(a) for a in args]
     if op == "where" and len(operands) != 3:
-        recorder.refuse("where with one argument")
+        tracer.refuse("where with one argument")
     if op == "where" and not (isinstance(operands[0], Node) and operands[0].dtype.kind == "b"):
-        recorder.refuse("where with a condition that is no boolean array")
+        tracer.refuse("where with a condition that is no boolean array")
     shape: Shape = ()
     for o in operands:  # NumPy's function is slow, and most operands have one shape
         if type(o) is Node and o.shape != shape and o.shape:
             shape = np.broadcast_shapes(shape, o.shape) if shape else o.shape
     dtype = _dtype(op, _kinds(operands))
-    result = recorder.add(Node(op, tuple(operands), (), shape, dtype))
+    result = tracer.add(Node(op, tuple(operands), (), shape, dtype))
     if op in ("real", "imag", "conj"):  # which may be the array itself
-        recorder.shared |= {id(o) for o in (*operands, result._node)}
+        tracer.shared |= {id(o) for o in (*operands, result._node)}
     return result
 
 
-def _power(x: Traced, other: Any) -> Any:
+def _power(x: TracedArray, other: Any) -> Any:
     """x ** other, with the short cuts that NumPy's operator takes, and its function does not."""
     if type(other) in (int, float) and x.dtype.kind in "fc" and x.ndim:
         short = {2: "square", 0.5: "sqrt", -1: "reciprocal", 1: "positive"}
@@ -274,44 +274,44 @@ def _power(x: Traced, other: Any) -> Any:
 
 
 def _astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Any:
-    recorder = _recorder(x)
-    if recorder is None:
+    tracer = _tracer(x)
+    if tracer is None:
         return _numpy().astype(x, dtype, copy=copy)
     dtype = np.dtype(dtype)
     if dtype.kind not in "biufc":
-        recorder.refuse(f"astype to {dtype}")
+        tracer.refuse(f"astype to {dtype}")
     if dtype == x.dtype:
         if not copy:
             return x
         if dtype.kind == "b":
             return _elementwise("logical_or", x, False)
-        return recorder.add(Node("positive", (x._node,), (), x.shape, dtype))
-    return recorder.add(Node("astype", (x._node,), (("dtype", dtype.name),), x.shape, dtype))
+        return tracer.add(Node("positive", (x._node,), (), x.shape, dtype))
+    return tracer.add(Node("astype", (x._node,), (("dtype", dtype.name),), x.shape, dtype))
 
 
 def _arithmetic(name: str, op: str) -> None:
-    def forward(self: Traced, other: Any) -> Any:
+    def forward(self: TracedArray, other: Any) -> Any:
         return _elementwise(op, self, other)
 
-    def backward(self: Traced, other: Any) -> Any:
+    def backward(self: TracedArray, other: Any) -> Any:
         return _elementwise(op, other, self)
 
-    def inplace(self: Traced, other: Any) -> Any:
+    def inplace(self: TracedArray, other: Any) -> Any:
         return _in_place(self, op, other)
 
-    setattr(Traced, f"__{name}__", forward)
-    setattr(Traced, f"__r{name}__", backward)
-    setattr(Traced, f"__i{name}__", inplace)
+    setattr(TracedArray, f"__{name}__", forward)
+    setattr(TracedArray, f"__r{name}__", backward)
+    setattr(TracedArray, f"__i{name}__", inplace)
 
 
-def _in_place(x: Traced, op: str, other: Any) -> Traced:
+def _in_place(x: TracedArray, op: str, other: Any) -> TracedArray:
     """x += other: the same name then stands for a new node, if nothing else shares its memory."""
-    recorder = x._recorder
-    if id(x._node) in recorder.shared:
-        recorder.refuse("an operator in place (+=) on an argument, or on what shares memory,")
+    tracer = x._tracer
+    if id(x._node) in tracer.shared:
+        tracer.refuse("an operator in place (+=) on an argument, or on what shares memory,")
     after = _power(x, other) if op == "pow" else _elementwise(op, x, other)
     if after.shape != x.shape or not np.can_cast(after.dtype, x.dtype, "same_kind"):
-        recorder.refuse("an operator in place (+=) that changes shape or kind")
+        tracer.refuse("an operator in place (+=) that changes shape or kind")
     x._node = _astype(after, x.dtype, copy=False)._node
     return x
 
@@ -330,7 +330,7 @@ for _name, _op in {
     "rshift": "bitwise_right_shift",
 }.items():
     _arithmetic(_name, _op)
-Traced.__ipow__ = lambda self, other: _in_place(self, "pow", other)  # type: ignore[attr-defined]
+TracedArray.__ipow__ = lambda self, other: _in_place(self, "pow", other)  # type: ignore[attr-defined]
 for _name, _op in {
     "lt": "less",
     "le": "less_equal",
@@ -339,15 +339,15 @@ for _name, _op in {
     "eq": "equal",
     "ne": "not_equal",
 }.items():
-    setattr(Traced, f"__{_name}__", lambda self, other, op=_op: _elementwise(op, self, other))
+    setattr(TracedArray, f"__{_name}__", lambda self, other, op=_op: _elementwise(op, self, other))
 for _name, _op in {"neg": "negative", "invert": "bitwise_invert"}.items():
-    setattr(Traced, f"__{_name}__", lambda self, op=_op: _elementwise(op, self))
+    setattr(TracedArray, f"__{_name}__", lambda self, op=_op: _elementwise(op, self))
 
 
 # Reductions and products ------------------------------------------------------------------------
 
 
-def _axes(recorder: Recorder, axis: Any, ndim: int) -> tuple[int, ...]:
+def _axes(tracer: Tracer, axis: Any, ndim: int) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(ndim))
     try:
@@ -355,7 +355,7 @@ def _axes(recorder: Recorder, axis: Any, ndim: int) -> tuple[int, ...]:
     except Untraceable:
         raise
     except TypeError:
-        recorder.refuse(f"axis={axis!r}")
+        tracer.refuse(f"axis={axis!r}")
     for a in given:
         if not -ndim <= a < ndim:
             raise np.exceptions.AxisError(a, ndim)
@@ -366,22 +366,22 @@ def _axes(recorder: Recorder, axis: Any, ndim: int) -> tuple[int, ...]:
 
 
 def _reduction(op: str, x: Any, /, *, axis: Any = None, keepdims: bool = False, **more: Any) -> Any:
-    recorder = _recorder(x, axis, *more.values())
-    if recorder is None:
+    tracer = _tracer(x, axis, *more.values())
+    if tracer is None:
         return getattr(_numpy(), op)(x, axis=axis, keepdims=keepdims, **more)
     dtype = more.pop("dtype", None)
     correction = more.pop("correction", 0) if op in ("var", "std") else 0
     if more:
-        recorder.refuse(f"{op} with {', '.join(more)}")
-    if type(x) is not Traced:
-        x = Traced(recorder, recorder.operand(x))
+        tracer.refuse(f"{op} with {', '.join(more)}")
+    if type(x) is not TracedArray:
+        x = TracedArray(tracer, tracer.operand(x))
     if dtype is not None:
         x = _astype(x, dtype, copy=False)
         if op not in ("sum", "prod") or np.dtype(dtype).kind == "b":
-            recorder.refuse(f"{op} with dtype")
-    axes = _axes(recorder, axis, x.ndim)
+            tracer.refuse(f"{op} with dtype")
+    axes = _axes(tracer, axis, x.ndim)
     if op in ("argmax", "argmin") and axis is not None and len(axes) != 1:
-        recorder.refuse(f"{op} over several axes")
+        tracer.refuse(f"{op} over several axes")
     if op in ("max", "min", "argmax", "argmin") and any(x.shape[a] == 0 for a in axes):
         raise ValueError(f"{op}: expected at least one element to reduce")
     if keepdims:
@@ -395,15 +395,15 @@ def _reduction(op: str, x: Any, /, *, axis: Any = None, keepdims: bool = False, 
     if correction:
         attrs += (("correction", correction),)
     kind = _dtype(op, (x.dtype,))
-    result = recorder.add(Node(op, (x._node,), attrs, shape, kind))
+    result = tracer.add(Node(op, (x._node,), attrs, shape, kind))
     return result if dtype is None else _astype(result, dtype, copy=False)
 
 
 def _matmul(a: Any, b: Any, /) -> Any:
-    recorder = _recorder(a, b)
-    if recorder is None:
+    tracer = _tracer(a, b)
+    if tracer is None:
         return _numpy().matmul(a, b)
-    m, n = recorder.operand(a), recorder.operand(b)
+    m, n = tracer.operand(a), tracer.operand(b)
     if not isinstance(m, Node) or not isinstance(n, Node) or not m.shape or not n.shape:
         raise ValueError("matmul: expected arrays with one axis or more")
     left = m.shape if len(m.shape) > 1 else (1, *m.shape)
@@ -413,21 +413,21 @@ def _matmul(a: Any, b: Any, /) -> Any:
     shape: Shape = np.broadcast_shapes(left[:-2], right[:-2])
     shape += () if len(m.shape) == 1 else (left[-2],)
     shape += () if len(n.shape) == 1 else (right[-1],)
-    return recorder.add(Node("matmul", (m, n), (), shape, _dtype("matmul", (m.dtype, n.dtype))))
+    return tracer.add(Node("matmul", (m, n), (), shape, _dtype("matmul", (m.dtype, n.dtype))))
 
 
 # Views: the same numbers in another shape -------------------------------------------------------
 
 
-def _view(x: Traced, op: str, made: Shape, /, **attrs: Any) -> Traced:
-    recorder, node = x._recorder, x._node
+def _view(x: TracedArray, op: str, made: Shape, /, **attrs: Any) -> TracedArray:
+    tracer, node = x._tracer, x._node
     view = Node(op, (node,), tuple(attrs.items()), tuple(int(n) for n in made), node.dtype)
-    recorder.shared |= {id(node), id(view)}
-    return recorder.add(view)
+    tracer.shared |= {id(node), id(view)}
+    return tracer.add(view)
 
 
 def _reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Any:
-    if type(x) is not Traced:
+    if type(x) is not TracedArray:
         return _numpy().reshape(x, shape, copy=copy)
     try:
         wanted = tuple(operator.index(n) for n in shape)
@@ -444,7 +444,7 @@ def _reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Any:
 
 
 def _permute(x: Any, /, axes: Any) -> Any:
-    if type(x) is not Traced:
+    if type(x) is not TracedArray:
         return _numpy().permute_dims(x, axes)
     given = tuple(operator.index(a) for a in axes)
     if sorted(a % x.ndim if x.ndim else a for a in given) != list(range(x.ndim)):
@@ -454,7 +454,7 @@ def _permute(x: Any, /, axes: Any) -> Any:
 
 
 def _matrix_transpose(x: Any, /) -> Any:
-    if type(x) is not Traced:
+    if type(x) is not TracedArray:
         return _numpy().matrix_transpose(x)
     if x.ndim < 2:
         raise ValueError(f"matrix_transpose: expected two axes or more, got shape {x.shape}")
@@ -462,9 +462,9 @@ def _matrix_transpose(x: Any, /) -> Any:
 
 
 def _moveaxis(x: Any, source: Any, destination: Any, /) -> Any:
-    if type(x) is not Traced:
+    if type(x) is not TracedArray:
         return _numpy().moveaxis(x, source, destination)
-    start, end = _axes(x._recorder, source, x.ndim), _axes(x._recorder, destination, x.ndim)
+    start, end = _axes(x._tracer, source, x.ndim), _axes(x._tracer, destination, x.ndim)
     order = [a for a in range(x.ndim) if a not in start]
     for to, a in sorted(zip(end, start, strict=True)):
         order.insert(to, a)
@@ -472,18 +472,18 @@ def _moveaxis(x: Any, source: Any, destination: Any, /) -> Any:
 
 
 def _expand_dims(x: Any, /, *, axis: Any = 0) -> Any:
-    if type(x) is not Traced:
+    if type(x) is not TracedArray:
         return _numpy().expand_dims(x, axis=axis)
     count = len(axis) if isinstance(axis, tuple) else 1
-    axes = _axes(x._recorder, axis, x.ndim + count)
+    axes = _axes(x._tracer, axis, x.ndim + count)
     left = iter(x.shape)
     return _reshape(x, tuple(1 if a in axes else next(left) for a in range(x.ndim + count)))
 
 
 def _squeeze(x: Any, /, axis: Any = None) -> Any:
-    if type(x) is not Traced:
+    if type(x) is not TracedArray:
         return _numpy().squeeze(x, axis=axis)
-    axes = _axes(x._recorder, axis, x.ndim)
+    axes = _axes(x._tracer, axis, x.ndim)
     if axis is None:
         axes = tuple(a for a in axes if x.shape[a] == 1)
     if any(x.shape[a] != 1 for a in axes):
@@ -492,7 +492,7 @@ def _squeeze(x: Any, /, axis: Any = None) -> Any:
 
 
 def _broadcast_to(x: Any, /, shape: Any) -> Any:
-    if type(x) is not Traced:
+    if type(x) is not TracedArray:
         return _numpy().broadcast_to(x, shape)
     wanted = tuple(operator.index(n) for n in shape)
     if np.broadcast_shapes(x.shape, wanted) != wanted:
@@ -506,15 +506,15 @@ def _broadcast_arrays(*arrays: Any) -> list[Any]:
 
 
 def _flip(x: Any, /, *, axis: Any = None) -> Any:
-    if type(x) is not Traced:
+    if type(x) is not TracedArray:
         return _numpy().flip(x, axis=axis)
-    axes = _axes(x._recorder, axis, x.ndim)
+    axes = _axes(x._tracer, axis, x.ndim)
     back, whole = slice(None, None, -1), slice(None)
     return x[tuple(back if a in axes else whole for a in range(x.ndim))]
 
 
-def _getitem(x: Traced, key: Any) -> Traced:
-    recorder = x._recorder
+def _getitem(x: TracedArray, key: Any) -> TracedArray:
+    tracer = x._tracer
     keys = key if isinstance(key, tuple) else (key,)
     plain: list[Any] = []
     for k in keys:
@@ -523,13 +523,13 @@ def _getitem(x: Traced, key: Any) -> Traced:
         elif isinstance(k, slice):
             ends = [None if e is None else operator.index(e) for e in (k.start, k.stop, k.step)]
             plain.append(slice(*ends))
-        elif isinstance(k, bool | np.bool | np.ndarray | Traced | list):
-            recorder.refuse("an array as an index, x[array] (take does it),")
+        elif isinstance(k, bool | np.bool | np.ndarray | TracedArray | list):
+            tracer.refuse("an array as an index, x[array] (take does it),")
         else:
             try:
                 plain.append(operator.index(k))
             except TypeError:
-                recorder.refuse(f"the index {k!r}")
+                tracer.refuse(f"the index {k!r}")
     axes = sum(k is not None and k is not Ellipsis for k in plain)
     if plain.count(Ellipsis) > 1 or axes > x.ndim:
         raise IndexError(f"too many indices for an array of shape {x.shape}: {key}")
@@ -570,13 +570,13 @@ def _getitem(x: Traced, key: Any) -> Traced:
 
 
 def _concat(arrays: Any, /, *, axis: int | None = 0) -> Any:
-    recorder = _recorder(*arrays)
-    if recorder is None:
+    tracer = _tracer(*arrays)
+    if tracer is None:
         return _numpy().concat(arrays, axis=axis)
-    parts = [Traced(recorder, recorder.operand(a)) for a in arrays]
+    parts = [TracedArray(tracer, tracer.operand(a)) for a in arrays]
     if axis is None:
         parts, axis = [_reshape(p, (-1,)) if p.size else _reshape(p, (0,)) for p in parts], 0
-    (axis,) = _axes(recorder, axis, parts[0].ndim)
+    (axis,) = _axes(tracer, axis, parts[0].ndim)
     shapes = {p.shape[:axis] + p.shape[axis + 1 :] for p in parts}
     if len(shapes) > 1 or len({p.ndim for p in parts}) > 1:
         raise ValueError(f"concat: shapes {[p.shape for p in parts]} do not fit")
@@ -585,49 +585,49 @@ def _concat(arrays: Any, /, *, axis: int | None = 0) -> Any:
     shape = list(parts[0].shape)
     shape[axis] = sum(p.shape[axis] for p in parts)
     nodes = tuple(p._node for p in parts)
-    return recorder.add(Node("concat", nodes, (("axis", axis),), tuple(shape), dtype))
+    return tracer.add(Node("concat", nodes, (("axis", axis),), tuple(shape), dtype))
 
 
 def _stack(arrays: Any, /, *, axis: int = 0) -> Any:
-    recorder = _recorder(*arrays)
-    if recorder is None:
+    tracer = _tracer(*arrays)
+    if tracer is None:
         return _numpy().stack(arrays, axis=axis)
-    parts = [Traced(recorder, recorder.operand(a)) for a in arrays]
+    parts = [TracedArray(tracer, tracer.operand(a)) for a in arrays]
     if len({p.shape for p in parts}) > 1:
         raise ValueError("all input arrays must have the same shape")
-    (axis,) = _axes(recorder, axis, parts[0].ndim + 1)
+    (axis,) = _axes(tracer, axis, parts[0].ndim + 1)
     return _concat([_expand_dims(p, axis=axis) for p in parts], axis=axis)
 
 
 def _unstack(x: Any, /, *, axis: int = 0) -> Any:
-    if type(x) is not Traced:
+    if type(x) is not TracedArray:
         return _numpy().unstack(x, axis=axis)
-    (axis,) = _axes(x._recorder, axis, x.ndim)
+    (axis,) = _axes(x._tracer, axis, x.ndim)
     whole = (slice(None),) * axis
     return tuple(x[(*whole, i, ...)] for i in range(x.shape[axis]))
 
 
 def _take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
-    recorder = _recorder(x, indices)
-    if recorder is None:
+    tracer = _tracer(x, indices)
+    if tracer is None:
         return _numpy().take(x, indices, axis=axis)
-    a, i = recorder.operand(x), recorder.operand(indices)
+    a, i = tracer.operand(x), tracer.operand(indices)
     if axis is None and len(a.shape) != 1:
-        recorder.refuse("take without an axis")
+        tracer.refuse("take without an axis")
     if not isinstance(i, Node) or i.dtype.kind not in "iu":
-        recorder.refuse("take with indices that are no integer array")
-    (axis,) = _axes(recorder, 0 if axis is None else axis, len(a.shape))
+        tracer.refuse("take with indices that are no integer array")
+    (axis,) = _axes(tracer, 0 if axis is None else axis, len(a.shape))
     if a.shape[axis] == 0 and i.size:
         raise IndexError("cannot do a non-empty take from an empty axis")
     shape = a.shape[:axis] + i.shape + a.shape[axis + 1 :]
-    return recorder.add(Node("take", (a, i), (("axis", axis),), shape, a.dtype))
+    return tracer.add(Node("take", (a, i), (("axis", axis),), shape, a.dtype))
 
 
 def _like(name: str) -> Callable[..., Any]:
     """zeros_like and the like: a constant, as the shape is known."""
 
     def function(x: Any, /, *rest: Any, dtype: Any = None, device: Any = None) -> Any:
-        if type(x) is not Traced:
+        if type(x) is not TracedArray:
             return getattr(_numpy(), name)(x, *rest, dtype=dtype, device=device)
         maker = getattr(_numpy(), name.removesuffix("_like"))
         return maker(x.shape, *rest, dtype=x.dtype if dtype is None else dtype)
@@ -636,22 +636,22 @@ def _like(name: str) -> Callable[..., Any]:
 
 
 def _asarray(x: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
-    if type(x) is not Traced:
+    if type(x) is not TracedArray:
         return _numpy().asarray(x, dtype=dtype, device=device, copy=copy)
     return _astype(x, x.dtype if dtype is None else dtype, copy=bool(copy))
 
 
 def _result_type(*given: Any) -> Any:
-    return np.result_type(*(g.dtype if type(g) is Traced else g for g in given))
+    return np.result_type(*(g.dtype if type(g) is TracedArray else g for g in given))
 
 
 def _can_cast(given: Any, to: Any, /) -> bool:
-    return bool(np.can_cast(given.dtype if type(given) is Traced else given, to))
+    return bool(np.can_cast(given.dtype if type(given) is TracedArray else given, to))
 
 
 def _about(name: str) -> Callable[..., Any]:
     def function(x: Any, /, *args: Any) -> Any:
-        return getattr(_numpy(), name)(x.dtype if type(x) is Traced else x, *args)
+        return getattr(_numpy(), name)(x.dtype if type(x) is TracedArray else x, *args)
 
     return function
 
@@ -668,9 +668,9 @@ class _Namespace(SimpleNamespace):
         def function(*args: Any, **kwargs: Any) -> Any:
             inside = [*args, *kwargs.values()]
             inside += [i for a in inside if isinstance(a, tuple | list) for i in a]
-            recorder = _recorder(*inside)
-            if recorder is not None:
-                recorder.refuse(f"the function {name}")
+            tracer = _tracer(*inside)
+            if tracer is not None:
+                tracer.refuse(f"the function {name}")
             return found(*args, **kwargs)
 
         return function
@@ -729,12 +729,12 @@ _NAMES = {
 }
 
 
-def _numpys(recorder: Recorder, name: str, method: str, args: Any, kwargs: Any) -> Any:
+def _numpys(tracer: Tracer, name: str, method: str, args: Any, kwargs: Any) -> Any:
     """Do what a function of NumPy's does, if the standard has it."""
     known = _NAMES.get(name, name)
     names = {k for k, v in kwargs.items() if v is not None}
     if method != "__call__":
-        recorder.refuse(f"np.{name}.{method}")
+        tracer.refuse(f"np.{name}.{method}")
     if known in ELEMENTWISE | CALLED and not names:
         return _elementwise(known, *args)
     if known in REDUCTIONS and names <= {"axis", "keepdims"} and len(args) <= 2:
@@ -750,27 +750,27 @@ def _numpys(recorder: Recorder, name: str, method: str, args: Any, kwargs: Any) 
             return getattr(NAMESPACE, known)(*args, **kwargs)
     if known in ("matmul", "zeros_like", "ones_like", "matrix_transpose", "astype") and not names:
         return getattr(NAMESPACE, known)(*args)
-    return recorder.refuse(f"np.{name}")
+    return tracer.refuse(f"np.{name}")
 
 
-def _method_reshape(x: Traced, *shape: Any, **kwargs: Any) -> Any:
+def _method_reshape(x: TracedArray, *shape: Any, **kwargs: Any) -> Any:
     if kwargs:
-        x._recorder.refuse(f"x.reshape with {', '.join(kwargs)}")
+        x._tracer.refuse(f"x.reshape with {', '.join(kwargs)}")
     return _reshape(x, shape[0] if len(shape) == 1 else shape)
 
 
-def _method_transpose(x: Traced, *axes: Any) -> Any:
+def _method_transpose(x: TracedArray, *axes: Any) -> Any:
     axes = axes[0] if len(axes) == 1 and axes[0] is not None else axes
     return _permute(x, axes) if axes and axes != (None,) else x.T
 
 
-def _method_astype(x: Traced, dtype: Any, copy: bool = True) -> Any:
+def _method_astype(x: TracedArray, dtype: Any, copy: bool = True) -> Any:
     return _astype(x, dtype, copy=copy)
 
 
 def _method(op: str) -> Callable[..., Any]:
-    def method(x: Traced, *args: Any, **kwargs: Any) -> Any:
-        return _numpys(x._recorder, op, "__call__", (x, *args), kwargs)
+    def method(x: TracedArray, *args: Any, **kwargs: Any) -> Any:
+        return _numpys(x._tracer, op, "__call__", (x, *args), kwargs)
 
     return method
 
@@ -786,45 +786,44 @@ _METHODS: dict[str, Callable[..., Any]] = {
 }
 
 
-# The trace --------------------------------------------------------------------------------------
+# Tracing ----------------------------------------------------------------------------------------
 
 
 def trace(
     fn: Callable[..., Any], kinds: list[tuple[Shape, Any]], rebuild: Callable[[list[Any]], Any]
 ) -> Program:
-    """Call fn with Traced arrays of these shapes and dtypes, and return what it did.
+    """Call fn with traced arrays of these shapes and dtypes, and return its operations.
 
-    `rebuild` makes fn's arguments, (args, kwargs), of the arrays. Raises Untraceable where
-    something could not be written down (`problem` and `where` say what, and in which line), and
-    whatever fn raises.
+    `rebuild` makes fn's arguments (args, kwargs) from the arrays. Raises Untraceable where an
+    operation cannot be traced (`where` is its line), and what fn raises.
     """
-    recorder = Recorder()
+    tracer = Tracer()
     try:
-        return _traced(recorder, fn, kinds, rebuild)
+        return _traced(tracer, fn, kinds, rebuild)
     finally:
-        recorder.closed = True
+        tracer.closed = True
 
 
-def _traced(recorder: Recorder, fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
+def _traced(tracer: Tracer, fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
     try:
-        args, kwargs = rebuild([recorder.input(shape, dtype) for shape, dtype in kinds])
+        args, kwargs = rebuild([tracer.input(shape, dtype) for shape, dtype in kinds])
         results = fn(*args, **kwargs)
         ends = []
         for leaf in leaves(results):
-            ours = type(leaf) is Traced or isinstance(leaf, np.ndarray | np.generic)
-            ends.append(recorder.operand(leaf) if ours else leaf)
+            ours = type(leaf) is TracedArray or isinstance(leaf, np.ndarray | np.generic)
+            ends.append(tracer.operand(leaf) if ours else leaf)
     except Exception as error:
-        if not recorder.problem:
+        if not tracer.problem:
             raise
-        raise _told(recorder) from error
-    if recorder.problem:  # somebody caught it
-        raise _told(recorder)
-    return Program(recorder.inputs, recorder.nodes, results, ends)
+        raise _untraceable(tracer) from error
+    if tracer.problem:  # fn caught the error
+        raise _untraceable(tracer)
+    return Program(tracer.inputs, tracer.nodes, results, ends)
 
 
-def _told(recorder: Recorder) -> Untraceable:
-    error = Untraceable(recorder.problem)
-    error.where = recorder.where  # type: ignore[attr-defined]
+def _untraceable(tracer: Tracer) -> Untraceable:
+    error = Untraceable(tracer.problem)
+    error.where = tracer.where  # type: ignore[attr-defined]
     return error
 
 

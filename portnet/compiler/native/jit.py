@@ -1,8 +1,8 @@
-"""Native: the steps between NumPy's calls as one compiled function each.
+"""JIT: compile LLVM IR to machine code, for this processor or the one of PORTNET_NATIVE_CPU.
 
-A call of NumPy's costs half a microsecond before it computes anything, and small networks are made
-of such calls. Here, LLVM makes machine code of a plan's steps (`segments`). What stays NumPy's is
-called between the compiled functions. This is the extra ``native``: llvmlite, numba's LLVM.
+A NumPy call costs half a microsecond before it computes anything, and the steps of small networks
+consist of such calls. Machine code does what lies between the NumPy calls that remain. This is the
+extra ``native``: llvmlite, numba's LLVM.
 """
 
 import ctypes
@@ -58,7 +58,7 @@ def target_cpu() -> str:
 
 @functools.lru_cache(maxsize=16)
 def _trouble_with(cpu: str) -> str:
-    """Return what LLVM says against a processor; "" if nothing.
+    """Return why LLVM cannot compile for a processor; "" if it can.
 
     Another process asks it: a name that LLVM does not know may end the process.
     """

@@ -1,7 +1,7 @@
-"""LLVM: the text of loops over elements, for operations that IEEE 754 rounds in one way only.
+"""LLVM IR: loops over elements, for operations that IEEE 754 rounds in one way only.
 
-``o[i, j] = f(x[i, j], y[i, j], ...)`` for any number of operations in one pass: what one hands to
-the next stays in a register. No operation is fused with another's rounding (no a * b + c in one),
+``o[i, j] = f(x[i, j], y[i, j], ...)`` for any number of operations in one pass: intermediate values
+stay in registers. No operation is fused with another's rounding (no a * b + c in one),
 none is taken in another order, so that the bits are those of NumPy. What is not in the tables below
 (exp, integer division, casts of floats to integers) is Unsupported.
 """

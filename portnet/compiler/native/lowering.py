@@ -1,11 +1,11 @@
-"""Segments: the steps of a plan as functions in LLVM's language.
+"""Lowering: the steps of a plan as functions in LLVM IR.
 
-Elementwise operations of a shape are one loop (`llvm`); everything else is done by the functions in
-C that NumPy itself would call (`c_parts`), with the same arguments, so that the bits are the same.
-A step for which there is neither raises UnsupportedError, and stays a call of NumPy's.
+Elementwise operations of one shape become one loop (`llvm_ir`). Others call the C functions that
+NumPy itself would call (`numpy_c`), with the same arguments, so that the bits are the same. Steps
+that are neither stay NumPy calls.
 
-The danger is the planner's: memory is used again. An operation may join a loop, or be done before
-or after others, only where none of them writes what another reads or writes (`disturbs`, `takes`).
+Memory is used again, so order matters: an operation may be added to a loop, or moved before or
+after others, only where none writes what another reads or writes (`conflicts_with`, `can_add`).
 """
 
 from math import prod
@@ -42,54 +42,57 @@ FEW = {"sum": 7, "max": 0, "min": 0, "prod": 0}
 BINARY = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
-class _Item:
-    """A call in a compiled function, and what it reads and writes: base, first byte, end."""
+class _CompiledCall:
+    """A call in a compiled function, and the memory it reads and writes: base, first byte, end."""
 
     def __init__(self, reads: list[Any], writes: list[Any], lines: list[str]) -> None:
         self.reads, self.writes, self.lines = reads, writes, lines
 
-    def disturbs(self, reads: list[Any], writes: list[Any]) -> bool:
-        """Whether operations that read and write there cannot be done before this one."""
+    def conflicts_with(self, reads: list[Any], writes: list[Any]) -> bool:
+        """Tell whether an operation that reads and writes there cannot move before this one."""
         mine, theirs = [*self.reads, *self.writes], [*reads, *writes]
-        return overlap(self.writes, theirs) or overlap(mine, writes)
+        return any_overlap(self.writes, theirs) or any_overlap(mine, writes)
 
 
-class _Loop(_Item):
+class _Loop(_CompiledCall):
     """Elementwise operations of one shape, in one pass."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__([], [], [])
         self.shape = shape
-        self.nodes: list[Node | None] = []  # None: of an operation that is no node's
+        self.nodes: list[Node | None] = []  # None: the operation belongs to no node
         self.operations: list[Elementwise] = []
         self.made: dict[int, int] = {}  # by id of a node: the number of its operation
         self.read: list[Access] = []
         self.written: list[Access] = []
 
-    def takes(self, reads: list[Access], out: Access | None) -> bool:
-        """Tell whether an operation can be done together with these, element by element."""
+    def can_add(self, reads: list[Access], out: Access | None) -> bool:
+        """Tell whether an operation can be added to the loop."""
         for a in reads:
-            if any(touch(a, w, self.shape) for w in self.written):
+            if any(may_alias(a, w, self.shape) for w in self.written):
                 return False
         if out is None:
             return True
         same = out.base, out.offset, out.strides, out.dtype.itemsize
         return all(
-            not touch(a, out, self.shape) or (a.base, a.offset, a.strides, a.dtype.itemsize) == same
+            not may_alias(a, out, self.shape)
+            or (a.base, a.offset, a.strides, a.dtype.itemsize) == same
             for a in [*self.read, *self.written, *reads]
         )
 
 
 class Lowering:
-    """The functions of a plan; they are called with a table of the addresses of `bases`."""
+    """Lowers the steps of a plan to functions, which take a table of the addresses of `bases`."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.layout = plan, plan.layout
-        self.items: list[_Item] = []
+        self.items: list[_CompiledCall] = []
         self.functions: list[str] = []  # what is compiled
         self.done = 0  # operations that are compiled
-        self.bases: dict[Base, int] = {}  # what the functions read and write: its number
-        self.used: set[str] = set()  # those that they really do
+        self.bases: dict[
+            Base, int
+        ] = {}  # memory of which the functions know the address: its number
+        self.used: set[str] = set()  # those that are read or written
         self.count = 0  # of functions that are called
         self.known: dict[str, str] = {}  # the text of a function: its name
         self.named = 0  # pointers
@@ -101,7 +104,7 @@ class Lowering:
         self.kept = {id(root(n)) for n in [*kept, *(c for c, _ in plan.layout.copies)]}
 
     def add(self, step: Step) -> bool:
-        """Compile one more step; tell whether that can be."""
+        """Lower one more step; return whether it is supported."""
         try:
             self._lower(step)
         except UnsupportedError:
@@ -114,7 +117,7 @@ class Lowering:
         return machine_code(tuple(self.functions), self.count) if self.count else {}
 
     def summary(self) -> str:
-        """Return what is compiled, in words."""
+        """Return a summary of what is compiled."""
         return (
             f"{self.done} of {len(self.plan.operations)} operations are machine code, "
             f"in {self.count} functions"
@@ -150,7 +153,7 @@ class Lowering:
             raise UnsupportedError(node.op)
 
     def close(self) -> str:
-        """Make a function of the steps that were added; return its name, "" if there are none."""
+        """Make a function of the steps added so far; return its name, "" if there are none."""
         if not self.items:
             return ""
         lines: list[str] = []
@@ -219,13 +222,13 @@ class Lowering:
         for item in reversed(self.items):  # done earlier, in a loop that is there
             if isinstance(item, _Loop) and self._join(item, node, operands, dtypes):
                 return
-            if item.disturbs(reads, writes):
+            if item.conflicts_with(reads, writes):
                 break
         for i, item in reversed(list(enumerate(self.items))):  # or that loop done later
             if not isinstance(item, _Loop) or item.shape != node.shape:
                 continue
             later = self.items[i + 1 :]
-            if any(other.disturbs(item.reads, item.writes) for other in later):
+            if any(other.conflicts_with(item.reads, item.writes) for other in later):
                 continue
             if self._join(item, node, operands, dtypes):
                 self.items = [*self.items[:i], *later, item]
@@ -256,7 +259,7 @@ class Lowering:
             out = out._replace(strides=broadcast(node.shape, out.strides, node.shape))
         op = "positive" if node.op in ("astype", "copy") else node.op
         made = Elementwise(op, tuple(given), dtypes, node.dtype, out)
-        if not loop.takes(reads, out):
+        if not loop.can_add(reads, out):
             return False
         check(made, [r.result for r in loop.operations])
         accesses = [*loop.read, *loop.written, *reads, *([] if out is None else [out])]
@@ -300,13 +303,13 @@ class Lowering:
         lines.append(f"%x{self.named} = getelementptr i8, ptr %{base}, i64 {offset}")
         return f"%x{self.named}"
 
-    # What NumPy's functions in C do
+    # C functions of NumPy
 
     def _has_unknown_strides(self, node: Node) -> bool:
-        """Tell whether a node is an argument, or a view of one, whose strides no plan knows.
+        """Tell whether a node is an argument, or a view of one, whose strides are unknown.
 
-        NumPy is given the argument itself, and its bits may depend on the strides: a copy in order
-        will not do.
+        NumPy gets the argument itself, and its bits may depend on the strides: a contiguous copy
+        may give others.
         """
         return self.layout[node].base[0] == "argument"
 
@@ -341,7 +344,7 @@ class Lowering:
         if call is None:
             raise UnsupportedError(node.op)
         accesses.append((out, out.dtype.itemsize, node.size))
-        item = _Item([], [], [])
+        item = _CompiledCall([], [], [])
         pointers = [self._pointer(a.base, a.offset, item.lines) for a, _, _ in accesses]
         item.lines += c_call(call, pointers, node.size, [s for _, s, _ in accesses])
         spans = [(a.base, a.offset, a.offset + n * a.dtype.itemsize) for a, _, n in accesses]
@@ -372,22 +375,22 @@ class Lowering:
             else:
                 from_, count = from_._replace(offset=access.offset + first[0]), count - 1
             one = out._replace(strides=along[1:])
-            items: list[_Item] = [_alone((rest,), "positive", (start,), one)]
-            items.append(_alone((count, rest), BINARY[op].__name__, (into, from_), into))
+            items: list[_CompiledCall] = [_single_loop((rest,), "positive", (start,), one)]
+            items.append(_single_loop((count, rest), BINARY[op].__name__, (into, from_), into))
         else:
             items = [self._repeated(node, op, outer, count, columns)]
         if node.op == "mean":
             share = number(np.asarray(x.size / max(1, node.size), dtype))
-            items.append(_alone(node.shape, "divide", (out, share), out))
+            items.append(_single_loop(node.shape, "divide", (out, share), out))
         self.items += items
 
-    def _repeated(self, node: Node, op: str, outer: int, count: int, columns: int) -> _Item:
+    def _repeated(self, node: Node, op: str, outer: int, count: int, columns: int) -> _CompiledCall:
         """Return calls of one of NumPy's functions, for each row."""
         x, out, dtype = self._access(node.nodes[0]), self._access(node), node.dtype
         call = numpy_c.loop(BINARY[op], (dtype,) * 3)
         if call is None or (columns > 1 and op not in ("max", "min")):
             raise UnsupportedError(op)
-        item = _Item([self._span(node.nodes[0])], [self._span(node)], [])
+        item = _CompiledCall([self._span(node.nodes[0])], [self._span(node)], [])
         o = self._pointer(out.base, out.offset, item.lines)
         p = self._pointer(x.base, x.offset, item.lines)
         if columns == 1:
@@ -415,7 +418,7 @@ class Lowering:
         kinds = _kind(x.shape), _kind(W.shape)
         if "one" in kinds or kinds == ("row", "column") or (a.base, a.offset) == (b.base, b.offset):
             raise UnsupportedError("a product that is none of matrices")
-        item = _Item([self._span(x), self._span(W)], [self._span(node)], [])
+        item = _CompiledCall([self._span(x), self._span(W)], [self._span(node)], [])
         pa, pb, po = (self._pointer(i.base, i.offset, item.lines) for i in (a, b, out))
         t = "float" if width == 4 else "double"
         if kinds[0] == "matrix" and kinds[1] == "column":
@@ -449,7 +452,7 @@ class Lowering:
                 to = out._replace(offset=out.offset + start * out.strides[axis])
                 if a.dtype != out.dtype or len(collapsed(part.shape, [a, to])[0]) > 2:
                     raise UnsupportedError("axes")
-                loop = _alone(part.shape, "positive", (a,), to)
+                loop = _single_loop(part.shape, "positive", (a,), to)
                 loops.append(loop)
         self.items += loops
 
@@ -473,7 +476,7 @@ def _parts(shape: tuple[int, ...], axis: Any) -> tuple[int, int, int]:
     return parts
 
 
-def _alone(shape: tuple[int, ...], op: str, operands: tuple[Any, ...], out: Access) -> _Loop:
+def _single_loop(shape: tuple[int, ...], op: str, operands: tuple[Any, ...], out: Access) -> _Loop:
     """Return a loop of one operation that belongs to no node."""
     loop = _Loop(shape)
     loop.nodes = [None]
@@ -498,11 +501,11 @@ def _kind(shape: tuple[int, ...]) -> str:
     return "row" if shape[1] > 1 else "one"
 
 
-def overlap(a: list[Any], b: list[Any]) -> bool:
+def any_overlap(a: list[Any], b: list[Any]) -> bool:
     """Tell whether any (base, first byte, end) of a shares memory with one of b."""
     return any(x[0] == y[0] and x[1] < y[2] and y[1] < x[2] for x in a for y in b)
 
 
-def touch(a: Access, b: Access, shape: tuple[int, ...]) -> bool:
+def may_alias(a: Access, b: Access, shape: tuple[int, ...]) -> bool:
     """Tell whether two accesses of a loop share memory."""
-    return overlap([(a.base, *a.span(shape))], [(b.base, *b.span(shape))])
+    return any_overlap([(a.base, *a.span(shape))], [(b.base, *b.span(shape))])

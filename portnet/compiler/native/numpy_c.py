@@ -1,4 +1,4 @@
-"""NumPy's own functions in C: the loops inside its ufuncs, and the matrix products of its BLAS.
+"""NumPy in C: the loops inside its ufuncs, and the matrix products of its BLAS.
 
 Whoever calls them with the same arrays gets the same bits as NumPy, without its overhead. A loop is
 taken from the ufunc as ``numpy/ufuncobject.h`` lays it out; a product is looked up by name in the
