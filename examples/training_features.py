@@ -50,7 +50,7 @@ def main():
 
     def tell(report):
         if report.epoch % 5 == 1:
-            loss, valid = report.numbers["loss"], report.numbers["validation_loss"]
+            loss, valid = report.metrics["loss"], report.metrics["validation_loss"]
             print(f"   epoch {report.epoch:2}  loss {loss:.4f}  validation loss {valid:.4f}")
 
     run = trainer.fit(*rows, epochs=args.epochs, callbacks=[tell], **settings)

@@ -1,7 +1,7 @@
-"""What looks at a training after each epoch: early stopping, plateaus, callbacks.
+"""Callbacks: early stopping, plateaus, and functions that are called after each epoch.
 
-Early stopping and plateaus watch one number of the history. What they remember from epoch to epoch
-is a `Watch`, a part of the run, so that a training that goes on goes on watching where it was.
+Early stopping and plateaus monitor one metric of the history. Their state is a `MonitorState`, a
+part of the run, so that a run that is continued is monitored as if it had not been interrupted.
 """
 
 import math
@@ -16,28 +16,28 @@ from .data.dataset import Dataset
 from .metrics import METRICS, SMALLER_IS_BETTER
 from .run import Run, with_run
 
-__all__ = ["EarlyStopping", "ReduceOnPlateau", "Report", "Watch"]
+__all__ = ["EarlyStopping", "MonitorState", "ReduceOnPlateau", "Report"]
 
 
-class Watch(NamedTuple):
-    """What watching a number remembers: its best value, the epoch of that, how many are since.
+class MonitorState(NamedTuple):
+    """The state of a monitor: the best value, its epoch, and the number of epochs since.
 
     Examples
     --------
-    >>> from portnet.callbacks import EarlyStopping, Watch
-    >>> EarlyStopping().watch(Watch("loss"), 0.5, epoch=1)
-    Watch(monitor='loss', best=0.5, epoch=1, since=0)
+    >>> from portnet.callbacks import EarlyStopping, MonitorState
+    >>> EarlyStopping().update(MonitorState("loss"), 0.5, epoch=1)
+    MonitorState(monitor='loss', best=0.5, epoch=1, epochs_since=0)
     """
 
     monitor: str
     best: float = math.nan
     epoch: int = 0
-    since: int = 0
+    epochs_since: int = 0
 
 
 @dataclass(frozen=True)
-class _Watching:
-    """What early stopping and plateaus share: which number they watch, and what better means."""
+class _Monitor:
+    """Monitors one metric: the base of EarlyStopping and ReduceOnPlateau."""
 
     monitor: str | None = None
     patience: int = 10
@@ -53,8 +53,8 @@ class _Watching:
         if self.mode is not None:
             choose("mode", self.mode, ("min", "max"))
 
-    def begin(self, names: list[str], before: Watch | None) -> Watch:
-        """Return what to go on from; raise ValueError unless `monitor` is a name of the history."""
+    def start(self, names: list[str], before: MonitorState | None) -> MonitorState:
+        """Return the state to start from; raise ValueError unless `monitor` is in the history."""
         default = "validation_loss" if "validation_loss" in names else "loss"
         monitor = default if self.monitor is None else self.monitor
         without = monitor not in names and "validation_loss" not in names
@@ -63,18 +63,18 @@ class _Watching:
                 f"{type(self).__name__}: {monitor!r} needs validation rows: give fit "
                 "validation=0.1, or validation=(X, y)"
             )
-        choose("number to monitor", monitor, names)
+        choose("metric to monitor", monitor, names)
         self._sign(monitor)
         if before is None or before.monitor != monitor:
-            return Watch(monitor)
-        return before._replace(since=0) if before.since >= self.patience else before
+            return MonitorState(monitor)
+        return before._replace(epochs_since=0) if before.epochs_since >= self.patience else before
 
-    def watch(self, watch: Watch, value: float, epoch: int) -> Watch:
-        """Return the next watch: better is by more than `min_change`; NaN is never better."""
-        gain = self._sign(watch.monitor) * (value - watch.best)
-        if gain > self.min_change or (math.isnan(watch.best) and not math.isnan(value)):
-            return Watch(watch.monitor, value, epoch)
-        return watch._replace(since=watch.since + 1)
+    def update(self, state: MonitorState, value: float, epoch: int) -> MonitorState:
+        """Return the next state: better means by more than `min_change`; NaN is never better."""
+        gain = self._sign(state.monitor) * (value - state.best)
+        if gain > self.min_change or (math.isnan(state.best) and not math.isnan(value)):
+            return MonitorState(state.monitor, value, epoch)
+        return state._replace(epochs_since=state.epochs_since + 1)
 
     def _sign(self, monitor: str) -> int:
         """1 where larger is better, -1 where smaller is."""
@@ -92,25 +92,25 @@ class _Watching:
 
 
 @dataclass(frozen=True)
-class EarlyStopping(_Watching):
-    """Stop after `patience` epochs in which a number did not get better; keep the best parameters.
+class EarlyStopping(_Monitor):
+    """Stop after `patience` epochs without improvement; keep the best parameters.
 
     Parameters
     ----------
     monitor : str, optional
-        A name of the history, such as "validation_accuracy"; by default the loss of the validation
-        rows, or of the training where there are none. The training's loss is what it was before
-        each step of the epoch, so it tells of parameters a little older than those that are kept; a
-        metric of the training rows is measured after the epoch.
+        A name of the history, such as "validation_accuracy"; by default "validation_loss", or
+        "loss" without validation rows. The training loss is averaged over the steps of the epoch,
+        so it belongs to slightly older parameters than those that are kept; metrics of the training
+        rows are computed after the epoch.
     patience : int
-        So many epochs without a better number end the training.
+        The number of epochs without improvement after which training stops.
     min_change : float
-        Better is by more than this.
+        An improvement is a change by more than this.
     mode : {"min", "max"}, optional
-        Whether smaller or larger is better; portnet's own losses and metrics know it.
+        Whether smaller or larger is better; known for portnet's own losses and metrics.
     restore : bool
-        Whether the run that `fit` returns predicts with the parameters of the best epoch, also
-        where training ended for another reason; else with those of the last.
+        Whether the run that `fit` returns has the parameters of the best epoch, also if training
+        ended for another reason; else it has the last ones.
 
     Examples
     --------
@@ -132,11 +132,11 @@ class EarlyStopping(_Watching):
 
 
 @dataclass(frozen=True)
-class ReduceOnPlateau(_Watching):
-    """Multiply all updates by `factor` after `patience` epochs in which a number got no better.
+class ReduceOnPlateau(_Monitor):
+    """Multiply all updates by `factor` after `patience` epochs without improvement.
 
-    Works with any optimizer and schedule, because the updates are what shrinks: Trainer multiplies
-    them by `scale`, which starts at 1 and is a list of the history.
+    Works with any optimizer and schedule, because it scales the updates: Trainer multiplies them by
+    `scale`, which starts at 1 and is in the history.
 
     Parameters
     ----------
@@ -144,8 +144,8 @@ class ReduceOnPlateau(_Watching):
         As in `EarlyStopping`.
     factor : float
         0 < factor < 1.
-    lowest : float
-        The scale shrinks no further than to this.
+    min_scale : float
+        The smallest scale.
 
     Examples
     --------
@@ -160,95 +160,95 @@ class ReduceOnPlateau(_Watching):
 
     patience: int = 5
     factor: float = field(default=0.1, kw_only=True)
-    lowest: float = field(default=1e-4, kw_only=True)
+    min_scale: float = field(default=1e-4, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         number(self, "factor", "0 < factor < 1", lambda f: 0 < f < 1)
-        number(self, "lowest", "0 <= lowest < 1", lambda f: 0 <= f < 1)
+        number(self, "min_scale", "0 <= min_scale < 1", lambda f: 0 <= f < 1)
 
-    def reduce(self, watch: Watch, scale: float) -> tuple[Watch, float]:
-        """Return the watch and the scale for the next epoch."""
-        if watch.since < self.patience:
-            return watch, scale
-        return watch._replace(since=0), max(scale * self.factor, self.lowest)
+    def reduce(self, state: MonitorState, scale: float) -> tuple[MonitorState, float]:
+        """Return the state and the scale for the next epoch."""
+        if state.epochs_since < self.patience:
+            return state, scale
+        return state._replace(epochs_since=0), max(scale * self.factor, self.min_scale)
 
 
-def begin(
+def start_monitors(
     run: Run,
     data: Dataset,
     held_out: Dataset | None,
     stopping: EarlyStopping | None,
     plateau: ReduceOnPlateau | None,
 ) -> Run:
-    """Return the run with the watches to begin with; raise ValueError for unknown names."""
+    """Return the run with the states of its monitors; raise ValueError for unknown names."""
     names = ["loss", *run.metrics]
     if held_out is not None:
         names = ["loss", *(f"validation_{name}" for name in names)]
-    watches, best = dict(run._watches), run._best
-    if stopping is not None and not _still_true(run, data, held_out, names):
-        watches, best = {}, None  # other rows, or another loss: what was best means nothing
+    monitors, best = dict(run._monitors), run._best
+    if stopping is not None and not _is_best_valid(run, data, held_out, names):
+        monitors, best = {}, None  # other rows or another loss: values are not comparable
     if plateau is not None:
-        watches["plateau"] = plateau.begin(names, watches.get("plateau"))
+        monitors["plateau"] = plateau.start(names, monitors.get("plateau"))
     if stopping is not None:
-        watches["early_stopping"] = stopping.begin(names, watches.get("early_stopping"))
-        best = best if watches["early_stopping"].epoch else None
-    return replace(run, _watches=watches, _best=best)
+        monitors["early_stopping"] = stopping.start(names, monitors.get("early_stopping"))
+        best = best if monitors["early_stopping"].epoch else None
+    return replace(run, _monitors=monitors, _best=best)
 
 
-def _still_true(run: Run, data: Dataset, held_out: Dataset | None, names: list[str]) -> bool:
-    """Tell whether the best parameters still have the number for which they were kept."""
-    watch = run._watches.get("early_stopping")
-    if watch is None or run._best is None or watch.monitor not in names or watch.monitor == "loss":
-        return True  # nothing to compare, or what only an epoch can tell
+def _is_best_valid(run: Run, data: Dataset, held_out: Dataset | None, names: list[str]) -> bool:
+    """Tell whether the best parameters still have the value for which they were kept."""
+    state = run._monitors.get("early_stopping")
+    if state is None or run._best is None or state.monitor not in names or state.monitor == "loss":
+        return True  # nothing to compare, or known after an epoch only
     found = replace(run, params=run._best)._evaluate(held_out or data, run.metrics)
-    number = found[watch.monitor.removeprefix("validation_")]
-    return math.isclose(number, watch.best, rel_tol=1e-4, abs_tol=1e-6)
+    number = found[state.monitor.removeprefix("validation_")]
+    return math.isclose(number, state.best, rel_tol=1e-4, abs_tol=1e-6)
 
 
-def after_epoch(
+def update_monitors(
     run: Run,
-    numbers: dict[str, float],
+    values: dict[str, float],
     stopping: EarlyStopping | None,
     plateau: ReduceOnPlateau | None,
 ) -> Run:
-    """Return the run after its watches saw the numbers of its last epoch."""
+    """Return the run after its monitors got the values of its last epoch."""
     if stopping is None and plateau is None:
         return run
-    watches = dict(run._watches)
+    monitors = dict(run._monitors)
     if plateau is not None:
-        watch = watches["plateau"]
-        watch = plateau.watch(watch, numbers[watch.monitor], run.epoch)
-        watches["plateau"], scale = plateau.reduce(watch, run._scale)
+        state = monitors["plateau"]
+        state = plateau.update(state, values[state.monitor], run.epoch)
+        monitors["plateau"], scale = plateau.reduce(state, run._scale)
         run = replace(run, _scale=scale)
     if stopping is not None:
-        watch = watches["early_stopping"]
-        watch = stopping.watch(watch, numbers[watch.monitor], run.epoch)
-        watches["early_stopping"] = watch
-        if watch.epoch == run.epoch:
+        state = monitors["early_stopping"]
+        state = stopping.update(state, values[state.monitor], run.epoch)
+        monitors["early_stopping"] = state
+        if state.epoch == run.epoch:
             run = replace(run, _best=run.params)
-        if watch.since >= stopping.patience:
+        if state.epochs_since >= stopping.patience:
             best = (
-                f"best in epoch {watch.epoch}, {watch.best:.4g}"
-                if watch.epoch
-                else "never a number"
+                f"best in epoch {state.epoch}, {state.best:.4g}"
+                if state.epoch
+                else "NaN in every epoch"
             )
-            run = replace(run, stopped=f"early stopping: {watch.monitor} was {best}")
-    return replace(run, _watches=watches)
+            run = replace(run, stopped=f"early stopping: {state.monitor} was {best}")
+    return replace(run, _monitors=monitors)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a callback is given after each epoch.
+    """The argument of a callback, after each epoch.
 
     Attributes
     ----------
     epoch, epochs : int
-        How many epochs are trained, and how many it will be.
-    numbers : dict of floats
-        The last number of each list of the history: ``report.numbers["validation_loss"]``.
+        The number of epochs so far, and in the end.
+    metrics : dict of floats
+        The last value of each list of the history: ``report.metrics["validation_loss"]``.
     seconds : float
-        How long the epoch took.
+        The duration of the epoch.
     run : Run
         The run so far, with the parameters of this epoch; it can be kept and used.
 
@@ -258,7 +258,7 @@ class Report:
     >>> trainer = portnet.Trainer(portnet.mlp([1, 1]), "squared_error", portnet.SGD(0.1))
     >>> X, y = [[-1.0], [0.0], [1.0]], [-2.0, 0.0, 2.0]
     >>> def good_enough(report):
-    ...     return report.numbers["loss"] < 0.01  # True ends the training
+    ...     return report.metrics["loss"] < 0.01  # True ends the training
     >>> run = trainer.fit(X, y, epochs=1000, callbacks=[good_enough])
     >>> run.epoch < 1000
     True
@@ -266,7 +266,7 @@ class Report:
 
     epoch: int
     epochs: int
-    numbers: dict[str, float]
+    metrics: dict[str, float]
     seconds: float
     run: Run = field(repr=False)
 
@@ -274,11 +274,11 @@ class Report:
 Callback = Callable[[Report], Any]  # True ends training
 
 
-def tell(report: Report, callbacks: Iterable[Callback], verbose: bool) -> Run:
-    """Return the run after the callbacks were given the report; one may have stopped it."""
+def report_epoch(report: Report, callbacks: Iterable[Callback], verbose: bool) -> Run:
+    """Call the callbacks with the report; return the run, which one may have stopped."""
     run = report.run
     if verbose:
-        words = "  ".join(f"{name} {number:.4g}" for name, number in report.numbers.items())
+        words = "  ".join(f"{name} {number:.4g}" for name, number in report.metrics.items())
         _write(f"epoch {report.epoch}/{report.epochs}  {words}  {report.seconds:.1f} s")
     for call in callbacks:
         name = getattr(call, "__name__", repr(call))
@@ -289,14 +289,14 @@ def tell(report: Report, callbacks: Iterable[Callback], verbose: bool) -> Run:
                 error.add_note(
                     f"in callback {name} after epoch {run.epoch}: see this error's `run`"
                 )
-            if isinstance(error, StopIteration):  # which would end the loop, and not be seen
+            if isinstance(error, StopIteration):  # which would end the loop silently
                 raise with_run(RuntimeError(f"callback {name} raised {error!r}"), run) from error
             raise with_run(error, run)  # noqa: B904 (the error itself)
         if not isinstance(answer, bool | np.bool_ | None):
             message = f"callback {name}: expected True to stop, or False or None, got {answer!r}"
             raise with_run(TypeError(message), run)
         if answer:
-            run = replace(run, stopped=f"callback {name} said stop")
+            run = replace(run, stopped=f"stopped by callback {name}")
     if verbose and run.stopped:
         _write(run.stopped)
     return run

@@ -1,4 +1,4 @@
-"""What can end a training in the middle of an epoch: Ctrl-C, and numbers that run away."""
+"""Divergence: the error for a loss that stops being finite, with its likely cause."""
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from .run import Run, warn, with_run
 
 __all__ = [
     "DivergenceError",
-    "diverged",
-    "warn_of_scale",
+    "divergence_error",
+    "warn_of_unscaled_inputs",
 ]
 
 
@@ -37,7 +37,7 @@ class DivergenceError(ArithmeticError):
     run: Run | None = None
 
 
-def diverged(run: Run, data: Dataset, what: str, step: int) -> DivergenceError:
+def divergence_error(run: Run, data: Dataset, what: str, step: int) -> DivergenceError:
     """Return the error for a run whose loss or parameters stopped being finite in this step."""
     cause = _cause(run, data.X, data.y)
     message = (
@@ -48,18 +48,18 @@ def diverged(run: Run, data: Dataset, what: str, step: int) -> DivergenceError:
 
 
 def _largest_column(run: Run, X: Array) -> tuple[float, str]:
-    """Return the largest absolute value of X, and in words which column reaches it."""
+    """Return the largest absolute value of X, and a text that names its column."""
     largest = to_numpy(run.backend.xp.max(run.backend.xp.abs(X), axis=0))
     column = int(np.argmax(largest))
     name = f" ({run.feature_names[column]!r})" if run.feature_names else ""
     return float(largest[column]), f"column {column}{name} of X reaches {largest[column]:.3g}"
 
 
-def warn_of_scale(run: Run, data: Dataset, loss: float) -> None:
-    """Warn where the first epoch's loss is ten times that of outputs of 0, and X is not scaled.
+def warn_of_unscaled_inputs(run: Run, data: Dataset, loss: float) -> None:
+    """Warn if the first epoch's loss is ten times that of outputs of 0, and X is not scaled.
 
-    Called once a fit, for losses of portnet's own. The host waits for two numbers, and for none
-    where the loss is small.
+    Called once per fit, for portnet's losses. The host waits for the device twice, or not at all
+    if the loss is small.
     """
     X, of_loss, xp = data.X, run.trainer.loss, run.backend.xp
     if not (loss > 10 and isinstance(run.trainer.loss, Reduced)):
@@ -84,7 +84,7 @@ def warn_of_scale(run: Run, data: Dataset, loss: float) -> None:
 
 
 def _cause(run: Run, X: Array, y: Array) -> str:
-    """Return the likely cause in words: inputs or targets without scale, or the learning rate."""
+    """Return the likely cause: unscaled inputs or targets, or the learning rate."""
     optimizer, xp = run.trainer.optimizer, run.backend.xp
     while hasattr(optimizer, "parts"):
         optimizer = optimizer.parts[-1]

@@ -12,7 +12,7 @@ from .run import Run, measure
 
 
 def try_out(run: Run, data: Dataset) -> None:
-    """Try the loss and the metrics on a few rows: mistakes are told before training."""
+    """Call the loss and the metrics on a few rows, so that errors are raised before training."""
     X, y, w = data.head(8).arrays
     pred = _forward(run.trainer.model, run.params, X, run.backend)
     with np.errstate(all="ignore"):
@@ -33,9 +33,9 @@ def try_out(run: Run, data: Dataset) -> None:
 
 
 def _forward(model: Any, params: Any, x: Array, backend: Backend) -> Array:
-    """Return the outputs of a model, or raise TypeError that names the layer that is wrong.
+    """Return the outputs of a model; raise TypeError for a layer that changes library or dtype.
 
-    A layer answers in the library, on the device and in the dtype of x.
+    Outputs must be in the library, on the device and in the dtype of x.
     """
     try:
         pred, _ = pair(model, "forward", "y, cache", model.forward(params, x))
@@ -44,7 +44,7 @@ def _forward(model: Any, params: Any, x: Array, backend: Backend) -> Array:
     except TypeError as error:
         try:
             wrong = _layer_that_leaves(model, params, x, backend)
-        except Exception:  # of the same cause
+        except Exception:  # from the same cause
             wrong = None
         if wrong is None:
             raise
@@ -55,7 +55,7 @@ def _forward(model: Any, params: Any, x: Array, backend: Backend) -> Array:
 def _layer_that_leaves(
     model: Any, params: Any, x: Array, backend: Backend, name: str = ""
 ) -> str | None:
-    """Return a message about the first layer whose outputs leave the library or dtype of x."""
+    """Return a message about the first layer that changes the library or the dtype; or None."""
     inner = getattr(model, "layer", None)  # of a Residual
     if inner is not None and hasattr(inner, "forward"):
         found = _layer_that_leaves(

@@ -1,4 +1,4 @@
-"""Before the first step of a fit: options and data are checked, data moved, a run begun."""
+"""Preparation of a fit: check options and data, move the data, begin or resume a run."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,14 +20,14 @@ from .data.split import split
 from .engine.full_batch import gradient_of, value_and_grad
 from .lbfgs import LBFGS
 from .model_checks import try_out
-from .run import Metric, Partial, Run
+from .run import EpochProgress, Metric, Run
 
-__all__ = ["FitOptions", "plan", "prepare"]
+__all__ = ["FitOptions", "epoch_plan", "full_gradient_of", "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """The options of `Trainer.fit`, which explains them, checked."""
+    """The options of `Trainer.fit`, which documents them, checked."""
 
     epochs: int = 10
     validation: Any = None
@@ -74,7 +74,7 @@ class FitOptions:
 def prepare(
     trainer: Any, X: Any, y: Any, options: FitOptions
 ) -> tuple[Run, Dataset, Dataset | None]:
-    """Return the run before the first step, the rows to train on and those to validate on."""
+    """Return the run before the first step, the training data and the validation data."""
     before, fraction = options.resume, options.validation
     if isinstance(trainer.optimizer, LBFGS) and options.reduce_on_plateau is not None:
         raise ValueError("reduce_on_plateau: LBFGS finds the length of its steps by itself")
@@ -84,7 +84,7 @@ def prepare(
     if before is None:
         backend, width = check.home(**arrays), getattr(trainer.model, "n_in", None)
     else:
-        before._reachable(**arrays)
+        before._check_reachable(**arrays)
         backend, width = before.backend, before.inputs
     names = check.feature_names(X) if before is None else before.feature_names
     for name in ("X", "validation X"):
@@ -114,25 +114,27 @@ def prepare(
         if isinstance(trainer.optimizer, LBFGS):
             _refuse_random_layers(run, data.X)
             run = _same_function(run, data, before)
-        run = callbacks.begin(run, data, checked, options.early_stopping, options.reduce_on_plateau)
+        run = callbacks.start_monitors(
+            run, data, checked, options.early_stopping, options.reduce_on_plateau
+        )
         if options.early_stopping and options.early_stopping.monitor is None and checked is None:
             warn(
                 "early_stopping: there are no validation rows, so the training loss is monitored, "
                 "which says nothing of new data. Give validation=0.1, or (X, y); or choose it by "
                 'name: early_stopping=portnet.EarlyStopping("loss")'
             )
-    if run.step and run._partial.plan != plan(trainer, data):
+    if run.step and run._progress.plan != epoch_plan(trainer, data):
         if before is not None and trainer is before.trainer:
             raise DataError(
-                f"the run stopped after step {run.step} of an epoch with {run._partial.plan}, and "
-                f"goes on with the same only, got {plan(trainer, data)}"
+                f"the run stopped after step {run.step} of an epoch with {run._progress.plan}, and "
+                f"goes on with the same only, got {epoch_plan(trainer, data)}"
             )
-        run = replace(run, step=0, _partial=Partial())
+        run = replace(run, step=0, _progress=EpochProgress())
     return run, data, checked
 
 
-def plan(trainer: Any, data: Dataset) -> str:
-    """Return what decides which rows a step of an epoch takes, in words."""
+def epoch_plan(trainer: Any, data: Dataset) -> str:
+    """Return a text of all that decides which rows each step of an epoch takes."""
     return (
         f"{len(data)} rows, batch_size={trainer.batch_size}, seed={trainer.seed}, "
         f"shuffle={trainer.shuffle}"
@@ -140,7 +142,7 @@ def plan(trainer: Any, data: Dataset) -> str:
 
 
 def _new(trainer: Any, X: Array, y: Any, backend: Backend) -> Run:
-    """Return a run before its first step, with the initial parameters."""
+    """Return a run with initial parameters."""
     params, outputs = trainer.model.init(random.generator(trainer.seed), X.shape[1])
     if trainer.params is not None:
         params = check.parameters(trainer.params, params, backend)
@@ -151,8 +153,8 @@ def _new(trainer: Any, X: Array, y: Any, backend: Backend) -> Run:
 
 
 def _resumed(trainer: Any, run: Run, plateau: bool) -> Run:
-    """Return a run as a trainer goes on with it: from the parameters after its last step."""
-    scale, watches = run._scale, dict(run._watches)
+    """Return a run that a trainer continues from the parameters after its last step."""
+    scale, monitors = run._scale, dict(run._monitors)
     if run.trainer is not trainer:
         if trainer.params is not None:
             raise ValueError(
@@ -170,14 +172,14 @@ def _resumed(trainer: Any, run: Run, plateau: bool) -> Run:
             _check_state(run.state, trainer.optimizer.init(run.params))
     if not plateau or trainer.optimizer != run.trainer.optimizer:
         scale = 1.0
-        watches.pop("plateau", None)
+        monitors.pop("plateau", None)
     last = run.params if run._last is None else run._last
     run = replace(run, trainer=trainer, params=last, _last=None, stopped="")
-    return replace(run, _scale=scale, _watches=watches)
+    return replace(run, _scale=scale, _monitors=monitors)
 
 
 def _check_state(state: Any, fresh: Any) -> None:
-    """Raise ValueError unless a state has the nest and the shapes of a fresh one."""
+    """Raise ValueError unless a state has the pytree and the shapes of a new one."""
 
     def check_shape(old: Any, new: Any) -> None:
         if np.shape(old) != np.shape(new):
@@ -190,15 +192,15 @@ def _check_state(state: Any, fresh: Any) -> None:
 
 
 def _kind(optimizer: Any) -> str:
-    """Return the names of an optimizer and of the parts of a chain: equal kinds, equal states."""
+    """Return the class names of an optimizer and of the parts of a chain."""
     parts = getattr(optimizer, "parts", None)
     return type(optimizer).__name__ if parts is None else f"chain({', '.join(map(_kind, parts))})"
 
 
 def _same_function(run: Run, data: Dataset, before: Run | None) -> Run:
-    """Return the run of L-BFGS with its memory, if that is of the loss of these rows, else without.
+    """Return the run of L-BFGS, with its memory if that belongs to the loss of these rows.
 
-    Where it had ended, it stays so under the same optimizer.
+    If it had converged, it stays so under the same optimizer.
     """
     if before is None or run.state.gradient is None:
         return run
@@ -219,7 +221,7 @@ def full_gradient_of(run: Run) -> Any:
 
 
 def _refuse_random_layers(run: Run, X: Array) -> None:
-    """Raise ValueError where the outputs are drawn: L-BFGS compares values from step to step."""
+    """Raise ValueError for models with random outputs: L-BFGS compares values between steps."""
     x, model = X[: min(32, X.shape[0]), ...], run.trainer.model
     still, _ = model.forward(run.params, x)
     drawn, _ = model.forward(run.params, x, random.key(run.trainer.seed, 0))

@@ -1,4 +1,4 @@
-"""Run: what training gave so far, and what is done with it: predict, evaluate, go on, move."""
+"""Run: the result of training so far; it predicts, evaluates, continues, moves."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -22,19 +22,19 @@ __all__ = ["History", "Run"]
 Metric = str | Callable[..., Array]
 
 
-class Partial(NamedTuple):
-    """An epoch that was interrupted: the sum of its losses, how many were finite, its plan."""
+class EpochProgress(NamedTuple):
+    """The part of an interrupted epoch that was done: sum of losses, finite steps, its plan."""
 
     loss: float = 0.0
     finite: float = 0.0
     plan: str = ""
 
 
-_BLOCK = 16_384  # rows predicted at once, so that memory does not grow with the data
+_BLOCK = 16_384  # rows predicted at once: bounds the memory
 
 
 class History(dict[str, list[float]]):
-    """A number for each epoch, by name: plain lists in a dict. NaN where there was none.
+    """The values of each epoch by name: a dict of plain lists; NaN where there was none.
 
     Examples
     --------
@@ -61,14 +61,14 @@ class History(dict[str, list[float]]):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What training gave so far: parameters, optimizer state and history; immutable.
+    """The result of training so far: parameters, optimizer state and history; immutable.
 
     Attributes
     ----------
-    params : nest of arrays
+    params : pytree of arrays
         The parameters, where the data live: of each Dense W (n_in, n_out) and b (1, n_out). After
         early stopping, those of the best epoch.
-    state : nest of arrays
+    state : pytree of arrays
         The optimizer's, after the last step.
     feature_names : tuple of str, or None
         The names of the columns of X, where it was a frame. Other names, or another order, are an
@@ -77,19 +77,19 @@ class Run:
         The names of the classes, sorted, where the labels were text; the columns of
         `predict_proba` are in this order.
     epoch : int
-        How many epochs were trained.
+        The number of epochs so far.
     step : int
-        How many steps of the next epoch were made, where Ctrl-C ended the training within one.
+        The number of steps made in the next epoch, if Ctrl-C ended training within one.
     history : dict of lists
-        A number for each epoch: ``loss``, the mean over the rows of what the loss was in the
-        epoch's steps, before each (their sum for ``reduction="sum"``; with L-BFGS, the loss of all
-        rows after the iteration); ``validation_loss`` and
+        A value for each epoch: ``loss``, the mean over the rows of the losses before each step (the
+        sum for ``reduction="sum"``; with L-BFGS, the loss of all rows after the iteration);
+        ``validation_loss`` and
         ``validation_<metric>`` after the epoch, or ``<metric>`` on the training rows where no
         validation rows were given; ``scale`` where updates are reduced on a plateau.
     best_epoch : int or None
-        The epoch in which the number that early stopping watches was best.
+        The epoch in which the metric that early stopping monitors was best.
     stopped : str
-        Why training ended before all its epochs, in words; else empty.
+        Why training ended before its last epoch; else empty.
 
     Examples
     --------
@@ -115,62 +115,64 @@ class Run:
     epoch: int = 0
     step: int = 0
     stopped: str = ""
-    # What going on needs, besides: the parameters after the last step where `params` are the best
-    # epoch's; the best epoch's; what early stopping and the plateau remember; the factor of the
-    # updates; what an interrupted epoch had; whether targets were (rows,), or had columns.
+    # What continuing needs besides: the parameters after the last step, if `params` are those of
+    # the best epoch; those of the best epoch; the states of early stopping and plateau; the scale
+    # of the updates; the progress of an interrupted epoch; whether targets were (rows,).
     _last: Params = field(default=None, repr=False)
     _best: Params = field(default=None, repr=False)
-    _watches: dict[str, Any] = field(default_factory=dict, repr=False)
+    _monitors: dict[str, Any] = field(default_factory=dict, repr=False)
     _scale: float = field(default=1.0, repr=False)
-    _partial: Partial = field(default=Partial(), repr=False)
-    _log: dict[str, list[float]] = field(default_factory=dict, repr=False)
+    _progress: EpochProgress = field(default=EpochProgress(), repr=False)
+    _history: dict[str, list[float]] = field(default_factory=dict, repr=False)
     _one_dimensional: bool = field(default=False, repr=False)
 
     @property
     def history(self) -> History:
-        """The numbers of each epoch."""
-        # The lists are shared with later runs, which only append: take as many as are this run's.
-        return History({name: list(numbers[: self.epoch]) for name, numbers in self._log.items()})
+        """The values of each epoch."""
+        # The lists are shared with later runs, which append to them: take this run's part.
+        return History(
+            {name: list(numbers[: self.epoch]) for name, numbers in self._history.items()}
+        )
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch whose number was best, where early stopping watched."""
-        watch = self._watches.get("early_stopping")
-        return watch.epoch if watch is not None and watch.epoch else None
+        """The epoch with the best monitored metric, under early stopping; else None."""
+        state = self._monitors.get("early_stopping")
+        return state.epoch if state is not None and state.epoch else None
 
     @property
     def best(self) -> "Run":
-        """The run with the parameters of its best epoch; its `fit` goes on from the last one.
+        """The run with the parameters of its best epoch; its `fit` continues from the last one.
 
-        Raises ValueError where no early stopping watched.
+        Raises ValueError without early stopping.
         """
         if self._best is None:
             raise ValueError(
-                "best: no epoch was watched; fit with early_stopping=portnet.EarlyStopping()"
+                "best: no epoch was monitored; fit with early_stopping=portnet.EarlyStopping()"
             )
         last = self.params if self._last is None else self._last
         return replace(self, params=self._best, _last=last)
 
     def fit(self, X: Any, y: Any, *more: Any, **options: Any) -> "Run":
-        """Train for more epochs, exactly as if training had never stopped; returns the new run.
+        """Train for more epochs, exactly as if training had not stopped; return the new run.
 
-        Takes what `Trainer.fit` takes: give the same data and options. The order of the rows, what
-        layers drop, schedules and early stopping go on where they were; after an interruption, in
-        the middle of the epoch, which counts as one of `epochs`. Metrics are by default those of
-        before. X is (rows, n_in), y (rows,) or (rows, n_out).
+        Takes the arguments of `Trainer.fit`: give the same data and options. The order of the rows,
+        dropout masks, schedules and early stopping continue where they were; after an interruption,
+        within the epoch, which counts as one of `epochs`. Metrics are by default those of the run.
+        X is (rows, n_in), y (rows,) or (rows, n_out).
         """
         return self.trainer.fit(X, y, *more, resume=self, **options)  # type: ignore[no-any-return]
 
     def to(self, name: str, *, device: Any = None, dtype: str | None = None) -> "Run":
         """Return this run with its arrays moved to a backend: ``run.to("numpy")``.
 
-        Takes what `portnet.set_backend` takes; the dtype is by default the run's own, and then the
-        numbers stay the same bit for bit.
+        Takes the arguments of `portnet.set_backend`; by default the dtype stays, and the values are
+        the same bit for bit.
         """
         with use_backend(name, device=device, dtype=dtype or self.backend.dtype) as backend:
 
-            def move(nest: Any) -> Any:
-                return tree.map(lambda a: backend.asarray(a) if hasattr(a, "dtype") else a, nest)
+            def move(pytree: Any) -> Any:
+                return tree.map(lambda a: backend.asarray(a) if hasattr(a, "dtype") else a, pytree)
 
             names = ("params", "state", "_last", "_best")
             return replace(self, backend=backend, **{n: move(getattr(self, n)) for n in names})
@@ -216,14 +218,14 @@ class Run:
         chosen = self.metrics
         if metrics is not None:
             chosen = check.named_metrics(metrics, self.trainer.loss, self.outputs)
-        self._reachable(X=X, y=y, sample_weight=sample_weight)
+        self._check_reachable(X=X, y=y, sample_weight=sample_weight)
         check.check_feature_names(X, self.feature_names)
         with self.backend.active():
             data = self._dataset(X, y, sample_weight)
             check.check_metrics(chosen, data.y)
             return self._evaluate(data, chosen)
 
-    # What the methods, and training, are made of
+    # Parts of the methods and of training
 
     def _dataset(self, X: Any, y: Any, sample_weight: Any, name: str = "") -> Dataset:
         """Return checked features, targets and weights on the run's backend."""
@@ -236,13 +238,13 @@ class Run:
         w = check.row_weights(sample_weight, backend, rows=rows, name=name + "sample_weight")
         return Dataset(backend, X, y, w)
 
-    def _reachable(self, **arrays: Any) -> None:
+    def _check_reachable(self, **arrays: Any) -> None:
         """Raise TypeError where an array lives in another library, or on another device."""
         for name, x in arrays.items():
             check.refuse_without_values(x, name)
             if not is_host(x) and not self.backend.holds(x):
                 raise TypeError(
-                    f"{name} is {describe(x)}, but the parameters live in "
+                    f"{name} is {describe(x)}, but the parameters are on "
                     f"{self.backend}: give portnet.to_numpy({name})"
                 )
 
@@ -255,7 +257,7 @@ class Run:
         return self.trainer.loss.mean(pred) if hasattr(self.trainer.loss, "mean") else pred
 
     def _answer(self, X: Any, finish: Callable[[Array], Array]) -> Array:
-        self._reachable(X=X)
+        self._check_reachable(X=X)
         check.check_feature_names(X, self.feature_names)
         with self.backend.active():
             x = check.features(X, self.backend, width=self.inputs)
@@ -274,7 +276,7 @@ class Run:
         self, data: Dataset, metrics: dict[str, Callable[..., Array]]
     ) -> dict[str, float]:
         X, y, weight = data.arrays
-        with np.errstate(over="ignore", invalid="ignore"):  # an infinite loss is told as it is
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinite loss is returned as it is
             pred = self._forward(X)
             numbers = {"loss": self.trainer.loss(pred, y, weight)[0]}
             mean = self._mean(pred) if metrics else None
@@ -284,7 +286,7 @@ class Run:
 
 
 def measure(name: str, metric: Callable[..., Array], mean: Array, y: Array, w: Any) -> Array:
-    """Return metric(mean, y, w); an error says which metric, and anything but a number is one."""
+    """Return metric(mean, y, w); errors name the metric; raise TypeError unless it is a number."""
     try:
         number = metric(mean, y, w)
     except Exception as error:
@@ -296,7 +298,7 @@ def measure(name: str, metric: Callable[..., Array], mean: Array, y: Array, w: A
 
 
 def record(log: dict[str, list[float]], numbers: dict[str, float], epoch: int) -> None:
-    """Append the numbers of an epoch to the lists of a log; NaN stands for what is missing."""
+    """Append the values of an epoch to the lists of a history; NaN where one is missing."""
     for name in {**log, **numbers}:
         column = log.setdefault(name, [])
         column += [math.nan] * (epoch - 1 - len(column)) + [numbers.get(name, math.nan)]

@@ -1,8 +1,7 @@
-"""Trainer: what people call to train, and the loop around its epochs.
+"""Trainer: trains a model on data; its loop over epochs is `_epochs`.
 
-Everything here is a function of its arguments but for one place, the loop of `_epochs`, where
-parameters and state are replaced epoch after epoch. The host reads numbers once per epoch: within
-one, losses are added up where the arrays live.
+Functions are pure, except for that loop, which replaces the run after each epoch. The host reads
+values from the device once per epoch; within an epoch, losses are added up on the device.
 """
 
 import time
@@ -31,7 +30,7 @@ from ._validation import (
 from .backend import namespace
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau, Report
 from .data.dataset import Dataset
-from .divergence import diverged, warn_of_scale
+from .divergence import divergence_error, warn_of_unscaled_inputs
 from .engine.executor import Epoch, EpochExecutor, run_epoch
 from .engine.full_batch import value_and_grad
 from .engine.interrupts import interrupts
@@ -39,15 +38,15 @@ from .layers import Layer
 from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
-from .preparation import FitOptions, full_gradient_of, plan, prepare
-from .run import Metric, Partial, Run, record, warn, with_run
+from .preparation import FitOptions, epoch_plan, full_gradient_of, prepare
+from .run import EpochProgress, Metric, Run, record, warn, with_run
 from .training import make_step
 from .transforms import refuse_transforms
 
 
 @dataclass(frozen=True, eq=False)
 class Trainer:
-    """A model, a loss and an optimizer, and how they go through the data.
+    """Trains a model: the loss, the optimizer, and how batches are taken from the data.
 
     Parameters
     ----------
@@ -136,7 +135,7 @@ class Trainer:
         Parameters
         ----------
         X : (rows, features)
-            An array of any library stays where it is, and the parameters are born there; NumPy
+            An array of any library stays where it is, and the parameters are created there; NumPy
             arrays, lists and frames go to the backend, once. Cast to the backend's dtype.
         y : (rows,) or (rows, outputs)
             Integer labels from 0 up, text, or probabilities (rows, classes) for softmax
@@ -158,16 +157,16 @@ class Trainer:
             Computed after each epoch on the validation rows, or on all training rows where there
             are none. By default none, or those of the run that goes on.
         early_stopping : EarlyStopping or bool
-            Ends training when a number gets no better, and keeps the best epoch's parameters. True
-            is ``EarlyStopping()``.
+            Ends training when the monitored metric stops improving, and keeps the parameters of the
+            best epoch. True is ``EarlyStopping()``.
         reduce_on_plateau : ReduceOnPlateau or bool
-            Makes the updates smaller when a number gets no better.
+            Makes the updates smaller when the monitored metric stops improving.
         callbacks : functions
             Each is called with a `Report` after each epoch; one that returns True ends training.
         progress : bool, optional
             Whether to draw a progress bar; by default where stderr is a terminal.
         verbose : bool
-            Whether to print a line with the numbers of each epoch.
+            Whether to print a line with the metrics of each epoch.
         resume : Run, optional
             Go on from this run, with this trainer's optimizer (of the same kind), batch size and so
             on, as ``resume.fit(...)`` does with the run's own. An epoch that was interrupted then
@@ -203,11 +202,11 @@ class Trainer:
         run, data, held_out = prepare(self, X, y, options)
         last = run.epoch + options.epochs
         try:
-            with interrupts() as pressed:
-                for trained in _epochs(run, data, held_out, options, pressed):
+            with interrupts() as interrupted:
+                for trained in _epochs(run, data, held_out, options, interrupted):
                     run = trained
         except KeyboardInterrupt as error:
-            run = interrupted(getattr(error, "run", run), last)
+            run = interrupted_run(getattr(error, "run", run), last)
         stopping = options.early_stopping
         return run.best if stopping and stopping.restore and run._best is not None else run
 
@@ -217,11 +216,11 @@ class Trainer:
 
     @options_by_name(lambda: FitOptions.__dataclass_fields__, "epochs=10")
     def epochs(self, X: Any, y: Any, **options: Any) -> Iterator[Run]:
-        """Train like `fit`, which explains the options, and yield the run after every epoch.
+        """Train like `fit`, which documents the options, and yield the run after every epoch.
 
-        Leave the loop when you have enough. Each run yielded stays as it is, with its own epoch's
-        parameters: it can be kept, compared and gone back to; where early stopping watches,
-        `run.best` is the best one so far. X is (rows, n_in), y (rows,) or (rows, n_out).
+        Leave the loop at any time. Each run is immutable, with the parameters of its epoch: it can
+        be kept, compared and continued. With early stopping, `run.best` is the best one so far.
+        X is (rows, n_in), y (rows,) or (rows, n_out).
         Ctrl-C raises KeyboardInterrupt after a step, and the run so far is the error's `run`.
         """
         chosen = FitOptions(**options)
@@ -236,11 +235,11 @@ def _epochs(
     data: Dataset,
     held_out: Dataset | None,
     options: FitOptions,
-    pressed: list[int] | None = None,
+    interrupted: list[int] | None = None,
 ) -> Iterator[Run]:
-    """Yield the run after every epoch; `pressed` becomes non-empty where somebody presses Ctrl-C.
+    """Yield the run after every epoch; `interrupted` becomes non-empty on Ctrl-C.
 
-    Without it the signal is looked out for here, but not while the caller has the run.
+    Without it, Ctrl-C is handled here, but not while the caller has the run.
     """
     from tqdm.auto import tqdm
 
@@ -251,48 +250,48 @@ def _epochs(
     else:
         per_epoch = -(-len(data) // (trainer.batch_size or len(data)))
         train = partial(_one_epoch, executor=executor)
-    log: dict[str, list[float]] = dict(run.history)
+    history: dict[str, list[float]] = dict(run.history)
     hidden = None if options.progress is None else not options.progress  # None: on no terminal
     total = max(options.epochs * per_epoch - run.step, 0)
-    watches = options.early_stopping, options.reduce_on_plateau
+    monitored = options.early_stopping, options.reduce_on_plateau
     with tqdm(total=total, unit="step", disable=hidden, leave=True) as bar, closing(executor):
         while run.epoch < last and not run.stopped:
-            began, numbers = time.perf_counter(), {}
-            watch = interrupts() if pressed is None else nullcontext(pressed)
-            with watch as signals, run.backend.active():
+            began, values = time.perf_counter(), {}
+            handler = interrupts() if interrupted is None else nullcontext(interrupted)
+            with handler as signals, run.backend.active():
                 scale = run._scale
                 try:
                     run, loss = train(run, data, bar.update, signals)
-                except KeyboardInterrupt as error:  # within an iteration of L-BFGS, which is lost
+                except KeyboardInterrupt as error:  # an unfinished iteration of L-BFGS is lost
                     with_run(error, run)
                     raise
                 if loss is not None:  # else Ctrl-C ended the epoch before its end
                     try:
-                        numbers = _epoch_metrics(run, data, held_out)
-                    except KeyboardInterrupt:  # the epoch's steps are done: measure them again
+                        values = _epoch_metrics(run, data, held_out)
+                    except KeyboardInterrupt:  # the epoch's steps are done: evaluate again
                         signals.append(0)
-                        numbers = _epoch_metrics(run, data, held_out)
-                    numbers = {"loss": loss} | numbers
-                    run = replace(run, epoch=run.epoch + 1, _log=log)
-                    run = callbacks.after_epoch(run, numbers, *watches)
-            if numbers:
+                        values = _epoch_metrics(run, data, held_out)
+                    values = {"loss": loss} | values
+                    run = replace(run, epoch=run.epoch + 1, _history=history)
+                    run = callbacks.update_monitors(run, values, *monitored)
+            if values:
                 if run.epoch == 1:
-                    warn_of_scale(run, data, numbers["loss"])
-                numbers |= {} if options.reduce_on_plateau is None else {"scale": scale}
-                record(log, numbers, run.epoch)
+                    warn_of_unscaled_inputs(run, data, values["loss"])
+                values |= {} if options.reduce_on_plateau is None else {"scale": scale}
+                record(history, values, run.epoch)
                 if not bar.disable:
-                    bar.set_postfix({"epoch": run.epoch} | numbers, refresh=False)
-                report = Report(run.epoch, last, numbers, time.perf_counter() - began, run)
-                run = callbacks.tell(report, options.callbacks, options.verbose)
+                    bar.set_postfix({"epoch": run.epoch} | values, refresh=False)
+                report = Report(run.epoch, last, values, time.perf_counter() - began, run)
+                run = callbacks.report_epoch(report, options.callbacks, options.verbose)
             if signals:
                 raise with_run(KeyboardInterrupt(), run)
             yield run
 
 
 def _executor(trainer: Trainer, weighted: bool) -> EpochExecutor:
-    """Return the executor of a trainer's steps: of losses that are means over rows, or sums."""
+    """Return the executor of a trainer's steps, for losses that are means or sums over rows."""
     averaged, loss = getattr(trainer.loss, "reduction", "mean") == "mean", trainer.loss
-    loss = ByRows(loss) if weighted and averaged else loss
+    loss = ScaledByBatchWeight(loss) if weighted and averaged else loss
     return EpochExecutor(
         make_step, (trainer.model, loss, trainer.optimizer), averaged, trainer.compile
     )
@@ -324,26 +323,26 @@ def _one_epoch(
         Epoch(data, batch, key, scale),
         interrupted,
         done=run.step,
-        sums=run._partial[:2],
+        sums=run._progress[:2],
         advance=advance,
     )
     loss, good = end.loss, end.finite_steps
     if not np.isfinite(loss) or not end.finite:
         what, first = ("loss", good + 1) if not np.isfinite(loss) else ("parameters", good)
-        raise diverged(run, data, f"the {what} stopped being finite", int(first))
-    run = replace(run, params=end.params, state=end.state, step=0, _partial=Partial())
+        raise divergence_error(run, data, f"the {what} stopped being finite", int(first))
+    run = replace(run, params=end.params, state=end.state, step=0, _progress=EpochProgress())
     if end.done * batch >= rows:
         return run, loss / rows if executor.averaged else loss
-    partial = Partial(loss, good, plan(trainer, data)) if end.done else Partial()
-    return replace(run, step=end.done, _partial=partial), None
+    partial = EpochProgress(loss, good, epoch_plan(trainer, data)) if end.done else EpochProgress()
+    return replace(run, step=end.done, _progress=partial), None
 
 
 @dataclass(frozen=True)
-class ByRows:
-    """The loss of a batch as its part of sum(w l) / sum(w): times the mean of its weights.
+class ScaledByBatchWeight:
+    """A weighted loss times the mean weight of its batch: batches add up to one weighted mean.
 
-    A loss divides by the weights of its batch: a row would count by its neighbours in the batch,
-    and not at all in a batch of its own. The mean of all weights is 1.
+    A loss divides by the sum of the weights in its batch, so that the influence of a row would
+    depend on the other rows of its batch. The mean of all weights must be 1.
     """
 
     loss: Any
@@ -368,14 +367,14 @@ def _one_iteration(
         try:
             vector, state = run.trainer.optimizer.iterate(of_vector, vector, run.state)
         except FloatingPointError as error:
-            raise diverged(run, data, str(error), 1) from None
+            raise divergence_error(run, data, str(error), 1) from None
     advance(1)
     run = replace(run, params=unravel(vector), state=state, stopped=state.status)
     return run, state.value
 
 
 def _epoch_metrics(run: Run, data: Dataset, held_out: Dataset | None) -> dict[str, float]:
-    """Return what the epoch's history has beside the loss."""
+    """Return the values of the epoch's history other than the training loss."""
     if held_out is not None:
         found = run._evaluate(held_out, run.metrics)
         return {f"validation_{name}": number for name, number in found.items()}
@@ -383,10 +382,10 @@ def _epoch_metrics(run: Run, data: Dataset, held_out: Dataset | None) -> dict[st
     return {name: number for name, number in found.items() if name != "loss"}
 
 
-def interrupted(run: Run, last: int) -> Run:
-    """Return the run that Ctrl-C ended before epoch `last`, with a warning that says how to go on.
+def interrupted_run(run: Run, last: int) -> Run:
+    """Return the run that Ctrl-C ended before epoch `last`, and warn how to continue.
 
-    Where training had ended by itself in that epoch, it stays so: going on would train past its
+    If training had ended by itself in that epoch, it stays so: to continue would train past its
     end.
     """
     if run.stopped:
@@ -395,7 +394,7 @@ def interrupted(run: Run, last: int) -> Run:
     where = f"step {run.step} of epoch {run.epoch + 1}" if run.step else f"epoch {run.epoch}"
     if run.epoch < last:
         left = f"epochs={last - run.epoch}"
-        where += f": run.fit(X, y, {left}) with the same options goes on exactly from there"
+        where += f": run.fit(X, y, {left}) with the same options continues exactly from there"
     run = replace(run, stopped=f"interrupted after {where}")
     warn(f"training was {run.stopped}", run)
     return run

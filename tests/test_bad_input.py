@@ -469,7 +469,7 @@ CASES = {
     "monitor misspelt": (
         lambda: fit(validation=0.5, early_stopping=portnet.EarlyStopping("val_loss")),
         ValueError,
-        "unknown number to monitor 'val_loss': did you mean 'validation_loss'?",
+        "unknown metric to monitor 'val_loss': did you mean 'validation_loss'?",
     ),
     "monitor of a custom metric without a mode": (
         lambda: fit(metrics=[custom_metric], early_stopping=portnet.EarlyStopping("custom_metric")),
@@ -774,10 +774,10 @@ CASES = {
         ValueError,
         "class_weight: expected a finite weight >= 0 for 1, got inf",
     ),
-    "plateau with lowest=2": (
-        lambda: portnet.ReduceOnPlateau(lowest=2),
+    "plateau with min_scale=2": (
+        lambda: portnet.ReduceOnPlateau(min_scale=2),
         ValueError,
-        "ReduceOnPlateau: expected 0 <= lowest < 1, got 2",
+        "ReduceOnPlateau: expected 0 <= min_scale < 1, got 2",
     ),
     "resume from a chain with another optimizer": (
         lambda: fit(
@@ -821,13 +821,13 @@ CASES = {
             validation=0.5, metrics=["accuracy"], early_stopping=portnet.EarlyStopping("accuracy")
         ),
         ValueError,
-        "unknown number to monitor 'accuracy': did you mean 'validation_accuracy'?",
+        "unknown metric to monitor 'accuracy': did you mean 'validation_accuracy'?",
     ),
     # runs
     "best without monitoring": (
         lambda: fit().best,
         ValueError,
-        "best: no epoch was watched; fit with early_stopping=portnet.EarlyStopping()",
+        "best: no epoch was monitored; fit with early_stopping=portnet.EarlyStopping()",
     ),
     "moving to an unknown backend": (
         lambda: fit().to("cuda"),

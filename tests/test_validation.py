@@ -297,7 +297,7 @@ CASES = {
     "predicting on another device": (
         lambda: classify().predict(strict(X)),
         TypeError,
-        "X is a array_api_strict array on device1, but the parameters live in numpy on cpu: give portn",
+        "X is a array_api_strict array on device1, but the parameters are on numpy on cpu: give portn",
     ),
     # parameters
     "parameters of another structure": (

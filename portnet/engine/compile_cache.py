@@ -9,6 +9,8 @@ from typing import Any
 from ..backend import Backend
 from ..compiler import Compiled, compile, native_mode
 
+__all__ = ["compile_cached", "compiler_for", "release"]
+
 
 def compiler_for(backend: Backend, wanted: bool = True) -> str:
     """Return how functions of this backend's arrays are compiled: "replay", "jit", or "" for not.

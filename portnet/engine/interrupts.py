@@ -6,20 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+__all__ = ["interrupts"]
+
 
 @contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """Ctrl-C inside makes the list that is given non-empty, instead of cutting a step in two.
+    """Append to the yielded list on Ctrl-C, instead of raising KeyboardInterrupt within a step.
 
-    A second one raises KeyboardInterrupt at once. A handler that is not Python's own stays in
-    place, and so does everything in threads, which get no signals.
+    A second Ctrl-C raises KeyboardInterrupt at once. Signal handlers other than Python's stay in
+    place; threads get no signals.
     """
-    pressed: list[int] = []
+    interrupted: list[int] = []
 
     def note(number: int, frame: Any) -> None:
-        if pressed:
+        if interrupted:
             raise KeyboardInterrupt
-        pressed.append(number)
+        interrupted.append(number)
 
     ours = (
         threading.current_thread() is threading.main_thread()
@@ -28,7 +30,7 @@ def interrupts() -> Iterator[list[int]]:
     if ours:
         signal.signal(signal.SIGINT, note)
     try:
-        yield pressed
+        yield interrupted
     finally:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,17 +10,19 @@ from .. import tree
 from .._typing import Array
 from ..backend import namespace
 
+__all__ = ["UNPACKED", "Packing"]
+
 
 class _Unpacked:
-    """As they are."""
+    """Keeps a pytree as it is."""
 
-    def pack(self, nest: Any) -> Any:
-        """Return the nest."""
-        return nest
+    def pack(self, pytree: Any) -> Any:
+        """Return the pytree."""
+        return pytree
 
-    def unpack(self, nest: Any) -> Any:
-        """Return the nest."""
-        return nest
+    def unpack(self, pytree: Any) -> Any:
+        """Return the pytree."""
+        return pytree
 
 
 UNPACKED = _Unpacked(), _Unpacked()
@@ -28,36 +30,36 @@ UNPACKED = _Unpacked(), _Unpacked()
 
 @dataclass(frozen=True)
 class Packing:
-    """As one vector for each dtype.
+    """Packs a pytree into one flat vector for each dtype.
 
-    `leaves` has of each leaf, in the order of `tree.leaves`, shape and dtype; `nest` is a nest of
-    that form with numbers as its leaves.
+    `leaves` has the shape and dtype of each leaf, in the order of `tree.leaves`; `pytree` has the
+    numbers of the leaves in their positions.
     """
 
     leaves: tuple[tuple[tuple[int, ...], str], ...]
-    text: str  # the nest in words, by which two are compared
-    nest: Any = field(compare=False)
+    structure: str  # a text by which pytrees are compared
+    pytree: Any = field(compare=False)
 
     @classmethod
-    def of(cls, nest: Any) -> "Packing":
-        """Return the form of a nest of NumPy's arrays; TypeError where it holds something else."""
-        arrays = tree.leaves(nest)
+    def of(cls, pytree: Any) -> "Packing":
+        """Return the packing of a pytree of NumPy arrays; TypeError if it holds anything else."""
+        arrays = tree.leaves(pytree)
         for i, leaf in enumerate(arrays):
             if isinstance(leaf, np.ndarray) and type(leaf) is not np.ndarray:
-                raise TypeError  # a subclass, which may do as it likes
+                raise TypeError  # a subclass may have operators of its own
             if not isinstance(leaf, np.ndarray | np.generic):
                 raise TypeError(
-                    f"the state holds {leaf!r} at {tree.paths(nest)[i]}: a 0-d array would be "
+                    f"the state holds {leaf!r} at {tree.paths(pytree)[i]}: a 0-d array would be "
                     "compiled"
                 )
         number = iter(range(len(arrays)))
-        form = tree.map(lambda leaf: next(number), nest)
+        form = tree.map(lambda leaf: next(number), pytree)
         leaves = tuple([(leaf.shape, leaf.dtype.name) for leaf in arrays])
-        return cls(leaves, _structure(nest), form)
+        return cls(leaves, _structure(pytree), form)
 
-    def pack(self, nest: Any) -> dict[str, Array]:
-        """Return the vectors, by the name of their dtype: copies."""
-        leaves = self._checked(nest)
+    def pack(self, pytree: Any) -> dict[str, Array]:
+        """Return the vectors by the name of their dtype; copies."""
+        leaves = self._checked(pytree)
         if not leaves:
             return {}
         xp = namespace(*leaves)
@@ -66,22 +68,24 @@ class Packing:
             for kind in dict.fromkeys(kind for _, kind in self.leaves)
         }
 
-    def _checked(self, nest: Any) -> list[Array]:
-        leaves = tree.leaves(nest)
+    def _checked(self, pytree: Any) -> list[Array]:
+        leaves = tree.leaves(pytree)
         given = tuple([(tuple(a.shape), a.dtype.name) for a in leaves])
-        if given != self.leaves or _structure(nest) != self.text:
-            raise ValueError(f"a step changed the form of its state: {self.leaves} became {given}")
+        if given != self.leaves or _structure(pytree) != self.structure:
+            raise ValueError(
+                f"a step changed the structure of its state: {self.leaves} became {given}"
+            )
         return leaves
 
-    def fill(self, vectors: dict[str, Array], nest: Any) -> None:
-        """Write a nest into vectors."""
+    def fill(self, vectors: dict[str, Array], pytree: Any) -> None:
+        """Write a pytree into the vectors."""
         begin = dict.fromkeys(vectors, 0)
-        for leaf, (shape, kind) in zip(self._checked(nest), self.leaves, strict=True):
+        for leaf, (shape, kind) in zip(self._checked(pytree), self.leaves, strict=True):
             start, begin[kind] = begin[kind], begin[kind] + prod(shape)
             vectors[kind][start : begin[kind]] = leaf.reshape(-1)
 
     def unpack(self, vectors: dict[str, Array]) -> Any:
-        """Return the nest: views of the vectors."""
+        """Return the pytree: views of the vectors."""
         begin = dict.fromkeys(vectors, 0)
         xp: Any = namespace(*vectors.values()) if vectors else None
         arrays = []
@@ -89,25 +93,25 @@ class Packing:
             start = begin[kind]
             begin[kind] = start + prod(shape)
             arrays.append(xp.reshape(vectors[kind][start : begin[kind]], shape))
-        return _fill_in(self.nest, arrays)
+        return _fill_in(self.pytree, arrays)
 
 
-def _fill_in(nest: Any, arrays: list[Array]) -> Any:
-    """Return a nest of numbers with the arrays of these numbers: `tree.map`, without its checks."""
-    if isinstance(nest, int):
-        return arrays[nest]
-    if isinstance(nest, dict):
-        return {k: _fill_in(v, arrays) for k, v in nest.items()}
-    if nest is None:
+def _fill_in(pytree: Any, arrays: list[Array]) -> Any:
+    """Return the pytree with arrays in place of their numbers: `tree.map` without checks."""
+    if isinstance(pytree, int):
+        return arrays[pytree]
+    if isinstance(pytree, dict):
+        return {k: _fill_in(v, arrays) for k, v in pytree.items()}
+    if pytree is None:
         return None
-    parts = [_fill_in(v, arrays) for v in nest]
-    return type(nest)(*parts) if hasattr(nest, "_fields") else type(nest)(parts)
+    parts = [_fill_in(v, arrays) for v in pytree]
+    return type(pytree)(*parts) if hasattr(pytree, "_fields") else type(pytree)(parts)
 
 
-def _structure(nest: Any) -> str:
-    """Return the containers of a nest, in words."""
-    if isinstance(nest, dict):
-        return "{" + ", ".join(f"{k!r}: {_structure(nest[k])}" for k in sorted(nest)) + "}"
-    if isinstance(nest, tuple | list):
-        return f"{type(nest).__qualname__}({', '.join(map(_structure, nest))})"
-    return "" if nest is None else "*"
+def _structure(pytree: Any) -> str:
+    """Return the containers of a pytree as a text."""
+    if isinstance(pytree, dict):
+        return "{" + ", ".join(f"{k!r}: {_structure(pytree[k])}" for k in sorted(pytree)) + "}"
+    if isinstance(pytree, tuple | list):
+        return f"{type(pytree).__qualname__}({', '.join(map(_structure, pytree))})"
+    return "" if pytree is None else "*"
