@@ -1243,11 +1243,11 @@ def test_sigint_ends_training_before_the_end_of_the_epoch(monkeypatch):
 )
 def test_keyboard_interrupt_of_compiled_steps_keeps_the_finished_steps(solver, where, monkeypatch):
     """The finished steps are kept, whether it comes between two steps or within one."""
-    from portnet import compiler
+    from portnet.compiler.executable import Bound
 
     count, finished, steps, target = 0, 10, [], (executor.Epoch, "inputs")
     if where == "in a step":
-        finished, target = 11, (compiler.Compiled, "__call__")
+        finished, target = 11, (Bound, "__call__")
     whole = getattr(*target)
 
     def interrupt(self, *args):

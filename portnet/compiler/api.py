@@ -174,6 +174,18 @@ class Compiled:
             return str(error)
         return entry.reason if isinstance(entry, _EagerCall) else ""
 
+    def bind(self, *args: Any) -> Any:
+        """Return a function of the arrays of such arguments, as a list, that checks nothing.
+
+        The donated arrays, always the same, then hold the results. None where such calls run
+        eagerly, or where a result replaces no donated array. See `executable.Bound`.
+        """
+        arrays: list[Any] = []
+        if self.refusal(*args):
+            return None
+        entry: Any = self._entries.get(self._key_of(args, {}, arrays))
+        return entry.bind(arrays) if hasattr(entry, "bind") else None
+
     def release(self, least: int = 0) -> None:
         """Release the buffers of plans that hold more than `least` bytes, until the next call."""
         for entry in list(self._entries.values()):

@@ -291,11 +291,46 @@ class Executable:
             if replay.code is self.code:  # else it was generated again meanwhile
                 self.pool.append(replay)
 
+    def bind(self, arrays: list[Any]) -> "Bound | None":
+        """Return calls with these donated arrays; None unless each result replaces one of them."""
+        replaced = len(self.plan.donated) == len(self.plan.program.leaves)
+        given, replay = list(arrays), self.pool.pop() if self.pool else Replay(self.plan, self.code)
+        replay.prepare(given, self.others)
+        same = all(a is b for a, b in zip(given, arrays, strict=True))
+        return Bound(self, replay) if replaced and same else None
+
     def explain(self) -> str:
         """Return a description of the plan."""
         from .explain import explain
 
         return explain(self.plan, self.native, self.source)
+
+
+class Bound:
+    """Calls of a plan that write to the same donated arrays each time, without any checks.
+
+    The caller must give arrays of the same structure, shapes and dtypes, the same donated ones, and
+    none that shares memory with these. The donated arrays then hold the results.
+    """
+
+    def __init__(self, executable: Executable, replay: Replay) -> None:
+        self.executable, self.replay = executable, replay
+
+    def __call__(self, arrays: list[Any]) -> None:
+        """Do a call: `arrays` are all those of the arguments, in their order."""
+        executable = self.executable
+        executable.calls_left -= 1
+        if executable.calls_left == 0:
+            executable._compile()
+        if self.replay.code is not executable.code:  # it is machine code now
+            self.replay = Replay(executable.plan, executable.code)
+            self.replay.prepare(list(arrays), executable.others)
+        self.replay.function(*arrays)
+
+    def close(self) -> None:
+        """Return the buffers to the pool of the plan."""
+        if self.replay.code is self.executable.code:
+            self.executable.pool.append(self.replay)
 
 
 def build(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs: Any) -> Executable:

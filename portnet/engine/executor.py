@@ -127,31 +127,27 @@ class EpochExecutor:
         epoch = epoch.on_device()
         begins = range(start.done * epoch.size, len(epoch.dataset), epoch.size)
         step = self._step(start, epoch, begins)
-        params, state, sums = step.pack(start)
+        packed = step.pack(start)
         done = start.done
         torn = False  # in the middle of a packed step
         try:
             with quiet():
                 for begin in begins:
-                    inputs = epoch.inputs(begin, step.key_as_arrays)
                     torn = step.packed
-                    params, state, sums = step.function(params, state, sums, *inputs, epoch.scale)
+                    packed = step(packed, epoch, begin)
                     torn, done = False, done + 1
                     step.warn_if_eager()
                     if after():
                         break
         except KeyboardInterrupt as error:  # raised by a signal handler other than Python's
             if torn:  # the packed vectors are half written: the finished steps are made again
-                params, state, sums = step.pack(start)
+                packed = step.pack(start)
                 with quiet():
                     for begin in begins[: done - start.done]:
-                        inputs = epoch.inputs(begin, step.key_as_arrays)
-                        params, state, sums = step.function(
-                            params, state, sums, *inputs, epoch.scale
-                        )
-            error.ahead = step.unpack(params, state, sums, done)  # type: ignore[attr-defined]
+                        packed = step(packed, epoch, begin)
+            error.ahead = step.unpack(packed, done)  # type: ignore[attr-defined]
             raise
-        return step.unpack(params, state, sums, done)
+        return step.unpack(packed, done)
 
     def _step(self, start: EpochState, epoch: Epoch, begins: range) -> "StepExecutor":
         """Return how steps are made: as in the epoch before."""
@@ -183,6 +179,8 @@ class EpochExecutor:
 
     def close(self) -> None:
         """Release the memory of compiled functions."""
+        for step in self._steps:
+            step.close()
         self._steps.clear()
         release()
 
@@ -259,6 +257,31 @@ class StepExecutor:
         self.key_as_arrays = key_as_arrays
         self.packed = isinstance(packings[0], Packing)
         self._vectors: Any = None  # params, state, sums
+        self._bound: dict[Any, Any] = {}  # by what may differ between batches
+
+    def __call__(self, packed: Any, epoch: Epoch, begin: int) -> Any:
+        """Make the step of the batch that begins at a row; return params, state, sums, packed."""
+        arrays, index, key = inputs = epoch.inputs(begin, self.key_as_arrays)
+        if not self.packed:
+            return self.function(*packed, *inputs, epoch.scale)
+        rows = arrays[1] if index is None else index
+        kind = rows.shape[0], index is None, epoch.scale is None
+        if kind not in self._bound:
+            self._bound[kind] = self.function.bind(*packed, *inputs, epoch.scale)  # type: ignore[attr-defined]
+        bound = self._bound[kind]
+        if bound is None:
+            return self.function(*packed, *inputs, epoch.scale)
+        params, state, sums = packed
+        flat = [*params.values(), *state.values(), sums, *arrays, index, *(key or ()), epoch.scale]
+        bound([a for a in flat if a is not None])
+        return packed
+
+    def close(self) -> None:
+        """Return the buffers of bound steps."""
+        for bound in self._bound.values():
+            if bound is not None:
+                bound.close()
+        self._bound.clear()
 
     def pack(self, start: EpochState) -> tuple[Any, Any, Any]:
         """Return parameters, state and sums in the form that `function` takes."""
@@ -274,10 +297,11 @@ class StepExecutor:
             self._vectors[2][...] = sums
         return self._vectors  # type: ignore[no-any-return]
 
-    def unpack(self, params: Any, state: Any, sums: Any, done: int) -> EpochState:
+    def unpack(self, packed: Any, done: int) -> EpochState:
         """Return the state after `done` steps; of packed vectors, a copy."""
+        params, state, sums = packed
         if self.packed:
-            self._vectors = params, state, sums
+            self._vectors = packed
             params, state = ({k: v.copy() for k, v in d.items()} for d in (params, state))
             sums = sums.copy()
         unpacked = self.packings[0].unpack(params), self.packings[1].unpack(state)
