@@ -170,7 +170,7 @@ def _portnet(problem, compiler, after=0):
         return params, trainer.optimizer.init(params)
 
     def fresh():
-        if after and not step_of._ways:  # machine code at the first call, or never
+        if after and not step_of._entries:  # machine code at the first call, or never
             with patch.dict(os.environ, PORTNET_NATIVE="always" if after > 0 else "never"):
                 step_of(*begin(), *feed[0])
         return begin()

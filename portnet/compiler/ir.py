@@ -167,82 +167,21 @@ def unfrozen(key: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(slice(*k[1:]) if isinstance(k, tuple) else k for k in key)
 
 
+# Tables of operations ---------------------------------------------------------------------------
+
 ELEMENTWISE = frozenset(
-    [
-        "abs",
-        "acos",
-        "acosh",
-        "add",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "bitwise_and",
-        "bitwise_invert",
-        "bitwise_left_shift",
-        "bitwise_or",
-        "bitwise_right_shift",
-        "bitwise_xor",
-        "ceil",
-        "copysign",
-        "cos",
-        "cosh",
-        "divide",
-        "equal",
-        "exp",
-        "expm1",
-        "floor",
-        "floor_divide",
-        "greater",
-        "greater_equal",
-        "hypot",
-        "isfinite",
-        "isinf",
-        "isnan",
-        "less",
-        "less_equal",
-        "log",
-        "log10",
-        "log1p",
-        "log2",
-        "logaddexp",
-        "logical_and",
-        "logical_not",
-        "logical_or",
-        "logical_xor",
-        "maximum",
-        "minimum",
-        "multiply",
-        "negative",
-        "nextafter",
-        "not_equal",
-        "positive",
-        "pow",
-        "reciprocal",
-        "remainder",
-        "sign",
-        "signbit",
-        "sin",
-        "sinh",
-        "sqrt",
-        "square",
-        "subtract",
-        "tan",
-        "tanh",
-        "trunc",
-        "where",
-    ]
+    """
+    abs acos acosh add asin asinh atan atan2 atanh bitwise_and bitwise_invert bitwise_left_shift
+    bitwise_or bitwise_right_shift bitwise_xor ceil copysign cos cosh divide equal exp expm1
+    floor floor_divide greater greater_equal hypot isfinite isinf isnan less less_equal log
+    log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum
+    multiply negative nextafter not_equal positive pow reciprocal remainder sign signbit sin
+    sinh sqrt square subtract tan tanh trunc where
+    """.split()
 )
-
-
 # As above, but no ufuncs of NumPy's.
 CALLED = frozenset(["clip", "conj", "imag", "real", "round"])
-
-
-REDUCTIONS = frozenset(
-    ["all", "any", "argmax", "argmin", "max", "mean", "min", "prod", "std", "sum", "var"]
-)
+REDUCTIONS = frozenset("all any argmax argmin max mean min prod std sum var".split())
 
 
 @functools.cache
