@@ -20,7 +20,7 @@ from .data.split import split
 from .engine.full_batch import gradient_of, value_and_grad
 from .lbfgs import LBFGS
 from .model_checks import try_out
-from .run import EpochProgress, Metric, Run
+from .run import EpochProgress, Metric, Run, TrainerLike
 
 __all__ = ["FitOptions", "epoch_plan", "full_gradient_of", "prepare"]
 
@@ -72,7 +72,7 @@ class FitOptions:
 
 
 def prepare(
-    trainer: Any, X: Any, y: Any, options: FitOptions
+    trainer: TrainerLike, X: Any, y: Any, options: FitOptions
 ) -> tuple[Run, Dataset, Dataset | None]:
     """Return the run before the first step, the training data and the validation data."""
     before, fraction = options.resume, options.validation
@@ -133,7 +133,7 @@ def prepare(
     return run, data, checked
 
 
-def epoch_plan(trainer: Any, data: Dataset) -> str:
+def epoch_plan(trainer: TrainerLike, data: Dataset) -> str:
     """Return a text of all that decides which rows each step of an epoch takes."""
     return (
         f"{len(data)} rows, batch_size={trainer.batch_size}, seed={trainer.seed}, "
@@ -141,7 +141,7 @@ def epoch_plan(trainer: Any, data: Dataset) -> str:
     )
 
 
-def _new(trainer: Any, X: Array, y: Any, backend: Backend) -> Run:
+def _new(trainer: TrainerLike, X: Array, y: Any, backend: Backend) -> Run:
     """Return a run with initial parameters."""
     params, outputs = trainer.model.init(random.generator(trainer.seed), X.shape[1])
     if trainer.params is not None:
@@ -152,7 +152,7 @@ def _new(trainer: Any, X: Array, y: Any, backend: Backend) -> Run:
     return Run(trainer, params, state, backend, X.shape[1], outputs, classes=classes)
 
 
-def _resumed(trainer: Any, run: Run, plateau: bool) -> Run:
+def _resumed(trainer: TrainerLike, run: Run, plateau: bool) -> Run:
     """Return a run that a trainer continues from the parameters after its last step."""
     scale, monitors = run._scale, dict(run._monitors)
     if run.trainer is not trainer:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from .data import checks as check
 from .data import labels as _labels
 from .data.dataset import Dataset
 from .engine.inference import forward
+from .layers import Layer
 from .metrics import two_columns
 
 __all__ = ["History", "Run"]
@@ -57,6 +58,28 @@ class History(dict[str, list[float]]):
             raise ImportError("to_pandas needs pandas: pip install pandas") from error
         epochs = range(1, 1 + max(map(len, self.values()), default=0))
         return pandas.DataFrame(self.to_dict(), index=pandas.Index(epochs, name="epoch"))
+
+
+class TrainerLike(Protocol):
+    """What a run needs of its trainer, a `portnet.Trainer`."""
+
+    @property
+    def model(self) -> Layer: ...  # noqa: D102 (as in Trainer, and below)
+    @property
+    def loss(self) -> Any: ...  # noqa: D102
+    @property
+    def optimizer(self) -> Any: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int | None: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def shuffle(self) -> bool: ...  # noqa: D102
+    @property
+    def params(self) -> Params: ...  # noqa: D102
+    @property
+    def compile(self) -> bool: ...  # noqa: D102
+    def fit(self, X: Any, y: Any, *more: Any, **options: Any) -> "Run": ...  # noqa: D102
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +126,7 @@ class Run:
     110
     """
 
-    trainer: Any
+    trainer: TrainerLike
     params: Params = field(repr=False)
     state: State = field(repr=False)
     backend: Backend
@@ -161,7 +184,7 @@ class Run:
         within the epoch, which counts as one of `epochs`. Metrics are by default those of the run.
         X is (rows, n_in), y (rows,) or (rows, n_out).
         """
-        return self.trainer.fit(X, y, *more, resume=self, **options)  # type: ignore[no-any-return]
+        return self.trainer.fit(X, y, *more, resume=self, **options)
 
     def to(self, name: str, *, device: Any = None, dtype: str | None = None) -> "Run":
         """Return this run with its arrays moved to a backend: ``run.to("numpy")``.

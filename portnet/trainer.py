@@ -39,7 +39,7 @@ from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .preparation import FitOptions, epoch_plan, full_gradient_of, prepare
-from .run import EpochProgress, Metric, Run, record, warn, with_run
+from .run import EpochProgress, Metric, Run, TrainerLike, record, warn, with_run
 from .training import make_step
 from .transforms import refuse_transforms
 
@@ -288,7 +288,7 @@ def _epochs(
             yield run
 
 
-def _executor(trainer: Trainer, weighted: bool) -> EpochExecutor:
+def _executor(trainer: TrainerLike, weighted: bool) -> EpochExecutor:
     """Return the executor of a trainer's steps, for losses that are means or sums over rows."""
     averaged, loss = getattr(trainer.loss, "reduction", "mean") == "mean", trainer.loss
     loss = ScaledByBatchWeight(loss) if weighted and averaged else loss

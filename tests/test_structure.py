@@ -133,6 +133,7 @@ ALLOWED = {
         "data",
         "data/dataset",
         "engine/inference",
+        "layers",
         "metrics",
         "tree",
     },
@@ -319,6 +320,35 @@ def test_allowed_imports_have_no_cycle():
     for name, needed in ALLOWED.items():
         assert needed - {""} <= set(seen), name
         seen.append(name)
+
+
+# What each folder may import from the rest of portnet: rooms are independent of those above them.
+ROOMS = {
+    "compiler/native": {"_typing", "compiler"},
+    "compiler": {"_typing", "compiler", "tree"},
+    "data": {"_typing", "_validation", "backend", "data", "losses", "metrics", "rng", "tree"},
+    "engine": {"_typing", "backend", "compiler", "data", "engine", "rng", "tree"},
+}
+NEVER = {"trainer", "preparation", "callbacks", "divergence"}  # by the estimators
+EMITTERS = {"compiler/numpy_codegen", "compiler/executable", "compiler/api"}  # by machine code
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_folder_imports_nothing_from_folders_above_it(room):
+    for name, needed in ALLOWED.items():
+        if name.startswith(room + "/"):
+            outside = {
+                n for n in needed if not any((n + "/").startswith(r + "/") for r in ROOMS[room])
+            }
+            assert not outside, f"{name} may import {outside}"
+
+
+def test_estimators_are_independent_of_the_trainer_and_machine_code_of_numpy_codegen():
+    for name, needed in ALLOWED.items():
+        if name.startswith("estimators"):
+            assert not needed & NEVER, name
+        if name.startswith("compiler/native/"):
+            assert not needed & EMITTERS, name
 
 
 @pytest.mark.parametrize("name", ARRAY_API_MODULES)
