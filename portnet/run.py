@@ -64,22 +64,39 @@ class TrainerLike(Protocol):
     """What a run needs of its trainer, a `portnet.Trainer`."""
 
     @property
-    def model(self) -> Layer: ...  # noqa: D102 (as in Trainer, and below)
+    def model(self) -> Layer:
+        """The network."""
+
     @property
-    def loss(self) -> Any: ...  # noqa: D102
+    def loss(self) -> Any:
+        """The loss."""
+
     @property
-    def optimizer(self) -> Any: ...  # noqa: D102
+    def optimizer(self) -> Any:
+        """The optimizer."""
+
     @property
-    def batch_size(self) -> int | None: ...  # noqa: D102
+    def batch_size(self) -> int | None:
+        """Rows in a step."""
+
     @property
-    def seed(self) -> int: ...  # noqa: D102
+    def seed(self) -> int:
+        """The seed."""
+
     @property
-    def shuffle(self) -> bool: ...  # noqa: D102
+    def shuffle(self) -> bool:
+        """Whether batches are shuffled."""
+
     @property
-    def params(self) -> Params: ...  # noqa: D102
+    def params(self) -> Params:
+        """The initial parameters."""
+
     @property
-    def compile(self) -> bool: ...  # noqa: D102
-    def fit(self, X: Any, y: Any, *more: Any, **options: Any) -> "Run": ...  # noqa: D102
+    def compile(self) -> bool:
+        """Whether steps are compiled."""
+
+    def fit(self, X: Any, y: Any, *more: Any, **options: Any) -> "Run":
+        """Train."""
 
 
 @dataclass(frozen=True, eq=False)
