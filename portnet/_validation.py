@@ -22,19 +22,19 @@ __all__ = [
     "LOSS_CALL",
     "METRIC_CALL",
     "OPTIONS_ELSEWHERE",
-    "called_with",
+    "check_choice",
     "check_decay",
-    "choose",
+    "check_integer",
+    "check_methods",
+    "check_number",
+    "check_pair",
+    "check_signature",
     "decays",
     "how_to_install",
-    "integer",
-    "methods",
     "name_of",
-    "named",
-    "number",
     "options_by_name",
-    "pair",
     "refuse_unknown",
+    "resolve",
     "sizes_in_a_list",
     "warn",
 ]
@@ -148,7 +148,7 @@ def options_by_name(names: Callable[[], Iterable[str]], example: str) -> Callabl
                         f"{OPTIONS_ELSEWHERE[name]}"
                     )
                 try:
-                    choose("option", name, known)
+                    check_choice("option", name, known)
                 except ValueError as error:
                     raise TypeError(f"{method.__name__}: {error}") from None
             return method(self, *data, **options)
@@ -158,7 +158,7 @@ def options_by_name(names: Callable[[], Iterable[str]], example: str) -> Callabl
     return decorate
 
 
-def choose(kind: str, name: Any, names: Iterable[str]) -> None:
+def check_choice(kind: str, name: Any, names: Iterable[str]) -> None:
     """Raise ValueError, suggesting the nearest right one, unless `name` is one of `names`."""
     names = list(names)
     if not isinstance(name, str) or name not in names:
@@ -172,15 +172,15 @@ def choose(kind: str, name: Any, names: Iterable[str]) -> None:
         raise ValueError(f"unknown {kind} {name!r}{hint} The names are {', '.join(names)}")
 
 
-def named(kind: str, given: Any, table: Mapping[str, Callable[[], Any]]) -> Any:
+def resolve(kind: str, given: Any, table: Mapping[str, Callable[[], Any]]) -> Any:
     """Return what a name stands for in the table; what is no name is returned as it is."""
     if not isinstance(given, str):
         return given
-    choose(kind, given, table)
+    check_choice(kind, given, table)
     return table[given]()
 
 
-def integer(what: str, value: Any, low: int) -> int:
+def check_integer(what: str, value: Any, low: int) -> int:
     """Return an option that must be an integer of at least `low`, or raise ValueError."""
     try:
         found = operator.index(value)
@@ -191,7 +191,7 @@ def integer(what: str, value: Any, low: int) -> int:
     return found
 
 
-def number(owner: Any, name: str, needed: str, fits: Callable[[float], bool]) -> None:
+def check_number(owner: Any, name: str, needed: str, fits: Callable[[float], bool]) -> None:
     """Check a number of a frozen dataclass and keep it as a Python float, or raise ValueError.
 
     As a float: NumPy's float64 scalars turn every float32 array that they meet into float64.
@@ -208,7 +208,7 @@ def number(owner: Any, name: str, needed: str, fits: Callable[[float], bool]) ->
 
 def check_decay(owner: Any) -> None:
     """Check the options of what makes parameters decay: `decay`, and `only` those of a name."""
-    number(owner, "decay", "a finite decay >= 0", lambda d: 0 <= d < math.inf)
+    check_number(owner, "decay", "a finite decay >= 0", lambda d: 0 <= d < math.inf)
     if not isinstance(owner.only, str | None):
         name = type(owner).__name__
         raise TypeError(f"{name}: only is the name of parameters, such as 'W', got {owner.only!r}")
@@ -231,7 +231,7 @@ def name_of(x: Any) -> str:
     return type(x).__name__ if text.startswith("<") and " object at 0x" in text else text
 
 
-def pair(owner: Any, method: str, needed: str, answer: Any, index: int | None = None) -> Any:
+def check_pair(owner: Any, method: str, needed: str, answer: Any, index: int | None = None) -> Any:
     """Return what a method returned if that is a pair, or raise TypeError that names its owner.
 
     `index` is that of a layer in its Chain.
@@ -245,7 +245,7 @@ def pair(owner: Any, method: str, needed: str, answer: Any, index: int | None = 
     return answer
 
 
-def called_with(what: str, function: Any, names: tuple[str, ...], example: str) -> None:
+def check_signature(what: str, function: Any, names: tuple[str, ...], example: str) -> None:
     """Raise TypeError unless a function can be called with arguments of these names, in order."""
     try:
         signature = inspect.signature(function)
@@ -294,7 +294,7 @@ def _kind_of(x: Any) -> str:
     return f"a {type(x).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
 
 
-def methods(what: str, given: Any, names: tuple[str, ...]) -> None:
+def check_methods(what: str, given: Any, names: tuple[str, ...]) -> None:
     """Raise TypeError unless an object (and not its class) has these methods."""
     if isinstance(given, type) or not all(hasattr(given, name) for name in names):
         hint = ": write it with ()" if isinstance(given, type) else ""

@@ -24,7 +24,7 @@ import array_api_compat
 import numpy as np
 
 from ._typing import Array
-from ._validation import choose
+from ._validation import check_choice
 
 __all__ = [
     "Backend",
@@ -35,7 +35,6 @@ __all__ = [
     "backends",
     "get_backend",
     "namespace",
-    "read",
     "set_backend",
     "to_numpy",
     "use_backend",
@@ -181,7 +180,7 @@ class Backend:
 
     def require(self, dtype: str) -> None:
         """Raise ValueError unless there is a dtype of this name, and this device has it."""
-        choose("dtype", dtype, DTYPES)
+        check_choice("dtype", dtype, DTYPES)
         if not self.supports(dtype):
             why = (
                 'jax keeps 64 bits off until jax.config.update("jax_enable_x64", True) is called'
@@ -214,7 +213,7 @@ class Backend:
             if narrower and bool(self.xp.any(self.xp.isinf(cast) & self.xp.isfinite(x))):
                 raise _too_large(to_numpy(x), wanted)  # the line above waits for x
             return cast
-        host = _numbers(to_numpy(x))
+        host = _as_numeric(to_numpy(x))
         host = _cast(host, dtype or (None if host.dtype.kind in "iub" else self.dtype))
         if host.dtype.name == "int64" and not self.supports("int64"):
             host = _cast(host, "int32")
@@ -298,7 +297,7 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
         if "inhomogeneous" not in str(error):
             raise
         raise ValueError(
-            "expected a rectangular nest of numbers, got rows of different lengths"
+            "expected a rectangular array of numbers, got rows of different lengths"
         ) from error
 
 
@@ -571,8 +570,8 @@ _LIBRARIES = {
 
 
 def _resolve(name: str, where: Any, dtype: str) -> Backend:
-    choose("backend", name, _LIBRARIES)
-    choose("dtype", dtype, FLOATS)
+    check_choice("backend", name, _LIBRARIES)
+    check_choice("dtype", dtype, FLOATS)
     status = _probe(name)
     if not status.usable:
         raise BackendUnavailableError(f"the {name} backend cannot be used: {status.reason}")
@@ -615,7 +614,7 @@ def _dtype_name(dtype: Any) -> str:
     return str(getattr(dtype, "name", dtype)).rpartition(".")[2]
 
 
-def _numbers(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _as_numeric(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return host data as numbers: objects may be some (a frame's columns, Decimal, None)."""
     if host.dtype.kind in "fiub":
         return host
@@ -668,14 +667,14 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
-def read(numbers: list[Any]) -> list[float]:
+def read_floats(numbers: list[Any]) -> list[float]:
     """Return 0-d arrays and numbers as floats, with one wait for the device.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from portnet.backend import read
-    >>> read([np.asarray(0.5), 2])
+    >>> from portnet.backend import read_floats
+    >>> read_floats([np.asarray(0.5), 2])
     [0.5, 2.0]
     """
     arrays = [v for v in numbers if hasattr(v, "shape")]

@@ -18,7 +18,15 @@ import numpy as np
 from . import rng as random
 from . import tree
 from ._typing import Array
-from ._validation import LOSS_CALL, called_with, integer, methods, name_of, named, pair
+from ._validation import (
+    LOSS_CALL,
+    check_integer,
+    check_methods,
+    check_pair,
+    check_signature,
+    name_of,
+    resolve,
+)
 from .backend import Backend, backend_of, namespace, to_numpy
 from .data import checks as check
 from .layers import Layer
@@ -73,9 +81,9 @@ def check_layer(
     >>> portnet.check_layer(portnet.Dense(3)) < 1e-6
     True
     """
-    methods("a layer", layer, ("init", "forward", "backward"))
+    check_methods("a layer", layer, ("init", "forward", "backward"))
     draw, n_in = random.generator(seed), n_in or getattr(layer, "n_in", None) or 6
-    x = draw.standard_normal((integer("rows", rows, 1), n_in)) if x is None else x
+    x = draw.standard_normal((check_integer("rows", rows, 1), n_in)) if x is None else x
     backend = backend_of(x)
     x = check.features(x, backend, name="x")
     params = _random_params(layer, x, draw, backend)
@@ -83,9 +91,11 @@ def check_layer(
     worst = 0.0
     for k, mode in ((None, "in inference"), (key, "in training")):
         _check_float32(layer, params, x, k)
-        y, cache = pair(layer, "forward", "y, cache", layer.forward(params, x, k))
+        y, cache = check_pair(layer, "forward", "y, cache", layer.forward(params, x, k))
         dy = _normal(draw, y)
-        dparams, dx = pair(layer, "backward", "dparams, dx", layer.backward(params, cache, dy))
+        dparams, dx = check_pair(
+            layer, "backward", "dparams, dx", layer.backward(params, cache, dy)
+        )
         _check_linear(layer, params, cache, dy, (dparams, dx))
 
         def along(nest: Any, k: random.Key | None = k, dy: Array = dy) -> float:
@@ -127,9 +137,9 @@ def check_loss(
     >>> portnet.check_loss("squared_error") < 1e-6
     True
     """
-    draw, loss = random.generator(seed), named("loss", loss, LOSSES)
-    methods("a loss(pred, target, weight)", loss, ("__call__",))
-    called_with("a loss", loss, *LOSS_CALL)
+    draw, loss = random.generator(seed), resolve("loss", loss, LOSSES)
+    check_methods("a loss(pred, target, weight)", loss, ("__call__",))
+    check_signature("a loss", loss, *LOSS_CALL)
     pred = draw.standard_normal((5, 3)) if pred is None else pred
     backend = backend_of(pred)
     pred = check.features(pred, backend, name="pred")
@@ -196,9 +206,9 @@ def check_gradients(
     """
     there = backend_of(X)
     backend = Backend(there.name, "float64", there.device, there.xp)
-    methods("a model", model, ("init", "forward", "backward"))
-    draw, loss = random.generator(seed), named("loss", loss, LOSSES)
-    called_with("a loss", loss, *LOSS_CALL)
+    check_methods("a model", model, ("init", "forward", "backward"))
+    draw, loss = random.generator(seed), resolve("loss", loss, LOSSES)
+    check_signature("a loss", loss, *LOSS_CALL)
     X = check.features(X, backend)
     rows, outputs = X.shape[0], model.init(random.generator(seed), X.shape[1])[1]
     y = check.targets(y, backend, loss, rows=rows, outputs=outputs)
@@ -269,7 +279,7 @@ def _rtol(eps: float) -> float:
 def _check_float32(layer: Layer, params: Any, x: Array, key: random.Key | None) -> None:
     backend = backend_of(x)
     params = tree.map(lambda p: backend.asarray(p, "float32"), params)
-    y, cache = pair(
+    y, cache = check_pair(
         layer, "forward", "y, cache", layer.forward(params, backend.asarray(x, "float32"), key)
     )
     answers = [("forward", y)]

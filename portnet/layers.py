@@ -33,13 +33,13 @@ from . import rng as random
 from ._typing import Array, Cache, Params
 from ._validation import (
     FORWARD_CALL,
-    called_with,
-    choose,
-    integer,
-    methods,
+    check_choice,
+    check_integer,
+    check_methods,
+    check_number,
+    check_pair,
+    check_signature,
     name_of,
-    number,
-    pair,
     sizes_in_a_list,
 )
 from .backend import ShapeError, namespace
@@ -115,12 +115,12 @@ class Dense:
     weights: Any = "glorot_uniform"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n_out", integer("Dense: n_out", self.n_out, 1))
+        object.__setattr__(self, "n_out", check_integer("Dense: n_out", self.n_out, 1))
         if isinstance(self.weights, Integral):
             hint = f"the inputs come from the data, so write Dense({self.weights})"
             raise TypeError(f"Dense({self.n_out}, {self.weights}): {hint}")
         if not callable(self.weights):
-            choose("initialiser", self.weights, random.INITIALIZERS)
+            check_choice("initialiser", self.weights, random.INITIALIZERS)
 
     def __repr__(self) -> str:
         return f"Dense({self.n_out})"
@@ -239,7 +239,7 @@ class LeakyReLU(_NoParameters):
     slope: float = 0.01
 
     def __post_init__(self) -> None:
-        number(self, "slope", "0 <= slope < 1", lambda s: 0 <= s < 1)
+        check_number(self, "slope", "0 <= slope < 1", lambda s: 0 <= s < 1)
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = max(x, slope x)."""
@@ -443,7 +443,7 @@ class Dropout(_NoParameters):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        number(self, "rate", "0 <= rate < 1, the probability to drop", lambda r: 0 <= r < 1)
+        check_number(self, "rate", "0 <= rate < 1, the probability to drop", lambda r: 0 <= r < 1)
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = x m / (1 - rate), or x where key is None."""
@@ -480,7 +480,7 @@ class LayerNorm:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        number(self, "eps", "eps > 0", lambda e: 0 < e < math.inf)
+        check_number(self, "eps", "eps > 0", lambda e: 0 < e < math.inf)
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """gamma = 1, beta = 0."""
@@ -548,8 +548,10 @@ class Chain:
             raise TypeError(f"Chain: expected a list of layers, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))  # so that a list may be given
         for i, layer in enumerate(self.layers):
-            methods(f"layers[{i}] of a Chain", layer, _METHODS)
-            called_with(f"forward of layers[{i}] {name_of(layer)}", layer.forward, *FORWARD_CALL)
+            check_methods(f"layers[{i}] of a Chain", layer, _METHODS)
+            check_signature(
+                f"forward of layers[{i}] {name_of(layer)}", layer.forward, *FORWARD_CALL
+            )
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """Initialise the layers in order, each with the outputs of the one before."""
@@ -558,7 +560,7 @@ class Chain:
         params = []
         for i, layer in enumerate(self.layers):
             try:
-                p, n_in = pair(layer, "init", "params, n_out", layer.init(rng, n_in), i)
+                p, n_in = check_pair(layer, "init", "params, n_out", layer.init(rng, n_in), i)
             except ShapeError as error:
                 raise _at(i, error) from None
             params.append(p)
@@ -576,7 +578,7 @@ class Chain:
                 answer = layer.forward(p, x, None if key is None else random.fold(key, i))
             except ShapeError as error:
                 raise _at(i, error) from None
-            x, cache = pair(layer, "forward", "y, cache", answer, i)
+            x, cache = check_pair(layer, "forward", "y, cache", answer, i)
             caches.append(cache)
         return x, caches
 
@@ -584,7 +586,7 @@ class Chain:
         """The chain rule: the dx of a layer is the dy of the one before it."""
         grads = []
         for layer, p, c in zip(self.layers[::-1], params[::-1], cache[::-1], strict=True):
-            grad, dy = pair(layer, "backward", "dparams, dx", layer.backward(p, c, dy))
+            grad, dy = check_pair(layer, "backward", "dparams, dx", layer.backward(p, c, dy))
             grads.append(grad)
         return tuple(grads[::-1]), dy
 
@@ -607,8 +609,8 @@ class Residual:
     layer: Layer
 
     def __post_init__(self) -> None:
-        methods("the layer of a Residual", self.layer, _METHODS)
-        called_with(f"forward of {name_of(self.layer)}", self.layer.forward, *FORWARD_CALL)
+        check_methods("the layer of a Residual", self.layer, _METHODS)
+        check_signature(f"forward of {name_of(self.layer)}", self.layer.forward, *FORWARD_CALL)
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """The parameters of f; raises ShapeError unless f has n_in outputs."""
@@ -621,14 +623,14 @@ class Residual:
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = x + f(x)."""
-        y, cache = pair(self.layer, "forward", "y, cache", self.layer.forward(params, x, key))
+        y, cache = check_pair(self.layer, "forward", "y, cache", self.layer.forward(params, x, key))
         namespace(x, y)  # of one library: some add what is NumPy's, too
         return x + y, cache
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
         """dx = dy + the dx of f, because x reaches y on both ways."""
         answer = self.layer.backward(params, cache, dy)
-        grads, dx = pair(self.layer, "backward", "dparams, dx", answer)
+        grads, dx = check_pair(self.layer, "backward", "dparams, dx", answer)
         return grads, dy + dx
 
 
@@ -682,7 +684,7 @@ def mlp(
     """
     if not hasattr(sizes, "__len__") or len(sizes) < 2:
         raise ValueError(f"mlp: expected at least two sizes, inputs and outputs, got {sizes}")
-    sizes = [integer("mlp: a size", size, 1) for size in sizes]
+    sizes = [check_integer("mlp: a size", size, 1) for size in sizes]
     hidden = sizes[1:-1]
     if isinstance(activation, str) or not isinstance(activation, Sequence):
         activation = [activation] * len(hidden)
@@ -707,7 +709,7 @@ def mlp(
 
 def _layer(kind: str, given: str | Layer, table: dict[str, Layer]) -> Layer:
     if isinstance(given, str):
-        choose(kind, given, table)
+        check_choice(kind, given, table)
         return table[given]
     return given
 

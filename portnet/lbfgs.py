@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ._typing import Array
-from ._validation import integer, methods, number
+from ._validation import check_integer, check_methods, check_number
 from .backend import ShapeError, describe, namespace, to_numpy
 
 Objective = Callable[[Array], tuple[Array, Array]]  # x (n,) -> value 0-d, gradient (n,)
@@ -97,9 +97,9 @@ class LBFGS:
     ftol: float = 2.2e-9
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "memory", integer("LBFGS: memory", self.memory, 1))
-        number(self, "gtol", "a finite gtol >= 0", lambda tol: 0 <= tol < math.inf)
-        number(self, "ftol", "a finite ftol >= 0", lambda tol: 0 <= tol < math.inf)
+        object.__setattr__(self, "memory", check_integer("LBFGS: memory", self.memory, 1))
+        check_number(self, "gtol", "a finite gtol >= 0", lambda tol: 0 <= tol < math.inf)
+        check_number(self, "ftol", "a finite ftol >= 0", lambda tol: 0 <= tol < math.inf)
 
     def init(self, params: Array) -> LBFGSState:
         """Nothing is known: the first iteration evaluates f at its start, too."""
@@ -209,8 +209,8 @@ def minimize(
     >>> minimize(lambda x: (np.sum((x - 3.0) ** 2), 2 * (x - 3.0)), np.zeros(2)).x
     array([3., 3.])
     """
-    max_iter = integer("minimize: max_iter", max_iter, 1)
-    methods("an optimizer", optimizer, ("init", "iterate"))
+    max_iter = check_integer("minimize: max_iter", max_iter, 1)
+    check_methods("an optimizer", optimizer, ("init", "iterate"))
     state, iterations = optimizer.init(x), 0
     while not state.status and iterations < max_iter:
         before = x
@@ -457,7 +457,7 @@ def _dot(a: Array, b: Array) -> Array:
 
 
 def _check_start(f: Objective, x: Array) -> None:
-    methods("an objective f(x) -> value, gradient", f, ("__call__",))
+    check_methods("an objective f(x) -> value, gradient", f, ("__call__",))
     xp = namespace(x)
     if not xp.isdtype(x.dtype, "real floating"):
         raise TypeError(f"LBFGS: expected x of a floating dtype, got {x.dtype}")

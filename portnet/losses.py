@@ -23,7 +23,7 @@ from math import inf
 from typing import Any
 
 from ._typing import Array
-from ._validation import choose, number
+from ._validation import check_choice, check_number
 from .backend import ShapeError, device, namespace
 
 Loss = Callable[..., tuple[Array, Array]]
@@ -50,7 +50,7 @@ class Reduced:
     low, high = -inf, inf  # not fields: they belong to the class
 
     def __post_init__(self) -> None:
-        choose("reduction", self.reduction, ("mean", "sum"))
+        check_choice("reduction", self.reduction, ("mean", "sum"))
 
     def mean(self, pred: Array) -> Array:
         """E[target] = pred."""
@@ -148,7 +148,7 @@ class Huber(Reduced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self, "delta", "delta > 0", lambda d: d > 0)
+        check_number(self, "delta", "delta > 0", lambda d: d > 0)
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
         """Return value, dpred."""
@@ -274,7 +274,7 @@ class SoftmaxCrossEntropy(Reduced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self, "label_smoothing", "0 <= label_smoothing < 1", lambda a: 0 <= a < 1)
+        check_number(self, "label_smoothing", "0 <= label_smoothing < 1", lambda a: 0 <= a < 1)
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
         """Return value, dpred."""

@@ -7,7 +7,7 @@ import numpy as np
 from . import rng as random
 from . import tree
 from ._typing import Params
-from ._validation import methods, name_of, named, pair
+from ._validation import check_methods, check_pair, name_of, resolve
 from .backend import Backend, backend_of, describe, get_backend, is_host, to_numpy
 from .optimizers import OPTIMIZERS, Optimizer
 
@@ -63,8 +63,8 @@ def check_optimizer(
     >>> portnet.check_optimizer("adam")  # no error
     >>> portnet.check_optimizer(portnet.SGD(portnet.CosineDecay(0.1, steps=100)))
     """
-    optimizer = named("optimizer", optimizer, OPTIMIZERS)
-    methods("an optimizer", optimizer, ("init", "update"))
+    optimizer = resolve("optimizer", optimizer, OPTIMIZERS)
+    check_methods("an optimizer", optimizer, ("init", "update"))
     if params is None:
         draw = random.generator(seed)
         shapes = {"W": (4, 3), "b": (1, 3), "scale": ()}
@@ -102,7 +102,7 @@ def _check(optimizer: Any, params: Params) -> None:
     for _ in range(STEPS):
         given = grads, state, params
         before = [a.tobytes() for a in _host(given)]
-        answer = pair(optimizer, "update", "updates, state", optimizer.update(*given))
+        answer = check_pair(optimizer, "update", "updates, state", optimizer.update(*given))
         updates, state = answer
         if [a.tobytes() for a in _host(given)] != before:
             raise OptimizerError(f"{name}: update changes its arguments in place")
@@ -141,7 +141,7 @@ def _check_like(given: Any, expected: Any, what: str, whose: str) -> None:
     try:
         tree.map(lambda e, g: None, expected, given)
     except ValueError as error:
-        raise OptimizerError(f"{what}: expected the nest of {whose}: {error}") from None
+        raise OptimizerError(f"{what}: expected the pytree of {whose}: {error}") from None
     rows = zip(tree.paths(expected), tree.leaves(expected), tree.leaves(given), strict=True)
     for path, e, g in rows:
         if np.shape(g) != tuple(e.shape) or getattr(g, "dtype", None) != e.dtype:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from . import tree
 from ._typing import Params, State
-from ._validation import check_decay, decays, number
+from ._validation import check_decay, check_number, decays
 from .backend import ShapeError, device, namespace
 
 Rate = float | Callable[[Any], Any]  # lr, or lr(t) with t a 0-d array of the parameters' dtype
@@ -370,12 +370,12 @@ def _zero(params: Params) -> Any:
 def _check_lr(optimizer: Any) -> None:
     if not callable(optimizer.lr) or isinstance(optimizer.lr, type):
         needed = "a finite lr > 0, or a function of t"
-        number(optimizer, "lr", needed, lambda lr: 0 < lr < math.inf)
+        check_number(optimizer, "lr", needed, lambda lr: 0 < lr < math.inf)
 
 
 def _check_beta(optimizer: Any, name: str) -> None:
-    number(optimizer, name, f"0 <= {name} < 1", lambda beta: 0 <= beta < 1)
+    check_number(optimizer, name, f"0 <= {name} < 1", lambda beta: 0 <= beta < 1)
 
 
 def _check_eps(optimizer: Any) -> None:
-    number(optimizer, "eps", "a finite eps > 0", lambda e: 0 < e < math.inf)
+    check_number(optimizer, "eps", "a finite eps > 0", lambda e: 0 < e < math.inf)

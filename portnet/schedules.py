@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ._typing import Array
-from ._validation import number
+from ._validation import check_number
 from .backend import namespace
 
 __all__ = ["Constant", "CosineDecay", "ExponentialDecay", "InverseDecay", "StepDecay"]
@@ -66,7 +66,7 @@ class ExponentialDecay:
 
     def __post_init__(self) -> None:
         _positive(self, "lr", "every")
-        number(self, "factor", "0 < factor <= 1", lambda f: 0 < f <= 1)
+        check_number(self, "factor", "0 < factor <= 1", lambda f: 0 < f <= 1)
 
     def __call__(self, t: Array) -> Array:
         """Return lr factor^(t / every)."""
@@ -148,8 +148,8 @@ class CosineDecay:
 
     def __post_init__(self) -> None:
         _positive(self, "lr", "steps")
-        number(self, "warmup", "0 <= warmup < steps", lambda w: 0 <= w < self.steps)
-        number(self, "end", "0 <= end <= lr", lambda e: 0 <= e <= self.lr)
+        check_number(self, "warmup", "0 <= warmup < steps", lambda w: 0 <= w < self.steps)
+        check_number(self, "end", "0 <= end <= lr", lambda e: 0 <= e <= self.lr)
 
     def __call__(self, t: Array) -> Array:
         """Return the rising line up to `warmup`, then half a cosine."""
@@ -169,4 +169,4 @@ def _functions(t: Any) -> Any:
 
 def _positive(schedule: Any, *names: str) -> None:
     for name in names:
-        number(schedule, name, f"a finite {name} > 0", lambda x: 0 < x < math.inf)
+        check_number(schedule, name, f"a finite {name} > 0", lambda x: 0 < x < math.inf)

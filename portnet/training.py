@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from . import rng as random
 from . import tree
 from ._typing import Array, Params, State
-from ._validation import integer, name_of, pair
+from ._validation import check_integer, check_pair, name_of
 from .backend import ShapeError, backend_of, get_backend
 from .layers import Layer
 from .losses import Loss
@@ -52,9 +52,9 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
         pred, caches = model.forward(params, x, key)
         value, dpred = loss(pred, y, weight)
         answer = model.backward(params, caches, dpred)
-        grads, _ = pair(model, "backward", "dparams, dx", answer)
+        grads, _ = check_pair(model, "backward", "dparams, dx", answer)
         answer = optimizer.update(grads, state, params)
-        updates, state = pair(optimizer, "update", "updates, state", answer)
+        updates, state = check_pair(optimizer, "update", "updates, state", answer)
         if scale is not None:
             updates = tree.map(lambda u: scale * u, updates)
         try:
@@ -106,7 +106,7 @@ def init(
     if n_in is None:
         raise ValueError("init: expected n_in, the number of inputs: this model does not know it")
     backend = get_backend() if like is None else backend_of(like)
-    n_in, seed = integer("n_in", n_in, 1), integer("seed", seed, 0)
+    n_in, seed = check_integer("n_in", n_in, 1), check_integer("seed", seed, 0)
     params, _ = model.init(random.generator(seed), n_in)
     return tree.map(lambda p: backend.asarray(p, backend.dtype), params)
 

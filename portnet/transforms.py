@@ -14,7 +14,7 @@ from typing import Any
 
 from . import tree
 from ._typing import Params, State
-from ._validation import check_decay, decays, methods, number
+from ._validation import check_decay, check_methods, check_number, decays
 from .backend import namespace
 from .optimizers import SGD, Adam, Momentum, RMSProp
 
@@ -93,7 +93,7 @@ class ClipNorm:
     limit: float
 
     def __post_init__(self) -> None:
-        number(self, "limit", "a finite limit > 0", lambda c: 0 < c < math.inf)
+        check_number(self, "limit", "a finite limit > 0", lambda c: 0 < c < math.inf)
 
     def init(self, params: Params) -> State:
         """Nothing to remember."""
@@ -132,7 +132,7 @@ class Chained:
         if not self.parts:
             raise ValueError("chain: expected at least one optimizer, got nothing")
         for i, part in enumerate(self.parts):
-            methods(f"part {i + 1} of a chain", part, ("init", "update"))
+            check_methods(f"part {i + 1} of a chain", part, ("init", "update"))
         steps = [i for i, part in enumerate(_flat(self)) if isinstance(part, OWN)]
         if len(steps) > 1:
             raise ValueError(f"chain: expected one optimizer, got {len(steps)} in {self.parts}")

@@ -34,11 +34,11 @@ def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     try:
         return _map(fn, tree, *rest)
     except Exception as error:
-        path = _text(getattr(error, "path_in_nest", ()))
+        path = _text(getattr(error, "path_in_pytree", ()))
         if isinstance(error, _DifferError):
-            raise ValueError(f"nests differ at {path or 'the top'}: {error}") from None
+            raise ValueError(f"pytrees differ at {path or 'the top'}: {error}") from None
         if path:
-            error.add_note(f"at leaf {path} of the nest")
+            error.add_note(f"at leaf {path} of the pytree")
         raise
 
 
@@ -88,7 +88,7 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
     """
     arrays = leaves(tree)
     if not arrays:
-        raise ValueError("ravel: expected at least one array, got a nest without leaves")
+        raise ValueError("ravel: expected at least one array, got a pytree without leaves")
     xp = array_namespace(*arrays)
     sizes = [prod(a.shape) for a in arrays]
 
@@ -125,8 +125,8 @@ def _map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
         for k in keys:
             parts.append(_map(fn, tree[k], *[r[k] for r in rest]))  # noqa: PERF401 (see below)
     except Exception as error:  # the path is put together here, so that it costs nothing else
-        below = getattr(error, "path_in_nest", ())
-        error.path_in_nest = (keys[len(parts)], *below)  # type: ignore[attr-defined]
+        below = getattr(error, "path_in_pytree", ())
+        error.path_in_pytree = (keys[len(parts)], *below)  # type: ignore[attr-defined]
         raise
     kind = type(tree)
     if kind is tuple:

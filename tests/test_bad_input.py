@@ -868,7 +868,7 @@ def test_bad_argument_raises_its_error_and_message(case):
 def test_updates_of_another_structure_raise_and_name_the_optimizer():
     net = portnet.Chain([portnet.Dense(3), portnet.Tanh()])  # the updates look like a pair
     trainer = portnet.Trainer(net, "squared_error", UpdatesOnly(), compile=False)
-    with pytest.raises(ValueError, match="nests differ at the top") as caught:
+    with pytest.raises(ValueError, match="pytrees differ at the top") as caught:
         trainer.fit(X, X)
     (note,) = caught.value.__notes__
     assert note.startswith("these are the updates of UpdatesOnly: update(grads, state, params)")

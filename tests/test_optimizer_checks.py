@@ -142,7 +142,7 @@ FAULTS = [
         "the state.*: expected shape .* and dtype float32, as of that of init, got",
     ),
     (ReturnsAnotherShape(), r"expected shape \(4, 3\) .*, got \(1, 4, 3\)"),
-    (ReturnsAnotherPytree(), "updates: expected the nest of the parameters"),
+    (ReturnsAnotherPytree(), "updates: expected the pytree of the parameters"),
     (WritesGradients(), "update changes its arguments in place"),
     (WritesState(), "update changes its arguments in place"),
     (HasPythonState(), "expected a state of arrays where the parameters are, got 0 at state"),
