@@ -248,7 +248,7 @@ CASES = {
     "only as a number": (
         lambda: portnet.AdamW(only=1),
         TypeError,
-        "AdamW: only is the name of parameters, such as 'W', got 1",
+        "AdamW: expected only as a name of parameters, such as 'W', got 1",
     ),
     "chain that ends without an optimizer": (
         lambda: optimize(portnet.chain(portnet.ClipNorm(1.0))),

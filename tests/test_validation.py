@@ -104,7 +104,7 @@ CASES = {
     "masked X": (
         lambda: classify(np.ma.masked_greater(X, 1)),
         DataError,
-        "X: expected plain numbers, got masked ones: fill them, x.filled(...)",
+        "X: expected no masked values: replace them with x.filled(...)",
     ),
     "NaN in X": (
         lambda: classify(changed(X, (3, 1), np.nan)),
