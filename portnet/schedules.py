@@ -96,9 +96,9 @@ class StepDecay(ExponentialDecay):
 class InverseDecay:
     """lr(t) = lr / (1 + t / steps)^power.
 
-    For 1/2 < power <= 1 the rates have an infinite sum and their squares a finite one, under which
-    stochastic gradient descent converges (Robbins and Monro 1951). ``InverseDecay(lr, 1, 0.5)`` is
-    scikit-learn's "invscaling".
+    For 1/2 < power <= 1 the sum of the rates is infinite and that of their squares finite: the
+    condition for stochastic gradient descent to converge (Robbins and Monro 1951).
+    ``InverseDecay(lr, 1, 0.5)`` is scikit-learn's "invscaling".
 
     t is a number, or an array of any shape; lr(t) has the shape of t.
 

@@ -238,7 +238,7 @@ CASES = {
     "decay after the optimizer": (
         lambda: portnet.chain(portnet.SGD(), portnet.WeightDecay(0.1)),
         ValueError,
-        "chain: expected WeightDecay before the optimizer, where gradients pass: after it, parameters",
+        "chain: expected WeightDecay before the optimizer: after it, parameters",
     ),
     "learning rate too large for a float": (
         lambda: portnet.Adam(10**400),

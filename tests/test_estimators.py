@@ -1402,7 +1402,7 @@ def test_lbfgs_with_a_failed_line_search_warns_in_float64_only(monkeypatch):
     class Stuck(solvers.LBFGS):
         def iterate(self, f, x, state):
             x, state = super().iterate(f, x, state)
-            return x, state._replace(status="the line search cannot go lower")
+            return x, state._replace(status="the line search found no lower point")
 
     monkeypatch.setattr(solvers, "LBFGS", Stuck)
     net = MLPClassifier(solver="lbfgs", **SMALL)
