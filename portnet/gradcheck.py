@@ -32,7 +32,6 @@ from .data import checks
 from .layers import Layer
 from .losses import LOSSES, Loss
 
-
 __all__ = ["GradientError", "check_gradients", "check_layer", "check_loss"]
 
 

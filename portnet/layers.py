@@ -69,7 +69,7 @@ _METHODS = ("init", "forward", "backward")
 
 
 class Layer(Protocol):
-    """The protocol of a layer: three pure methods, of a frozen dataclass, for instance.
+    """The protocol of a layer: three pure methods (for instance, of a frozen dataclass).
 
     Shapes: x and dx (rows, n_in), y and dy (rows, n_out). Parameters have any shape.
 
