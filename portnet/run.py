@@ -10,7 +10,7 @@ import numpy as np
 from . import _validation as options
 from . import tree
 from ._typing import Array, Params, State
-from .backend import Backend, describe, is_host, read, to_numpy, use_backend
+from .backend import Backend, describe, is_host, read_floats, to_numpy, use_backend
 from .data import checks as check
 from .data import labels as _labels
 from .data.dataset import Dataset
@@ -322,7 +322,7 @@ class Run:
             mean = self._mean(pred) if metrics else None
             for name, metric in metrics.items():
                 numbers[name] = measure(name, metric, mean, y, weight)
-        return dict(zip(numbers, read(list(numbers.values())), strict=True))
+        return dict(zip(numbers, read_floats(list(numbers.values())), strict=True))
 
 
 def measure(name: str, metric: Callable[..., Array], mean: Array, y: Array, w: Any) -> Array:
