@@ -1409,7 +1409,7 @@ def test_lbfgs_with_a_failed_line_search_warns_in_float64_only(monkeypatch):
     with pytest.warns(ConvergenceWarning) as caught:
         net.fit(X, Y)
     message = str(caught[0].message)
-    assert "after 1 iteration(s) (status=2):\nABNORMAL: the line search found go low" in message
+    assert "after 1 iteration(s) (status=2):\nABNORMAL: the line search found no lower" in message
     assert "Increase the number" not in message
     with warnings.catch_warnings():
         warnings.simplefilter("error")
