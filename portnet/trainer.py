@@ -4,6 +4,7 @@ Functions are pure, except for that loop, which replaces the run after each epoc
 values from the device once per epoch; within an epoch, losses are added up on the device.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext
@@ -34,6 +35,7 @@ from .divergence import divergence_error, warn_of_unscaled_inputs
 from .engine.executor import Epoch, EpochExecutor, run_epoch
 from .engine.full_batch import value_and_grad
 from .engine.interrupts import interrupts
+from .engine.packing import unpacked
 from .layers import Layer
 from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
@@ -244,16 +246,18 @@ def _epochs(
     from tqdm.auto import tqdm
 
     trainer, last = run.trainer, run.epoch + options.epochs
+    history: dict[str, list[float]] = dict(run.history)
     executor, per_epoch = _executor(trainer, data.weight is not None), 1
     if isinstance(trainer.optimizer, LBFGS):
         train = partial(_one_iteration, function=full_gradient_of(run))
     else:
         per_epoch = -(-len(data) // (trainer.batch_size or len(data)))
-        train = partial(_one_epoch, executor=executor)
-    history: dict[str, list[float]] = dict(run.history)
+        train = partial(_train_epochs, executor=executor, history=history)
     hidden = None if options.progress is None else not options.progress  # None: on no terminal
     total = max(options.epochs * per_epoch - run.step, 0)
     monitored = options.early_stopping, options.reduce_on_plateau
+    watched = (*monitored, held_out, run.metrics, options.callbacks, options.verbose)
+    alone = interrupted is not None and not any(map(bool, watched))  # nobody looks between epochs
     with tqdm(total=total, unit="step", disable=hidden, leave=True) as bar, closing(executor):
         while run.epoch < last and not run.stopped:
             began, values = time.perf_counter(), {}
@@ -261,7 +265,8 @@ def _epochs(
             with handler as signals, run.backend.active():
                 scale = run._scale
                 try:
-                    run, loss = train(run, data, bar.update, signals)
+                    count = last - run.epoch if alone and run.epoch else 1
+                    run, loss = train(run, data, bar.update, signals, count=count)
                 except KeyboardInterrupt as error:  # an unfinished iteration of L-BFGS is lost
                     with_run(error, run)
                     raise
@@ -297,44 +302,68 @@ def _executor(trainer: TrainerLike, weighted: bool) -> EpochExecutor:
     )
 
 
-def _one_epoch(
+def _train_epochs(
     run: Run,
     data: Dataset,
     advance: Callable[[int], Any],
     interrupted: list[int],
     executor: EpochExecutor,
+    history: dict[str, list[float]],
+    count: int,
 ) -> tuple[Run, float | None]:
-    """Go through the rows once, or on from where an interrupt was; return the run and the loss.
+    """Train for up to `count` epochs, ending after 0.1 s or on Ctrl-C.
 
-    The loss is None where an interrupt ended the epoch before its end.
+    Returns the run before the last epoch is counted, and the loss of that: None if it was not
+    finished. The losses of the epochs before are in the history. The parameters are unpacked, and
+    runs are made, in the end only.
     """
     trainer, backend, rows = run.trainer, run.backend, len(data)
     batch = trainer.batch_size or rows
     if data.weight is not None and executor.averaged:
         data = replace(data, weight=data.weight / backend.xp.mean(data.weight))
-    if trainer.batch_size is not None and trainer.shuffle:
-        data = replace(data, order=random.order(trainer.seed, run.epoch, rows))
     scale = None if run._scale == 1 else backend.asarray(run._scale, backend.dtype)
-    key = random.key(trainer.seed, run.epoch)
-    end = run_epoch(
-        executor,
-        run.params,
-        run.state,
-        Epoch(data, batch, key, scale),
-        interrupted,
-        done=run.step,
-        sums=run._progress[:2],
-        advance=advance,
-    )
-    loss, good = end.loss, end.finite_steps
-    if not np.isfinite(loss) or not end.finite:
-        what, first = ("loss", good + 1) if not np.isfinite(loss) else ("parameters", good)
-        raise divergence_error(run, data, f"the {what} stopped being finite", int(first))
-    run = replace(run, params=end.params, state=end.state, step=0, _progress=EpochProgress())
-    if end.done * batch >= rows:
-        return run, loss / rows if executor.averaged else loss
-    partial = EpochProgress(loss, good, epoch_plan(trainer, data)) if end.done else EpochProgress()
-    return replace(run, step=end.done, _progress=partial), None
+    now, end = (run.params, run.state, run.step, run._progress), None
+    epoch, loss, stop = run.epoch, None, time.perf_counter() + 0.1
+    try:
+        while epoch < run.epoch + count:
+            order = None
+            if trainer.batch_size is not None and trainer.shuffle:
+                order = random.order(trainer.seed, epoch, rows)
+            params, state, step, progress = now
+            end = run_epoch(
+                executor,
+                params,
+                state,
+                Epoch(replace(data, order=order), batch, random.key(trainer.seed, epoch), scale),
+                interrupted,
+                done=step,
+                sums=progress[:2],
+                advance=advance,
+                packed=True,
+            )
+            if not (math.isfinite(end.loss) and end.finite):
+                break
+            if end.done * batch < rows:
+                progress = EpochProgress(end.loss, end.finite_steps, epoch_plan(trainer, data))
+                now = end.params, end.state, end.done, progress if end.done else EpochProgress()
+                break
+            now, loss = (end.params, end.state, 0, EpochProgress()), end.loss
+            loss = loss / rows if executor.averaged else loss
+            if interrupted or epoch == run.epoch + count - 1 or time.perf_counter() > stop:
+                break
+            epoch += 1
+            record(history, {"loss": loss}, epoch)
+            loss = None
+    except KeyboardInterrupt:  # raised between two epochs by a handler other than Python's
+        interrupted.append(0)
+    params, state, step, progress = now
+    run = replace(run, params=unpacked(params), state=unpacked(state), epoch=epoch, step=step)
+    run = replace(run, _progress=progress, _history=history)
+    if end is not None and not (math.isfinite(end.loss) and end.finite):
+        what, at = ("parameters", 0) if math.isfinite(end.loss) else ("loss", 1)
+        at += int(end.finite_steps)
+        raise divergence_error(run, data, f"the {what} stopped being finite", at)
+    return run, loss
 
 
 @dataclass(frozen=True)
@@ -360,6 +389,7 @@ def _one_iteration(
     advance: Callable[[int], Any],
     interrupted: list[int],
     function: Any,
+    count: int,
 ) -> tuple[Run, float | None]:
     """Make an iteration of L-BFGS over all rows; return the run and the loss after it."""
     of_vector, vector, unravel = value_and_grad(run.params, data, function)

@@ -20,6 +20,7 @@ from portnet.compiler import executable, memory, numpy_codegen, schedule
 from portnet.data.dataset import Dataset
 from portnet.engine import compile_cache
 from portnet.engine.executor import Epoch, EpochExecutor, EpochState
+from portnet.engine.packing import unpacked
 from portnet.optimizers import OPTIMIZERS
 from portnet.transforms import ClipNorm, WeightDecay, chain
 
@@ -115,6 +116,7 @@ def check_steps_equal_eager(optimizer, dtype="float64", dropout=0.2):
             data = Dataset(get_backend(), X, y, weight, order)
             start = state._replace(done=0, sums=np.zeros(2))
             state = executor.run(start, Epoch(data, 16, portnet.rng.key(0, epoch)))
+            state = state._replace(params=unpacked(state.params), state=unpacked(state.state))
             kept.append((state, [np.array(a) for a in tree.leaves(state)]))
         for then, copies in kept:
             for a, b in zip(tree.leaves(then), copies, strict=True):

@@ -175,6 +175,7 @@ ALLOWED = {
         "engine/executor",
         "engine/full_batch",
         "engine/interrupts",
+        "engine/packing",
         "layers",
         "lbfgs",
         "losses",

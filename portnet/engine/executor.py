@@ -23,13 +23,13 @@ from ..compiler import CompileWarning
 from ..data.dataset import Batch, Dataset
 from ..rng import Key
 from .compile_cache import compile_cached, compiler_for, release
-from .packing import UNPACKED, Packing
+from .packing import UNPACKED, PackedTree, Packing, unpacked
 
 __all__ = ["Epoch", "EpochExecutor", "EpochResult", "EpochState", "quiet", "run_epoch"]
 
 
 class EpochState(NamedTuple):
-    """Parameters, optimizer state, sums, and the number of steps made so far.
+    """Parameters, optimizer state (pytrees, or packed), sums, and the number of steps so far.
 
     The sums (2,) are that of the losses, and the number of steps after which it was finite: once it
     is not, it stays so, and the next step was the first bad one. They stay on the device until they
@@ -145,9 +145,9 @@ class EpochExecutor:
                 with quiet():
                     for begin in begins[: done - start.done]:
                         packed = step(packed, epoch, begin)
-            error.ahead = step.unpack(packed, done)  # type: ignore[attr-defined]
+            error.ahead = step.result(packed, done)  # type: ignore[attr-defined]
             raise
-        return step.unpack(packed, done)
+        return step.result(packed, done)
 
     def _step(self, start: EpochState, epoch: Epoch, begins: range) -> "StepExecutor":
         """Return how steps are made: as in the epoch before."""
@@ -165,10 +165,11 @@ class EpochExecutor:
             return StepExecutor(eager)
         packings: Any = UNPACKED
         if compiler == "replay":
-            if not tree.leaves(start.params):
+            params, opt_state = unpacked(start.params), unpacked(start.state)
+            if not tree.leaves(params):
                 return StepExecutor(eager)
             try:
-                packings = Packing.of(start.params), Packing.of(start.state)
+                packings = Packing.of(params), Packing.of(opt_state)
             except TypeError as error:
                 return StepExecutor(eager, reason=str(error))
         make = _MakeStepAndSum(self.make, self.averaged)
@@ -186,7 +187,7 @@ class EpochExecutor:
 
 
 class EpochResult(NamedTuple):
-    """The result of an epoch: parameters and state on their device, numbers as floats.
+    """The result of an epoch: parameters and state (pytrees, or packed), numbers as floats.
 
     `loss` is the sum of the losses, `finite_steps` the number of steps after which it was finite,
     `done` the number of steps made; `finite` is whether everything looked at is finite.
@@ -211,6 +212,7 @@ def run_epoch(
     sums: tuple[float, float] = (0.0, 0.0),
     advance: Callable[[int], Any] = lambda made: None,
     look_at: Callable[[Params, State], Any] = lambda params, state: params,
+    packed: bool = False,
 ) -> EpochResult:
     """Make the steps of an epoch, from step `done` on, until its end or an interrupt.
 
@@ -218,7 +220,8 @@ def run_epoch(
     KeyboardInterrupt raised within, by a signal handler other than Python's, is appended to the
     list, and the finished steps count: what follows is the same under every handler. `sums` are
     those of the steps before; `advance` is called after each step; `look_at` returns the arrays
-    that must be finite. The host waits for the device here, once per epoch.
+    that must be finite. `packed` allows the result to be packed: the next epoch may begin with it,
+    and `packing.unpacked` returns its pytree. The host waits for the device here, once per epoch.
     """
     backend = epoch.dataset.backend
     xp = backend.xp
@@ -234,10 +237,18 @@ def run_epoch(
     except KeyboardInterrupt as error:
         interrupted.append(0)
         end = getattr(error, "ahead", start)  # the start: interrupted again before it was known
-    looked_at = tree.leaves(look_at(end.params, end.state))
-    finite_arrays = [xp.astype(xp.all(xp.isfinite(a)), wide) for a in looked_at]
-    loss, finite_steps, *finite = read_floats([end.sums[0], end.sums[1], *finite_arrays])
-    return EpochResult(end.params, end.state, loss, finite_steps, end.done, all(finite))
+    vectors = [t.vectors if isinstance(t, PackedTree) else t for t in (end.params, end.state)]
+    looked_at = tree.leaves(look_at(*vectors))
+    if backend.is_host:
+        loss, finite_steps = end.sums.tolist()
+        finite = [np.isfinite(a).all() for a in looked_at]
+    else:
+        flags = [xp.astype(xp.all(xp.isfinite(a)), wide) for a in looked_at]
+        loss, finite_steps, *finite = read_floats([end.sums[0], end.sums[1], *flags])
+    params, state = end.params, end.state
+    if not packed:
+        params, state = unpacked(params), unpacked(state)
+    return EpochResult(params, state, loss, finite_steps, end.done, all(finite))
 
 
 class StepExecutor:
@@ -257,6 +268,7 @@ class StepExecutor:
         self.key_as_arrays = key_as_arrays
         self.packed = isinstance(packings[0], Packing)
         self._vectors: Any = None  # params, state, sums
+        self._current: Any = (None, None)  # the packed pytrees whose values the vectors have
         self._bound: dict[Any, Any] = {}  # by what may differ between batches
 
     def __call__(self, packed: Any, epoch: Epoch, begin: int) -> Any:
@@ -292,20 +304,21 @@ class StepExecutor:
             packed = self.packings[0].pack(params), self.packings[1].pack(state)
             self._vectors = *packed, np.array(sums)
         else:
-            self.packings[0].fill(self._vectors[0], params)
-            self.packings[1].fill(self._vectors[1], state)
+            if params is not self._current[0] or state is not self._current[1]:
+                self.packings[0].fill(self._vectors[0], params)
+                self.packings[1].fill(self._vectors[1], state)
             self._vectors[2][...] = sums
+        self._current = None, None
         return self._vectors  # type: ignore[no-any-return]
 
-    def unpack(self, packed: Any, done: int) -> EpochState:
-        """Return the state after `done` steps; of packed vectors, a copy."""
-        params, state, sums = packed
-        if self.packed:
-            self._vectors = packed
-            params, state = ({k: v.copy() for k, v in d.items()} for d in (params, state))
-            sums = sums.copy()
-        unpacked = self.packings[0].unpack(params), self.packings[1].unpack(state)
-        return EpochState(*unpacked, sums, done)
+    def result(self, packed: Any, done: int) -> EpochState:
+        """Return the state after `done` steps; of packed vectors, copies."""
+        if not self.packed:
+            return EpochState(packed[0], packed[1], packed[2], done)
+        *trees, sums = self._vectors = packed
+        copies = [{k: v.copy() for k, v in vectors.items()} for vectors in trees]
+        params, state = self._current = tuple(map(PackedTree, self.packings, copies))
+        return EpochState(params, state, sums.copy(), done)
 
     def warn_if_eager(self) -> None:
         """Warn once, after the first step that ran, if the step cannot be compiled."""

@@ -10,7 +10,7 @@ from .. import tree
 from .._typing import Array
 from ..backend import namespace
 
-__all__ = ["UNPACKED", "Packing"]
+__all__ = ["UNPACKED", "PackedTree", "Packing", "unpacked"]
 
 
 class _Unpacked:
@@ -26,6 +26,19 @@ class _Unpacked:
 
 
 UNPACKED = _Unpacked(), _Unpacked()
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTree:
+    """A pytree as vectors of its own, by dtype; `unpacked` returns the pytree."""
+
+    packing: "Packing"
+    vectors: dict[str, Array]
+
+
+def unpacked(pytree: Any) -> Any:
+    """Return a pytree that may be packed."""
+    return pytree.packing.unpack(pytree.vectors) if isinstance(pytree, PackedTree) else pytree
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,8 @@ class Packing:
 
     def pack(self, pytree: Any) -> dict[str, Array]:
         """Return the vectors by the name of their dtype; copies."""
+        if isinstance(pytree, PackedTree):
+            return {kind: vector.copy() for kind, vector in pytree.vectors.items()}
         leaves = self._checked(pytree)
         if not leaves:
             return {}
@@ -79,6 +94,10 @@ class Packing:
 
     def fill(self, vectors: dict[str, Array], pytree: Any) -> None:
         """Write a pytree into the vectors."""
+        if isinstance(pytree, PackedTree):
+            for kind, vector in pytree.vectors.items():
+                vectors[kind][...] = vector
+            return
         begin = dict.fromkeys(vectors, 0)
         for leaf, (shape, kind) in zip(self._checked(pytree), self.leaves, strict=True):
             start, begin[kind] = begin[kind], begin[kind] + prod(shape)
