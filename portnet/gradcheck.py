@@ -20,7 +20,7 @@ from . import tree
 from ._typing import Array
 from ._validation import LOSS_CALL, called_with, integer, methods, name_of, named, pair
 from .backend import Backend, backend_of, namespace, to_numpy
-from .data import checks as check
+from .data import checks
 from .layers import Layer
 from .losses import LOSSES, Loss
 
@@ -77,7 +77,7 @@ def check_layer(
     draw, n_in = random.generator(seed), n_in or getattr(layer, "n_in", None) or 6
     x = draw.standard_normal((integer("rows", rows, 1), n_in)) if x is None else x
     backend = backend_of(x)
-    x = check.features(x, backend, name="x")
+    x = checks.features(x, backend, name="x")
     params = _random_params(layer, x, draw, backend)
     key = random.key(seed, 0)
     worst = 0.0
@@ -132,7 +132,7 @@ def check_loss(
     called_with("a loss", loss, *LOSS_CALL)
     pred = draw.standard_normal((5, 3)) if pred is None else pred
     backend = backend_of(pred)
-    pred = check.features(pred, backend, name="pred")
+    pred = checks.features(pred, backend, name="pred")
     if target is None:
         target = backend.asarray(draw.uniform(0.05, 0.95, tuple(pred.shape)))
     weight = backend.asarray(draw.uniform(0.5, 2.0, (pred.shape[0],)))
@@ -199,10 +199,10 @@ def check_gradients(
     methods("a model", model, ("init", "forward", "backward"))
     draw, loss = random.generator(seed), named("loss", loss, LOSSES)
     called_with("a loss", loss, *LOSS_CALL)
-    X = check.features(X, backend)
+    X = checks.features(X, backend)
     rows, outputs = X.shape[0], model.init(random.generator(seed), X.shape[1])[1]
-    y = check.targets(y, backend, loss, rows=rows, outputs=outputs)
-    weight = check.row_weights(weight, backend, rows=rows, name="weight")
+    y = checks.targets(y, backend, loss, rows=rows, outputs=outputs)
+    weight = checks.row_weights(weight, backend, rows=rows, name="weight")
     if params is None:
         params = _random_params(model, X, draw, backend)
     params = tree.map(lambda p: backend.asarray(p, "float64"), params)

@@ -19,11 +19,11 @@ from ..losses import Reduced, SigmoidCrossEntropy, SoftmaxCrossEntropy
 
 __all__ = [
     "DataError",
+    "backend_for",
     "check_feature_names",
     "check_metrics",
     "feature_names",
     "features",
-    "home",
     "named_metrics",
     "one_dimensional",
     "parameters",
@@ -50,7 +50,7 @@ class DataError(ValueError):
     """
 
 
-def home(**arrays: Any) -> Backend:
+def backend_for(**arrays: Any) -> Backend:
     """Return where to compute: the backend of the first array on a device, else the current one.
 
     Host data (NumPy, lists, frames) may be mixed with anything: they are moved. Raises TypeError
@@ -83,7 +83,7 @@ def features(X: Any, backend: Backend, *, width: int | None = None, name: str = 
         kind = str(getattr(X[c], "dtype", "")).lower()
         if any(word in kind for word in ("date", "time", "duration")):
             raise DataError(f"{name}: column {c!r} {_DATES}")
-    X = _numbers(X, backend, name, backend.dtype, columns=True)
+    X = _as_array(X, backend, name, backend.dtype, columns=True)
     if X.ndim != 2:
         hint = f": {name}.reshape(-1, 1) is one feature, {name}.reshape(1, -1) one row"
         raise DataError(
@@ -166,7 +166,7 @@ def targets(
             "softmax_cross_entropy needs a network with an output for each class, at least 2; this "
             "one has 1: with one output for two classes, use sigmoid_cross_entropy"
         )
-    y = _numbers(y, backend, name)
+    y = _as_array(y, backend, name)
     if labels and backend.xp.isdtype(y.dtype, "bool"):
         y = backend.xp.astype(y, backend.xp.int32)
     integral = backend.xp.isdtype(y.dtype, "integral")
@@ -182,12 +182,12 @@ def targets(
             _check_whole(y, name, outputs)
             _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
             y = backend.xp.astype(y, backend.xp.int32)
-        y = _numbers(y, backend, name, "int64" if backend.supports("int64") else "int32")
+        y = _as_array(y, backend, name, "int64" if backend.supports("int64") else "int32")
         _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
         return y
     if not hasattr(loss, "low") and integral and outputs > 1:  # one's own may want labels
         return y
-    y = _numbers(y, backend, name, backend.dtype)
+    y = _as_array(y, backend, name, backend.dtype)
     if y.ndim == 1 and outputs == 1 and not labels:
         y = backend.xp.reshape(y, (rows, 1))
     if tuple(y.shape) != (rows, outputs) and hasattr(loss, "low"):
@@ -210,7 +210,7 @@ def row_weights(
     """Return weights (rows,) on the backend, or None; finite, not negative, not all 0."""
     if w is None:
         return None
-    w = _numbers(w, backend, name, backend.dtype)
+    w = _as_array(w, backend, name, backend.dtype)
     if tuple(w.shape) != (rows,):
         raise DataError(f"{name}: expected shape ({rows},), one weight a row, got {tuple(w.shape)}")
     _check_finite(w, name)
@@ -254,7 +254,7 @@ def parameters(given: Any, expected: Any, backend: Backend) -> Any:
                 f"params{path} is {describe(g)}, but X goes to {backend}. "
                 "Move one of them: portnet.asarray(x), portnet.to_numpy(x)"
             )
-        _check_finite(_numbers(g, backend, f"params{path}", backend.dtype), f"params{path}")
+        _check_finite(_as_array(g, backend, f"params{path}", backend.dtype), f"params{path}")
     # Copied, so that a run does not change when its owner writes into what was given.
     return tree.map(
         lambda g: backend.xp.asarray(backend.asarray(g, backend.dtype), copy=True), given
@@ -352,7 +352,7 @@ def refuse_too_large(x: Any, name: str) -> None:
 _LARGEST = int(np.finfo(np.float64).max)
 
 
-def _numbers(
+def _as_array(
     x: Any, backend: Backend, name: str, dtype: str | None = None, *, columns: bool = False
 ) -> Array:
     if hasattr(x, "toarray"):

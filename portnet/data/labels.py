@@ -12,10 +12,10 @@ from ..losses import SigmoidCrossEntropy
 from .checks import DataError, row_weights
 from .dataset import Dataset
 
-__all__ = ["class_weights", "encode", "names", "refuse_mixed", "weights_of_classes"]
+__all__ = ["class_names", "class_weights", "encode", "refuse_mixed", "weights_of_classes"]
 
 
-def names(y: Any, loss: Any, outputs: int, name: str = "y") -> Host | None:
+def class_names(y: Any, loss: Any, outputs: int, name: str = "y") -> Host | None:
     """Return the classes, sorted, of labels that are text; None of labels that are numbers."""
     text = _text(y, name)
     if text is None or not hasattr(loss, "classes"):
@@ -108,7 +108,7 @@ def class_weights(
     """
     _, y, weight = data.arrays
     backend, xp, count = data.backend, data.backend.xp, max(outputs, 2)
-    if not one_label(y, loss):
+    if not has_one_label(y, loss):
         raise ValueError(
             "class_weight needs one label a row under a cross-entropy; got targets of shape "
             f"{tuple(y.shape)} under {type(loss).__name__}: use sample_weight"
@@ -163,7 +163,7 @@ def weights_of_classes(given: Any, known: list[Any], rows_of: Host) -> Host:
     return table
 
 
-def one_label(y: Array, loss: Any) -> bool:
+def has_one_label(y: Array, loss: Any) -> bool:
     """Tell whether checked targets hold one label a row: integers, a column, or a one-hot row."""
     several = isinstance(loss, SigmoidCrossEntropy) and y.shape[-1] > 1
     return hasattr(loss, "classes") and (y.ndim == 1 or not several)

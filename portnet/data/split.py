@@ -8,7 +8,7 @@ from .. import rng as random
 from ..backend import to_numpy
 from .checks import DataError
 from .dataset import Dataset
-from .labels import one_label
+from .labels import has_one_label
 
 
 def split(fraction: float, data: Dataset, loss: Any, seed: int) -> tuple[Dataset, Dataset]:
@@ -25,7 +25,7 @@ def split(fraction: float, data: Dataset, loss: Any, seed: int) -> tuple[Dataset
             f"{'validate' if held == 0 else 'train'} on: give more rows, or another fraction"
         )
     order = random.shuffled(seed, count)
-    if one_label(y, loss):
+    if has_one_label(y, loss):
         host = to_numpy(y)
         labels = host.argmax(axis=1) if host.shape[1:] > (1,) else host.ravel()
         order = order[np.argsort(labels[order], kind="stable")]

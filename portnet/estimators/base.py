@@ -44,12 +44,11 @@ from ..backend import (
     to_numpy,
     use_backend,
 )
-from ..data import checks as check
+from ..data import checks
 from ..data.dataset import Dataset
 from ..engine.executor import quiet
 from ..losses import Loss
-from . import inputs as follow
-from . import objective
+from . import inputs, objective
 from .inputs import _host_weights
 from .solvers import FitState, Problem, fit_lbfgs, fit_stochastic, forward
 
@@ -142,7 +141,7 @@ class _MLP(BaseEstimator):
         """Return y before any check, on the host where it is to be encoded there."""
         raise NotImplementedError
 
-    def _learn(self, y: Any, backend: Backend, incremental: bool) -> None:
+    def _learn_targets(self, y: Any, backend: Backend, incremental: bool) -> None:
         """Set what y tells: the number of outputs, the classes; or check it against these."""
         raise NotImplementedError
 
@@ -195,10 +194,10 @@ class _MLP(BaseEstimator):
             an error comes after the fit.)
         """
         held = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
-        with follow.told(X=X, y=y, sample_weight=sample_weight):
-            return self._commit(lambda: self._fit(X, y, sample_weight, held))
+        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
+            return self._fit_or_restore(lambda: self._fit(X, y, sample_weight, held))
 
-    def _commit(self, fit: Callable[[], FitState]) -> Any:
+    def _fit_or_restore(self, fit: Callable[[], FitState]) -> Any:
         """Fit, or leave everything as it was. Warnings come last: as errors, they undo nothing."""
         before: dict[str, Any] = dict(self.__dict__)
         rng = before.get("_random_state") if isinstance(self.random_state, Integral) else None
@@ -232,10 +231,10 @@ class _MLP(BaseEstimator):
         hidden = self._hidden_sizes()
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         method = "partial_fit" if incremental else "fit"
-        backend = self._home(X) if first else self._backend_of_network(X, method)
+        backend = self._backend_for(X) if first else self._backend_of_network(X, method)
         backend, X, y = self._checked(backend, X, self._host_labels(y), first)
         with backend.active(), quiet():
-            self._learn(y, backend, incremental)
+            self._learn_targets(y, backend, incremental)
             y = self._encode(y)
             rng = self._generator(incremental and not first)
             sizes = [X.shape[1], *hidden, self.n_outputs_]
@@ -244,12 +243,12 @@ class _MLP(BaseEstimator):
             self._check_sizes(sizes)
             if not incremental:
                 self._class_rows = ()
-            data = Dataset(backend, X, follow.targets(y, backend))
+            data = Dataset(backend, X, inputs.targets(y, backend))
             data, weight = self._weighted(data, y, sample_weight)
             validation = self._given_validation(backend, **(held or {}))
             if validation is None and self.early_stopping and self.solver in STOCHASTIC:
                 data, validation = self._split(data, to_numpy(y), weight, rng)
-            return self._solve(data, validation, rng, incremental)
+            return self._run_solver(data, validation, rng, incremental)
 
     def _generator(self, goes_on: bool) -> np.random.RandomState:
         """Return what draws: the one before, if that goes on and is still what is asked for."""
@@ -276,7 +275,7 @@ class _MLP(BaseEstimator):
         for name in _OF_A_TRAINING:
             self.__dict__.pop(name, None)
 
-    def _solve(
+    def _run_solver(
         self,
         data: Dataset,
         validation: _Validation | None,
@@ -302,13 +301,13 @@ class _MLP(BaseEstimator):
                 self,
                 problem,
                 data,
-                self._resumed(start, incremental),
+                self._resume(start, incremental),
                 rng,
                 batch_size=self._batch_size(len(data)),
                 incremental=incremental,
                 score=score if self.early_stopping else None,
             )
-            self._keep(done)
+            self._store_solver_state(done)
         self.coefs_, self.intercepts_ = objective.unpack(done.params)
         self.n_iter_, self.t_ = done.n_iter, done.t
         if not math.isnan(done.loss):
@@ -321,7 +320,7 @@ class _MLP(BaseEstimator):
             self.coefs_, self.intercepts_, self.activation, sparse=data.is_sparse
         )
 
-    def _resumed(self, start: FitState, incremental: bool) -> FitState:
+    def _resume(self, start: FitState, incremental: bool) -> FitState:
         """Return where sgd or adam begins: after what the attributes remember."""
         known = self.__dict__
         best_loss, best_score = known.get("best_loss_"), known.get("best_validation_score_")
@@ -333,7 +332,7 @@ class _MLP(BaseEstimator):
             no_improvement=known.get("_no_improvement_count", 0),
         )
 
-    def _keep(self, done: FitState) -> None:
+    def _store_solver_state(self, done: FitState) -> None:
         """Set what sgd and adam leave behind; the lists go on from fit to fit."""
         watched = self.early_stopping
         self._optimizer = done.solver
@@ -377,7 +376,7 @@ class _MLP(BaseEstimator):
                 f"one goes on, with weights of the shapes {shapes}. Use a new estimator"
             )
 
-    def _home(self, X: Any) -> Backend:
+    def _backend_for(self, X: Any) -> Backend:
         """Return where a new network is born: where X is, or for host data `backend`."""
         self._from_host = is_host(X)
         if not self._from_host:
@@ -414,12 +413,14 @@ class _MLP(BaseEstimator):
                 self, X, y, reset=first, accept_sparse=["csr", "csc"], dtype=_FLOATS, **numeric
             )
             if first:
-                backend = replace(backend, dtype=follow.floating_host(given, X.dtype.name, backend))
-            X = follow.moved(X, backend)
+                backend = replace(
+                    backend, dtype=inputs.network_dtype_of_host_data(given, X.dtype.name, backend)
+                )
+            X = inputs.to_backend(X, backend)
         else:
             if first:
-                backend = replace(backend, dtype=follow.floating(X, backend))
-            X = follow.device_features(X, backend)
+                backend = replace(backend, dtype=inputs.network_dtype(X, backend))
+            X = inputs.device_features(X, backend)
             validate_data(self, X, y, reset=first, skip_check_array=True)
             if is_host(y) or not backend.holds(y):
                 y = y if hasattr(y, "tocsr") else to_numpy(y)
@@ -428,8 +429,8 @@ class _MLP(BaseEstimator):
         if not is_host(y):
             if y.ndim > 2:
                 raise ValueError(f"Found array with dim {y.ndim}, while dim <= 2 is required.")
-            y = follow.at("y", y, backend)
-            check._check_finite(y, "Input y")
+            y = inputs.as_array("y", y, backend)
+            checks._check_finite(y, "Input y")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True) if is_host(y) else y[:, 0]
         return backend, X, y
@@ -437,7 +438,7 @@ class _MLP(BaseEstimator):
     def _features(self, X: Any, backend: Backend) -> Any:
         """Return rows to predict or to validate on, on the backend."""
         if not is_host(X):
-            X = follow.device_features(X, backend)
+            X = inputs.device_features(X, backend)
             validate_data(self, X, reset=False, skip_check_array=True)
             return X
         sparse = ["csr", "csc"]
@@ -450,7 +451,7 @@ class _MLP(BaseEstimator):
                     f"Input X contains None at row {row}, column {column}: give numbers"
                 )
             X = validate_data(self, X, reset=False, accept_sparse=sparse, dtype=_FLOATS)
-        return follow.moved(X, backend)
+        return inputs.to_backend(X, backend)
 
     def _weighted(self, data: Dataset, y: Any, given: Any) -> tuple[Dataset, Host | None]:
         """Return the rows that have a weight, with them; and the weights of all, on the host.
@@ -460,7 +461,7 @@ class _MLP(BaseEstimator):
         own = _host_weights(given, len(data))
         host = self._class_weighted(y, own)
         name = "sample_weight" if host is own else "class_weight"
-        weight = check.row_weights(host, data.backend, rows=len(data), name=name)
+        weight = checks.row_weights(host, data.backend, rows=len(data), name=name)
         if weight is None:
             return data, None
         met = to_numpy(weight) > 0  # there, where tiny weights may have become 0
@@ -490,7 +491,7 @@ class _MLP(BaseEstimator):
             test_size=self.validation_fraction,
             stratify=y[order] if binary else None,
         )
-        follow.check_validation_size(len(held))
+        inputs.check_validation_size(len(held))
         self._check_left_out(y[order], y[train])
         aside = _Validation(
             replace(data, order=held), y[held], None if weight is None else weight[held]
@@ -524,7 +525,9 @@ class _MLP(BaseEstimator):
         if self.solver == "lbfgs":
             warn("X_val and y_val are not looked at: lbfgs has no early stopping")
         try:
-            with follow.told(X_val=X_val, y_val=y_val, sample_weight_val=sample_weight_val):
+            with inputs.errors_name_argument(
+                X_val=X_val, y_val=y_val, sample_weight_val=sample_weight_val
+            ):
                 return self._checked_validation(backend, X_val, y_val, sample_weight_val)
         except (ValueError, TypeError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -553,14 +556,14 @@ class _MLP(BaseEstimator):
     def _answer(self, X: Any, method: str, finish: Callable[[Array], Array]) -> Array:
         """Return finish(raw outputs (rows, outputs)) in the library of X."""
         check_is_fitted(self)
-        with follow.told(X=X):
+        with inputs.errors_name_argument(X=X):
             return self._answered(X, self._backend_of_network(X, method), finish)
 
     def _answered(self, X: Any, backend: Backend, finish: Callable[[Array], Array]) -> Array:
         with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             data = Dataset(backend, self._features(X, backend))
             answer = finish(forward(*self._network(data), data, compiled=self.compile))
-            return follow.on_host(answer)[0] if is_host(X) else answer
+            return inputs.on_host(answer)[0] if is_host(X) else answer
 
     # Moving -------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from .._validation import warn
 from ..backend import Backend, backend_of, is_host, namespace, to_numpy
 from ..data import labels
 from ..losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
-from . import inputs as follow
+from . import inputs
 from .base import _MLP, _is_stochastic
 from .solvers import FitState
 
@@ -208,8 +208,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
                 self._label_binarizer = LabelBinarizer().fit(y if several else classes)
             return self._fit(X, y, sample_weight, incremental=True)
 
-        with follow.told(X=X, y=y, sample_weight=sample_weight):
-            return self._commit(fit)
+        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
+            return self._fit_or_restore(fit)
 
     def predict(self, X: Any) -> Array:
         """Return the class of each row, or 0 and 1 for each label, in the library of X.
@@ -242,8 +242,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
         X is (rows, features), y (rows,) or (rows, labels), sample_weight (rows,).
         """
-        with follow.told(X=X, y=y, sample_weight=sample_weight):
-            pred, y, weight = follow.on_host(self.predict(X), y, sample_weight)
+        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
+            pred, y, weight = inputs.on_host(self.predict(X), y, sample_weight)
             return float(accuracy_score(y, pred, sample_weight=weight))
 
     def _probabilities(self, raw: Array) -> Array:
@@ -251,8 +251,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
         if self.out_activation_ == "softmax":
             return SoftmaxCrossEntropy().mean(raw)
         if self.n_outputs_ == 1:
-            return xp.concat([follow.logistic(-raw), follow.logistic(raw)], axis=-1)
-        return follow.logistic(raw)
+            return xp.concat([inputs.logistic(-raw), inputs.logistic(raw)], axis=-1)
+        return inputs.logistic(raw)
 
     def _decide(self, raw: Array) -> Array:
         """Return the number of the most probable class (rows,), or 0 and 1 (rows, labels)."""
@@ -274,7 +274,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         labels.refuse_mixed(y, "y")
         return y
 
-    def _learn(self, y: Any, backend: Backend, incremental: bool) -> None:
+    def _learn_targets(self, y: Any, backend: Backend, incremental: bool) -> None:
         """Learn the classes, or check that y fits those that are known."""
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
@@ -304,7 +304,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     def _there(self, backend: Backend) -> Array:
         """Return numeric classes on a backend."""
-        return backend.asarray(self._known, follow.fitting(self._known, backend))
+        return backend.asarray(self._known, inputs.class_dtype(self._known, backend))
 
     def _encode(self, y: Any, name: str = "y") -> Array:
         known = self._known

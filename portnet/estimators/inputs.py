@@ -1,4 +1,4 @@
-"""Everything follows X: data of any library are checked, moved to where X is, and answered there.
+"""Data of any library are checked, moved to where X is, and answered there.
 
 scikit-learn checks data on the host; what it says there is said here about arrays elsewhere.
 """
@@ -12,33 +12,33 @@ from sklearn.utils.validation import _check_sample_weight
 
 from .._typing import Array, Host
 from ..backend import Backend, describe, is_host, namespace, to_numpy
-from ..data import checks as check
+from ..data import checks
 
 __all__ = [
-    "at",
+    "as_array",
     "check_validation_size",
+    "class_dtype",
     "device_features",
-    "fitting",
-    "floating",
-    "floating_host",
+    "errors_name_argument",
     "logistic",
-    "moved",
+    "network_dtype",
+    "network_dtype_of_host_data",
     "on_host",
     "targets",
-    "told",
+    "to_backend",
 ]
 
 
 @contextmanager
-def told(**given: Any) -> Iterator[None]:
+def errors_name_argument(**given: Any) -> Iterator[None]:
     """Refuse tensors without dense values, and name the argument that has too large an integer."""
     for name, x in given.items():
-        check.refuse_without_values(x, name)
+        checks.refuse_without_values(x, name)
     try:
         yield
     except OverflowError as error:
         for name, x in given.items():
-            check.refuse_too_large(x, name)
+            checks.refuse_too_large(x, name)
         raise ValueError(str(error)) from error
 
 
@@ -54,10 +54,10 @@ def targets(y: Any, backend: Backend) -> Array:
         return y
     if y.ndim == 1:
         return backend.asarray(y, "int64" if backend.supports("int64") else "int32")
-    return at("y", y, backend)
+    return as_array("y", y, backend)
 
 
-def at(name: str, x: Any, backend: Backend) -> Array:
+def as_array(name: str, x: Any, backend: Backend) -> Array:
     """Return x on the backend, in its floating dtype."""
     try:
         return backend.asarray(x, backend.dtype)
@@ -67,17 +67,17 @@ def at(name: str, x: Any, backend: Backend) -> Array:
         raise ValueError(f"{name}: {what}{more}") from None
 
 
-def moved(X: Any, backend: Backend) -> Any:
+def to_backend(X: Any, backend: Backend) -> Any:
     """Return checked host data on the backend; sparse rows stay on the host, as CSR."""
     if not hasattr(X, "tocsr"):
-        return at("X", X, backend)
+        return as_array("X", X, backend)
     backend.require(backend.dtype)
     X = X.tocsr()
-    at("X", X.data, backend)  # that the values fit the dtype
+    as_array("X", X.data, backend)  # that the values fit the dtype
     return X.astype(backend.dtype, copy=False)
 
 
-def floating(X: Array, backend: Backend) -> str:
+def network_dtype(X: Array, backend: Backend) -> str:
     """Return the dtype of a network that is born with X: float32 and float64 are kept."""
     name = str(X.dtype).rpartition(".")[2]
     if name in ("float32", "float64"):
@@ -85,7 +85,7 @@ def floating(X: Array, backend: Backend) -> str:
     return "float64" if backend.supports("float64") else "float32"
 
 
-def floating_host(given: Any, dtype: str, backend: Backend) -> str:
+def network_dtype_of_host_data(given: Any, dtype: str, backend: Backend) -> str:
     """Return the dtype of a network that is born from data on the host, checked as this dtype.
 
     Where a backend has no float64, only data that are float64 by themselves insist on it.
@@ -117,8 +117,8 @@ def device_features(X: Array, backend: Backend) -> Array:
                 f"Found array with 0 {what} (shape={tuple(X.shape)}) while a minimum of 1 is "
                 "required."
             )
-    X = at("X", X, backend)
-    check._check_finite(X, "Input X")
+    X = as_array("X", X, backend)
+    checks._check_finite(X, "Input X")
     return X
 
 
@@ -136,7 +136,7 @@ def on_host(*given: Any) -> tuple[Any, ...]:
     return tuple(a if is_host(a) else to_numpy(a) for a in given)
 
 
-def fitting(classes: Host, backend: Backend) -> str:
+def class_dtype(classes: Host, backend: Backend) -> str:
     """Return the dtype of numeric classes, or the nearest that the backend has."""
     name = classes.dtype.name
     return name if backend.supports(name) else {"i": "int32", "u": "uint32"}.get(name[0], "float32")

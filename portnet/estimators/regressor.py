@@ -12,8 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from .._typing import Array, Host
 from ..backend import Backend, is_host, namespace, to_numpy
 from ..losses import Loss, SquaredError
-from . import inputs as follow
-from . import objective
+from . import inputs, objective
 from .base import _MLP, _is_stochastic
 
 
@@ -150,8 +149,8 @@ class MLPRegressor(RegressorMixin, _MLP):
         X is (rows, features), y (rows,) or (rows, outputs), sample_weight (rows,).
         After an error, the estimator is as it was before.
         """
-        with follow.told(X=X, y=y, sample_weight=sample_weight):
-            return self._commit(lambda: self._fit(X, y, sample_weight, incremental=True))
+        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
+            return self._fit_or_restore(lambda: self._fit(X, y, sample_weight, incremental=True))
 
     def predict(self, X: Any) -> Array:
         """Return the mean of the target, (rows,) or (rows, outputs), in the library of X."""
@@ -163,8 +162,8 @@ class MLPRegressor(RegressorMixin, _MLP):
 
         X is (rows, features), y (rows,) or (rows, outputs), sample_weight (rows,).
         """
-        with follow.told(X=X, y=y, sample_weight=sample_weight):
-            pred, y, weight = follow.on_host(self.predict(X), y, sample_weight)
+        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
+            pred, y, weight = inputs.on_host(self.predict(X), y, sample_weight)
             return float(r2_score(y, pred, sample_weight=weight))
 
     def _mean(self, raw: Array) -> Array:
@@ -185,7 +184,7 @@ class MLPRegressor(RegressorMixin, _MLP):
         except (ValueError, TypeError, OverflowError):
             return y
 
-    def _learn(self, y: Any, backend: Backend, incremental: bool) -> None:
+    def _learn_targets(self, y: Any, backend: Backend, incremental: bool) -> None:
         self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
 
     def _encode(self, y: Any, name: str = "y") -> Array:
