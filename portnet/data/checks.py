@@ -188,9 +188,7 @@ def targets(
         y = _as_array(y, backend, name, "int64" if backend.supports("int64") else "int32")
         _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
         return y
-    if (
-        not hasattr(loss, "low") and integral and outputs > 1
-    ):  # a loss of the user's may take labels
+    if not hasattr(loss, "low") and integral and outputs > 1:  # a custom loss may take labels
         return y
     y = _as_array(y, backend, name, backend.dtype)
     if y.ndim == 1 and outputs == 1 and not labels:

@@ -238,7 +238,7 @@ class _MLP(BaseEstimator):
             return self._run_solver(data, held_out, rng, incremental)
 
     def _generator(self, resume: bool) -> np.random.RandomState:
-        """Return the random generator: a new one, unless a fit resumes with the same seed."""
+        """Return a new random generator, or the previous one to resume with the same seed."""
         before, seed = self.__dict__.get("_seed", self), self.random_state
         # By value: a pickle does not keep the identity of integers.
         same = before is seed or (isinstance(seed, Integral) and before == seed)
@@ -308,7 +308,7 @@ class _MLP(BaseEstimator):
         )
 
     def _resume(self, start: FitState, incremental: bool) -> FitState:
-        """Return the start of sgd or adam with the solver's state of the fit before."""
+        """Return the start of sgd or adam, with the solver state of the previous fit."""
         fitted = self.__dict__
         best_loss, best_score = fitted.get("best_loss_"), fitted.get("best_validation_score_")
         return replace(
