@@ -21,7 +21,7 @@ LONG = 30.0  # seconds, after which three rounds are enough
 
 
 def interleaved(starts, rounds, seconds, whole=lambda n: n):
-    """Time everybody in turn, round after round: A B C A B C ...; all must be warm.
+    """Time every contender in turn, round after round: A B C A B C ...; all must be warm.
 
     How many steps a round has is found for each by itself, so that it lasts about `seconds`; every
     round begins anew, at the initial parameters. Returns, for each: n, the seconds of one step in

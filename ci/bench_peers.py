@@ -4,8 +4,8 @@ A competitor is a function of a `Problem` that returns `start`; ``go = start()``
 initial parameters, and ``go(n)`` makes n steps, waits until they are done, and returns the loss of
 the last one (in the documents' workloads, the mean loss of all steps). Everybody gets the same
 parameters, the same rows in the same order and the same dtype; where there are batches, taking the
-rows of a batch out of the data set is part of the step. In the documents' workloads everybody reads
-the loss in each step, as the documents do.
+rows of a batch out of the dataset is part of the step. In the documents' workloads every contender
+reads the loss in each step, as the documents do.
 
 * portnet: `portnet.compile` of `make_step`, and a for loop around it, with machine code from the
   first call on, as a long training has it (the extra `native`), and without; "eager" is without
@@ -384,7 +384,7 @@ def missing():
 
 
 def competitors(problem):
-    """Return name: start of everybody who runs in this workload, portnet first."""
+    """Return name: start of every contender that runs in this workload, portnet first."""
     makers = {
         "portnet": compiled,
         "portnet without native": lambda problem: compiled(problem, native=False),
@@ -409,7 +409,7 @@ def competitors(problem):
 
 
 def check(problem, losses):
-    """Raise AssertionError unless everybody has the same loss after the same steps: equal work."""
+    """Raise AssertionError unless every contender has the same loss after the same steps."""
     for name in set(losses) - {"Trainer.fit", "floor", "scikit-learn"}:  # these draw other batches
         rtol = 1e-9 if problem.document else 1e-3
         if (problem.document, name) == ("two_blobs", "by hand"):

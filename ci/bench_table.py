@@ -300,8 +300,8 @@ def summary(result):
     heads = ["microseconds of a training step", *[titles.get(who, who) for who in shown]]
     return [
         *_grid(heads, rows),
-        f"One thread of {a['cpu']}, {a['date']}: the same parameters, batches and losses for "
-        "everybody, minima of interleaved rounds. portnet is `portnet.compile` with the extra "
+        f"One thread of {a['cpu']}, {a['date']}: the same parameters, batches and losses for every "
+        "contender, minima of interleaved rounds. portnet is `portnet.compile` with the extra "
         "`native`; the whole table, with memory, fits, predictions and what was missed, is in "
         "[ci/results/bench-cpu.md](ci/results/bench-cpu.md).",
         "",

@@ -1,6 +1,7 @@
-"""portnet: neural networks written once, by hand, on every array library.
+"""portnet: neural networks for every array library, written once, by hand.
 
-Set where arrays live with `set_backend`, build a network with `mlp`, train it with `Trainer`.
+Choose the library and device with `set_backend`, build a network with `mlp`, train it with
+`Trainer`.
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -131,7 +132,7 @@ if _TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> _Any:
-    """Import the estimators and the pictures when they are asked for: they need extras."""
+    """Import the estimators and `plots` at first use: they need optional dependencies."""
     if name == "plots":
         from importlib import import_module
 
@@ -140,7 +141,7 @@ def __getattr__(name: str) -> _Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         from . import estimators
-    except ImportError as error:  # none, or an older one
+    except ImportError as error:  # not installed, or too old
         if (error.name or "").partition(".")[0] != "sklearn":
             raise
         raise ImportError(
@@ -150,8 +151,8 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names; the estimators, where scikit-learn is."""
+    """Return the public names, with the estimators if scikit-learn is installed."""
     from importlib.util import find_spec
 
-    found = ["MLPClassifier", "MLPRegressor"] if find_spec("sklearn") else []
-    return sorted({*globals(), "plots", *found})
+    estimators = ["MLPClassifier", "MLPRegressor"] if find_spec("sklearn") else []
+    return sorted({*globals(), "plots", *estimators})

@@ -1,7 +1,7 @@
-"""What is checked about options, and the messages: names, integers, numbers, objects with methods.
+"""Checks of options, and their error messages: names, integers, numbers, methods.
 
-Options are the arguments that are not data: sizes, rates, names. They are checked where an object
-is made, so that a mistake is told where it stands and not in the middle of a training.
+Options are the arguments that are not data: sizes, rates, names. They are checked when an object
+is constructed, so that errors are raised there and not during training.
 """
 
 import difflib
@@ -22,26 +22,26 @@ __all__ = [
     "LOSS_CALL",
     "METRIC_CALL",
     "OPTIONS_ELSEWHERE",
-    "called_with",
+    "check_choice",
     "check_decay",
-    "choose",
+    "check_integer",
+    "check_methods",
+    "check_number",
+    "check_pair",
+    "check_signature",
     "decays",
     "how_to_install",
-    "integer",
-    "methods",
     "name_of",
-    "named",
-    "number",
     "options_by_name",
-    "pair",
     "refuse_unknown",
+    "resolve",
     "sizes_in_a_list",
     "warn",
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# What other libraries call our losses, metrics and optimizers: the first that is a name fits.
+# Losses, metrics and optimizers by their names in other libraries: suggestions in errors.
 OTHER_NAMES = {
     **dict.fromkeys(("mse", "l2", "mean_squared_error"), ("squared_error", "mean_squared_error")),
     **dict.fromkeys(
@@ -70,7 +70,7 @@ OTHER_NAMES = {
     "gradient_descent": ("sgd",),
     "l-bfgs": ("lbfgs",),
 }
-# How a layer's forward, a loss and a metric are called, and how to write one.
+# The arguments of a layer's forward, a loss and a metric, and how to write one.
 FORWARD_CALL = (
     ("params", "x", "key"),
     "def forward(self, params, x, key=None), and return y, cache",
@@ -83,7 +83,7 @@ METRIC_CALL = (
     ("mean", "target", "weight"),
     "def metric(mean, target, weight=None), and return a number",
 )
-# What other libraries call the options of `fit`, and how it is written here.
+# Options of `fit` in other libraries, and how to write them here.
 OPTIONS_ELSEWHERE = {
     "validation_split": "validation=0.1",
     "validation_fraction": "validation=0.1",
@@ -108,18 +108,18 @@ OPTIONS_ELSEWHERE = {
 
 
 def how_to_install(extra: str) -> str:
-    """Return the command that installs what an extra of portnet needs, from anywhere."""
+    """Return the pip command that installs the dependencies of an extra of portnet."""
     try:
-        needed = importlib.metadata.requires("portnet") or []
+        lines = importlib.metadata.requires("portnet") or []
     except importlib.metadata.PackageNotFoundError:  # run from a checkout, not installed
-        needed = []
-    parts = [r.partition(";")[0].strip() for r in needed if re.search(f"extra == .{extra}\\b", r)]
-    here = f'pip install ".[{extra}]" in a checkout of portnet'
-    return f"""pip install {" ".join(f'"{p}"' for p in parts)} (or {here})""" if parts else here
+        lines = []
+    needed = [r.partition(";")[0].strip() for r in lines if re.search(f"extra == .{extra}\\b", r)]
+    local = f'pip install ".[{extra}]" in a checkout of portnet'
+    return f"""pip install {" ".join(f'"{r}"' for r in needed)} (or {local})""" if needed else local
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the first line outside of portnet."""
+    """Issue a warning at the line outside portnet that called it."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("portnet."):
         level, frame = level + 1, frame.f_back
@@ -127,9 +127,9 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def options_by_name(names: Callable[[], Iterable[str]], example: str) -> Callable[[Any], Any]:
-    """Return a decorator of a method (self, X, y, *, ...): TypeErrors say what to write instead.
+    """Return a decorator of methods (self, X, y, *, ...): TypeErrors suggest what to write.
 
-    Of options that are given by position, and of names that are not among `names()`.
+    They are raised for options given by position, and for options not in `names()`.
     """
 
     def decorate(method: _Function) -> _Function:
@@ -148,7 +148,7 @@ def options_by_name(names: Callable[[], Iterable[str]], example: str) -> Callabl
                         f"{OPTIONS_ELSEWHERE[name]}"
                     )
                 try:
-                    choose("option", name, known)
+                    check_choice("option", name, known)
                 except ValueError as error:
                     raise TypeError(f"{method.__name__}: {error}") from None
             return method(self, *data, **options)
@@ -158,98 +158,102 @@ def options_by_name(names: Callable[[], Iterable[str]], example: str) -> Callabl
     return decorate
 
 
-def choose(kind: str, name: Any, names: Iterable[str]) -> None:
-    """Raise ValueError, suggesting the nearest right one, unless `name` is one of `names`."""
+def check_choice(kind: str, name: Any, names: Iterable[str]) -> None:
+    """Raise ValueError unless `name` is one of `names`; the message suggests the closest one."""
     names = list(names)
     if not isinstance(name, str) or name not in names:
         key = name if isinstance(name, str) else getattr(name, "__name__", str(name))
-        key = key.rpartition(".")[2].lower()  # of np.float64 or torch.float64: float64
+        key = key.rpartition(".")[2].lower()  # float64 of np.float64 or torch.float64
         key_ = key.replace(" ", "_")
-        found = OTHER_NAMES.get(key_) or OTHER_NAMES.get(key_.removesuffix("loss").strip("_"), ())
-        near = [n for n in found if n in names]
-        near = near or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-        hint = f": did you mean {near[0]!r}?" if near else "."
+        ours = OTHER_NAMES.get(key_) or OTHER_NAMES.get(key_.removesuffix("loss").strip("_"), ())
+        matches = [n for n in ours if n in names]
+        matches = matches or difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+        hint = f": did you mean {matches[0]!r}?" if matches else "."
         raise ValueError(f"unknown {kind} {name!r}{hint} The names are {', '.join(names)}")
 
 
-def named(kind: str, given: Any, table: Mapping[str, Callable[[], Any]]) -> Any:
-    """Return what a name stands for in the table; what is no name is returned as it is."""
+def resolve(kind: str, given: Any, table: Mapping[str, Callable[[], Any]]) -> Any:
+    """Return a new object by its name in `table`; return anything but a string unchanged."""
     if not isinstance(given, str):
         return given
-    choose(kind, given, table)
+    check_choice(kind, given, table)
     return table[given]()
 
 
-def integer(what: str, value: Any, low: int) -> int:
-    """Return an option that must be an integer of at least `low`, or raise ValueError."""
+def check_integer(what: str, value: Any, low: int) -> int:
+    """Return an option as an int, or raise ValueError unless it is an integer >= low."""
     try:
-        found = operator.index(value)
+        result = operator.index(value)
     except TypeError:
-        found = None
-    if found is None or isinstance(value, bool) or found < low:
+        result = None
+    if result is None or isinstance(value, bool) or result < low:
         raise ValueError(f"{what}: expected an integer of at least {low}, got {value!r}")
-    return found
+    return result
 
 
-def number(owner: Any, name: str, needed: str, fits: Callable[[float], bool]) -> None:
-    """Check a number of a frozen dataclass and keep it as a Python float, or raise ValueError.
+def check_number(owner: Any, name: str, expected: str, valid: Callable[[float], bool]) -> None:
+    """Convert a field of a frozen dataclass to a float, or raise ValueError unless it is valid.
 
-    As a float: NumPy's float64 scalars turn every float32 array that they meet into float64.
+    A Python float, because NumPy's float64 scalars promote float32 arrays to float64.
     """
     value = getattr(owner, name)
     try:
-        found = None if isinstance(value, str | bytes | bool) else float(value)
+        result = None if isinstance(value, str | bytes | bool) else float(value)
     except (TypeError, ValueError, OverflowError):
-        found = None
-    if found is None or not fits(found):
-        raise ValueError(f"{type(owner).__name__}: expected {needed}, got {value!r}")
-    object.__setattr__(owner, name, found)
+        result = None
+    if result is None or not valid(result):
+        raise ValueError(f"{type(owner).__name__}: expected {expected}, got {value!r}")
+    object.__setattr__(owner, name, result)
 
 
 def check_decay(owner: Any) -> None:
-    """Check the options of what makes parameters decay: `decay`, and `only` those of a name."""
-    number(owner, "decay", "a finite decay >= 0", lambda d: 0 <= d < math.inf)
+    """Check the options of weight decay: `decay`, and `only`, a name of parameters or None."""
+    check_number(owner, "decay", "a finite decay >= 0", lambda d: 0 <= d < math.inf)
     if not isinstance(owner.only, str | None):
         name = type(owner).__name__
-        raise TypeError(f"{name}: only is the name of parameters, such as 'W', got {owner.only!r}")
+        raise TypeError(
+            f"{name}: expected only as a name of parameters, such as 'W', got {owner.only!r}"
+        )
 
 
 def decays(owner: Any, paths: list[str]) -> list[bool]:
-    """Tell for the path of each parameter whether it decays; ValueError where `only` names none."""
-    each = [owner.only is None or path.endswith(f"[{owner.only!r}]") for path in paths]
-    if each and not any(each):
+    """Return whether each parameter decays; raise ValueError if no parameter is named `only`."""
+    result = [owner.only is None or path.endswith(f"[{owner.only!r}]") for path in paths]
+    if result and not any(result):
         name = type(owner).__name__
         raise ValueError(
             f"{name}: no parameter is named {owner.only!r}; there are {', '.join(paths)}"
         )
-    return each
+    return result
 
 
 def name_of(x: Any) -> str:
-    """Return the repr of an object for messages; the name of its class where it has none."""
+    """Return the repr of an object for messages, or its class name if the repr is the default."""
     text = repr(x)
     return type(x).__name__ if text.startswith("<") and " object at 0x" in text else text
 
 
-def pair(owner: Any, method: str, needed: str, answer: Any, index: int | None = None) -> Any:
-    """Return what a method returned if that is a pair, or raise TypeError that names its owner.
+def check_pair(
+    owner: Any, method: str, expected: str, result: Any, index: int | None = None
+) -> Any:
+    """Return the result of a method of `owner`, or raise TypeError unless it is a pair.
 
-    `index` is that of a layer in its Chain.
+    `index` is the position of a layer in its Chain.
     """
-    if not isinstance(answer, tuple | list) or len(answer) != 2:
-        given = f"{len(answer)} values" if isinstance(answer, tuple | list) else _kind_of(answer)
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        given = f"{len(result)} values" if isinstance(result, tuple | list) else _describe(result)
         where = "" if index is None else f"layers[{index}] "
         raise TypeError(
-            f"{where}{name_of(owner)}: expected {method} to return {needed}, got {given}"
+            f"{where}{name_of(owner)}: expected {method} to return {expected}, got {given}"
         )
-    return answer
+    return result
 
 
-def called_with(what: str, function: Any, names: tuple[str, ...], example: str) -> None:
-    """Raise TypeError unless a function can be called with arguments of these names, in order."""
+def check_signature(what: str, function: Any, names: tuple[str, ...], example: str) -> None:
+    """Raise TypeError unless a function takes as many positional arguments as there are names."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # of a function in C
+    except (TypeError, ValueError):  # a function in C without a signature
         return
     try:
         signature.bind(*names)
@@ -261,7 +265,7 @@ def called_with(what: str, function: Any, names: tuple[str, ...], example: str) 
 
 
 def sizes_in_a_list(make: _Function) -> _Function:
-    """Decorate a function of a list of sizes: sizes one by one are an error that says so."""
+    """Decorate a function of a list of sizes: separate sizes raise TypeError."""
 
     @functools.wraps(make)
     def checked(*args: Any, **options: Any) -> Any:
@@ -278,7 +282,7 @@ def sizes_in_a_list(make: _Function) -> _Function:
 
 
 def refuse_unknown(owner: str, options: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raise TypeError for an option of another library's, or of another function: what to write."""
+    """Raise TypeError for options not in `names`; the message says what to write instead."""
     for name in options:
         if name not in names:
             where = OPTIONS_ELSEWHERE.get(name, "")
@@ -289,13 +293,13 @@ def refuse_unknown(owner: str, options: Mapping[str, Any], names: Iterable[str])
             raise TypeError(f"{owner}: unknown option {name!r}" + f": write {where}" * bool(where))
 
 
-def _kind_of(x: Any) -> str:
+def _describe(x: Any) -> str:
     shape = getattr(x, "shape", None)
     return f"a {type(x).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
 
 
-def methods(what: str, given: Any, names: tuple[str, ...]) -> None:
-    """Raise TypeError unless an object (and not its class) has these methods."""
+def check_methods(what: str, given: Any, names: tuple[str, ...]) -> None:
+    """Raise TypeError unless `given` is an object, not a class, with these methods."""
     if isinstance(given, type) or not all(hasattr(given, name) for name in names):
         hint = ": write it with ()" if isinstance(given, type) else ""
         raise TypeError(f"expected {what} with {', '.join(names)}, got {given!r}{hint}")

@@ -1,14 +1,14 @@
-"""Backend: where new arrays are created; only this file knows the names of the array libraries.
+"""Backends: the array library, device and dtype of new arrays.
 
-What this file is for:
+Only this file knows the names of the array libraries.
 
-1. A script says once where its arrays live: ``set_backend("cupy")``; a test or a thread says it for
-   a block: ``with use_backend("torch"):``. The default is NumPy, or what PORTNET_BACKEND names.
-2. The backend only decides where *new* arrays are born: data moved from the host, fresh parameters.
+1. A script chooses the backend once: ``set_backend("cupy")``; a test or a thread chooses it for a
+   block: ``with use_backend("torch"):``. The default is NumPy, or the value of PORTNET_BACKEND.
+2. The backend only decides where *new* arrays are created: data from the host, initial parameters.
    Every computation takes its library and device from its arguments: ``xp = namespace(x)``.
-3. No optional library is imported before somebody asks for it, and each is tried once.
-4. Nothing falls back silently: a backend that cannot be used is an error that names the missing
-   piece and what to install.
+3. An optional library is imported at its first use, and tried once.
+4. There is no silent fallback: a backend that cannot be used is an error, which says what is
+   missing and how to install it.
 """
 
 import functools
@@ -24,7 +24,7 @@ import array_api_compat
 import numpy as np
 
 from ._typing import Array
-from ._validation import choose
+from ._validation import check_choice
 
 __all__ = [
     "Backend",
@@ -35,7 +35,6 @@ __all__ = [
     "backends",
     "get_backend",
     "namespace",
-    "read",
     "set_backend",
     "to_numpy",
     "use_backend",
@@ -60,7 +59,7 @@ class BackendUnavailableError(RuntimeError):
 
 
 class ShapeError(ValueError):
-    """An array has the wrong shape; the message says where, what was needed and what was given.
+    """An array has the wrong shape; the message says where, what was expected and what was given.
 
     Examples
     --------
@@ -75,15 +74,13 @@ class ShapeError(ValueError):
     """
 
 
-# What computes asks its arguments ---------------------------------------------------------------
+# Library and device of an array -----------------------------------------------------------------
 
 
 def namespace(*arrays: Array) -> Any:
-    """Return the array API namespace of the arrays; None and Python scalars are passed over.
+    """Return the array API namespace of arrays of any shape; None and Python scalars are ignored.
 
-    Raises TypeError where an argument is no array or where two libraries are mixed.
-
-    The arrays may have any shape.
+    Raises TypeError if an argument is not an array, or if libraries are mixed.
 
     Examples
     --------
@@ -94,12 +91,12 @@ def namespace(*arrays: Array) -> Any:
     >>> xp.exp(x) > 2.0
     array([False,  True])
     """
-    if all(type(a) is np.ndarray or a is None for a in arrays):  # the common case, at a tenth
+    if all(type(a) is np.ndarray or a is None for a in arrays):  # fast path, ten times faster
         return _numpy_namespace()
     try:
         return array_api_compat.array_namespace(*arrays)
     except TypeError:
-        for a in arrays:  # an array of the compiler's, beside NumPy's that it takes as constants
+        for a in arrays:  # traced arrays accept NumPy arrays as constants
             if hasattr(a, "__portnet_trace__"):
                 return a.__array_namespace__()
         kinds = [describe(a) for a in arrays if not isinstance(a, int | float | None)]
@@ -111,7 +108,7 @@ def namespace(*arrays: Array) -> Any:
 
 @functools.cache
 def _numpy_namespace() -> Any:
-    return importlib.import_module("array_api_compat.numpy")  # costs more than all of NumPy: late
+    return importlib.import_module("array_api_compat.numpy")  # late, as the import is slow
 
 
 def device(x: Array) -> Any:
@@ -120,7 +117,7 @@ def device(x: Array) -> Any:
 
 
 def describe(x: Any) -> str:
-    """Return the library and device of an array, in words: ``a torch array on cpu``."""
+    """Return the library and device of an array as text: ``a torch array on cpu``."""
     if not array_api_compat.is_array_api_obj(x):
         return f"a {type(x).__name__}"
     return f"a {_name(array_api_compat.array_namespace(x))} array on {device_name(x)}"
@@ -131,14 +128,14 @@ def device_name(x: Array) -> str:
     return _device_text(device(x))
 
 
-# Where new arrays are born ----------------------------------------------------------------------
+# Where new arrays are created -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Backend:
-    """An array library, a device of it, and the floating dtype of new arrays.
+    """An array library, one of its devices, and the floating dtype of new arrays.
 
-    Arrays of any shape.
+    The methods take arrays of any shape.
 
     Examples
     --------
@@ -153,52 +150,52 @@ class Backend:
     device: Any = field(default=None, hash=False)  # CuPy's devices cannot be hashed
     xp: Any = field(default=None, repr=False, compare=False)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # modules and some devices cannot be pickled: names
+    def __reduce__(self) -> tuple[Any, ...]:  # names, as modules and some devices cannot be pickled
         where = _device_text(self.device) if self.name in _LIBRARIES else self.device
-        return _rebuilt, (self.name, self.dtype, where, self.xp.__name__)
+        return _rebuild, (self.name, self.dtype, where, self.xp.__name__)
 
     def __str__(self) -> str:
         return f"{self.name} on {_device_text(self.device)}"
 
     @property
     def real(self) -> Any:
-        """The floating dtype, as the library's own object."""
+        """The floating dtype, as an object of the library."""
         return getattr(self.xp, self.dtype)
 
     @property
     def is_host(self) -> bool:
-        """Whether arrays are NumPy's, in the host's memory."""
+        """Whether the arrays are NumPy arrays, in host memory."""
         return self.name == "numpy"
 
     @property
     def compiler(self) -> str:
-        """How functions of such arrays are compiled: "replay" (a plan), "jit" (JAX's), or ""."""
+        """How functions of these arrays are compiled: "replay" (a plan), "jit" (by JAX) or ""."""
         return _LIBRARIES[self.name].compiler if self.name in _LIBRARIES else ""
 
     def supports(self, dtype: str) -> bool:
-        """Tell whether arrays of this dtype can live on this device."""
+        """Return whether this device has arrays of a dtype."""
         return dtype in self.xp.__array_namespace_info__().dtypes(device=self.device)
 
     def require(self, dtype: str) -> None:
-        """Raise ValueError unless there is a dtype of this name, and this device has it."""
-        choose("dtype", dtype, DTYPES)
+        """Raise ValueError unless `dtype` is a known name and this device has it."""
+        check_choice("dtype", dtype, DTYPES)
         if not self.supports(dtype):
             why = (
-                'jax keeps 64 bits off until jax.config.update("jax_enable_x64", True) is called'
+                'jax has 64-bit dtypes only after jax.config.update("jax_enable_x64", True)'
                 if self.name == "jax"
                 else f"the device {_device_text(self.device)} has no {dtype}"
             )
-            raise ValueError(f"the {self.name} backend cannot make {dtype} arrays: {why}")
+            raise ValueError(f"the {self.name} backend cannot create {dtype} arrays: {why}")
 
     def holds(self, x: Any) -> bool:
-        """Tell whether x is an array of this library on this device."""
+        """Return whether x is an array of this library on this device."""
         if not array_api_compat.is_array_api_obj(x):
             return False
-        there = backend_of(x)
-        return bool(self.name == there.name and self.device == there.device)
+        other = backend_of(x)
+        return bool(self.name == other.name and self.device == other.device)
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
-        """Convert lists, frames and arrays of any library; see `portnet.asarray`."""
+        """Convert a list, a data frame or an array of any library; see `portnet.asarray`."""
         if dtype is not None:
             self.require(dtype)
         if self.name != "numpy" and self.holds(x):
@@ -208,30 +205,30 @@ class Backend:
             wanted = dtype or (self.dtype if "float" in _dtype_name(x.dtype) else None)
             if wanted is None or x.dtype == getattr(self.xp, wanted):
                 return x
-            with np.errstate(over="ignore"):  # array-api-strict is NumPy
+            with np.errstate(over="ignore"):  # array-api-strict casts with NumPy, which warns
                 cast = self.xp.astype(x, getattr(self.xp, wanted))
             narrower = wanted == "float32" and _dtype_name(x.dtype) == "float64"
             if narrower and bool(self.xp.any(self.xp.isinf(cast) & self.xp.isfinite(x))):
-                raise _too_large(to_numpy(x), wanted)  # the line above waits for x
+                raise _too_large(to_numpy(x), wanted)  # bool() has already waited for the device
             return cast
-        host = _numbers(to_numpy(x))
+        host = _as_numeric(to_numpy(x))
         host = _cast(host, dtype or (None if host.dtype.kind in "iub" else self.dtype))
         if host.dtype.name == "int64" and not self.supports("int64"):
             host = _cast(host, "int32")
         self.require(host.dtype.name)
         host = host.astype(host.dtype.newbyteorder("="), copy=False)
         if self.name == "torch" and (not host.flags.writeable or min(host.strides, default=0) < 0):
-            host = host.copy()  # it shares memory, warns of read-only, cannot walk backwards
+            host = host.copy()  # torch warns of read-only memory and has no negative strides
         return self.xp.asarray(host, dtype=getattr(self.xp, host.dtype.name), device=self.device)
 
     def active(self) -> AbstractContextManager[Any]:
-        """Context in which kernels run on this device: CuPy launches on the *current* device."""
+        """Return a context for kernels on this device: CuPy launches on the *current* device."""
         if self.name == "cupy" and self.device is not None:
             return self.device  # type: ignore[no-any-return]
         return nullcontext()
 
 
-def _rebuilt(name: str, dtype: str, where: Any, module: str) -> Backend:
+def _rebuild(name: str, dtype: str, where: Any, module: str) -> Backend:
     if name in _LIBRARIES:
         where = _LIBRARIES[name].find_device(where)
     return Backend(name, dtype, where, importlib.import_module(module))
@@ -242,18 +239,18 @@ def asarray(x: Any, *, dtype: str | None = None) -> Array:
 
     Parameters
     ----------
-    x : array of any library, list, frame or scalar
-        Of any shape. Arrays already there are returned as they are (torch tensors detached).
+    x : array of any library, list, data frame or scalar
+        Of any shape. Arrays of the backend are returned as they are (torch tensors detached).
     dtype : str, optional
-        By default floating data take the backend's dtype; integers and booleans keep theirs, save
-        that int64 becomes int32 on a device that has no 64-bit integers.
+        By default floating data get the backend's dtype; integers and booleans keep theirs, except
+        that int64 becomes int32 on a device without 64-bit integers.
 
     Raises
     ------
     ValueError
         for ragged lists, text, complex numbers, and values that are too large for the dtype.
     BackendUnavailableError
-        where PORTNET_BACKEND names a backend that cannot be used.
+        if PORTNET_BACKEND names a backend that cannot be used.
 
     Examples
     --------
@@ -266,11 +263,10 @@ def asarray(x: Any, *, dtype: str | None = None) -> Array:
 
 
 def to_numpy(x: Any) -> np.ndarray[Any, Any]:
-    """Return an array of any library, a list or a frame as a NumPy array on the host.
+    """Return an array of any library, a list or a data frame as a NumPy array.
 
-    Raises ValueError for ragged lists and masked values. The call waits for the device.
-
-    The result has the shape of x.
+    The result has the shape of x. The call waits for the device. Raises ValueError for ragged lists
+    and masked values.
 
     Examples
     --------
@@ -281,7 +277,7 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
     """
     if isinstance(x, np.ndarray | np.generic):
         if hasattr(x, "filled") and np.any(getattr(x, "mask", False)):
-            raise ValueError("expected plain numbers, got masked ones: fill them, x.filled(...)")
+            raise ValueError("expected no masked values: replace them with x.filled(...)")
         return np.asarray(x)
     if array_api_compat.is_torch_array(x):
         x = x.detach().cpu()
@@ -290,7 +286,7 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
         return np.asarray(x.get())
     if array_api_compat.is_array_api_obj(x) and hasattr(x, "to_device"):
         xp = array_api_compat.array_namespace(x)
-        if hasattr(xp, "Device"):  # array-api-strict: only its CPU device opens to NumPy
+        if hasattr(xp, "Device"):  # array-api-strict: NumPy can read only its CPU device
             x = x.to_device(xp.Device("CPU_DEVICE"))
     try:
         return np.asarray(x)
@@ -298,7 +294,7 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
         if "inhomogeneous" not in str(error):
             raise
         raise ValueError(
-            "expected a rectangular nest of numbers, got rows of different lengths"
+            "expected a rectangular array of numbers, got rows of different lengths"
         ) from error
 
 
@@ -309,16 +305,17 @@ def set_backend(name: str, *, device: Any = None, dtype: str = "float32") -> Non
     ----------
     name : {"numpy", "cupy", "torch", "jax", "array_api_strict"}
     device : optional
-        The library's own device or its name (``"cuda:1"``, ``"cpu"``); its default if None.
+        A device of the library or its name (``"cuda:1"``, ``"cpu"``); the library's default if
+        None.
     dtype : {"float32", "float64"}
-        What floating data become.
+        The dtype of floating data.
 
     Raises
     ------
     BackendUnavailableError
-        where the library or the device cannot be used; the message says what to install.
+        if the library or the device cannot be used; the message says what to install.
     ValueError
-        for an unknown name, a dtype that the device does not have, an unknown device.
+        for an unknown name or device, or a dtype that the device does not have.
 
     Examples
     --------
@@ -334,9 +331,10 @@ def set_backend(name: str, *, device: Any = None, dtype: str = "float32") -> Non
 
 @contextmanager
 def use_backend(name: str, *, device: Any = None, dtype: str = "float32") -> Iterator[Backend]:
-    """Set where the current thread's new arrays are created, inside a ``with``.
+    """Set where the current thread creates new arrays, inside a ``with``.
 
-    Takes what `set_backend` takes, wins over it inside the block, and touches no other thread.
+    The arguments are those of `set_backend`, which it overrides inside the block. Other threads are
+    not affected.
 
     Examples
     --------
@@ -350,14 +348,14 @@ def use_backend(name: str, *, device: Any = None, dtype: str = "float32") -> Ite
     stack.append(backend)
     try:
         yield backend
-    finally:  # by identity, and not pop: generators may leave their blocks in any order
+    finally:  # by identity instead of pop(): generators may leave their blocks in any order
         del stack[max(i for i, b in enumerate(stack) if b is backend)]
 
 
 def get_backend() -> Backend:
-    """Return the current thread's backend, or else the process's: NumPy unless something was set.
+    """Return the current thread's backend if one is set, else the process's (NumPy by default).
 
-    Raises BackendUnavailableError or ValueError where PORTNET_BACKEND names no usable backend.
+    Raises BackendUnavailableError or ValueError if PORTNET_BACKEND does not name a usable backend.
 
     Examples
     --------
@@ -375,9 +373,9 @@ def get_backend() -> Backend:
 
 
 def backend_of(x: Any) -> Backend:
-    """Return the backend of an array; of lists and frames, which have none, the current one.
+    """Return the backend of an array; for lists and data frames, the current one.
 
-    The dtype is that of a float32 or float64 array, else the current backend's.
+    The dtype is that of the array if float32 or float64, else the current backend's.
     """
     if not array_api_compat.is_array_api_obj(x):
         return get_backend()
@@ -388,12 +386,12 @@ def backend_of(x: Any) -> Backend:
 
 
 def is_host(x: Any) -> bool:
-    """Tell whether x is data on the host (NumPy, list, frame, scalar), which goes to a backend."""
+    """Return whether x is host data: a NumPy array, a list, a data frame or a scalar."""
     return isinstance(x, np.ndarray | np.generic) or not array_api_compat.is_array_api_obj(x)
 
 
 def detached(x: Array) -> Array:
-    """Return x without autograd history: torch tensors detached, all else as it is."""
+    """Return x without autograd history: torch tensors detached, anything else unchanged."""
     return x.detach() if array_api_compat.is_torch_array(x) and x.requires_grad else x
 
 
@@ -406,12 +404,12 @@ def kind_of_tensor(x: Any) -> str:
     return "meta" if x.device.type == "meta" else ""
 
 
-# What is installed ------------------------------------------------------------------------------
+# Available backends -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """Whether a backend can be used here, and the reason when not.
+    """Whether a backend can be used, and the reason if not.
 
     Examples
     --------
@@ -429,7 +427,7 @@ class BackendStatus:
 
 
 def backends() -> list[BackendStatus]:
-    """Return the status of every backend; imports the optional libraries that are installed.
+    """Return the status of every backend; imports all installed array libraries.
 
     Examples
     --------
@@ -471,7 +469,7 @@ def _try_jax(module: Any) -> str:
 
 
 def _try_cupy(cupy: Any) -> str:
-    """Stages 2 and 3 of the detection; a wheel imports without a driver, so stage 1 says little."""
+    """Try stages 2 and 3: stage 1, the import, succeeds even without a driver."""
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:
@@ -484,7 +482,7 @@ def _try_cupy(cupy: Any) -> str:
             "stage 2, counting CUDA devices, found none. See nvidia-smi and CUDA_VISIBLE_DEVICES"
         )
     try:
-        # Allocation, a compiled kernel, cuBLAS, a reduction and the copy back: what a step needs.
+        # A training step needs allocation, a compiled kernel, cuBLAS, a reduction, a copy back.
         a = cupy.ones((2, 2), dtype="float32")
         total = float(((a * 2 + 1) @ a).sum())
     except Exception as error:
@@ -498,7 +496,7 @@ def _try_cupy(cupy: Any) -> str:
     return f"cuda:{cupy.cuda.Device().id} ({properties['name'].decode()})"
 
 
-# Devices, by the names people use ---------------------------------------------------------------
+# Devices by name --------------------------------------------------------------------------------
 
 
 def _cpu_only(name: str) -> str:
@@ -547,11 +545,11 @@ def _strict_device(name: str) -> Any:
 
 @dataclass(frozen=True)
 class _Library:
-    namespace: str  # the module with the standard's functions
-    install: str  # what a person does to get it
-    find_device: Callable[[str], Any]  # from a name; raises ValueError
-    try_out: Callable[[Any], str] = _try_default  # the default device's name, or raises
-    compiler: str = ""  # how `portnet.compile` compiles functions of its arrays
+    namespace: str  # the module with the functions of the standard
+    install: str  # how to install it
+    find_device: Callable[[str], Any]  # by name; raises ValueError
+    try_out: Callable[[Any], str] = _try_default  # returns the name of the default device
+    compiler: str = ""  # see Backend.compiler
 
 
 _LIBRARIES = {
@@ -571,8 +569,8 @@ _LIBRARIES = {
 
 
 def _resolve(name: str, where: Any, dtype: str) -> Backend:
-    choose("backend", name, _LIBRARIES)
-    choose("dtype", dtype, FLOATS)
+    check_choice("backend", name, _LIBRARIES)
+    check_choice("dtype", dtype, FLOATS)
     status = _probe(name)
     if not status.usable:
         raise BackendUnavailableError(f"the {name} backend cannot be used: {status.reason}")
@@ -584,7 +582,7 @@ def _resolve(name: str, where: Any, dtype: str) -> Backend:
             raise ValueError(f"unknown device {where!r} for {name}: {error}") from error
     xp = importlib.import_module(_LIBRARIES[name].namespace)
     if where is None:
-        where = device(xp.asarray([1.0]))  # the library's default, also where that was changed
+        where = device(xp.asarray([1.0]))  # the library's current default
     backend = Backend(name, dtype, where, xp)
     backend.require(dtype)
     return backend
@@ -602,7 +600,7 @@ _default: Backend | None = None
 _thread = threading.local()
 
 
-# Small parts ------------------------------------------------------------------------------------
+# Helpers ----------------------------------------------------------------------------------------
 
 
 def _name(xp: Any) -> str:
@@ -611,28 +609,28 @@ def _name(xp: Any) -> str:
 
 
 def _dtype_name(dtype: Any) -> str:
-    """float32 for np.float32, torch.float32, array_api_strict.float32."""
+    """Return "float32" for np.float32, torch.float32, array_api_strict.float32."""
     return str(getattr(dtype, "name", dtype)).rpartition(".")[2]
 
 
-def _numbers(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return host data as numbers: objects may be some (a frame's columns, Decimal, None)."""
+def _as_numeric(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return host data as a numeric array; converts objects (Decimal, None, mixed columns)."""
     if host.dtype.kind in "fiub":
         return host
     if host.dtype.kind != "O":
         raise ValueError(f"expected real numbers, got data of dtype {host.dtype}")
-    for v in host.flat:  # float() would make days of some and nanoseconds of others
+    for v in host.flat:  # float() would return days for some and nanoseconds for others
         if isinstance(v, np.datetime64 | np.timedelta64):
             raise ValueError(f"expected real numbers, got {v!r}")
-    whole = all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in host.flat)
+    integers = all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in host.flat)
     try:
-        return host.astype(np.int64 if whole else np.float64)
+        return host.astype(np.int64 if integers else np.float64)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"expected real numbers: {error}") from error
 
 
 def _cast(host: np.ndarray[Any, Any], dtype: str | None) -> np.ndarray[Any, Any]:
-    """Return host data with another dtype, or raise ValueError where that would not keep them."""
+    """Return host data in another dtype, or raise ValueError if a value does not fit."""
     if dtype is None or host.dtype.name == dtype:
         return host
     if np.dtype(dtype).kind == "i" and host.dtype.kind in "iu" and host.size:
@@ -668,14 +666,14 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
-def read(numbers: list[Any]) -> list[float]:
-    """Return 0-d arrays and numbers as floats, with one wait for the device.
+def read_floats(numbers: list[Any]) -> list[float]:
+    """Return 0-d arrays and numbers as floats, in one transfer to the host.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from portnet.backend import read
-    >>> read([np.asarray(0.5), 2])
+    >>> from portnet.backend import read_floats
+    >>> read_floats([np.asarray(0.5), 2])
     [0.5, 2.0]
     """
     arrays = [v for v in numbers if hasattr(v, "shape")]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._validation import choose, integer, number
+from ._validation import check_choice, check_integer, check_number
 from .data.dataset import Dataset
 from .metrics import METRICS, SMALLER_IS_BETTER
 from .run import Run, with_run
@@ -48,10 +48,10 @@ class _Monitor:
         name = type(self).__name__
         if not isinstance(self.monitor, str | None):
             raise TypeError(f"{name}: expected monitor as a name, got {self.monitor!r}")
-        object.__setattr__(self, "patience", integer(f"{name}: patience", self.patience, 1))
-        number(self, "min_change", "a finite min_change >= 0", lambda d: 0 <= d < math.inf)
+        object.__setattr__(self, "patience", check_integer(f"{name}: patience", self.patience, 1))
+        check_number(self, "min_change", "a finite min_change >= 0", lambda d: 0 <= d < math.inf)
         if self.mode is not None:
-            choose("mode", self.mode, ("min", "max"))
+            check_choice("mode", self.mode, ("min", "max"))
 
     def start(self, names: list[str], before: MonitorState | None) -> MonitorState:
         """Return the state to start from; raise ValueError unless `monitor` is in the history."""
@@ -63,7 +63,7 @@ class _Monitor:
                 f"{type(self).__name__}: {monitor!r} needs validation rows: give fit "
                 "validation=0.1, or validation=(X, y)"
             )
-        choose("metric to monitor", monitor, names)
+        check_choice("metric to monitor", monitor, names)
         self._sign(monitor)
         if before is None or before.monitor != monitor:
             return MonitorState(monitor)
@@ -164,8 +164,8 @@ class ReduceOnPlateau(_Monitor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self, "factor", "0 < factor < 1", lambda f: 0 < f < 1)
-        number(self, "min_scale", "0 <= min_scale < 1", lambda f: 0 <= f < 1)
+        check_number(self, "factor", "0 < factor < 1", lambda f: 0 < f < 1)
+        check_number(self, "min_scale", "0 <= min_scale < 1", lambda f: 0 <= f < 1)
 
     def reduce(self, state: MonitorState, scale: float) -> tuple[MonitorState, float]:
         """Return the state and the scale for the next epoch."""

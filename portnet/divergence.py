@@ -4,7 +4,7 @@ import numpy as np
 
 from . import _validation as options
 from ._typing import Array
-from .backend import read, to_numpy
+from .backend import read_floats, to_numpy
 from .data.dataset import Dataset
 from .lbfgs import LBFGS
 from .losses import Reduced
@@ -68,7 +68,7 @@ def warn_of_unscaled_inputs(run: Run, data: Dataset, loss: float) -> None:
     some = min(1000, X.shape[0])
     zeros = xp.zeros((some, run.outputs), dtype=X.dtype, device=run.backend.device)
     with np.errstate(over="ignore", invalid="ignore"):
-        (of_zeros,) = read([of_loss(zeros, y, weight)[0]])
+        (of_zeros,) = read_floats([of_loss(zeros, y, weight)[0]])
     if of_loss.reduction == "sum":
         of_zeros *= X.shape[0] / some
     if not loss > 10 * of_zeros:

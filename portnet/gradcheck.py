@@ -1,13 +1,13 @@
-"""Gradient checks: is this backward the derivative of that forward?
+"""Gradient checks: compare backward with central differences of forward.
 
-For f with the Jacobian J, a random direction v and random weights u, <u, J v> is a number that can
-be had in two ways: as the slope of <u, f> along v, by central differences, and as <J^T u, v>, which
-is what `backward` computes. Two evaluations of f check the gradient of an array of any size; a
-wrong entry anywhere turns up in the product. Every array of parameters and x have a direction of
-their own, so that the error names the one that is wrong.
+For f with the Jacobian J, a random direction v and random weights u, <u, J v> can be computed in
+two ways: as the slope of <u, f> along v, by central differences, and as <J^T u, v>, where J^T u is
+what `backward` returns. Two evaluations of f check the gradient of an array of any size; a wrong
+entry anywhere changes the product. Each parameter array, and x, is checked along its own direction,
+so that the error names the wrong one.
 
-Central differences have a relative error of about eps^(2/3): the checks mean something in float64.
-Where f has a kink (ReLU at 0) within the step, they are tried again with a smaller step.
+Central differences have a relative error of about eps^(2/3): check in float64. If f has a kink
+(ReLU at 0) within the step, a smaller step is tried.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,21 @@ import numpy as np
 from . import rng as random
 from . import tree
 from ._typing import Array
-from ._validation import LOSS_CALL, called_with, integer, methods, name_of, named, pair
+from ._validation import (
+    LOSS_CALL,
+    check_integer,
+    check_methods,
+    check_pair,
+    check_signature,
+    name_of,
+    resolve,
+)
 from .backend import Backend, backend_of, namespace, to_numpy
 from .data import checks
 from .layers import Layer
 from .losses import LOSSES, Loss
+
+__all__ = ["GradientError", "check_gradients", "check_layer", "check_loss"]
 
 
 class GradientError(AssertionError):
@@ -51,21 +61,21 @@ def check_layer(
     ----------
     layer : layer
     x : array (rows, n_in), optional
-        Where to check, in any library; random NumPy float64 by default.
+        The point of the check, in any library; random NumPy float64 by default.
     n_in, rows, seed : int
-        Of the random x, which has as many inputs as the layer says, or 6; the seed also draws the
-        parameters and the directions.
+        Shape and seed of the random x. n_in is by default that of the layer, or 6. The seed also
+        determines the parameters and the directions.
 
     Returns
     -------
     float
-        The largest relative error that was met.
+        The largest relative error.
 
     Raises
     ------
     GradientError
-        where a derivative differs, where a backward is not linear in dy, where a gradient has
-        another shape or dtype than its array, or where float32 does not stay float32.
+        if a derivative differs, a backward is not linear in dy, a gradient has another shape or
+        dtype than its array, or float32 does not stay float32.
 
     Examples
     --------
@@ -73,9 +83,9 @@ def check_layer(
     >>> portnet.check_layer(portnet.Dense(3)) < 1e-6
     True
     """
-    methods("a layer", layer, ("init", "forward", "backward"))
+    check_methods("a layer", layer, ("init", "forward", "backward"))
     draw, n_in = random.generator(seed), n_in or getattr(layer, "n_in", None) or 6
-    x = draw.standard_normal((integer("rows", rows, 1), n_in)) if x is None else x
+    x = draw.standard_normal((check_integer("rows", rows, 1), n_in)) if x is None else x
     backend = backend_of(x)
     x = checks.features(x, backend, name="x")
     params = _random_params(layer, x, draw, backend)
@@ -83,16 +93,18 @@ def check_layer(
     worst = 0.0
     for k, mode in ((None, "in inference"), (key, "in training")):
         _check_float32(layer, params, x, k)
-        y, cache = pair(layer, "forward", "y, cache", layer.forward(params, x, k))
+        y, cache = check_pair(layer, "forward", "y, cache", layer.forward(params, x, k))
         dy = _normal(draw, y)
-        dparams, dx = pair(layer, "backward", "dparams, dx", layer.backward(params, cache, dy))
+        dparams, dx = check_pair(
+            layer, "backward", "dparams, dx", layer.backward(params, cache, dy)
+        )
         _check_linear(layer, params, cache, dy, (dparams, dx))
 
-        def along(nest: Any, k: random.Key | None = k, dy: Array = dy) -> float:
-            return _dot(dy, layer.forward(nest[0], nest[1], k)[0])
+        def f(at: Any, k: random.Key | None = k, dy: Array = dy) -> float:
+            return _dot(dy, layer.forward(at[0], at[1], k)[0])
 
         names = [f"dparams{p}" for p in tree.paths(params)] + ["dx"]
-        error = _compare(along, (params, x), (dparams, dx), names, draw, f"{layer} {mode}")
+        error = _compare(f, (params, x), (dparams, dx), names, draw, f"{layer} {mode}")
         worst = max(worst, error)
     return worst
 
@@ -109,17 +121,17 @@ def check_loss(
     pred, target : arrays (rows, n_out), optional
         Random by default: a normal pred (5, 3) and a target of that shape in (0, 1).
     seed : int
-        Of the random arrays and directions.
+        Seed of the random arrays and directions.
 
     Returns
     -------
     float
-        The largest relative error that was met.
+        The largest relative error.
 
     Raises
     ------
     GradientError
-        where the gradient differs from the slope of the value.
+        if the gradient differs from the slope of the value.
 
     Examples
     --------
@@ -127,9 +139,9 @@ def check_loss(
     >>> portnet.check_loss("squared_error") < 1e-6
     True
     """
-    draw, loss = random.generator(seed), named("loss", loss, LOSSES)
-    methods("a loss(pred, target, weight)", loss, ("__call__",))
-    called_with("a loss", loss, *LOSS_CALL)
+    draw, loss = random.generator(seed), resolve("loss", loss, LOSSES)
+    check_methods("a loss(pred, target, weight)", loss, ("__call__",))
+    check_signature("a loss", loss, *LOSS_CALL)
     pred = draw.standard_normal((5, 3)) if pred is None else pred
     backend = backend_of(pred)
     pred = checks.features(pred, backend, name="pred")
@@ -140,10 +152,10 @@ def check_loss(
     for w, mode in ((None, "without weights"), (weight, "with weights")):
         _, dpred = loss(pred, target, w)
 
-        def along(nest: Any, w: Array | None = w) -> float:
-            return float(loss(nest[0], target, w)[0])
+        def f(at: Any, w: Array | None = w) -> float:
+            return float(loss(at[0], target, w)[0])
 
-        error = _compare(along, (pred,), (dpred,), ["dpred"], draw, f"{loss} {mode}")
+        error = _compare(f, (pred,), (dpred,), ["dpred"], draw, f"{loss} {mode}")
         worst = max(worst, error)
     return worst
 
@@ -158,7 +170,7 @@ def check_gradients(
     params: Any = None,
     seed: int = 0,
 ) -> float:
-    """Check the gradient of the loss of a whole model in all its parameters, in float64.
+    """Check the gradient of a loss with respect to all parameters of a model, in float64.
 
     Parameters
     ----------
@@ -169,22 +181,22 @@ def check_gradients(
     y : array
         Integer labels (rows,), or targets (rows, outputs), cast to float64: as in `Trainer.fit`.
     weight : array (rows,), optional
-    params : nest of arrays, optional
-        Where to check. By default random ones, biases included: at zero biases a row of zeros sits
-        exactly on the kink of ReLU.
+    params : pytree of arrays, optional
+        The point of the check. By default random, biases included: with zero biases a row of zeros
+        is exactly at the kink of ReLU.
     seed : int
 
     Returns
     -------
     float
-        The largest relative error that was met.
+        The largest relative error.
 
     Raises
     ------
     GradientError
-        where a derivative differs; the message names the array.
+        if a derivative differs; the message names the array.
     DataError, ValueError
-        for data that cannot be used, and where there is no float64.
+        for data that cannot be used, and if there is no float64.
 
     Examples
     --------
@@ -194,11 +206,11 @@ def check_gradients(
     >>> portnet.check_gradients(net, "softmax_cross_entropy", X, [0, 1, 2, 0, 1]) < 1e-6
     True
     """
-    there = backend_of(X)
-    backend = Backend(there.name, "float64", there.device, there.xp)
-    methods("a model", model, ("init", "forward", "backward"))
-    draw, loss = random.generator(seed), named("loss", loss, LOSSES)
-    called_with("a loss", loss, *LOSS_CALL)
+    given = backend_of(X)
+    backend = Backend(given.name, "float64", given.device, given.xp)
+    check_methods("a model", model, ("init", "forward", "backward"))
+    draw, loss = random.generator(seed), resolve("loss", loss, LOSSES)
+    check_signature("a loss", loss, *LOSS_CALL)
     X = checks.features(X, backend)
     rows, outputs = X.shape[0], model.init(random.generator(seed), X.shape[1])[1]
     y = checks.targets(y, backend, loss, rows=rows, outputs=outputs)
@@ -227,7 +239,7 @@ def _compare(
     draw: random.Generator,
     what: str,
 ) -> float:
-    """Compare the slope of f along a random direction in each array with what `grads` says."""
+    """Compare the slope of f along a random direction v in each array with <its gradient, v>."""
     arrays, gradients = tree.leaves(at), tree.leaves(grads)
     if len(arrays) != len(gradients):
         raise GradientError(f"{what}: {len(arrays)} arrays, but gradients for {len(gradients)}")
@@ -246,7 +258,7 @@ def _compare(
         for h in (eps ** (1 / 3), 0.1 * eps ** (1 / 3)):
             high, low = f(_moved(at, i, v, h)), f(_moved(at, i, v, -h))
             slope = (high - low) / (2 * h)
-            rounding = eps * max(abs(high), abs(low)) / h  # what the difference cannot see
+            rounding = eps * max(abs(high), abs(low)) / h  # error of the difference
             errors.append((abs(slope - expected) / (scale + rounding / _rtol(eps) + 1e-300), slope))
             if errors[-1][0] <= _rtol(eps):
                 break
@@ -269,23 +281,23 @@ def _rtol(eps: float) -> float:
 def _check_float32(layer: Layer, params: Any, x: Array, key: random.Key | None) -> None:
     backend = backend_of(x)
     params = tree.map(lambda p: backend.asarray(p, "float32"), params)
-    y, cache = pair(
+    y, cache = check_pair(
         layer, "forward", "y, cache", layer.forward(params, backend.asarray(x, "float32"), key)
     )
-    answers = [("forward", y)]
+    results = [("forward", y)]
     if str(y.dtype).endswith("float32"):
-        answers += [("backward", g) for g in tree.leaves(layer.backward(params, cache, y))]
-    for method, a in answers:
+        results += [("backward", g) for g in tree.leaves(layer.backward(params, cache, y))]
+    for method, a in results:
         if not str(a.dtype).endswith("float32"):
             raise GradientError(
                 f"{name_of(layer)}: expected {method} to return float32 for float32 x, got "
-                f"{a.dtype}: constants must be Python numbers, as NumPy's float64 numbers widen "
-                "what they meet"
+                f"{a.dtype}: constants must be Python numbers, as NumPy's float64 scalars promote "
+                "float32 arrays"
             )
 
 
 def _check_linear(layer: Layer, params: Any, cache: Any, dy: Array, grads: Any) -> None:
-    """backward(2 dy) = 2 backward(dy), to the last bit: it is a product with a fixed matrix."""
+    """Check that backward(2 dy) = 2 backward(dy), to the last bit: backward is linear in dy."""
     for once, twice in zip(
         tree.leaves(grads), tree.leaves(layer.backward(params, cache, 2.0 * dy)), strict=True
     ):
@@ -294,16 +306,16 @@ def _check_linear(layer: Layer, params: Any, cache: Any, dy: Array, grads: Any) 
 
 
 def _random_params(layer: Layer, x: Array, draw: random.Generator, backend: Backend) -> Any:
-    """Return parameters of the layer's shapes, all of them random, also what starts at 0 or 1."""
+    """Return random parameters of the layer's shapes, also for those that start at 0 or 1."""
     params, _ = layer.init(draw, x.shape[-1])
     noisy = tree.map(lambda p: to_numpy(p) + 0.3 * draw.standard_normal(p.shape), params)
     return tree.map(backend.asarray, noisy)
 
 
-def _moved(nest: Any, index: int, v: Array, h: float) -> Any:
-    """Return the nest with h v added to its leaf number `index`."""
-    counter = iter(range(len(tree.leaves(nest))))
-    return tree.map(lambda a: a + h * v if next(counter) == index else a, nest)
+def _moved(at: Any, index: int, v: Array, h: float) -> Any:
+    """Return the pytree `at` with h v added to its leaf number `index`."""
+    counter = iter(range(len(tree.leaves(at))))
+    return tree.map(lambda a: a + h * v if next(counter) == index else a, at)
 
 
 def _normal(draw: random.Generator, like: Array) -> Array:

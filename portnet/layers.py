@@ -1,26 +1,26 @@
-"""Layers: each is its forward equation and the chain rule through it, side by side.
+"""Layers: the forward equation of each, and backpropagation through it, side by side.
 
-Rows are samples: x has shape (rows, n_in) and y has shape (rows, n_out). Notebooks often write the
-transpose; this is how their names translate:
+Rows are samples: x has shape (rows, n_in) and y has shape (rows, n_out). Notebooks often use the
+transpose. Their names translate as follows:
 
 | notebook (columns are samples)      | here (rows are samples)                                |
 |-------------------------------------|--------------------------------------------------------|
 | ``Z1 = W1 @ X + b1``                | ``y = matmul(x, W) + b``                               |
-| ``dW2 = dZ2 @ A1.T / m``            | ``dW = matmul(x^T, dy)``; the loss put the 1/m into dy |
+| ``dW2 = dZ2 @ A1.T / m``            | ``dW = matmul(x^T, dy)``; the loss puts 1/m into dy    |
 | ``db2 = sum(dZ2, axis=1) / m``      | ``db = sum(dy, axis=-2)``                              |
 | ``dA1 = W2.T @ dZ2``                | ``dx = matmul(dy, W^T)``                               |
 | ``dZ1 = dA1 * relu_derivative(Z1)`` | ``dx = dy * (y > 0)``, the `backward` of ReLU          |
 
-A layer is anything with three pure methods (there is no base class):
+A layer is any object with three pure methods (there is no base class):
 
 * ``init(rng, n_in) -> params, n_out``: initial parameters, drawn from NumPy's Generator `rng` on
-  the host; `portnet.init` moves them to where they are wanted.
+  the host; `portnet.init` moves them to the backend.
 * ``forward(params, x, key=None) -> y, cache``: `cache` is what `backward` needs; `key` is None in
-  inference, and what layers that draw at random draw from in training (`portnet.rng.key`).
+  inference; in training, layers such as Dropout draw random numbers from it (`portnet.rng.key`).
 * ``backward(params, cache, dy) -> dparams, dx``: from dy = dL/dy to dL/dparams and dL/dx.
 
-Layers are stateless, so there is LayerNorm and no BatchNorm (its running averages are state). They
-work on the last two axes and never cast: the dtype of x and of the parameters must agree.
+Layers are stateless: there is LayerNorm but no BatchNorm, whose running averages are state. They
+work on the last two axes and never cast: x and the parameters must have the same dtype.
 """
 
 import math
@@ -33,25 +33,45 @@ from . import rng as random
 from ._typing import Array, Cache, Params
 from ._validation import (
     FORWARD_CALL,
-    called_with,
-    choose,
-    integer,
-    methods,
+    check_choice,
+    check_integer,
+    check_methods,
+    check_number,
+    check_pair,
+    check_signature,
     name_of,
-    number,
-    pair,
     sizes_in_a_list,
 )
 from .backend import ShapeError, namespace
 
+__all__ = [
+    "ACTIVATIONS",
+    "GELU",
+    "NORMS",
+    "Chain",
+    "Dense",
+    "Dropout",
+    "Identity",
+    "Layer",
+    "LayerNorm",
+    "LeakyReLU",
+    "ReLU",
+    "Residual",
+    "SiLU",
+    "Sigmoid",
+    "Softplus",
+    "Tanh",
+    "mlp",
+]
+
 Key = random.Key | None  # None in inference
-_METHODS = ("init", "forward", "backward")  # what makes a layer
+_METHODS = ("init", "forward", "backward")
 
 
 class Layer(Protocol):
-    """What a layer is: three pure methods. A frozen dataclass with them needs nothing else.
+    """The protocol of a layer: three pure methods (for instance, of a frozen dataclass).
 
-    Shapes: x (rows, n_in), y and dy (rows, n_out), dx as x. Parameters are of any shape.
+    Shapes: x and dx (rows, n_in), y and dy (rows, n_out). Parameters have any shape.
 
     Examples
     --------
@@ -79,7 +99,7 @@ class Layer(Protocol):
         """Return y and what `backward` needs."""
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
-        """Return dparams, a nest of the shape of params, and dx."""
+        """Return dparams, a pytree of the structure of params, and dx."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +111,8 @@ class Dense:
     n_out : int
         Number of outputs.
     weights : str or callable
-        How W is drawn: a name of `portnet.rng.INITIALIZERS`, or a function (rng, n_in, n_out) that
-        returns a host array of that shape. b starts at 0.
+        Initialiser of W: a name of `portnet.rng.INITIALIZERS`, or a function (rng, n_in, n_out)
+        that returns a host array (n_in, n_out). b starts at 0.
 
     Notes
     -----
@@ -115,12 +135,12 @@ class Dense:
     weights: Any = "glorot_uniform"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n_out", integer("Dense: n_out", self.n_out, 1))
+        object.__setattr__(self, "n_out", check_integer("Dense: n_out", self.n_out, 1))
         if isinstance(self.weights, Integral):
             hint = f"the inputs come from the data, so write Dense({self.weights})"
             raise TypeError(f"Dense({self.n_out}, {self.weights}): {hint}")
         if not callable(self.weights):
-            choose("initialiser", self.weights, random.INITIALIZERS)
+            check_choice("initialiser", self.weights, random.INITIALIZERS)
 
     def __repr__(self) -> str:
         return f"Dense({self.n_out})"
@@ -130,7 +150,7 @@ class Dense:
         draw = self.weights if callable(self.weights) else random.INITIALIZERS[self.weights]
         W, b = draw(rng, n_in, self.n_out), random.zeros(None, 1, self.n_out)
         if W.shape != (n_in, self.n_out):
-            raise ShapeError(f"{self}: expected W of shape {(n_in, self.n_out)}, drew {W.shape}")
+            raise ShapeError(f"{self}: expected W of shape {(n_in, self.n_out)}, got {W.shape}")
         return {"W": W, "b": b}, self.n_out
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
@@ -150,12 +170,12 @@ class Dense:
         return {"W": dW, "b": db}, dx
 
 
-# Activations: one number in, one number out -----------------------------------------------------
-# Where the derivative is a function of the output, the output is all that is cached.
+# Elementwise activations ------------------------------------------------------------------------
+# If the derivative is a function of the output, only the output is cached.
 
 
 class _NoParameters:
-    """The `init` of layers that have nothing to learn."""
+    """The `init` of layers without parameters."""
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """No parameters, as many outputs as inputs."""
@@ -239,7 +259,7 @@ class LeakyReLU(_NoParameters):
     slope: float = 0.01
 
     def __post_init__(self) -> None:
-        number(self, "slope", "0 <= slope < 1", lambda s: 0 <= s < 1)
+        check_number(self, "slope", "0 <= slope < 1", lambda s: 0 <= s < 1)
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = max(x, slope x)."""
@@ -249,8 +269,8 @@ class LeakyReLU(_NoParameters):
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
         """dx = dy (1 or slope)."""
         y = cache
-        on = namespace(y).astype(y > 0, y.dtype)
-        return (), dy * (on + self.slope * (1.0 - on))
+        mask = namespace(y).astype(y > 0, y.dtype)
+        return (), dy * (mask + self.slope * (1.0 - mask))
 
 
 @dataclass(frozen=True)
@@ -332,7 +352,7 @@ class Softplus(_NoParameters):
     """
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
-        """y = max(x, 0) + log(1 + e^-|x|): the exponential never overflows."""
+        """y = max(x, 0) + log(1 + e^-|x|), where the exponential cannot overflow."""
         xp = namespace(x)
         y = xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
         return y, y
@@ -410,7 +430,7 @@ class GELU(_NoParameters):
 _GELU_C, _GELU_A = math.sqrt(2 / math.pi), 0.044715
 
 
-# Layers that look at a whole row ----------------------------------------------------------------
+# Dropout and normalisation ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -422,12 +442,12 @@ class Dropout(_NoParameters):
     Parameters
     ----------
     rate : float
-        The probability to drop a number, 0 <= rate < 1 (Srivastava et al. 2014). The division keeps
-        the mean, so that inference needs no correction.
+        The probability to drop an element, 0 <= rate < 1 (Srivastava et al. 2014). The division
+        preserves the mean, so that inference needs no correction.
 
     Notes
     -----
-    The mask is a hash of (seed, step, layer, row, column): see `portnet.rng`.
+    The mask is a hash of (seed, epoch, layer, row, column): see `portnet.rng`.
 
     Examples
     --------
@@ -443,7 +463,7 @@ class Dropout(_NoParameters):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        number(self, "rate", "0 <= rate < 1, the probability to drop", lambda r: 0 <= r < 1)
+        check_number(self, "rate", "0 <= rate < 1, the probability to drop", lambda r: 0 <= r < 1)
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = x m / (1 - rate), or x where key is None."""
@@ -480,7 +500,7 @@ class LayerNorm:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        number(self, "eps", "eps > 0", lambda e: 0 < e < math.inf)
+        check_number(self, "eps", "eps > 0", lambda e: 0 < e < math.inf)
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """gamma = 1, beta = 0."""
@@ -498,7 +518,7 @@ class LayerNorm:
         return params["gamma"] * z + params["beta"], (z, r)
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
-        """dx = r (dz - mean(dz) - z mean(dz z)): the mean and the variance move with x, too."""
+        """dx = r (dz - mean(dz) - z mean(dz z)), as mean and variance depend on x, too."""
         z, r = cache
         xp = namespace(dy)
         dz = dy * params["gamma"]
@@ -508,12 +528,12 @@ class LayerNorm:
         return {"gamma": dgamma, "beta": dbeta}, r * dx
 
 
-# Layers made of layers --------------------------------------------------------------------------
+# Containers -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Chain:
-    """y = f_n(... f_2(f_1(x))): layers one after the other, and their backwards in reverse.
+    """y = f_n(... f_2(f_1(x))): layers in sequence; backward runs in reverse order.
 
     Shapes: x is (rows, n_in) of the first layer, y (rows, n_out) of the last.
 
@@ -521,12 +541,11 @@ class Chain:
     ----------
     layers : sequence of layers
     n_in : int, optional
-        The number of inputs, where it is known beforehand: `init` then checks it.
+        The number of inputs; `init` checks it if given.
 
     Notes
     -----
-    The parameters are a tuple with those of each layer. Errors of shape name the layer by its
-    position:
+    The parameters are a tuple with those of each layer. A ShapeError gives the layer's position:
     ``layers[2] Dense(3): expected x of shape (rows, 8), got (12, 5)``.
 
     Examples
@@ -546,26 +565,28 @@ class Chain:
     def __post_init__(self) -> None:
         if not isinstance(self.layers, Sequence):
             raise TypeError(f"Chain: expected a list of layers, got {self.layers!r}")
-        object.__setattr__(self, "layers", tuple(self.layers))  # so that a list may be given
+        object.__setattr__(self, "layers", tuple(self.layers))
         for i, layer in enumerate(self.layers):
-            methods(f"layers[{i}] of a Chain", layer, _METHODS)
-            called_with(f"forward of layers[{i}] {name_of(layer)}", layer.forward, *FORWARD_CALL)
+            check_methods(f"layers[{i}] of a Chain", layer, _METHODS)
+            check_signature(
+                f"forward of layers[{i}] {name_of(layer)}", layer.forward, *FORWARD_CALL
+            )
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
-        """Initialise the layers in order, each with the outputs of the one before."""
+        """Initialise the layers in order; n_in of each is n_out of the one before."""
         if self.n_in not in (None, n_in):
             raise ShapeError(f"Chain: expected {self.n_in} features, got {n_in}")
         params = []
         for i, layer in enumerate(self.layers):
             try:
-                p, n_in = pair(layer, "init", "params, n_out", layer.init(rng, n_in), i)
+                p, n_in = check_pair(layer, "init", "params, n_out", layer.init(rng, n_in), i)
             except ShapeError as error:
                 raise _at(i, error) from None
             params.append(p)
         return tuple(params), n_in
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
-        """x through every layer; each is given a key of its own."""
+        """Apply every layer in order, each with its own key."""
         if len(params) != len(self.layers):
             raise ShapeError(
                 f"Chain: expected parameters of {len(self.layers)} layers, got {len(params)}"
@@ -576,7 +597,7 @@ class Chain:
                 answer = layer.forward(p, x, None if key is None else random.fold(key, i))
             except ShapeError as error:
                 raise _at(i, error) from None
-            x, cache = pair(layer, "forward", "y, cache", answer, i)
+            x, cache = check_pair(layer, "forward", "y, cache", answer, i)
             caches.append(cache)
         return x, caches
 
@@ -584,16 +605,16 @@ class Chain:
         """The chain rule: the dx of a layer is the dy of the one before it."""
         grads = []
         for layer, p, c in zip(self.layers[::-1], params[::-1], cache[::-1], strict=True):
-            grad, dy = pair(layer, "backward", "dparams, dx", layer.backward(p, c, dy))
+            grad, dy = check_pair(layer, "backward", "dparams, dx", layer.backward(p, c, dy))
             grads.append(grad)
         return tuple(grads[::-1]), dy
 
 
 @dataclass(frozen=True)
 class Residual:
-    """y = x + f(x): f's outputs as many as its inputs;  dx = dy + the dx of f (He et al. 2015).
+    """y = x + f(x);  dx = dy + the dx of f (He et al. 2015).
 
-    Shapes: x, y, dy and dx are (rows, n_in).
+    f has as many outputs as inputs. Shapes: x, y, dy and dx are (rows, n_in).
 
     Examples
     --------
@@ -607,8 +628,8 @@ class Residual:
     layer: Layer
 
     def __post_init__(self) -> None:
-        methods("the layer of a Residual", self.layer, _METHODS)
-        called_with(f"forward of {name_of(self.layer)}", self.layer.forward, *FORWARD_CALL)
+        check_methods("the layer of a Residual", self.layer, _METHODS)
+        check_signature(f"forward of {name_of(self.layer)}", self.layer.forward, *FORWARD_CALL)
 
     def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
         """The parameters of f; raises ShapeError unless f has n_in outputs."""
@@ -621,18 +642,18 @@ class Residual:
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
         """y = x + f(x)."""
-        y, cache = pair(self.layer, "forward", "y, cache", self.layer.forward(params, x, key))
-        namespace(x, y)  # of one library: some add what is NumPy's, too
+        y, cache = check_pair(self.layer, "forward", "y, cache", self.layer.forward(params, x, key))
+        namespace(x, y)  # raises if f returned an array of another library
         return x + y, cache
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
-        """dx = dy + the dx of f, because x reaches y on both ways."""
+        """dx = dy + the dx of f, as y depends on x through both terms."""
         answer = self.layer.backward(params, cache, dy)
-        grads, dx = pair(self.layer, "backward", "dparams, dx", answer)
+        grads, dx = check_pair(self.layer, "backward", "dparams, dx", answer)
         return grads, dy + dx
 
 
-# The network most people want -------------------------------------------------------------------
+# Multilayer perceptron --------------------------------------------------------------------------
 
 ACTIVATIONS: dict[str, Layer] = {
     "identity": Identity(),
@@ -645,7 +666,7 @@ ACTIVATIONS: dict[str, Layer] = {
     "softplus": Softplus(),
 }
 NORMS: dict[str, Layer] = {"layer": LayerNorm()}
-_HALF_OFF = (ReLU, LeakyReLU, GELU, SiLU, Softplus)  # activations that He's weights are made for
+_RELU_LIKE = (ReLU, LeakyReLU, GELU, SiLU, Softplus)  # he_normal by default
 
 
 @sizes_in_a_list
@@ -667,13 +688,14 @@ def mlp(
     sizes : sequence of int
         Inputs, hidden layers, outputs: ``[32, 128, 128, 8]``.
     activation : name, layer, or one of these for each hidden layer
-        A name of `ACTIVATIONS`. The last Dense has none: the losses work on its raw outputs.
+        A name of `ACTIVATIONS`. The last Dense has none: the losses take its raw outputs.
     dropout : float
         The probability to drop a hidden unit.
     norm : {"layer"}, layer or None
         Between each hidden Dense and its activation.
     weights : str or callable, optional
-        Initialiser of every Dense. By default He's before ReLU and its like, else Glorot's.
+        Initialiser of every Dense. By default "he_normal" before ReLU and similar activations, else
+        "glorot_uniform".
 
     Examples
     --------
@@ -682,7 +704,7 @@ def mlp(
     """
     if not hasattr(sizes, "__len__") or len(sizes) < 2:
         raise ValueError(f"mlp: expected at least two sizes, inputs and outputs, got {sizes}")
-    sizes = [integer("mlp: a size", size, 1) for size in sizes]
+    sizes = [check_integer("mlp: a size", size, 1) for size in sizes]
     hidden = sizes[1:-1]
     if isinstance(activation, str) or not isinstance(activation, Sequence):
         activation = [activation] * len(hidden)
@@ -694,7 +716,7 @@ def mlp(
     layers: list[Layer] = []
     for n, name in zip(hidden, activation, strict=True):
         f = _layer("activation", name, ACTIVATIONS)
-        default = "he_normal" if isinstance(f, _HALF_OFF) else "glorot_uniform"
+        default = "he_normal" if isinstance(f, _RELU_LIKE) else "glorot_uniform"
         layers.append(Dense(n, default if weights is None else weights))
         if norm is not None:
             layers.append(_layer("norm", norm, NORMS))
@@ -707,7 +729,7 @@ def mlp(
 
 def _layer(kind: str, given: str | Layer, table: dict[str, Layer]) -> Layer:
     if isinstance(given, str):
-        choose(kind, given, table)
+        check_choice(kind, given, table)
         return table[given]
     return given
 
@@ -718,5 +740,5 @@ def _check_width(layer: Layer, x: Array, n_in: int) -> None:
 
 
 def _at(i: int, error: ShapeError) -> ShapeError:
-    """Return the error with the layer's position first: layers[2] Dense(3), layers[1].layers[0]."""
+    """Prepend the layer's position to an error: layers[2] Dense(3), layers[1].layers[0]."""
     return ShapeError(f"layers[{i}]{'.' if str(error).startswith('layers[') else ' '}{error}")

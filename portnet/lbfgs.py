@@ -1,11 +1,10 @@
-"""L-BFGS: from the last steps and how the gradient changed on them, nearly Newton's steps.
+"""L-BFGS: a quasi-Newton method that approximates the inverse Hessian from the last steps.
 
-For functions of one vector whose value and gradient are exact: full batches, not random ones.
-`minimize` is all that most callers need; `LBFGS` makes one iteration at a time.
+For functions of one vector with exact values and gradients: full batches, not random ones.
+`minimize` iterates until convergence; `LBFGS` makes one iteration at a time.
 
-The vectors stay where they are, in any array library. What decides where to step next are a few
-numbers for each evaluation of f, and they come to the host together, in one transfer; nothing else
-does.
+Vectors stay on their device, in any array library. The line search needs a few numbers for each
+evaluation of f, which are moved to the host in one transfer.
 """
 
 import math
@@ -14,19 +13,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ._typing import Array
-from ._validation import integer, methods, number
-from .backend import ShapeError, describe, namespace, to_numpy
+from ._validation import check_integer, check_methods, check_number
+from .backend import ShapeError, describe, namespace, read_floats
+
+__all__ = ["LBFGS", "LBFGSState", "Result", "minimize"]
 
 Objective = Callable[[Array], tuple[Array, Array]]  # x (n,) -> value 0-d, gradient (n,)
 
-# A step t along d is good where it lowers f by C1 of what the slope promised (Armijo) and leaves
-# at most C2 of the slope: the strong Wolfe conditions. C2 is wide, as d is nearly Newton's step.
+# The strong Wolfe conditions on a step t along d: f(t) <= f(0) + C1 t f'(0) (Armijo) and
+# |f'(t)| <= C2 |f'(0)|. C2 is large, as d is close to Newton's step.
 C1, C2 = 1e-3, 0.9
-EVALUATIONS = 20  # of f in one line search, at most
+EVALUATIONS = 20  # maximum for one line search
 
 
 class Result(NamedTuple):
-    """Where a minimization ended, and why.
+    """Result of a minimization: the point, and why it stopped.
 
     x and gradient have shape (n,).
 
@@ -50,7 +51,7 @@ class Result(NamedTuple):
 
 
 class LBFGSState(NamedTuple):
-    """What L-BFGS remembers besides x.
+    """State of L-BFGS besides x.
 
     gradient and the arrays of s and y have shape (n,).
 
@@ -68,17 +69,17 @@ class LBFGSState(NamedTuple):
     value: float  # f(x); nan before the first evaluation
     gradient: Array | None  # (n,) at x; None before the first evaluation
     s: tuple[Array, ...]  # the last steps x_{k+1} - x_k, newest last
-    y: tuple[Array, ...]  # how the gradient changed on them
+    y: tuple[Array, ...]  # the changes of the gradient on these steps
     evaluations: int  # of f so far
-    status: str  # why it ended; empty while it goes on
+    status: str  # why it stopped; empty while it runs
 
 
 @dataclass(frozen=True)
 class LBFGS:
-    """x <- x - t H g: H is the inverse Hessian that BFGS builds from the last `memory` steps.
+    """x <- x - t H g: H is the BFGS estimate of the inverse Hessian from the last `memory` steps.
 
-    Nocedal and Wright (2006), algorithms 7.4 and 7.5. It has converged where max |g_i| <= gtol, or
-    where f_k - f_{k+1} <= ftol max(|f_k|, |f_{k+1}|, 1).
+    Nocedal and Wright (2006), algorithms 7.4 and 7.5. It has converged if max |g_i| <= gtol, or if
+    f_k - f_{k+1} <= ftol max(|f_k|, |f_{k+1}|, 1).
 
     Shapes: x and the gradient are (n,), the value of f is 0-d.
 
@@ -97,39 +98,39 @@ class LBFGS:
     ftol: float = 2.2e-9
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "memory", integer("LBFGS: memory", self.memory, 1))
-        number(self, "gtol", "a finite gtol >= 0", lambda tol: 0 <= tol < math.inf)
-        number(self, "ftol", "a finite ftol >= 0", lambda tol: 0 <= tol < math.inf)
+        object.__setattr__(self, "memory", check_integer("LBFGS: memory", self.memory, 1))
+        check_number(self, "gtol", "a finite gtol >= 0", lambda tol: 0 <= tol < math.inf)
+        check_number(self, "ftol", "a finite ftol >= 0", lambda tol: 0 <= tol < math.inf)
 
     def init(self, params: Array) -> LBFGSState:
-        """Nothing is known: the first iteration evaluates f at its start, too."""
+        """Return the initial state; the first iteration also evaluates f at the start."""
         return LBFGSState(math.nan, None, (), (), 0, "")
 
     def iterate(self, f: Objective, x: Array, state: LBFGSState) -> tuple[Array, LBFGSState]:
-        """Make one iteration: a direction, a line search along it, a new pair in the memory.
+        """Make one iteration: compute the direction, search along it, update the memory.
 
         Parameters
         ----------
         f : callable
-            ``f(x) -> value, gradient``: 0-d and (n,), of the dtype of x. Where it is inf or NaN
-            away from the start, the line search steps back.
+            ``f(x) -> value, gradient``: 0-d and (n,), of the dtype of x. If it is inf or NaN away
+            from the start, the line search backtracks.
         x : array (n,), floating
         state : LBFGSState
 
         Returns
         -------
         x, state
-            The very ones that were given where state.status says that all is over. Where no lower
-            point is found, even along -g, x is unchanged, and the status says so.
+            The given objects if state.status is not empty. If no lower point is found, even along
+            -g, x is unchanged and the status says so.
 
         Raises
         ------
         ShapeError
-            where x, the value or the gradient has another shape or dtype than these.
+            if x, the value or the gradient has another shape or dtype.
         TypeError
-            where x is no floating array, or f returns no pair.
+            if x is not a floating array, or f does not return a pair.
         FloatingPointError
-            where the value or the gradient at the start is not finite.
+            if the value or the gradient at the start is not finite.
         """
         if state.status:
             return x, state
@@ -138,44 +139,45 @@ class LBFGS:
             state = self._first(f, x, state)
         if state.status:
             return x, state
-        found, tries, endless = _search(f, x, state)
+        found, tries, unbounded = _search(f, x, state)
         evaluations = state.evaluations + tries
-        if found is None and state.s:  # a memory that leads nowhere is worth nothing
+        if found is None and state.s:  # restart without memory, along -g
             state = state._replace(s=(), y=())
-            found, tries, endless = _search(f, x, state)
+            found, tries, unbounded = _search(f, x, state)
             evaluations += tries
         if found is None:
-            status = f"the line search cannot go lower in {x.dtype}"
+            status = f"the line search found no lower point in {x.dtype}"
             return x, state._replace(evaluations=evaluations, status=status)
         s, y = state.s, state.y
         if _curved(found, x):
             s, y = (*s, found.s)[-self.memory :], (*y, found.y)[-self.memory :]
-            endless = False  # the next step knows how far to go
+            unbounded = False  # the curvature scales the next step
         status = self._status(state.value, found)
-        if endless and not status:
-            status = "f falls without end along a line: it seems to have no minimum"
+        if unbounded and not status:
+            status = "f appears unbounded below along the search direction"
         return found.x, LBFGSState(found.value, found.gradient, s, y, evaluations, status)
 
     def _first(self, f: Objective, x: Array, state: LBFGSState) -> LBFGSState:
-        """Evaluate f at the start, which must be finite."""
+        """Evaluate f at the start; raise FloatingPointError if it is not finite."""
         value, gradient, largest = _evaluate(f, x)
-        f_x, g_max = _numbers([value, largest])
+        f_x, g_max = read_floats([value, largest])
         if not (math.isfinite(f_x) and g_max <= _limit(x)):
             raise FloatingPointError(
                 "LBFGS: expected a start where the value, the gradient and its square are finite, "
                 f"got a value of {f_x:.6g} and a largest |gradient| of {g_max:.6g}"
             )
-        return state._replace(value=f_x, gradient=gradient, evaluations=1, status=self._flat(g_max))
+        status = self._check_gtol(g_max)
+        return state._replace(value=f_x, gradient=gradient, evaluations=1, status=status)
 
     def _status(self, before: float, found: "_Point") -> str:
-        fall = before - found.value
-        if fall <= self.ftol * max(abs(before), abs(found.value), 1.0):
-            low = f"converged: the value fell by {fall:.3g}, within ftol"
+        decrease = before - found.value
+        if decrease <= self.ftol * max(abs(before), abs(found.value), 1.0):
+            status = f"converged: the value decreased by {decrease:.3g}, within ftol"
         else:
-            low = ""
-        return self._flat(found.largest) or low
+            status = ""
+        return self._check_gtol(found.largest) or status
 
-    def _flat(self, largest: float) -> str:
+    def _check_gtol(self, largest: float) -> str:
         return f"converged: max |g| = {largest:.3g} <= gtol" if largest <= self.gtol else ""
 
 
@@ -186,12 +188,12 @@ def minimize(
     *,
     max_iter: int = 1000,
 ) -> Result:
-    """x* = argmin f(x), by iterations of L-BFGS from x until they have converged.
+    """x* = argmin f(x), by iterations of L-BFGS from x until convergence.
 
     Parameters
     ----------
     f : callable
-        ``f(x) -> value, gradient``: see `LBFGS.iterate`, also for what is raised.
+        ``f(x) -> value, gradient``: see `LBFGS.iterate`, also for the errors.
     x : array (n,), floating
         The start.
     optimizer : LBFGS
@@ -200,8 +202,8 @@ def minimize(
     Returns
     -------
     Result
-        The lowest point that was met; `converged` is False where max_iter or the floating precision
-        ended it, and `message` says so.
+        The lowest point found. `converged` is False if it stopped at max_iter or at the floating
+        precision, and `message` says so.
 
     Examples
     --------
@@ -209,8 +211,8 @@ def minimize(
     >>> minimize(lambda x: (np.sum((x - 3.0) ** 2), 2 * (x - 3.0)), np.zeros(2)).x
     array([3., 3.])
     """
-    max_iter = integer("minimize: max_iter", max_iter, 1)
-    methods("an optimizer", optimizer, ("init", "iterate"))
+    max_iter = check_integer("minimize: max_iter", max_iter, 1)
+    check_methods("an optimizer", optimizer, ("init", "iterate"))
     state, iterations = optimizer.init(x), 0
     while not state.status and iterations < max_iter:
         before = x
@@ -231,11 +233,11 @@ def minimize(
 
 
 def _direction(g: Array, s: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
-    """d = -H g, by the two loops of Nocedal and Wright (2006), algorithm 7.4.
+    """d = -H g, by the two-loop recursion of Nocedal and Wright (2006), algorithm 7.4.
 
     H starts from gamma = <s, y> / <y, y> of the newest pair, the size of the inverse Hessian along
-    y, so that t = 1 is nearly always a good step. Without pairs, d = -g / |g|. All of this stays on
-    the device.
+    y, so that t = 1 is nearly always accepted. Without pairs, d = -g / |g|. Nothing is moved to the
+    host.
     """
     if not s:
         xp, norm = namespace(g), _dot(g, g) ** 0.5
@@ -255,11 +257,10 @@ def _direction(g: Array, s: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
 
 
 def _curved(found: "_Point", x: Array) -> bool:
-    """Tell whether <s, y> is positive beyond rounding, as H stays positive definite only then.
+    """Return whether <s, y> is positive beyond rounding: else H may not be positive definite.
 
-    L-BFGS-B's test (Zhu et al. 1997): eps times what <s, y> is where the slope vanishes, so that
-    the scale of f does not matter. What the direction divides by must also be normal numbers, and
-    gamma no larger than has a square.
+    The test of L-BFGS-B (Zhu et al. 1997), <s, y> > eps t |f'(0)|, which does not depend on the
+    scale of f. Also, the divisors of the direction must be normal numbers, and gamma^2 finite.
     """
     info = namespace(x).finfo(x.dtype)
     tiny = float(info.smallest_normal)
@@ -282,40 +283,39 @@ class _Point(NamedTuple):
     yy: float = 0.0  # <y, y>
     x: Array = None
     gradient: Array = None
-    s: Array = None  # x + t d - x, as it was rounded
+    s: Array = None  # x + t d - x, with its rounding
     y: Array = None
 
 
 def _search(f: Objective, x: Array, state: LBFGSState) -> tuple[_Point | None, int, bool]:
     """Find a step along the state's direction that meets the strong Wolfe conditions.
 
-    More and Thuente (1994), as L-BFGS-B has it, so that the two make the same steps: `low` is the
-    lowest point so far, and f falls from it towards `high`; between the two are good steps. As long
-    as there is no `high`, they are further out. Where they are within a tenth of each other, `low`
-    is good enough.
+    More and Thuente (1994), with the steps of L-BFGS-B. `low` is the lowest point so far, and f
+    decreases from it towards `high`; an acceptable step is between them, or beyond `low` if there
+    is no `high` yet. The search ends when they are within a tenth of each other.
 
-    Returns the point (the lowest where there is no good one, None where none is lower), the number
-    of evaluations, and whether f still fell at the furthest point that was tried.
+    Returns the point (the lowest if none is acceptable, None if none is lower), the number of
+    evaluations, and whether f was still decreasing at the furthest point.
     """
     d = _direction(state.gradient, state.s, state.y)
     eps = float(namespace(x).finfo(x.dtype).eps)
     evaluate = _along(f, x, state.gradient, d)
     start = low = _Point(0.0, state.value, 0.0)
     high: _Point | None = None
-    t, widths, early = 1.0, (math.inf, math.inf), True
+    t, widths, first_stage = 1.0, (math.inf, math.inf), True
     for tries in range(1, EVALUATIONS + 1):
         p = evaluate(t)
         if tries == 1:
-            if not p.slope0 < 0:  # rounding made it no descent, or NaN
+            if not p.slope0 < 0:  # not a descent direction, by rounding, or NaN
                 return None, tries, False
-            start = low = start._replace(slope=p.slope0)  # it came with the first transfer
-        enough = C1 * start.slope
-        falls = p.value <= start.value + t * enough
-        if falls and abs(p.slope) <= C2 * abs(start.slope):
+            start = low = start._replace(slope=p.slope0)  # from the first transfer
+        armijo = C1 * start.slope
+        sufficient = p.value <= start.value + t * armijo
+        if sufficient and abs(p.slope) <= C2 * abs(start.slope):
             return p, tries, False
-        early = early and not (falls and p.slope >= 0)
-        # Early, a point that is lower, but not enough, is judged by f(t) - C1 t f'(0).
-        tilt = enough if early and not falls and p.value <= low.value else 0.0
+        first_stage = first_stage and not (sufficient and p.slope >= 0)
+        # In the first stage, a lower point without sufficient decrease: use f(t) - C1 t f'(0).
+        tilt = armijo if first_stage and not sufficient and p.value <= low.value else 0.0
         inner, here = _tilted(low, tilt), _tilted(p, tilt)
         outer = high and _tilted(high, tilt)
         span = (t + 1.1 * (t - low.t) if tries > 1 else 0.0, t + 4.0 * (t - low.t))
@@ -336,19 +336,19 @@ def _search(f: Objective, x: Array, state: LBFGSState) -> tuple[_Point | None, i
         if narrow or not ends[0] < t < ends[1]:
             break
         if abs(low.slope * width) <= eps * abs(low.value):
-            break  # what is left to gain is less than the rounding of f
+            break  # the possible decrease is below the rounding of f
     return (low if low.value < start.value else None), tries, high is None
 
 
 def _tilted(p: _Point, slope: float) -> _Point:
-    """Return the point on f(t) - slope t."""
+    """Return the point of f(t) - slope t."""
     return p._replace(value=p.value - p.t * slope, slope=p.slope - slope)
 
 
 def _trial(low: _Point, high: _Point | None, p: _Point, span: tuple[float, float]) -> float:
-    """Return the next t, from the minima of a cubic and of a parabola: the four cases.
+    """Return the next t, from the minima of a cubic and of a parabola.
 
-    More and Thuente (1994), section 4; `span` is where it may be, as long as there is no `high`.
+    The four cases of More and Thuente (1994), section 4. `span` bounds t if there is no `high`.
     """
     if p.value == math.inf:
         return low.t + 0.25 * (p.t - low.t)
@@ -368,7 +368,7 @@ def _trial(low: _Point, high: _Point | None, p: _Point, span: tuple[float, float
             return secant
         return cubic if abs(cubic - p.t) > abs(secant - p.t) else secant
     if abs(p.slope) < abs(low.slope):  # 3: lower, and flatter; a minimum may be further out
-        if not (cubic - p.t) * width > 0:  # also where there is none
+        if not (cubic - p.t) * width > 0:  # also if nan
             cubic = high.t if high is not None else span[1] if width > 0 else span[0]
         if high is None:
             far = cubic if abs(cubic - p.t) > abs(secant - p.t) else secant
@@ -392,7 +392,7 @@ def _along(f: Objective, x: Array, g: Array, d: Array) -> Callable[[float], _Poi
         value, g_t, largest = _evaluate(f, x_t)
         s, y = x_t - x, g_t - g
         numbers = [value, largest, _dot(g_t, d), along_g, _dot(s, y), _dot(y, y)]
-        f_t, g_max, slope, slope0, sy, yy = _numbers(numbers)
+        f_t, g_max, slope, slope0, sy, yy = read_floats(numbers)
         f_t = f_t if math.isfinite(f_t) and g_max <= limit else math.inf
         return _Point(t, f_t, slope, slope0, g_max, sy, yy, x_t, g_t, s, y)
 
@@ -400,7 +400,7 @@ def _along(f: Objective, x: Array, g: Array, d: Array) -> Callable[[float], _Poi
 
 
 def _cubic(a: _Point, b: _Point) -> float:
-    """Where the cubic through two values and slopes has its minimum; nan where it has none.
+    """Return the minimum of the cubic through two values and slopes; nan if it has none.
 
     Nocedal and Wright (2006), equation 3.59, in the scaled form of More and Thuente (1994).
     """
@@ -416,48 +416,43 @@ def _cubic(a: _Point, b: _Point) -> float:
     return a.t + (gamma - a.slope + theta) / below * (b.t - a.t) if below else math.nan
 
 
-# Values and numbers -----------------------------------------------------------------------------
+# Evaluation -------------------------------------------------------------------------------------
 
 
 def _evaluate(f: Objective, x: Array) -> tuple[Array, Array, Array]:
     """Return f(x), its gradient and max |g|, or raise ShapeError; the gradient is a copy.
 
-    Components too large for `_limit`, or not finite, become 0 (max |g| still tells), so that no
-    product of gradients overflows: NumPy would warn.
+    In the gradient, components above `_limit` or not finite become 0, so that no product overflows:
+    NumPy would warn. max |g| is that of the original.
     """
-    answer = f(x)
-    if not isinstance(answer, tuple | list) or len(answer) != 2:
-        raise TypeError(f"expected f(x) to return value, gradient, got {describe(answer)}")
-    for a, name, shape in zip(answer, ("value", "gradient"), ((), tuple(x.shape)), strict=True):
+    result = f(x)
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        raise TypeError(f"expected f(x) to return value, gradient, got {describe(result)}")
+    for a, name, shape in zip(result, ("value", "gradient"), ((), tuple(x.shape)), strict=True):
         given = getattr(a, "shape", None)
         if given is None or tuple(given) != shape or a.dtype != x.dtype:
             got = describe(a) if given is None else f"{tuple(given)} and {a.dtype}"
             raise ShapeError(
                 f"f: expected a {name} of shape {shape} and dtype {x.dtype}, got {got}"
             )
-    value, g = answer
+    value, g = result
     xp = namespace(x, value, g)
     size = xp.abs(g)
     return value, xp.where(size <= _limit(x), g, xp.zeros_like(g)), xp.max(size)
 
 
 def _limit(x: Array) -> float:
-    """Return the largest |g_i| for which <y, y> is sure to be finite."""
+    """Return the largest |g_i| for which <y, y> is guaranteed to be finite."""
     return math.sqrt(float(namespace(x).finfo(x.dtype).max) / (4.0 * x.shape[0]))
 
 
-def _numbers(arrays: list[Array]) -> list[float]:
-    """Bring 0-d arrays to the host, in one transfer."""
-    return [float(a) for a in to_numpy(namespace(*arrays).stack(arrays))]
-
-
 def _dot(a: Array, b: Array) -> Array:
-    """<a, b>, 0-d: not as a matrix product, which some devices make of shortened floats."""
+    """<a, b>, 0-d; not a matrix product, which some devices compute in reduced precision."""
     return namespace(a).sum(a * b)
 
 
 def _check_start(f: Objective, x: Array) -> None:
-    methods("an objective f(x) -> value, gradient", f, ("__call__",))
+    check_methods("an objective f(x) -> value, gradient", f, ("__call__",))
     xp = namespace(x)
     if not xp.isdtype(x.dtype, "real floating"):
         raise TypeError(f"LBFGS: expected x of a floating dtype, got {x.dtype}")

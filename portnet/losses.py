@@ -1,20 +1,20 @@
-"""Losses: each returns its value and its gradient together, so that the two cannot drift apart.
+"""Losses: each returns its value and its gradient.
 
 A loss is a function ``loss(pred, target, weight=None) -> value, dpred``:
 
-* `pred` (rows, n_out) is the raw output of the network: the cross-entropies work on logits, so
-  there is no log of a probability, no clipping and no epsilon;
+* `pred` (rows, n_out) is the raw output of the network: the cross-entropies take logits, so they
+  need no clipping and no epsilon;
 * `target` has the shape and dtype of `pred`, or is (rows,) integer labels for softmax;
-* `weight` (rows,) counts each row that often;
+* `weight` (rows,) holds the weights of the rows;
 * `value` is 0-d, and `dpred` = dvalue/dpred has the shape of `pred`.
 
-Every loss sums over outputs and averages over rows: value = sum(w l) / sum(w), with the denominator
-1 where all weights are 0. ``reduction="sum"`` leaves the division out.
+Every loss sums over outputs and averages over rows: value = sum(w l) / sum(w), where the
+denominator is 1 if all weights are 0. ``reduction="sum"`` omits the division.
 
-Any function with this signature and this division is a loss: Trainer relies on it where a batch has
-weights. What portnet's own have besides: ``mean(pred)``, the
-mean of the target that an output stands for (the inverse link); ``low`` and ``high``, the range in
-which targets must lie; and the cross-entropies ``classes(mean)``, the classes or labels to bet on.
+Any function with this signature and this division is a loss: Trainer relies on the division if a
+batch has weights. portnet's losses also have ``mean(pred)``, the expected target (the inverse link
+function); ``low`` and ``high``, the range of valid targets; and the cross-entropies have
+``classes(mean)``, the predicted classes or labels.
 """
 
 from collections.abc import Callable
@@ -23,15 +23,28 @@ from math import inf
 from typing import Any
 
 from ._typing import Array
-from ._validation import choose, number
+from ._validation import check_choice, check_number
 from .backend import ShapeError, device, namespace
+
+__all__ = [
+    "LOSSES",
+    "AbsoluteError",
+    "Huber",
+    "Loss",
+    "PoissonLoss",
+    "Reduced",
+    "SigmoidCrossEntropy",
+    "SoftmaxCrossEntropy",
+    "SquaredError",
+    "one_hot",
+]
 
 Loss = Callable[..., tuple[Array, Array]]
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """What the losses share: the reduction over rows, an identity link, targets anywhere.
+    """Base class of losses: reduction over rows; identity link and unbounded targets by default.
 
     Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
 
@@ -47,10 +60,10 @@ class Reduced:
     """
 
     reduction: str = field(default="mean", kw_only=True)
-    low, high = -inf, inf  # not fields: they belong to the class
+    low, high = -inf, inf  # class attributes, not fields
 
     def __post_init__(self) -> None:
-        choose("reduction", self.reduction, ("mean", "sum"))
+        check_choice("reduction", self.reduction, ("mean", "sum"))
 
     def mean(self, pred: Array) -> Array:
         """E[target] = pred."""
@@ -128,7 +141,7 @@ class AbsoluteError(Reduced):
 class Huber(Reduced):
     """l = sum_j q (|e| - q/2), e = p - t, q = min(|e|, delta);  dl/dp = e clipped to +-delta.
 
-    That is e^2/2 up to delta, and a straight line beyond (Huber 1964).
+    This is e^2/2 up to delta, and linear beyond (Huber 1964).
 
     Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
 
@@ -148,7 +161,7 @@ class Huber(Reduced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self, "delta", "delta > 0", lambda d: d > 0)
+        check_number(self, "delta", "delta > 0", lambda d: d > 0)
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
         """Return value, dpred."""
@@ -163,8 +176,8 @@ class Huber(Reduced):
 class PoissonLoss(Reduced):
     """l = sum_j e^p_j - t_j p_j;  dl/dp = e^p - t, for counts t with mean e^p.
 
-    The output p is the logarithm of the mean. log(t!) is left out: it does not depend on p. e^p
-    overflows beyond 88 in float32 and 709 in float64.
+    The output p is the logarithm of the mean. log(t!) is omitted, as it does not depend on p. e^p
+    overflows for p > 88 in float32 and p > 709 in float64.
 
     Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
 
@@ -252,8 +265,8 @@ class SoftmaxCrossEntropy(Reduced):
     -----
     pred and dpred are (rows, classes), weight (rows,), value 0-d. The target is (rows,) integer
     labels 0 .. classes - 1, or (rows, classes) probabilities in the dtype of z.
-    A label that is no class counts as loss 0: Trainer and `check_gradients` refuse it, the loss
-    itself would have to wait for the device.
+    A label out of range contributes 0: to raise an error, the loss would have to wait for the
+    device. Trainer and `check_gradients` raise it.
     log p = z - max(z) - log(sum(e^(z - max(z)))) cannot overflow.
 
     Examples
@@ -274,7 +287,7 @@ class SoftmaxCrossEntropy(Reduced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number(self, "label_smoothing", "0 <= label_smoothing < 1", lambda a: 0 <= a < 1)
+        check_number(self, "label_smoothing", "0 <= label_smoothing < 1", lambda a: 0 <= a < 1)
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
         """Return value, dpred."""
@@ -297,7 +310,7 @@ class SoftmaxCrossEntropy(Reduced):
         return e / xp.sum(e, axis=-1, keepdims=True)
 
     def classes(self, mean: Array) -> Array:
-        """Return the most probable class of each row (rows,), the first of equals."""
+        """Return the most probable class of each row (rows,), the first of several."""
         return namespace(mean).argmax(mean, axis=-1)
 
 
@@ -334,7 +347,7 @@ def one_hot(labels: Array, z: Array) -> Array:
 
 
 def _check(loss: Any, pred: Array, target: Array) -> Any:
-    """Raise unless target is like pred: nothing is broadcast or converted silently."""
+    """Raise ShapeError unless target has the shape and dtype of pred; return their namespace."""
     xp = namespace(pred, target)
     if pred.shape != target.shape or pred.dtype != target.dtype:
         raise ShapeError(

@@ -1,9 +1,9 @@
-"""Metrics: what people want to know of a prediction, on any array library.
+"""Metrics: scores of predictions, on any array library.
 
 A metric is a function ``metric(mean, target, weight=None) -> 0-d array``. `mean` (rows, n_out) is
 what `Run.predict` returns: predicted values, or the probabilities of classes or labels. `target` is
-(rows,) labels or of the shape of `mean`; `weight` (rows,) counts each row that often, equally if
-None. Metrics are not differentiated; they run on the device, where the arrays are.
+(rows,) labels or has the shape of `mean`; `weight` (rows,) holds the weights of the rows, equal if
+None. Metrics have no gradients, and are computed on the device of the arrays.
 """
 
 from collections.abc import Callable
@@ -27,10 +27,10 @@ __all__ = [
 
 
 def accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
-    """Return the share of rows whose most probable class is the right one.
+    """Return the fraction of rows whose most probable class is the true one.
 
-    With one column, class 1 is predicted where its probability is at least 0.5. With more, the
-    class is the largest column (the first of equals); a target of the same shape is one-hot.
+    With one column, class 1 is predicted if its probability is at least 0.5. With more, the class
+    is the first of the largest columns; a target of the same shape is one-hot.
 
     Shapes: mean is (rows, classes), or (rows, 1) for two; target is (rows,) labels or has
     the shape of mean; weight is (rows,), the result 0-d.
@@ -43,15 +43,15 @@ def accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
     >>> float(accuracy(p, np.array([0, 0, 1, 1])))
     0.75
     """
-    right, _ = _right("accuracy", mean, target, weight)
-    return _average(right, weight)
+    correct, _ = _correct("accuracy", mean, target, weight)
+    return _average(correct, weight)
 
 
 def balanced_accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
-    """Return the mean over the classes of the share of their rows that are right.
+    """Return the mean of the recalls of the classes.
 
-    It is the accuracy where every class counts the same, however rare: guessing always the same of
-    k classes gives 1/k. Classes without rows (or weight) do not count.
+    The recall of a class is the fraction of its rows that are predicted correctly. Always
+    predicting the same of k classes gives 1/k. Classes without rows, or weight, are ignored.
 
     Shapes: mean is (rows, classes), or (rows, 1) for two; target is (rows,) labels or has
     the shape of mean; weight is (rows,), the result 0-d.
@@ -64,21 +64,21 @@ def balanced_accuracy(mean: Array, target: Array, weight: Array | None = None) -
     >>> float(balanced_accuracy(p, np.array([0, 0, 0, 1])))  # (1 + 0) / 2; the accuracy is 3/4
     0.5
     """
-    right, labels = _right("balanced_accuracy", mean, target, weight)
-    xp = namespace(right)
+    correct, labels = _correct("balanced_accuracy", mean, target, weight)
+    xp = namespace(correct)
     t = one_hot(labels, xp.zeros_like(two_columns(mean)))  # (rows, classes)
     w = t if weight is None else t * xp.expand_dims(weight, axis=-1)
     total = xp.sum(w, axis=-2)
-    none = xp.astype(total == 0, total.dtype)
-    share = xp.sum(w * xp.expand_dims(right, axis=-1), axis=-2) / (total + none)
-    return xp.sum(share, axis=-1) / xp.sum(1.0 - none, axis=-1)
+    empty = xp.astype(total == 0, total.dtype)
+    recall = xp.sum(w * xp.expand_dims(correct, axis=-1), axis=-2) / (total + empty)
+    return xp.sum(recall, axis=-1) / xp.sum(1.0 - empty, axis=-1)
 
 
 def log_loss(mean: Array, target: Array, weight: Array | None = None) -> Array:
-    """Return the mean of -log p of the right class: the cross-entropy of probabilities.
+    """Return the mean of -log p of the true class: the cross-entropy of probabilities.
 
-    p is kept between eps and 1 - eps of its dtype, so that one sure mistake does not count
-    infinitely (scikit-learn's convention; portnet's losses work on logits and need none).
+    p is clipped to [eps, 1 - eps] of its dtype, so that the result is finite, as in scikit-learn.
+    (portnet's losses take logits and need no clipping.)
 
     Shapes: mean is (rows, classes), or (rows, 1) for two; target is (rows,) labels or has
     the shape of mean; weight is (rows,), the result 0-d.
@@ -105,7 +105,7 @@ def log_loss(mean: Array, target: Array, weight: Array | None = None) -> Array:
 
 
 def label_accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
-    """Return the share of labels on the right side of 0.5: for multi-label.
+    """Return the fraction of labels predicted correctly (threshold 0.5), for multi-label targets.
 
     Shapes: mean and target are (rows, labels); weight is (rows,), the result 0-d.
 
@@ -118,8 +118,8 @@ def label_accuracy(mean: Array, target: Array, weight: Array | None = None) -> A
     0.75
     """
     xp = _check("label_accuracy", mean, target, weight)
-    right = xp.astype((mean >= 0.5) == (target >= 0.5), mean.dtype)
-    return _average(xp.mean(right, axis=-1), weight)
+    correct = xp.astype((mean >= 0.5) == (target >= 0.5), mean.dtype)
+    return _average(xp.mean(correct, axis=-1), weight)
 
 
 def mean_absolute_error(mean: Array, target: Array, weight: Array | None = None) -> Array:
@@ -159,7 +159,7 @@ def mean_squared_error(mean: Array, target: Array, weight: Array | None = None) 
 def r2(mean: Array, target: Array, weight: Array | None = None) -> Array:
     """R^2 = 1 - sum (t - m)^2 / sum (t - mean(t))^2, averaged over outputs; 1 is perfect.
 
-    A constant output counts 1 where it is predicted exactly, else 0 (as scikit-learn has it).
+    A constant output scores 1 if it is predicted exactly, else 0 (as in scikit-learn).
 
     Shapes: mean and target are (rows, outputs); weight is (rows,), the result 0-d.
 
@@ -178,9 +178,9 @@ def r2(mean: Array, target: Array, weight: Array | None = None) -> Array:
     centre = xp.sum(w * target, axis=-2, keepdims=True) / xp.sum(w, axis=-2, keepdims=True)
     residual = xp.sum(w * (target - mean) ** 2, axis=-2)
     total = xp.sum(w * (target - centre) ** 2, axis=-2)
-    flat = total == 0
-    ratio = residual / xp.where(flat, xp.ones_like(total), total)
-    score = xp.where(flat, xp.astype(residual == 0, total.dtype), 1.0 - ratio)
+    constant = total == 0
+    ratio = residual / xp.where(constant, xp.ones_like(total), total)
+    score = xp.where(constant, xp.astype(residual == 0, total.dtype), 1.0 - ratio)
     return xp.mean(score, axis=-1)
 
 
@@ -198,16 +198,16 @@ METRICS: dict[str, Callable[..., Array]] = {
 SMALLER_IS_BETTER = frozenset({"log_loss", "mean_absolute_error", "mean_squared_error"})
 
 
-def _right(name: str, mean: Array, target: Array, weight: Array | None) -> tuple[Array, Array]:
-    """Return 1 for each row whose class is right, else 0 (rows,), and the right classes (rows,)."""
+def _correct(name: str, mean: Array, target: Array, weight: Array | None) -> tuple[Array, Array]:
+    """Return whether each row is correct, as 1 or 0 (rows,), and the true classes (rows,)."""
     xp = namespace(mean, target)
     if mean.shape[-1] == 1:
         _check(name, mean, target, weight)
         labels = xp.astype(target[:, 0] >= 0.5, xp.int32)
         return xp.astype((mean[:, 0] >= 0.5) == (labels > 0), mean.dtype), labels
     labels = xp.argmax(target, axis=-1) if target.ndim == mean.ndim else target
-    right = xp.astype(xp.argmax(mean, axis=-1), labels.dtype) == labels
-    return xp.astype(right, mean.dtype), labels
+    correct = xp.astype(xp.argmax(mean, axis=-1), labels.dtype) == labels
+    return xp.astype(correct, mean.dtype), labels
 
 
 def two_columns(p: Array) -> Array:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ._typing import Array
-from ._validation import name_of, pair
+from ._validation import check_pair, name_of
 from .backend import Backend, describe
 from .data.dataset import Dataset
 from .run import Run, measure
@@ -38,7 +38,7 @@ def _forward(model: Any, params: Any, x: Array, backend: Backend) -> Array:
     Outputs must be in the library, on the device and in the dtype of x.
     """
     try:
-        pred, _ = pair(model, "forward", "y, cache", model.forward(params, x))
+        pred, _ = check_pair(model, "forward", "y, cache", model.forward(params, x))
         if backend.holds(pred) and pred.dtype == x.dtype:
             return pred
     except TypeError as error:
@@ -67,7 +67,7 @@ def _layer_that_leaves(
         found = _layer_that_leaves(layer, params[i], x, backend, f"{name}layers[{i}] ")
         if found is not None:
             return found
-        x, _ = pair(layer, "forward", "y, cache", layer.forward(params[i], x), i)
+        x, _ = check_pair(layer, "forward", "y, cache", layer.forward(params[i], x), i)
     if hasattr(model, "layers"):
         return None
     y = model.forward(params, x)[0]

@@ -1,15 +1,14 @@
-"""Optimizers: from gradients to updates, in the order in which they grew out of each other.
+"""Optimizers: from gradients to updates, each one building on those before it.
 
-An optimizer has two pure methods, optax's protocol (so that optax's optimizers drop in on JAX):
+An optimizer has two pure methods, as in optax (so that optax's optimizers can be used with JAX):
 
 * ``init(params) -> state``;
 * ``update(grads, state, params) -> updates, state``: the updates are *added* to the parameters.
 
-Grads, updates and whatever the state remembers are nests of the shape of the parameters. What
-changes from step to step is an array of the state, like t, the number of steps made before this
-one; what never changes is a field. A learning rate is a number, or a schedule: a function of t
-(`portnet.schedules`, or your own). `portnet.transforms` has what may come before an optimizer:
-clipping, weight decay, `chain`.
+Gradients, updates and averages in the state are pytrees of the structure of the parameters. What
+changes from step to step is an array in the state, such as t, the number of steps made so far;
+constants are fields. A learning rate is a number, or a schedule: a function of t
+(`portnet.schedules`, or your own). `portnet.transforms` has clipping, weight decay and `chain`.
 """
 
 import math
@@ -19,14 +18,27 @@ from typing import Any, NamedTuple, Protocol
 
 from . import tree
 from ._typing import Params, State
-from ._validation import check_decay, decays, number
+from ._validation import check_decay, check_number, decays
 from .backend import ShapeError, device, namespace
+
+__all__ = [
+    "OPTIMIZERS",
+    "SGD",
+    "Adam",
+    "AdamState",
+    "AdamW",
+    "Momentum",
+    "Nesterov",
+    "Optimizer",
+    "RMSProp",
+    "VState",
+]
 
 Rate = float | Callable[[Any], Any]  # lr, or lr(t) with t a 0-d array of the parameters' dtype
 
 
 class Optimizer(Protocol):
-    """What an optimizer is: two pure methods.
+    """The protocol of an optimizer: two pure methods.
 
     Shapes: updates and gradients have the shapes of the parameters.
 
@@ -47,12 +59,12 @@ class Optimizer(Protocol):
         """Return the state before the first step."""
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        """Return what to add to the parameters, and the next state."""
+        """Return the updates, which are added to the parameters, and the next state."""
 
 
 @dataclass(frozen=True)
 class SGD:
-    """u = -lr g: gradient descent, stochastic where the gradient is that of a batch.
+    """u = -lr g: gradient descent, or stochastic gradient descent with batches.
 
     Shapes: updates and gradients have the shapes of the parameters; t is 0-d.
 
@@ -84,7 +96,7 @@ class SGD:
 
 
 class VState(NamedTuple):
-    """What the next three remember: t steps made, and v, a memory of gradients or their squares.
+    """State of Momentum, Nesterov and RMSProp: t steps made; v, the velocity or the mean of g^2.
 
     t is 0-d; v has the shapes of the parameters.
 
@@ -102,7 +114,7 @@ class VState(NamedTuple):
 
 @dataclass(frozen=True)
 class Momentum:
-    """v <- beta v + g;  u = -lr v: a heavy ball (Polyak 1964; Sutskever et al. 2013).
+    """v <- beta v + g;  u = -lr v: the heavy-ball method (Polyak 1964; Sutskever et al. 2013).
 
     Shapes: updates, gradients and v have the shapes of the parameters; t is 0-d.
 
@@ -139,9 +151,9 @@ class Momentum:
 
 @dataclass(frozen=True)
 class Nesterov(Momentum):
-    """v <- beta v + g;  u = -lr (g + beta v): the gradient as if the ball had rolled on already.
+    """v <- beta v + g;  u = -lr (g + beta v): Nesterov's accelerated gradient.
 
-    Nesterov (1983), in the form of Sutskever et al. (2013) that needs no gradient elsewhere.
+    Nesterov (1983), in the form of Sutskever et al. (2013) with the gradient at the parameters.
 
     Shapes: updates, gradients and v have the shapes of the parameters; t is 0-d.
 
@@ -168,10 +180,10 @@ class Nesterov(Momentum):
 
 @dataclass(frozen=True)
 class RMSProp:
-    """v <- beta v + (1 - beta) g^2;  u = -lr g / (sqrt(v) + eps): steps of about lr everywhere.
+    """v <- beta v + (1 - beta) g^2;  u = -lr g / (sqrt(v) + eps).
 
-    Tieleman and Hinton (2012), lecture 6.5. v starts at 0, so the first steps are larger, up to
-    lr / sqrt(1 - beta).
+    Tieleman and Hinton (2012), lecture 6.5. Each coordinate moves by about lr; the first steps are
+    larger, up to lr / sqrt(1 - beta), as v starts at 0.
 
     Shapes: updates, gradients and v have the shapes of the parameters; t is 0-d.
 
@@ -200,7 +212,7 @@ class RMSProp:
         return VState(_zero(params), tree.map(_zeros_like, params))
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        """Update the running mean of the squares, step."""
+        """Update the running mean of g^2, and return u."""
         lr = _rate(self.lr, state.t)
         v = tree.map(lambda v, g: self.beta * v + (1 - self.beta) * (g * g), state.v, grads)
         u = tree.map(lambda v, g: -lr * g / (namespace(v).sqrt(v) + self.eps), v, grads)
@@ -208,7 +220,7 @@ class RMSProp:
 
 
 class AdamState(NamedTuple):
-    """What Adam remembers: t steps made, the running means m of g and v of g^2.
+    """State of Adam: t steps made; the running means m of g and v of g^2.
 
     t is 0-d; m and v have the shapes of the parameters.
 
@@ -230,8 +242,8 @@ class Adam:
     """u = -lr M / (sqrt(V) + eps), M = m / (1 - beta1^t), V = v / (1 - beta2^t).
 
     m <- beta1 m + (1 - beta1) g and v <- beta2 v + (1 - beta2) g^2 are running means of the
-    gradient and of its square; the divisions make up for their start at 0, with t = 1 in the first
-    step (Kingma and Ba 2015, algorithm 1).
+    gradient and of its square. The divisions correct their bias, as they start at 0; t = 1 in the
+    first step (Kingma and Ba 2015, algorithm 1).
 
     Shapes: updates, gradients and m, v have the shapes of the parameters; t is 0-d.
 
@@ -264,7 +276,7 @@ class Adam:
         )
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        """Update the running means, correct them for their start, step."""
+        """Update the running means, correct their bias, and return u."""
         lr, t = _rate(self.lr, state.t), state.t + 1.0
         m = tree.map(lambda m, g: self.beta1 * m + (1 - self.beta1) * g, state.m, grads)
         v = tree.map(lambda v, g: self.beta2 * v + (1 - self.beta2) * (g * g), state.v, grads)
@@ -279,12 +291,11 @@ class Adam:
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """u = Adam's u - lr decay p: weights decay by themselves, however large their gradients.
+    """u = Adam's u - lr decay p: decoupled weight decay (Loshchilov and Hutter 2019).
 
-    Under Adam a decay in the gradient (`portnet.transforms.WeightDecay`) is divided by sqrt(V) like
-    all the rest, so that weights with large gradients hardly decay; here it is outside of that
-    (Loshchilov and Hutter 2019). Every parameter decays, biases included, as in PyTorch and optax,
-    or those of one name: ``only="W"``.
+    Adam divides a decay in the gradient (`portnet.transforms.WeightDecay`) by sqrt(V), so that
+    weights with large gradients hardly decay; here the decay is not divided. Every parameter
+    decays, biases included, as in PyTorch and optax, or only those of one name: ``only="W"``.
 
     Shapes: updates, gradients and m, v have the shapes of the parameters; t is 0-d.
 
@@ -308,16 +319,16 @@ class AdamW(Adam):
         check_decay(self)
 
     def init(self, params: Params) -> State:
-        """t = 0, m = 0, v = 0; raises ValueError where no parameter has the name `only`."""
+        """t = 0, m = 0, v = 0; raises ValueError if no parameter is named `only`."""
         decays(self, tree.paths(params))
         return super().init(params)
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        """Adam's update, and the decay beside it."""
-        shrink = _rate(self.lr, state.t) * self.decay
+        """u = Adam's u - lr decay p."""
+        rate = _rate(self.lr, state.t) * self.decay
         updates, state = super().update(grads, state, params)
-        each = iter(decays(self, tree.paths(params)))
-        u = tree.map(lambda u, p: u - shrink * p if next(each) else u, updates, params)
+        decaying = iter(decays(self, tree.paths(params)))
+        u = tree.map(lambda u, p: u - rate * p if next(decaying) else u, updates, params)
         return u, state
 
 
@@ -332,11 +343,11 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
 
 
 def _rate(lr: Rate, t: Any) -> Any:
-    """Return lr, or lr(t); raise ShapeError where a schedule gives anything but one such number."""
+    """Return lr or lr(t); raise ShapeError unless it is a number or a 0-d array like t."""
     if not callable(lr):
         return lr
     rate = lr(t)
-    if isinstance(rate, int | float):  # also NumPy's float64, which would widen float32
+    if isinstance(rate, int | float):  # also NumPy's float64, which would promote float32
         return float(rate)
     if hasattr(t, "dtype") and getattr(rate, "dtype", None) != t.dtype:
         raise ShapeError(
@@ -349,10 +360,10 @@ def _rate(lr: Rate, t: Any) -> Any:
 
 
 def _one_minus_power(beta: float, t: Any) -> Any:
-    """1 - beta^t = -expm1(t log(beta)), to full precision also where beta^t is close to 1."""
+    """1 - beta^t = -expm1(t log(beta)), accurate also if beta^t is close to 1."""
     if beta == 0:
         return 1.0
-    expm1 = math.expm1 if type(t) is float else namespace(t).expm1  # a float: no parameters
+    expm1 = math.expm1 if type(t) is float else namespace(t).expm1  # a float if no parameters
     return -expm1(t * math.log(beta))
 
 
@@ -369,13 +380,13 @@ def _zero(params: Params) -> Any:
 
 def _check_lr(optimizer: Any) -> None:
     if not callable(optimizer.lr) or isinstance(optimizer.lr, type):
-        needed = "a finite lr > 0, or a function of t"
-        number(optimizer, "lr", needed, lambda lr: 0 < lr < math.inf)
+        expected = "a finite lr > 0, or a function of t"
+        check_number(optimizer, "lr", expected, lambda lr: 0 < lr < math.inf)
 
 
 def _check_beta(optimizer: Any, name: str) -> None:
-    number(optimizer, name, f"0 <= {name} < 1", lambda beta: 0 <= beta < 1)
+    check_number(optimizer, name, f"0 <= {name} < 1", lambda beta: 0 <= beta < 1)
 
 
 def _check_eps(optimizer: Any) -> None:
-    number(optimizer, "eps", "a finite eps > 0", lambda e: 0 < e < math.inf)
+    check_number(optimizer, "eps", "a finite eps > 0", lambda e: 0 < e < math.inf)

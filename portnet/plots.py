@@ -1,8 +1,8 @@
-"""Pictures: curves of a run, what a model predicts in the plane, small images side by side.
+"""Plots: training curves, the predictions of a model in the plane, small images.
 
-The only file that imports matplotlib (extra ``plot``), and it does so when a picture is drawn. Each
-function writes one file, of the kind that the path's ending names, and returns the path. Nothing is
-shown on a screen and no global state of matplotlib is touched.
+Only this file imports matplotlib (extra ``plot``), when a plot is drawn. Each function writes one
+file, in the format of the path's suffix, and returns the path. Nothing is shown on a screen, and
+the global state of matplotlib is not changed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,14 +34,14 @@ def curves(
     Parameters
     ----------
     path : path
-        Of the file to write.
+        The file to write.
     lines : dict of sequences
-        Name -> one number for each epoch.
+        Name: one number for each epoch.
     title, ylabel : str
     log : bool
         Whether the vertical axis is logarithmic.
     levels : dict of floats, optional
-        Name -> height of a dashed line, in the lowest panel.
+        Name: height of a dashed line in the lowest panel.
     below : (ylabel, lines), optional
         A second panel with its own vertical axis.
 
@@ -57,8 +57,8 @@ def curves(
     panels = [(ylabel, lines)] + ([] if below is None else [below])
     figure = _figure(7, 1.2 + 2.9 * len(panels))
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for axis, (label, named) in zip(axes, panels, strict=True):
-        for name, numbers in named.items():
+    for axis, (label, series) in zip(axes, panels, strict=True):
+        for name, numbers in series.items():
             marker = "o" if len(numbers) <= 30 else None
             axis.plot(range(1, len(numbers) + 1), numbers, label=name, marker=marker, markersize=4)
         axis.set_ylabel(label)
@@ -82,23 +82,23 @@ def decision_boundary(
     *,
     title: str = "",
 ) -> Path:
-    """Draw points (rows, 2) by their labels, over what a model predicts in the plane around them.
+    """Draw points (rows, 2) by their labels, over the predictions of a model in the plane.
 
     Two classes: the probability of the second, and the line where it is 1/2. More classes, or a
-    model that predicts labels alone: the class of each place, paler where its probability is lower.
-    Numbers: the prediction, and the points in the colour of their target.
+    model that predicts only labels: the predicted class, paler where its probability is lower.
+    Regression: the prediction, and the points in the colour of their target.
 
     Parameters
     ----------
     path : path
-        Of the file to write.
+        The file to write.
     model : Run, estimator, or function
-        `predict_proba` is asked where there is one, else `predict`. A function maps points (n, 2)
+        `predict_proba` is called if there is one, else `predict`. A function maps points (n, 2)
         to probabilities, (n, classes) or (n,) of the second of two classes, to labels (n,), or to
-        numbers (n,). One column is taken for probabilities where `y` has at most two values and
-        all that it predicts lies in [0, 1].
+        numbers (n,). Numbers in [0, 1] are probabilities if `y` has at most two values.
     X : (rows, 2)
-        The points: lists, frames (whose column names the axes have) or arrays of any library.
+        The points: a list, a data frame (its column names label the axes) or an array of any
+        library.
     y : (rows,)
         Their labels, numbers or text, or their targets.
     title : str
@@ -106,8 +106,7 @@ def decision_boundary(
     Raises
     ------
     ValueError
-        where `X` is not (rows, 2), where `y` has several columns, and where the answer of the model
-        is none of these.
+        if `X` is not (rows, 2), `y` has several columns, or the model returns none of these.
 
     Examples
     --------
@@ -134,36 +133,36 @@ def decision_boundary(
     margin = np.where(high > low, 0.1 * (high - low), 0.5)
     sides = np.linspace(low - margin, high + margin, _SIDE).T
     grid = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
-    asked = grid if columns is None else type(X)(dict(zip(columns, grid.T, strict=True)))
-    classes, values = _answer(model, asked, targets)
+    inputs = grid if columns is None else type(X)(dict(zip(columns, grid.T, strict=True)))
+    classes, values = _predict(model, inputs, targets)
     values = values.reshape(_SIDE, _SIDE, -1)
     figure = _figure(6, 5)
     axis = figure.subplots()
     names = ["x1", "x2"] if columns is None else [str(c) for c in columns]
     axis.set(title=title, xlabel=names[0], ylabel=names[1])
-    dots = {"s": 24, "edgecolors": "white", "lw": 0.6}
+    markers = {"s": 24, "edgecolors": "white", "lw": 0.6}
     if classes is None:
         numbers = values[..., 0]
         levels = _levels(min(numbers.min(), targets.min()), max(numbers.max(), targets.max()))
         shades = axis.contourf(*sides, numbers, levels, cmap="viridis")
-        axis.scatter(*points.T, c=targets, norm=shades.norm, cmap="viridis", **dots)
+        axis.scatter(*points.T, c=targets, norm=shades.norm, cmap="viridis", **markers)
         figure.colorbar(shades, label="prediction")
         return _save(figure, path)
     draw = _draw_two if len(classes) == 2 and not np.isin(values, (0, 1)).all() else _draw_several
     draw(figure, axis, sides, values, classes)
     for name, colour in zip(classes, _colours(len(classes)), strict=True):
-        at = points[targets == name]
-        axis.scatter(*at.T, color=colour, label=f"class {_text(name)}", **dots)
+        members = points[targets == name]
+        axis.scatter(*members.T, color=colour, label=f"class {_text(name)}", **markers)
     axis.legend()
     return _save(figure, path)
 
 
-_SIDE = 201  # places on each side of the plane
+_SIDE = 201  # grid points along each axis
 
 
-def _answer(model: Any, points: Any, y: Any) -> tuple[Any, Any]:
+def _predict(model: Any, points: Any, y: Any) -> tuple[Any, Any]:
     """Return classes and their probabilities (n, classes); or None and predicted numbers (n,)."""
-    known, probable = None, None  # what kind of numbers a function returns, the numbers must show
+    known, probable = None, None  # of a function: inferred from the values
     if not hasattr(model, "predict"):
         values = to_numpy(model(points))
     else:
@@ -186,14 +185,14 @@ def _answer(model: Any, points: Any, y: Any) -> tuple[Any, Any]:
             return None, values
     if values.ndim != 2 or not np.allclose(values.sum(axis=1), 1, atol=1e-3) or values.min() < 0:
         raise ValueError(
-            "decision_boundary: expected from the model a number, a label, or probabilities that "
-            f"add up to 1, for each of {number} points, got an array of shape {values.shape}"
+            "decision_boundary: expected the model to return a number, a label, or probabilities "
+            f"that sum to 1 for each of {number} points, got an array of shape {values.shape}"
         )
     classes = np.arange(values.shape[1]) if len(seen) != values.shape[1] else seen
     classes = classes if known is None else np.asarray(known)
     if len(classes) != values.shape[1] or not np.isin(seen, classes).all():
         raise ValueError(
-            f"decision_boundary: the model knows {values.shape[1]} classes, "
+            f"decision_boundary: the model has {values.shape[1]} classes, "
             f"{', '.join(map(_text, classes))}, but y has {', '.join(map(_text, seen))}"
         )
     return classes, values
@@ -208,7 +207,7 @@ def _draw_two(figure: Any, axis: Any, sides: Any, values: Any, classes: Any) -> 
 
 
 def _draw_several(figure: Any, axis: Any, sides: Any, values: Any, classes: Any) -> None:
-    """Draw the most probable class of each place, paler where it is less probable."""
+    """Draw the most probable class of each grid point, paler where it is less probable."""
     colours = _colours(len(classes))[values.argmax(axis=-1)]
     pale = 1 - 0.5 * values.max(axis=-1, keepdims=True) * (1 - colours)
     extent = (*sides[0][[0, -1]], *sides[1][[0, -1]])
@@ -218,20 +217,20 @@ def _draw_several(figure: Any, axis: Any, sides: Any, values: Any, classes: Any)
 
 
 def _draw_line(axis: Any, sides: Any, heights: Any) -> None:
-    """Draw where heights are 0, if anywhere: matplotlib warns of lines that do not exist."""
+    """Draw the contour of height 0 if there is one: matplotlib warns if there is none."""
     if heights.min() < 0 < heights.max():
         axis.contour(*sides, heights, [0], colors="black", linewidths=1)
 
 
 def _levels(low: float, high: float) -> Any:
-    """Return round numbers from below `low` to above `high`."""
+    """Return round contour levels from below `low` to above `high`."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(12).tick_values(low, high)
 
 
 def _colours(count: int) -> Any:
-    """Return red, green and blue (count, 3) of each class; two classes are blue and red."""
+    """Return an RGB colour (count, 3) for each class; two classes are blue and red."""
     from matplotlib import colormaps
 
     if count > 10:
@@ -240,7 +239,7 @@ def _colours(count: int) -> Any:
 
 
 def _text(name: Any) -> str:
-    """Return the name of a class: 1 for 1.0."""
+    """Return the name of a class as text, "1" for 1.0."""
     return f"{name:g}" if isinstance(name, float) else str(name)
 
 
@@ -276,7 +275,7 @@ def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(f"pictures need matplotlib: {how_to_install('plot')}") from error
+        raise ImportError(f"plots need matplotlib: {how_to_install('plot')}") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from . import callbacks, tree
 from . import rng as random
 from ._typing import Array
-from ._validation import integer, warn
+from ._validation import check_integer, warn
 from .backend import Backend
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from .data import checks, labels
@@ -41,7 +41,7 @@ class FitOptions:
     resume: Run | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "epochs", integer("epochs", self.epochs, 0))
+        object.__setattr__(self, "epochs", check_integer("epochs", self.epochs, 0))
         if isinstance(self.validation, bool | int | float | np.number):
             if self.validation is True or not 0 < self.validation < 1:
                 raise ValueError(

@@ -1,12 +1,12 @@
-"""Randomness that is the same on every backend.
+"""Random numbers that are equal on every backend.
 
-The array API standard has no random numbers, and every library's own generator draws others. So:
+The array API standard has no random numbers, and the generators of the libraries differ. So:
 
-* what is drawn once (initial weights, the order of rows) comes from NumPy's Generator on the host
-  and is moved: the same seed gives the same network and the same batches everywhere;
-* what is drawn in every step (dropout) comes from a counter-based hash of (seed, step, layer, row,
-  column) in 32-bit integer array operations: the same bits everywhere, without any state, so that
-  a resumed or distributed run draws what the uninterrupted, single one would have drawn.
+* numbers drawn once (initial weights, the order of rows) come from NumPy's Generator on the host
+  and are moved: the same seed gives the same network and the same batches on every backend;
+* numbers drawn in every step (dropout) come from a counter-based hash of (seed, epoch, layer, row,
+  column) in 32-bit integer array operations: the same bits on every backend, and no state, so that
+  a resumed run draws the same numbers as an uninterrupted one.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ Generator = np.random.Generator
 
 
 def generator(seed: int) -> Generator:
-    """Return NumPy's Generator for a seed: what a layer's `init` draws from.
+    """Return NumPy's Generator for a seed: the `rng` of a layer's `init`.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def generator(seed: int) -> Generator:
 
 
 def order(seed: int, epoch: int, rows: int) -> Host:
-    """Return the order of the rows in an epoch: a permutation that (seed, epoch) decide.
+    """Return the order of the rows in an epoch: a permutation determined by (seed, epoch).
 
     The shape is (rows,).
 
@@ -70,7 +70,7 @@ def order(seed: int, epoch: int, rows: int) -> Host:
 
 
 def shuffled(seed: int, rows: int) -> Host:
-    """Return an order of the rows by which some are set aside: no epoch has the same.
+    """Return a permutation of the rows for a validation split, independent of `order`.
 
     The shape is (rows,).
 
@@ -102,7 +102,7 @@ def zeros(rng: Generator | None, n_in: int, n_out: int) -> Host:
 
 
 def lecun_normal(rng: Generator, n_in: int, n_out: int) -> Host:
-    """W ~ N(0, 1 / n_in): keeps the variance of linear units (LeCun et al. 1998).
+    """W ~ N(0, 1 / n_in): linear units preserve the variance (LeCun et al. 1998).
 
     The shape is (n_in, n_out).
 
@@ -162,7 +162,7 @@ def glorot_uniform(rng: Generator, n_in: int, n_out: int) -> Host:
 
 
 def he_normal(rng: Generator, n_in: int, n_out: int) -> Host:
-    """W ~ N(0, 2 / n_in): for ReLU units, half of which are off (He et al. 2015).
+    """W ~ N(0, 2 / n_in): for ReLU units, half of which are 0 (He et al. 2015).
 
     The shape is (n_in, n_out).
 
@@ -212,15 +212,15 @@ INITIALIZERS: dict[str, Callable[[Generator, int, int], Host]] = {
 # Random bits from counters ----------------------------------------------------------------------
 # int32 throughout: its products wrap around in every library, while torch lacks arithmetic on
 # uint32 and some devices have no int64. Every array has two axes, because NumPy warns when a
-# 0-d integer overflows. A right shift is made logical by masking the sign bits it brings in.
+# 0-d integer overflows. Masking the sign bits makes a right shift logical.
 
-_ROW, _COLUMN, _LAYER = 0x61C88647, 0x3C6EF373, 0x2545F491  # odd, bits well mixed
+_ROW, _COLUMN, _LAYER = 0x61C88647, 0x3C6EF373, 0x2545F491  # odd, with well mixed bits
 
 
 class Key(NamedTuple):
-    """What a layer draws from: two numbers, of which bits are made when a layer asks for them.
+    """The key from which a layer draws random numbers: two integers, which `keep` hashes.
 
-    Both are Python ints, or int32 arrays (1, 1) where a step is traced and the numbers change.
+    Both are Python ints, or int32 arrays (1, 1) in a traced step.
 
     Examples
     --------
@@ -235,7 +235,7 @@ class Key(NamedTuple):
 
 
 def key(seed: int, count: int) -> Key:
-    """Return the key of an epoch, or of a step: another for every (seed, count).
+    """Return the key of an epoch, or of a step: a different one for every (seed, count).
 
     Examples
     --------
@@ -248,7 +248,7 @@ def key(seed: int, count: int) -> Key:
 
 
 def fold(key: Key, index: int) -> Key:
-    """Return the key of layer `index`: folding in a, then b, differs from b, then a.
+    """Return the key of layer `index`. For nested layers the order of the indices matters.
 
     Examples
     --------
@@ -262,7 +262,7 @@ def fold(key: Key, index: int) -> Key:
 
 
 def keep(key: Key, x: Array, rate: float) -> Array:
-    """Return a mask like x (rows, columns), False with probability `rate`: the same everywhere.
+    """Return a mask of the shape of x (rows, columns), False with probability `rate`.
 
     Examples
     --------
@@ -281,12 +281,12 @@ def keep(key: Key, x: Array, rate: float) -> Array:
 
 
 def _mix(h: Array) -> Array:
-    """Mix the bits of int32 numbers: the hash `lowbias32` (C. Wellons, hash-prospector)."""
+    """Hash int32 numbers by `lowbias32` (C. Wellons, hash-prospector)."""
     h = (h ^ ((h >> 16) & 0xFFFF)) * 0x7FEB352D
     h = (h ^ ((h >> 15) & 0x1FFFF)) * _signed(0x846CA68B)
     return h ^ ((h >> 16) & 0xFFFF)
 
 
 def _signed(number: int) -> int:
-    """Return the low 32 bits of an integer as an int32 holds them."""
+    """Return the low 32 bits of an integer as those of an int32."""
     return (number + 2**31) % 2**32 - 2**31

@@ -10,7 +10,7 @@ import numpy as np
 from . import _validation as options
 from . import tree
 from ._typing import Array, Params, State
-from .backend import Backend, describe, is_host, read, to_numpy, use_backend
+from .backend import Backend, describe, is_host, read_floats, to_numpy, use_backend
 from .data import checks
 from .data import labels as _labels
 from .data.dataset import Dataset
@@ -64,22 +64,39 @@ class TrainerLike(Protocol):
     """What a run needs of its trainer, a `portnet.Trainer`."""
 
     @property
-    def model(self) -> Layer: ...
+    def model(self) -> Layer:
+        """The network."""
+
     @property
-    def loss(self) -> Any: ...
+    def loss(self) -> Any:
+        """The loss."""
+
     @property
-    def optimizer(self) -> Any: ...
+    def optimizer(self) -> Any:
+        """The optimizer."""
+
     @property
-    def batch_size(self) -> int | None: ...
+    def batch_size(self) -> int | None:
+        """Rows in a step."""
+
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """The seed."""
+
     @property
-    def shuffle(self) -> bool: ...
+    def shuffle(self) -> bool:
+        """Whether batches are shuffled."""
+
     @property
-    def params(self) -> Params: ...
+    def params(self) -> Params:
+        """The initial parameters."""
+
     @property
-    def compile(self) -> bool: ...
-    def fit(self, X: Any, y: Any, *more: Any, **options: Any) -> "Run": ...
+    def compile(self) -> bool:
+        """Whether steps are compiled."""
+
+    def fit(self, X: Any, y: Any, *more: Any, **options: Any) -> "Run":
+        """Train."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +322,7 @@ class Run:
             mean = self._mean(pred) if metrics else None
             for name, metric in metrics.items():
                 numbers[name] = measure(name, metric, mean, y, weight)
-        return dict(zip(numbers, read(list(numbers.values())), strict=True))
+        return dict(zip(numbers, read_floats(list(numbers.values())), strict=True))
 
 
 def measure(name: str, metric: Callable[..., Array], mean: Array, y: Array, w: Any) -> Array:

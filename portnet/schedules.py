@@ -1,13 +1,13 @@
-"""Schedules: learning rates that change with t, the number of steps made before this one.
+"""Schedules: learning rates as functions of t, the number of steps made so far.
 
-A schedule is any function ``lr(t)`` of a 0-d array (or a number) to one like it; give it as an
-optimizer's `lr`: ``Adam(CosineDecay(1e-3, steps=10_000, warmup=500))``. t counts the optimizer's
-steps: an epoch has ceil(rows / batch_size) of them. t is part of the optimizer's state, so that a
-schedule goes on where it was when training goes on. In float32 t is exact up to 16.7 million steps,
-and stays there.
+A schedule is any function ``lr(t)`` that takes and returns a 0-d array (or a number). It is passed
+as an optimizer's `lr`: ``Adam(CosineDecay(1e-3, steps=10_000, warmup=500))``. t counts the
+optimizer's steps: an epoch has ceil(rows / batch_size) of them. t is part of the optimizer's state,
+so a schedule continues when training is resumed. In float32 t does not grow beyond 2^24, or 16.7
+million, steps.
 
-These are frozen dataclasses, so that what holds one can be pickled, printed and compared; a lambda
-works as well, and cannot be pickled. Called with an array of several t, each gives the whole curve.
+These are frozen dataclasses, which can be pickled, printed and compared. A lambda works, too, but
+cannot be pickled. Called with an array of t, each returns the whole curve.
 """
 
 import math
@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ._typing import Array
-from ._validation import number
+from ._validation import check_number
 from .backend import namespace
 
 __all__ = ["Constant", "CosineDecay", "ExponentialDecay", "InverseDecay", "StepDecay"]
@@ -42,13 +42,13 @@ class Constant:
         _positive(self, "lr")
 
     def __call__(self, t: Array) -> Array:
-        """Return lr, like t."""
+        """Return lr in the shape of t."""
         return self.lr + 0.0 * t
 
 
 @dataclass(frozen=True)
 class ExponentialDecay:
-    """lr(t) = lr factor^(t / every): a little less in each step, `factor` times after `every`.
+    """lr(t) = lr factor^(t / every): in `every` steps the rate decays by `factor`, continuously.
 
     t is a number, or an array of any shape; lr(t) has the shape of t.
 
@@ -66,7 +66,7 @@ class ExponentialDecay:
 
     def __post_init__(self) -> None:
         _positive(self, "lr", "every")
-        number(self, "factor", "0 < factor <= 1", lambda f: 0 < f <= 1)
+        check_number(self, "factor", "0 < factor <= 1", lambda f: 0 < f <= 1)
 
     def __call__(self, t: Array) -> Array:
         """Return lr factor^(t / every)."""
@@ -75,7 +75,7 @@ class ExponentialDecay:
 
 @dataclass(frozen=True)
 class StepDecay(ExponentialDecay):
-    """lr(t) = lr factor^floor(t / every): the same for `every` steps, then `factor` times that.
+    """lr(t) = lr factor^floor(t / every): the rate is multiplied by `factor` every `every` steps.
 
     t is a number, or an array of any shape; lr(t) has the shape of t.
 
@@ -94,11 +94,11 @@ class StepDecay(ExponentialDecay):
 
 @dataclass(frozen=True)
 class InverseDecay:
-    """lr(t) = lr / (1 + t / steps)^power: half after `steps` steps, a third after twice as many.
+    """lr(t) = lr / (1 + t / steps)^power.
 
-    The steps add up to infinity and their squares do not, for 1/2 < power <= 1: the condition under
-    which stochastic gradients converge (Robbins and Monro 1951). ``InverseDecay(lr, 1, 0.5)`` is
-    scikit-learn's "invscaling".
+    For 1/2 < power <= 1 the sum of the rates is infinite and that of their squares finite: the
+    condition for stochastic gradient descent to converge (Robbins and Monro 1951).
+    ``InverseDecay(lr, 1, 0.5)`` is scikit-learn's "invscaling".
 
     t is a number, or an array of any shape; lr(t) has the shape of t.
 
@@ -126,9 +126,9 @@ class InverseDecay:
 class CosineDecay:
     """lr(t) = end + (lr - end) (1 + cos(pi x)) / 2, x = (t - warmup) / (steps - warmup) in [0, 1].
 
-    Half a wave from lr down to `end`, reached after `steps` steps and kept (Loshchilov and Hutter
-    2017). During the first `warmup` steps, which are counted in `steps`, the rate rises in a line
-    from lr / (warmup + 1) to lr: large steps do harm before Adam has met enough gradients.
+    Half a cosine from lr down to `end`, which is reached after `steps` steps and then kept
+    (Loshchilov and Hutter 2017). During the first `warmup` steps, which count towards `steps`, the
+    rate rises linearly from lr / (warmup + 1) to lr, as Adam's first averages are inaccurate.
 
     t is a number, or an array of any shape; lr(t) has the shape of t.
 
@@ -148,25 +148,25 @@ class CosineDecay:
 
     def __post_init__(self) -> None:
         _positive(self, "lr", "steps")
-        number(self, "warmup", "0 <= warmup < steps", lambda w: 0 <= w < self.steps)
-        number(self, "end", "0 <= end <= lr", lambda e: 0 <= e <= self.lr)
+        check_number(self, "warmup", "0 <= warmup < steps", lambda w: 0 <= w < self.steps)
+        check_number(self, "end", "0 <= end <= lr", lambda e: 0 <= e <= self.lr)
 
     def __call__(self, t: Array) -> Array:
-        """Return the rising line up to `warmup`, then half a cosine."""
+        """Return the linear warmup, then half a cosine."""
         f = _functions(t)
         x = f.minimum(f.maximum(t - self.warmup, 0.0) / (self.steps - self.warmup), 1.0)
-        rising = f.minimum((t + 1.0) / (self.warmup + 1.0), 1.0)
-        return rising * (self.end + (self.lr - self.end) * (0.5 + 0.5 * f.cos(math.pi * x)))
+        warmup = f.minimum((t + 1.0) / (self.warmup + 1.0), 1.0)
+        return warmup * (self.end + (self.lr - self.end) * (0.5 + 0.5 * f.cos(math.pi * x)))
 
 
-_NUMBERS = SimpleNamespace(floor=math.floor, cos=math.cos, minimum=min, maximum=max)
+_PYTHON = SimpleNamespace(floor=math.floor, cos=math.cos, minimum=min, maximum=max)
 
 
 def _functions(t: Any) -> Any:
-    """Return where floor, cos, minimum and maximum of t are: its library, or Python's numbers."""
-    return namespace(t) if hasattr(t, "dtype") else _NUMBERS
+    """Return a namespace with floor, cos, minimum and maximum for an array or a number t."""
+    return namespace(t) if hasattr(t, "dtype") else _PYTHON
 
 
 def _positive(schedule: Any, *names: str) -> None:
     for name in names:
-        number(schedule, name, f"a finite {name} > 0", lambda x: 0 < x < math.inf)
+        check_number(schedule, name, f"a finite {name} > 0", lambda x: 0 < x < math.inf)

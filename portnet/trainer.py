@@ -19,13 +19,13 @@ from ._typing import Array, Params
 from ._validation import (
     FORWARD_CALL,
     LOSS_CALL,
-    called_with,
-    integer,
-    methods,
+    check_integer,
+    check_methods,
+    check_signature,
     name_of,
-    named,
     options_by_name,
     refuse_unknown,
+    resolve,
 )
 from .backend import namespace
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau, Report
@@ -94,23 +94,23 @@ class Trainer:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "loss", named("loss", self.loss, LOSSES))
+        object.__setattr__(self, "loss", resolve("loss", self.loss, LOSSES))
         known: dict[str, Callable[[], Any]] = {**OPTIMIZERS, "lbfgs": LBFGS}
-        object.__setattr__(self, "optimizer", named("optimizer", self.optimizer, known))
-        methods("a model", self.model, ("init", "forward", "backward"))
-        called_with(f"forward of {name_of(self.model)}", self.model.forward, *FORWARD_CALL)
-        methods("a loss(pred, target, weight)", self.loss, ("__call__",))
-        called_with("a loss", self.loss, *LOSS_CALL)
+        object.__setattr__(self, "optimizer", resolve("optimizer", self.optimizer, known))
+        check_methods("a model", self.model, ("init", "forward", "backward"))
+        check_signature(f"forward of {name_of(self.model)}", self.model.forward, *FORWARD_CALL)
+        check_methods("a loss(pred, target, weight)", self.loss, ("__call__",))
+        check_signature("a loss", self.loss, *LOSS_CALL)
         if not isinstance(self.optimizer, LBFGS):
-            methods("an optimizer", self.optimizer, ("init", "update"))
+            check_methods("an optimizer", self.optimizer, ("init", "update"))
             refuse_transforms(self.optimizer)
         for name in ("shuffle", "compile"):
             if not isinstance(getattr(self, name), bool):
                 given = getattr(self, name)
                 raise ValueError(f"{name}: expected True or False, got {given!r}")
         if self.batch_size is not None:
-            integer("batch_size", self.batch_size, 1)
-        integer("seed", self.seed, 0)
+            check_integer("batch_size", self.batch_size, 1)
+        check_integer("seed", self.seed, 0)
 
     @options_by_name(lambda: FitOptions.__dataclass_fields__, "epochs=10")
     def fit(

@@ -1,7 +1,7 @@
-"""Training: the step that all the other files are for, and the plain loop over batches.
+"""Training: the training step, and the plain loop over batches.
 
-Everything here is a function of its arguments. `portnet.Trainer` (trainer.py) makes the same steps,
-faster, and keeps the books around them.
+All functions are pure. `portnet.Trainer` (trainer.py) makes the same steps, faster, and adds
+validation, callbacks and a history.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable
 from . import rng as random
 from . import tree
 from ._typing import Array, Params, State
-from ._validation import integer, name_of, pair
+from ._validation import check_integer, check_pair, name_of
 from .backend import ShapeError, backend_of, get_backend
 from .layers import Layer
 from .losses import Loss
 from .optimizers import Optimizer
+
+__all__ = ["Step", "init", "make_step", "train_epoch"]
 
 Step = Callable[..., tuple[Params, State, Array]]
 
@@ -22,10 +24,10 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
     """Return the training step: forward, loss, backward, update, as one pure function.
 
     ``step(params, state, x, y, weight=None, key=None, scale=None) -> params, state, value``, for a
-    batch x (rows, n_in) with targets y and weights (rows,), the key that layers draw from
-    (`portnet.rng.key`; None: nothing is drawn), and a 0-d array that multiplies the updates.
-    `value` is the loss before the update, 0-d. It can be traced: nothing looks at a value. Raises
-    ShapeError where arrays do not fit each other.
+    batch x (rows, n_in) with targets y and weights (rows,), the key from which layers draw
+    (`portnet.rng.key`; None as in inference), and a 0-d array that multiplies the updates.
+    `value` is the loss before the update, 0-d. The step can be traced: it does not depend on the
+    values of arrays. Raises ShapeError if shapes do not match.
 
     Examples
     --------
@@ -51,10 +53,10 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
     ) -> tuple[Params, State, Array]:
         pred, caches = model.forward(params, x, key)
         value, dpred = loss(pred, y, weight)
-        answer = model.backward(params, caches, dpred)
-        grads, _ = pair(model, "backward", "dparams, dx", answer)
-        answer = optimizer.update(grads, state, params)
-        updates, state = pair(optimizer, "update", "updates, state", answer)
+        result = model.backward(params, caches, dpred)
+        grads, _ = check_pair(model, "backward", "dparams, dx", result)
+        result = optimizer.update(grads, state, params)
+        updates, state = check_pair(optimizer, "update", "updates, state", result)
         if scale is not None:
             updates = tree.map(lambda u: scale * u, updates)
         try:
@@ -62,7 +64,7 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
         except ValueError as error:
             error.add_note(
                 f"these are the updates of {name_of(optimizer)}: update(grads, state, "
-                "params) returns updates, in the nest of params, and state"
+                "params) returns updates, a pytree like params, and state"
             )
             raise
 
@@ -87,7 +89,7 @@ def init(
     ----------
     model : layer
     n_in : int, optional
-        Number of inputs; models of `portnet.mlp` know theirs.
+        Number of inputs; not needed for models of `portnet.mlp`.
     seed : int
     like : array, optional
         Where the parameters are created: in the library, on the device and with the floating dtype
@@ -104,9 +106,9 @@ def init(
     """
     n_in = getattr(model, "n_in", None) if n_in is None else n_in
     if n_in is None:
-        raise ValueError("init: expected n_in, the number of inputs: this model does not know it")
+        raise ValueError("init: expected n_in, the number of inputs: the model does not define it")
     backend = get_backend() if like is None else backend_of(like)
-    n_in, seed = integer("n_in", n_in, 1), integer("seed", seed, 0)
+    n_in, seed = check_integer("n_in", n_in, 1), check_integer("seed", seed, 0)
     params, _ = model.init(random.generator(seed), n_in)
     return tree.map(lambda p: backend.asarray(p, backend.dtype), params)
 
@@ -119,9 +121,9 @@ def train_epoch(
     Parameters
     ----------
     step : function
-        Of `make_step`.
-    params, state : nests of arrays
-        Nothing writes into them; ``state = optimizer.init(params)`` to begin with.
+        As returned by `make_step`.
+    params, state : pytrees of arrays
+        They are not modified. Start with ``state = optimizer.init(params)``.
     batches : iterable of (x, y) or (x, y, weight)
         Each x is (rows, n_in).
 

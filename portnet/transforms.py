@@ -1,8 +1,8 @@
-"""Transforms: what is done to the gradients before an optimizer gets them, or to its updates.
+"""Transforms: changes to the gradients before an optimizer, or to its updates.
 
-A transform has an optimizer's two methods, and returns gradients in the place of updates; `chain`
-puts transforms and an optimizer one after the other, and is an optimizer itself:
-``chain(WeightDecay(1e-4), ClipNorm(1.0), Momentum(0.1))`` clips gradients, and
+A transform has an optimizer's two methods, and returns gradients instead of updates. `chain`
+combines transforms and an optimizer into one optimizer:
+``chain(WeightDecay(1e-4), ClipNorm(1.0), Momentum(0.1))`` clips the gradients, and
 ``chain(Adam(), ClipNorm(0.1))`` the updates.
 """
 
@@ -14,13 +14,13 @@ from typing import Any
 
 from . import tree
 from ._typing import Params, State
-from ._validation import check_decay, decays, methods, number
+from ._validation import check_decay, check_methods, check_number, decays
 from .backend import namespace
 from .optimizers import SGD, Adam, Momentum, RMSProp
 
 __all__ = ["Chained", "ClipNorm", "WeightDecay", "chain"]
 
-OWN = (SGD, Momentum, RMSProp, Adam)  # and what derives from them
+OWN = (SGD, Momentum, RMSProp, Adam)  # portnet's optimizers, with their subclasses
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class WeightDecay:
     Parameters
     ----------
     decay : float
-        Of the mean loss: the same `decay` means the same for every batch size.
+        Relative to the mean loss, so it does not depend on the batch size.
     only : str, optional
-        The name of the parameters that decay; ``only="W"`` spares biases and LayerNorm's gains. By
-        default every parameter decays.
+        The name of the parameters that decay; ``only="W"`` excludes biases and LayerNorm's gains.
+        By default every parameter decays.
 
     Notes
     -----
@@ -59,14 +59,14 @@ class WeightDecay:
         check_decay(self)
 
     def init(self, params: Params) -> State:
-        """Nothing to remember; raises ValueError where no parameter has the name `only`."""
+        """Return an empty state; raise ValueError if no parameter is named `only`."""
         decays(self, tree.paths(params))
         return ()
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
         """g <- g + decay p."""
-        each = iter(decays(self, tree.paths(params)))
-        g = tree.map(lambda g, p: g + self.decay * p if next(each) else g, grads, params)
+        decaying = iter(decays(self, tree.paths(params)))
+        g = tree.map(lambda g, p: g + self.decay * p if next(decaying) else g, grads, params)
         return g, state
 
 
@@ -74,8 +74,8 @@ class WeightDecay:
 class ClipNorm:
     """g <- g min(1, limit / |g|), |g| = sqrt(sum of g_i^2 over all parameters).
 
-    All gradients shrink alike, so that their direction stays (Pascanu et al. 2013). The norm stays
-    where the arrays are: the host does not wait for it. Where it overflows, the step is 0.
+    All gradients are scaled alike, which keeps their direction (Pascanu et al. 2013). The norm
+    stays on the device: the host does not wait for it. If it overflows, the gradients become 0.
 
     Shapes: gradients g have the shapes of the parameters p.
 
@@ -93,14 +93,14 @@ class ClipNorm:
     limit: float
 
     def __post_init__(self) -> None:
-        number(self, "limit", "a finite limit > 0", lambda c: 0 < c < math.inf)
+        check_number(self, "limit", "a finite limit > 0", lambda c: 0 < c < math.inf)
 
     def init(self, params: Params) -> State:
-        """Nothing to remember."""
+        """Return an empty state."""
         return ()
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        """g <- g limit / max(|g|, limit): this form divides by no zero."""
+        """g <- g limit / max(|g|, limit), which does not divide by 0."""
         squares = [namespace(g).sum(g * g) for g in tree.leaves(grads)]
         if not squares:
             return grads, state
@@ -112,7 +112,7 @@ class ClipNorm:
 
 @dataclass(frozen=True)
 class Chained:
-    """Transforms and an optimizer, each given what the one before it returned: see `chain`.
+    """Transforms and an optimizer in sequence, each applied to the result of the one before.
 
     Shapes: gradients and updates have the shapes of the parameters.
 
@@ -132,14 +132,13 @@ class Chained:
         if not self.parts:
             raise ValueError("chain: expected at least one optimizer, got nothing")
         for i, part in enumerate(self.parts):
-            methods(f"part {i + 1} of a chain", part, ("init", "update"))
+            check_methods(f"part {i + 1} of a chain", part, ("init", "update"))
         steps = [i for i, part in enumerate(_flat(self)) if isinstance(part, OWN)]
         if len(steps) > 1:
             raise ValueError(f"chain: expected one optimizer, got {len(steps)} in {self.parts}")
         if steps and any(isinstance(part, WeightDecay) for part in _flat(self)[steps[0] :]):
             raise ValueError(
-                "chain: expected WeightDecay before the optimizer, where gradients pass: after it, "
-                "parameters would grow"
+                "chain: expected WeightDecay before the optimizer: after it, parameters would grow"
             )
 
     def init(self, params: Params) -> State:
@@ -147,16 +146,16 @@ class Chained:
         return tuple(part.init(params) for part in self.parts)
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        """Pass the gradients through every part; what the last returns are the updates."""
-        after = []
+        """Pass the gradients through every part; the last one returns the updates."""
+        states = []
         for part, s in zip(self.parts, state, strict=True):
             grads, s = part.update(grads, s, params)
-            after.append(s)
-        return grads, tuple(after)
+            states.append(s)
+        return grads, tuple(states)
 
 
 def refuse_transforms(optimizer: Any) -> None:
-    """Raise TypeError for transforms in the place of an optimizer: they make no step."""
+    """Raise TypeError for transforms without an optimizer."""
     if all(isinstance(part, WeightDecay | ClipNorm) for part in _flat(optimizer)):
         raise TypeError(
             f"expected an optimizer, got {optimizer}, which changes gradients but makes no step: "
@@ -165,7 +164,7 @@ def refuse_transforms(optimizer: Any) -> None:
 
 
 def _flat(optimizer: Any) -> list[Any]:
-    """Return the parts of a chain, and of the chains in it."""
+    """Return the parts of a chain, with nested chains flattened."""
     if not isinstance(optimizer, Chained):
         return [optimizer]
     return [inner for part in optimizer.parts for inner in _flat(part)]

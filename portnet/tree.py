@@ -1,12 +1,12 @@
-"""Nests of arrays: tuples, lists and dicts of arrays, walked as one.
+"""Pytrees: nested tuples, lists and dicts of arrays.
 
-The parameters of a network are such a nest: ``({"W": W1, "b": b1}, (), {"W": W2, "b": b2})``.
-Gradients, updates and the state of an optimizer have the same shape, so that "add every update to
-its parameter" is one line: ``tree.map(operator.add, params, updates)``.
+The parameters of a network are a pytree: ``({"W": W1, "b": b1}, (), {"W": W2, "b": b2})``.
+Gradients, updates and the state of an optimizer have the same structure, so adding every update to
+its parameter is one line: ``tree.map(operator.add, params, updates)``.
 
-A container is a dict, a list, a tuple or a named tuple; None and empty containers hold nothing;
-everything else is a leaf. Dicts are walked in the sorted order of their keys (as JAX does), so that
-the order of the leaves does not depend on the order in which a dict was filled.
+Containers are dicts, lists, tuples and named tuples; None is an empty container; everything else is
+a leaf. The leaves of a dict are in the sorted order of its keys (as in JAX), whatever the order of
+insertion.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,16 @@ from array_api_compat import array_namespace
 
 from ._typing import Array, Tree
 
+__all__ = ["leaves", "map", "paths", "ravel"]
+
 
 def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
-    """fn(leaf, *leaves of rest) at every leaf, in a nest of the same shape as `tree`.
-
-    Raises ValueError, with the path, where a nest of `rest` has another shape than `tree`. An error
-    of `fn` itself goes through with a note that says at which leaf it happened.
+    """Return fn(leaf, *leaves of rest) for every leaf, as a pytree of the structure of `tree`.
 
     The leaves are arrays of any shape, or anything else; `fn` may change their shapes.
+
+    Raises ValueError, with the path, if a pytree of `rest` has another structure than `tree`.
+    Errors of `fn` are raised with a note that gives the path of the leaf.
 
     Examples
     --------
@@ -34,16 +36,16 @@ def map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     try:
         return _map(fn, tree, *rest)
     except Exception as error:
-        path = _text(getattr(error, "path_in_nest", ()))
+        path = _text(getattr(error, "path_in_pytree", ()))
         if isinstance(error, _DifferError):
-            raise ValueError(f"nests differ at {path or 'the top'}: {error}") from None
+            raise ValueError(f"pytrees differ at {path or 'the top'}: {error}") from None
         if path:
-            error.add_note(f"at leaf {path} of the nest")
+            error.add_note(f"at leaf {path} of the pytree")
         raise
 
 
 def leaves(tree: Tree) -> list[Any]:
-    """Return the leaves of a nest, in order.
+    """Return the leaves of a pytree, in order.
 
     The leaves are arrays of any shape, or anything else.
 
@@ -71,10 +73,10 @@ def paths(tree: Tree) -> list[str]:
 
 
 def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
-    """Join all leaves into one vector (n,); also return the function that takes it apart again.
+    """Return all leaves as one vector (n,), and the function that restores the pytree from it.
 
     The leaves must be arrays of one library, device and dtype. `unravel(vector)` raises ValueError
-    unless the vector has shape (n,). Raises ValueError for a nest without arrays.
+    unless the vector has shape (n,). Raises ValueError for a pytree without arrays.
 
     Examples
     --------
@@ -88,7 +90,7 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
     """
     arrays = leaves(tree)
     if not arrays:
-        raise ValueError("ravel: expected at least one array, got a nest without leaves")
+        raise ValueError("ravel: expected at least one array, got a pytree without leaves")
     xp = array_namespace(*arrays)
     sizes = [prod(a.shape) for a in arrays]
 
@@ -97,20 +99,20 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
             raise ValueError(f"unravel: expected shape ({sum(sizes)},), got {tuple(vector.shape)}")
         starts = iter([sum(sizes[:i]) for i in range(len(sizes))])
 
-        def cut(a: Array) -> Array:
+        def part(a: Array) -> Array:
             start = next(starts)
             return xp.reshape(vector[start : start + prod(a.shape)], tuple(a.shape))
 
-        return map(cut, tree)
+        return map(part, tree)
 
     return xp.concat([xp.reshape(a, (-1,)) for a in arrays]), unravel
 
 
-# How a nest is walked ---------------------------------------------------------------------------
+# Traversal --------------------------------------------------------------------------------------
 
 
 class _DifferError(ValueError):
-    """Two nests have another shape here."""
+    """Two pytrees have different structures."""
 
 
 def _map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
@@ -124,16 +126,16 @@ def _map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     try:
         for k in keys:
             parts.append(_map(fn, tree[k], *[r[k] for r in rest]))  # noqa: PERF401 (see below)
-    except Exception as error:  # the path is put together here, so that it costs nothing else
-        below = getattr(error, "path_in_nest", ())
-        error.path_in_nest = (keys[len(parts)], *below)  # type: ignore[attr-defined]
+    except Exception as error:  # the path is built here, so that it costs nothing without errors
+        inner = getattr(error, "path_in_pytree", ())
+        error.path_in_pytree = (keys[len(parts)], *inner)  # type: ignore[attr-defined]
         raise
     kind = type(tree)
     if kind is tuple:
         return tuple(parts)
     if isinstance(tree, dict):
         found = dict(zip(keys, parts, strict=True))
-        return {k: found[k] for k in tree}  # in the order the user wrote
+        return {k: found[k] for k in tree}  # in the order of insertion
     if tree is None:
         return None
     return kind(*parts) if hasattr(tree, "_fields") else kind(parts)

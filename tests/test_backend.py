@@ -115,7 +115,7 @@ def test_set_backend_is_per_process_and_use_backend_per_thread():
         (
             lambda: portnet.set_backend("array_api_strict", device="no_float64", dtype="float64"),
             ValueError,
-            "the array_api_strict backend cannot make float64 arrays: the device no_float64 has no",
+            "the array_api_strict backend cannot create float64 arrays: the device no_float64 has no",
         ),
     ],
 )
@@ -195,7 +195,9 @@ def test_command_line_lists_backends_packages_and_machine_code():
         assert f"\n  {name}" in done
     for package in ("numpy", "llvmlite", "scikit-learn", "matplotlib"):
         assert re.search(rf"^  {package} ([\d.]+|not installed)", done, re.MULTILINE)
-    assert re.search(r"^steps on NumPy become machine code: (yes|no, .+)$", done, re.MULTILINE)
+    assert re.search(
+        r"^NumPy steps are compiled to machine code: (yes|no, .+)$", done, re.MULTILINE
+    )
     assert "new arrays are created in numpy on cpu as float32" in done
 
 
@@ -220,14 +222,14 @@ def test_command_line_says_how_to_install_missing_packages():
         here = rf'pip install "\.\[{extra}\]" in a checkout of portnet'
         expected = rf'^  {package} not installed: (pip install "{package}[^"]*" \(or )?{here}\)?$'
         assert re.search(expected, done, re.MULTILINE), done
-    assert "steps on NumPy become machine code: no, llvmlite is not installed" in done
+    assert "NumPy steps are compiled to machine code: no, llvmlite is not installed" in done
 
 
 def test_command_line_reports_the_portnet_native_settings():
     if native_policy.why_no_machine_code():
         pytest.skip(f"there is no machine code here: {native_policy.why_no_machine_code()}")
     for name, value, expected in (
-        ("PORTNET_NATIVE", "never", "no, as PORTNET_NATIVE=never says"),
+        ("PORTNET_NATIVE", "never", "no, PORTNET_NATIVE=never is set"),
         ("PORTNET_NATIVE", "maybe", "no, PORTNET_NATIVE: expected always, never or auto, got 'ma"),
         ("PORTNET_NATIVE", "always", "yes\n"),
         ("PORTNET_NATIVE_CPU", "nonsense", "no, PORTNET_NATIVE_CPU: expected LLVM's name of a pr"),
@@ -236,7 +238,7 @@ def test_command_line_reports_the_portnet_native_settings():
         command = [sys.executable, "-m", "portnet"]
         done = subprocess.run(command, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr
-        assert f"\nsteps on NumPy become machine code: {expected}" in done.stdout
+        assert f"\nNumPy steps are compiled to machine code: {expected}" in done.stdout
 
 
 def test_command_line_fails_without_traceback_for_an_unknown_default():

@@ -238,7 +238,7 @@ CASES = {
     "decay after the optimizer": (
         lambda: portnet.chain(portnet.SGD(), portnet.WeightDecay(0.1)),
         ValueError,
-        "chain: expected WeightDecay before the optimizer, where gradients pass: after it, parameters",
+        "chain: expected WeightDecay before the optimizer: after it, parameters",
     ),
     "learning rate too large for a float": (
         lambda: portnet.Adam(10**400),
@@ -248,7 +248,7 @@ CASES = {
     "only as a number": (
         lambda: portnet.AdamW(only=1),
         TypeError,
-        "AdamW: only is the name of parameters, such as 'W', got 1",
+        "AdamW: expected only as a name of parameters, such as 'W', got 1",
     ),
     "chain that ends without an optimizer": (
         lambda: optimize(portnet.chain(portnet.ClipNorm(1.0))),
@@ -868,7 +868,7 @@ def test_bad_argument_raises_its_error_and_message(case):
 def test_updates_of_another_structure_raise_and_name_the_optimizer():
     net = portnet.Chain([portnet.Dense(3), portnet.Tanh()])  # the updates look like a pair
     trainer = portnet.Trainer(net, "squared_error", UpdatesOnly(), compile=False)
-    with pytest.raises(ValueError, match="nests differ at the top") as caught:
+    with pytest.raises(ValueError, match="pytrees differ at the top") as caught:
         trainer.fit(X, X)
     (note,) = caught.value.__notes__
     assert note.startswith("these are the updates of UpdatesOnly: update(grads, state, params)")

@@ -1402,14 +1402,14 @@ def test_lbfgs_with_a_failed_line_search_warns_in_float64_only(monkeypatch):
     class Stuck(solvers.LBFGS):
         def iterate(self, f, x, state):
             x, state = super().iterate(f, x, state)
-            return x, state._replace(status="the line search cannot go lower")
+            return x, state._replace(status="the line search found no lower point")
 
     monkeypatch.setattr(solvers, "LBFGS", Stuck)
     net = MLPClassifier(solver="lbfgs", **SMALL)
     with pytest.warns(ConvergenceWarning) as caught:
         net.fit(X, Y)
     message = str(caught[0].message)
-    assert "after 1 iteration(s) (status=2):\nABNORMAL: the line search cannot go low" in message
+    assert "after 1 iteration(s) (status=2):\nABNORMAL: the line search found no lower" in message
     assert "Increase the number" not in message
     with warnings.catch_warnings():
         warnings.simplefilter("error")

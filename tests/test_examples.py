@@ -348,7 +348,7 @@ def test_example_without_matplotlib_warns_and_runs(run, monkeypatch):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run("two_blobs", "--epochs", 2)
-    assert "no picture: pictures need matplotlib: pip install " in run.err
+    assert "no picture: plots need matplotlib: pip install " in run.err
     assert 'pip install ".[plot]" in a checkout of portnet' in run.err
 
 

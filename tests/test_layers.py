@@ -321,7 +321,7 @@ def test_shape_errors_name_the_layer_and_its_position():
         (
             lambda: portnet.init(layers.Dense(3, lambda g, n, m: np.zeros((m, n))), 2),
             ValueError,
-            r"Dense\(3\): expected W of shape \(2, 3\), drew \(3, 2\)",
+            r"Dense\(3\): expected W of shape \(2, 3\), got \(3, 2\)",
         ),
         (lambda: portnet.init(layers.Dense(3)), ValueError, "expected n_in"),
         (lambda: portnet.init(layers.mlp([4, 2]), 5), ValueError, "expected 4 features, got 5"),

@@ -142,11 +142,11 @@ FAULTS = [
         "the state.*: expected shape .* and dtype float32, as of that of init, got",
     ),
     (ReturnsAnotherShape(), r"expected shape \(4, 3\) .*, got \(1, 4, 3\)"),
-    (ReturnsAnotherPytree(), "updates: expected the nest of the parameters"),
+    (ReturnsAnotherPytree(), "updates: expected the pytree of the parameters"),
     (WritesGradients(), "update changes its arguments in place"),
     (WritesState(), "update changes its arguments in place"),
-    (HasPythonState(), "expected a state of arrays where the parameters are, got 0 at state"),
-    (ReturnsRandomUpdates(), "update of the same arguments gives other results"),
+    (HasPythonState(), "expected a state of arrays of the parameters' library, got 0 at state"),
+    (ReturnsRandomUpdates(), "update with equal arguments gives different results"),
     (ReturnsInfinity(), "updates of finite gradients are not finite"),
 ]
 

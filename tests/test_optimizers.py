@@ -309,7 +309,10 @@ def test_bad_options_raise_at_construction(make, message):
             lambda: chain(ClipNorm(1.0), 0.1),
             "expected part 2 of a chain with init, update, got 0.1",
         ),
-        (lambda: WeightDecay(0.1, only=3), "only is the name of parameters, such as 'W', got 3"),
+        (
+            lambda: WeightDecay(0.1, only=3),
+            "expected only as a name of parameters, such as 'W', got 3",
+        ),
     ],
 )
 def test_bad_parts_of_a_chain_raise(make, message):

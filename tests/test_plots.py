@@ -173,14 +173,15 @@ def test_decision_boundary_accepts_arrays_of_other_libraries(other_xp, drawn, tm
             lambda x: x[:, [0, 1, 1]],
             X,
             THREE,
-            BOUNDARY + "expected from the model a number, a label, or probabilities that add up to "
-            "1, for each of 40401 points, got an array of shape (40401, 3)",
+            BOUNDARY
+            + "expected the model to return a number, a label, or probabilities that sum to "
+            "1 for each of 40401 points, got an array of shape (40401, 3)",
         ),
         (
             lambda x: np.full((len(x), 2), 0.5),
             X,
             THREE,
-            BOUNDARY + "the model knows 2 classes, 0, 1, but y has 0, 1, 2",
+            BOUNDARY + "the model has 2 classes, 0, 1, but y has 0, 1, 2",
         ),
     ],
     ids=["three features", "one-hot", "no probabilities", "other classes"],

@@ -626,7 +626,7 @@ def test_updates_of_another_structure_or_shape_raise():
         def update(self, grads, state, params):
             return grads[:1], state
 
-    with pytest.raises(ValueError, match="nests differ at the top"):
+    with pytest.raises(ValueError, match="pytrees differ at the top"):
         classifier(optimizer=Broken()).fit(X, LABELS, epochs=1)
 
     class Wide(Broken):
@@ -636,7 +636,7 @@ def test_updates_of_another_structure_or_shape_raise():
     with pytest.raises(portnet.ShapeError, match=r"expected an update of shape \(5, 8\)") as caught:
         classifier(optimizer=Wide()).fit(X, LABELS, epochs=1)
     leaf, whose = caught.value.__notes__
-    assert leaf == "at leaf [0]['W'] of the nest"
+    assert leaf == "at leaf [0]['W'] of the pytree"
     assert whose.startswith("these are the updates of Wide")
 
     class WrongAxis(portnet.Dense):

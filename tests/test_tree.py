@@ -74,7 +74,7 @@ def test_map_over_mismatched_structures_raises_with_the_path(other, message):
 def test_error_of_the_mapped_function_names_the_leaf():
     with pytest.raises(TypeError) as caught:
         tree.map(operator.add, ({"W": 1, "b": (2, 3)},), ({"W": 1, "b": (2, "x")},))
-    assert caught.value.__notes__ == ["at leaf [0]['b'][1] of the nest"]
+    assert caught.value.__notes__ == ["at leaf [0]['b'][1] of the pytree"]
 
 
 def test_unravel_inverts_ravel(xp):

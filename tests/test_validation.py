@@ -74,7 +74,7 @@ CASES = {
     "ragged X": (
         lambda: classify([[1, 2, 3, 4], [5, 6]]),
         DataError,
-        "X: expected a rectangular nest of numbers, got rows of different lengths",
+        "X: expected a rectangular array of numbers, got rows of different lengths",
     ),
     "text X": (
         lambda: classify([["a"] * 4] * 6),
@@ -104,7 +104,7 @@ CASES = {
     "masked X": (
         lambda: classify(np.ma.masked_greater(X, 1)),
         DataError,
-        "X: expected plain numbers, got masked ones: fill them, x.filled(...)",
+        "X: expected no masked values: replace them with x.filled(...)",
     ),
     "NaN in X": (
         lambda: classify(changed(X, (3, 1), np.nan)),
@@ -303,7 +303,7 @@ CASES = {
     "parameters of another structure": (
         lambda: classify(params=START[:2]),
         DataError,
-        "params: nests differ at the top: expected a tuple of 3, got a tuple of 2",
+        "params: pytrees differ at the top: expected a tuple of 3, got a tuple of 2",
     ),
     "parameters of another shape": (
         lambda: classify(params=({**START[0], "W": START[0]["W"].T}, *START[1:])),

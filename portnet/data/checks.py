@@ -13,7 +13,7 @@ import numpy as np
 from .. import metrics as _metrics
 from .. import tree
 from .._typing import Array
-from .._validation import METRIC_CALL, called_with, choose, warn
+from .._validation import METRIC_CALL, check_choice, check_signature, warn
 from ..backend import Backend, backend_of, describe, get_backend, is_host, kind_of_tensor, to_numpy
 from ..losses import Reduced, SigmoidCrossEntropy, SoftmaxCrossEntropy
 
@@ -279,9 +279,9 @@ def named_metrics(
     found: dict[str, Callable[..., Array]] = {}
     for metric in metrics or ():
         if not callable(metric):
-            choose("metric", metric, _metrics.METRICS)
+            check_choice("metric", metric, _metrics.METRICS)
             metric = _metrics.METRICS[metric]
-        called_with("a metric", metric, *METRIC_CALL)
+        check_signature("a metric", metric, *METRIC_CALL)
         name = getattr(metric, "__name__", repr(metric))
         class_metrics = (_metrics.accuracy, _metrics.balanced_accuracy, _metrics.log_loss)
         if metric in class_metrics and isinstance(loss, SigmoidCrossEntropy) and outputs > 1:

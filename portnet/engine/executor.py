@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import tree
 from .._typing import Array, Params, State
-from ..backend import namespace, read
+from ..backend import namespace, read_floats
 from ..compiler import CompileWarning
 from ..data.dataset import Batch, Dataset
 from ..rng import Key
@@ -236,7 +236,7 @@ def run_epoch(
         end = getattr(error, "ahead", start)  # the start: interrupted again before it was known
     looked_at = tree.leaves(look_at(end.params, end.state))
     finite_arrays = [xp.astype(xp.all(xp.isfinite(a)), wide) for a in looked_at]
-    loss, finite_steps, *finite = read([end.sums[0], end.sums[1], *finite_arrays])
+    loss, finite_steps, *finite = read_floats([end.sums[0], end.sums[1], *finite_arrays])
     return EpochResult(end.params, end.state, loss, finite_steps, end.done, all(finite))
 
 
