@@ -12,8 +12,7 @@ from ._typing import Array
 from ._validation import check_integer, warn
 from .backend import Backend
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
-from .data import checks as check
-from .data import labels
+from .data import checks, labels
 from .data.checks import DataError
 from .data.dataset import Dataset
 from .data.split import split
@@ -78,31 +77,31 @@ def prepare(
     before, fraction = options.resume, options.validation
     if isinstance(trainer.optimizer, LBFGS) and options.reduce_on_plateau is not None:
         raise ValueError("reduce_on_plateau: LBFGS finds the length of its steps by itself")
-    held_out = {} if isinstance(fraction, float) else check.validation_set(fraction)
+    held_out = {} if isinstance(fraction, float) else checks.validation_set(fraction)
     arrays = {"X": X, "y": y, "sample_weight": options.sample_weight}
     arrays |= {f"validation {name}": a for name, a in held_out.items()}
     if before is None:
-        backend, width = check.home(**arrays), getattr(trainer.model, "n_in", None)
+        backend, width = checks.backend_for(**arrays), getattr(trainer.model, "n_in", None)
     else:
         before._check_reachable(**arrays)
         backend, width = before.backend, before.inputs
-    names = check.feature_names(X) if before is None else before.feature_names
+    names = checks.feature_names(X) if before is None else before.feature_names
     for name in ("X", "validation X"):
         if name in arrays:
-            check.check_feature_names(arrays[name], names, name)
+            checks.check_feature_names(arrays[name], names, name)
     with backend.active():
-        X = check.features(X, backend, width=width)
+        X = checks.features(X, backend, width=width)
         if before is None:
             run = replace(_new(trainer, X, y, backend), feature_names=names)
         else:
             run = _resumed(trainer, before, options.reduce_on_plateau is not None)
         if options.metrics is not None:
-            chosen = check.named_metrics(options.metrics, trainer.loss, run.outputs)
+            chosen = checks.named_metrics(options.metrics, trainer.loss, run.outputs)
             run = replace(run, metrics=chosen)
         data = run._dataset(X, y, options.sample_weight)
-        run = replace(run, _one_dimensional=check.one_dimensional(y))
+        run = replace(run, _one_dimensional=checks.one_dimensional(y))
         checked = run._dataset(**held_out, name="validation ") if held_out else None
-        check.check_metrics(run.metrics, data.y)
+        checks.check_metrics(run.metrics, data.y)
         if isinstance(fraction, float):
             data, checked = split(fraction, data, trainer.loss, trainer.seed)
         if options.class_weight is not None:
@@ -145,9 +144,9 @@ def _new(trainer: TrainerLike, X: Array, y: Any, backend: Backend) -> Run:
     """Return a run with initial parameters."""
     params, outputs = trainer.model.init(random.generator(trainer.seed), X.shape[1])
     if trainer.params is not None:
-        params = check.parameters(trainer.params, params, backend)
+        params = checks.parameters(trainer.params, params, backend)
     params = tree.map(lambda p: backend.asarray(p, backend.dtype), params)
-    classes = labels.names(y, trainer.loss, outputs)
+    classes = labels.class_names(y, trainer.loss, outputs)
     state = trainer.optimizer.init(params)
     return Run(trainer, params, state, backend, X.shape[1], outputs, classes=classes)
 
@@ -161,7 +160,7 @@ def _resumed(trainer: TrainerLike, run: Run, plateau: bool) -> Run:
                 "resume: expected a trainer without params: the run has the parameters"
             )
         params, _ = trainer.model.init(random.generator(trainer.seed), run.inputs)
-        check.parameters(run.params, params, run.backend)
+        checks.parameters(run.params, params, run.backend)
         ours, theirs = _kind(trainer.optimizer), _kind(run.trainer.optimizer)
         if ours != theirs:
             raise ValueError(

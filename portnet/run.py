@@ -11,7 +11,7 @@ from . import _validation as options
 from . import tree
 from ._typing import Array, Params, State
 from .backend import Backend, describe, is_host, read_floats, to_numpy, use_backend
-from .data import checks as check
+from .data import checks
 from .data import labels as _labels
 from .data.dataset import Dataset
 from .engine.inference import forward
@@ -257,12 +257,12 @@ class Run:
         """
         chosen = self.metrics
         if metrics is not None:
-            chosen = check.named_metrics(metrics, self.trainer.loss, self.outputs)
+            chosen = checks.named_metrics(metrics, self.trainer.loss, self.outputs)
         self._check_reachable(X=X, y=y, sample_weight=sample_weight)
-        check.check_feature_names(X, self.feature_names)
+        checks.check_feature_names(X, self.feature_names)
         with self.backend.active():
             data = self._dataset(X, y, sample_weight)
-            check.check_metrics(chosen, data.y)
+            checks.check_metrics(chosen, data.y)
             return self._evaluate(data, chosen)
 
     # Parts of the methods and of training
@@ -270,18 +270,18 @@ class Run:
     def _dataset(self, X: Any, y: Any, sample_weight: Any, name: str = "") -> Dataset:
         """Return checked features, targets and weights on the run's backend."""
         backend, loss = self.backend, self.trainer.loss
-        X = check.features(X, backend, width=self.inputs, name=name + "X")
+        X = checks.features(X, backend, width=self.inputs, name=name + "X")
         rows = X.shape[0]
         if self.classes is not None:
             y = _labels.encode(y, self.classes, name=name + "y")
-        y = check.targets(y, backend, loss, rows=rows, outputs=self.outputs, name=name + "y")
-        w = check.row_weights(sample_weight, backend, rows=rows, name=name + "sample_weight")
+        y = checks.targets(y, backend, loss, rows=rows, outputs=self.outputs, name=name + "y")
+        w = checks.row_weights(sample_weight, backend, rows=rows, name=name + "sample_weight")
         return Dataset(backend, X, y, w)
 
     def _check_reachable(self, **arrays: Any) -> None:
         """Raise TypeError where an array lives in another library, or on another device."""
         for name, x in arrays.items():
-            check.refuse_without_values(x, name)
+            checks.refuse_without_values(x, name)
             if not is_host(x) and not self.backend.holds(x):
                 raise TypeError(
                     f"{name} is {describe(x)}, but the parameters are on "
@@ -298,9 +298,9 @@ class Run:
 
     def _answer(self, X: Any, finish: Callable[[Array], Array]) -> Array:
         self._check_reachable(X=X)
-        check.check_feature_names(X, self.feature_names)
+        checks.check_feature_names(X, self.feature_names)
         with self.backend.active():
-            x = check.features(X, self.backend, width=self.inputs)
+            x = checks.features(X, self.backend, width=self.inputs)
             answer = finish(self._mean(self._forward(x)))
         return to_numpy(answer) if is_host(X) else answer
 

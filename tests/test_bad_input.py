@@ -530,7 +530,7 @@ CASES = {
     "metric with a reserved name": (
         lambda: fit(metrics=[scale]),
         ValueError,
-        "metrics: expected functions of different names, none of them 'loss', 'scale' or 'validation",
+        "metrics: expected functions with distinct names, none of them 'loss', 'scale' or 'validation",
     ),
     "log loss of a regression": (
         lambda: fit(VALUES, loss="squared_error", outputs=1, metrics=["log_loss"]),
@@ -540,7 +540,7 @@ CASES = {
     "accuracy of a regression": (
         lambda: fit(VALUES, loss="squared_error", outputs=1, metrics=["accuracy"]),
         ValueError,
-        "metric 'accuracy' compares classes, but y holds numbers: use 'r2'",
+        "metric 'accuracy' compares classes, but y contains numbers: use 'r2'",
     ),
     "loss that returns no gradient": (
         lambda: fit(VALUES, loss=lambda p, t, w=None: np.float32(0), outputs=1),
@@ -616,12 +616,12 @@ CASES = {
     "regression metric of labels": (
         lambda: fit(metrics=["mean_squared_error"]),
         ValueError,
-        "metric 'mean_squared_error' compares numbers, but y holds labels: use 'accuracy'",
+        "metric 'mean_squared_error' compares numbers, but y contains labels: use 'accuracy'",
     ),
     "class metric of a multilabel target": (
         lambda: fit(np.eye(3)[LABELS], loss="sigmoid_cross_entropy", metrics=["balanced_accuracy"]),
         ValueError,
-        "metric 'balanced_accuracy' looks for one class a row, but this network has 3 labels a row",
+        "metric 'balanced_accuracy' compares one class per row, but this network has 3 labels per row",
     ),
     # fit: labels and weights
     "fewer text labels than outputs": (
@@ -677,7 +677,7 @@ CASES = {
     "integer labels after text labels": (
         lambda: fit(WORDS).evaluate(X, LABELS),
         DataError,
-        "y: expected labels such as 'a', as the run was trained with, got numbers",
+        "y: expected labels such as 'a', as in training, got numbers",
     ),
     "text labels after integer labels": (
         lambda: fit().evaluate(X, WORDS),
@@ -722,12 +722,12 @@ CASES = {
     "class weight of a regression": (
         lambda: fit(VALUES, loss="huber", outputs=1, class_weight="balanced"),
         ValueError,
-        "class_weight needs one label a row under a cross-entropy; got targets of shape (8, 1) under",
+        "class_weight needs one label per row and a cross-entropy loss; got targets of shape (8, 1) and",
     ),
     "class weight of a multilabel target": (
         lambda: fit(np.eye(3)[LABELS], loss="sigmoid_cross_entropy", class_weight="balanced"),
         ValueError,
-        "class_weight needs one label a row under a cross-entropy; got targets of shape (8, 3) under",
+        "class_weight needs one label per row and a cross-entropy loss; got targets of shape (8, 3) and",
     ),
     "class weight that is complex": (
         lambda: fit(class_weight={1: 1j}),
@@ -737,7 +737,7 @@ CASES = {
     "sample weights whose sum overflows": (
         lambda: fit(sample_weight=np.full(8, 1e38)),
         DataError,
-        "sample_weight: the sum of the weights is too large for float32: divide them",
+        "sample_weight: the sum of the weights is too large for float32: scale them down",
     ),
     "products of sample and class weights that overflow": (
         lambda: fit(sample_weight=np.full(8, 1e30), class_weight={0: 1e10}),
@@ -752,12 +752,12 @@ CASES = {
     "sample weight of another length": (
         lambda: fit(sample_weight=np.ones(3)),
         DataError,
-        "sample_weight: expected shape (8,), one weight a row, got (3,)",
+        "sample_weight: expected shape (8,), one weight per row, got (3,)",
     ),
     "sample weight that is negative": (
         lambda: fit(sample_weight=-np.ones(8)),
         DataError,
-        "sample_weight: expected weights of at least 0 (a row counts w times), got -1 at row 0",
+        "sample_weight: expected weights of at least 0 (each multiplies the loss of its row), got -1 at row 0",
     ),
     "a class as a callback": (
         lambda: fit(callbacks=[dict]),
@@ -791,25 +791,25 @@ CASES = {
     "log loss of a multilabel target": (
         lambda: fit(np.eye(3)[LABELS], loss="sigmoid_cross_entropy", metrics=["log_loss"]),
         ValueError,
-        "metric 'log_loss' looks for one class a row, but this network has 3 labels a row",
+        "metric 'log_loss' compares one class per row, but this network has 3 labels per row",
     ),
     "metric named loss": (
         lambda: fit(metrics=[loss]),
         ValueError,
-        "metrics: expected functions of different names, none of them 'loss', 'scale' or 'validation_...', got 'loss'",
+        "metrics: expected functions with distinct names, none of them 'loss', 'scale' or 'validation_...', got 'loss'",
     ),
     **{
         f"{name} for labels": (
             lambda name=name: fit(metrics=[name]),
             ValueError,
-            f"metric {name!r} compares numbers, but y holds labels: use 'accuracy'",
+            f"metric {name!r} compares numbers, but y contains labels: use 'accuracy'",
         )
         for name in ("label_accuracy", "mean_absolute_error", "mean_squared_error", "r2")
     },
     "evaluating a regression metric of labels": (
         lambda: fit().evaluate(X, LABELS, metrics=["r2"]),
         ValueError,
-        "metric 'r2' compares numbers, but y holds labels: use 'accuracy'",
+        "metric 'r2' compares numbers, but y contains labels: use 'accuracy'",
     ),
     "validation of four arrays": (
         lambda: fit(validation=(X, LABELS, np.ones(8), 0)),

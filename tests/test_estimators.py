@@ -370,7 +370,7 @@ def test_gradient_equals_finite_differences_of_the_loss(problem, activation, wei
     net.fit(features, y, w)
     backend = portnet.backend.backend_of(features)
     model, p = objective.network(net.coefs_, net.intercepts_, activation)
-    loss, _ = net._output()
+    loss, _ = net._loss_and_activation()
     target = net._encode(y)
     target = target if target.ndim == 1 else target.astype(float)
     data = Dataset(backend, features, target, w)
@@ -1143,7 +1143,7 @@ def test_device_without_float64_trains_in_float32_or_raises():
     with portnet.use_backend("array_api_strict", **options):
         net = MLPRegressor(**SMALL).fit((10 * XR).astype(int).tolist(), YR)
         assert portnet.backend.backend_of(net.coefs_[0]).dtype == "float32"
-        with pytest.raises(ValueError, match=r"X is float64, but .* X.astype\('float32'\) will do"):
+        with pytest.raises(ValueError, match=r"X is float64, but .* Use X.astype\('float32'\)"):
             MLPRegressor(**SMALL).fit(XR, YR)
 
 
@@ -1559,10 +1559,10 @@ def test_validation_set_of_other_width_label_count_or_range_raises(torch):
     net = MLPClassifier(early_stopping=True, **SMALL)
     with pytest.raises(ValueError, match="in the validation set: X has 2 features"):
         net.fit(X, Y, X_val=X[:, :2], y_val=Y)
-    with pytest.raises(ValueError, match="`y_val` has several labels a row"):
+    with pytest.raises(ValueError, match="`y_val` has several labels per row"):
         net.fit(X, Y, X_val=X, y_val=np.stack([BINARY, 1 - BINARY], axis=1))
     net = MLPRegressor(early_stopping=True, **SMALL)
-    with pytest.raises(ValueError, match=r"`y_val` has \(3,\) outputs a row, `y` 1"):
+    with pytest.raises(ValueError, match=r"`y_val` has \(3,\) outputs per row, `y` 1"):
         net.fit(XR, YR, X_val=XR, y_val=Y3)
     net = MLPRegressor("poisson", early_stopping=True, **SMALL)
     with pytest.raises(ValueError, match=r"Some value\(s\) of y_val are out of the valid range"):
@@ -1631,7 +1631,7 @@ def test_classes_of_mixed_types_raise(classes, message):
 
 def test_multilabel_targets_after_single_labels_raise():
     net = MLPClassifier(**SMALL).partial_fit(X, Y, classes=[0, 1, 2])
-    with pytest.raises(ValueError, match="`y` has several labels a row"):
+    with pytest.raises(ValueError, match="`y` has several labels per row"):
         net.partial_fit(X, np.stack([BINARY, BINARY, 1 - BINARY], axis=1))
 
 

@@ -79,12 +79,12 @@ CASES = {
     "text X": (
         lambda: classify([["a"] * 4] * 6),
         DataError,
-        "X: column 0 holds text such as 'a', where numbers are needed: leave it out, or",
+        "X: column 0 contains text such as 'a', but numbers are needed: drop it, or",
     ),
     "mixed X": (
         lambda: classify(np.array([["a", 1, 2, 3]] * 6, dtype=object)),
         DataError,
-        "X: column 0 holds text such as 'a', where numbers are needed: leave it out, or",
+        "X: column 0 contains text such as 'a', but numbers are needed: drop it, or",
     ),
     "complex X": (
         lambda: classify(X + 1j),
@@ -94,7 +94,7 @@ CASES = {
     "dates in X": (
         lambda: classify(np.zeros((6, 4), "datetime64[s]")),
         DataError,
-        "X: column 0 holds dates or times, where numbers are needed: give the days or seconds",
+        "X: column 0 contains dates or times, but numbers are needed: convert them to days or seconds",
     ),
     "sparse X": (
         lambda: classify(Sparse()),
@@ -240,12 +240,12 @@ CASES = {
     "weights of another shape": (
         lambda: regress(sample_weight=np.ones(5)),
         DataError,
-        "sample_weight: expected shape (6,), one weight a row, got (5,)",
+        "sample_weight: expected shape (6,), one weight per row, got (5,)",
     ),
     "negative weight": (
         lambda: regress(sample_weight=changed(np.ones(6), 3, -1)),
         DataError,
-        "sample_weight: expected weights of at least 0 (a row counts w times), got -1 at row 3",
+        "sample_weight: expected weights of at least 0 (each multiplies the loss of its row), got -1 at row 3",
     ),
     "NaN weight": (
         lambda: regress(sample_weight=changed(np.ones(6), 3, np.nan)),
@@ -282,7 +282,7 @@ CASES = {
     "y on a device, X on the host": (
         lambda: classify(X, strict(LABELS)),
         TypeError,
-        "y is a array_api_strict array on device1, but X is a numpy array on cpu, which goes to numpy on cpu. Move",
+        "y is a array_api_strict array on device1, but X is a numpy array on cpu, which is moved to numpy on cpu. Move",
     ),
     "weights on a device": (
         lambda: regress(sample_weight=strict(np.ones(6))),
@@ -318,7 +318,7 @@ CASES = {
     "parameters on another device": (
         lambda: classify(params=tree.map(strict, START)),
         TypeError,
-        "params[0]['W'] is a array_api_strict array on device1, but X goes to numpy on cpu",
+        "params[0]['W'] is a array_api_strict array on device1, but X is moved to numpy on cpu",
     ),
     # options
     "batch size 0": (
@@ -382,7 +382,7 @@ CASES = {
             y=np.eye(3)[LABELS], loss="sigmoid_cross_entropy", outputs=3, metrics="accuracy"
         ),
         ValueError,
-        "metric 'accuracy' looks for one class a row, but this network has 3 labels a row: use 'label_",
+        "metric 'accuracy' compares one class per row, but this network has 3 labels per row: use 'label_",
     ),
     "shuffle as text": (
         lambda: classify(shuffle="False"),
@@ -397,17 +397,17 @@ CASES = {
     "two metrics with one name": (
         lambda: regress(metrics=[lambda m, t, w: 0.0, lambda m, t, w: 1.0]),
         ValueError,
-        "metrics: expected functions of different names, none of them 'loss', 'scale' or 'validation_...', got '<lambda>' twice",
+        "metrics: expected functions with distinct names, none of them 'loss', 'scale' or 'validation_...', got '<lambda>' twice",
     ),
     "regression metric of labels": (
         lambda: classify(fit={"metrics": ["r2"]}),
         ValueError,
-        "metric 'r2' compares numbers, but y holds labels: use 'accuracy'",
+        "metric 'r2' compares numbers, but y contains labels: use 'accuracy'",
     ),
     "softmax of one output": (
         lambda: regress(y=[0] * 6, loss="softmax_cross_entropy"),
         DataError,
-        "softmax_cross_entropy needs a network with an output for each class, at least 2",
+        "softmax_cross_entropy needs a network with one output per class, at least 2",
     ),
     # gradient checks
     "check_gradients with NaN": (
@@ -570,15 +570,15 @@ def test_text_and_date_columns_raise_and_are_named(library):
     with pytest.raises(DataError) as error:
         trainer.fit(module.DataFrame(X), [1.0, 2, 3])
     assert str(error.value) == (
-        "X: column 'city' holds text such as 'Rome', where numbers are needed: leave it out, or "
-        "give a column of 0 and 1 for each value (pandas.get_dummies)"
+        "X: column 'city' contains text such as 'Rome', but numbers are needed: drop it, or "
+        "encode it as one column of 0 and 1 per value (pandas.get_dummies)"
     )
     X["city"] = [datetime(2026, 1, day) for day in (1, 2, 3)]
     with pytest.raises(DataError) as error:
         trainer.fit(module.DataFrame(X), [1.0, 2, 3])
     assert str(error.value) == (
-        "X: column 'city' holds dates or times, where numbers are needed: give the days or seconds "
-        "since a date of your choice"
+        "X: column 'city' contains dates or times, but numbers are needed: convert them to days or "
+        "seconds since a fixed date"
     )
 
 
@@ -589,7 +589,7 @@ def test_polars_time_columns_and_lazy_frames_raise():
     for column in ([time(1), time(2), time(3)], [timedelta(1), timedelta(2), timedelta(3)]):
         frame = polars.DataFrame({"width": values, "when": column})
         with pytest.raises(
-            DataError, match=r"^X: column 'when' holds dates or times, where numbers"
+            DataError, match=r"^X: column 'when' contains dates or times, but numbers"
         ):
             trainer.fit(frame, values)
     with pytest.raises(DataError, match=r"^X: expected"):
@@ -658,7 +658,7 @@ def test_text_or_date_in_a_cell_raises_and_is_named():
     ):
         given = [*rows[:-1], [0.0, value, 1.0, 2.0]]
         for x in (given, np.array(given, dtype=object)):
-            with pytest.raises(DataError, match=f"^X: column 1 holds {text}, where numbers are"):
+            with pytest.raises(DataError, match=f"^X: column 1 contains {text}, but numbers are"):
                 regress(x)
     with pytest.raises(DataError, match=r"^y: expected real numbers, got np\.timedelta64\(3,'s'\)"):
         regress(y=[1.0, np.timedelta64(3, "s")] * 3)

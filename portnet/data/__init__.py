@@ -1,1 +1,3 @@
-"""Datasets: checks, labels, and rows held out for validation."""
+"""Data: checks, labels, datasets, and the split into training and validation sets."""
+
+__all__ = ["checks", "dataset", "labels", "split"]

@@ -1,7 +1,7 @@
-"""What is checked about data, parameters and options before anything is computed, and the messages.
+"""Checks: data, parameters and metrics are checked before anything is computed.
 
-Every message says which argument, what was needed, what was given, and where. The checks run once
-per fit; each array is looked at in one pass where it lives, and the host waits for one answer.
+Each message names the argument, what was expected, what was given, and where. The checks run once
+per fit. Each array is checked in one pass on its device, and the host waits for one result.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,11 +19,11 @@ from ..losses import Reduced, SigmoidCrossEntropy, SoftmaxCrossEntropy
 
 __all__ = [
     "DataError",
+    "backend_for",
     "check_feature_names",
     "check_metrics",
     "feature_names",
     "features",
-    "home",
     "named_metrics",
     "one_dimensional",
     "parameters",
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class DataError(ValueError):
-    """Data cannot be used as given; the message says which, where, and what was needed.
+    """Data cannot be used; the message names the argument, the position and what was expected.
 
     Examples
     --------
@@ -50,40 +50,40 @@ class DataError(ValueError):
     """
 
 
-def home(**arrays: Any) -> Backend:
-    """Return where to compute: the backend of the first array on a device, else the current one.
+def backend_for(**arrays: Any) -> Backend:
+    """Return the backend of the first array; for host data, the current backend.
 
-    Host data (NumPy, lists, frames) may be mixed with anything: they are moved. Raises TypeError
-    where two arrays live in different libraries or on different devices.
+    Host data (NumPy, lists, frames) may be combined with any array: they are moved. Raises
+    TypeError if two other arrays are from different libraries or on different devices.
     """
     given = {name: x for name, x in arrays.items() if x is not None}
     for name, x in given.items():
         refuse_without_values(x, name)
     first = next(iter(given))
-    here = get_backend() if is_host(given[first]) else backend_of(given[first])
+    found = get_backend() if is_host(given[first]) else backend_of(given[first])
     for name, x in given.items():
-        if not is_host(x) and not here.holds(x):
+        if not is_host(x) and not found.holds(x):
             where = describe(given[first])
             if is_host(given[first]):
-                where += f", which goes to {here}"
+                where += f", which is moved to {found}"
             raise TypeError(
                 f"{name} is {describe(x)}, but {first} is {where}. Move one of them: "
                 "portnet.asarray(x) to the backend, portnet.to_numpy(x) to the host"
             )
     dtype = get_backend().dtype
-    backend = Backend(here.name, dtype, here.device, here.xp)
+    backend = Backend(found.name, dtype, found.device, found.xp)
     if not backend.supports(dtype):
         raise ValueError(f"{first} is {describe(given[first])}, which has no {dtype}")
     return backend
 
 
 def features(X: Any, backend: Backend, *, width: int | None = None, name: str = "X") -> Array:
-    """Return X as a floating array (rows, features) on the backend, or raise DataError."""
-    for c in _columns(X):  # some frames make numbers of dates
+    """Return X (rows, features) on the backend, in its dtype, or raise DataError."""
+    for c in _columns(X):  # some frames convert dates to numbers
         kind = str(getattr(X[c], "dtype", "")).lower()
         if any(word in kind for word in ("date", "time", "duration")):
             raise DataError(f"{name}: column {c!r} {_DATES}")
-    X = _numbers(X, backend, name, backend.dtype, columns=True)
+    X = _as_array(X, backend, name, backend.dtype, columns=True)
     if X.ndim != 2:
         hint = f": {name}.reshape(-1, 1) is one feature, {name}.reshape(1, -1) one row"
         raise DataError(
@@ -101,28 +101,28 @@ def features(X: Any, backend: Backend, *, width: int | None = None, name: str = 
 
 
 def feature_names(X: Any, name: str = "X") -> tuple[str, ...] | None:
-    """Return the names of the columns of a frame; None where X has none that are text.
+    """Return the column names of a frame; None if X has no names that are text.
 
-    Raises TypeError where some are text and some are not, as scikit-learn does.
+    Raises TypeError if some names are text and others are not, as scikit-learn does.
     """
     names = _columns(X)
-    kinds = sorted({"str" if isinstance(n, str) else type(n).__qualname__ for n in names})
-    if "str" in kinds and len(kinds) > 1:
+    types = sorted({"str" if isinstance(n, str) else type(n).__qualname__ for n in names})
+    if "str" in types and len(types) > 1:
         raise TypeError(
             f"{'' if name == 'X' else name + ': '}Feature names are only supported if all input "
-            f"features have string names, but your input has {kinds} as feature name / column name "
+            f"features have string names, but your input has {types} as feature name / column name "
             "types. If you want feature names to be stored and validated, you must convert them "
             "all to strings, by using X.columns = X.columns.astype(str) for example. Otherwise you "
             "can remove feature / column names from your input data, or convert them all to a "
             "non-string data type."
         )
-    return tuple(str(n) for n in names) if kinds == ["str"] else None
+    return tuple(str(n) for n in names) if types == ["str"] else None
 
 
 def check_feature_names(X: Any, known: tuple[str, ...] | None, name: str = "X") -> None:
-    """Raise DataError unless the columns of a frame have these names, in this order.
+    """Raise DataError unless the columns of a frame have the known names, in the same order.
 
-    Warns where only one of the two has names. The messages are scikit-learn's.
+    Warns if only X or only the fitted data has names. The messages are scikit-learn's.
     """
     names = feature_names(X, name)
     if names == known:
@@ -148,7 +148,7 @@ def check_feature_names(X: Any, known: tuple[str, ...] | None, name: str = "X") 
 
 
 def one_dimensional(y: Any) -> bool:
-    """Tell whether targets are given as (rows,)."""
+    """Return whether targets have the shape (rows,)."""
     shape = y.shape if hasattr(y, "shape") else np.shape(to_numpy(y))
     return len(shape) == 1
 
@@ -156,17 +156,20 @@ def one_dimensional(y: Any) -> bool:
 def targets(
     y: Any, backend: Backend, loss: Any, *, rows: int, outputs: int, name: str = "y"
 ) -> Array:
-    """Return the targets of a loss on the backend: integer labels, or floating (rows, outputs)."""
+    """Return targets on the backend, as the loss needs them.
+
+    These are integer labels (rows,), or floats (rows, outputs).
+    """
     if y is None:
         raise DataError(f"{name}: expected targets, got None")
     _refuse_text(y, name, loss, outputs)
     labels = isinstance(loss, SoftmaxCrossEntropy)
     if labels and outputs < 2:
         raise DataError(
-            "softmax_cross_entropy needs a network with an output for each class, at least 2; this "
-            "one has 1: with one output for two classes, use sigmoid_cross_entropy"
+            "softmax_cross_entropy needs a network with one output per class, at least 2; this one "
+            "has 1: for two classes and one output, use sigmoid_cross_entropy"
         )
-    y = _numbers(y, backend, name)
+    y = _as_array(y, backend, name)
     if labels and backend.xp.isdtype(y.dtype, "bool"):
         y = backend.xp.astype(y, backend.xp.int32)
     integral = backend.xp.isdtype(y.dtype, "integral")
@@ -182,12 +185,12 @@ def targets(
             _check_whole(y, name, outputs)
             _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
             y = backend.xp.astype(y, backend.xp.int32)
-        y = _numbers(y, backend, name, "int64" if backend.supports("int64") else "int32")
+        y = _as_array(y, backend, name, "int64" if backend.supports("int64") else "int32")
         _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
         return y
-    if not hasattr(loss, "low") and integral and outputs > 1:  # one's own may want labels
+    if not hasattr(loss, "low") and integral and outputs > 1:  # a custom loss may take labels
         return y
-    y = _numbers(y, backend, name, backend.dtype)
+    y = _as_array(y, backend, name, backend.dtype)
     if y.ndim == 1 and outputs == 1 and not labels:
         y = backend.xp.reshape(y, (rows, 1))
     if tuple(y.shape) != (rows, outputs) and hasattr(loss, "low"):
@@ -207,25 +210,29 @@ def targets(
 def row_weights(
     w: Any, backend: Backend, *, rows: int, name: str = "sample_weight"
 ) -> Array | None:
-    """Return weights (rows,) on the backend, or None; finite, not negative, not all 0."""
+    """Return weights (rows,) on the backend, or None; they are finite, >= 0, and not all 0."""
     if w is None:
         return None
-    w = _numbers(w, backend, name, backend.dtype)
+    w = _as_array(w, backend, name, backend.dtype)
     if tuple(w.shape) != (rows,):
-        raise DataError(f"{name}: expected shape ({rows},), one weight a row, got {tuple(w.shape)}")
+        raise DataError(
+            f"{name}: expected shape ({rows},), one weight per row, got {tuple(w.shape)}"
+        )
     _check_finite(w, name)
-    _check_range(w, 0, np.inf, name, "weights", "a row counts w times")
+    _check_range(w, 0, np.inf, name, "weights", "each multiplies the loss of its row")
     if not bool(backend.xp.any(w > 0)):
         raise DataError(f"{name}: expected at least one weight above 0, got only zeros")
     with np.errstate(over="ignore"):
         total = backend.xp.sum(w)
     if not bool(backend.xp.isfinite(total)):
-        raise DataError(f"{name}: the sum of the weights is too large for {w.dtype}: divide them")
+        raise DataError(
+            f"{name}: the sum of the weights is too large for {w.dtype}: scale them down"
+        )
     return w
 
 
 def validation_set(given: Any) -> dict[str, Any]:
-    """Return X, y and sample_weight by name, from (X, y) or (X, y, sample_weight); {} from None."""
+    """Return (X, y) or (X, y, sample_weight) as a dict of these names; {} for None."""
     if given is None:
         return {}
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
@@ -237,7 +244,7 @@ def validation_set(given: Any) -> dict[str, Any]:
 
 
 def parameters(given: Any, expected: Any, backend: Backend) -> Any:
-    """Return given parameters on the backend; pytree and shapes must be those of `expected`."""
+    """Return a copy of parameters on the backend; pytree and shapes must be those of `expected`."""
     try:
         tree.map(lambda e, g: None, expected, given)
     except ValueError as error:
@@ -251,11 +258,11 @@ def parameters(given: Any, expected: Any, backend: Backend) -> Any:
             )
         if not is_host(g) and not backend.holds(g):
             raise TypeError(
-                f"params{path} is {describe(g)}, but X goes to {backend}. "
+                f"params{path} is {describe(g)}, but X is moved to {backend}. "
                 "Move one of them: portnet.asarray(x), portnet.to_numpy(x)"
             )
-        _check_finite(_numbers(g, backend, f"params{path}", backend.dtype), f"params{path}")
-    # Copied, so that a run does not change when its owner writes into what was given.
+        _check_finite(_as_array(g, backend, f"params{path}", backend.dtype), f"params{path}")
+    # A copy: writing into the given arrays must not change the run.
     return tree.map(
         lambda g: backend.xp.asarray(backend.asarray(g, backend.dtype), copy=True), given
     )
@@ -264,7 +271,7 @@ def parameters(given: Any, expected: Any, backend: Backend) -> Any:
 def named_metrics(
     metrics: Iterable[str | Callable[..., Array]] | None, loss: Any, outputs: int
 ) -> dict[str, Callable[..., Array]]:
-    """Return name -> function; names are those of `portnet.metrics.METRICS`."""
+    """Return a dict of name: function; text must be a name of `portnet.metrics.METRICS`."""
     if isinstance(metrics, str) or callable(metrics):
         metrics = [metrics]
     if not isinstance(metrics, Iterable | None):
@@ -276,11 +283,11 @@ def named_metrics(
             metric = _metrics.METRICS[metric]
         check_signature("a metric", metric, *METRIC_CALL)
         name = getattr(metric, "__name__", repr(metric))
-        of_classes = (_metrics.accuracy, _metrics.balanced_accuracy, _metrics.log_loss)
-        if metric in of_classes and isinstance(loss, SigmoidCrossEntropy) and outputs > 1:
+        class_metrics = (_metrics.accuracy, _metrics.balanced_accuracy, _metrics.log_loss)
+        if metric in class_metrics and isinstance(loss, SigmoidCrossEntropy) and outputs > 1:
             raise ValueError(
-                f"metric {name!r} looks for one class a row, but this network has {outputs} "
-                "labels a row: use 'label_accuracy'"
+                f"metric {name!r} compares one class per row, but this network has {outputs} "
+                "labels per row: use 'label_accuracy'"
             )
         if (
             metric is _metrics.log_loss
@@ -292,7 +299,7 @@ def named_metrics(
             )
         if name in ("loss", "scale") or name.startswith("validation_") or name in found:
             raise ValueError(
-                "metrics: expected functions of different names, none of them 'loss', 'scale' or "
+                "metrics: expected functions with distinct names, none of them 'loss', 'scale' or "
                 f"'validation_...', got {name!r}" + (" twice" if name in found else "")
             )
         found[name] = metric
@@ -300,8 +307,8 @@ def named_metrics(
 
 
 def check_metrics(metrics: dict[str, Callable[..., Array]], y: Array, name: str = "y") -> None:
-    """Raise ValueError for a metric of numbers where the targets are labels (rows,)."""
-    numbers = (
+    """Raise ValueError if a metric compares numbers and the targets are labels, or the reverse."""
+    number_metrics = (
         _metrics.label_accuracy,
         _metrics.mean_absolute_error,
         _metrics.mean_squared_error,
@@ -309,22 +316,24 @@ def check_metrics(metrics: dict[str, Callable[..., Array]], y: Array, name: str 
     )
     xp = backend_of(y).xp
     for metric, function in metrics.items():
-        if y.ndim == 1 and function in numbers:
+        if y.ndim == 1 and function in number_metrics:
             raise ValueError(
-                f"metric {metric!r} compares numbers, but {name} holds labels: use 'accuracy'"
+                f"metric {metric!r} compares numbers, but {name} contains labels: use 'accuracy'"
             )
-        classes = function in (_metrics.accuracy, _metrics.balanced_accuracy) and y.ndim == 2
-        if classes and not bool(xp.all((y >= 0) & (y <= 1))):  # waits for the device
+        class_metric = function in (_metrics.accuracy, _metrics.balanced_accuracy)
+        if (
+            class_metric and y.ndim == 2 and not bool(xp.all((y >= 0) & (y <= 1)))
+        ):  # waits for the device
             raise ValueError(
-                f"metric {metric!r} compares classes, but {name} holds numbers: use 'r2'"
+                f"metric {metric!r} compares classes, but {name} contains numbers: use 'r2'"
             )
 
 
-# What the checks are made of --------------------------------------------------------------------
+# Helpers ----------------------------------------------------------------------------------------
 
 
 def refuse_without_values(x: Any, name: str) -> None:
-    """Raise TypeError for a sparse tensor, DataError for one that has a shape and no values."""
+    """Raise TypeError for a sparse tensor, DataError for a tensor on the device 'meta'."""
     kind = kind_of_tensor(x)
     if kind == "sparse":
         raise TypeError(f"{name}: sparse data was passed, but dense is required: use .to_dense()")
@@ -336,15 +345,15 @@ def refuse_without_values(x: Any, name: str) -> None:
 
 
 def refuse_too_large(x: Any, name: str) -> None:
-    """Raise DataError for an integer of Python's that no float64 can hold."""
+    """Raise DataError if x contains a Python integer that is too large for float64."""
     if not is_host(x):
         return
     objects = np.array(x, dtype=object)
-    for where in np.ndindex(objects.shape):
-        if isinstance(objects[where], int) and abs(objects[where]) > _LARGEST:
+    for index in np.ndindex(objects.shape):
+        if isinstance(objects[index], int) and abs(objects[index]) > _LARGEST:
             raise DataError(
-                f"{name} contains an integer too large for float64 at {_position(where)}"
-                if where
+                f"{name} contains an integer too large for float64 at {_position(index)}"
+                if index
                 else f"{name} is an integer too large for float64"
             )
 
@@ -352,7 +361,7 @@ def refuse_too_large(x: Any, name: str) -> None:
 _LARGEST = int(np.finfo(np.float64).max)
 
 
-def _numbers(
+def _as_array(
     x: Any, backend: Backend, name: str, dtype: str | None = None, *, columns: bool = False
 ) -> Array:
     if hasattr(x, "toarray"):
@@ -361,10 +370,10 @@ def _numbers(
     try:
         return backend.asarray(x, dtype)
     except (ValueError, TypeError) as error:
-        where = _column_without_numbers(x, name) if columns else ""
-        if isinstance(error, TypeError) and not where:
+        message = _column_without_numbers(x, name) if columns else ""
+        if isinstance(error, TypeError) and not message:
             raise TypeError(f"{name}: {error}") from error
-        raise DataError(where or f"{name}: {error}") from error
+        raise DataError(message or f"{name}: {error}") from error
 
 
 def _columns(X: Any) -> list[Any]:
@@ -377,32 +386,32 @@ def _columns(X: Any) -> list[Any]:
 
 _TIMES = date | timedelta | np.datetime64 | np.timedelta64
 _DATES = (
-    "holds dates or times, where numbers are needed: give the days or seconds since a date of your "
-    "choice"
+    "contains dates or times, but numbers are needed: convert them to days or seconds since a "
+    "fixed date"
 )
 
 
 def _column_without_numbers(X: Any, name: str) -> str:
-    """Return a message that names the first column that holds text or dates; "" without one."""
+    """Return a message that names the first column of text or dates; "" if there is none."""
     try:
-        named = feature_names(X)
-        # Of a list, the objects: NumPy makes text of all where there is some.
-        plain = np.array(X, dtype=object) if isinstance(X, list | tuple) else to_numpy(X)
-        held = [X[c] for c in _columns(X)] if _columns(X) else plain.T
+        names = feature_names(X)
+        # As objects: NumPy would convert a list that contains some text to text.
+        values = np.array(X, dtype=object) if isinstance(X, list | tuple) else to_numpy(X)
+        columns = [X[c] for c in _columns(X)] if _columns(X) else values.T
     except (ValueError, TypeError):  # ragged
         return ""
-    if not _columns(X) and np.ndim(held) != 2:
+    if not _columns(X) and np.ndim(columns) != 2:
         return ""
-    for i, given in enumerate(held):
+    for i, given in enumerate(columns):
         column = np.asarray(given)
-        what = f"{name}: column {repr(named[i]) if named else i}"
+        what = f"{name}: column {repr(names[i]) if names else i}"
         if column.dtype.kind in "Mm" or any(isinstance(v, _TIMES) for v in column.flat):
             return f"{what} {_DATES}"
         text = next((v for v in column.flat if isinstance(v, str | bytes)), None)
         if text is not None:
             return (
-                f"{what} holds text such as {str(text)!r}, where numbers are needed: leave it out, "
-                "or give a column of 0 and 1 for each value (pandas.get_dummies)"
+                f"{what} contains text such as {str(text)!r}, but numbers are needed: drop it, or "
+                "encode it as one column of 0 and 1 per value (pandas.get_dummies)"
             )
     return ""
 
@@ -410,7 +419,7 @@ def _column_without_numbers(X: Any, name: str) -> str:
 def _refuse_text(y: Any, name: str, loss: Any, outputs: int) -> None:
     try:
         first = to_numpy(y).ravel()[0] if is_host(y) else None
-    except (ValueError, IndexError):  # ragged or empty: other checks say more
+    except (ValueError, IndexError):  # ragged or empty: another check reports it
         return
     if isinstance(first, str | bytes):
         need = f"integer labels from 0 to {outputs - 1}" if hasattr(loss, "classes") else "numbers"
@@ -422,12 +431,14 @@ def _check_finite(x: Array, name: str) -> None:
     if not xp.isdtype(x.dtype, "real floating") or bool(xp.all(xp.isfinite(x))):  # waits for x
         return
     host = to_numpy(x)
-    where = np.argwhere(~np.isfinite(host))
+    indices = np.argwhere(~np.isfinite(host))
     what = (
-        "NaN" if np.isnan(host[tuple(where[0])]) else f"infinity or a value too large for {x.dtype}"
+        "NaN"
+        if np.isnan(host[tuple(indices[0])])
+        else f"infinity or a value too large for {x.dtype}"
     )
-    more = f" (and {len(where) - 1} more)" if len(where) > 1 else ""
-    raise DataError(f"{name} contains {what} at {_position(where[0])}{more}")
+    more = f" (and {len(indices) - 1} more)" if len(indices) > 1 else ""
+    raise DataError(f"{name} contains {what} at {_position(indices[0])}{more}")
 
 
 def _check_range(x: Array, low: float, high: float, name: str, what: str, why: str) -> None:

@@ -1,4 +1,4 @@
-"""Dataset: checked rows with their targets and weights, and the order in which they are taken."""
+"""Dataset: checked features, targets and weights, and the order of the rows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,18 +14,17 @@ Batch = tuple[Any, Array, Array | None]  # x (rows, features), y, weight (rows,)
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Features X (rows, features), targets y and weights (rows,), where the computation runs.
+    """Features X (rows, features), targets y and weights (rows,), all on one backend.
 
     Parameters
     ----------
     backend : Backend
         Where the arrays are.
     X : array, or SciPy CSR matrix on the host
-        A CSR matrix stays sparse on the host's backend; elsewhere its rows become dense, batch by
-        batch.
+        A CSR matrix stays sparse on the host's backend; on others, each batch becomes dense.
     y, weight : array, optional
     order : array of int on the host (rows,), optional
-        The numbers of the rows, in the order in which they are taken; by default all as they are.
+        The indices of the rows to use, in order; by default all rows.
     """
 
     backend: Backend
@@ -50,11 +49,11 @@ class Dataset:
 
     @property
     def arrays(self) -> Batch:
-        """X, y and weight, whatever the order."""
+        """X, y and weight of all rows; `order` is not applied."""
         return self.X, self.y, self.weight
 
     def head(self, count: int) -> "Dataset":
-        """Return the first rows."""
+        """Return the first `count` rows of X; `order` is not applied."""
         count = min(count, int(self.X.shape[0]))
         return self.with_arrays(a if a is None else a[:count, ...] for a in self.arrays)
 
@@ -64,7 +63,7 @@ class Dataset:
         return replace(self, X=X, y=y, weight=weight)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """Yield x, y, weight of `size` rows at a time."""
+        """Yield x, y, weight of `size` rows each, the last batch of the rest."""
         index = None if self.order is None else self.backend.asarray(self.order)
         for start in range(0, len(self), size):
             part = slice(start, min(start + size, len(self)))

@@ -1,4 +1,4 @@
-"""Labels: names of classes as numbers, weights of classes, and rows set aside for validation."""
+"""Labels: text labels as integers, and class weights."""
 
 from collections.abc import Mapping
 from numbers import Number
@@ -12,52 +12,52 @@ from ..losses import SigmoidCrossEntropy
 from .checks import DataError, row_weights
 from .dataset import Dataset
 
-__all__ = ["class_weights", "encode", "names", "refuse_mixed", "weights_of_classes"]
+__all__ = ["class_names", "class_weights", "encode", "refuse_mixed", "weights_of_classes"]
 
 
-def names(y: Any, loss: Any, outputs: int, name: str = "y") -> Host | None:
-    """Return the classes, sorted, of labels that are text; None of labels that are numbers."""
+def class_names(y: Any, loss: Any, outputs: int, name: str = "y") -> Host | None:
+    """Return the sorted classes of text labels; None if the labels are numbers."""
     text = _text(y, name)
     if text is None or not hasattr(loss, "classes"):
-        return None  # where a loss wants numbers, `validation.targets` says so
+        return None  # if the loss needs numbers, `checks.targets` raises
     classes = np.unique(text)
-    needed = 2 if outputs == 1 else outputs
-    several = outputs > 1 and isinstance(loss, SigmoidCrossEntropy)
-    if several or len(classes) != needed:
+    expected = 2 if outputs == 1 else outputs
+    multilabel = outputs > 1 and isinstance(loss, SigmoidCrossEntropy)
+    if multilabel or len(classes) != expected:
         some = ", ".join(repr(str(c)) for c in classes[:5]) + (", ..." if len(classes) > 5 else "")
-        wanted = "a column of 0 and 1 for each label" if several else f"{needed} classes"
+        need = "a column of 0 and 1 for each label" if multilabel else f"{expected} classes"
         raise DataError(
-            f"{name}: expected {wanted}, as the network has {outputs} output{'s' * (outputs > 1)}, "
+            f"{name}: expected {need}, as the network has {outputs} output{'s' * (outputs > 1)}, "
             f"got {len(classes)} classes: {some}"
         )
     return classes
 
 
 def encode(y: Any, classes: Host, name: str = "y") -> Host:
-    """Return the number of each label (rows,) among the classes; raise DataError for others."""
+    """Return the index of each label (rows,) in `classes`; raise DataError for unknown labels."""
     text = _text(y, name)
     if text is None:
         raise DataError(
-            f"{name}: expected labels such as {str(classes[0])!r}, as the run was trained with, "
+            f"{name}: expected labels such as {str(classes[0])!r}, as in training, "
             f"got {'numbers' if y is not None else 'None'}"
         )
-    found = np.minimum(np.searchsorted(classes, text), len(classes) - 1)
-    wrong = np.flatnonzero(classes[found] != text)
-    if wrong.size:
+    codes = np.minimum(np.searchsorted(classes, text), len(classes) - 1)
+    unknown = np.flatnonzero(classes[codes] != text)
+    if unknown.size:
         raise DataError(
             f"{name}: expected labels among {', '.join(map(repr, classes.tolist()))}, "
-            f"got {str(text[wrong[0]])!r} at row {wrong[0]}"
+            f"got {str(text[unknown[0]])!r} at row {unknown[0]}"
         )
-    return found
+    return codes
 
 
 def _text(y: Any, name: str) -> Host | None:
-    """Return labels (rows,) that are text as an array of str; None where they are numbers."""
+    """Return text labels (rows,) as an array of str; None if the labels are numbers."""
     if y is None or not is_host(y):
         return None
     try:
         host = to_numpy(y)
-    except (ValueError, TypeError):  # ragged: other checks say more
+    except (ValueError, TypeError):  # ragged: another check reports it
         return None
     if host.dtype.kind not in "UTSO":
         return None
@@ -78,7 +78,7 @@ def _text(y: Any, name: str) -> Host | None:
 
 
 def refuse_mixed(y: Any, name: str) -> None:
-    """Raise DataError for labels of which some are text and some numbers: NumPy makes all text."""
+    """Raise DataError if some labels are text and some numbers: NumPy converts all to text."""
     if y is None or (hasattr(y, "dtype") and y.dtype != object):
         return
     if hasattr(y, "toarray") or hasattr(y, "columns"):
@@ -101,50 +101,51 @@ def refuse_mixed(y: Any, name: str) -> None:
 def class_weights(
     given: Any, data: Dataset, loss: Any, outputs: int, classes: Host | None
 ) -> Array:
-    """Return the weight of each row (rows,): that of its class times its own.
+    """Return the weight of each row (rows,): its class weight times its sample weight.
 
-    `given` maps classes to weights, 1 for those that are missing; or it is "balanced": all rows by
-    the number of classes and the rows of the class (weighted, where rows have weights).
+    `given` maps classes to weights, 1 for classes left out, or is "balanced": n / (k n_c) for n
+    rows, k classes and n_c rows of the class, each row counted with its sample weight.
     """
     _, y, weight = data.arrays
     backend, xp, count = data.backend, data.backend.xp, max(outputs, 2)
-    if not one_label(y, loss):
+    if not has_one_label(y, loss):
         raise ValueError(
-            "class_weight needs one label a row under a cross-entropy; got targets of shape "
-            f"{tuple(y.shape)} under {type(loss).__name__}: use sample_weight"
+            "class_weight needs one label per row and a cross-entropy loss; got targets of shape "
+            f"{tuple(y.shape)} and {type(loss).__name__}: use sample_weight"
         )
     if y.ndim == 2 and y.shape[1] == 1:
-        y = xp.concat([1.0 - y, y], axis=-1)  # the shares of both classes in each row
-    own = None if weight is None else to_numpy(weight)
+        y = xp.concat([1.0 - y, y], axis=-1)  # the probabilities of both classes
+    w = None if weight is None else to_numpy(weight)
     if y.ndim == 1:
-        rows_of = np.bincount(to_numpy(y), own, count)
+        counts = np.bincount(to_numpy(y), w, count)
     else:
-        rows_of = (to_numpy(y) * (1 if own is None else own[:, None])).sum(axis=0)
+        counts = (to_numpy(y) * (1 if w is None else w[:, None])).sum(axis=0)
     known = list(range(count)) if classes is None else classes.tolist()
-    table = weights_of_classes(given, known, rows_of)
+    by_class = weights_of_classes(given, known, counts)
     try:
-        w = backend.asarray(table, backend.dtype)
+        by_class = backend.asarray(by_class, backend.dtype)
     except ValueError as error:
         raise DataError(f"class_weight: {error}") from None
-    of_rows = xp.take(w, y, axis=0) if y.ndim == 1 else xp.matmul(y, w)
-    with np.errstate(over="ignore"):  # told by the check
-        of_rows = of_rows if weight is None else of_rows * weight
-    return row_weights(of_rows, backend, rows=y.shape[0], name="class_weight")
+    by_row = xp.take(by_class, y, axis=0) if y.ndim == 1 else xp.matmul(y, by_class)
+    with np.errstate(over="ignore"):  # `row_weights` raises
+        by_row = by_row if weight is None else by_row * weight
+    return row_weights(by_row, backend, rows=y.shape[0], name="class_weight")
 
 
-def weights_of_classes(given: Any, known: list[Any], rows_of: Host) -> Host:
-    """Return the weight of each known class: those given, 1 for others, or "balanced".
+def weights_of_classes(given: Any, known: list[Any], counts: Host) -> Host:
+    """Return the weight of each known class (classes,): as given, else 1, or "balanced".
 
-    `rows_of` has the (weighted) number of rows of each class; without rows, its weight is 1.
+    `counts` is the (weighted) number of rows of each class; where it is 0, "balanced" is 1.
     """
     if isinstance(given, str) and given == "balanced":
-        met = rows_of > 0
-        return np.where(met, rows_of.sum() / (met.sum() * np.where(met, rows_of, 1)), 1.0)
+        present = counts > 0
+        balanced = counts.sum() / (present.sum() * np.where(present, counts, 1))
+        return np.where(present, balanced, 1.0)
     if not isinstance(given, Mapping):
         raise ValueError(
             f"class_weight: expected a dict of class: weight, or 'balanced', got {given!r}"
         )
-    table = np.ones(len(known))
+    weights = np.ones(len(known))
     for label, w in given.items():
         if label not in known:
             raise ValueError(
@@ -159,11 +160,11 @@ def weights_of_classes(given: Any, known: list[Any], rows_of: Host) -> Host:
             raise ValueError(
                 f"class_weight: expected a finite weight >= 0 for {label!r}, got {w!r}"
             )
-        table[known.index(label)] = number
-    return table
+        weights[known.index(label)] = number
+    return weights
 
 
-def one_label(y: Array, loss: Any) -> bool:
-    """Tell whether checked targets hold one label a row: integers, a column, or a one-hot row."""
-    several = isinstance(loss, SigmoidCrossEntropy) and y.shape[-1] > 1
-    return hasattr(loss, "classes") and (y.ndim == 1 or not several)
+def has_one_label(y: Array, loss: Any) -> bool:
+    """Return whether checked targets are one label per row: integers, a column, or one-hot rows."""
+    multilabel = isinstance(loss, SigmoidCrossEntropy) and y.shape[-1] > 1
+    return hasattr(loss, "classes") and (y.ndim == 1 or not multilabel)

@@ -8,14 +8,16 @@ from .. import rng as random
 from ..backend import to_numpy
 from .checks import DataError
 from .dataset import Dataset
-from .labels import one_label
+from .labels import has_one_label
+
+__all__ = ["split"]
 
 
 def split(fraction: float, data: Dataset, loss: Any, seed: int) -> tuple[Dataset, Dataset]:
-    """Return the rows to train on and those held out for validation, which the seed draws.
+    """Return a training set and a validation set, drawn at random from the seed.
 
-    Where rows have one label, every class gives its share: rows are put in a random order, then
-    sorted by class, and taken at equal distances.
+    The split is stratified if rows have one label: the rows are shuffled, sorted by class, and
+    taken at equal steps.
     """
     y, count, xp = data.y, len(data), data.backend.xp
     held = round(fraction * count)
@@ -25,16 +27,16 @@ def split(fraction: float, data: Dataset, loss: Any, seed: int) -> tuple[Dataset
             f"{'validate' if held == 0 else 'train'} on: give more rows, or another fraction"
         )
     order = random.shuffled(seed, count)
-    if one_label(y, loss):
+    if has_one_label(y, loss):
         host = to_numpy(y)
         labels = host.argmax(axis=1) if host.shape[1:] > (1,) else host.ravel()
         order = order[np.argsort(labels[order], kind="stable")]
-    taken = ((np.arange(held) + 0.5) * (count / held)).astype(np.int64)
+    positions = ((np.arange(held) + 0.5) * (count / held)).astype(np.int64)
     held_out = np.zeros(count, dtype=bool)
-    held_out[order[taken]] = True
+    held_out[order[positions]] = True
     parts: list[Dataset] = []
-    for which in (~held_out, held_out):
-        index = data.backend.asarray(np.flatnonzero(which))
+    for mask in (~held_out, held_out):
+        index = data.backend.asarray(np.flatnonzero(mask))
         part = data.with_arrays(a if a is None else xp.take(a, index, axis=0) for a in data.arrays)
         if part.weight is not None and not bool(xp.any(part.weight > 0)):  # waits for the device
             raise DataError(

@@ -1,19 +1,4 @@
-"""MLPClassifier and MLPRegressor: scikit-learn's, on whatever array library the data live.
-
-Change the import line, and a program written for `sklearn.neural_network` goes on working: the same
-parameters, attributes, methods, warnings and messages, and from the same `random_state` the same
-numbers. What is different, on purpose:
-
-* X may be an array of any library (CuPy, torch, JAX): the network is trained and answers there.
-  Data on the host go to `backend`, or else to where `portnet.set_backend` said, and the answers
-  come back.
-* The gradient is that of the loss for any number of outputs: squared error is half the *sum* over
-  outputs. Each call of `partial_fit` takes the rows in a new order.
-* `class_weight`; a validation set of one's own, ``fit(X, y, X_val=..., y_val=...)``.
-* A row of weight 0 is as good as absent. A fit that fails leaves the estimator as it was.
-
-This is the only file that imports scikit-learn (extra ``sklearn``).
-"""
+"""The base class of MLPClassifier and MLPRegressor: fit, validation sets, backends."""
 
 import copy
 import math
@@ -44,18 +29,19 @@ from ..backend import (
     to_numpy,
     use_backend,
 )
-from ..data import checks as check
+from ..data import checks
 from ..data.dataset import Dataset
 from ..engine.executor import quiet
 from ..losses import Loss
-from . import inputs as follow
-from . import objective
+from . import inputs, objective
 from .inputs import _host_weights
 from .solvers import FitState, Problem, fit_lbfgs, fit_stochastic, forward
 
+__all__ = ["STOCHASTIC"]
+
 STOCHASTIC = ("sgd", "adam")
-# What a training leaves behind, besides the network: a new one starts without.
-_OF_A_TRAINING = (
+# Results of a fit besides the network; they are deleted when a new network is initialized.
+_FIT_RESULTS = (
     "loss_",
     "loss_curve_",
     "best_loss_",
@@ -63,7 +49,7 @@ _OF_A_TRAINING = (
     "best_validation_score_",
     "_optimizer",
     "_no_improvement_count",
-    "_class_rows",
+    "_class_counts",
 )
 
 
@@ -80,7 +66,7 @@ def _is_stochastic(estimator: Any) -> bool:
 
 
 class _Validation(NamedTuple):
-    """What early stopping scores: the rows, and the right answers and weights on the host."""
+    """The validation set: features on the backend, targets and weights on the host."""
 
     data: Dataset
     y: Host
@@ -88,10 +74,10 @@ class _Validation(NamedTuple):
 
 
 class _MLP(BaseEstimator):
-    """What the classifier and the regressor share: everything but what y means."""
+    """Everything that the classifier and the regressor share: all but the meaning of y."""
 
-    _from_host = True  # until a fit says otherwise
-    _class_rows: tuple[Any, ...] = ()
+    _fitted_on_host = True  # set by a fit of a new network
+    _class_counts: tuple[Any, ...] = ()
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -124,8 +110,8 @@ class _MLP(BaseEstimator):
         "compile": ["boolean"],
     }
 
-    def _take(self, given: dict[str, Any]) -> None:
-        """Set the parameters, as `__init__` was given them."""
+    def _set_parameters(self, given: dict[str, Any]) -> None:
+        """Set the parameters to the arguments of `__init__`."""
         for name, value in given.items():
             if name not in ("self", "__class__"):
                 setattr(self, name, value)
@@ -136,26 +122,26 @@ class _MLP(BaseEstimator):
         tags.array_api_support = True
         return tags
 
-    # What y means: the classifier's and the regressor's own -----------------------------------
+    # The meaning of y: implemented by the classifier and the regressor -------------------------
 
     def _host_labels(self, y: Any) -> Any:
-        """Return y before any check, on the host where it is to be encoded there."""
+        """Return unchecked y, on the host if it is encoded there."""
         raise NotImplementedError
 
-    def _learn(self, y: Any, backend: Backend, incremental: bool) -> None:
-        """Set what y tells: the number of outputs, the classes; or check it against these."""
+    def _learn_targets(self, y: Any, backend: Backend, incremental: bool) -> None:
+        """Set the number of outputs and the classes from y, or check y against the classes."""
         raise NotImplementedError
 
     def _encode(self, y: Any, name: str = "y") -> Array:
-        """Return checked y as (rows,) class numbers, or (rows, outputs)."""
+        """Return checked y as class indices (rows,), or (rows, outputs)."""
         raise NotImplementedError
 
-    def _output(self) -> tuple[Loss, str]:
-        """Return the loss, as a sum over rows, and the name of the output's activation."""
+    def _loss_and_activation(self) -> tuple[Loss, str]:
+        """Return the loss, summed over rows, and the name of the output activation."""
         raise NotImplementedError
 
-    def _score_of(self, raw: Array, y: Host, weight: Host | None) -> float:
-        """Return the score that early stopping watches."""
+    def _validation_score(self, raw: Array, y: Host, weight: Host | None) -> float:
+        """Return the score of raw outputs (rows, outputs) that early stopping monitors."""
         raise NotImplementedError
 
     # Fitting ------------------------------------------------------------------------------------
@@ -171,45 +157,45 @@ class _MLP(BaseEstimator):
         y_val: Any = None,
         sample_weight_val: Any = None,
     ) -> Any:
-        """Train the network from its initial weights, or from where it is (`warm_start`).
+        """Train from initial weights or, with `warm_start`, from the current weights.
 
         Parameters
         ----------
         X : (rows, features)
-            Arrays of any library, lists, frames; SciPy's sparse matrices, which stay sparse on
-            NumPy, and whose rows are made dense batch by batch elsewhere. float32 and float64 are
-            kept, all else becomes float64.
+            Array of any library, list, data frame or SciPy sparse matrix. Sparse data stay sparse
+            on NumPy; on other backends each batch becomes dense. float32 and float64 are kept,
+            other dtypes become float64.
         y : (rows,) or (rows, outputs)
-            Class labels or numbers; they are moved to where X is.
+            Class labels or numbers; they are moved to the backend of X.
         sample_weight : (rows,), optional
-            Counts each row that often: in a batch, relative to its other rows.
+            Multiplies the loss of each row; a batch divides by the sum of its weights.
         X_val, y_val : like X and y, optional
-            What early stopping scores, in place of a part of the rows. In a Pipeline:
+            Validation set for early stopping, instead of a part of X. In a Pipeline:
             ``transform_input=["X_val"]`` and ``set_fit_request(X_val=True, y_val=True)``.
         sample_weight_val : (validation rows,), optional
 
         Returns
         -------
         self
-            After an error, the estimator is as it was before. (A convergence warning that is made
-            an error comes after the fit.)
+            A fit that raises leaves the estimator unchanged, except if a convergence warning is
+            turned into an error: it is raised after the fit.
         """
-        held = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
-        with follow.told(X=X, y=y, sample_weight=sample_weight):
-            return self._commit(lambda: self._fit(X, y, sample_weight, held))
+        validation = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
+        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
+            return self._fit_or_restore(lambda: self._fit(X, y, sample_weight, validation))
 
-    def _commit(self, fit: Callable[[], FitState]) -> Any:
-        """Fit, or leave everything as it was. Warnings come last: as errors, they undo nothing."""
+    def _fit_or_restore(self, fit: Callable[[], FitState]) -> Any:
+        """Fit, restoring all attributes if that raises; the warning comes last, as it may raise."""
         before: dict[str, Any] = dict(self.__dict__)
         rng = before.get("_random_state") if isinstance(self.random_state, Integral) else None
-        drawn = None if rng is None else rng.get_state()
+        rng_state = None if rng is None else rng.get_state()
         try:
             done = fit()
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
             if rng is not None:
-                rng.set_state(drawn)
+                rng.set_state(rng_state)
             raise
         if done.warning:
             convergence = done.category == "convergence"
@@ -221,47 +207,47 @@ class _MLP(BaseEstimator):
         X: Any,
         y: Any,
         sample_weight: Any,
-        held: dict[str, Any] | None = None,
+        validation: dict[str, Any] | None = None,
         incremental: bool = False,
     ) -> FitState:
-        """Check the data, begin or go on, train, and set the attributes."""
-        if incremental:  # scikit-learn looks at the parameters in the first call only
+        """Check the data, initialize or continue the network, train, and set the attributes."""
+        if incremental:  # scikit-learn validates the parameters in the first call only
             self._validate_params()
             if self.early_stopping:
                 raise ValueError("partial_fit does not support early_stopping=True")
         hidden = self._hidden_sizes()
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         method = "partial_fit" if incremental else "fit"
-        backend = self._home(X) if first else self._backend_of_network(X, method)
-        backend, X, y = self._checked(backend, X, self._host_labels(y), first)
+        backend = self._backend_for(X) if first else self._backend_of_network(X, method)
+        backend, X, y = self._check_data(backend, X, self._host_labels(y), first)
         with backend.active(), quiet():
-            self._learn(y, backend, incremental)
+            self._learn_targets(y, backend, incremental)
             y = self._encode(y)
             rng = self._generator(incremental and not first)
             sizes = [X.shape[1], *hidden, self.n_outputs_]
             if first:
-                self._begin(sizes, backend, rng)
+                self._initialize(sizes, backend, rng)
             self._check_sizes(sizes)
             if not incremental:
-                self._class_rows = ()
-            data = Dataset(backend, X, follow.targets(y, backend))
-            data, weight = self._weighted(data, y, sample_weight)
-            validation = self._given_validation(backend, **(held or {}))
-            if validation is None and self.early_stopping and self.solver in STOCHASTIC:
-                data, validation = self._split(data, to_numpy(y), weight, rng)
-            return self._solve(data, validation, rng, incremental)
+                self._class_counts = ()
+            data = Dataset(backend, X, inputs.targets(y, backend))
+            data, weight = self._with_weights(data, y, sample_weight)
+            held_out = self._given_validation(backend, **(validation or {}))
+            if held_out is None and self.early_stopping and self.solver in STOCHASTIC:
+                data, held_out = self._split(data, to_numpy(y), weight, rng)
+            return self._run_solver(data, held_out, rng, incremental)
 
-    def _generator(self, goes_on: bool) -> np.random.RandomState:
-        """Return what draws: the one before, if that goes on and is still what is asked for."""
-        known, wanted = self.__dict__.get("_seed", self), self.random_state
+    def _generator(self, resume: bool) -> np.random.RandomState:
+        """Return a new random generator, or the previous one to resume with the same seed."""
+        before, seed = self.__dict__.get("_seed", self), self.random_state
         # By value: a pickle does not keep the identity of integers.
-        same = known is wanted or (isinstance(wanted, Integral) and known == wanted)
-        if not (goes_on and same):
-            self._seed = wanted
-            self._random_state: np.random.RandomState = check_random_state(wanted)
+        same = before is seed or (isinstance(seed, Integral) and before == seed)
+        if not (resume and same):
+            self._seed = seed
+            self._random_state: np.random.RandomState = check_random_state(seed)
         return self._random_state
 
-    def _begin(self, sizes: list[int], backend: Backend, rng: np.random.RandomState) -> None:
+    def _initialize(self, sizes: list[int], backend: Backend, rng: np.random.RandomState) -> None:
         """Draw the initial weights, in scikit-learn's order (Glorot and Bengio 2010)."""
         factor = 2.0 if self.activation == "logistic" else 6.0
         coefs, intercepts = [], []
@@ -272,20 +258,20 @@ class _MLP(BaseEstimator):
         self.coefs_ = [backend.asarray(W, backend.dtype) for W in coefs]
         self.intercepts_ = [backend.asarray(b, backend.dtype) for b in intercepts]
         self.n_layers_, self.n_iter_, self.t_ = len(sizes), 0, 0
-        _, self.out_activation_ = self._output()
-        for name in _OF_A_TRAINING:
+        _, self.out_activation_ = self._loss_and_activation()
+        for name in _FIT_RESULTS:
             self.__dict__.pop(name, None)
 
-    def _solve(
+    def _run_solver(
         self,
         data: Dataset,
         validation: _Validation | None,
         rng: np.random.RandomState,
         incremental: bool,
     ) -> FitState:
-        """Run the solver; what it came to goes into the attributes."""
+        """Run the solver and set the attributes to its result."""
         model, params = self._network(data)
-        loss, _ = self._output()
+        loss, _ = self._loss_and_activation()
         problem = Problem(model, loss, float(self.alpha))
         start = FitState(params, getattr(self, "loss_", math.nan), t=self.t_)
         if self.solver == "lbfgs":
@@ -294,21 +280,21 @@ class _MLP(BaseEstimator):
 
             def score(params: Any) -> float:
                 assert validation is not None
-                held, right, weight = validation
-                raw = forward(self._network(held)[0], params, held, compiled=self.compile)
-                return self._score_of(raw, right, weight)
+                held_out, y, weight = validation
+                raw = forward(self._network(held_out)[0], params, held_out, compiled=self.compile)
+                return self._validation_score(raw, y, weight)
 
             done = fit_stochastic(
                 self,
                 problem,
                 data,
-                self._resumed(start, incremental),
+                self._resume(start, incremental),
                 rng,
                 batch_size=self._batch_size(len(data)),
                 incremental=incremental,
                 score=score if self.early_stopping else None,
             )
-            self._keep(done)
+            self._store_solver_state(done)
         self.coefs_, self.intercepts_ = objective.unpack(done.params)
         self.n_iter_, self.t_ = done.n_iter, done.t
         if not math.isnan(done.loss):
@@ -316,36 +302,36 @@ class _MLP(BaseEstimator):
         return done
 
     def _network(self, data: Dataset) -> tuple[Any, Any]:
-        """Return the model and its parameters, for such data."""
+        """Return the model for dense or sparse data, and its parameters."""
         return objective.network(
             self.coefs_, self.intercepts_, self.activation, sparse=data.is_sparse
         )
 
-    def _resumed(self, start: FitState, incremental: bool) -> FitState:
-        """Return where sgd or adam begins: after what the attributes remember."""
-        known = self.__dict__
-        best_loss, best_score = known.get("best_loss_"), known.get("best_validation_score_")
+    def _resume(self, start: FitState, incremental: bool) -> FitState:
+        """Return the start of sgd or adam, with the solver state of the previous fit."""
+        fitted = self.__dict__
+        best_loss, best_score = fitted.get("best_loss_"), fitted.get("best_validation_score_")
         return replace(
             start,
-            solver=known.get("_optimizer") if incremental else None,
+            solver=fitted.get("_optimizer") if incremental else None,
             best_loss=math.inf if best_loss is None else best_loss,
             best_score=-math.inf if best_score is None else best_score,
-            no_improvement=known.get("_no_improvement_count", 0),
+            no_improvement=fitted.get("_no_improvement_count", 0),
         )
 
-    def _keep(self, done: FitState) -> None:
-        """Set what sgd and adam leave behind; the lists go on from fit to fit."""
-        watched = self.early_stopping
+    def _store_solver_state(self, done: FitState) -> None:
+        """Set the attributes of sgd and adam; the lists of earlier fits are extended."""
+        monitored = self.early_stopping
         self._optimizer = done.solver
         self._no_improvement_count = done.no_improvement
-        self.best_loss_ = None if watched else np.float64(done.best_loss)
-        self.best_validation_score_ = done.best_score if watched else None
+        self.best_loss_ = None if monitored else np.float64(done.best_loss)
+        self.best_validation_score_ = done.best_score if monitored else None
         self.loss_curve_ = self.__dict__.get("loss_curve_", [])
-        # In place, without a copy: nothing can fail from here on.
+        # In place: nothing after this can raise, so nothing has to be restored.
         self.loss_curve_.extend(map(np.float64, done.losses))
         scores = self.__dict__.get("validation_scores_") or []
         scores.extend(done.scores)
-        self.validation_scores_ = scores if watched else None
+        self.validation_scores_ = scores if monitored else None
 
     def _batch_size(self, rows: int) -> int:
         if isinstance(self.batch_size, str):  # "auto"
@@ -356,7 +342,7 @@ class _MLP(BaseEstimator):
             )
         return min(max(int(self.batch_size), 1), rows)
 
-    # What is checked before a fit ---------------------------------------------------------------
+    # Checks before a fit -------------------------------------------------------------------------
 
     def _hidden_sizes(self) -> list[int]:
         given = self.hidden_layer_sizes
@@ -368,19 +354,19 @@ class _MLP(BaseEstimator):
         return [int(size) for size in sizes]
 
     def _check_sizes(self, sizes: list[int]) -> None:
-        """Raise ValueError where a fit that goes on would need another network."""
+        """Raise ValueError if a warm start would need a network of other sizes."""
         shapes = [tuple(np.shape(W)) for W in self.coefs_]
         if shapes != list(pairwise(sizes)):
             raise ValueError(
                 f"with {sizes[0]} features, hidden_layer_sizes={self.hidden_layer_sizes} and "
                 f"{sizes[-1]} outputs, the network would have the sizes {sizes}; but the fitted "
-                f"one goes on, with weights of the shapes {shapes}. Use a new estimator"
+                f"network has weights of the shapes {shapes}. Use a new estimator"
             )
 
-    def _home(self, X: Any) -> Backend:
-        """Return where a new network is born: where X is, or for host data `backend`."""
-        self._from_host = is_host(X)
-        if not self._from_host:
+    def _backend_for(self, X: Any) -> Backend:
+        """Return the backend of a new network: that of X or, for host data, `backend`."""
+        self._fitted_on_host = is_host(X)
+        if not self._fitted_on_host:
             return backend_of(X)
         if self.backend is None:
             return get_backend()
@@ -389,23 +375,25 @@ class _MLP(BaseEstimator):
             return backend
 
     def _backend_of_network(self, X: Any, method: str) -> Backend:
-        """Return where the network is, or raise ValueError where X cannot be answered there."""
-        here = backend_of(self.coefs_[0])
+        """Return the backend of the network; raise ValueError if X is on another."""
+        backend = backend_of(self.coefs_[0])
         if is_host(X):
-            followed, where, more = self._from_host or here.is_host, "'numpy'", ""
+            allowed, where, more = self._fitted_on_host or backend.is_host, "'numpy'", ""
         else:
-            followed, more = here.holds(X), ", portnet.to_numpy(X) is X on the host"
+            allowed, more = backend.holds(X), ", portnet.to_numpy(X) is X on the host"
             where = f"{backend_of(X).name!r}, device={device_name(X)!r}"
-        if not followed:
+        if not allowed:
             raise ValueError(
                 f"Inputs passed to {type(self).__name__}.{method}() must use the same namespace "
                 f"and the same device as those passed to fit(). X is {describe(X)}, and the "
-                f"network is on {here}: estimator.to({where}) is a copy of it there{more}"
+                f"network is on {backend}: estimator.to({where}) is a copy of it there{more}"
             )
-        return here
+        return backend
 
-    def _checked(self, backend: Backend, X: Any, y: Any, first: bool) -> tuple[Backend, Any, Any]:
-        """Return the backend with its dtype, X on it (or as CSR), and y on the host or on it."""
+    def _check_data(
+        self, backend: Backend, X: Any, y: Any, first: bool
+    ) -> tuple[Backend, Any, Any]:
+        """Return the backend with the network's dtype, X on it (or CSR), and y."""
         numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
         given = X
         if is_host(X):
@@ -414,12 +402,14 @@ class _MLP(BaseEstimator):
                 self, X, y, reset=first, accept_sparse=["csr", "csc"], dtype=_FLOATS, **numeric
             )
             if first:
-                backend = replace(backend, dtype=follow.floating_host(given, X.dtype.name, backend))
-            X = follow.moved(X, backend)
+                backend = replace(
+                    backend, dtype=inputs.network_dtype_of_host_data(given, X.dtype.name, backend)
+                )
+            X = inputs.to_backend(X, backend)
         else:
             if first:
-                backend = replace(backend, dtype=follow.floating(X, backend))
-            X = follow.device_features(X, backend)
+                backend = replace(backend, dtype=inputs.network_dtype(X, backend))
+            X = inputs.device_features(X, backend)
             validate_data(self, X, y, reset=first, skip_check_array=True)
             if is_host(y) or not backend.holds(y):
                 y = y if hasattr(y, "tocsr") else to_numpy(y)
@@ -428,55 +418,55 @@ class _MLP(BaseEstimator):
         if not is_host(y):
             if y.ndim > 2:
                 raise ValueError(f"Found array with dim {y.ndim}, while dim <= 2 is required.")
-            y = follow.at("y", y, backend)
-            check._check_finite(y, "Input y")
+            y = inputs.as_array("y", y, backend)
+            checks._check_finite(y, "Input y")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True) if is_host(y) else y[:, 0]
         return backend, X, y
 
     def _features(self, X: Any, backend: Backend) -> Any:
-        """Return rows to predict or to validate on, on the backend."""
+        """Return checked X for prediction or validation, on the backend."""
         if not is_host(X):
-            X = follow.device_features(X, backend)
+            X = inputs.device_features(X, backend)
             validate_data(self, X, reset=False, skip_check_array=True)
             return X
         sparse = ["csr", "csc"]
         X = validate_data(self, X, reset=False, accept_sparse=sparse)
-        if X.dtype == object:  # objects that are numbers, or None
-            nothing = np.argwhere([[v is None for v in row] for row in X])
-            if len(nothing):
-                row, column = nothing[0]
+        if X.dtype == object:  # numbers as objects, or None
+            missing = np.argwhere([[v is None for v in row] for row in X])
+            if len(missing):
+                row, column = missing[0]
                 raise TypeError(
                     f"Input X contains None at row {row}, column {column}: give numbers"
                 )
             X = validate_data(self, X, reset=False, accept_sparse=sparse, dtype=_FLOATS)
-        return follow.moved(X, backend)
+        return inputs.to_backend(X, backend)
 
-    def _weighted(self, data: Dataset, y: Any, given: Any) -> tuple[Dataset, Host | None]:
-        """Return the rows that have a weight, with them; and the weights of all, on the host.
+    def _with_weights(self, data: Dataset, y: Any, given: Any) -> tuple[Dataset, Host | None]:
+        """Return the dataset of the rows with weight > 0, and the sample weights on the host.
 
-        Those do not have the weights of the classes in them.
+        The weights of the dataset are multiplied by the class weights; the others are not.
         """
-        own = _host_weights(given, len(data))
-        host = self._class_weighted(y, own)
-        name = "sample_weight" if host is own else "class_weight"
-        weight = check.row_weights(host, data.backend, rows=len(data), name=name)
+        sample_weight = _host_weights(given, len(data))
+        host = self._with_class_weights(y, sample_weight)
+        name = "sample_weight" if host is sample_weight else "class_weight"
+        weight = checks.row_weights(host, data.backend, rows=len(data), name=name)
         if weight is None:
             return data, None
-        met = to_numpy(weight) > 0  # there, where tiny weights may have become 0
-        order = None if met.all() else np.flatnonzero(met)
-        return replace(data, weight=weight, order=order), own
+        positive = to_numpy(weight) > 0  # in the backend's dtype, where tiny weights may be 0
+        order = None if positive.all() else np.flatnonzero(positive)
+        return replace(data, weight=weight, order=order), sample_weight
 
-    def _class_weighted(self, y: Any, own: Host | None) -> Host | None:
-        """Return the weights of the rows, times those of their classes."""
-        return own
+    def _with_class_weights(self, y: Any, sample_weight: Host | None) -> Host | None:
+        """Return the sample weights times the class weights."""
+        return sample_weight
 
-    # Rows set aside for early stopping ----------------------------------------------------------
+    # The validation set ---------------------------------------------------------------------------
 
     def _split(
         self, data: Dataset, y: Host, weight: Host | None, rng: np.random.RandomState
     ) -> tuple[Dataset, _Validation]:
-        """Set `validation_fraction` of the rows aside, those that scikit-learn would."""
+        """Return training and validation set, of the same rows as in scikit-learn."""
         if not self.validation_fraction > 0:
             raise ValueError(
                 "validation_fraction: early_stopping=True needs a fraction above 0, or X_val and "
@@ -484,21 +474,23 @@ class _MLP(BaseEstimator):
             )
         order = np.arange(len(data)) if data.order is None else data.order
         binary = isinstance(self, ClassifierMixin) and self.n_outputs_ == 1
-        train, held = train_test_split(
+        train, held_out = train_test_split(
             order,
             random_state=rng,
             test_size=self.validation_fraction,
             stratify=y[order] if binary else None,
         )
-        follow.check_validation_size(len(held))
-        self._check_left_out(y[order], y[train])
-        aside = _Validation(
-            replace(data, order=held), y[held], None if weight is None else weight[held]
+        inputs.check_validation_size(len(held_out))
+        self._check_training_classes(y[order], y[train])
+        validation = _Validation(
+            replace(data, order=held_out),
+            y[held_out],
+            None if weight is None else weight[held_out],
         )
-        return replace(data, order=train), aside
+        return replace(data, order=train), validation
 
-    def _check_left_out(self, y: Host, y_train: Host) -> None:
-        """Raise ValueError where no row of a class is left to train on."""
+    def _check_training_classes(self, y: Host, y_train: Host) -> None:
+        """Raise ValueError if the training set has no row of a class."""
 
     def _given_validation(
         self,
@@ -507,7 +499,7 @@ class _MLP(BaseEstimator):
         y_val: Any = None,
         sample_weight_val: Any = None,
     ) -> _Validation | None:
-        """Return the validation set that the user gave, checked, or None."""
+        """Return the validation set given to `fit`, checked, or None."""
         if X_val is None and y_val is None:
             if sample_weight_val is not None:
                 raise ValueError("sample_weight_val is provided, but X_val was not provided.")
@@ -518,19 +510,21 @@ class _MLP(BaseEstimator):
             raise ValueError("y_val is provided, but X_val was not provided.")
         if not self.early_stopping:
             raise ValueError(
-                "X_val and y_val are passed to fit while at the same time early_stopping is False: "
-                "nothing would look at them. Set early_stopping=True"
+                "X_val and y_val are passed to fit while at the same time early_stopping is False. "
+                "Set early_stopping=True"
             )
         if self.solver == "lbfgs":
-            warn("X_val and y_val are not looked at: lbfgs has no early stopping")
+            warn("X_val and y_val are ignored: lbfgs has no early stopping")
         try:
-            with follow.told(X_val=X_val, y_val=y_val, sample_weight_val=sample_weight_val):
-                return self._checked_validation(backend, X_val, y_val, sample_weight_val)
+            with inputs.errors_name_argument(
+                X_val=X_val, y_val=y_val, sample_weight_val=sample_weight_val
+            ):
+                return self._check_validation(backend, X_val, y_val, sample_weight_val)
         except (ValueError, TypeError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"in the validation set: {error}") from None
 
-    def _checked_validation(self, backend: Backend, X_val: Any, y_val: Any, w: Any) -> _Validation:
+    def _check_validation(self, backend: Backend, X_val: Any, y_val: Any, w: Any) -> _Validation:
         if not is_host(X_val) and not backend.holds(X_val):
             X_val = to_numpy(X_val)
         X_val = self._features(X_val, backend)
@@ -548,27 +542,27 @@ class _MLP(BaseEstimator):
         weight = _host_weights(w, X_val.shape[0])
         return _Validation(Dataset(backend, X_val), self._encode(y_val, "y_val"), weight)
 
-    # Answers ------------------------------------------------------------------------------------
+    # Prediction -----------------------------------------------------------------------------------
 
-    def _answer(self, X: Any, method: str, finish: Callable[[Array], Array]) -> Array:
+    def _apply(self, X: Any, method: str, finish: Callable[[Array], Array]) -> Array:
         """Return finish(raw outputs (rows, outputs)) in the library of X."""
         check_is_fitted(self)
-        with follow.told(X=X):
-            return self._answered(X, self._backend_of_network(X, method), finish)
+        with inputs.errors_name_argument(X=X):
+            return self._apply_on(X, self._backend_of_network(X, method), finish)
 
-    def _answered(self, X: Any, backend: Backend, finish: Callable[[Array], Array]) -> Array:
+    def _apply_on(self, X: Any, backend: Backend, finish: Callable[[Array], Array]) -> Array:
         with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             data = Dataset(backend, self._features(X, backend))
-            answer = finish(forward(*self._network(data), data, compiled=self.compile))
-            return follow.on_host(answer)[0] if is_host(X) else answer
+            result = finish(forward(*self._network(data), data, compiled=self.compile))
+            return inputs.on_host(result)[0] if is_host(X) else result
 
     # Moving -------------------------------------------------------------------------------------
 
     def to(self, name: str, *, device: Any = None, dtype: str | None = None) -> Any:
-        """Return a copy of the fitted estimator, its arrays in a backend: ``est.to("numpy")``.
+        """Return a copy of the fitted estimator on another backend: ``est.to("numpy")``.
 
-        Takes what `portnet.set_backend` takes; the dtype is by default the network's own, and then
-        the numbers stay the same bit for bit. scikit-learn's `move_estimator_to` works, too.
+        The arguments are those of `portnet.set_backend`. By default the dtype is that of the
+        network, and all values are copied exactly. scikit-learn's `move_estimator_to` works, too.
         """
         check_is_fitted(self)
         dtype = dtype or backend_of(self.coefs_[0]).dtype
@@ -582,19 +576,20 @@ class _MLP(BaseEstimator):
     def __sklearn_array_api_convert__(self, convert: Callable[[Array], Array]) -> Any:
         """Return a copy with each array of the network and of its solver converted."""
 
-        def moved(nest: Any) -> Any:
-            return tree.map(lambda a: convert(np.asarray(a) if is_host(a) else a), nest)
+        def convert_all(pytree: Any) -> Any:
+            return tree.map(lambda a: convert(np.asarray(a) if is_host(a) else a), pytree)
 
         new = copy.copy(self)
         for name, value in new.__dict__.items():
             if isinstance(value, list):
                 setattr(new, name, list(value))
-        new.coefs_, new.intercepts_ = moved(self.coefs_), moved(self.intercepts_)
+        new.coefs_ = convert_all(self.coefs_)
+        new.intercepts_ = convert_all(self.intercepts_)
         if hasattr(self, "classes_") and not is_host(self.classes_):
-            new.classes_ = moved(self.classes_)
-        new._from_host = self._from_host or is_host(new.coefs_[0])
+            new.classes_ = convert_all(self.classes_)
+        new._fitted_on_host = self._fitted_on_host or is_host(new.coefs_[0])
         if getattr(self, "_optimizer", None) is not None:
-            new._optimizer = replace(self._optimizer, state=moved(self._optimizer.state))
+            new._optimizer = replace(self._optimizer, state=convert_all(self._optimizer.state))
         if hasattr(self, "_random_state"):
             new._random_state = copy.deepcopy(self._random_state)
         return new

@@ -1,4 +1,4 @@
-"""MLPClassifier: scikit-learn's, where X lives."""
+"""MLPClassifier: scikit-learn's classifier for arrays of any library."""
 
 from typing import Any, ClassVar
 
@@ -15,115 +15,135 @@ from .._validation import warn
 from ..backend import Backend, backend_of, is_host, namespace, to_numpy
 from ..data import labels
 from ..losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
-from . import inputs as follow
+from . import inputs
 from .base import _MLP, _is_stochastic
 from .solvers import FitState
 
+__all__ = ["MLPClassifier"]
+
 
 class MLPClassifier(ClassifierMixin, _MLP):
-    """Multi-layer perceptron classifier: scikit-learn's, where X lives.
+    """Multi-layer perceptron classifier with scikit-learn's interface, for arrays of any library.
 
-    Minimizes the cross-entropy by L-BFGS, sgd or adam: softmax for several classes, a logistic
-    output for two classes or for each label of a multi-label problem.
+    It minimizes the cross-entropy by L-BFGS, sgd or adam. The output is softmax for several
+    classes, and logistic for two classes and for each label of multi-label y.
 
     Parameters
     ----------
     hidden_layer_sizes : int or sequence of int, default=(100,)
         Units of the hidden layers; ``()`` is logistic regression.
     activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
-        Of the hidden layers.
+        Activation of the hidden layers.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-        L-BFGS takes all rows in every iteration: good for few rows.
+        L-BFGS computes every step from all rows; it suits small datasets.
     alpha : float, default=0.0001
-        Strength of the L2 penalty on the weights; divided by the rows of the batch, or by their
-        weights.
+        Strength of the L2 penalty on the weights; divided by the number of rows of the batch, or
+        the sum of their weights.
     batch_size : int, default='auto'
-        Rows in a step of sgd or adam; 'auto' is ``min(200, rows)``.
+        Rows per step of sgd and adam; 'auto' is ``min(200, rows)``.
     learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        Of sgd. 'invscaling': ``learning_rate_init / (t_ + 1) ** power_t``, once per epoch;
-        'adaptive': a fifth, whenever `n_iter_no_change` epochs brought nothing.
+        Schedule of sgd. 'invscaling': ``learning_rate_init / (t_ + 1) ** power_t``, set once per
+        epoch; 'adaptive': divided by 5 whenever training would otherwise stop.
     learning_rate_init : float, default=0.001
-        Of sgd and adam.
+        Initial learning rate of sgd and adam.
     power_t : float, default=0.5
-        The exponent of 'invscaling'.
+        Exponent of 'invscaling'.
     max_iter : int, default=200
-        Epochs at most; iterations of L-BFGS.
+        Maximum number of epochs, or of iterations of L-BFGS.
     shuffle : bool, default=True
-        Whether sgd and adam take the rows in a new order in each epoch.
+        Whether sgd and adam shuffle the rows in each epoch.
     random_state : int, RandomState instance, default=None
-        Draws the initial weights, the validation set and the order of the rows.
+        Seed of the initial weights, the validation split and the order of the rows.
     tol : float, default=1e-4
-        What the loss, or the score of early stopping, must gain within `n_iter_no_change` epochs;
-        for L-BFGS, the largest gradient at which it has converged.
+        Minimum improvement of the loss, or of the validation score, within `n_iter_no_change`
+        epochs; for L-BFGS, the largest component of the gradient at convergence.
     verbose : bool, default=False
         Whether to print the loss of each iteration.
     warm_start : bool, default=False
-        Whether `fit` goes on from the weights of the fit before.
+        Whether `fit` starts from the weights of the previous fit. Other `hidden_layer_sizes` are
+        then an error.
     momentum : float, default=0.9
-        Of sgd.
+        Momentum of sgd.
     nesterovs_momentum : bool, default=True
-        Whether sgd's momentum is Nesterov's.
+        Whether sgd uses Nesterov's momentum.
     early_stopping : bool, default=False
-        Whether sgd and adam stop when the score of the validation set gets no better, and keep the
-        best weights.
+        Whether sgd and adam stop when the validation score stops improving, and keep the best
+        weights. A split that leaves no row of a class to train on is an error.
     validation_fraction : float, default=0.1
-        The share of the rows that early stopping sets aside, where no `X_val` is given.
+        Fraction of the rows held out for early stopping, if `X_val` is not given.
     beta_1, beta_2 : float, default=0.9, 0.999
-        How slowly adam's means of the gradient and of its square forget.
+        Decay rates of adam's running means of the gradient and of its square.
     epsilon : float, default=1e-8
-        Keeps adam's divisor above 0.
+        Added to the divisor of adam's step.
     n_iter_no_change : int, default=10
-        Epochs without a gain of `tol` before the end; `np.inf` for never.
+        Epochs without an improvement of `tol` after which training stops; `np.inf`: never.
     max_fun : int, default=15000
-        Evaluations of the loss at most, by L-BFGS.
+        Maximum number of evaluations of the loss by L-BFGS.
     class_weight : dict of class: weight, or 'balanced', default=None
-        Multiplies the weights of the rows of each class, 1 for classes left out; 'balanced' gives
-        every class the same weight in all (in `partial_fit`, in all calls so far). For several
-        labels a row: 'balanced', or a list with a dict for each, whose weights are multiplied, as
-        in scikit-learn's forests.
+        Multiplies the weights of the rows of each class; 1 for classes left out. 'balanced' gives
+        every class the same total weight (in `partial_fit`, over all calls so far). For multi-label
+        y: 'balanced', or a list of one dict per label, whose weights are multiplied, as in
+        scikit-learn's forests.
     backend : str, default=None
-        Where the network lives if X is host data: 'numpy', 'cupy', 'torch', 'jax', also with a
-        device, 'cupy:1', 'torch:cuda'. None: where `portnet.set_backend` said, in this process
-        (the workers of ``n_jobs=2`` are others). Arrays on a device decide for themselves.
+        Backend of the network if X is host data: 'numpy', 'cupy', 'torch' or 'jax', optionally with
+        a device: 'cupy:1', 'torch:cuda'. None: the one set by `portnet.set_backend` in this process
+        (``n_jobs=2`` starts other processes). For other arrays, the network is on their device.
     compile : bool, default=True
-        Whether the steps of sgd and adam are traced once and replayed, on NumPy and JAX: see
+        Whether training steps and predictions are compiled, on NumPy and JAX: see
         `portnet.compile`.
 
     Attributes
     ----------
     classes_ : array or list of arrays
-        The class labels, sorted, on the host.
+        The sorted class labels: numbers in the library of X, text on the host.
     loss_ : float
-        The loss of the last epoch (its mean over the steps, each before its update), or after the
-        last iteration of L-BFGS.
+        The loss of the last epoch (the mean over its rows, each batch before its update), or after
+        the last iteration of L-BFGS.
     best_loss_ : float or None
-        The lowest loss of an epoch; None with early stopping.
+        The lowest loss of any epoch; None with early stopping.
     loss_curve_ : list of float
         The loss of each epoch. Not for L-BFGS.
     validation_scores_ : list of float or None
         The accuracy on the validation set after each epoch, with early stopping.
     best_validation_score_ : float or None
-        The best of these.
+        The best validation score.
     t_ : int
-        Rows seen by sgd or adam.
+        Number of rows that sgd or adam has processed.
     coefs_, intercepts_ : list of arrays
-        W (n_in, n_out) and b (n_out,) of each layer, where the network lives.
+        W (n_in, n_out) and b (n_out,) of each layer, on the backend of the network.
     n_features_in_ : int
     feature_names_in_ : array of str
-        Where X was a frame with names.
+        Set if X was a data frame with column names.
     n_iter_ : int
-        Epochs of the last fit, or iterations.
+        Epochs, or iterations of L-BFGS, of the last fit.
     n_layers_ : int
     n_outputs_ : int
     out_activation_ : str
 
     Notes
     -----
-    From the same `random_state`, sgd and adam make scikit-learn's steps, and L-BFGS those of
-    SciPy's L-BFGS-B until rounding parts them. The loss is that of the logits: scikit-learn's, of
-    probabilities that it keeps within eps of 0 and 1, is lower where the network is very sure and
-    wrong, as on data that are not scaled; there, training may end in other epochs. An epoch whose
-    loss, weights or moments are not finite ends the fit at once, with scikit-learn's error.
+    From the same `random_state`, sgd and adam make scikit-learn's steps to 1e-10 in float64, and
+    L-BFGS those of SciPy's L-BFGS-B until rounding errors grow. All estimator checks of
+    scikit-learn pass, those of the array API included, and its own tests of the two classes, except
+    one that calls a private method.
+
+    Differences from scikit-learn:
+
+    * X may be an array of any library (CuPy, torch, JAX). Training and prediction run on its
+      backend, and results are arrays of that library. Host data are moved to `backend`, and results
+      are NumPy arrays.
+    * `class_weight`, and ``fit(X, y, X_val=..., y_val=...)`` for early stopping.
+    * The loss is computed from the logits, without clipping. scikit-learn clips probabilities, so
+      its loss is lower where the network is confident and wrong, as on data that are not scaled;
+      training may then stop in another epoch.
+    * An epoch whose loss, weights or moments are not finite ends the fit, with scikit-learn's error
+      or, if early stopping has a best score, with a ConvergenceWarning and the best weights.
+    * Rows of weight 0 are ignored, but their classes are known.
+    * Each call of `partial_fit` shuffles the rows anew.
+    * A warm start with other `hidden_layer_sizes` is an error.
+    * Early stopping that leaves no row of a class to train on is an error; for multi-label y, a
+      warning.
+    * A fit that raises leaves the estimator unchanged.
 
     Examples
     --------
@@ -140,7 +160,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
 
-    loss = "log_loss"  # as scikit-learn's has it, which takes no other
+    loss = "log_loss"  # an attribute of scikit-learn's classifier, which has no other loss
 
     def __init__(
         self,
@@ -172,7 +192,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         backend: str | None = None,
         compile: bool = True,
     ) -> None:
-        self._take(locals())
+        self._set_parameters(locals())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -182,68 +202,68 @@ class MLPClassifier(ClassifierMixin, _MLP):
     @available_if(_is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
-        """Make one epoch more over these rows, in a new order.
+        """Train one epoch on these rows, in a new order.
 
         Parameters
         ----------
         X, y, sample_weight
-            As for `fit`; y need not have all classes.
+            As in `fit`; y need not have all classes.
         classes : (classes,)
-            All classes of all calls: needed in the first.
+            The classes of all calls; required in the first call.
 
         Returns
         -------
         self
-            After an error, the estimator is as it was before.
+            A call that raises leaves the estimator unchanged.
         """
 
         def fit() -> FitState:
             nonlocal y
             y = self._host_labels(y)
             if hasattr(self, "classes_"):
-                self.classes_ = self._known  # on the host, to be compared
+                self.classes_ = self._host_classes  # on the host, to be compared with `classes`
             labels.refuse_mixed(classes, "classes")
             if _check_partial_fit_first_call(self, classes):
-                several = type_of_target(y).startswith("multilabel")
-                self._label_binarizer = LabelBinarizer().fit(y if several else classes)
+                multilabel = type_of_target(y).startswith("multilabel")
+                self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
             return self._fit(X, y, sample_weight, incremental=True)
 
-        with follow.told(X=X, y=y, sample_weight=sample_weight):
-            return self._commit(fit)
+        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
+            return self._fit_or_restore(fit)
 
     def predict(self, X: Any) -> Array:
-        """Return the class of each row, or 0 and 1 for each label, in the library of X.
+        """Return the class of each row (rows,), or 0 and 1 (rows, labels), in the library of X.
 
-        The shape is (rows,), or (rows, labels). Text comes as a NumPy array.
+        Text labels are returned as a NumPy array.
         """
 
-        def names(raw: Array) -> Array:
-            codes, binarizer = self._decide(raw), self._label_binarizer
-            if _several(binarizer):  # sparse, where the labels were
+        def decode(raw: Array) -> Array:
+            codes, binarizer = self._predict_codes(raw), self._label_binarizer
+            if _is_multilabel(binarizer):  # sparse if y was sparse
                 return binarizer.inverse_transform(to_numpy(codes)) if is_host(X) else codes
-            if is_host(X) or self._known.dtype.kind not in "iufb":
-                return self._known[to_numpy(codes)]
-            return namespace(codes).take(self._there(backend_of(codes)), codes)
+            if is_host(X) or self._host_classes.dtype.kind not in "iufb":
+                return self._host_classes[to_numpy(codes)]
+            return namespace(codes).take(self._classes_on(backend_of(codes)), codes)
 
-        return self._answer(X, "predict", names)
+        return self._apply(X, "predict", decode)
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class (rows, classes), in the library of X."""
-        return self._answer(X, "predict_proba", self._probabilities)
+        return self._apply(X, "predict_proba", self._probabilities)
 
     def predict_log_proba(self, X: Any) -> Array:
         """Return the logarithm of `predict_proba`, (rows, classes)."""
-        return self._answer(
+        return self._apply(
             X, "predict_log_proba", lambda raw: namespace(raw).log(self._probabilities(raw))
         )
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the share of the rows whose class, or all of whose labels, are right.
+        """Return the accuracy: the fraction of rows with the right class, or with all labels right.
 
         X is (rows, features), y (rows,) or (rows, labels), sample_weight (rows,).
         """
-        with follow.told(X=X, y=y, sample_weight=sample_weight):
-            pred, y, weight = follow.on_host(self.predict(X), y, sample_weight)
+        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
+            pred, y, weight = inputs.on_host(self.predict(X), y, sample_weight)
             return float(accuracy_score(y, pred, sample_weight=weight))
 
     def _probabilities(self, raw: Array) -> Array:
@@ -251,35 +271,35 @@ class MLPClassifier(ClassifierMixin, _MLP):
         if self.out_activation_ == "softmax":
             return SoftmaxCrossEntropy().mean(raw)
         if self.n_outputs_ == 1:
-            return xp.concat([follow.logistic(-raw), follow.logistic(raw)], axis=-1)
-        return follow.logistic(raw)
+            return xp.concat([inputs.logistic(-raw), inputs.logistic(raw)], axis=-1)
+        return inputs.logistic(raw)
 
-    def _decide(self, raw: Array) -> Array:
-        """Return the number of the most probable class (rows,), or 0 and 1 (rows, labels)."""
+    def _predict_codes(self, raw: Array) -> Array:
+        """Return the index of the most probable class (rows,), or 0 and 1 (rows, labels)."""
         xp, p = namespace(raw), self._probabilities(raw)
         if self.out_activation_ == "softmax":
-            return xp.argmax(p, axis=-1)  # the first of equals, as everywhere
-        whole = xp.int64 if backend_of(raw).supports("int64") else xp.int32
-        if self.n_outputs_ > 1 or _several(self._label_binarizer):
-            return xp.astype(p > 0.5, whole)
-        return xp.astype((p[:, 1] > p[:, 0]) & (len(self._known) > 1), whole)
+            return xp.argmax(p, axis=-1)  # the first of equal ones, as in NumPy
+        integer = xp.int64 if backend_of(raw).supports("int64") else xp.int32
+        if self.n_outputs_ > 1 or _is_multilabel(self._label_binarizer):
+            return xp.astype(p > 0.5, integer)
+        return xp.astype((p[:, 1] > p[:, 0]) & (len(self._host_classes) > 1), integer)
 
-    def _score_of(self, raw: Array, y: Host, weight: Host | None) -> float:
-        pred = to_numpy(self._decide(raw))
-        right = y[:, 0] if self.n_outputs_ == 1 else y
-        return float(accuracy_score(right.astype(pred.dtype), pred, sample_weight=weight))
+    def _validation_score(self, raw: Array, y: Host, weight: Host | None) -> float:
+        pred = to_numpy(self._predict_codes(raw))
+        y = y[:, 0] if self.n_outputs_ == 1 else y
+        return float(accuracy_score(y.astype(pred.dtype), pred, sample_weight=weight))
 
     def _host_labels(self, y: Any) -> Any:
         y = y if is_host(y) else to_numpy(y)
         labels.refuse_mixed(y, "y")
         return y
 
-    def _learn(self, y: Any, backend: Backend, incremental: bool) -> None:
-        """Learn the classes, or check that y fits those that are known."""
+    def _learn_targets(self, y: Any, backend: Backend, incremental: bool) -> None:
+        """Set the classes from y, or check y against the known classes."""
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
         else:
-            classes, known = unique_labels(y), self._known
+            classes, known = unique_labels(y), self._host_classes
             if self.warm_start:
                 if set(classes) != set(known):
                     raise ValueError(
@@ -291,27 +311,28 @@ class MLPClassifier(ClassifierMixin, _MLP):
                     "`y` has classes not in `self.classes_`. `self.classes_` has "
                     f"{known}. 'y' has {classes}."
                 )
-        several = self._label_binarizer.y_type_ == "multiclass" or _several(self._label_binarizer)
-        self.n_outputs_ = len(self._known) if several else 1
-        # They follow X, too, but for text, and for what only visits a backend.
-        follows = not self._from_host and self._known.dtype.kind in "iufb"
-        self.classes_ = self._there(backend) if follows else self._known
+        multiclass = self._label_binarizer.y_type_ == "multiclass"
+        several_outputs = multiclass or _is_multilabel(self._label_binarizer)
+        self.n_outputs_ = len(self._host_classes) if several_outputs else 1
+        # In the library of X, except for text.
+        as_X = not self._fitted_on_host and self._host_classes.dtype.kind in "iufb"
+        self.classes_ = self._classes_on(backend) if as_X else self._host_classes
 
     @property
-    def _known(self) -> Host:
-        """The classes on the host."""
+    def _host_classes(self) -> Host:
+        """The classes (classes,) on the host."""
         return self._label_binarizer.classes_  # type: ignore[no-any-return]
 
-    def _there(self, backend: Backend) -> Array:
-        """Return numeric classes on a backend."""
-        return backend.asarray(self._known, follow.fitting(self._known, backend))
+    def _classes_on(self, backend: Backend) -> Array:
+        """Return numeric classes (classes,) on a backend."""
+        return backend.asarray(self._host_classes, inputs.class_dtype(self._host_classes, backend))
 
     def _encode(self, y: Any, name: str = "y") -> Array:
-        known = self._known
-        if _several(self._label_binarizer):
+        known = self._host_classes
+        if _is_multilabel(self._label_binarizer):
             return np.asarray(self._label_binarizer.transform(y)).astype(bool)
         if y.ndim != 1:
-            raise ValueError(f"`{name}` has several labels a row: not what the classes were.")
+            raise ValueError(f"`{name}` has several labels per row, but one was fitted.")
         if name != "y":
             unknown = np.setdiff1d(unique_labels(y), known)
             if len(unknown):
@@ -319,18 +340,19 @@ class MLPClassifier(ClassifierMixin, _MLP):
         codes = np.searchsorted(known, y)
         return codes if self.n_outputs_ > 1 else (codes > 0)[:, None]
 
-    def _output(self) -> tuple[Loss, str]:
+    def _loss_and_activation(self) -> tuple[Loss, str]:
         if self._label_binarizer.y_type_ == "multiclass":
             return SoftmaxCrossEntropy(reduction="sum"), "softmax"
         return SigmoidCrossEntropy(reduction="sum"), "logistic"
 
-    def _class_weighted(self, y: Any, own: Host | None) -> Host | None:
+    def _with_class_weights(self, y: Any, sample_weight: Host | None) -> Host | None:
         given = self.class_weight
         if given is None:
-            return own
-        # The classes of a row: of its labels, 0 or 1 each; the weights of several are multiplied.
-        columns, known, tables = [y if y.ndim == 1 else y[:, 0]], self._known.tolist(), [given]
-        if _several(self._label_binarizer):
+            return sample_weight
+        # Each label of multi-label y has the classes 0 and 1; the weights are multiplied.
+        columns, known = [y if y.ndim == 1 else y[:, 0]], self._host_classes.tolist()
+        tables = [given]
+        if _is_multilabel(self._label_binarizer):
             columns, known = list(y.T), [0, 1]
             tables = given if isinstance(given, list) else [given] * len(columns)
             if isinstance(given, dict) or len(tables) != len(columns):
@@ -338,47 +360,48 @@ class MLPClassifier(ClassifierMixin, _MLP):
                     f"class_weight: expected 'balanced', or a list of {len(columns)} dicts, one "
                     f"for each label, got {given!r}"
                 )
-        weight = np.ones(len(y)) if own is None else own
-        before = self._class_rows or [0.0] * len(columns)
-        met = []
-        for column, table, seen in zip(columns, tables, before, strict=True):
+        weight = np.ones(len(y)) if sample_weight is None else sample_weight
+        before = self._class_counts or [0.0] * len(columns)
+        all_counts = []
+        for column, table, counts in zip(columns, tables, before, strict=True):
             codes = column.astype(np.int64)
-            # Of the calls of partial_fit so far, too: one need not have all classes.
-            met.append(np.bincount(codes, own, len(known)) + seen)
-            of_class = labels.weights_of_classes(_needed(table, known), known, met[-1])
-            weight = weight * of_class[codes]
-        self._class_rows = tuple(met)
+            # With the earlier calls of partial_fit: a call need not have all classes.
+            counts = counts + np.bincount(codes, sample_weight, len(known))
+            all_counts.append(counts)
+            by_class = labels.weights_of_classes(_restrict_to(table, known), known, counts)
+            weight = weight * by_class[codes]
+        self._class_counts = tuple(all_counts)
         return weight
 
-    def _check_left_out(self, y: Host, y_train: Host) -> None:
-        if _several(self._label_binarizer):
+    def _check_training_classes(self, y: Host, y_train: Host) -> None:
+        if _is_multilabel(self._label_binarizer):
             pairs = zip(y.T, y_train.T, strict=True)
-            lost = [len(np.unique(part)) < len(np.unique(whole)) for whole, part in pairs]
-            if any(lost):
+            constant = [len(np.unique(part)) < len(np.unique(whole)) for whole, part in pairs]
+            if any(constant):
                 warn(
-                    f"early_stopping: for the labels {np.flatnonzero(lost)}, all rows with 1, or "
-                    "all with 0, are in the validation set: they cannot be learned"
+                    f"early_stopping: for the labels {np.flatnonzero(constant)}, all rows with 1, "
+                    "or all with 0, are in the validation set: they cannot be learned"
                 )
             return
-        left_out = np.setdiff1d(y, y_train).astype(np.int64)
-        if len(left_out):
+        missing = np.setdiff1d(y, y_train).astype(np.int64)
+        if len(missing):
             raise ValueError(
-                f"early_stopping: all rows of the classes {self._known[left_out]} are in the "
+                f"early_stopping: all rows of the classes {self._host_classes[missing]} are in the "
                 "validation set, so that they could not be learned. Give more rows of them, "
                 "X_val and y_val, another random_state, or a smaller validation_fraction than "
                 f"{self.validation_fraction}"
             )
 
 
-def _needed(given: Any, known: list[Any]) -> Any:
-    """Return class weights without those of classes that there are not, as long as none lacks one.
+def _restrict_to(given: Any, known: list[Any]) -> Any:
+    """Return class weights without unknown classes, if every known class has one.
 
-    As in scikit-learn: a fold need not have all classes that the user has weights for.
+    As in scikit-learn: a fold need not have all classes of the dict.
     """
     if not isinstance(given, dict) or any(label not in given for label in known):
         return given
     return {label: given[label] for label in known}
 
 
-def _several(binarizer: LabelBinarizer) -> bool:
+def _is_multilabel(binarizer: LabelBinarizer) -> bool:
     return bool(binarizer.y_type_ == "multilabel-indicator")

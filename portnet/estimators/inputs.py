@@ -1,6 +1,6 @@
-"""Everything follows X: data of any library are checked, moved to where X is, and answered there.
+"""Inputs: data of any library are checked and moved to the backend of X.
 
-scikit-learn checks data on the host; what it says there is said here about arrays elsewhere.
+scikit-learn checks data on the host. Arrays of other libraries are checked here, with its messages.
 """
 
 from collections.abc import Iterator
@@ -12,53 +12,53 @@ from sklearn.utils.validation import _check_sample_weight
 
 from .._typing import Array, Host
 from ..backend import Backend, describe, is_host, namespace, to_numpy
-from ..data import checks as check
+from ..data import checks
 
 __all__ = [
-    "at",
+    "as_array",
     "check_validation_size",
+    "class_dtype",
     "device_features",
-    "fitting",
-    "floating",
-    "floating_host",
+    "errors_name_argument",
     "logistic",
-    "moved",
+    "network_dtype",
+    "network_dtype_of_host_data",
     "on_host",
     "targets",
-    "told",
+    "to_backend",
 ]
 
 
 @contextmanager
-def told(**given: Any) -> Iterator[None]:
-    """Refuse tensors without dense values, and name the argument that has too large an integer."""
+def errors_name_argument(**given: Any) -> Iterator[None]:
+    """Reject tensors without dense values; name the argument that has too large an integer."""
     for name, x in given.items():
-        check.refuse_without_values(x, name)
+        checks.refuse_without_values(x, name)
     try:
         yield
     except OverflowError as error:
         for name, x in given.items():
-            check.refuse_too_large(x, name)
+            checks.refuse_too_large(x, name)
         raise ValueError(str(error)) from error
 
 
 def logistic(z: Array) -> Array:
-    """1 / (1 + e^-z) = e^min(z, 0) / (1 + e^-|z|): exact in both tails, without overflow."""
+    """1 / (1 + e^-z) = e^min(z, 0) / (1 + e^-|z|): accurate in both tails, without overflow."""
     xp = namespace(z)
     return xp.exp(xp.minimum(z, xp.zeros_like(z))) / (1.0 + xp.exp(-xp.abs(z)))
 
 
 def targets(y: Any, backend: Backend) -> Array:
-    """Return encoded y as the losses want it: integer classes (rows,), or floats."""
+    """Return encoded y as the losses need it: integer classes (rows,), or floats."""
     if not is_host(y):
         return y
     if y.ndim == 1:
         return backend.asarray(y, "int64" if backend.supports("int64") else "int32")
-    return at("y", y, backend)
+    return as_array("y", y, backend)
 
 
-def at(name: str, x: Any, backend: Backend) -> Array:
-    """Return x on the backend, in its floating dtype."""
+def as_array(name: str, x: Any, backend: Backend) -> Array:
+    """Return x on the backend, in its dtype; errors name the argument."""
     try:
         return backend.asarray(x, backend.dtype)
     except ValueError as error:
@@ -67,42 +67,42 @@ def at(name: str, x: Any, backend: Backend) -> Array:
         raise ValueError(f"{name}: {what}{more}") from None
 
 
-def moved(X: Any, backend: Backend) -> Any:
-    """Return checked host data on the backend; sparse rows stay on the host, as CSR."""
+def to_backend(X: Any, backend: Backend) -> Any:
+    """Return checked host data on the backend; sparse data stay on the host, as CSR."""
     if not hasattr(X, "tocsr"):
-        return at("X", X, backend)
+        return as_array("X", X, backend)
     backend.require(backend.dtype)
     X = X.tocsr()
-    at("X", X.data, backend)  # that the values fit the dtype
+    as_array("X", X.data, backend)  # raises if a value is too large for the dtype
     return X.astype(backend.dtype, copy=False)
 
 
-def floating(X: Array, backend: Backend) -> str:
-    """Return the dtype of a network that is born with X: float32 and float64 are kept."""
+def network_dtype(X: Array, backend: Backend) -> str:
+    """Return the dtype of a new network for X: that of X if float32 or float64."""
     name = str(X.dtype).rpartition(".")[2]
     if name in ("float32", "float64"):
         return name
     return "float64" if backend.supports("float64") else "float32"
 
 
-def floating_host(given: Any, dtype: str, backend: Backend) -> str:
-    """Return the dtype of a network that is born from data on the host, checked as this dtype.
+def network_dtype_of_host_data(given: Any, dtype: str, backend: Backend) -> str:
+    """Return the dtype of a new network for host data that were checked as `dtype`.
 
-    Where a backend has no float64, only data that are float64 by themselves insist on it.
+    On a backend without float64 it is float32; X given as float64 raises ValueError.
     """
-    kinds = {str(getattr(given, "dtype", "")), *map(str, getattr(given, "dtypes", ()))}
+    dtypes = {str(getattr(given, "dtype", "")), *map(str, getattr(given, "dtypes", ()))}
     if dtype == "float64" and not backend.supports(dtype):
-        if "float64" not in {kind.lower() for kind in kinds}:
+        if "float64" not in {name.lower() for name in dtypes}:
             return "float32"
         try:
             backend.require(dtype)
         except ValueError as error:
-            raise ValueError(f"X is float64, but {error}. X.astype('float32') will do") from None
+            raise ValueError(f"X is float64, but {error}. Use X.astype('float32')") from None
     return dtype
 
 
 def device_features(X: Array, backend: Backend) -> Array:
-    """Return an array of another library than NumPy, checked as scikit-learn checks NumPy's."""
+    """Return an array of another library, checked as scikit-learn checks NumPy arrays."""
     if "complex" in str(X.dtype):
         raise ValueError(f"Complex data not supported\n{describe(X)}\n")
     if X.ndim != 2:
@@ -117,13 +117,13 @@ def device_features(X: Array, backend: Backend) -> Array:
                 f"Found array with 0 {what} (shape={tuple(X.shape)}) while a minimum of 1 is "
                 "required."
             )
-    X = at("X", X, backend)
-    check._check_finite(X, "Input X")
+    X = as_array("X", X, backend)
+    checks._check_finite(X, "Input X")
     return X
 
 
 def check_validation_size(rows: int) -> None:
-    """Raise ValueError for fewer than two rows to validate on."""
+    """Raise ValueError if the validation set has fewer than two rows."""
     if rows < 2:
         raise ValueError(
             "The validation set is too small. Increase 'validation_fraction' or the size of your "
@@ -132,20 +132,20 @@ def check_validation_size(rows: int) -> None:
 
 
 def on_host(*given: Any) -> tuple[Any, ...]:
-    """Return arrays of other libraries as NumPy's, all else as it is."""
+    """Return arrays of other libraries as NumPy arrays, everything else unchanged."""
     return tuple(a if is_host(a) else to_numpy(a) for a in given)
 
 
-def fitting(classes: Host, backend: Backend) -> str:
-    """Return the dtype of numeric classes, or the nearest that the backend has."""
+def class_dtype(classes: Host, backend: Backend) -> str:
+    """Return the dtype of numeric classes, or the nearest that the backend supports."""
     name = classes.dtype.name
     return name if backend.supports(name) else {"i": "int32", "u": "uint32"}.get(name[0], "float32")
 
 
 def _host_weights(given: Any, rows: int) -> Host | None:
-    """Return checked weights (rows,) on the host, or None; a number is the weight of each row."""
+    """Return checked weights (rows,) on the host, or None; a number is the weight of every row."""
     if given is None:
         return None
-    (given,), like = on_host(given), np.broadcast_to(0.0, (rows, 1))
-    checked = _check_sample_weight(given, like, dtype=np.float64, ensure_non_negative=True)
+    (given,), X = on_host(given), np.broadcast_to(0.0, (rows, 1))
+    checked = _check_sample_weight(given, X, dtype=np.float64, ensure_non_negative=True)
     return np.asarray(checked)

@@ -1,12 +1,8 @@
-"""What scikit-learn's MLP minimizes, and its two updates: the mathematics of `portnet.estimators`.
+"""L = (sum of w l + alpha/2 sum of W^2) / sum of w: the objective of scikit-learn's MLP.
 
-With l the loss of a row, w its weight and W the weights of all layers (biases are spared), a step
-goes down
-
-    L = (sum of w l  +  alpha/2 sum of W^2) / sum of w
-
-where the sums are over the rows of its batch. So alpha counts as much as one row of weight alpha,
-and more in small batches than in large ones: scikit-learn's meaning of alpha, which is kept.
+l is the loss of a row, w its weight, and W the weights of all layers, without biases. The sums over
+rows are those of a batch, so the penalty is stronger in small batches than in large ones, as in
+scikit-learn.
 """
 
 from collections.abc import Callable
@@ -20,14 +16,27 @@ from ..layers import ACTIVATIONS, Chain, Dense, Layer
 from ..losses import Loss, PoissonLoss
 from ..optimizers import Optimizer
 
+__all__ = [
+    "HIDDEN",
+    "PoissonDeviance",
+    "SparseDense",
+    "make_penalized_step",
+    "network",
+    "over_all_rows",
+    "penalized",
+    "summed",
+    "summing",
+    "unpack",
+]
+
 HIDDEN = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 
 
 @dataclass(frozen=True)
 class SparseDense(Dense):
-    """y = x W + b for rows x that SciPy holds sparse, on NumPy: the zeros are not multiplied.
+    """y = x W + b for a SciPy sparse matrix x (rows, n_in), on NumPy.
 
-    For the first layer of a network: nobody asks for its dx.
+    It is for the first layer of a network: dx is not computed.
     """
 
     def forward(self, params: Params, x: Any, key: Any = None) -> tuple[Array, Any]:
@@ -45,8 +54,7 @@ def network(
 ) -> tuple[Chain, Params]:
     """Return the model and the parameters of scikit-learn's `coefs_` and `intercepts_`.
 
-    Each W (n_in, n_out) comes with its b (n_out,); hidden layers have the activation. The first
-    layer takes sparse rows, or dense ones.
+    Each layer has W (n_in, n_out) and b (n_out,). If `sparse`, the first layer takes sparse x.
     """
     layers: list[Layer] = []
     params: list[Any] = []
@@ -62,14 +70,14 @@ def unpack(params: Params) -> tuple[list[Array], list[Array]]:
     return [p["W"] for p in params[::2]], [p["b"][0, :] for p in params[::2]]
 
 
-# What is minimized ------------------------------------------------------------------------------
+# The objective ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class PoissonDeviance(PoissonLoss):
     """l = sum_j t_j log(t_j / e^p_j) - t_j + e^p_j;  dl/dp = e^p - t: half the deviance.
 
-    This is `PoissonLoss` and t log t - t, which makes it 0 where e^p = t.
+    This is `PoissonLoss` plus t log t - t, so that it is 0 where e^p = t.
     """
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
@@ -82,7 +90,7 @@ class PoissonDeviance(PoissonLoss):
 
 
 def summed(model: Layer, loss: Loss, params: Params, batch: tuple[Array, ...]) -> tuple[Any, Any]:
-    """Return sum of w l over a batch x, y, w, and its gradient; the loss must be one that sums."""
+    """Return sum of w l over a batch x, y, w, and its gradient; `loss` must be a sum over rows."""
     x, y, weight = batch
     pred, caches = model.forward(params, x)
     value, dpred = loss(pred, y, weight)
@@ -129,9 +137,9 @@ def over_all_rows(
     total: Any,
     params: Params,
 ) -> tuple[Callable[[Array], Any], Array, Callable[[Array], Params]]:
-    """Return v -> L, dL/dv over all batches for parameters as one vector; these; the inverse.
+    """Return the function v -> L, dL/dv over all batches, the vector v of `params`, and unravel.
 
-    `part(params, batch)` is `summed` of a model and a loss.
+    `part(params, batch)` is that of `summing`; `total` is the sum of all weights.
     """
     vector, unravel = tree.ravel(params)
 
@@ -146,6 +154,3 @@ def over_all_rows(
         return value, tree.ravel(grads)[0]
 
     return function, vector, unravel
-
-
-# The updates ------------------------------------------------------------------------------------

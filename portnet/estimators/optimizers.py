@@ -1,4 +1,4 @@
-"""The updates of scikit-learn's sgd and adam."""
+"""Optimizers: the updates of scikit-learn's sgd and adam."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,9 +8,11 @@ from .._typing import Params, State
 from ..backend import namespace
 from ..optimizers import AdamState
 
+__all__ = ["SklearnAdam", "SklearnSGD", "VelocityState"]
+
 
 class VelocityState(NamedTuple):
-    """The learning rate, which changes between epochs, and the last step v."""
+    """The learning rate, which may change between epochs, and the velocity v."""
 
     lr: Any
     v: Params
@@ -20,8 +22,8 @@ class VelocityState(NamedTuple):
 class SklearnSGD:
     """v <- momentum v - lr g;  u = v, or momentum v - lr g with the new v (Nesterov).
 
-    Where lr stays the same, these are the steps of `portnet.Momentum` and `portnet.Nesterov`; where
-    it changes, the velocity remembers the steps that were made, and not the gradients.
+    With a constant lr these are the steps of `portnet.Momentum` and `portnet.Nesterov`. If lr
+    changes, v keeps the earlier steps as they were made.
     """
 
     lr: float = 1e-3
@@ -29,12 +31,12 @@ class SklearnSGD:
     nesterov: bool = True
 
     def init(self, params: Params) -> State:
-        """lr, v = 0."""
+        """Return the state: lr, and v = 0."""
         lr = optimizers._zero(params) + self.lr
         return VelocityState(lr, tree.map(optimizers._zeros_like, params))
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        """v <- momentum v - lr g; step."""
+        """Update v and return the step u."""
         lr = state.lr
         v = tree.map(lambda v, g: self.momentum * v - lr * g, state.v, grads)
         u = tree.map(lambda v, g: self.momentum * v - lr * g, v, grads) if self.nesterov else v
@@ -45,12 +47,12 @@ class SklearnSGD:
 class SklearnAdam(optimizers.Adam):
     """u = -lr c m / (sqrt(v) + eps), c = sqrt(1 - beta2^t) / (1 - beta1^t).
 
-    `portnet.Adam`, but for epsilon, which is outside of the correction c (Kingma and Ba 2015, the
+    `portnet.Adam`, except that eps is added to sqrt(v) without bias correction (Kingma and Ba 2015,
     last paragraph of section 2).
     """
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        """Update the running means, correct the rate, step."""
+        """Update the running means and return the step u."""
         t = state.t + 1.0
         m = tree.map(lambda m, g: self.beta1 * m + (1 - self.beta1) * g, state.m, grads)
         v = tree.map(lambda v, g: self.beta2 * v + (1 - self.beta2) * (g * g), state.v, grads)

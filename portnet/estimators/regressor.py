@@ -1,4 +1,4 @@
-"""MLPRegressor: scikit-learn's, where X lives."""
+"""MLPRegressor: scikit-learn's regressor for arrays of any library."""
 
 import math
 from typing import Any, ClassVar
@@ -12,83 +12,87 @@ from sklearn.utils.metaestimators import available_if
 from .._typing import Array, Host
 from ..backend import Backend, is_host, namespace, to_numpy
 from ..losses import Loss, SquaredError
-from . import inputs as follow
-from . import objective
+from . import inputs, objective
 from .base import _MLP, _is_stochastic
+
+__all__ = ["MLPRegressor"]
 
 
 class MLPRegressor(RegressorMixin, _MLP):
-    """Multi-layer perceptron regressor: scikit-learn's, where X lives.
+    """Multi-layer perceptron regressor with scikit-learn's interface, for arrays of any library.
 
-    Minimizes half the squared error, summed over the outputs, or half the Poisson deviance, by
+    It minimizes half the squared error, summed over the outputs, or half the Poisson deviance, by
     L-BFGS, sgd or adam.
 
     Parameters
     ----------
     loss : {'squared_error', 'poisson'}, default='squared_error'
-        'poisson' is for counts, y >= 0: the exponential of the output is their mean.
+        'poisson' is for counts, y >= 0; the predicted mean is the exponential of the output.
     hidden_layer_sizes : int or sequence of int, default=(100,)
         Units of the hidden layers; ``()`` is linear regression.
     activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
-        Of the hidden layers.
+        Activation of the hidden layers.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-        L-BFGS takes all rows in every iteration: good for few rows.
+        L-BFGS computes every step from all rows; it suits small datasets.
     alpha : float, default=0.0001
-        Strength of the L2 penalty on the weights; divided by the rows of the batch, or by their
-        weights.
+        Strength of the L2 penalty on the weights; divided by the number of rows of the batch, or
+        the sum of their weights.
     batch_size : int, default='auto'
-        Rows in a step of sgd or adam; 'auto' is ``min(200, rows)``.
+        Rows per step of sgd and adam; 'auto' is ``min(200, rows)``.
     learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        Of sgd: see `MLPClassifier`.
+        Schedule of sgd: see `MLPClassifier`.
     learning_rate_init : float, default=0.001
-        Of sgd and adam.
+        Initial learning rate of sgd and adam.
     power_t : float, default=0.5
-        The exponent of 'invscaling'.
+        Exponent of 'invscaling'.
     max_iter : int, default=200
-        Epochs at most; iterations of L-BFGS.
+        Maximum number of epochs, or of iterations of L-BFGS.
     shuffle : bool, default=True
-        Whether sgd and adam take the rows in a new order in each epoch.
+        Whether sgd and adam shuffle the rows in each epoch.
     random_state : int, RandomState instance, default=None
-        Draws the initial weights, the validation set and the order of the rows.
+        Seed of the initial weights, the validation split and the order of the rows.
     tol : float, default=1e-4
-        What the loss, or the score of early stopping, must gain within `n_iter_no_change` epochs;
-        for L-BFGS, the largest gradient at which it has converged.
+        Minimum improvement of the loss, or of the validation score, within `n_iter_no_change`
+        epochs; for L-BFGS, the largest component of the gradient at convergence.
     verbose : bool, default=False
         Whether to print the loss of each iteration.
     warm_start : bool, default=False
-        Whether `fit` goes on from the weights of the fit before.
+        Whether `fit` starts from the weights of the previous fit. Other `hidden_layer_sizes` are
+        then an error.
     momentum : float, default=0.9
-        Of sgd.
+        Momentum of sgd.
     nesterovs_momentum : bool, default=True
-        Whether sgd's momentum is Nesterov's.
+        Whether sgd uses Nesterov's momentum.
     early_stopping : bool, default=False
-        Whether sgd and adam stop when R2 on the validation set gets no better, and keep the best
+        Whether sgd and adam stop when R2 of the validation set stops improving, and keep the best
         weights.
     validation_fraction : float, default=0.1
-        The share of the rows that early stopping sets aside, where no `X_val` is given.
+        Fraction of the rows held out for early stopping, if `X_val` is not given.
     beta_1, beta_2 : float, default=0.9, 0.999
-        How slowly adam's means of the gradient and of its square forget.
+        Decay rates of adam's running means of the gradient and of its square.
     epsilon : float, default=1e-8
-        Keeps adam's divisor above 0.
+        Added to the divisor of adam's step.
     n_iter_no_change : int, default=10
-        Epochs without a gain of `tol` before the end; `np.inf` for never.
+        Epochs without an improvement of `tol` after which training stops; `np.inf`: never.
     max_fun : int, default=15000
-        Evaluations of the loss at most, by L-BFGS.
+        Maximum number of evaluations of the loss by L-BFGS.
     backend : str, default=None
-        Where the network lives if X is host data: see `MLPClassifier`.
+        Backend of the network if X is host data: see `MLPClassifier`.
     compile : bool, default=True
-        Whether the steps are traced once and replayed: see `MLPClassifier`.
+        Whether training steps and predictions are compiled: see `MLPClassifier`.
 
     Attributes
     ----------
     loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_, t_, coefs_, \
     intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activation_
-        As those of `MLPClassifier`; the scores of early stopping are R2.
+        As in `MLPClassifier`; the validation scores are R2.
 
     Notes
     -----
-    For several outputs, scikit-learn reports the mean of their squared errors, but descends the
-    gradient of the sum; here the loss is the sum, too. sgd and adam make the same steps.
+    The differences from scikit-learn listed for `MLPClassifier` hold here, too, as far as they do
+    not concern classes. For several outputs, scikit-learn reports the mean of their squared errors,
+    but uses the gradient of the sum; here the loss is the sum as well. The steps of sgd and adam
+    are the same.
 
     Examples
     --------
@@ -135,7 +139,7 @@ class MLPRegressor(RegressorMixin, _MLP):
         backend: str | None = None,
         compile: bool = True,
     ) -> None:
-        self._take(locals())
+        self._set_parameters(locals())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -145,32 +149,32 @@ class MLPRegressor(RegressorMixin, _MLP):
     @available_if(_is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-        """Make one epoch more over these rows, in a new order; takes what `fit` takes.
+        """Train one epoch on these rows, in a new order.
 
         X is (rows, features), y (rows,) or (rows, outputs), sample_weight (rows,).
-        After an error, the estimator is as it was before.
+        A call that raises leaves the estimator unchanged.
         """
-        with follow.told(X=X, y=y, sample_weight=sample_weight):
-            return self._commit(lambda: self._fit(X, y, sample_weight, incremental=True))
+        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
+            return self._fit_or_restore(lambda: self._fit(X, y, sample_weight, incremental=True))
 
     def predict(self, X: Any) -> Array:
         """Return the mean of the target, (rows,) or (rows, outputs), in the library of X."""
-        mean = self._answer(X, "predict", self._mean)
+        mean = self._apply(X, "predict", self._mean)
         return mean[:, 0] if mean.shape[1] == 1 else mean
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return R2 on these rows: 1 is perfect, 0 is as good as the mean of y.
+        """Return R2: 1 is perfect; predicting the mean of y gives 0.
 
         X is (rows, features), y (rows,) or (rows, outputs), sample_weight (rows,).
         """
-        with follow.told(X=X, y=y, sample_weight=sample_weight):
-            pred, y, weight = follow.on_host(self.predict(X), y, sample_weight)
+        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
+            pred, y, weight = inputs.on_host(self.predict(X), y, sample_weight)
             return float(r2_score(y, pred, sample_weight=weight))
 
     def _mean(self, raw: Array) -> Array:
         return namespace(raw).exp(raw) if self.out_activation_ == "exp" else raw
 
-    def _score_of(self, raw: Array, y: Host, weight: Host | None) -> float:
+    def _validation_score(self, raw: Array, y: Host, weight: Host | None) -> float:
         mean = to_numpy(self._mean(raw))
         if not np.isfinite(mean).all():
             return math.nan
@@ -179,13 +183,13 @@ class MLPRegressor(RegressorMixin, _MLP):
     def _host_labels(self, y: Any) -> Any:
         if y is None or not is_host(y):
             return y
-        try:  # objects that are numbers, so that their values are checked
+        try:  # numbers as objects: convert them, so that their values are checked
             host = to_numpy(y)
             return host.astype(np.float64) if host.dtype == object else y
         except (ValueError, TypeError, OverflowError):
             return y
 
-    def _learn(self, y: Any, backend: Backend, incremental: bool) -> None:
+    def _learn_targets(self, y: Any, backend: Backend, incremental: bool) -> None:
         self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
 
     def _encode(self, y: Any, name: str = "y") -> Array:
@@ -197,10 +201,10 @@ class MLPRegressor(RegressorMixin, _MLP):
                 "for counts, y >= 0."
             )
         if (1 if y.ndim == 1 else y.shape[1]) != self.n_outputs_:
-            raise ValueError(f"`{name}` has {y.shape[1:]} outputs a row, `y` {self.n_outputs_}.")
+            raise ValueError(f"`{name}` has {y.shape[1:]} outputs per row, `y` {self.n_outputs_}.")
         return y[:, None] if y.ndim == 1 else y
 
-    def _output(self) -> tuple[Loss, str]:
+    def _loss_and_activation(self) -> tuple[Loss, str]:
         if self.loss == "poisson":
             return objective.PoissonDeviance(reduction="sum"), "exp"
         return SquaredError(reduction="sum"), "identity"

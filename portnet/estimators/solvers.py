@@ -1,8 +1,8 @@
-"""scikit-learn's loops around its solvers: epochs of sgd and adam, iterations of L-BFGS.
+"""Solvers: scikit-learn's epochs of sgd and adam, and iterations of L-BFGS.
 
-They are functions of options (any object with the parameters of `portnet.MLPClassifier`), a model,
-rows and the progress so far, and return the progress after; nothing is changed in place. The host
-reads numbers once per epoch.
+Each takes options (any object with the parameters of `portnet.MLPClassifier`), a problem, a dataset
+and a FitState, and returns a new FitState. The host reads numbers once per epoch, or once per
+evaluation of L-BFGS.
 """
 
 import math
@@ -37,7 +37,7 @@ NOT_FINITE = (
 
 
 class Problem(NamedTuple):
-    """What is minimized: the loss of a model, a loss that sums over its rows, and alpha."""
+    """The objective: a model, a loss summed over rows, and the penalty alpha."""
 
     model: Layer
     loss: Loss
@@ -46,7 +46,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Solver:
-    """The update of sgd or adam, what it remembers, and sgd's learning rate of now."""
+    """The optimizer of sgd or adam, its state, and sgd's current learning rate."""
 
     rule: Any
     state: Any
@@ -55,13 +55,13 @@ class Solver:
 
 @dataclass(frozen=True)
 class FitState:
-    """What a fit has come to, and what it goes on from, in scikit-learn's terms."""
+    """The result of a fit, and the start of one that resumes it, in scikit-learn's terms."""
 
     params: Params
     loss: float = math.nan
     n_iter: int = 0
     t: int = 0  # rows seen
-    solver: Any = None  # a Solver, after the first step
+    solver: Any = None  # a Solver, set by the first epoch
     best_loss: float = math.inf
     best_score: float = -math.inf
     best: Params = None  # the parameters of the best score of this fit
@@ -73,12 +73,12 @@ class FitState:
 
 
 def forward(model: Layer, params: Params, data: Dataset, *, compiled: bool = True) -> Array:
-    """Return the raw outputs of all rows, block by block."""
+    """Return the raw outputs (rows, outputs), computed in blocks of rows."""
     return forward_dataset(model, params, data, block_size(params), compiled=compiled)
 
 
 def block_size(params: Params) -> int:
-    """Return how many rows to compute at once, so that memory does not grow with their number."""
+    """Return how many rows to compute at once, so that memory is bounded."""
     widest = max(int(max(p["W"].shape)) for p in params if p)
     return max(1, min(16_384, 2**24 // widest))
 
@@ -97,12 +97,12 @@ def fit_stochastic(
     incremental: bool = False,
     score: Callable[[Params], float] | None = None,
 ) -> FitState:
-    """Make epochs of sgd or adam until nothing gets better: one, where it is incremental.
+    """Train epochs of sgd or adam until a stopping rule holds; one epoch if incremental.
 
-    Where a function scores the parameters, those with the best score are the result; as in
-    scikit-learn, the last ones, where none is better than the best of the fits before.
+    With `score`, the result has the parameters of the best score or, as in scikit-learn, the last
+    ones if no score is above the best of earlier fits.
 
-    Raises ValueError where the parameters stop being finite and there are none with a score.
+    Raises ValueError if an epoch is not finite and no parameters have a best score.
     """
     now = replace(progress, n_iter=0, losses=[], scores=[], warning="", category="")
     if now.solver is None:
@@ -118,7 +118,7 @@ def fit_stochastic(
                 order = order[rng.permutation(len(order))]
                 data = replace(data, order=order)
             after = _epoch(executor, data, now, batch_size, interrupted)
-            if interrupted:  # the epoch does not count, its steps do
+            if interrupted:  # keep the steps, but do not count the epoch
                 now = replace(after, n_iter=now.n_iter, t=now.t, loss=now.loss)
                 now = replace(now, warning="Training interrupted by user.", category="user")
                 break
@@ -147,7 +147,7 @@ def fit_stochastic(
 def _epoch(
     executor: EpochExecutor, data: Dataset, now: FitState, size: int, interrupted: list[int]
 ) -> FitState:
-    """Make the steps of an epoch; its loss, the mean over the rows, is NaN where it diverged."""
+    """Train one epoch; its loss, the mean over the rows, is NaN if it diverged."""
     state = now.solver.state
     end = run_epoch(
         executor,
@@ -168,24 +168,24 @@ def _epoch(
 
 
 def _with_best(options: Any, now: FitState, score: Callable[[Params], float] | None) -> FitState:
-    """Compare with the best, and count the epochs in which loss or score got no better by tol."""
-    worse = now.no_improvement + 1
+    """Update the best loss or score, and count the epochs without an improvement of tol."""
+    no_improvement = now.no_improvement + 1
     if score is None:
-        enough = not now.loss > now.best_loss - options.tol
+        improved = not now.loss > now.best_loss - options.tol
         best_loss = min(now.best_loss, now.loss)
-        return replace(now, best_loss=best_loss, no_improvement=0 if enough else worse)
+        return replace(now, best_loss=best_loss, no_improvement=0 if improved else no_improvement)
     value = score(now.params)
     now.scores.append(value)
     _print(options, f"Validation score: {value:f}")
-    enough = not value < now.best_score + options.tol
-    now = replace(now, no_improvement=0 if enough else worse)
+    improved = not value < now.best_score + options.tol
+    now = replace(now, no_improvement=0 if improved else no_improvement)
     if value > now.best_score:
         now = replace(now, best_score=value, best=now.params)
     return now
 
 
 def _no_progress(options: Any, now: FitState) -> tuple[FitState, bool]:
-    """Stop, or go on with a fifth of the learning rate."""
+    """Stop, or continue with a fifth of the learning rate."""
     what = "Validation score" if now.scores else "Training loss"
     message = (
         f"{what} did not improve more than tol={options.tol:f} for {options.n_iter_no_change} "
@@ -203,20 +203,20 @@ def _no_progress(options: Any, now: FitState) -> tuple[FitState, bool]:
 
 
 def _diverged(before: FitState) -> FitState:
-    """Return what is left when an epoch is lost: the best parameters, if any have a score."""
-    lost = f"In iteration {before.n_iter + 1}, loss, weights or moments stopped being finite"
+    """Return the state before an epoch that is not finite; raise without best parameters."""
+    reason = f"In iteration {before.n_iter + 1}, loss, weights or moments stopped being finite"
     if before.best is None:
-        raise ValueError(f"{NOT_FINITE} ({lost}.)")
+        raise ValueError(f"{NOT_FINITE} ({reason}.)")
     return replace(
         before,
-        warning=f"{NOT_FINITE} {lost}: training ended there, and the parameters are those of the "
+        warning=f"{NOT_FINITE} {reason}: training ended there, and the parameters are those of the "
         "best validation score.",
         category="convergence",
     )
 
 
 def _solver(options: Any, params: Params) -> Solver:
-    """Return the solver that the options name, before its first step."""
+    """Return the solver of the options, before its first step."""
     lr = float(options.learning_rate_init)
     if options.solver == "sgd":
         rule: Any = SklearnSGD(lr, float(options.momentum), options.nesterovs_momentum)
@@ -227,7 +227,7 @@ def _solver(options: Any, params: Params) -> Solver:
 
 
 def _with_rate(solver: Solver, lr: float) -> Solver:
-    """Return sgd with another learning rate, of the dtype and where the old one is."""
+    """Return sgd with another learning rate, of the same dtype and device."""
     state = solver.state
     return replace(solver, state=state._replace(lr=0.0 * state.lr + lr), learning_rate=lr)
 
@@ -236,9 +236,9 @@ def _with_rate(solver: Solver, lr: float) -> Solver:
 
 
 def fit_lbfgs(options: Any, problem: Problem, data: Dataset, progress: FitState) -> FitState:
-    """Make iterations of L-BFGS until they have converged, max_iter or max_fun.
+    """Iterate L-BFGS until convergence, max_iter or max_fun.
 
-    Raises ValueError where the loss at the start is not finite.
+    Raises ValueError if the initial loss is not finite.
     """
     model, loss, alpha = problem
     total = len(data) if data.weight is None else namespace(data.weight).sum(data.weight)
@@ -252,7 +252,7 @@ def fit_lbfgs(options: Any, problem: Problem, data: Dataset, progress: FitState)
     eps = float(namespace(v).finfo(v.dtype).eps)
     optimizer = LBFGS(memory=10, gtol=options.tol, ftol=max(FTOL, eps))
     state, n_iter = optimizer.init(v), 0
-    # The line search steps back from what overflows.
+    # The line search steps back if the loss overflows.
     with interrupts() as interrupted, np.errstate(over="ignore", invalid="ignore"):
         while not state.status and n_iter < options.max_iter:
             if interrupted or state.evaluations > options.max_fun:
@@ -262,7 +262,7 @@ def fit_lbfgs(options: Any, problem: Problem, data: Dataset, progress: FitState)
                 v, state = optimizer.iterate(function, v, state)
             except FloatingPointError as error:
                 raise ValueError(f"{NOT_FINITE} ({error})") from None
-            except KeyboardInterrupt:  # of a handler that is not Python's own
+            except KeyboardInterrupt:  # raised by a SIGINT handler that is not Python's
                 interrupted.append(0)
             if v is not before:
                 n_iter += 1
@@ -272,17 +272,17 @@ def fit_lbfgs(options: Any, problem: Problem, data: Dataset, progress: FitState)
     done = replace(done, warning="", category="")
     if interrupted:
         return replace(done, warning="Training interrupted by user.", category="user")
-    # In SciPy's order: an iteration that is the last allowed counts as such, converged or not.
+    # In SciPy's order: at max_iter this is the message, whether converged or not.
     if n_iter >= options.max_iter:
-        why, number = "STOP: TOTAL NO. OF ITERATIONS REACHED LIMIT", 1
+        reason, status = "STOP: TOTAL NO. OF ITERATIONS REACHED LIMIT", 1
     elif state.evaluations > options.max_fun:
-        why, number = "STOP: TOTAL NO. OF F,G EVALUATIONS EXCEEDS LIMIT", 1
+        reason, status = "STOP: TOTAL NO. OF F,G EVALUATIONS EXCEEDS LIMIT", 1
     elif state.status.startswith("converged") or eps > 1e-10:
-        return done  # where float32 can go no lower, that is where it converges
+        return done  # float32 has converged when the line search finds no lower loss
     else:
-        why, number = f"ABNORMAL: {state.status}", 2
+        reason, status = f"ABNORMAL: {state.status}", 2
     message = (
-        f"lbfgs failed to converge after {n_iter} iteration(s) (status={number}):\n{why}\n"
+        f"lbfgs failed to converge after {n_iter} iteration(s) (status={status}):\n{reason}\n"
         + (
             "\nIncrease the number of iterations to improve the convergence "
             f"(max_iter={options.max_iter})."
