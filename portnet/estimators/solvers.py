@@ -20,6 +20,7 @@ from ..engine.compile_cache import compile_cached, compiler_for, release
 from ..engine.executor import Epoch, EpochExecutor, run_epoch
 from ..engine.inference import forward_dataset
 from ..engine.interrupts import interrupts
+from ..engine.packing import unpacked
 from ..layers import Layer
 from ..lbfgs import LBFGS
 from ..losses import Loss
@@ -141,7 +142,9 @@ def fit_stochastic(
                     "and the optimization hasn't converged yet."
                 )
                 now, ended = replace(now, warning=message, category="convergence"), True
-    return now if now.best is None else replace(now, params=now.best)
+    params = now.params if now.best is None else now.best
+    solver = replace(now.solver, state=unpacked(now.solver.state))
+    return replace(now, params=unpacked(params), best=unpacked(now.best), solver=solver)
 
 
 def _epoch(
@@ -156,6 +159,7 @@ def _epoch(
         Epoch(data, size),
         interrupted,
         look_at=lambda params, state: (params, state),
+        packed=True,
     )
     return replace(
         now,
@@ -174,7 +178,7 @@ def _with_best(options: Any, now: FitState, score: Callable[[Params], float] | N
         improved = not now.loss > now.best_loss - options.tol
         best_loss = min(now.best_loss, now.loss)
         return replace(now, best_loss=best_loss, no_improvement=0 if improved else no_improvement)
-    value = score(now.params)
+    value = score(unpacked(now.params))
     now.scores.append(value)
     _print(options, f"Validation score: {value:f}")
     improved = not value < now.best_score + options.tol
@@ -228,7 +232,7 @@ def _solver(options: Any, params: Params) -> Solver:
 
 def _with_rate(solver: Solver, lr: float) -> Solver:
     """Return sgd with another learning rate, of the same dtype and device."""
-    state = solver.state
+    state = unpacked(solver.state)
     return replace(solver, state=state._replace(lr=0.0 * state.lr + lr), learning_rate=lr)
 
 
