@@ -251,17 +251,24 @@ def check_pair(
 
 def check_signature(what: str, function: Any, names: tuple[str, ...], example: str) -> None:
     """Raise TypeError unless a function takes as many positional arguments as there are names."""
-    try:
+    own = getattr(function, "__func__", function)  # of a method, which has self before the names
+    if not _takes(own, len(names) + (own is not function)):
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # a function in C without a signature
-        return
-    try:
-        signature.bind(*names)
-    except TypeError:
         raise TypeError(
             f"{what} is called with ({', '.join(names)}), got one that takes {signature}: write "
             f"{example}"
-        ) from None
+        )
+
+
+@functools.lru_cache(maxsize=256)  # a signature takes longer than a step of a small network
+def _takes(function: Any, count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # a function in C without a signature
+        return True
+    return True
 
 
 def sizes_in_a_list(make: _Function) -> _Function:

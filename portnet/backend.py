@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 FLOATS = ("float32", "float64")
+_NATIVE: dict[str | None, Any] = {name: np.dtype(name) for name in FLOATS}
 DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", *FLOATS)
 
 
@@ -174,6 +175,8 @@ class Backend:
 
     def supports(self, dtype: str) -> bool:
         """Return whether this device has arrays of a dtype."""
+        if self.is_host:
+            return dtype in DTYPES
         return dtype in self.xp.__array_namespace_info__().dtypes(device=self.device)
 
     def require(self, dtype: str) -> None:
@@ -196,6 +199,8 @@ class Backend:
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
         """Convert a list, a data frame or an array of any library; see `portnet.asarray`."""
+        if type(x) is np.ndarray and self.is_host and x.dtype is _NATIVE.get(dtype):
+            return x
         if dtype is not None:
             self.require(dtype)
         if self.name != "numpy" and self.holds(x):
@@ -631,7 +636,7 @@ def _as_numeric(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _cast(host: np.ndarray[Any, Any], dtype: str | None) -> np.ndarray[Any, Any]:
     """Return host data in another dtype, or raise ValueError if a value does not fit."""
-    if dtype is None or host.dtype.name == dtype:
+    if dtype is None or host.dtype == np.dtype(dtype):
         return host
     if np.dtype(dtype).kind == "i" and host.dtype.kind in "iu" and host.size:
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max

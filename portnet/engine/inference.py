@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from .. import tree
 from .._typing import Array, Params
 from ..backend import backend_of, namespace
 from ..data.dataset import Dataset
@@ -11,17 +12,28 @@ from .compile_cache import compile_cached, compiler_for, release
 
 __all__ = ["forward", "forward_dataset"]
 
+CACHED = 2**18  # bytes of a layer's outputs for a block of rows
+SMALL = 64  # rows up to which a block is never cut
+WORTH = 4  # blocks from which on a plan is made
+
 
 def forward(model: Any, params: Params, X: Array, size: int, *, compiled: bool = True) -> Array:
     """Return the raw outputs (rows, outputs), computing `size` rows at a time to bound the memory.
 
-    Whole blocks are replayed from one plan, where there is more than one.
+    On the host, blocks are small enough for the processor's cache, and many of them are replayed
+    from one plan.
     """
     count = X.shape[0]
+    if count <= SMALL:
+        return model.forward(params, X)[0]
+    backend = backend_of(X)
+    if backend.is_host:
+        widest = max((max(p.shape, default=1) for p in tree.leaves(params)), default=1)
+        size = min(size, max(SMALL, CACHED // (int(X.dtype.itemsize) * max(widest, X.shape[1]))))
     if count <= size:
         return model.forward(params, X)[0]
     function = eager = functools.partial(_outputs, model)
-    if compiler_for(backend_of(X), compiled):
+    if count >= WORTH * size and compiler_for(backend, compiled):
         cached: Any = compile_cached(_forward_of, model)
         function = eager if cached.refusal(params, X[:size, ...]) else cached
     parts = []

@@ -430,6 +430,15 @@ class _MLP(BaseEstimator):
             X = inputs.device_features(X, backend)
             validate_data(self, X, reset=False, skip_check_array=True)
             return X
+        if (  # nothing that scikit-learn's checks, which take longer than a network, would find
+            type(X) is np.ndarray
+            and X.shape[1:] == (self.n_features_in_,)
+            and X.dtype in _FLOATS
+            and len(X)
+            and not hasattr(self, "feature_names_in_")
+            and np.isfinite(X).all()
+        ):
+            return inputs.to_backend(X, backend)
         sparse = ["csr", "csc"]
         X = validate_data(self, X, reset=False, accept_sparse=sparse)
         if X.dtype == object:  # numbers as objects, or None
@@ -546,7 +555,8 @@ class _MLP(BaseEstimator):
 
     def _apply(self, X: Any, method: str, finish: Callable[[Array], Array]) -> Array:
         """Return finish(raw outputs (rows, outputs)) in the library of X."""
-        check_is_fitted(self)
+        if not hasattr(self, "coefs_"):
+            check_is_fitted(self)  # which raises, and takes long
         with inputs.errors_name_argument(X=X):
             return self._apply_on(X, self._backend_of_network(X, method), finish)
 
