@@ -218,6 +218,8 @@ class Backend:
             return cast
         host = _as_numeric(to_numpy(x))
         host = _cast(host, dtype or (None if host.dtype.kind in "iub" else self.dtype))
+        if self.is_host and host.dtype.isnative:
+            return host
         if host.dtype.name == "int64" and not self.supports("int64"):
             host = _cast(host, "int32")
         self.require(host.dtype.name)

@@ -101,7 +101,7 @@ ALLOWED = {
     "engine": set(),
     "engine/compile_cache": {"backend", "compiler"},
     "engine/full_batch": {"_typing", "backend", "data/dataset", "engine/compile_cache", "tree"},
-    "engine/inference": {"_typing", "backend", "data/dataset", "engine/compile_cache"},
+    "engine/inference": {"_typing", "backend", "data/dataset", "engine/compile_cache", "tree"},
     "engine/interrupts": set(),
     "engine/packing": {"_typing", "backend", "tree"},
     "engine/executor": {
@@ -197,6 +197,7 @@ ALLOWED = {
         "engine/executor",
         "engine/inference",
         "engine/interrupts",
+        "engine/packing",
         "estimators/objective",
         "estimators/optimizers",
         "layers",

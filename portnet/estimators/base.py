@@ -430,14 +430,7 @@ class _MLP(BaseEstimator):
             X = inputs.device_features(X, backend)
             validate_data(self, X, reset=False, skip_check_array=True)
             return X
-        if (  # nothing that scikit-learn's checks, which take longer than a network, would find
-            type(X) is np.ndarray
-            and X.shape[1:] == (self.n_features_in_,)
-            and X.dtype in _FLOATS
-            and len(X)
-            and not hasattr(self, "feature_names_in_")
-            and np.isfinite(X).all()
-        ):
+        if not hasattr(self, "feature_names_in_") and checks.is_plain(X, self.n_features_in_):
             return inputs.to_backend(X, backend)
         sparse = ["csr", "csc"]
         X = validate_data(self, X, reset=False, accept_sparse=sparse)
