@@ -5,6 +5,7 @@ values from the device once per epoch; within an epoch, losses are added up on t
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext
@@ -243,8 +244,6 @@ def _epochs(
 
     Without it, Ctrl-C is handled here, but not while the caller has the run.
     """
-    from tqdm.auto import tqdm
-
     trainer, last = run.trainer, run.epoch + options.epochs
     history: dict[str, list[float]] = dict(run.history)
     executor, per_epoch = _executor(trainer, data.weight is not None), 1
@@ -253,12 +252,11 @@ def _epochs(
     else:
         per_epoch = -(-len(data) // (trainer.batch_size or len(data)))
         train = partial(_train_epochs, executor=executor, history=history)
-    hidden = None if options.progress is None else not options.progress  # None: on no terminal
     total = max(options.epochs * per_epoch - run.step, 0)
     monitored = options.early_stopping, options.reduce_on_plateau
     watched = (*monitored, held_out, run.metrics, options.callbacks, options.verbose)
     alone = interrupted is not None and not any(map(bool, watched))  # nobody looks between epochs
-    with tqdm(total=total, unit="step", disable=hidden, leave=True) as bar, closing(executor):
+    with _progress_bar(total, options.progress) as bar, closing(executor):
         while run.epoch < last and not run.stopped:
             began, values = time.perf_counter(), {}
             handler = interrupts() if interrupted is None else nullcontext(interrupted)
@@ -291,6 +289,27 @@ def _epochs(
             if signals:
                 raise with_run(KeyboardInterrupt(), run)
             yield run
+
+
+class _NoBar(nullcontext[Any]):
+    """A progress bar that is not drawn."""
+
+    disable = True
+
+    def __enter__(self) -> "_NoBar":
+        return self
+
+    def update(self, steps: int) -> None:
+        """Do nothing."""
+
+
+def _progress_bar(total: int, shown: bool | None) -> Any:
+    """Return a progress bar over steps; by default one that is drawn on a terminal only."""
+    if shown is False or (shown is None and not sys.stderr.isatty()):
+        return _NoBar()  # tqdm takes as long to import as a small network to train
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, unit="step", disable=False, leave=True)
 
 
 def _executor(trainer: TrainerLike, weighted: bool) -> EpochExecutor:

@@ -561,7 +561,7 @@ def test_ctrl_c_between_compiled_steps_resumes_exactly(at, monkeypatch):
     whole = trainer(model=net).fit(X, LABELS, epochs=3, **MONITORING)
     monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
     with pytest.warns(UserWarning, match="interrupted"):
-        run = trainer(model=net).fit(X, LABELS, epochs=3, **MONITORING)
+        run = trainer(model=net).fit(X, LABELS, epochs=3, progress=True, **MONITORING)
     kept = host((run.params, run.state))
     before = [a.copy() for a in kept]
     rest = 3 - run.epoch
