@@ -33,7 +33,7 @@ from .backend import namespace
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau, Report
 from .data.dataset import Dataset
 from .divergence import divergence_error, warn_of_unscaled_inputs
-from .engine.executor import Epoch, EpochExecutor, run_epoch
+from .engine.executor import Epoch, EpochExecutor, quiet, run_epoch
 from .engine.full_batch import value_and_grad
 from .engine.interrupts import interrupts
 from .engine.packing import unpacked
@@ -264,7 +264,8 @@ def _epochs(
                 scale = run._scale
                 try:
                     count = last - run.epoch if alone and run.epoch else 1
-                    run, loss = train(run, data, bar.update, signals, count=count)
+                    with quiet():
+                        run, loss = train(run, data, bar.update, signals, count=count)
                 except KeyboardInterrupt as error:  # an unfinished iteration of L-BFGS is lost
                     with_run(error, run)
                     raise
@@ -345,15 +346,14 @@ def _train_epochs(
     epoch, loss, stop = run.epoch, None, time.perf_counter() + 0.1
     try:
         while epoch < run.epoch + count:
-            order = None
             if trainer.batch_size is not None and trainer.shuffle:
-                order = random.order(trainer.seed, epoch, rows)
+                data = replace(data, order=random.order(trainer.seed, epoch, rows))
             params, state, step, progress = now
             end = run_epoch(
                 executor,
                 params,
                 state,
-                Epoch(replace(data, order=order), batch, random.key(trainer.seed, epoch), scale),
+                Epoch(data, batch, random.key(trainer.seed, epoch), scale),
                 interrupted,
                 done=step,
                 sums=progress[:2],

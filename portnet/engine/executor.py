@@ -56,12 +56,6 @@ class Epoch:
     scale: Array | None = None
     order: Any = None
 
-    @functools.cached_property
-    def key_arrays(self) -> Key:
-        """The numbers of the key as NumPy arrays (1, 1)."""
-        assert self.key is not None
-        return Key(_as_array(self.key.salt), _as_array(0))
-
     def on_device(self) -> "Epoch":
         """Return the epoch with its order where a step takes from it."""
         data, order = self.dataset, self.dataset.order
@@ -70,10 +64,11 @@ class Epoch:
             return replace(self, order=every if order is None else order)
         return self if order is None else replace(self, order=data.backend.asarray(order))
 
-    def inputs(self, begin: int, key_as_arrays: bool) -> tuple[Batch, Array | None, Key | None]:
+    def inputs(self, begin: int, key: Key | None) -> tuple[Batch, Array | None, Key | None]:
         """Return arrays, the rows to take of them (None: all), and the key of a step.
 
-        With `key_as_arrays`, the numbers of the key may change under one plan.
+        `key` has NumPy arrays (1, 1) for the numbers of the key, so that these may change under one
+        plan; they are overwritten by the next step. None: the numbers are Python's.
         """
         data, index = self.dataset, None
         part = slice(begin, min(begin + self.size, len(data)))
@@ -86,13 +81,12 @@ class Epoch:
             arrays = first, *(a if a is None else a[part, ...] for a in arrays[1:])
         if data.is_csr:
             arrays, index = (data.dense_or_sparse(part), *_take(arrays[1:], index)), None
-        if self.key is None or not key_as_arrays:
+        if self.key is None or key is None:
             return arrays, index, self.key and self.key._replace(first=begin)
-        if data.backend.is_host:  # a plan reads it, and nothing keeps it
-            self.key_arrays.first[0, 0] = begin
-            return arrays, index, self.key_arrays
-        numbers = (_as_array(self.key.salt), _as_array(begin))
-        return arrays, index, Key(*map(data.backend.asarray, numbers))
+        key.salt[0, 0], key.first[0, 0] = self.key.salt, begin
+        if not data.backend.is_host:
+            key = Key(*[data.backend.asarray(number.copy()) for number in key])
+        return arrays, index, key
 
 
 @dataclass(frozen=True)
@@ -131,20 +125,18 @@ class EpochExecutor:
         done = start.done
         torn = False  # in the middle of a packed step
         try:
-            with quiet():
-                for begin in begins:
-                    torn = step.packed
-                    packed = step(packed, epoch, begin)
-                    torn, done = False, done + 1
-                    step.warn_if_eager()
-                    if after():
-                        break
+            for begin in begins:
+                torn = step.packed
+                packed = step(packed, epoch, begin)
+                torn, done = False, done + 1
+                step.warn_if_eager()
+                if after():
+                    break
         except KeyboardInterrupt as error:  # raised by a signal handler other than Python's
             if torn:  # the packed vectors are half written: the finished steps are made again
                 packed = step.pack(start)
-                with quiet():
-                    for begin in begins[: done - start.done]:
-                        packed = step(packed, epoch, begin)
+                for begin in begins[: done - start.done]:
+                    packed = step(packed, epoch, begin)
             error.ahead = step.result(packed, done)  # type: ignore[attr-defined]
             raise
         return step.result(packed, done)
@@ -174,8 +166,10 @@ class EpochExecutor:
                 return StepExecutor(eager, reason=str(error))
         make = _MakeStepAndSum(self.make, self.averaged)
         function = compile_cached(make, *self.parts, form=packings, donate=(0, 1, 2))
-        step = StepExecutor(function, packings, key_as_arrays=True)
-        reason = function.refusal(*step.pack(start), *epoch.inputs(begins[0], True), epoch.scale)
+        step = StepExecutor(function, packings, key=Key(_number(), _number()))
+        reason = function.refusal(
+            *step.pack(start), *epoch.inputs(begins[0], step.key), epoch.scale
+        )
         return StepExecutor(eager, reason=reason) if reason else step
 
     def close(self) -> None:
@@ -222,11 +216,14 @@ def run_epoch(
     those of the steps before; `advance` is called after each step; `look_at` returns the arrays
     that must be finite. `packed` allows the result to be packed: the next epoch may begin with it,
     and `packing.unpacked` returns its pytree. The host waits for the device here, once per epoch.
+    Call it under `quiet()`.
     """
     backend = epoch.dataset.backend
     xp = backend.xp
-    wide = xp.float64 if backend.supports("float64") else xp.float32
-    start = EpochState(params, state, xp.asarray(sums, dtype=wide, device=backend.device), done)
+    start = EpochState(params, state, np.asarray(sums), done)
+    if not backend.is_host:
+        wide = xp.float64 if backend.supports("float64") else xp.float32
+        start = start._replace(sums=xp.asarray(sums, dtype=wide, device=backend.device))
 
     def after() -> bool:
         advance(1)
@@ -262,10 +259,9 @@ class StepExecutor:
         function: Callable[..., Any],
         packings: Any = UNPACKED,
         reason: str = "",
-        key_as_arrays: bool = False,
+        key: Key | None = None,
     ) -> None:
-        self.function, self.packings, self.reason = function, packings, reason
-        self.key_as_arrays = key_as_arrays
+        self.function, self.packings, self.reason, self.key = function, packings, reason, key
         self.packed = isinstance(packings[0], Packing)
         self._vectors: Any = None  # params, state, sums
         self._current: Any = (None, None)  # the packed pytrees whose values the vectors have
@@ -273,7 +269,7 @@ class StepExecutor:
 
     def __call__(self, packed: Any, epoch: Epoch, begin: int) -> Any:
         """Make the step of the batch that begins at a row; return params, state, sums, packed."""
-        arrays, index, key = inputs = epoch.inputs(begin, self.key_as_arrays)
+        arrays, index, key = inputs = epoch.inputs(begin, self.key)
         if not self.packed:
             return self.function(*packed, *inputs, epoch.scale)
         rows = arrays[1] if index is None else index
@@ -376,8 +372,8 @@ def quiet() -> Any:
     return np.errstate(**settings)
 
 
-def _as_array(number: int) -> Any:
-    return np.full((1, 1), number, np.int32)
+def _number() -> Any:
+    return np.zeros((1, 1), np.int32)
 
 
 def _take(arrays: Any, index: Array | None) -> Any:
