@@ -220,3 +220,20 @@ def _restore_default_backend():
     before = portnet.backend._default
     yield
     portnet.backend._default = before
+
+
+@pytest.fixture
+def default_sigint_handler():
+    """Set Python's default SIGINT handler, which is missing if the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(params=["pandas", "polars"])
+def frame(request):
+    """Make a frame of an array with five columns."""
+    library = pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+    return lambda x, names="abcde": library.DataFrame(
+        {name: x[:, j] for j, name in enumerate(names)}
+    )

@@ -297,7 +297,7 @@ def test_example_runs_on_every_backend(name, backend_name, run):
     few = {"blobs": 2, "xor": 60, "patterns_2x2": 60, "training_features": 2, "sklearn_pipeline": 2}
     epochs = few.get(name, 200)
     if name == "sklearn_pipeline" and backend_name != "cupy":
-        pytest.skip("slow: each process imports the library; test_estimators.py covers the search")
+        pytest.skip("slow: each process imports the library; tests/estimators covers the search")
     run(name, "--backend", backend_name, *short, "--epochs", epochs)
 
 

@@ -1,664 +1,898 @@
-"""Validation of data, labels, weights, devices and options: error types and messages."""
+"""Bad arguments of Trainer, optimizers, schedules and fit: error types and messages.
+
+Bad data (NaN, shapes, libraries) are in data/test_checks.py.
+"""
 
 import re
-from datetime import datetime, time, timedelta
 
-import array_api_strict
 import numpy as np
 import pytest
 
 import portnet
-from portnet import DataError, ShapeError, tree
+from portnet import DataError, ShapeError
 
-X = np.arange(24.0).reshape(6, 4) / 10
-LABELS = np.array([0, 1, 2, 0, 1, 2])
-VALUES = np.arange(6.0)
-NET = portnet.mlp([4, 3, 3])
-START, _ = NET.init(np.random.default_rng(0), 4)
-
-
-def changed(array, index, value):
-    array = np.array(array)
-    array[index] = value
-    return array
+X = np.arange(24.0).reshape(8, 3) / 10
+LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+WORDS = np.array(["a", "b", "c", "a", "b", "c", "a", "b"])
+VALUES = X[:, 0] * 2
+NET = portnet.mlp([3, 4, 3])
 
 
-def classify(X=X, y=LABELS, fit=None, **options):
-    trainer = portnet.Trainer(NET, "softmax_cross_entropy", "sgd", **options)
-    return trainer.fit(X, y, **({"epochs": 1} | (fit or {})))
+def fit(y=LABELS, x=X, loss="softmax_cross_entropy", trainer=(), outputs=3, **options):
+    net = portnet.mlp([3, 4, outputs])
+    return portnet.Trainer(net, loss, **dict(trainer)).fit(x, y, **({"epochs": 1} | options))
 
 
-def regress(X=X, y=VALUES, loss="squared_error", outputs=1, **fit):
-    trainer = portnet.Trainer(portnet.mlp([4, 3, outputs]), loss)
-    return trainer.fit(X, y, **({"epochs": 1} | fit))
+def optimize(optimizer):
+    return fit(trainer={"optimizer": optimizer})
 
 
-def strict(host, device="device1"):
-    dtype = array_api_strict.float32 if np.asarray(host).dtype.kind == "f" else None
-    return array_api_strict.asarray(host, dtype=dtype, device=array_api_strict.Device(device))
+def one_column(mean, target, weight=None):
+    return mean[:, :1]
 
 
-class Sparse:
-    def toarray(self):
-        return X
+def scale(mean, target, weight=None):
+    return 0.0
 
 
+def loss(mean, target, weight=None):
+    return 0.0
+
+
+def custom_metric(mean, target, weight=None):
+    return 0.0
+
+
+class ForwardWithoutKey:
+    def init(self, rng, n_in):
+        return (), n_in
+
+    def forward(self, params, x):
+        return x, None
+
+    def backward(self, params, cache, dy):
+        return (), dy
+
+
+class BackwardWithoutPair(ForwardWithoutKey):
+    def forward(self, params, x, key=None):
+        return x, None
+
+    def backward(self, params, cache, dy):
+        return dy
+
+
+class UpdatesOnly:
+    def init(self, params):
+        return ()
+
+    def update(self, grads, state, params):
+        return portnet.tree.map(lambda g: -0.1 * g, grads)
+
+
+# The call, the type of its error, and the start of its message.
 CASES = {
-    # X
-    "1-D X": (
-        lambda: classify(X[0]),
-        DataError,
-        "X: expected shape (rows, features), got (4,): X.res",
+    # Trainer
+    "loss misspelt": (
+        lambda: portnet.Trainer(NET, "cross_entropy"),
+        ValueError,
+        "unknown loss 'cross_entropy': did you mean 'softmax_cross_entropy'?",
     ),
-    "3-D X": (
-        lambda: classify(X[None]),
-        DataError,
-        "X: expected shape (rows, features), got (1, 6, 4)",
+    "optimizer misspelt": (
+        lambda: portnet.Trainer(NET, "huber", "rmsprob"),
+        ValueError,
+        "unknown optimizer 'rmsprob': did you mean 'rmsprop'?",
     ),
-    "0-D X": (lambda: classify(1.0), DataError, "X: expected shape (rows, features), got ()"),
-    "no rows": (
-        lambda: classify(X[:0], LABELS[:0]),
-        DataError,
-        "at least one row and one feature, go",
-    ),
-    "no features": (
-        lambda: portnet.Trainer(portnet.Dense(3), "softmax_cross_entropy").fit(X[:, :0], LABELS),
-        DataError,
-        "at least one row and one feature, got shape (6, 0)",
-    ),
-    "X with another number of features": (
-        lambda: classify(X[:, :3]),
-        DataError,
-        "X: expected 4 features, got 3",
-    ),
-    "ragged X": (
-        lambda: classify([[1, 2, 3, 4], [5, 6]]),
-        DataError,
-        "X: expected a rectangular array of numbers, got rows of different lengths",
-    ),
-    "text X": (
-        lambda: classify([["a"] * 4] * 6),
-        DataError,
-        "X: column 0 contains text such as 'a', but numbers are needed: drop it, or",
-    ),
-    "mixed X": (
-        lambda: classify(np.array([["a", 1, 2, 3]] * 6, dtype=object)),
-        DataError,
-        "X: column 0 contains text such as 'a', but numbers are needed: drop it, or",
-    ),
-    "complex X": (
-        lambda: classify(X + 1j),
-        DataError,
-        "X: expected real numbers, got data of dtype co",
-    ),
-    "dates in X": (
-        lambda: classify(np.zeros((6, 4), "datetime64[s]")),
-        DataError,
-        "X: column 0 contains dates or times, but numbers are needed: convert them to days or seconds",
-    ),
-    "sparse X": (
-        lambda: classify(Sparse()),
+    "optimizer as a number": (
+        lambda: portnet.Trainer(NET, "huber", 0.01),
         TypeError,
-        "X: sparse data was passed, but dense is requi",
+        "expected an optimizer with init, update, got 0.01",
     ),
-    "masked X": (
-        lambda: classify(np.ma.masked_greater(X, 1)),
+    "optimizer as a class": (
+        lambda: portnet.Trainer(NET, "huber", portnet.RMSProp),
+        TypeError,
+        "expected an optimizer with init, update, got <class 'portnet.optimizers.RMSProp'>: write it",
+    ),
+    "model as sizes": (
+        lambda: portnet.Trainer((3, 4, 3), "huber"),
+        TypeError,
+        "expected a model with init, forward, backward, got (3, 4, 3)",
+    ),
+    "an option of other libraries for Trainer": (
+        lambda: portnet.Trainer(NET, "huber", validation_split=0.1),
+        TypeError,
+        "Trainer: unknown option 'validation_split': write fit(X, y, validation=0.1)",
+    ),
+    "NumPy sizes as separate arguments": (
+        lambda: portnet.mlp(np.int64(4), 8, 2),
+        TypeError,
+        "mlp: expected a list of sizes, inputs first and outputs last, such as mlp([4, 8, 2]), got",
+    ),
+    "Dense with outputs and NumPy inputs": (
+        lambda: portnet.Dense(8, np.int64(4)),
+        TypeError,
+        "Dense(8, 4): the inputs come from the data, so write Dense(4)",
+    ),
+    "a layer whose forward has no key": (
+        lambda: portnet.Chain([portnet.Dense(3), ForwardWithoutKey()]),
+        TypeError,
+        "forward of layers[1] ForwardWithoutKey is called with (params, x, key), got one that takes (params, "
+        "x): write def forward(self, params, x, key=None), and return y, cache",
+    ),
+    "a residual layer whose forward has no key": (
+        lambda: portnet.Residual(ForwardWithoutKey()),
+        TypeError,
+        "forward of ForwardWithoutKey is called with (params, x, key), got one that takes (params, x): write",
+    ),
+    "a model whose forward has no key": (
+        lambda: portnet.Trainer(ForwardWithoutKey(), "huber"),
+        TypeError,
+        "forward of ForwardWithoutKey is called with (params, x, key), got one that takes (params, x): write",
+    ),
+    "a model whose backward returns no pair": (
+        lambda: portnet.Trainer(BackwardWithoutPair(), "squared_error").fit(X, X),
+        TypeError,
+        "BackwardWithoutPair: expected backward to return dparams, dx, got a ndarray of shape (8, 3)",
+    ),
+    "an optimizer that returns updates only": (
+        lambda: fit(trainer={"optimizer": UpdatesOnly()}),
+        TypeError,
+        "UpdatesOnly: expected update to return updates, state, got 3 values",
+    ),
+    "batch size of 0": (
+        lambda: portnet.Trainer(NET, "huber", batch_size=0),
+        ValueError,
+        "batch_size: expected an integer of at least 1, got 0",
+    ),
+    "batch size of 1.5": (
+        lambda: portnet.Trainer(NET, "huber", batch_size=1.5),
+        ValueError,
+        "batch_size: expected an integer of at least 1, got 1.5",
+    ),
+    "seed of None": (
+        lambda: portnet.Trainer(NET, "huber", seed=None),
+        ValueError,
+        "seed: expected an integer of at least 0, got None",
+    ),
+    "shuffle as a number": (
+        lambda: portnet.Trainer(NET, "huber", shuffle=1),
+        ValueError,
+        "shuffle: expected True or False, got 1",
+    ),
+    "parameters of another network": (
+        lambda: fit(trainer={"params": portnet.init(portnet.mlp([3, 5, 3]))}),
         DataError,
-        "X: expected no masked values: replace them with x.filled(...)",
+        "params[0]['W']: expected shape (3, 4), got (3, 5)",
     ),
-    "NaN in X": (
-        lambda: classify(changed(X, (3, 1), np.nan)),
+    # optimizers, transforms
+    "learning rate of 0": (
+        lambda: portnet.RMSProp(0),
+        ValueError,
+        "RMSProp: expected a finite lr > 0, or a function of t, got 0",
+    ),
+    "learning rate that is negative": (
+        lambda: portnet.AdamW(-1e-3),
+        ValueError,
+        "AdamW: expected a finite lr > 0, or a function of t, got -0.001",
+    ),
+    "learning rate that is NaN": (
+        lambda: portnet.Nesterov(np.nan),
+        ValueError,
+        "Nesterov: expected a finite lr > 0, or a function of t, got nan",
+    ),
+    "schedule without ()": (
+        lambda: portnet.SGD(portnet.CosineDecay),
+        ValueError,
+        "SGD: expected a finite lr > 0, or a function of t, got <class 'portnet.schedules.CosineDecay'>",
+    ),
+    "beta of 1": (
+        lambda: portnet.RMSProp(beta=1.0),
+        ValueError,
+        "RMSProp: expected 0 <= beta < 1, got 1.0",
+    ),
+    "beta as text": (
+        lambda: portnet.Nesterov(beta="0.9"),
+        ValueError,
+        "Nesterov: expected 0 <= beta < 1, got '0.9'",
+    ),
+    "decay that is negative": (
+        lambda: portnet.AdamW(decay=-0.1),
+        ValueError,
+        "AdamW: expected a finite decay >= 0, got -0.1",
+    ),
+    "decay of an unknown parameter": (
+        lambda: optimize(portnet.chain(portnet.WeightDecay(0.1, only="weights"), portnet.SGD())),
+        ValueError,
+        "WeightDecay: no parameter is named 'weights'; there are [0]['W'], [0]['b'], [2]['W']",
+    ),
+    "clipping limit of 0": (
+        lambda: portnet.ClipNorm(0.0),
+        ValueError,
+        "ClipNorm: expected a finite limit > 0, got 0.0",
+    ),
+    "empty chain": (
+        lambda: portnet.chain(),
+        ValueError,
+        "chain: expected at least one optimizer, got nothing",
+    ),
+    "chain of a list": (
+        lambda: portnet.chain([portnet.ClipNorm(1.0), portnet.SGD()]),
+        TypeError,
+        "expected part 1 of a chain with init, update, got [ClipNorm(limit=1.0), SGD(lr=0.1)]",
+    ),
+    "chain with L-BFGS": (
+        lambda: portnet.chain(portnet.ClipNorm(1.0), portnet.LBFGS()),
+        TypeError,
+        "expected part 2 of a chain with init, update, got LBFGS(memory=10",
+    ),
+    "chain of two optimizers": (
+        lambda: portnet.chain(portnet.SGD(), portnet.Adam()),
+        ValueError,
+        "chain: expected one optimizer, got 2 in (SGD(lr=0.1), Adam(",
+    ),
+    "chain of chains with two optimizers": (
+        lambda: portnet.chain(portnet.chain(portnet.SGD()), portnet.Adam()),
+        ValueError,
+        "chain: expected one optimizer, got 2 in (Chained(",
+    ),
+    "decay after the optimizer": (
+        lambda: portnet.chain(portnet.SGD(), portnet.WeightDecay(0.1)),
+        ValueError,
+        "chain: expected WeightDecay before the optimizer: after it, parameters",
+    ),
+    "learning rate too large for a float": (
+        lambda: portnet.Adam(10**400),
+        ValueError,
+        "Adam: expected a finite lr > 0, or a function of t, got 1000",
+    ),
+    "only as a number": (
+        lambda: portnet.AdamW(only=1),
+        TypeError,
+        "AdamW: expected only as a name of parameters, such as 'W', got 1",
+    ),
+    "chain that ends without an optimizer": (
+        lambda: optimize(portnet.chain(portnet.ClipNorm(1.0))),
+        TypeError,
+        "expected an optimizer, got Chained(parts=(ClipNorm(limit=1.0),)), which changes gradients",
+    ),
+    "transform alone": (
+        lambda: optimize(portnet.WeightDecay(0.1)),
+        TypeError,
+        "expected an optimizer, got WeightDecay(decay=0.1, only=None), which changes gradients but",
+    ),
+    "memory of 0 for L-BFGS": (
+        lambda: portnet.LBFGS(memory=0),
+        ValueError,
+        "LBFGS: memory: expected an integer of at least 1, got 0",
+    ),
+    "tolerance for L-BFGS that is negative": (
+        lambda: portnet.LBFGS(gtol=-1),
+        ValueError,
+        "LBFGS: expected a finite gtol >= 0, got -1",
+    ),
+    "L-BFGS with dropout": (
+        lambda: portnet.Trainer(portnet.mlp([3, 4, 3], dropout=0.5), "huber", "lbfgs").fit(X, X),
+        ValueError,
+        "LBFGS needs a loss that is the same in every evaluation, but this model draws at random",
+    ),
+    "L-BFGS with reduce_on_plateau": (
+        lambda: fit(trainer={"optimizer": "lbfgs"}, reduce_on_plateau=True),
+        ValueError,
+        "reduce_on_plateau: LBFGS finds the length of its steps by itself",
+    ),
+    # schedules
+    "step decay of every 0 steps": (
+        lambda: portnet.StepDecay(0.1, every=0),
+        ValueError,
+        "StepDecay: expected a finite every > 0, got 0",
+    ),
+    "factor above 1": (
+        lambda: portnet.ExponentialDecay(0.1, 10, factor=1.5),
+        ValueError,
+        "ExponentialDecay: expected 0 < factor <= 1, got 1.5",
+    ),
+    "inverse decay of power 0": (
+        lambda: portnet.InverseDecay(0.1, 10, power=0),
+        ValueError,
+        "InverseDecay: expected a finite power > 0, got 0",
+    ),
+    "warm-up as long as the decay": (
+        lambda: portnet.CosineDecay(0.1, steps=100, warmup=100),
+        ValueError,
+        "CosineDecay: expected 0 <= warmup < steps, got 100",
+    ),
+    "end above the learning rate": (
+        lambda: portnet.CosineDecay(0.1, steps=100, end=0.2),
+        ValueError,
+        "CosineDecay: expected 0 <= end <= lr, got 0.2",
+    ),
+    "constant schedule of NaN": (
+        lambda: portnet.Constant(np.nan),
+        ValueError,
+        "Constant: expected a finite lr > 0, got nan",
+    ),
+    "schedule that returns text": (
+        lambda: optimize(portnet.SGD(str)),
+        ValueError,
+        "SGD: expected a finite lr > 0, or a function of t, got <class 'str'>",
+    ),
+    "schedule that returns None": (
+        lambda: optimize(portnet.SGD(lambda t: None)),
+        ShapeError,
+        "learning rate <function <lambda>",
+    ),
+    "schedule that returns two numbers": (
+        lambda: optimize(portnet.SGD(lambda t: np.ones(2, np.float32))),
+        ShapeError,
+        "learning rate <function <lambda>",
+    ),
+    # fit: epochs, monitoring and options
+    "epochs of -1": (
+        lambda: fit(epochs=-1),
+        ValueError,
+        "epochs: expected an integer of at least 0, got -1",
+    ),
+    "epochs of 2.5": (
+        lambda: fit(epochs=2.5),
+        ValueError,
+        "epochs: expected an integer of at least 0, got 2.5",
+    ),
+    "an unknown option of fit": (
+        lambda: fit(epoch=3),
+        TypeError,
+        "fit: unknown option 'epoch': did you mean 'epochs'?",
+    ),
+    "an unknown option of epochs": (
+        lambda: portnet.Trainer(NET, "huber").epochs(X, X, epoch=3),
+        TypeError,
+        "epochs: unknown option 'epoch': did you mean 'epochs'?",
+    ),
+    "an option of other libraries for fit": (
+        lambda: fit(validation_split=0.2),
+        TypeError,
+        "fit: unknown option 'validation_split': write validation=0.1",
+    ),
+    "dtype as an option of fit": (
+        lambda: fit(dtype=np.float64),
+        TypeError,
+        'fit: unknown option \'dtype\': write portnet.set_backend("numpy", dtype="float64")',
+    ),
+    "epochs by position": (
+        lambda: portnet.Trainer(NET, "huber").fit(X, X, 10),
+        TypeError,
+        "fit: expected X, y and options by name, got 10 as a third argument: write fit(X, y, "
+        "epochs=10)",
+    ),
+    "epochs by position in a resumed fit": (
+        lambda: fit().fit(X, LABELS, 10),
+        TypeError,
+        "fit: expected X, y and options by name, got 10 as a third argument: write fit(X, y, "
+        "epochs=10)",
+    ),
+    "lr as an option of Trainer": (
+        lambda: portnet.Trainer(NET, "huber", lr=0.1),
+        TypeError,
+        "Trainer: unknown option 'lr': write optimizer=portnet.Adam(1e-3)",
+    ),
+    "dtype as an option of Trainer": (
+        lambda: portnet.Trainer(NET, "huber", dtype=np.float64),
+        TypeError,
+        'Trainer: unknown option \'dtype\': write portnet.set_backend("numpy", dtype="float64")',
+    ),
+    "epochs as an option of Trainer": (
+        lambda: portnet.Trainer(NET, "huber", epochs=3),
+        TypeError,
+        "Trainer: unknown option 'epochs': write fit(X, y, epochs=10)",
+    ),
+    "a NumPy dtype for use_backend": (
+        lambda: portnet.use_backend("numpy", dtype=np.float64).__enter__(),
+        ValueError,
+        "unknown dtype <class 'numpy.float64'>: did you mean 'float64'?",
+    ),
+    "a method of Run on Trainer": (
+        lambda: portnet.Trainer(NET, "huber").predict,
+        AttributeError,
+        "'Trainer' object has no attribute 'predict': predict is the run's. run = trainer.fit(X, "
+        "y); run.predict",
+    ),
+    "an unknown method of Trainer": (
+        lambda: portnet.Trainer(NET, "huber").predictions,
+        AttributeError,
+        "'Trainer' object has no attribute 'predictions'",
+    ),
+    "a loss by its name in other libraries": (
+        lambda: portnet.Trainer(NET, "mse"),
+        ValueError,
+        "unknown loss 'mse': did you mean 'squared_error'?",
+    ),
+    "a metric by its name in other libraries": (
+        lambda: fit(metrics=["acc"]),
+        ValueError,
+        "unknown metric 'acc': did you mean 'accuracy'?",
+    ),
+    "a metric by its abbreviation": (
+        lambda: fit(metrics=["MSE"]),
+        ValueError,
+        "unknown metric 'MSE': did you mean 'mean_squared_error'?",
+    ),
+    "a loss by the name of the torch class": (
+        lambda: portnet.Trainer(NET, "MSELoss"),
+        ValueError,
+        "unknown loss 'MSELoss': did you mean 'squared_error'?",
+    ),
+    "a loss in other case by its name in other libraries": (
+        lambda: portnet.Trainer(NET, "Categorical_CrossEntropy"),
+        ValueError,
+        "unknown loss 'Categorical_CrossEntropy': did you mean 'softmax_cross_entropy'?",
+    ),
+    "early stopping as a number": (
+        lambda: fit(early_stopping=5),
+        TypeError,
+        "early_stopping: expected True or a portnet.EarlyStopping, got 5",
+    ),
+    "early stopping as a class": (
+        lambda: fit(early_stopping=portnet.EarlyStopping),
+        TypeError,
+        "early_stopping: expected True or a portnet.EarlyStopping, got <class",
+    ),
+    "patience of 0": (
+        lambda: portnet.EarlyStopping(patience=0),
+        ValueError,
+        "EarlyStopping: patience: expected an integer of at least 1, got 0",
+    ),
+    "patience as the first argument": (
+        lambda: portnet.EarlyStopping(5),
+        TypeError,
+        "EarlyStopping: expected monitor as a name, got 5",
+    ),
+    "min_change that is negative": (
+        lambda: portnet.EarlyStopping(min_change=-1),
+        ValueError,
+        "EarlyStopping: expected a finite min_change >= 0, got -1",
+    ),
+    "unknown mode": (
+        lambda: portnet.EarlyStopping(mode="maximum"),
+        ValueError,
+        "unknown mode 'maximum'",
+    ),
+    "restore as text": (
+        lambda: portnet.EarlyStopping(restore="best"),
+        TypeError,
+        "EarlyStopping: restore is True or False, got 'best'",
+    ),
+    "monitor of a metric that is not computed": (
+        lambda: fit(early_stopping=portnet.EarlyStopping("validation_loss")),
+        ValueError,
+        "EarlyStopping: 'validation_loss' needs validation rows: give fit validation=0.1, or "
+        "validation=(X, y)",
+    ),
+    "monitor misspelt": (
+        lambda: fit(validation=0.5, early_stopping=portnet.EarlyStopping("val_loss")),
+        ValueError,
+        "unknown metric to monitor 'val_loss': did you mean 'validation_loss'?",
+    ),
+    "monitor of a custom metric without a mode": (
+        lambda: fit(metrics=[custom_metric], early_stopping=portnet.EarlyStopping("custom_metric")),
+        ValueError,
+        'EarlyStopping: is a larger custom_metric better, or a smaller one? Say mode="max" or mode="min"',
+    ),
+    "plateau with a factor of 1": (
+        lambda: portnet.ReduceOnPlateau(factor=1),
+        ValueError,
+        "ReduceOnPlateau: expected 0 < factor < 1, got 1",
+    ),
+    "ReduceOnPlateau as early_stopping": (
+        lambda: fit(early_stopping=portnet.ReduceOnPlateau()),
+        TypeError,
+        "early_stopping: expected True or a portnet.EarlyStopping, got ReduceOnPlateau(",
+    ),
+    "callbacks that are not callable": (
+        lambda: fit(callbacks=["print"]),
+        TypeError,
+        "callbacks: expected functions of a report, got 'print'",
+    ),
+    "callbacks as a number": (
+        lambda: fit(callbacks=3),
+        TypeError,
+        "callbacks: expected functions of a report, got 3",
+    ),
+    "callback that returns a number": (
+        lambda: fit(callbacks=lambda report: 0.5),
+        TypeError,
+        "callback <lambda>: expected True to stop, or False or None, got 0.5",
+    ),
+    "progress as text": (
+        lambda: fit(progress="bar"),
+        TypeError,
+        "progress: expected True or False, got 'bar'",
+    ),
+    "verbose as text": (
+        lambda: fit(verbose="yes"),
+        TypeError,
+        "verbose: expected True or False, got 'yes'",
+    ),
+    "metrics as a number": (
+        lambda: fit(metrics=5),
+        TypeError,
+        "metrics: expected names or functions, got 5",
+    ),
+    "metric that returns a column": (
+        lambda: fit(metrics=[one_column]),
+        TypeError,
+        "metric 'one_column': expected one number, got array([",
+    ),
+    "metric with two arguments only": (
+        lambda: fit(metrics=[lambda mean, target: 0.0]),
+        TypeError,
+        "a metric is called with (mean, target, weight), got one that takes (mean, target): write "
+        "def metric(mean, target, weight=None), and return a number",
+    ),
+    "metric with a reserved name": (
+        lambda: fit(metrics=[scale]),
+        ValueError,
+        "metrics: expected functions with distinct names, none of them 'loss', 'scale' or 'validation",
+    ),
+    "log loss of a regression": (
+        lambda: fit(VALUES, loss="squared_error", outputs=1, metrics=["log_loss"]),
+        ValueError,
+        "metric 'log_loss' needs probabilities, which SquaredError does not give",
+    ),
+    "accuracy of a regression": (
+        lambda: fit(VALUES, loss="squared_error", outputs=1, metrics=["accuracy"]),
+        ValueError,
+        "metric 'accuracy' compares classes, but y contains numbers: use 'r2'",
+    ),
+    "loss that returns no gradient": (
+        lambda: fit(VALUES, loss=lambda p, t, w=None: np.float32(0), outputs=1),
+        TypeError,
+        "the loss <function",
+    ),
+    "loss that returns a column": (
+        lambda: fit(VALUES, loss=lambda p, t, w=None: (p, p), outputs=1),
+        TypeError,
+        "the loss <function",
+    ),
+    "resume from parameters": (
+        lambda: fit(resume=portnet.init(NET)),
+        TypeError,
+        "resume: expected a run that fit returned, got ({'W': ",
+    ),
+    "resume with given parameters": (
+        lambda: fit(resume=fit(), trainer={"params": portnet.init(NET)}),
+        ValueError,
+        "resume: expected a trainer without params: the run has the parameters",
+    ),
+    "resume with another optimizer": (
+        lambda: fit(resume=fit(), trainer={"optimizer": "sgd"}),
+        ValueError,
+        "resume: the run was trained with Adam, whose state does not fit SGD. To start anew from its",
+    ),
+    # fit: validation, metrics
+    "validation fraction of 1": (
+        lambda: fit(validation=1.0),
+        ValueError,
+        "validation: expected a fraction between 0 and 1, got 1.0",
+    ),
+    "validation fraction of True": (
+        lambda: fit(validation=True),
+        ValueError,
+        "validation: expected a fraction between 0 and 1, got True",
+    ),
+    "validation fraction of no rows": (
+        lambda: fit(validation=0.01),
         DataError,
-        "X contains NaN at row 3, column 1",
+        "validation=0.01 of 8 rows leaves no row to validate on: give more rows, or another fraction",
     ),
-    "several NaN in X": (
-        lambda: classify(changed(X, (slice(2, 4), 1), np.nan)),
+    "validation fraction of all rows": (
+        lambda: fit(validation=0.99),
         DataError,
-        "X contains NaN at row 2, column 1 (and 1 more)",
+        "validation=0.99 of 8 rows leaves no row to train on",
     ),
-    "None in X": (
-        lambda: classify([[1, 2, None, 4]] * 6),
+    "validation fraction of rows with weight 0": (
+        lambda: fit(validation=0.5, sample_weight=np.eye(8)[0]),
         DataError,
-        "X contains NaN at row 0, column 2 (and 5 more)",
+        "validation=0.5: all 4 rows to ",
     ),
-    "infinite X": (
-        lambda: classify(changed(X, (0, 2), -np.inf)),
+    "validation without y": (
+        lambda: fit(validation=X),
+        ValueError,
+        "validation: expected (X, y) or (X, y, sample_weight), or a fraction of the rows",
+    ),
+    "validation with another number of columns": (
+        lambda: fit(validation=(X[:, :2], LABELS)),
         DataError,
-        "X contains infinity or a value too large for float32 at row 0, column 2",
+        "validation X: expected 3 features, got 2",
     ),
-    "X too large": (
-        lambda: classify(changed(X, (0, 0), 1e300)),
+    "validation with another number of labels": (
+        lambda: fit(validation=(X, LABELS[:5])),
         DataError,
-        "X: a value of 1e+300 is too large for float32: scale the data",
+        "validation y: expected 8 rows, as many as in X, got shape (5,)",
     ),
-    "X too large on a device": (
-        lambda: classify(
-            array_api_strict.asarray(changed(X, (0, 0), 1e300)), array_api_strict.asarray(LABELS)
-        ),
+    "metric misspelt": (
+        lambda: fit(metrics=["balanced_acuracy"]),
+        ValueError,
+        "unknown metric 'balanced_acuracy': did you mean 'balanced_accuracy'?",
+    ),
+    "regression metric of labels": (
+        lambda: fit(metrics=["mean_squared_error"]),
+        ValueError,
+        "metric 'mean_squared_error' compares numbers, but y contains labels: use 'accuracy'",
+    ),
+    "class metric of a multilabel target": (
+        lambda: fit(np.eye(3)[LABELS], loss="sigmoid_cross_entropy", metrics=["balanced_accuracy"]),
+        ValueError,
+        "metric 'balanced_accuracy' compares one class per row, but this network has 3 labels per row",
+    ),
+    # fit: labels and weights
+    "fewer text labels than outputs": (
+        lambda: fit(np.where(LABELS == 0, "no", "yes")),
         DataError,
-        "X: a value of 1e+300 is too large for float32: scale the data",
+        "y: expected 3 classes, as the network has 3 outputs, got 2 classes: 'no', 'yes'",
     ),
-    # labels
-    "no y": (lambda: classify(y=None), DataError, "y: expected targets, got None"),
-    "short y": (
-        lambda: classify(y=LABELS[:5]),
+    "more text labels than a binary loss has": (
+        lambda: fit(WORDS, loss="sigmoid_cross_entropy", outputs=1),
         DataError,
-        "y: expected 6 rows, as many as in X, got shape (5,)",
+        "y: expected 2 classes, as the network has 1 output, got 3 classes: 'a', 'b', 'c'",
     ),
-    "0-D y": (
-        lambda: classify(y=1),
+    "text labels for a multilabel loss": (
+        lambda: fit(WORDS, loss="sigmoid_cross_entropy"),
         DataError,
-        "y: expected 6 rows, as many as in X, got shape ()",
+        "y: expected a column of 0 and 1 for each label, as the network has 3 outputs, got 3 classes",
     ),
-    "label too large": (
-        lambda: classify(y=changed(LABELS, 4, 3)),
+    "text labels for a regression loss": (
+        lambda: fit(WORDS, loss="squared_error", outputs=1),
         DataError,
-        "y: expected labels from 0 to 2 (the network has 3 outputs), got 3 at row 4",
+        "y: expected numbers, got text such as 'a'",
     ),
-    "negative label": (
-        lambda: classify(y=changed(LABELS, 1, -1)),
+    "text, numbers and None as labels": (
+        lambda: fit(["a", 1, "c", None] * 2),
         DataError,
-        "y: expected labels from 0 to 2 (the network has 3 outputs), got -1 at row 1",
+        "Input y contains None.",
     ),
-    "fractional labels": (
-        lambda: classify(y=LABELS + 0.5),
+    "text and numbers in a list of labels": (
+        lambda: fit(["a", 1, 2.0, "a"] * 2),
         DataError,
-        "y: expected integer labels from 0 to 2, or probabilities of shape (6, 3); got 0.5 at row",
+        "Mix of label input types (number and string) in y: give labels of one type",
     ),
-    "floating labels out of range": (
-        lambda: classify(y=LABELS + 1.0),
+    "text and numbers in an object array of labels": (
+        lambda: fit(np.array(["a", 1, 2.0, "a"] * 2, dtype=object)),
         DataError,
-        "y: expected labels from 0 to 2 (the network has 3 outputs), got 3 at row",
+        "Mix of label input types (number and string) in y: give labels of one type",
     ),
-    "text labels": (
-        lambda: classify(y=list("abcdab")),
+    "bytes as labels": (
+        lambda: fit(WORDS.astype(bytes)),
         DataError,
-        "y: expected 3 classes, as the network has 3 outputs, got 4 classes: 'a', 'b', 'c', 'd'",
+        "y: expected labels of one type, got bytes: decode them, label.decode()",
     ),
-    "labels in two columns": (
-        lambda: classify(y=np.c_[LABELS, LABELS]),
+    "two columns of text labels": (
+        lambda: fit(np.c_[WORDS, WORDS]),
         DataError,
-        "y: expected integer labels of shape (6,), or probabilities of shape (6, 3), one column for ea",
+        "y: expected labels of shape (rows,), got (8, 2)",
     ),
-    "ragged y": (
-        lambda: classify(y=[[0], [1, 2], 0, 0, 0, 0]),
+    "an unknown text label in the validation set": (
+        lambda: fit(WORDS, validation=(X, np.where(WORDS == "c", "d", WORDS))),
         DataError,
-        "y: expected a rectangular",
+        "validation y: expected labels among 'a', 'b', 'c', got 'd' at row 2",
     ),
-    "probabilities above 1": (
-        lambda: classify(y=np.eye(3)[LABELS] * 2),
+    "integer labels after text labels": (
+        lambda: fit(WORDS).evaluate(X, LABELS),
         DataError,
-        "y: expected targets from 0 to 1 (as SoftmaxCrossEntropy needs), got 2 at row 0, column 0",
+        "y: expected labels such as 'a', as in training, got numbers",
     ),
-    "probabilities that do not sum to 1": (
-        lambda: classify(y=np.eye(3)[LABELS] * 0.5),
+    "text labels after integer labels": (
+        lambda: fit().evaluate(X, WORDS),
         DataError,
-        "y: expected the probabilities of a row to sum to 1, got 0.5 at row 0",
+        "y: expected integer labels from 0 to 2, got text such as 'a'",
     ),
-    # targets
-    "target of another shape": (
-        lambda: regress(y=np.zeros((6, 2))),
+    "class weight of an unknown class": (
+        lambda: fit(WORDS, class_weight={"a": 1, "d": 2}),
+        ValueError,
+        "class_weight: expected classes among 'a', 'b', 'c', got 'd'",
+    ),
+    "class weight by number for text labels": (
+        lambda: fit(WORDS, class_weight={0: 1}),
+        ValueError,
+        "class_weight: expected classes among 'a', 'b', 'c', got 0",
+    ),
+    "class weight that is negative": (
+        lambda: fit(class_weight={0: -1}),
+        ValueError,
+        "class_weight: expected a finite weight >= 0 for 0, got -1",
+    ),
+    "class weight as text": (
+        lambda: fit(class_weight={1: "2"}),
+        ValueError,
+        "class_weight: expected a finite weight >= 0 for 1, got '2'",
+    ),
+    "class weight as a list": (
+        lambda: fit(class_weight=[1, 2, 3]),
+        ValueError,
+        "class_weight: expected a dict of class: weight, or 'balanced', got [1, 2, 3]",
+    ),
+    "class weight misspelt": (
+        lambda: fit(class_weight="balance"),
+        ValueError,
+        "class_weight: expected a dict of class: weight, or 'balanced', got 'balance'",
+    ),
+    "class weights of 0": (
+        lambda: fit(class_weight=dict.fromkeys(range(3), 0)),
         DataError,
-        "y: expected targets of shape (6, 1), one column for each output, got (6, 2)",
+        "class_weight: expected at least one weight above 0, got only zeros",
     ),
-    "1-D target of several outputs": (
-        lambda: regress(outputs=2),
+    "class weight of a regression": (
+        lambda: fit(VALUES, loss="huber", outputs=1, class_weight="balanced"),
+        ValueError,
+        "class_weight needs one label per row and a cross-entropy loss; got targets of shape (8, 1) and",
+    ),
+    "class weight of a multilabel target": (
+        lambda: fit(np.eye(3)[LABELS], loss="sigmoid_cross_entropy", class_weight="balanced"),
+        ValueError,
+        "class_weight needs one label per row and a cross-entropy loss; got targets of shape (8, 3) and",
+    ),
+    "class weight that is complex": (
+        lambda: fit(class_weight={1: 1j}),
+        ValueError,
+        "class_weight: expected a finite weight >= 0 for 1, got 1j",
+    ),
+    "sample weights whose sum overflows": (
+        lambda: fit(sample_weight=np.full(8, 1e38)),
         DataError,
-        "y: expected targets of shape (6, 2), one column for each output, got (6,)",
+        "sample_weight: the sum of the weights is too large for float32: scale them down",
     ),
-    "NaN in y": (
-        lambda: regress(y=changed(VALUES, 2, np.nan)),
+    "products of sample and class weights that overflow": (
+        lambda: fit(sample_weight=np.full(8, 1e30), class_weight={0: 1e10}),
+        DataError,
+        "class_weight contains infinity or a value too large for float32 at row 0",
+    ),
+    "labels with None": (
+        lambda: fit([0, 1, None, 0, 1, 2, 0, 1]),
         DataError,
         "y contains NaN at row 2",
     ),
-    "infinite y": (
-        lambda: regress(y=changed(VALUES, 5, np.inf)),
+    "sample weight of another length": (
+        lambda: fit(sample_weight=np.ones(3)),
         DataError,
-        "y contains infinity or a value too large for float32 at row 5",
+        "sample_weight: expected shape (8,), one weight per row, got (3,)",
     ),
-    "y too large": (
-        lambda: regress(y=VALUES * 1e300),
+    "sample weight that is negative": (
+        lambda: fit(sample_weight=-np.ones(8)),
         DataError,
-        "y: a value of 5e+300 is too large",
+        "sample_weight: expected weights of at least 0 (each multiplies the loss of its row), got -1 at row 0",
     ),
-    "text targets": (
-        lambda: regress(y=["a"] * 6),
-        DataError,
-        "y: expected numbers, got text such as",
+    "a class as a callback": (
+        lambda: fit(callbacks=[dict]),
+        TypeError,
+        "callbacks: expected functions of a report, got <class 'dict'>",
     ),
-    "sigmoid target out of range": (
-        lambda: regress(loss="sigmoid_cross_entropy"),
-        DataError,
-        "y: expected targets from 0 to 1 (as SigmoidCrossEntropy needs), got 2 at row 2, column 0",
-    ),
-    "negative count": (
-        lambda: regress(y=VALUES - 1, loss="poisson"),
-        DataError,
-        "y: expected targets of at least 0 (as PoissonLoss needs), got -1 at row 0, column 0",
-    ),
-    # weights
-    "weights of another shape": (
-        lambda: regress(sample_weight=np.ones(5)),
-        DataError,
-        "sample_weight: expected shape (6,), one weight per row, got (5,)",
-    ),
-    "negative weight": (
-        lambda: regress(sample_weight=changed(np.ones(6), 3, -1)),
-        DataError,
-        "sample_weight: expected weights of at least 0 (each multiplies the loss of its row), got -1 at row 3",
-    ),
-    "NaN weight": (
-        lambda: regress(sample_weight=changed(np.ones(6), 3, np.nan)),
-        DataError,
-        "sample_weight contains NaN at row 3",
-    ),
-    "zero weights": (
-        lambda: regress(sample_weight=np.zeros(6)),
-        DataError,
-        "sample_weight: expected at least one weight above 0, got only zeros",
-    ),
-    # validation set
-    "validation of another width": (
-        lambda: classify(fit={"validation": (X[:, :2], LABELS)}),
-        DataError,
-        "validation X: expected 4 features, got 2",
-    ),
-    "validation labels out of range": (
-        lambda: classify(fit={"validation": (X, LABELS + 1)}),
-        DataError,
-        "validation y: expected labels from 0 to 2 (the network has 3 outputs), got 3 at row 2",
-    ),
-    "validation without y": (
-        lambda: classify(fit={"validation": X}),
+    "class weight of True": (
+        lambda: fit(class_weight={1: True}),
         ValueError,
-        "validation: expected (X, y) or (X, y, sample_weight)",
+        "class_weight: expected a finite weight >= 0 for 1, got True",
     ),
-    # libraries and devices
-    "X and y on two devices": (
-        lambda: classify(strict(X), strict(LABELS, "device2")),
-        TypeError,
-        "y is a array_api_strict array on device2, but X is a array_api_strict array on device1. Move",
-    ),
-    "y on a device, X on the host": (
-        lambda: classify(X, strict(LABELS)),
-        TypeError,
-        "y is a array_api_strict array on device1, but X is a numpy array on cpu, which is moved to numpy on cpu. Move",
-    ),
-    "weights on a device": (
-        lambda: regress(sample_weight=strict(np.ones(6))),
-        TypeError,
-        "sample_weight is a array_api_strict array on device1, but X is",
-    ),
-    "validation on another device": (
-        lambda: classify(strict(X), fit={"validation": (strict(X, "device2"), LABELS)}),
-        TypeError,
-        "validation X is a array_api_strict array on device2, but X is",
-    ),
-    "predicting on another device": (
-        lambda: classify().predict(strict(X)),
-        TypeError,
-        "X is a array_api_strict array on device1, but the parameters are on numpy on cpu: give portn",
-    ),
-    # parameters
-    "parameters of another structure": (
-        lambda: classify(params=START[:2]),
-        DataError,
-        "params: pytrees differ at the top: expected a tuple of 3, got a tuple of 2",
-    ),
-    "parameters of another shape": (
-        lambda: classify(params=({**START[0], "W": START[0]["W"].T}, *START[1:])),
-        DataError,
-        "params[0]['W']: expected shape (4, 3), got (3, 4)",
-    ),
-    "NaN parameters": (
-        lambda: classify(params=tree.map(lambda p: p * np.nan, START)),
-        DataError,
-        "params[0]['W'] contains NaN at row 0, column 0 (and 11 more)",
-    ),
-    "parameters on another device": (
-        lambda: classify(params=tree.map(strict, START)),
-        TypeError,
-        "params[0]['W'] is a array_api_strict array on device1, but X is moved to numpy on cpu",
-    ),
-    # options
-    "batch size 0": (
-        lambda: classify(batch_size=0),
+    "class weight that is infinite": (
+        lambda: fit(class_weight={1: np.inf}),
         ValueError,
-        "batch_size: expected an integer of a",
+        "class_weight: expected a finite weight >= 0 for 1, got inf",
     ),
-    "batch size 2.5": (lambda: classify(batch_size=2.5), ValueError, "at least 1, got 2.5"),
-    "negative seed": (
-        lambda: classify(seed=-1),
+    "plateau with min_scale=2": (
+        lambda: portnet.ReduceOnPlateau(min_scale=2),
         ValueError,
-        "seed: expected an integer of at least 0",
+        "ReduceOnPlateau: expected 0 <= min_scale < 1, got 2",
     ),
-    "negative epochs": (
-        lambda: classify(fit={"epochs": -1}),
-        ValueError,
-        "epochs: expected an integer",
-    ),
-    "True epochs": (
-        lambda: classify(fit={"epochs": True}),
-        ValueError,
-        "epochs: expected an integer",
-    ),
-    "unknown loss": (
-        lambda: portnet.Trainer(NET, "softmax_crossentropy"),
-        ValueError,
-        "unknown loss 'softmax_crossentropy': did you mean 'softmax_cross_entropy'?",
-    ),
-    "loss without ()": (
-        lambda: portnet.Trainer(NET, portnet.SquaredError),
-        TypeError,
-        "expected a loss(pred, target, weight) with __call__, got <class",
-    ),
-    "loss of None": (
-        lambda: portnet.Trainer(NET, None),
-        TypeError,
-        "expected a loss(pred, target, weight) with __call__, got None",
-    ),
-    "unknown optimizer": (
-        lambda: portnet.Trainer(NET, "huber", "adan"),
-        ValueError,
-        "unknown optimizer 'adan': did you mean 'adam'?",
-    ),
-    "optimizer without ()": (
-        lambda: portnet.Trainer(NET, "huber", portnet.Adam),
-        TypeError,
-        "expected an optimizer with init, update, got <class",
-    ),
-    "model without methods": (
-        lambda: portnet.Trainer([4, 3], "huber"),
-        TypeError,
-        "expected a model with init, forward, backward, got [4, 3]",
-    ),
-    "unknown metric": (
-        lambda: classify(fit={"metrics": ["acuracy"]}),
-        ValueError,
-        "unknown metric 'acuracy': did you mean 'accuracy'?",
-    ),
-    "accuracy of a multilabel target": (
-        lambda: regress(
-            y=np.eye(3)[LABELS], loss="sigmoid_cross_entropy", outputs=3, metrics="accuracy"
+    "resume from a chain with another optimizer": (
+        lambda: fit(
+            resume=fit(trainer={"optimizer": portnet.chain(portnet.ClipNorm(1.0), portnet.Adam())}),
+            trainer={"optimizer": portnet.chain(portnet.ClipNorm(1.0), portnet.SGD())},
         ),
         ValueError,
-        "metric 'accuracy' compares one class per row, but this network has 3 labels per row: use 'label_",
+        "resume: the run was trained with chain(ClipNorm, Adam), whose state does not fit "
+        "chain(ClipNorm, SGD)",
     ),
-    "shuffle as text": (
-        lambda: classify(shuffle="False"),
+    "log loss of a multilabel target": (
+        lambda: fit(np.eye(3)[LABELS], loss="sigmoid_cross_entropy", metrics=["log_loss"]),
         ValueError,
-        "shuffle: expected True or False, got 'False'",
+        "metric 'log_loss' compares one class per row, but this network has 3 labels per row",
     ),
-    "epochs in an array": (
-        lambda: classify(fit={"epochs": np.array([1, 2])}),
+    "metric named loss": (
+        lambda: fit(metrics=[loss]),
         ValueError,
-        "epochs: expected an integer of at least 0, got array([1, 2])",
+        "metrics: expected functions with distinct names, none of them 'loss', 'scale' or 'validation_...', got 'loss'",
     ),
-    "two metrics with one name": (
-        lambda: regress(metrics=[lambda m, t, w: 0.0, lambda m, t, w: 1.0]),
-        ValueError,
-        "metrics: expected functions with distinct names, none of them 'loss', 'scale' or 'validation_...', got '<lambda>' twice",
-    ),
-    "regression metric of labels": (
-        lambda: classify(fit={"metrics": ["r2"]}),
+    **{
+        f"{name} for labels": (
+            lambda name=name: fit(metrics=[name]),
+            ValueError,
+            f"metric {name!r} compares numbers, but y contains labels: use 'accuracy'",
+        )
+        for name in ("label_accuracy", "mean_absolute_error", "mean_squared_error", "r2")
+    },
+    "evaluating a regression metric of labels": (
+        lambda: fit().evaluate(X, LABELS, metrics=["r2"]),
         ValueError,
         "metric 'r2' compares numbers, but y contains labels: use 'accuracy'",
     ),
-    "softmax of one output": (
-        lambda: regress(y=[0] * 6, loss="softmax_cross_entropy"),
-        DataError,
-        "softmax_cross_entropy needs a network with one output per class, at least 2",
-    ),
-    # gradient checks
-    "check_gradients with NaN": (
-        lambda: portnet.check_gradients(NET, "huber", X * np.nan, X[:, :3]),
-        DataError,
-        "X contains NaN at row 0, column 0 (and 23 more)",
-    ),
-    "check_gradients with labels out of range": (
-        lambda: portnet.check_gradients(NET, "softmax_cross_entropy", X, LABELS + 9),
-        DataError,
-        "y: expected labels from 0 to 2 (the network has 3 outputs), got 9 at row 0",
-    ),
-    "check_gradients with an unknown loss": (
-        lambda: portnet.check_gradients(NET, "hubert", X, X),
+    "validation of four arrays": (
+        lambda: fit(validation=(X, LABELS, np.ones(8), 0)),
         ValueError,
-        "unknown loss 'hubert': did you mean 'huber'?",
+        "validation: expected (X, y) or (X, y, sample_weight), or a fraction of the rows",
     ),
-    "check_layer with a class": (
-        lambda: portnet.check_layer(portnet.ReLU),
-        TypeError,
-        "expected a layer with init, forward, backward, got <class 'portnet.layers.ReLU'>: write it",
-    ),
-    "check_layer with no rows": (
-        lambda: portnet.check_layer(portnet.ReLU(), rows=0),
+    "monitor of a training metric with a validation set": (
+        lambda: fit(
+            validation=0.5, metrics=["accuracy"], early_stopping=portnet.EarlyStopping("accuracy")
+        ),
         ValueError,
-        "rows: expected an integer of at least 1, got 0",
-    ),
-    "init with a negative seed": (
-        lambda: portnet.init(NET, seed=-1),
-        ValueError,
-        "seed: expected an integer of at least 0, got -1",
-    ),
-    "init with no inputs": (
-        lambda: portnet.init(portnet.Dense(3), 0),
-        ValueError,
-        "n_in: expected an integer of at least 1, got 0",
+        "unknown metric to monitor 'accuracy': did you mean 'validation_accuracy'?",
     ),
     # runs
-    "classes of a regression": (
-        lambda: regress().predict_class(X),
-        TypeError,
-        "predict_class needs a loss that predicts classes, sigmoid_cross_entropy or softmax_cross_en",
+    "best without monitoring": (
+        lambda: fit().best,
+        ValueError,
+        "best: no epoch was monitored; fit with early_stopping=portnet.EarlyStopping()",
     ),
-    "probabilities of a regression": (
-        lambda: regress().predict_proba(X),
-        TypeError,
-        "predict_proba needs a loss that predicts classes",
+    "moving to an unknown backend": (
+        lambda: fit().to("cuda"),
+        ValueError,
+        "unknown backend 'cuda'",
     ),
-    "predicting another number of features": (
-        lambda: classify().predict(X[:, :3]),
+    "moving to an unknown device": (
+        lambda: fit().to("numpy", device="gpu"),
+        ValueError,
+        "unknown device 'gpu' for numpy: NumPy's only device is 'cpu'",
+    ),
+    "moving to an unknown dtype": (
+        lambda: fit().to("numpy", dtype="float16"),
+        ValueError,
+        "unknown dtype 'float16'",
+    ),
+    "resuming with another number of features": (
+        lambda: fit().fit(X[:, :2], LABELS),
         DataError,
-        "X: expected 4 features, got 3",
+        "X: expected 3 features, got 2",
     ),
-    "evaluating labels out of range": (
-        lambda: classify().evaluate(X, LABELS + 7),
-        DataError,
-        "y: expected labels from 0 to 2 (the network has 3 outputs), got 7 at row 0",
+    "resuming with resume given twice": (
+        lambda: fit().fit(X, LABELS, resume=None),
+        TypeError,
+        "portnet.trainer.Trainer.fit() got multiple values for keyword argument 'resume'",
     ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_raises_its_error_and_message(case):
+def test_bad_argument_raises_its_error_and_message(case):
     call, error, message = CASES[case]
-    with pytest.raises(error, match=re.escape(message)) as caught:
+    with pytest.raises(error, match="^" + re.escape(message)) as caught:
         call()
     assert type(caught.value) is error
 
 
-def test_bad_data_on_other_backends_raise(other_xp):
-    """The checks run on the device of the arrays."""
-    trainer = portnet.Trainer(NET, "softmax_cross_entropy", "sgd")
-    with pytest.raises(DataError, match="X contains NaN at row 3, column 1"):
-        trainer.fit(other_xp.asarray(changed(X, (3, 1), np.nan)), LABELS)
-    with pytest.raises(DataError, match=r"y: expected labels from 0 to 2 .* got 3 at row 4"):
-        trainer.fit(other_xp.asarray(X), other_xp.asarray(changed(LABELS, 4, 3)))
-    y = other_xp.asarray(LABELS)
-    with (
-        portnet.use_backend("numpy"),
-        pytest.raises(
-            TypeError, match=f"y is a {other_xp.name} array on .*, but X is a numpy array"
-        ),
+def test_updates_of_another_structure_raise_and_name_the_optimizer():
+    net = portnet.Chain([portnet.Dense(3), portnet.Tanh()])  # the updates look like a pair
+    trainer = portnet.Trainer(net, "squared_error", UpdatesOnly(), compile=False)
+    with pytest.raises(ValueError, match="pytrees differ at the top") as caught:
+        trainer.fit(X, X)
+    (note,) = caught.value.__notes__
+    assert note.startswith("these are the updates of UpdatesOnly: update(grads, state, params)")
+
+
+def test_there_are_at_least_40_cases():
+    assert len(CASES) >= 40
+
+
+def test_bad_input_changes_neither_run_nor_arrays():
+    """After every error, the run and the arrays are unchanged."""
+    run = fit(WORDS, validation=0.25, early_stopping=True)
+    x, y, params = X.copy(), WORDS.copy(), [p.copy() for p in portnet.tree.leaves(run.params)]
+    history = run.history
+    for options in (
+        {"class_weight": {"d": 1}},
+        {"validation": 0.01},
+        {"callbacks": [3]},
+        {"early_stopping": portnet.EarlyStopping("accuracy")},
     ):
-        trainer.fit(X, y)
-    with pytest.raises(TypeError, match="y is a array_api_strict array on device1, but X is"):
-        trainer.fit(other_xp.asarray(X), strict(LABELS))
-    large = other_xp.asarray(changed(X, (0, 0), 1e300))
-    with (
-        portnet.use_backend(other_xp.name, device=other_xp.device),
-        pytest.raises(DataError, match=r"X: a value of 1e\+300 is too large for float32"),
-    ):
-        trainer.fit(large, LABELS)
-
-
-def test_mixed_libraries_in_layers_losses_and_metrics_raise(other_xp):
-    both = f"got a numpy array on cpu and a {other_xp.name} array on"
-    for layer in (portnet.Dense(4), portnet.LayerNorm()):
-        params = portnet.init(layer, 4, like=other_xp.asarray(X))
-        with pytest.raises(TypeError, match=both):
-            layer.forward(params, X)
-    with pytest.raises(TypeError, match=both):
-        portnet.SquaredError()(X, X, other_xp.asarray(np.ones(6)))
-    with pytest.raises(TypeError, match=both):
-        portnet.metrics.r2(X, X, other_xp.asarray(np.ones(6)))
-    with pytest.raises(TypeError, match=f"got a numpy array on cpu and a {other_xp.name} array on"):
-        portnet.SquaredError()(X, other_xp.asarray(X))
-
-
-def test_other_dtypes_and_memory_layouts_are_accepted():
-    """Integers, booleans, float16, other orders in memory, read-only and big-endian data."""
-    expected = classify().params
-    frozen = X.copy()
-    frozen.flags.writeable = False
-    for x in (np.asfortranarray(X), frozen, X.astype(">f8"), X.tolist(), X[::-1][::-1]):
-        for a, b in zip(tree.leaves(classify(x).params), tree.leaves(expected), strict=True):
-            np.testing.assert_array_equal(a, b)
-    for y in (
-        LABELS.tolist(),
-        LABELS.astype("uint8"),
-        np.eye(3)[LABELS],
-        np.eye(3, dtype=int)[LABELS],
-    ):
-        for a, b in zip(tree.leaves(classify(y=y).params), tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
-    classify(X > 1)
-    classify((X * 10).astype(int))
-    regress(y=VALUES > 2, loss="sigmoid_cross_entropy")
-    classify(X[:1], LABELS[:1])
-
-
-def test_bad_data_change_neither_parameters_nor_arrays():
-    run = classify()
-    before = [p.copy() for p in tree.leaves(run.params)]
-    x, y = changed(X, (3, 1), np.nan), LABELS.copy()
-    with pytest.raises(DataError):
-        run.evaluate(x, y)
-    with pytest.raises(DataError):
-        run.predict(x)
-    for a, b in zip(before, tree.leaves(run.params), strict=True):
+        with pytest.raises((ValueError, TypeError)):
+            run.fit(x, y, **options)
+    np.testing.assert_array_equal(x, X)
+    np.testing.assert_array_equal(y, WORDS)
+    for a, b in zip(params, portnet.tree.leaves(run.params), strict=True):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(y, LABELS)
-
-
-def test_error_classes_have_the_standard_base_classes():
-    assert issubclass(DataError, ValueError)
-    assert issubclass(ShapeError, ValueError)
-    assert issubclass(portnet.BackendUnavailableError, RuntimeError)
-    assert issubclass(portnet.DivergenceError, ArithmeticError)
-    assert issubclass(portnet.GradientError, AssertionError)
-
-
-# DataFrame columns, meta and sparse tensors, and mixed cells ---------------------------------------
-
-
-@pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_text_and_date_columns_raise_and_are_named(library):
-    module = pytest.importorskip(library, reason=f"{library} is not installed")
-    X = {"age": [1.0, 2, 3], "city": ["Rome", "Oslo", "Lima"], "width": [1, 2, 3]}
-    trainer = portnet.Trainer(portnet.mlp([3, 1]), "squared_error")
-    with pytest.raises(DataError) as error:
-        trainer.fit(module.DataFrame(X), [1.0, 2, 3])
-    assert str(error.value) == (
-        "X: column 'city' contains text such as 'Rome', but numbers are needed: drop it, or "
-        "encode it as one column of 0 and 1 per value (pandas.get_dummies)"
-    )
-    X["city"] = [datetime(2026, 1, day) for day in (1, 2, 3)]
-    with pytest.raises(DataError) as error:
-        trainer.fit(module.DataFrame(X), [1.0, 2, 3])
-    assert str(error.value) == (
-        "X: column 'city' contains dates or times, but numbers are needed: convert them to days or "
-        "seconds since a fixed date"
-    )
-
-
-def test_polars_time_columns_and_lazy_frames_raise():
-    polars = pytest.importorskip("polars", reason="polars is not installed")
-    trainer = portnet.Trainer(portnet.mlp([2, 1]), "squared_error")
-    values = [1.0, 2, 3]
-    for column in ([time(1), time(2), time(3)], [timedelta(1), timedelta(2), timedelta(3)]):
-        frame = polars.DataFrame({"width": values, "when": column})
-        with pytest.raises(
-            DataError, match=r"^X: column 'when' contains dates or times, but numbers"
-        ):
-            trainer.fit(frame, values)
-    with pytest.raises(DataError, match=r"^X: expected"):
-        trainer.fit(polars.DataFrame({"a": values, "b": values}).lazy(), values)
-
-
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
-def test_meta_and_sparse_tensors_raise_and_are_named(torch):
-    X, y = torch.ones((6, 3)), torch.zeros(6, dtype=torch.int64)
-    trainer = portnet.Trainer(portnet.mlp([3, 3]), "softmax_cross_entropy")
-    meta = r"{}: got a tensor on the device 'meta', which has a shape and no values"
-    sparse = r"{}: sparse data was passed, but dense is required: use \.to_dense\(\)"
-    run = trainer.fit(X, y, epochs=1)
-    for wrong, kind, message in (
-        (X.to("meta"), DataError, meta),
-        (X.to_sparse(), TypeError, sparse),
-        (X.to_sparse_csr(), TypeError, sparse),
-    ):
-        for name, call in (
-            ("X", lambda wrong=wrong: trainer.fit(wrong, y)),
-            ("y", lambda wrong=wrong: trainer.fit(X, wrong)),
-            ("sample_weight", lambda wrong=wrong: trainer.fit(X, y, sample_weight=wrong)),
-            ("validation X", lambda wrong=wrong: trainer.fit(X, y, validation=(wrong, y))),
-            ("X", lambda wrong=wrong: run.predict(wrong)),
-            ("X", lambda wrong=wrong: run.evaluate(wrong, y)),
-        ):
-            with pytest.raises(kind, match=f"^{message.format(name)}"):
-                call()
-
-
-def test_errors_in_the_validation_set_say_so():
-    X, y = np.ones((6, 3)), np.zeros(6, int)
-    trainer = portnet.Trainer(portnet.mlp([3, 3]), "softmax_cross_entropy")
-    for wrong in ({"a": 1}, object()):
-        with pytest.raises((TypeError, ValueError), match=r"^validation X: "):
-            trainer.fit(X, y, validation=(wrong, y))
-        with pytest.raises((TypeError, ValueError), match=r"^validation y: "):
-            trainer.fit(X, y, validation=(X, wrong))
-    with pytest.raises(TypeError, match=r"^validation X: sparse data was passed"):
-        trainer.fit(X, y, validation=(Sparse(), y))
-    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
-    with pytest.raises(TypeError, match=r"^validation X: Feature names are only supported"):
-        trainer.fit(X, y, validation=(pandas.DataFrame(X, columns=["a", 1, 2]), y))
-
-
-@pytest.mark.parametrize("weight", [10**400, np.inf, np.nan, -1, "1", True, None, 1j, [2.0]])
-def test_class_weights_that_are_no_finite_numbers_raise(weight):
-    X, y = np.ones((6, 3)), np.zeros(6, int)
-    trainer = portnet.Trainer(portnet.mlp([3, 3]), "softmax_cross_entropy")
-    with pytest.raises(
-        ValueError, match=r"^class_weight: expected a finite weight >= 0 for 0, got"
-    ):
-        trainer.fit(X, y, class_weight={0: weight})
-    with pytest.raises(
-        DataError, match=r"^class_weight: a value of 1e\+300 is too large for float32"
-    ):
-        trainer.fit(X, y, class_weight={0: 1e300})
-
-
-def test_text_or_date_in_a_cell_raises_and_is_named():
-    rows = X.tolist()
-    for value, text in (
-        ("oops", "text such as 'oops'"),
-        (np.datetime64("2026-01-01"), "dates or times"),
-        (np.timedelta64(3, "s"), "dates or times"),
-    ):
-        given = [*rows[:-1], [0.0, value, 1.0, 2.0]]
-        for x in (given, np.array(given, dtype=object)):
-            with pytest.raises(DataError, match=f"^X: column 1 contains {text}, but numbers are"):
-                regress(x)
-    with pytest.raises(DataError, match=r"^y: expected real numbers, got np\.timedelta64\(3,'s'\)"):
-        regress(y=[1.0, np.timedelta64(3, "s")] * 3)
+    assert run.history == history

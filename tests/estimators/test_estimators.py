@@ -318,7 +318,7 @@ def test_warnings_equal_those_of_scikit_learn():
 
 
 def test_examples_of_scikit_learn_documentation_give_the_same_results():
-    path = Path(__file__).parent.parent / "ci" / "sklearn_examples.py"
+    path = Path(__file__).parents[2] / "ci" / "sklearn_examples.py"
     done = subprocess.run([sys.executable, path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("the same") == 9

@@ -15,7 +15,7 @@ import programs as pg
 import pytest
 from custom import Square
 from hypothesis import given, settings
-from test_plan import (
+from test_planner import (
     BLOCKS,
     FAULT_SEARCH,
     STEPS,

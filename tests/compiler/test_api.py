@@ -1948,7 +1948,9 @@ def test_lists_are_pytrees_and_not_arrays():
 
 
 def test_numpy_replay_raises_floating_point_errors_as_eager_calls(monkeypatch):
-    monkeypatch.setenv("PORTNET_NATIVE", "never")  # machine code reports none: test_native.py
+    monkeypatch.setenv(
+        "PORTNET_NATIVE", "never"
+    )  # machine code reports none: native/test_lowering.py
     fn = lambda x, y: namespace(x).exp(x / y) + 1.0  # noqa: E731
     compiled = portnet.compile(fn, donate=())
     good, bad = (a(3), a(3)), (a(3), np.zeros(3))
