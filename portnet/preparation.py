@@ -126,7 +126,7 @@ def prepare(
         if before is not None and trainer is before.trainer:
             raise DataError(
                 f"the run stopped after step {run.step} of an epoch with {run._progress.plan}, and "
-                f"goes on with the same only, got {epoch_plan(trainer, data)}"
+                f"continues with the same only, got {epoch_plan(trainer, data)}"
             )
         run = replace(run, step=0, _progress=EpochProgress())
     return run, data, checked

@@ -66,7 +66,7 @@ class Trainer:
         Draws the initial parameters, the order of the rows and what layers drop.
     shuffle : bool
         Whether batches take the rows in a new order in each epoch.
-    params : nest of arrays, optional
+    params : pytree of arrays, optional
         Initial parameters, in the shapes of the model's own; nothing writes into them.
     compile : bool
         Whether steps are traced once and replayed, on NumPy and JAX (`portnet.compile`). The same
@@ -158,7 +158,7 @@ class Trainer:
             "balanced" gives every class the same weight in all.
         metrics : names or functions (mean, target, weight) -> 0-d array
             Computed after each epoch on the validation rows, or on all training rows where there
-            are none. By default none, or those of the run that goes on.
+            are none. By default none, or those of the resumed run.
         early_stopping : EarlyStopping or bool
             Ends training when the monitored metric stops improving, and keeps the parameters of the
             best epoch. True is ``EarlyStopping()``.
@@ -255,7 +255,7 @@ def _epochs(
     total = max(options.epochs * per_epoch - run.step, 0)
     monitored = options.early_stopping, options.reduce_on_plateau
     watched = (*monitored, held_out, run.metrics, options.callbacks, options.verbose)
-    alone = interrupted is not None and not any(map(bool, watched))  # nobody looks between epochs
+    alone = interrupted is not None and not any(map(bool, watched))  # nothing looks between epochs
     with _progress_bar(total, options.progress) as bar, closing(executor):
         while run.epoch < last and not run.stopped:
             began, values = time.perf_counter(), {}

@@ -27,7 +27,7 @@ def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compil
     Parameters
     ----------
     fn : callable
-        A pure function of arrays, or of nests of them, written against the array API: it takes its
+        A pure function of arrays, or of pytrees, written against the array API: it takes its
         functions from ``portnet.namespace(x)``. Arrays that it captures are constants. Python
         numbers among the arguments are part of the plan: another number, another plan.
     donate : int or sequence of int
@@ -60,7 +60,8 @@ def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compil
     - Warnings of overflow, NaN and division by zero, and errors under ``np.errstate``, are NumPy's
       where NumPy is called.
 
-    With the extra ``native`` a plan becomes machine code after as many calls as pay for compiling.
+    With the extra ``native`` (llvmlite; Linux and macOS) a plan becomes machine code after as many
+    calls as pay for compiling.
     Machine code has the bits of the NumPy calls that it replaces, so it does not matter when it
     starts. It reports no floating-point warnings or errors, as in numba and JAX: LLVM leaves the
     processor's status flags undefined. To find where a NaN comes from, call fn itself (train with
@@ -68,8 +69,9 @@ def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compil
 
     The environment variable ``PORTNET_NATIVE`` is read when a plan is made: "auto" (the default);
     "always" compiles at the first call, and is an error where machine code cannot be made; "never".
-    ``PORTNET_NATIVE_CPU`` is LLVM's name of the processor to compile for, by default this one: one
-    whose instructions this one has. A name that LLVM does not know is a ValueError.
+    ``PORTNET_NATIVE_CPU`` is LLVM's name of the processor to compile for, such as x86-64-v3:
+    one whose instructions this one has; by default this one. A name that LLVM does not know is
+    a ValueError.
 
     Examples
     --------

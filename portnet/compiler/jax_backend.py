@@ -22,17 +22,17 @@ class Jitted:
         """Do what fn does."""
         import jax
 
-        leaves, nest = jax.tree_util.tree_flatten((args, kwargs))
+        leaves, pytree = jax.tree_util.tree_flatten((args, kwargs))
         dynamic = [hasattr(leaf, "dtype") for leaf in leaves]
         static = [None if d else leaf for d, leaf in zip(dynamic, leaves, strict=True)]
         arrays = [leaf for d, leaf in zip(dynamic, leaves, strict=True) if d]
-        key = nest, tuple(dynamic), tuple((type(s), repr(s)) for s in static)
+        key = pytree, tuple(dynamic), tuple((type(s), repr(s)) for s in static)
         shapes = tuple((a.shape, str(a.dtype)) for a in arrays)
 
         def call(arrays: list[Any]) -> Any:
             left = iter(arrays)
             filled = [next(left) if d else s for d, s in zip(dynamic, static, strict=True)]
-            args, kwargs = jax.tree_util.tree_unflatten(nest, filled)
+            args, kwargs = jax.tree_util.tree_unflatten(pytree, filled)
             return self.fn(*args, **kwargs)
 
         entry = self.entries.get((key, shapes)) or self.entries.get(key)

@@ -102,7 +102,7 @@ def trace_twice(fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
     except Exception:  # of a result that compares arrays of its own
         differ = "the results"
     if texts[0] != texts[1] or forms[0] != forms[1]:
-        differ = "the nest of their results"
+        differ = "the pytree of their results"
     if differ:
         raise EagerError(
             f"two traces of it differ in {differ}: it draws random numbers, counts, or looks at "
@@ -129,24 +129,24 @@ def with_arrays(x: Any, arrays: Any) -> Any:
     return x
 
 
-def result_text(nest: Any, number: Any, names: dict[str, Any]) -> str:
-    """Return the text that makes the nest of results of r0, r1, ..., in the order of the leaves."""
-    if nest is None:
+def result_text(pytree: Any, number: Any, names: dict[str, Any]) -> str:
+    """Return the text of the pytree of results, with r0, r1, ... as its leaves."""
+    if pytree is None:
         return "None"
-    if isinstance(nest, dict):
-        parts = {k: result_text(nest[k], number, names) for k in sorted(nest)}
+    if isinstance(pytree, dict):
+        parts = {k: result_text(pytree[k], number, names) for k in sorted(pytree)}
         items = []
-        for k in nest:
+        for k in pytree:
             names[f"q{len(names)}"] = k
             items.append(f"q{len(names) - 1}: {parts[k]}")
         return "{" + ", ".join(items) + "}"
-    if isinstance(nest, tuple | list):
-        inner = "".join(f"{result_text(i, number, names)}, " for i in nest)
-        if type(nest) is tuple:
+    if isinstance(pytree, tuple | list):
+        inner = "".join(f"{result_text(i, number, names)}, " for i in pytree)
+        if type(pytree) is tuple:
             return f"({inner})"
-        if type(nest) is list:
+        if type(pytree) is list:
             return f"[{inner}]"
-        names[f"q{len(names)}"] = type(nest)
-        star = "*" if hasattr(nest, "_fields") else ""
+        names[f"q{len(names)}"] = type(pytree)
+        star = "*" if hasattr(pytree, "_fields") else ""
         return f"q{len(names) - 1}({star}[{inner}])"
     return f"r{next(number)}"

@@ -232,7 +232,7 @@ class Elementwise(NamedTuple):
     operands: tuple[Any, ...]
     dtypes: tuple[Any, ...]  # in which it is done
     result: Any
-    out: Access | None  # None: nobody outside of the loop reads it
+    out: Access | None  # None: not read outside of the loop
 
 
 def check(e: Elementwise, before: list[Any]) -> None:

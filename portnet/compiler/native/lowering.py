@@ -276,7 +276,7 @@ class Lowering:
         return True
 
     def _write(self, loop: _Loop) -> None:
-        """Write a loop as a function, and its call; what nobody else reads is not stored."""
+        """Write a loop as a function, and its call; values not read elsewhere are not stored."""
         own = {id(n) for n in loop.nodes}
         operations = []
         for k, e in enumerate(loop.operations):
