@@ -56,7 +56,7 @@ def test_packed_values_are_copies_and_unpacked_ones_are_views():
 
 @pytest.mark.parametrize("form", ["pytree", "packed"])
 def test_fill_writes_into_the_same_vectors(form):
-    first, second = (np.zeros((2, 2)), np.zeros(1)), (np.ones((2, 2)), np.full(1, 2.0))
+    first, second = (np.zeros((2, 3)), np.zeros(1)), (np.arange(6.0).reshape(2, 3), np.full(1, 9.0))
     packing = Packing.of(first)
     vectors = packing.pack(first)
     kept = vectors["float64"]
