@@ -19,6 +19,11 @@ A layer is any object with three pure methods (there is no base class):
   inference; in training, layers such as Dropout draw random numbers from it (`portnet.rng.key`).
 * ``backward(params, cache, dy) -> dparams, dx``: from dy = dL/dy to dL/dparams and dL/dx.
 
+dx, dy, dW by themselves are gradients of the loss L; the fraction dy/dx is the derivative of the
+layer's equation. ``xp = namespace(x)`` is the library of x: read it as ``np``. A pytree is an
+array, or nested tuples, lists and dicts of arrays, as the parameters are; a 0-d array has the shape
+().
+
 Layers are stateless: there is LayerNorm but no BatchNorm, whose running averages are state. They
 work on the last two axes and never cast: x and the parameters must have the same dtype.
 """
@@ -423,8 +428,8 @@ class GELU(_NoParameters):
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
         """dx = dy ((1 + t) + x (1 - t^2) du/dx) / 2."""
         x, t = cache
-        du = _GELU_C * (1.0 + 3 * _GELU_A * x * x)
-        return (), dy * (0.5 * (1.0 + t + x * (1.0 - t * t) * du))
+        du_dx = _GELU_C * (1.0 + 3 * _GELU_A * x * x)
+        return (), dy * (0.5 * (1.0 + t + x * (1.0 - t * t) * du_dx))
 
 
 _GELU_C, _GELU_A = math.sqrt(2 / math.pi), 0.044715
@@ -435,15 +440,15 @@ _GELU_C, _GELU_A = math.sqrt(2 / math.pi), 0.044715
 
 @dataclass(frozen=True)
 class Dropout(_NoParameters):
-    """y = x m / (1 - rate), m = 0 with probability `rate`, else 1; in inference y = x.
+    """y = x m, m = 0 with probability `rate`, else 1 / (1 - rate); in inference y = x.
 
     Shapes: x, y, dy and dx are (rows, n_in).
 
     Parameters
     ----------
     rate : float
-        The probability to drop an element, 0 <= rate < 1 (Srivastava et al. 2014). The division
-        preserves the mean, so that inference needs no correction.
+        The probability to drop an element, 0 <= rate < 1 (Srivastava et al. 2014). The factor
+        1 / (1 - rate) preserves the mean, so that inference needs no correction.
 
     Notes
     -----
@@ -466,7 +471,7 @@ class Dropout(_NoParameters):
         check_number(self, "rate", "0 <= rate < 1, the probability to drop", lambda r: 0 <= r < 1)
 
     def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
-        """y = x m / (1 - rate), or x where key is None."""
+        """y = x m, or x where key is None."""
         if key is None or self.rate == 0:
             return x, None
         kept = random.keep(key, x, self.rate)
@@ -474,7 +479,7 @@ class Dropout(_NoParameters):
         return x * m, m
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
-        """dx = dy m / (1 - rate)."""
+        """dx = dy m."""
         return (), dy if cache is None else dy * cache
 
 
@@ -522,10 +527,11 @@ class LayerNorm:
         z, r = cache
         xp = namespace(dy)
         dz = dy * params["gamma"]
-        dx = dz - xp.mean(dz, axis=-1, keepdims=True) - z * xp.mean(dz * z, axis=-1, keepdims=True)
+        mean_dz = xp.mean(dz, axis=-1, keepdims=True)
+        dx = r * (dz - mean_dz - z * xp.mean(dz * z, axis=-1, keepdims=True))
         dgamma = xp.sum(dy * z, axis=-2, keepdims=True)
         dbeta = xp.sum(dy, axis=-2, keepdims=True)
-        return {"gamma": dgamma, "beta": dbeta}, r * dx
+        return {"gamma": dgamma, "beta": dbeta}, dx
 
 
 # Containers -------------------------------------------------------------------------------------

@@ -253,7 +253,9 @@ class SigmoidCrossEntropy(Reduced):
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Reduced):
-    """l = -sum_j t_j log p_j, p = softmax(z);  dl/dz = p sum_j t_j - t.
+    """l = -sum_j t_j log p_j, p = softmax(z);  dl/dz = p - t where the t of a row sum to 1.
+
+    In general dl/dz = p sum_j t_j - t.
 
     Parameters
     ----------

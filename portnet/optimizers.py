@@ -1,9 +1,11 @@
-"""Optimizers: from gradients to updates, each one building on those before it.
+"""Optimizers: from gradients to updates, in order of difficulty.
 
 An optimizer has two pure methods, as in optax (so that optax's optimizers can be used with JAX):
 
 * ``init(params) -> state``;
 * ``update(grads, state, params) -> updates, state``: the updates are *added* to the parameters.
+
+In the equations g is a gradient, u its update and p its parameter; ``<-`` is an assignment.
 
 Gradients, updates and averages in the state are pytrees of the structure of the parameters. What
 changes from step to step is an array in the state, such as t, the number of steps made so far;
@@ -242,8 +244,9 @@ class Adam:
     """u = -lr M / (sqrt(V) + eps), M = m / (1 - beta1^t), V = v / (1 - beta2^t).
 
     m <- beta1 m + (1 - beta1) g and v <- beta2 v + (1 - beta2) g^2 are running means of the
-    gradient and of its square. The divisions correct their bias, as they start at 0; t = 1 in the
-    first step (Kingma and Ba 2015, algorithm 1).
+    gradient and of its square. The divisions correct their bias, as they start at 0. Here t counts
+    the step that is made, 1 in the first; a schedule gets the steps before it, 0 in the first
+    (Kingma and Ba 2015, algorithm 1).
 
     Shapes: updates, gradients and m, v have the shapes of the parameters; t is 0-d.
 
@@ -293,8 +296,8 @@ class Adam:
 class AdamW(Adam):
     """u = Adam's u - lr decay p: decoupled weight decay (Loshchilov and Hutter 2019).
 
-    Adam divides a decay in the gradient (`portnet.transforms.WeightDecay`) by sqrt(V), so that
-    weights with large gradients hardly decay; here the decay is not divided. Every parameter
+    A decay that is added to the gradient (`portnet.transforms.WeightDecay`) is divided by sqrt(V),
+    so that weights with large gradients hardly decay; here it is added afterwards. Every parameter
     decays, biases included, as in PyTorch and optax, or only those of one name: ``only="W"``.
 
     Shapes: updates, gradients and m, v have the shapes of the parameters; t is 0-d.

@@ -297,13 +297,12 @@ class Run:
         return self.trainer.loss.mean(pred) if hasattr(self.trainer.loss, "mean") else pred
 
     def _answer(self, X: Any, finish: Callable[[Array], Array]) -> Array:
-        if self.feature_names is None and checks.is_plain(X, self.inputs):
-            x = self.backend.asarray(X, self.backend.dtype)
-        else:
+        plain = self.feature_names is None and checks.is_plain(X, self.inputs)
+        if not plain:
             self._check_reachable(X=X)
             checks.check_feature_names(X, self.feature_names)
-            x = checks.features(X, self.backend, width=self.inputs)
         with self.backend.active():
+            x = checks.features(X, self.backend, width=self.inputs, plain=plain)
             answer = finish(self._mean(self._forward(x)))
         return to_numpy(answer) if is_host(X) else answer
 

@@ -333,22 +333,24 @@ def _train_epochs(
 ) -> tuple[Run, float | None]:
     """Train for up to `count` epochs, ending after 0.1 s or on Ctrl-C.
 
-    Returns the run before the last epoch is counted, and the loss of that: None if it was not
-    finished. The losses of the epochs before are in the history. The parameters are unpacked, and
-    runs are made, in the end only.
+    Returns the run before its last finished epoch is counted, and the loss of that; None if no
+    epoch was finished. The losses of the epochs before it are in the history. The parameters are
+    unpacked, and runs are made, in the end only.
     """
     trainer, backend, rows = run.trainer, run.backend, len(data)
     batch = trainer.batch_size or rows
     if data.weight is not None and executor.averaged:
         data = replace(data, weight=data.weight / backend.xp.mean(data.weight))
     scale = None if run._scale == 1 else backend.asarray(run._scale, backend.dtype)
-    now, end = (run.params, run.state, run.step, run._progress), None
-    epoch, loss, stop = run.epoch, None, time.perf_counter() + 0.1
+    # What is reached so far changes in one assignment: an interrupt finds all of it, or nothing.
+    now, losses = (0, run.params, run.state, run.step, run._progress), list[float]()
+    finite, stop = True, time.perf_counter() + 0.1
     try:
-        while epoch < run.epoch + count:
+        while now[0] < count:
+            done, params, state, step, progress = now
+            epoch = run.epoch + done
             if trainer.batch_size is not None and trainer.shuffle:
                 data = replace(data, order=random.order(trainer.seed, epoch, rows))
-            params, state, step, progress = now
             end = run_epoch(
                 executor,
                 params,
@@ -360,29 +362,31 @@ def _train_epochs(
                 advance=advance,
                 packed=True,
             )
-            if not (math.isfinite(end.loss) and end.finite):
+            finite = math.isfinite(end.loss) and end.finite
+            if not finite:
                 break
             if end.done * batch < rows:
-                progress = EpochProgress(end.loss, end.finite_steps, epoch_plan(trainer, data))
-                now = end.params, end.state, end.done, progress if end.done else EpochProgress()
+                if end.done:
+                    progress = EpochProgress(end.loss, end.finite_steps, epoch_plan(trainer, data))
+                    now = done, end.params, end.state, end.done, progress
                 break
-            now, loss = (end.params, end.state, 0, EpochProgress()), end.loss
-            loss = loss / rows if executor.averaged else loss
-            if interrupted or epoch == run.epoch + count - 1 or time.perf_counter() > stop:
+            losses.append(end.loss / rows if executor.averaged else end.loss)
+            now = done + 1, end.params, end.state, 0, EpochProgress()
+            if interrupted or time.perf_counter() > stop:
                 break
-            epoch += 1
-            record(history, {"loss": loss}, epoch)
-            loss = None
     except KeyboardInterrupt:  # raised between two epochs by a handler other than Python's
         interrupted.append(0)
-    params, state, step, progress = now
-    run = replace(run, params=unpacked(params), state=unpacked(state), epoch=epoch, step=step)
-    run = replace(run, _progress=progress, _history=history)
-    if end is not None and not (math.isfinite(end.loss) and end.finite):
+    done, params, state, step, progress = now
+    last = max(done - 1, 0) if finite else done
+    for k in range(last):
+        record(history, {"loss": losses[k]}, run.epoch + k + 1)
+    run = replace(run, params=unpacked(params), state=unpacked(state), epoch=run.epoch + last)
+    run = replace(run, step=step, _progress=progress, _history=history)
+    if not finite:
         what, at = ("parameters", 0) if math.isfinite(end.loss) else ("loss", 1)
         at += int(end.finite_steps)
         raise divergence_error(run, data, f"the {what} stopped being finite", at)
-    return run, loss
+    return run, losses[last] if done else None
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
     """Return the training step: forward, loss, backward, update, as one pure function.
 
     ``step(params, state, x, y, weight=None, key=None, scale=None) -> params, state, value``, for a
-    batch x (rows, n_in) with targets y and weights (rows,), the key from which layers draw
-    (`portnet.rng.key`; None as in inference), and a 0-d array that multiplies the updates.
-    `value` is the loss before the update, 0-d. The step can be traced: it does not depend on the
-    values of arrays. Raises ShapeError if shapes do not match.
+    batch x (rows, n_in) with targets y and weights (rows,). `key` is what layers such as Dropout
+    draw from (`portnet.rng.key`; None as in inference), `scale` a 0-d factor of the updates, and
+    `value` the loss before the update, 0-d. No branch depends on the values of arrays, so that the
+    step can be compiled. Raises ShapeError if shapes do not match.
 
     Examples
     --------
@@ -51,24 +51,29 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
         key: random.Key | None = None,
         scale: Array | None = None,
     ) -> tuple[Params, State, Array]:
-        pred, caches = model.forward(params, x, key)
+        pred, cache = model.forward(params, x, key)
         value, dpred = loss(pred, y, weight)
-        result = model.backward(params, caches, dpred)
-        grads, _ = check_pair(model, "backward", "dparams, dx", result)
-        result = optimizer.update(grads, state, params)
-        updates, state = check_pair(optimizer, "update", "updates, state", result)
+        backward = model.backward(params, cache, dpred)
+        grads, _ = check_pair(model, "backward", "dparams, dx", backward)
+        update = optimizer.update(grads, state, params)
+        updates, state = check_pair(optimizer, "update", "updates, state", update)
         if scale is not None:
             updates = tree.map(lambda u: scale * u, updates)
-        try:
-            return tree.map(_add, params, updates), state, value
-        except ValueError as error:
-            error.add_note(
-                f"these are the updates of {name_of(optimizer)}: update(grads, state, "
-                "params) returns updates, a pytree like params, and state"
-            )
-            raise
+        return _apply(params, updates, optimizer), state, value
 
     return step
+
+
+def _apply(params: Params, updates: Params, optimizer: Optimizer) -> Params:
+    """Return p + u of all parameters; errors name the optimizer."""
+    try:
+        return tree.map(_add, params, updates)
+    except ValueError as error:
+        error.add_note(
+            f"these are the updates of {name_of(optimizer)}: update(grads, state, params) returns "
+            "updates, a pytree like params, and state"
+        )
+        raise
 
 
 def _add(p: Array, u: Array) -> Array:

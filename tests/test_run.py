@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from custom import Square
 from fits import LABELS, MONITORING, X, assert_equal, assert_near, host, trainer
 
 import portnet
@@ -159,3 +160,39 @@ def test_lbfgs_run_can_be_moved_and_resumed():
         assert there.fit(X, LABELS, epochs=1).epoch == 4
     with pytest.raises(ValueError, match="unknown backend 'nunpy': did you mean 'numpy'"):
         run.to("nunpy")
+
+
+# Predictions: plain arrays and blocks of rows ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (1e300, "X: a value of 1e[+]300 is too large for float32"),
+        (np.nan, "X contains NaN at row 1"),
+    ],
+)
+def test_bad_values_in_a_plain_array_name_the_argument(value, message):
+    given = X[:3].copy()
+    given[1, 2] = value
+    with pytest.raises(portnet.DataError, match=f"^{message}"):
+        trainer().fit(X, LABELS, epochs=0).predict(given)
+
+
+def test_custom_layer_sees_all_rows_of_a_prediction_at_once_and_is_not_traced():
+    """It may compare the rows, and its plan could not be kept for the next prediction."""
+    seen = []
+
+    class Centre(Square):
+        def forward(self, params, x, key=None):
+            seen.append(type(x).__name__)
+            return x - portnet.namespace(x).mean(x, axis=0, keepdims=True), None
+
+    net = portnet.Chain([portnet.Dense(100), Centre(), portnet.Dense(1)])
+    run = portnet.Trainer(net, "squared_error", compile=False).fit(X, X[:, :1], epochs=0)
+    rows = np.random.default_rng(0).standard_normal((3000, 5)).astype(np.float32)
+    expected = net.forward(run.params, rows)[0]
+    run = portnet.Trainer(net, "squared_error", params=run.params).fit(X, X[:, :1], epochs=0)
+    seen.clear()
+    np.testing.assert_array_equal(run.predict(rows), expected)
+    assert seen == ["ndarray"]

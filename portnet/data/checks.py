@@ -78,8 +78,15 @@ def backend_for(**arrays: Any) -> Backend:
     return backend
 
 
-def features(X: Any, backend: Backend, *, width: int | None = None, name: str = "X") -> Array:
-    """Return X (rows, features) on the backend, in its dtype, or raise DataError."""
+def features(
+    X: Any, backend: Backend, *, width: int | None = None, name: str = "X", plain: bool = False
+) -> Array:
+    """Return X (rows, features) on the backend, in its dtype, or raise DataError.
+
+    `plain` says that `is_plain` holds for X, so that only the dtype is left to check.
+    """
+    if plain:
+        return _as_array(X, backend, name, backend.dtype)
     for c in _columns(X):  # some frames convert dates to numbers
         kind = str(getattr(X[c], "dtype", "")).lower()
         if any(word in kind for word in ("date", "time", "duration")):

@@ -9,7 +9,7 @@ from typing import Any
 from ..backend import Backend
 from ..compiler import Compiled, compile, native_mode
 
-__all__ = ["compile_cached", "compiler_for", "release"]
+__all__ = ["compile_cached", "compiler_for", "is_cacheable", "release"]
 
 
 def compiler_for(backend: Backend, wanted: bool = True) -> str:

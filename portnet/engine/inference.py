@@ -8,7 +8,7 @@ from .. import tree
 from .._typing import Array, Params
 from ..backend import backend_of, namespace
 from ..data.dataset import Dataset
-from .compile_cache import compile_cached, compiler_for, release
+from .compile_cache import compile_cached, compiler_for, is_cacheable, release
 
 __all__ = ["forward", "forward_dataset"]
 
@@ -20,20 +20,24 @@ WORTH = 4  # blocks from which on a plan is made
 def forward(model: Any, params: Params, X: Array, size: int, *, compiled: bool = True) -> Array:
     """Return the raw outputs (rows, outputs), computing `size` rows at a time to bound the memory.
 
-    On the host, blocks are small enough for the processor's cache, and many of them are replayed
-    from one plan.
+    On the host, blocks of portnet's own layers, which compute each row by itself, are small enough
+    for the processor's cache, and many of them are replayed from one plan, which is kept.
     """
     count = X.shape[0]
     if count <= SMALL:
         return model.forward(params, X)[0]
+    worth = 1
     backend = backend_of(X)
-    if backend.is_host:
+    if backend.is_host and is_cacheable(model):
         widest = max((max(p.shape, default=1) for p in tree.leaves(params)), default=1)
-        size = min(size, max(SMALL, CACHED // (int(X.dtype.itemsize) * max(widest, X.shape[1]))))
+        worth, size = (
+            WORTH,
+            min(size, max(SMALL, CACHED // (int(X.dtype.itemsize) * max(widest, X.shape[1])))),
+        )
     if count <= size:
         return model.forward(params, X)[0]
     function = eager = functools.partial(_outputs, model)
-    if count >= WORTH * size and compiler_for(backend, compiled):
+    if count >= worth * size and compiler_for(backend, compiled):
         cached: Any = compile_cached(_forward_of, model)
         function = eager if cached.refusal(params, X[:size, ...]) else cached
     parts = []
