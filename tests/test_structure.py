@@ -187,6 +187,7 @@ ALLOWED = {
         "transforms",
     },
     "estimators/inputs": {"_typing", "backend", "data"},
+    "estimators/network": {"_typing", "backend", "layers"},
     "estimators/objective": {"_typing", "backend", "layers", "losses", "optimizers", "tree"},
     "estimators/optimizers": {"_typing", "backend", "optimizers", "tree"},
     "estimators/solvers": {
@@ -212,7 +213,7 @@ ALLOWED = {
         "data/dataset",
         "engine/executor",
         "estimators/inputs",
-        "estimators/objective",
+        "estimators/network",
         "estimators/solvers",
         "losses",
         "tree",

@@ -74,7 +74,7 @@ class Layout:
         return self.locations[id(node)]
 
 
-class Allocation:
+class BufferAssignment:
     """Decides where each result is written."""
 
     def __init__(self, program: Program, steps: list[Step], donated: dict[int, int]) -> None:
@@ -309,7 +309,7 @@ def _viewed(node: Node, x: Location) -> Location:
     return Location(x.base, *found)
 
 
-def _overwrites(of: Allocation, writer: Node, old: Node, first: int, count: int) -> bool:
+def _overwrites(of: BufferAssignment, writer: Node, old: Node, first: int, count: int) -> bool:
     """Tell whether `writer` may overwrite elements first, first + 1, ... of `old`.
 
     It may if all readers of these elements come before it, or are itself, reading element by

@@ -4,7 +4,7 @@
 2. `simplify` removes operations.
 3. `schedule.grouped` orders them: elementwise operations on large arrays become groups that run
    block by block, so that intermediate values stay in the processor's cache.
-4. `memory.Allocation` decides where results are written.
+4. `memory.BufferAssignment` decides where results are written.
 
 Views (reshape, transpose, slices) are no operations: they only say where elements lie.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from .errors import EagerError
 from .ir import Node, Program, computed, difference
-from .memory import Allocation, Layout
+from .memory import BufferAssignment, Layout
 from .schedule import Step, grouped
 from .simplify import materialize_reshapes
 from .tracer import Untraceable, line_of_error, trace
@@ -44,7 +44,7 @@ def make(program: Program, before: int, reusable: list[int]) -> Plan:
     """Return the plan of a simplified program; `reusable` are the donated inputs, by number."""
     program, donated = _results(materialize_reshapes(program), reusable)
     steps = grouped([n for n in program.nodes if computed(n)])
-    return Plan(program, before, steps, donated, Allocation(program, steps, donated).layout())
+    return Plan(program, before, steps, donated, BufferAssignment(program, steps, donated).layout())
 
 
 def _results(program: Program, reusable: list[int]) -> tuple[Program, dict[int, int]]:

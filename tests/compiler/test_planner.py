@@ -238,7 +238,7 @@ def first_read(placement, node, s):
 
 
 FAULTS = {
-    "a wrong liveness": (memory.Allocation, "_last_read", first_read),
+    "a wrong liveness": (memory.BufferAssignment, "_last_read", first_read),
     "a missed hazard": (memory, "_overwrites", lambda *args: True),
     "a group that reads across blocks": (schedule, "_aligned_inside", lambda node, group: True),
     "a bad block edge": (numpy_codegen, "blocks", bad_edges),

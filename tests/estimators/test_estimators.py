@@ -29,7 +29,7 @@ from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFit
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from portnet import MLPClassifier, MLPRegressor
-from portnet.estimators import base, objective, solvers
+from portnet.estimators import base, network, objective, solvers
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 SOLVERS = ("adam", "sgd", "lbfgs")
@@ -369,7 +369,7 @@ def test_gradient_equals_finite_differences_of_the_loss(problem, activation, wei
     w = np.random.default_rng(2).uniform(0, 2, len(y)) if weighted else None
     net.fit(features, y, w)
     backend = portnet.backend.backend_of(features)
-    model, p = objective.network(net.coefs_, net.intercepts_, activation)
+    model, p = network.from_coefs(net.coefs_, net.intercepts_, activation)
     loss, _ = net._loss_and_activation()
     target = net._encode(y)
     target = target if target.ndim == 1 else target.astype(float)
