@@ -14,7 +14,7 @@ PARAMS, _ = NET.init(np.random.default_rng(1), 3)
 EXPECTED = np.tanh(X @ A["W"] + A["b"]) @ B["W"] + B["b"]
 
 
-@pytest.mark.parametrize("rows", [0, 1, 64, 65, 99, 100, 101, 700])
+@pytest.mark.parametrize("rows", [0, 64, 101, 700])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_forward_in_blocks_equals_one_product(rows, compiled, xp):
     if compiled and xp.id == "numpy-readonly":
