@@ -25,6 +25,9 @@ import pytest
 import portnet
 from portnet.backend import backends
 
+# Modules that tests share: a failed assertion shows its values there, too.
+pytest.register_assert_rewrite("checking", "fits", "machine_code", "problems", "programs")
+
 # Ctrl-C as in a terminal: a process that a shell starts in the background ignores it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -220,6 +223,12 @@ def _restore_default_backend():
     before = portnet.backend._default
     yield
     portnet.backend._default = before
+
+
+@pytest.fixture
+def compile_at_first_call(monkeypatch):
+    """Compile every plan to machine code at its first call."""
+    monkeypatch.setenv("PORTNET_NATIVE", "always")
 
 
 @pytest.fixture

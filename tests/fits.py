@@ -24,6 +24,11 @@ def trainer(loss="softmax_cross_entropy", **options):
     return portnet.Trainer(given.pop("model"), loss, **given)
 
 
+def classifier(**options):
+    given = {"optimizer": "adam", "batch_size": 16, "seed": 1} | options
+    return portnet.Trainer(given.pop("model", NET), "softmax_cross_entropy", **given)
+
+
 def host(pytree):
     return [portnet.to_numpy(leaf) for leaf in tree.leaves(pytree) if hasattr(leaf, "dtype")]
 

@@ -231,3 +231,110 @@ def test_history_to_pandas_without_pandas_raises(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     with pytest.raises(ImportError, match="to_pandas needs pandas: pip install pandas"):
         trainer().fit(X, LABELS, epochs=1).history.to_pandas()
+
+
+# Best epoch and the options of early stopping ----------------------------------------------------
+
+
+def test_best_epoch_is_restored_if_all_epochs_run():
+    """All epochs ran within the patience: `params` are still those of the best epoch."""
+    data = {"epochs": 12, "validation": (XV, NOISE)}
+    every = list(trainer().epochs(X, LABELS, **data))
+    run = trainer().fit(X, LABELS, early_stopping=portnet.EarlyStopping(patience=50), **data)
+    assert run.stopped == ""
+    assert run.best_epoch < run.epoch == 12
+    assert_equal(run.params, every[run.best_epoch - 1].params)
+    assert_equal(run._last, every[-1].params)
+    assert_equal(run.best.params, run.params)
+    assert_equal(run.best.best._last, run._last)  # `best` of the best run is the same run
+
+
+def test_best_epoch_is_reset_for_another_monitored_metric():
+    data = {"validation": (XV, NOISE)}
+    run = trainer().fit(X, LABELS, epochs=9, early_stopping=True, **data)
+    assert run.best_epoch < 9
+    on = run.fit(X, LABELS, epochs=1, early_stopping=portnet.EarlyStopping("loss"), **data)
+    assert on.best_epoch == 10
+    assert_equal(on.params, trainer().fit(X, LABELS, epochs=10).params)
+
+
+def test_best_raises_if_the_new_metric_was_nan_in_every_epoch():
+    def odd(mean, target, weight=None):
+        return float("nan")
+
+    run = trainer().fit(X, LABELS, epochs=2, early_stopping=portnet.EarlyStopping("loss"))
+    watched = portnet.EarlyStopping("odd", mode="max")
+    on = run.fit(X, LABELS, epochs=1, metrics=[odd], early_stopping=watched)
+    assert on.best_epoch is None
+    with pytest.raises(ValueError, match="best: no epoch was monitored"):
+        on.best  # noqa: B018
+    assert_equal(on.params, trainer().fit(X, LABELS, epochs=3).params)
+
+
+def test_default_options_are_those_of_the_documentation():
+    assert portnet.EarlyStopping() == portnet.EarlyStopping(None, 10, 0.0, mode=None, restore=True)
+    assert portnet.ReduceOnPlateau() == portnet.ReduceOnPlateau(
+        None, 5, 0.0, mode=None, factor=0.1, min_scale=1e-4
+    )
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_early_stopping_treats_an_equal_value_as_no_improvement(mode):
+    def same(mean, target, weight=None):
+        return 0.5
+
+    stopping = portnet.EarlyStopping("same", patience=3, mode=mode)
+    run = trainer().fit(X, LABELS, epochs=9, metrics=[same], early_stopping=stopping)
+    assert (run.epoch, run.best_epoch) == (4, 1)
+
+
+@pytest.mark.parametrize("name", ["loss", *portnet.metrics.METRICS])
+@pytest.mark.parametrize("prefix", ["", "validation_"])
+def test_early_stopping_knows_the_direction_of_every_metric(name, prefix):
+    smaller = name == "loss" or name in portnet.metrics.SMALLER_IS_BETTER
+    stopping = portnet.EarlyStopping(prefix + name)
+    watch = stopping.update(stopping.start(["loss", prefix + name], None), 0.5, 1)
+    assert (stopping.update(watch, 0.4, 2).epoch == 2) == smaller
+    assert (stopping.update(watch, 0.6, 2).epoch == 2) != smaller
+
+
+# Reports, output and history ---------------------------------------------------------------------
+
+
+def test_epoch_numbers_continue_in_reports_and_output(capsys):
+    seen = []
+    run = trainer().fit(X, LABELS, epochs=2)
+    run.fit(X, LABELS, epochs=3, verbose=True, callbacks=[seen.append])
+    assert [(r.epoch, r.epochs) for r in seen] == [(3, 5), (4, 5), (5, 5)]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["3/5", "4/5", "5/5"]
+
+
+def test_callbacks_after_one_that_stops_are_called():
+    seen = []
+
+    def stop(report):
+        return report.epoch == 2
+
+    def save(report):
+        seen.append(report.epoch)
+
+    run = trainer().fit(X, LABELS, epochs=9, callbacks=[stop, save])
+    assert run.stopped == "stopped by callback stop"
+    assert seen == [1, 2]
+
+
+def test_history_to_dict_returns_a_copy():
+    history = trainer().fit(X, LABELS, epochs=1).history
+    history.to_dict()["loss"].append(0.0)
+    assert len(history["loss"]) == 1
+
+
+def test_early_stopping_without_validation_warns_what_is_monitored():
+    with pytest.warns(
+        UserWarning, match="early_stopping: there are no validation rows, so the tr"
+    ) as w:
+        trainer().fit(X, LABELS, epochs=1, early_stopping=True)
+    assert w[0].filename == __file__
+    trainer().fit(X, LABELS, epochs=1, early_stopping=portnet.EarlyStopping("loss"))
+    trainer().fit(X, LABELS, epochs=1, early_stopping=True, validation=0.2)

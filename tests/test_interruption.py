@@ -1,13 +1,11 @@
 """Ctrl-C during Trainer.fit: what is kept, and how training resumes."""
 
-import os
 import pickle
 import signal
 import threading
 import warnings
 
 import fits
-import numpy as np
 import pytest
 from custom import Square
 from fits import (
@@ -17,7 +15,6 @@ from fits import (
     X,
     assert_equal,
     assert_same_run,
-    host,
     interrupted,
     trainer,
 )
@@ -95,34 +92,6 @@ def test_ctrl_c_in_a_loop_over_epochs_raises_with_the_run():
         next(runs)
     assert [r.epoch for r in seen] == [1]
     assert (caught.value.run.epoch, caught.value.run.step) == (1, 2)
-
-
-@pytest.mark.usefixtures("default_sigint_handler")
-@pytest.mark.parametrize("at", [1, 4, 6, 7, 18])
-def test_ctrl_c_between_compiled_steps_resumes_exactly(at, monkeypatch):
-    """Parameters and state are those after the step, and later training does not change them."""
-    import tqdm.auto
-
-    class Bar(tqdm.auto.tqdm):
-        steps = 0
-
-        def update(self, n=1):
-            Bar.steps += 1
-            if Bar.steps == at:
-                signal.raise_signal(signal.SIGINT)
-            return super().update(n)
-
-    net = portnet.Chain([portnet.Dense(8), portnet.ReLU(), portnet.Dropout(0.2), portnet.Dense(3)])
-    whole = trainer(model=net).fit(X, LABELS, epochs=3, **MONITORING)
-    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
-    with pytest.warns(UserWarning, match="interrupted"):
-        run = trainer(model=net).fit(X, LABELS, epochs=3, progress=True, **MONITORING)
-    kept = host((run.params, run.state))
-    before = [a.copy() for a in kept]
-    rest = 3 - run.epoch
-    after = run.fit(X, LABELS, epochs=rest, **MONITORING) if rest else run
-    assert_same_run(after, whole)
-    assert all(np.array_equal(a, b) for a, b in zip(kept, before, strict=True))
 
 
 @pytest.mark.usefixtures("default_sigint_handler")
@@ -221,29 +190,6 @@ def test_interrupt_within_an_lbfgs_iteration_has_the_run_so_far():
     assert_same_run(run.fit(X, LABELS, epochs=3), whole)
 
 
-@pytest.mark.skipif(
-    os.environ.get("PORTNET_TESTS") == "eager", reason="PORTNET_TESTS=eager: no step is compiled"
-)
-def test_interrupt_within_a_compiled_step_keeps_the_finished_steps(monkeypatch):
-    from portnet.compiler.executable import Bound
-
-    whole, calls = Bound.__call__, []
-    expected = trainer().fit(X, LABELS, epochs=3)
-
-    def torn(self, arrays):
-        calls.append(1)
-        if len(calls) == 10:
-            for vector in self.replay.last:
-                vector[...] = 7  # half written
-            raise KeyboardInterrupt
-        return whole(self, arrays)
-
-    monkeypatch.setattr(Bound, "__call__", torn)
-    with pytest.warns(UserWarning, match=r"interrupted after step 3 of epoch 2"):
-        run = trainer().fit(X, LABELS, epochs=3)
-    assert_same_run(run.fit(X, LABELS, epochs=2), expected)
-
-
 def test_fit_in_a_thread_equals_fit_in_the_main_thread():
     found = []
     thread = threading.Thread(target=lambda: found.append(trainer().fit(X, LABELS, epochs=2)))
@@ -283,3 +229,36 @@ def test_ctrl_c_during_lbfgs_resumes_exactly():
     with pytest.warns(UserWarning, match="interrupted after epoch 2"):
         run = t.fit(X, LABELS, epochs=5, callbacks=[press])
     assert_same_run(run.fit(X, LABELS, epochs=3), t.fit(X, LABELS, epochs=5))
+
+
+# Resumed epochs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("default_sigint_handler")
+def test_ctrl_c_in_a_resumed_run_names_the_remaining_epochs():
+    run = interrupted(0, epochs=2)
+    SendsSIGINT.at, SendsSIGINT.times = 8, 1
+    word = r"step 2 of epoch 4: run\.fit\(X, y, epochs=2\) with the same options continues exactly from there$"
+    with pytest.warns(UserWarning, match=word):
+        run.fit(X, LABELS, epochs=3)
+
+
+@pytest.mark.usefixtures("default_sigint_handler")
+def test_progress_bar_of_a_resumed_epoch_counts_remaining_steps(capsys):
+    with pytest.warns(UserWarning, match="interrupted"):
+        run = interrupted(8, epochs=3)
+    capsys.readouterr()
+    run.fit(X, LABELS, epochs=2, progress=True)
+    assert "10/10" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("default_sigint_handler")
+def test_resuming_with_another_seed_or_shuffle_restarts_the_epoch(capsys):
+    with pytest.warns(UserWarning, match="interrupted"):
+        run = interrupted(8, epochs=3)
+    for options, steps in (({}, 4), ({"seed": 2}, 6), ({"shuffle": False}, 6)):
+        capsys.readouterr()
+        other = trainer(model=run.trainer.model, **options)
+        again = other.fit(X, LABELS, epochs=1, resume=run, progress=True)
+        assert f"{steps}/{steps}" in capsys.readouterr().err
+        assert (again.epoch, again.step) == (2, 0)

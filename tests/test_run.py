@@ -1,11 +1,23 @@
-"""Run: feature names, shapes of predictions, moving to another backend."""
+"""Run: predictions, evaluation, feature names, moving to another backend."""
 
 import pickle
 
 import numpy as np
 import pytest
 from custom import Square
-from fits import LABELS, MONITORING, X, assert_equal, assert_near, host, trainer
+from fits import (
+    LABELS,
+    MONITORING,
+    NET,
+    NOISE,
+    XV,
+    X,
+    assert_equal,
+    assert_near,
+    classifier,
+    host,
+    trainer,
+)
 
 import portnet
 from portnet import tree
@@ -110,27 +122,6 @@ def test_predict_proba_of_one_output_has_two_columns(backend_name):
             np.testing.assert_array_equal(proba.argmax(axis=1) == 1, second)
 
 
-def test_early_stopping_without_validation_warns_what_is_monitored():
-    with pytest.warns(
-        UserWarning, match="early_stopping: there are no validation rows, so the tr"
-    ) as w:
-        trainer().fit(X, LABELS, epochs=1, early_stopping=True)
-    assert w[0].filename == __file__
-    trainer().fit(X, LABELS, epochs=1, early_stopping=portnet.EarlyStopping("loss"))
-    trainer().fit(X, LABELS, epochs=1, early_stopping=True, validation=0.2)
-
-
-@pytest.mark.parametrize("kind", ["float32", "float64", "bool"])
-def test_float_and_boolean_labels_equal_integer_labels(kind, backend_name):
-    with portnet.use_backend(backend_name):
-        labels = LABELS > 0 if kind == "bool" else LABELS.astype(kind)
-        net = portnet.Trainer(portnet.mlp([5, 4, 3]), "softmax_cross_entropy")
-        expected = net.fit(X, labels.astype(int), epochs=2)
-        for y in (labels, labels.tolist(), portnet.asarray(labels), labels[:, None]):
-            run = net.fit(X, y, epochs=2)
-            assert run.history["loss"] == expected.history["loss"]
-
-
 # Moving a run to another backend -----------------------------------------------------------------
 
 
@@ -162,7 +153,118 @@ def test_lbfgs_run_can_be_moved_and_resumed():
         run.to("nunpy")
 
 
-# Predictions: plain arrays and blocks of rows ----------------------------------------------------
+def test_moved_run_keeps_best_and_last_parameters():
+    run = trainer().fit(X, LABELS, epochs=12, early_stopping=portnet.EarlyStopping(patience=50),
+                        validation=(XV, NOISE))  # fmt: skip
+    there = run.to("array_api_strict")
+    assert run._last is not None
+    assert all(
+        there.backend.holds(a) for a in tree.leaves((there.params, there._best, there._last))
+    )
+    assert_equal((there._best, there._last), (run._best, run._last))
+    assert_equal(there.best.params, run.params)
+
+
+def test_resume_and_evaluate_with_arrays_of_another_backend_raise():
+    run = trainer().fit(X, LABELS, epochs=1)
+    with portnet.use_backend("array_api_strict"):
+        x, y = portnet.asarray(X), portnet.asarray(LABELS)
+    word = "is a array_api_strict array on .*, but the parameters are on numpy on cpu"
+    with pytest.raises(TypeError, match=f"X {word}"):
+        run.fit(x, LABELS)
+    with pytest.raises(TypeError, match=f"validation X {word}"):
+        run.fit(X, LABELS, validation=(x, LABELS))
+    with pytest.raises(TypeError, match=f"y {word}"):
+        run.evaluate(X, y)
+
+
+# Prediction --------------------------------------------------------------------------------------
+
+
+def argmax_works(xp):
+    return xp.id != "strict-no_x64"  # array-api-strict 2.6.1: argmax makes int64 there
+
+
+def test_predict_proba_and_predict_class_agree_with_accuracy(xp):
+    metrics = ["accuracy"] if argmax_works(xp) else []
+    run = classifier(optimizer=portnet.Adam(0.01)).fit(X, LABELS, epochs=15, metrics=metrics)
+    proba = run.predict_proba(X)
+    assert isinstance(proba, np.ndarray)
+    assert proba.shape == (96, 3)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(proba, run.predict(X))
+    if argmax_works(xp):
+        classes = run.predict_class(X)
+        np.testing.assert_array_equal(classes, proba.argmax(axis=1))
+        accuracy = (classes == LABELS).mean()
+        assert accuracy > 0.8
+        assert run.history["accuracy"][-1] == pytest.approx(accuracy, rel=1e-5)
+        assert run.evaluate(X, LABELS)["accuracy"] == pytest.approx(accuracy, rel=1e-5)
+
+
+def test_predictions_are_in_the_library_of_the_input(other_xp):
+    run = classifier().fit(X, LABELS, epochs=1)
+    x = other_xp.asarray(X[:4])
+    for method in (run.predict, run.predict_proba, run.predict_class):
+        assert portnet.get_backend().holds(method(x))
+        assert isinstance(method(X[:4]), np.ndarray)
+        assert isinstance(method(X[:4].tolist()), np.ndarray)
+
+
+def test_pickled_run_predicts_and_evaluates_equally(xp):
+    if xp.name == "array_api_strict":
+        pytest.skip(reason="array-api-strict 2.6.1: its arrays cannot be pickled")
+    run = classifier().fit(X, LABELS, epochs=1, metrics=["accuracy"])
+    copy = pickle.loads(pickle.dumps(run))
+    np.testing.assert_array_equal(copy.predict(X), run.predict(X))
+    assert copy.backend == run.backend
+    assert copy.history == run.history
+    assert copy.evaluate(X, LABELS) == run.evaluate(X, LABELS)
+
+
+def test_predict_class_of_binary_and_multilabel_targets():
+    one = portnet.Trainer(portnet.mlp([5, 4, 1]), "sigmoid_cross_entropy").fit(
+        X, LABELS == 0, epochs=2
+    )
+    assert one.predict_class(X).shape == (96,)
+    np.testing.assert_array_equal(one.predict_class(X), one.predict(X) >= 0.5)
+    many = portnet.Trainer(portnet.mlp([5, 4, 3]), "sigmoid_cross_entropy").fit(
+        X, np.eye(3)[LABELS], epochs=2, metrics=["label_accuracy"]
+    )
+    assert many.predict_class(X).shape == (96, 3)
+    share = (many.predict_class(X) == np.eye(3)[LABELS]).mean()
+    assert many.history["label_accuracy"][-1] == pytest.approx(share)
+
+
+def test_poisson_prediction_is_the_exponential_of_the_output():
+    run = portnet.Trainer(portnet.mlp([5, 4, 1]), "poisson").fit(X, LABELS, epochs=1)
+    raw, _ = NET.__class__.forward(run.trainer.model, run.params, X.astype("float32"))
+    np.testing.assert_allclose(run.predict(X), np.exp(raw)[:, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 7, 95, 96, 97])  # 95 leaves one row to the last block
+def test_prediction_in_blocks_equals_prediction_at_once(block, monkeypatch):
+    with portnet.use_backend("numpy", dtype="float64"):  # float32 products round by shape
+        run = classifier().fit(X, LABELS, epochs=1)
+    whole, numbers = run.predict(X), run.evaluate(X, LABELS)
+    monkeypatch.setattr(portnet.run, "_BLOCK", block)
+    np.testing.assert_allclose(run.predict(X), whole, rtol=1e-12)
+    assert run.evaluate(X, LABELS) == pytest.approx(numbers, rel=1e-12)
+
+
+def test_dropout_is_off_in_prediction_and_on_in_training():
+    net = portnet.mlp([5, 64, 3], dropout=0.5)
+    run = classifier(model=net, optimizer=portnet.SGD(1e-12), batch_size=None).fit(
+        X, LABELS, epochs=3
+    )
+    without, (dense, _, _, out) = portnet.mlp([5, 64, 3]), run.params
+    plain = classifier(model=without, params=(dense, (), out)).fit(X, LABELS, epochs=0)
+    np.testing.assert_array_equal(run.predict(X), plain.predict(X))
+    assert run.evaluate(X, LABELS) == plain.evaluate(X, LABELS)
+    np.testing.assert_array_equal(run.predict(X), run.predict(X))
+    # The parameters hardly move, so the losses differ by the masks, and from inference.
+    losses = [*run.history["loss"], run.evaluate(X, LABELS)["loss"]]
+    assert len({round(loss, 6) for loss in losses}) == 4
 
 
 @pytest.mark.parametrize(

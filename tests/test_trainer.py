@@ -1,9 +1,11 @@
-"""Trainer.fit: resuming, sample weights, L-BFGS, kinds of data."""
+"""Trainer.fit: resuming, sample weights, kinds of data."""
 
 import pickle
+import threading
 
 import numpy as np
 import pytest
+from custom import Square
 from fits import (
     LABELS,
     MONITORING,
@@ -13,20 +15,17 @@ from fits import (
     RESUME_CASES,
     RNG,
     XV,
-    SendsSIGINT,
     X,
     assert_equal,
     assert_near,
     assert_same_run,
-    diverging,
+    classifier,
     host,
-    interrupted,
     trainer,
 )
 
 import portnet
 from portnet import tree
-from portnet.data import labels, split
 
 # Resuming a run ----------------------------------------------------------------------------------
 
@@ -127,36 +126,6 @@ def test_resume_with_other_features_optimizer_or_model_raises():
         trainer().fit(X, LABELS, resume=True)
 
 
-def test_lbfgs_resumed_with_other_data_resets_its_memory():
-    """The memory of L-BFGS holds for one function: other data, weights or tolerances reset it."""
-    t = trainer(optimizer="lbfgs", model=portnet.mlp([5, 3]))
-    other = XV, NOISE
-    noisy = np.r_[X, X], np.r_[LABELS, (LABELS + 1) % 3]  # otherwise the weights diverge
-    with portnet.use_backend("numpy", dtype="float64"):
-        for epochs in (2, 200):  # before it has converged, and after
-            run = t.fit(*noisy, epochs=epochs).fit(*other, epochs=200)
-            fresh = t.fit(*other, epochs=200)
-            assert run.history["loss"][-1] == pytest.approx(run.evaluate(*other)["loss"])
-            assert run.history["loss"][-1] == pytest.approx(fresh.history["loss"][-1], rel=1e-5)
-        done = t.fit(*noisy, epochs=200)
-        heavy = done.fit(*noisy, epochs=200, class_weight={1: 10.0})
-        expected = t.fit(*noisy, epochs=200, class_weight={1: 10.0})
-        assert heavy.history["loss"][-1] == pytest.approx(expected.history["loss"][-1], rel=1e-5)
-        closer = portnet.Trainer(t.model, t.loss, portnet.LBFGS(gtol=1e-9, ftol=0))
-        assert closer.fit(*noisy, epochs=200, resume=done).epoch > done.epoch
-    assert done.stopped.startswith("converged")
-
-
-def test_resuming_a_converged_lbfgs_run_does_not_train():
-    t = trainer(optimizer="lbfgs", model=portnet.mlp([5, 3]))
-    whole = t.fit(X, LABELS, epochs=400)
-    assert whole.epoch < 400
-    half = t.fit(X, LABELS, epochs=300)
-    again = half.fit(X, LABELS, epochs=100)
-    assert_same_run(again, whole)
-    assert again.stopped == whole.stopped != ""
-
-
 def test_resume_with_another_optax_optimizer_raises(jax):
     optax = pytest.importorskip("optax", reason="optax is not installed")
     with portnet.use_backend("jax", dtype="float64"):
@@ -164,6 +133,22 @@ def test_resume_with_another_optax_optimizer_raises(jax):
         for other in (optax.sgd(0.1), optax.adagrad(0.1)):
             with pytest.raises(ValueError, match="resume: the optimizer's state does not fit"):
                 trainer(optimizer=other).fit(X, LABELS, resume=run)
+
+
+def test_resuming_one_run_differently_keeps_histories_separate():
+    """Each has its own history, in either order."""
+    start = trainer().fit(X, LABELS, epochs=2)
+    slow = trainer(optimizer=portnet.Adam(1e-6)).fit(X, LABELS, epochs=2, resume=start)
+    numbers = slow.history["loss"]
+    fast = start.fit(X, LABELS, epochs=2)
+    assert fast.history == trainer().fit(X, LABELS, epochs=4).history
+    assert slow.history["loss"] == numbers != fast.history["loss"]
+
+
+def test_resumed_run_keeps_its_metrics():
+    run = trainer().fit(X, LABELS, epochs=1, metrics=["accuracy"]).fit(X, LABELS, epochs=1)
+    assert list(run.metrics) == ["accuracy"]
+    assert run.history["accuracy"][1] == pytest.approx(run.evaluate(X, LABELS)["accuracy"])
 
 
 # Sample weights and shards -----------------------------------------------------------------------
@@ -226,42 +211,6 @@ def test_summed_shard_gradients_equal_the_whole_gradient(xp):
         xp.assert_close(a, xp.numpy(b))
 
 
-# L-BFGS ------------------------------------------------------------------------------------------
-
-
-def test_lbfgs_reaches_the_least_squares_solution():
-    y = X @ np.arange(5.0) + np.random.default_rng(0).standard_normal(96)
-    with portnet.use_backend("numpy", dtype="float64"):
-        optimizer = portnet.LBFGS(gtol=1e-7, ftol=0)
-        t = portnet.Trainer(portnet.mlp([5, 1]), "squared_error", optimizer)
-        run = t.fit(X, y, epochs=200, metrics=["r2"], callbacks=[lambda report: None])
-    A = np.c_[X, np.ones(96)]
-    expected = np.linalg.lstsq(A, y, rcond=None)[0]
-    np.testing.assert_allclose(host(run.params)[0][:, 0], expected[:5], rtol=1e-7, atol=1e-7)
-    assert run.stopped.startswith("converged")
-    assert run.epoch < 30
-    assert np.all(np.diff(run.history["loss"]) <= 0)
-    assert run.history["loss"][-1] == pytest.approx(run.evaluate(X, y)["loss"], rel=1e-12)
-
-
-def test_lbfgs_reaches_a_lower_loss_than_adam_and_uses_weights():
-    weight = np.arange(96) % 3
-    copies = np.repeat(np.arange(96), weight)
-    with portnet.use_backend("numpy", dtype="float64"):
-        t = trainer(optimizer="lbfgs")
-        a = t.fit(X, LABELS, epochs=5, sample_weight=weight)
-        b = t.fit(X[copies], LABELS[copies], epochs=5)
-        far = t.fit(X, LABELS, epochs=60)
-        adam = trainer().fit(X, LABELS, epochs=60)
-    np.testing.assert_allclose(a.history["loss"], b.history["loss"], rtol=1e-7)
-    assert far.history["loss"][-1] < adam.history["loss"][-1]
-
-
-def test_lbfgs_rejects_dropout():
-    with pytest.raises(ValueError, match="LBFGS needs a loss that is the same in every evaluation"):
-        trainer(model=portnet.mlp([5, 8, 3], dropout=0.1), optimizer="lbfgs").fit(X, LABELS)
-
-
 # Data frames, tensors and dtypes -----------------------------------------------------------------
 
 
@@ -315,265 +264,338 @@ def test_float64_data_that_overflow_float32_raise():
         trainer().fit(np.minimum(bad, 10), LABELS, epochs=1)
 
 
-# Best epoch, resumed epochs, splits and likely causes of divergence ------------------------------
+# Steps, epochs and seeds -------------------------------------------------------------------------
 
 
-def test_best_epoch_is_restored_if_all_epochs_run():
-    """All epochs ran within the patience: `params` are still those of the best epoch."""
-    data = {"epochs": 12, "validation": (XV, NOISE)}
-    every = list(trainer().epochs(X, LABELS, **data))
-    run = trainer().fit(X, LABELS, early_stopping=portnet.EarlyStopping(patience=50), **data)
-    assert run.stopped == ""
-    assert run.best_epoch < run.epoch == 12
-    assert_equal(run.params, every[run.best_epoch - 1].params)
-    assert_equal(run._last, every[-1].params)
-    assert_equal(run.best.params, run.params)
-    assert_equal(run.best.best._last, run._last)  # `best` of the best run is the same run
+def test_50_float64_steps_on_every_backend_equal_numpy(xp):
+    if xp.float_name != "float64":
+        pytest.skip(reason="this device has no float64")
+    net = portnet.mlp([5, 16, 3], "tanh", dropout=0.1, norm="layer")
+    with portnet.use_backend("numpy", dtype="float64"):
+        expected = classifier(model=net).fit(X[:80], LABELS[:80], epochs=10)
+    run = classifier(model=net).fit(X[:80], LABELS[:80], epochs=10)
+    assert_near(run.params, expected.params, 1e-12)
+    np.testing.assert_allclose(run.history["loss"], expected.history["loss"], rtol=1e-12)
 
 
-def test_resuming_one_run_differently_keeps_histories_separate():
-    """Each has its own history, in either order."""
-    start = trainer().fit(X, LABELS, epochs=2)
-    slow = trainer(optimizer=portnet.Adam(1e-6)).fit(X, LABELS, epochs=2, resume=start)
-    numbers = slow.history["loss"]
-    fast = start.fit(X, LABELS, epochs=2)
-    assert fast.history == trainer().fit(X, LABELS, epochs=4).history
-    assert slow.history["loss"] == numbers != fast.history["loss"]
+def test_one_float32_step_on_every_backend_equals_numpy(xp):
+    with portnet.use_backend("numpy"):
+        expected = classifier(batch_size=None).fit(X, LABELS, epochs=1)
+    with portnet.use_backend(xp.name, device=xp.device):
+        run = classifier(batch_size=None).fit(X, LABELS, epochs=1)
+    for leaf in tree.leaves(run.params):
+        assert str(leaf.dtype).endswith("float32")
+    assert_near(run.params, expected.params, 1e-5)
 
 
-def test_epoch_numbers_continue_in_reports_and_output(capsys):
-    seen = []
-    run = trainer().fit(X, LABELS, epochs=2)
-    run.fit(X, LABELS, epochs=3, verbose=True, callbacks=[seen.append])
-    assert [(r.epoch, r.epochs) for r in seen] == [(3, 5), (4, 5), (5, 5)]
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines] == ["3/5", "4/5", "5/5"]
+def test_fits_with_equal_seeds_are_equal_and_with_others_differ(xp):
+    runs = [classifier(seed=s).fit(X, LABELS, epochs=2) for s in (1, 1, 2)]
+    assert_equal(runs[0].params, runs[1].params)
+    assert runs[0].history == runs[1].history
+    assert (host(runs[0].params)[0] != host(runs[2].params)[0]).any()
 
 
-def test_callbacks_after_one_that_stops_are_called():
-    seen = []
-
-    def stop(report):
-        return report.epoch == 2
-
-    def save(report):
-        seen.append(report.epoch)
-
-    run = trainer().fit(X, LABELS, epochs=9, callbacks=[stop, save])
-    assert run.stopped == "stopped by callback stop"
-    assert seen == [1, 2]
-
-
-def test_best_epoch_is_reset_for_another_monitored_metric():
-    data = {"validation": (XV, NOISE)}
-    run = trainer().fit(X, LABELS, epochs=9, early_stopping=True, **data)
-    assert run.best_epoch < 9
-    on = run.fit(X, LABELS, epochs=1, early_stopping=portnet.EarlyStopping("loss"), **data)
-    assert on.best_epoch == 10
-    assert_equal(on.params, trainer().fit(X, LABELS, epochs=10).params)
+def test_seed_sets_initial_weights_order_and_dropout_masks():
+    start, _ = NET.init(np.random.default_rng(0), 5)
+    dropping = portnet.mlp([5, 8, 3], dropout=0.5)
+    given = start[0], (), (), start[2]
+    for options in (
+        {"epochs": 0},  # initial weights
+        {"epochs": 1, "params": start},  # order of the rows
+        {"epochs": 1, "params": given, "model": dropping, "batch_size": None},  # dropout masks
+    ):
+        epochs = options.pop("epochs")
+        one, two = (
+            classifier(seed=seed, **options).fit(X, LABELS, epochs=epochs) for seed in (1, 2)
+        )
+        assert (host(one.params)[0] != host(two.params)[0]).any(), options
 
 
-def test_best_raises_if_the_new_metric_was_nan_in_every_epoch():
-    def odd(mean, target, weight=None):
-        return float("nan")
+def test_losses_and_optimizers_by_name_object_or_function_are_equal():
+    def half_squares(pred, target, weight=None):
+        e = pred - target
+        return 0.5 * (e * e).sum() / len(e), e / len(e)
 
-    run = trainer().fit(X, LABELS, epochs=2, early_stopping=portnet.EarlyStopping("loss"))
-    watched = portnet.EarlyStopping("odd", mode="max")
-    on = run.fit(X, LABELS, epochs=1, metrics=[odd], early_stopping=watched)
-    assert on.best_epoch is None
-    with pytest.raises(ValueError, match="best: no epoch was monitored"):
-        on.best  # noqa: B018
-    assert_equal(on.params, trainer().fit(X, LABELS, epochs=3).params)
-
-
-def test_default_options_are_those_of_the_documentation():
-    assert portnet.EarlyStopping() == portnet.EarlyStopping(None, 10, 0.0, mode=None, restore=True)
-    assert portnet.ReduceOnPlateau() == portnet.ReduceOnPlateau(
-        None, 5, 0.0, mode=None, factor=0.1, min_scale=1e-4
-    )
-
-
-@pytest.mark.usefixtures("default_sigint_handler")
-def test_ctrl_c_in_a_resumed_run_names_the_remaining_epochs():
-    run = interrupted(0, epochs=2)
-    SendsSIGINT.at, SendsSIGINT.times = 8, 1
-    word = r"step 2 of epoch 4: run\.fit\(X, y, epochs=2\) with the same options continues exactly from there$"
-    with pytest.warns(UserWarning, match=word):
-        run.fit(X, LABELS, epochs=3)
-
-
-@pytest.mark.usefixtures("default_sigint_handler")
-def test_progress_bar_of_a_resumed_epoch_counts_remaining_steps(capsys):
-    with pytest.warns(UserWarning, match="interrupted"):
-        run = interrupted(8, epochs=3)
-    capsys.readouterr()
-    run.fit(X, LABELS, epochs=2, progress=True)
-    assert "10/10" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("default_sigint_handler")
-def test_resuming_with_another_seed_or_shuffle_restarts_the_epoch(capsys):
-    with pytest.warns(UserWarning, match="interrupted"):
-        run = interrupted(8, epochs=3)
-    for options, steps in (({}, 4), ({"seed": 2}, 6), ({"shuffle": False}, 6)):
-        capsys.readouterr()
-        other = trainer(model=run.trainer.model, **options)
-        again = other.fit(X, LABELS, epochs=1, resume=run, progress=True)
-        assert f"{steps}/{steps}" in capsys.readouterr().err
-        assert (again.epoch, again.step) == (2, 0)
-
-
-@pytest.mark.usefixtures("default_sigint_handler")
-def test_divergence_in_a_resumed_epoch_names_the_step_of_the_epoch():
     y = X @ np.arange(5.0)
-    t = trainer(
-        "squared_error", model=portnet.Chain([SendsSIGINT(), portnet.Dense(1)]), compile=False
+    runs = [
+        portnet.Trainer(portnet.mlp([5, 4, 1]), loss, optimizer, 16).fit(X / 10, y, epochs=2)
+        for loss, optimizer in [
+            ("squared_error", "sgd"),
+            (portnet.SquaredError(), portnet.SGD()),
+            (half_squares, portnet.SGD(0.1)),
+        ]
+    ]
+    assert_near(runs[0].params, runs[1].params, 0)
+    assert_near(runs[0].params, runs[2].params, 1e-6)
+
+
+def test_training_lowers_every_loss():
+    draw = np.random.default_rng(3)
+    z = draw.standard_normal((400, 4))
+    signal = z[:, :2] @ [[1.0, -0.5], [0.5, 1.0]]
+    kinds = {
+        "squared_error": signal,
+        "absolute_error": signal,
+        "huber": signal,
+        "poisson": draw.poisson(np.exp(signal)),
+        "sigmoid_cross_entropy": (signal > 0).astype(int),
+        "softmax_cross_entropy": (signal[:, 0] > 0).astype(int),
+    }
+    for loss, y in kinds.items():
+        run = portnet.Trainer(portnet.mlp([4, 16, 2]), loss, portnet.Adam(0.01), 32).fit(
+            z, y, epochs=30
+        )
+        first, last = run.history["loss"][0], run.history["loss"][-1]
+        assert last < (0.97 if loss == "poisson" else 0.5) * first, (loss, first, last)
+
+
+# History, validation, epochs ---------------------------------------------------------------------
+
+
+def test_history_has_losses_and_validation_metrics():
+    run = classifier().fit(
+        X[:64], LABELS[:64], epochs=4, validation=(X[64:], LABELS[64:]), metrics=["accuracy"]
     )
-    SendsSIGINT.at, SendsSIGINT.times = 2, 1
-    with pytest.warns(UserWarning, match="interrupted after step 2 of epoch 1"):
-        run = t.fit(X, y, epochs=1)
-    with pytest.raises(portnet.DivergenceError, match=r"epoch 1, step 3\."):
-        run.fit(X * 1e15, y, epochs=1)
+    assert set(run.history) == {"loss", "validation_loss", "validation_accuracy"}
+    assert {len(numbers) for numbers in run.history.values()} == {4}
+    assert all(type(n) is float for numbers in run.history.values() for n in numbers)
+    final = run.evaluate(X[64:], LABELS[64:])
+    assert run.history["validation_loss"][-1] == pytest.approx(final["loss"])
+    assert run.history["validation_accuracy"][-1] == pytest.approx(final["accuracy"])
+    assert run.epoch == 4
 
 
-def test_resume_and_evaluate_with_arrays_of_another_backend_raise():
-    run = trainer().fit(X, LABELS, epochs=1)
-    with portnet.use_backend("array_api_strict"):
-        x, y = portnet.asarray(X), portnet.asarray(LABELS)
-    word = "is a array_api_strict array on .*, but the parameters are on numpy on cpu"
-    with pytest.raises(TypeError, match=f"X {word}"):
-        run.fit(x, LABELS)
-    with pytest.raises(TypeError, match=f"validation X {word}"):
-        run.fit(X, LABELS, validation=(x, LABELS))
-    with pytest.raises(TypeError, match=f"y {word}"):
-        run.evaluate(X, y)
+def test_custom_metrics_are_in_the_history():
+    def worst(mean, target, weight=None):
+        return abs(mean - target).max()
 
-
-@pytest.mark.parametrize("validation", [0.25, (XV, NOISE)])
-def test_class_weight_is_not_applied_to_the_validation_set(validation):
-    seen = []
-
-    def spy(mean, target, weight=None):
-        seen.append(weight)
-        return 0.0
-
-    options = {"epochs": 1, "validation": validation, "metrics": [spy]}
-    trainer().fit(X, LABELS, class_weight={0: 5.0}, **options)
-    assert seen.pop() is None
-    trainer().fit(X, LABELS, class_weight={0: 5.0}, sample_weight=np.full(96, 2.0), **options)
-    if validation == 0.25:  # sample weights do
-        np.testing.assert_array_equal(seen.pop(), 2.0)
-    else:
-        assert seen.pop() is None
-
-
-def test_validation_fraction_can_be_a_numpy_scalar():
-    runs = [trainer().fit(X, LABELS, epochs=1, validation=f) for f in (0.25, np.float32(0.25))]
-    assert_same_run(*runs)
-
-
-def test_validation_split_of_binary_labels_is_stratified():
-    y = np.arange(40) < 4
-    seen = {}
-
-    def spy(mean, target, weight=None):
-        seen["ones"] = int(target.sum())
-        return 0.0
-
-    for seed in range(8):
-        t = trainer("sigmoid_cross_entropy", model=portnet.mlp([5, 1]), seed=seed)
-        t.fit(XV, y, epochs=1, validation=0.5, metrics=[spy])
-        assert seen["ones"] == 2
-
-
-def test_validation_split_names_the_part_with_zero_weight():
-    weight = np.zeros(96)
-    weight[0] = 1.0
-    rows = X, LABELS, weight
-    for seed in range(8):
-        t = trainer(seed=seed)
-        given = t.fit(X, LABELS, epochs=0)._dataset(*rows)
-        order = portnet.rng.shuffled(seed, 96)
-        order = order[np.argsort(LABELS[order], kind="stable")]
-        held_out = 0 in order[((np.arange(48) + 0.5) * 2).astype(int)]
-        word = "48 rows to " + ("train" if held_out else "validate") + " on have the weight 0"
-        with pytest.raises(portnet.DataError, match=word):
-            split.split(0.5, given, t.loss, seed)
-
-
-def test_resumed_run_keeps_its_metrics():
-    run = trainer().fit(X, LABELS, epochs=1, metrics=["accuracy"]).fit(X, LABELS, epochs=1)
-    assert list(run.metrics) == ["accuracy"]
-    assert run.history["accuracy"][1] == pytest.approx(run.evaluate(X, LABELS)["accuracy"])
-
-
-def test_seed_determines_the_validation_split():
-    """With given parameters and full batches, the seed determines only the split."""
-    start = portnet.init(NET, seed=0)
-    losses = set()
-    for seed in range(3):
-        t = trainer(seed=seed, params=start, batch_size=None)
-        losses.add(t.fit(X, LABELS, epochs=1, validation=0.25).history["validation_loss"][0])
-    assert len(losses) == 3
-
-
-@pytest.mark.parametrize("mode", ["min", "max"])
-def test_early_stopping_treats_an_equal_value_as_no_improvement(mode):
-    def same(mean, target, weight=None):
-        return 0.5
-
-    stopping = portnet.EarlyStopping("same", patience=3, mode=mode)
-    run = trainer().fit(X, LABELS, epochs=9, metrics=[same], early_stopping=stopping)
-    assert (run.epoch, run.best_epoch) == (4, 1)
-
-
-@pytest.mark.parametrize("name", ["loss", *portnet.metrics.METRICS])
-@pytest.mark.parametrize("prefix", ["", "validation_"])
-def test_early_stopping_knows_the_direction_of_every_metric(name, prefix):
-    smaller = name == "loss" or name in portnet.metrics.SMALLER_IS_BETTER
-    stopping = portnet.EarlyStopping(prefix + name)
-    watch = stopping.update(stopping.start(["loss", prefix + name], None), 0.5, 1)
-    assert (stopping.update(watch, 0.4, 2).epoch == 2) == smaller
-    assert (stopping.update(watch, 0.6, 2).epoch == 2) != smaller
-
-
-def test_history_to_dict_returns_a_copy():
-    history = trainer().fit(X, LABELS, epochs=1).history
-    history.to_dict()["loss"].append(0.0)
-    assert len(history["loss"]) == 1
-
-
-def test_divergence_names_large_columns_and_negative_targets():
     y = X @ np.arange(5.0)
-    message, _ = diverging(X * [1, 1, 100, 1, 1], y, portnet.SGD(10.0))
-    assert "Likely cause: column 2 of X reaches" in message
-    down = np.minimum(1e9 * y, 0)  # large and negative
-    message, _ = diverging(X, down, portnet.SGD(0.1))
-    assert f"Likely cause: the targets reach {abs(down).max():.3g}, where" in message
+    trainer = portnet.Trainer(portnet.mlp([5, 1]), "squared_error")
+    run = trainer.fit(X, y, epochs=1, metrics=["r2", worst])
+    expected = abs(run.predict(X) - y).max()
+    assert run.history["worst"] == [pytest.approx(expected, rel=1e-5)]
+    assert run.evaluate(X, y, metrics=["mean_absolute_error"]).keys() == {
+        "loss",
+        "mean_absolute_error",
+    }
 
 
-def test_divergence_does_not_name_large_labels_as_the_cause():
-    t = portnet.Trainer(portnet.mlp([5, 150]), "softmax_cross_entropy", portnet.SGD(1e38))
-    with pytest.raises(portnet.DivergenceError, match="The inputs are scaled"):
-        t.fit(X, np.arange(96) + 54, epochs=50)
+def test_epochs_iterator_can_be_left_and_its_runs_kept():
+    kept = []
+    for run in classifier().epochs(X, LABELS, epochs=50):
+        kept.append(run)
+        if run.epoch == 3:
+            break
+    whole = classifier().fit(X, LABELS, epochs=5)
+    assert [len(r.history["loss"]) for r in kept] == [1, 2, 3]
+    assert_equal(run.params, classifier().fit(X, LABELS, epochs=3).params)
+    assert run.history["loss"] == whole.history["loss"][:3]
+    assert (host(kept[0].params)[0] != host(kept[2].params)[0]).any()
 
 
-def test_balanced_class_weight_equals_its_formula():
-    """The weight is n_rows / (n_nonempty_classes * n_rows_of_class): 1 on average."""
-    y = np.where(np.arange(96) < 16, 0, 2)  # class 1 is empty
-    t = trainer()
-    data = t.fit(X, y, epochs=0)._dataset(X, y, None)
-    weights = labels.class_weights("balanced", data, t.loss, 3, None)
-    np.testing.assert_allclose(weights, np.where(y == 0, 96 / (2 * 16), 96 / (2 * 80)), rtol=1e-6)
+def test_fit_changes_no_array_of_the_user():
+    run = classifier().fit(X, LABELS, epochs=1)
+    run.history["loss"].append(0.0)
+    assert len(run.history["loss"]) == 1
+    start = tree.map(lambda p: p.astype("float32"), NET.init(np.random.default_rng(0), 5)[0])
+    held = classifier(params=start).fit(X, LABELS, epochs=0)
+    kept = start[0]["W"][0, 0]
+    start[0]["W"][0, 0] = 99.0
+    assert held.params[0]["W"][0, 0] == kept
+    before = tree.map(np.copy, start)
+    x, y = X.astype("float32"), LABELS.copy()
+    x.flags.writeable = y.flags.writeable = False
+    trainer = classifier(params=start)
+    trainer.fit(x, y, epochs=2)
+    assert_equal(start, before)
+    assert_equal(trainer.fit(x, y, epochs=0).params, before)
 
 
-def test_moved_run_keeps_best_and_last_parameters():
-    run = trainer().fit(X, LABELS, epochs=12, early_stopping=portnet.EarlyStopping(patience=50),
-                        validation=(XV, NOISE))  # fmt: skip
-    there = run.to("array_api_strict")
-    assert run._last is not None
-    assert all(
-        there.backend.holds(a) for a in tree.leaves((there.params, there._best, there._last))
+def test_training_starts_from_given_parameters(xp):
+    start, _ = NET.init(np.random.default_rng(9), 5)
+    run = classifier(params=start).fit(X, LABELS, epochs=0)
+    for a, b in zip(tree.leaves(run.params), tree.leaves(start), strict=True):
+        np.testing.assert_array_equal(xp.numpy(a), b.astype(xp.float_name))
+
+
+def test_sample_weight_k_equals_k_copies_of_the_row():
+    weight = np.arange(96) % 3
+    copies = np.repeat(np.arange(96), weight)
+    with portnet.use_backend("numpy", dtype="float64"):
+        trainer = classifier(batch_size=None, optimizer="sgd")
+        a = trainer.fit(X, LABELS, epochs=5, sample_weight=weight)
+        b = trainer.fit(X[copies], LABELS[copies], epochs=5)
+        assert_near(a.params, b.params, 1e-10)
+        np.testing.assert_allclose(a.history["loss"], b.history["loss"], rtol=1e-10)
+        held = trainer.fit(X, LABELS, epochs=1, validation=(X, LABELS, weight))
+        assert held.history["validation_loss"][0] == pytest.approx(
+            held.evaluate(X[copies], LABELS[copies])["loss"]
+        )
+
+
+def test_metrics_use_sample_weight():
+    weight = np.arange(96) % 3
+    copies = np.repeat(np.arange(96), weight)
+    run = classifier().fit(X, LABELS, epochs=1)
+    expected = run.evaluate(X[copies], LABELS[copies], metrics=["accuracy"])
+    assert run.evaluate(X, LABELS, weight, metrics=["accuracy"]) == pytest.approx(expected)
+    trained = classifier().fit(X, LABELS, epochs=1, sample_weight=weight, metrics=["accuracy"])
+    again = trained.evaluate(X, LABELS, weight)
+    assert trained.history["accuracy"][0] == pytest.approx(again["accuracy"])
+    held = classifier().fit(
+        X, LABELS, epochs=1, validation=(X, LABELS, weight), metrics=["accuracy"]
     )
-    assert_equal((there._best, there._last), (run._best, run._last))
-    assert_equal(there.best.params, run.params)
+    assert held.history["validation_accuracy"][0] == pytest.approx(expected["accuracy"])
+
+
+def test_metrics_do_not_change_the_training_loss():
+    plain, watched = (classifier().fit(X, LABELS, epochs=2, metrics=m) for m in ((), ["accuracy"]))
+    assert plain.history["loss"] == watched.history["loss"]
+    assert classifier().fit(X, LABELS, epochs=1, metrics=None).history.keys() == {"loss"}
+
+
+def test_sample_weight_is_passed_to_a_custom_loss():
+    class Squares:
+        reduction = "mean"  # a plain class attribute, no dataclass field
+
+        def __call__(self, pred, target, weight=None):
+            e, share = pred - target, (weight / weight.sum())[:, None]
+            return (share * e * e / 2).sum(), share * e
+
+    weight, y = np.arange(96.0) % 3, X @ np.arange(5.0)
+    options = {"optimizer": "sgd", "batch_size": None}
+    with portnet.use_backend("numpy", dtype="float64"):
+        custom, built_in = (
+            portnet.Trainer(portnet.mlp([5, 1]), loss, **options).fit(
+                X, y, epochs=3, sample_weight=weight
+            )
+            for loss in (Squares(), "squared_error")
+        )
+    assert_near(custom.params, built_in.params, 1e-10)
+
+
+def test_epoch_loss_of_weighted_batches_equals_evaluate():
+    weight = np.arange(96.0)
+    with portnet.use_backend("numpy", dtype="float64"):
+        trainer = classifier(optimizer=portnet.SGD(1e-15))
+        run = trainer.fit(X, LABELS, epochs=1, sample_weight=weight)
+        assert run.history["loss"][0] == pytest.approx(
+            run.evaluate(X, LABELS, weight)["loss"], rel=1e-9
+        )
+
+
+def test_epoch_loss_of_a_summed_loss_is_the_sum():
+    with portnet.use_backend("numpy", dtype="float64"):
+        trainer = portnet.Trainer(
+            NET, portnet.SoftmaxCrossEntropy(reduction="sum"), portnet.SGD(1e-15), batch_size=10
+        )
+        run = trainer.fit(X, LABELS, epochs=1)
+        assert run.history["loss"][0] == pytest.approx(run.evaluate(X, LABELS)["loss"], rel=1e-9)
+
+
+def test_progress_bar_counts_steps_and_is_off_without_a_terminal(capsys):
+    classifier().fit(X, LABELS, epochs=2, progress=True)
+    shown = capsys.readouterr().err
+    assert "12/12" in shown
+    classifier().fit(X, LABELS, epochs=2)  # stderr is no terminal here
+    assert capsys.readouterr().err == ""
+
+
+def test_infinite_validation_loss_is_in_the_history():
+    trainer = portnet.Trainer(portnet.mlp([5, 1]), "squared_error")
+    run = trainer.fit(X, LABELS, epochs=1, validation=(X * 1e25, LABELS))
+    assert run.history["validation_loss"] == [np.inf]
+
+
+def test_progress_bar_counts_a_ragged_last_batch(capsys):
+    classifier(batch_size=40).fit(X, LABELS, epochs=2, progress=True)
+    assert "6/6" in capsys.readouterr().err
+
+
+# Backends, devices and threads -------------------------------------------------------------------
+
+
+def test_training_runs_on_the_backend_of_the_arrays(other_xp):
+    x, y = other_xp.asarray(X), other_xp.asarray(LABELS)
+    with portnet.use_backend("numpy", dtype="float64"):  # the default backend differs
+        run = classifier().fit(x, y, epochs=1)
+        assert run.backend.name == other_xp.name
+        assert run.backend.holds(run.predict(x))
+        lists = classifier().fit(x, LABELS.tolist(), epochs=1, validation=(X, LABELS))
+    assert all(run.backend.holds(leaf) for leaf in tree.leaves((run.params, lists.params)))
+
+
+def test_dataframes_and_lists_equal_arrays():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    expected = classifier().fit(X, LABELS, epochs=1)
+    for x, y in [
+        (X.tolist(), LABELS.tolist()),
+        (pandas.DataFrame(X), pandas.Series(LABELS)),
+    ]:
+        assert_equal(classifier().fit(x, y, epochs=1).params, expected.params)
+
+
+def test_torch_parameters_and_predictions_require_no_grad(torch):
+    x = torch.tensor(X, dtype=torch.float32, requires_grad=True)
+    run = classifier().fit(x, torch.tensor(LABELS), epochs=1)
+    assert not any(leaf.requires_grad for leaf in tree.leaves(run.params))
+    assert not run.predict(x).requires_grad
+
+
+def test_threads_train_concurrently_on_different_backends():
+    expected, found = classifier().fit(X, LABELS, epochs=2), {}
+
+    def train(name, dtype):
+        with portnet.use_backend(name, dtype=dtype):
+            found[name] = classifier().fit(X, LABELS, epochs=2)
+
+    threads = [
+        threading.Thread(target=train, args=args)
+        for args in (("numpy", "float32"), ("array_api_strict", "float64"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_equal(found["numpy"].params, expected.params)
+    assert found["array_api_strict"].backend.dtype == "float64"
+
+
+# Custom layers, losses, metrics and optimizers ---------------------------------------------------
+
+
+def test_custom_layer_and_optimizer_train():
+    class SignDescent:
+        def init(self, params):
+            return ()
+
+        def update(self, grads, state, params):
+            return tree.map(lambda g: -0.01 * np.sign(g), grads), state
+
+    net = portnet.Chain([portnet.Dense(8), Square(), portnet.Dense(3)])
+    run = classifier(model=net, optimizer=SignDescent()).fit(X, LABELS, epochs=20)
+    assert run.history["loss"][-1] < run.history["loss"][0]
+
+
+def test_model_without_parameters_trains():
+    run = portnet.Trainer(portnet.Identity(), "squared_error").fit(X, X, epochs=1)
+    assert run.history["loss"] == [0.0]
+
+
+def test_custom_loss_gets_integer_targets_as_floats():
+    def squares(pred, target, weight=None):
+        e = pred - target
+        return 0.5 * (e * e).sum() / len(e), e / len(e)
+
+    built_in = portnet.Trainer(portnet.mlp([5, 1]), "squared_error").fit(X, LABELS, epochs=2)
+    custom = portnet.Trainer(portnet.mlp([5, 1]), squares).fit(X, LABELS, epochs=2)
+    assert_near(built_in.params, custom.params, 1e-6)
+
+
+def test_metrics_can_return_python_numbers(other_xp):
+    def share(mean, target, weight=None):
+        return 0.25
+
+    run = classifier().fit(X, LABELS, epochs=1, metrics=[share, "accuracy"])
+    assert run.history["share"] == [0.25]
+    assert 0 <= run.history["accuracy"][0] <= 1

@@ -5,128 +5,27 @@ groups of many blocks. The same checks must then fail with a fault planted in th
 """
 
 import re
-from collections import OrderedDict
 
 import numpy as np
 import programs as pg
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from checking import (
+    BLOCKS,
+    FAULT_SEARCH,
+    STEPS,
+    check_groups_equal_eager,
+    check_replay_equals_eager,
+    check_steps_equal_eager,
+    set_block_size,
+)
+from hypothesis import given, settings
 from hypothesis.errors import HypothesisException
 
 import portnet
-from portnet import tree
 from portnet.backend import get_backend
 from portnet.compiler import executable, memory, numpy_codegen, schedule
 from portnet.data.dataset import Dataset
-from portnet.engine import compile_cache
 from portnet.engine.executor import Epoch, EpochExecutor, EpochState
-from portnet.engine.packing import unpacked
-from portnet.optimizers import OPTIMIZERS
-from portnet.transforms import ClipNorm, WeightDecay, chain
-
-BLOCKS = (1, 3, 16, 50)  # elements
-FAULT_SEARCH = settings(
-    max_examples=400,
-    phases=[Phase.generate],
-    database=None,
-    derandomize=True,
-    report_multiple_bugs=False,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-
-
-def check_replay_equals_eager(program):
-    """Fail unless three replays equal eager calls and change no argument that is not donated."""
-    compiled = portnet.compile(program.function(), donate=program.donate)
-    history = []
-    with np.errstate(all="ignore"):
-        for value_set in (0, 1, 0):
-            expected = program.function()(*program.inputs(value_set))
-            args = program.inputs(value_set)
-            held = [x for i, x in enumerate(args) if i not in program.donate]
-            before = pg.snapshot(held)
-            actual = compiled(*args)
-            pg.assert_same(actual, expected, program.tolerance(value_set))
-            assert pg.snapshot(held) == before, "an argument that is not donated changed"
-            results = [a for a in tree.leaves(actual) if isinstance(a, np.ndarray)]
-            history.append((results, pg.snapshot(results)))
-    for results, then in history:
-        assert pg.snapshot(results) == then, "a result changed in a later call"
-
-
-def set_block_size(monkeypatch, elements):
-    """Set the number of elements of a block, and drop the plans made so far."""
-    monkeypatch.setattr(schedule, "BLOCK", elements)
-    monkeypatch.setattr(compile_cache, "_kept", OrderedDict())
-
-
-def chain_of_sums(x, y):
-    """Groups of elementwise operations, some of whose results are used outside of their group."""
-    xp = portnet.namespace(x, y)
-    a = xp.exp(-x * x) + y
-    b = a * a - x
-    e = xp.flip(b, axis=0) * a + xp.flip(a, axis=0)  # a row of one block with one of another
-    c = xp.maximum(a, b) / (1.0 + xp.abs(y))
-    total = xp.sum(c, axis=0, keepdims=True)
-    d = (c - total) * a
-    return d, xp.sum(d * b, axis=-1), xp.where(d > 0, b, x), xp.astype(d > y, x.dtype) * c, e
-
-
-def check_groups_equal_eager():
-    """Fail unless groups of many blocks equal eager calls, the last block included."""
-    for rows, columns in ((7, 3), (64, 5), (32, 1), (131, 1), (2, 40)):
-        draw = np.random.default_rng(rows)
-        for donate in ((), (0,), (0, 1)):
-            compiled, kept = portnet.compile(chain_of_sums, donate=donate), []
-            for _ in range(3):
-                x, y = draw.standard_normal((2, rows, columns))
-                expected = chain_of_sums(x, y)
-                actual = compiled(x.copy(), y.copy())
-                for a, b in zip(actual, expected, strict=True):
-                    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
-                kept.append((actual, [np.array(a) for a in actual]))
-            for results, copies in kept:
-                for a, b in zip(results, copies, strict=True):
-                    np.testing.assert_array_equal(a, b, "a result changed in a later call")
-
-
-STEPS = {
-    **{name: make() for name, make in OPTIMIZERS.items()},
-    "adamw of W": portnet.AdamW(1e-2, only="W"),
-    "clipped": chain(ClipNorm(0.1), WeightDecay(0.1, only="b"), portnet.Adam(1e-2)),
-}
-
-
-def check_steps_equal_eager(optimizer, dtype="float64", dropout=0.2):
-    """Fail unless three epochs of compiled steps equal eager ones, bit for bit."""
-    net = portnet.mlp([5, 8, 7, 3], "tanh", dropout=dropout, norm="layer")
-    loss = portnet.SoftmaxCrossEntropy()
-    draw = np.random.default_rng(0)
-    X, y = draw.standard_normal((50, 5)).astype(dtype), draw.integers(0, 3, 50)
-    weight = draw.uniform(0.5, 2, 50).astype(dtype)
-    params = portnet.init(net, seed=1, like=X)
-    ends = []
-    for compiled in (True, False):
-        executor = EpochExecutor(portnet.make_step, (net, loss, optimizer), True, compiled)
-        state = EpochState(params, optimizer.init(params), np.zeros(2))
-        kept = []
-        for epoch in range(3):
-            order = np.random.default_rng(epoch).permutation(50)
-            data = Dataset(get_backend(), X, y, weight, order)
-            start = state._replace(done=0, sums=np.zeros(2))
-            state = executor.run(start, Epoch(data, 16, portnet.rng.key(0, epoch)))
-            state = state._replace(params=unpacked(state.params), state=unpacked(state.state))
-            kept.append((state, [np.array(a) for a in tree.leaves(state)]))
-        for then, copies in kept:
-            for a, b in zip(tree.leaves(then), copies, strict=True):
-                np.testing.assert_array_equal(a, b, "an epoch's arrays changed in a later one")
-        executor.close()
-        ends.append(kept)
-    for (a, _), (b, _) in zip(*ends, strict=True):
-        assert tree.paths(a) == tree.paths(b)
-        for path, p, q in zip(tree.paths(a), tree.leaves(a), tree.leaves(b), strict=True):
-            np.testing.assert_array_equal(p, q, err_msg=path)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -150,7 +49,7 @@ def test_compiled_epochs_of_every_optimizer_equal_eager_epochs(name, block, monk
     check_steps_equal_eager(STEPS[name], "float32", dropout=0.0)
 
 
-# Operations and memory that the plan saves ------------------------------------------------------
+# Operations and memory that the plan saves -------------------------------------------------------
 
 
 def explained(capsys, fn, *args, donate=()):
@@ -221,7 +120,7 @@ def test_clip_with_infinite_bounds_equals_the_eager_call():
         np.testing.assert_array_equal(a, b)
 
 
-# Planted faults ---------------------------------------------------------------------------------
+# Planted faults ----------------------------------------------------------------------------------
 
 
 def bad_edges(step):

@@ -559,7 +559,7 @@ def test_error_classes_have_the_standard_base_classes():
     assert issubclass(portnet.GradientError, AssertionError)
 
 
-# DataFrame columns, meta and sparse tensors, and mixed cells ---------------------------------------
+# DataFrame columns, meta and sparse tensors, and mixed cells -------------------------------------
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
@@ -633,20 +633,6 @@ def test_errors_in_the_validation_set_say_so():
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     with pytest.raises(TypeError, match=r"^validation X: Feature names are only supported"):
         trainer.fit(X, y, validation=(pandas.DataFrame(X, columns=["a", 1, 2]), y))
-
-
-@pytest.mark.parametrize("weight", [10**400, np.inf, np.nan, -1, "1", True, None, 1j, [2.0]])
-def test_class_weights_that_are_no_finite_numbers_raise(weight):
-    X, y = np.ones((6, 3)), np.zeros(6, int)
-    trainer = portnet.Trainer(portnet.mlp([3, 3]), "softmax_cross_entropy")
-    with pytest.raises(
-        ValueError, match=r"^class_weight: expected a finite weight >= 0 for 0, got"
-    ):
-        trainer.fit(X, y, class_weight={0: weight})
-    with pytest.raises(
-        DataError, match=r"^class_weight: a value of 1e\+300 is too large for float32"
-    ):
-        trainer.fit(X, y, class_weight={0: 1e300})
 
 
 def test_text_or_date_in_a_cell_raises_and_is_named():

@@ -1,4 +1,4 @@
-"""Labels that are text, and class weights."""
+"""Labels of any kind, and class weights."""
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ from fits import (
 )
 
 import portnet
+from portnet import DataError
+from portnet.data import labels
 
 
 def text_labels():
@@ -113,3 +115,55 @@ def test_column_object_and_dataframe_labels_equal_1d_labels():
     for y in (LABELS[:, None], LABELS.astype(object), pandas.DataFrame({"y": LABELS}),
               NAMES[LABELS][:, None], pandas.Series(LABELS, dtype="Int64")):  # fmt: skip
         assert_equal(trainer().fit(X, y, epochs=1).params, expected)
+
+
+@pytest.mark.parametrize("validation", [0.25, (XV, NOISE)])
+def test_class_weight_is_not_applied_to_the_validation_set(validation):
+    seen = []
+
+    def spy(mean, target, weight=None):
+        seen.append(weight)
+        return 0.0
+
+    options = {"epochs": 1, "validation": validation, "metrics": [spy]}
+    trainer().fit(X, LABELS, class_weight={0: 5.0}, **options)
+    assert seen.pop() is None
+    trainer().fit(X, LABELS, class_weight={0: 5.0}, sample_weight=np.full(96, 2.0), **options)
+    if validation == 0.25:  # sample weights do
+        np.testing.assert_array_equal(seen.pop(), 2.0)
+    else:
+        assert seen.pop() is None
+
+
+def test_balanced_class_weight_equals_its_formula():
+    """The weight is n_rows / (n_nonempty_classes * n_rows_of_class): 1 on average."""
+    y = np.where(np.arange(96) < 16, 0, 2)  # class 1 is empty
+    t = trainer()
+    data = t.fit(X, y, epochs=0)._dataset(X, y, None)
+    weights = labels.class_weights("balanced", data, t.loss, 3, None)
+    np.testing.assert_allclose(weights, np.where(y == 0, 96 / (2 * 16), 96 / (2 * 80)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "bool"])
+def test_float_and_boolean_labels_equal_integer_labels(kind, backend_name):
+    with portnet.use_backend(backend_name):
+        labels = LABELS > 0 if kind == "bool" else LABELS.astype(kind)
+        net = portnet.Trainer(portnet.mlp([5, 4, 3]), "softmax_cross_entropy")
+        expected = net.fit(X, labels.astype(int), epochs=2)
+        for y in (labels, labels.tolist(), portnet.asarray(labels), labels[:, None]):
+            run = net.fit(X, y, epochs=2)
+            assert run.history["loss"] == expected.history["loss"]
+
+
+@pytest.mark.parametrize("weight", [10**400, np.inf, np.nan, -1, "1", True, None, 1j, [2.0]])
+def test_class_weights_that_are_no_finite_numbers_raise(weight):
+    X, y = np.ones((6, 3)), np.zeros(6, int)
+    trainer = portnet.Trainer(portnet.mlp([3, 3]), "softmax_cross_entropy")
+    with pytest.raises(
+        ValueError, match=r"^class_weight: expected a finite weight >= 0 for 0, got"
+    ):
+        trainer.fit(X, y, class_weight={0: weight})
+    with pytest.raises(
+        DataError, match=r"^class_weight: a value of 1e\+300 is too large for float32"
+    ):
+        trainer.fit(X, y, class_weight={0: 1e300})

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fits import LABELS, X, assert_same_run, trainer
+from fits import LABELS, NET, XV, X, assert_same_run, trainer
 
 import portnet
 from portnet.data import split
@@ -45,3 +45,47 @@ def test_validation_and_training_rows_partition_the_dataset(loss, xp):
         np.testing.assert_array_equal(weight, part[:, 0] + 1)
     if loss == "softmax_cross_entropy":
         assert [int((y2 == c).sum()) for c in range(5)] == [3] * 5
+
+
+def test_validation_fraction_can_be_a_numpy_scalar():
+    runs = [trainer().fit(X, LABELS, epochs=1, validation=f) for f in (0.25, np.float32(0.25))]
+    assert_same_run(*runs)
+
+
+def test_validation_split_of_binary_labels_is_stratified():
+    y = np.arange(40) < 4
+    seen = {}
+
+    def spy(mean, target, weight=None):
+        seen["ones"] = int(target.sum())
+        return 0.0
+
+    for seed in range(8):
+        t = trainer("sigmoid_cross_entropy", model=portnet.mlp([5, 1]), seed=seed)
+        t.fit(XV, y, epochs=1, validation=0.5, metrics=[spy])
+        assert seen["ones"] == 2
+
+
+def test_validation_split_names_the_part_with_zero_weight():
+    weight = np.zeros(96)
+    weight[0] = 1.0
+    rows = X, LABELS, weight
+    for seed in range(8):
+        t = trainer(seed=seed)
+        given = t.fit(X, LABELS, epochs=0)._dataset(*rows)
+        order = portnet.rng.shuffled(seed, 96)
+        order = order[np.argsort(LABELS[order], kind="stable")]
+        held_out = 0 in order[((np.arange(48) + 0.5) * 2).astype(int)]
+        word = "48 rows to " + ("train" if held_out else "validate") + " on have the weight 0"
+        with pytest.raises(portnet.DataError, match=word):
+            split.split(0.5, given, t.loss, seed)
+
+
+def test_seed_determines_the_validation_split():
+    """With given parameters and full batches, the seed determines only the split."""
+    start = portnet.init(NET, seed=0)
+    losses = set()
+    for seed in range(3):
+        t = trainer(seed=seed, params=start, batch_size=None)
+        losses.add(t.fit(X, LABELS, epochs=1, validation=0.25).history["validation_loss"][0])
+    assert len(losses) == 3

@@ -13,9 +13,7 @@ from collections import OrderedDict
 import numpy as np
 import programs as pg
 import pytest
-from custom import Square
-from hypothesis import given, settings
-from test_planner import (
+from checking import (
     BLOCKS,
     FAULT_SEARCH,
     STEPS,
@@ -25,61 +23,25 @@ from test_planner import (
     check_steps_equal_eager,
     set_block_size,
 )
+from custom import Square
+from hypothesis import given, settings
+from machine_code import assert_bits, executable_of, numpy_and_native_results
 
 import portnet
 from portnet import tree
 from portnet.backend import namespace
 from portnet.compiler import CompileWarning, native_policy, planner
-from portnet.compiler.native import jit, llvm_ir, lowering, numpy_c
+from portnet.compiler.native import jit, llvm_ir, lowering
 from portnet.compiler.simplify import simplify
 from portnet.engine import compile_cache
 from portnet.layers import ACTIVATIONS
 from portnet.losses import LOSSES
 
 pytest.importorskip("llvmlite", reason="the extra `native` is not installed")
+pytestmark = pytest.mark.usefixtures("compile_at_first_call")
 
 
-@pytest.fixture(autouse=True)
-def compile_at_first_call(monkeypatch):
-    monkeypatch.setenv("PORTNET_NATIVE", "always")
-
-
-def executable_of(compiled):
-    (way,) = compiled._entries.values()
-    return way
-
-
-def numpy_and_native_results(monkeypatch, fn, *args, donate=()):
-    """Return the results of NumPy's calls, those of machine code, and the native plan."""
-    with monkeypatch.context() as m:
-        m.setenv("PORTNET_NATIVE", "never")
-        by_calls = portnet.compile(fn, donate=donate)(*tree.map(np.array, args))
-    native = portnet.compile(fn, donate=donate)
-    by_code = native(*tree.map(np.array, args))
-    return tree.leaves(by_calls), tree.leaves(by_code), executable_of(native)
-
-
-def assert_bits(actual, expected, where=""):
-    for a, b in zip(actual, expected, strict=True):
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        assert a.tobytes() == b.tobytes(), f"{where}: {a} is not {b}, to the bit"
-
-
-def assert_native(monkeypatch, fn, *args, donate=(), left=0):
-    """Return the results of machine code; fail unless they equal NumPy's bit for bit.
-
-    At most `left` operations of fn may not be machine code.
-    """
-    by_calls, by_code, way = numpy_and_native_results(monkeypatch, fn, *args, donate=donate)
-    assert_bits(by_code, by_calls, way.native)
-    done, _, all_ = way.native.partition(" operations")[0].partition(" of ")
-    assert int(all_ or 0) - int(done or 0) <= left, way.explain()
-    return by_code
-
-
-SIZES = [*range(1, 18), 31, 33, 63, 65]
-
-# Bitwise equality -------------------------------------------------------------------------------
+# Bitwise equality --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("block", [None, *BLOCKS])
@@ -102,6 +64,18 @@ def test_epochs_of_every_optimizer_equal_eager_epochs_bit_for_bit(name, block, m
         set_block_size(monkeypatch, block)
     check_steps_equal_eager(STEPS[name])
     check_steps_equal_eager(STEPS[name], "float32", dropout=0.0)
+
+
+def assert_native(monkeypatch, fn, *args, donate=(), left=0):
+    """Return the results of machine code; fail unless they equal NumPy's bit for bit.
+
+    At most `left` operations of fn may not be machine code.
+    """
+    by_calls, by_code, way = numpy_and_native_results(monkeypatch, fn, *args, donate=donate)
+    assert_bits(by_code, by_calls, way.native)
+    done, _, all_ = way.native.partition(" operations")[0].partition(" of ")
+    assert int(all_ or 0) - int(done or 0) <= left, way.explain()
+    return by_code
 
 
 def data(loss, rows, dtype):
@@ -295,6 +269,9 @@ def test_dtypes_without_machine_code_equal_numpy(dtype, monkeypatch):
         np.testing.assert_array_equal(got, e)
 
 
+SIZES = [*range(1, 18), 31, 33, 63, 65]
+
+
 def ragged(x, w):
     """Operations of every kind, on any number of rows and columns."""
     xp = namespace(x)
@@ -324,6 +301,16 @@ def test_ragged_sizes_equal_the_replay_bit_for_bit(dtype, monkeypatch):
 FUNCTIONS = ["exp", "expm1", "log", "log1p", "sqrt", "tanh", "sin", "cos", "sinh", "log2"]
 
 
+def assert_strided(monkeypatch, fn, *args):
+    """Return the results for arguments in their own layout; they equal NumPy's calls bit for bit."""
+    with monkeypatch.context() as m:
+        m.setenv("PORTNET_NATIVE", "never")
+        by_calls = portnet.compile(fn)(*args)
+    by_code = portnet.compile(fn)(*args)
+    assert_bits(by_code, by_calls)
+    return by_code
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", [5, 64, 1000])
 def test_strided_arguments_equal_eager_calls_bit_for_bit(n, dtype, monkeypatch):
@@ -338,16 +325,6 @@ def test_strided_arguments_equal_eager_calls_bit_for_bit(n, dtype, monkeypatch):
 
     for view in views:
         assert_bits(assert_strided(monkeypatch, fn, view), fn(view))
-
-
-def assert_strided(monkeypatch, fn, *args):
-    """Return the results for arguments in their own layout; they equal NumPy's calls bit for bit."""
-    with monkeypatch.context() as m:
-        m.setenv("PORTNET_NATIVE", "never")
-        by_calls = portnet.compile(fn)(*args)
-    by_code = portnet.compile(fn)(*args)
-    assert_bits(by_code, by_calls)
-    return by_code
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -443,7 +420,7 @@ def test_equal_classifiers_are_equal_bit_for_bit(monkeypatch):
     assert_bits(a, b)
 
 
-# Start of compilation ---------------------------------------------------------------------------
+# Start of compilation ----------------------------------------------------------------------------
 
 
 def test_auto_compiles_when_it_pays_and_changes_no_result(monkeypatch):
@@ -610,7 +587,8 @@ def test_calls_from_several_threads_equal_serial_calls():
                 assert_bits(got, e)
 
 
-# Floating-point errors --------------------------------------------------------------------------
+# Floating-point errors ---------------------------------------------------------------------------
+
 
 HIDDEN = {  # floating-point errors in lanes that are not selected or padding
     "sqrt": lambda x: namespace(x).sqrt(namespace(x).maximum(x, 0.0)),
@@ -708,34 +686,10 @@ def test_squared_error_of_batches_of_nine_rows_does_not_warn():
         trainer.fit(X, y, epochs=3, progress=False)
 
 
-# NumPy's functions in C -------------------------------------------------------------------------
+# Planted faults ----------------------------------------------------------------------------------
 
 
-def test_c_functions_that_differ_from_numpy_are_rejected(monkeypatch):
-    f = np.dtype("float64")
-    assert numpy_c.loop(np.exp, (f, f)) is not None
-    assert numpy_c.loop(np.exp, (np.dtype("int64"), f)) is None
-    sin, exp = numpy_c.loop(np.sin, (f, f)), numpy_c.loop(np.exp, (f, f))
-    assert not numpy_c._as_numpy(np.exp, sin, (f, f))
-    assert numpy_c._as_numpy(np.exp, exp, (f, f))
-    single = numpy_c.product("gemm", np.dtype("float32"))
-    if single is not None:  # otherwise NumPy has another BLAS
-        gemv = numpy_c.product("gemv", f)
-        assert numpy_c._multiplies("gemv", gemv, f)
-
-
-def test_operations_without_c_functions_use_numpy(monkeypatch):
-    monkeypatch.setattr(numpy_c, "loop", lambda *args: None)
-    monkeypatch.setattr(numpy_c, "product", lambda *args: None)
-    fn = lambda x: namespace(x).exp(namespace(x).matmul(x * 2.0, x * 0.5)) + 1.0  # noqa: E731
-    by_calls, by_code, way = numpy_and_native_results(
-        monkeypatch, fn, np.arange(9.0).reshape(3, 3) / 10
-    )
-    assert_bits(by_code, by_calls)
-    assert way.native.startswith("3 of 5")
-
-
-# Planted faults ---------------------------------------------------------------------------------
+original_init = lowering.Lowering.__init__
 
 
 def keep_no_results(self, plan):
@@ -744,7 +698,6 @@ def keep_no_results(self, plan):
     self.readers = {}
 
 
-original_init = lowering.Lowering.__init__
 FAULTS = {
     "dependent operations are reordered": (
         lowering._CompiledCall,
