@@ -10,6 +10,8 @@ from .backend import Backend, describe
 from .data.dataset import Dataset
 from .run import Run, measure
 
+__all__ = ["try_out"]
+
 
 def try_out(run: Run, data: Dataset) -> None:
     """Call the loss and the metrics on a few rows, so that errors are raised before training."""

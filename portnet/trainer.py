@@ -33,7 +33,7 @@ from .backend import namespace
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau, Report
 from .data.dataset import Dataset
 from .divergence import divergence_error, warn_of_unscaled_inputs
-from .engine.executor import Epoch, EpochExecutor, quiet, run_epoch
+from .engine.epoch import Epoch, EpochExecutor, quiet, run_epoch
 from .engine.full_batch import value_and_grad
 from .engine.interrupts import interrupts
 from .engine.packing import unpacked
@@ -45,6 +45,8 @@ from .preparation import FitOptions, epoch_plan, full_gradient_of, prepare
 from .run import EpochProgress, Metric, Run, TrainerLike, record, warn, with_run
 from .training import make_step
 from .transforms import refuse_transforms
+
+__all__ = ["Trainer"]
 
 
 @dataclass(frozen=True, eq=False)

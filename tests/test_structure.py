@@ -75,14 +75,15 @@ ALLOWED = {
         "compiler/schedule",
         "compiler/views",
     },
+    "compiler/replay": {"compiler/errors", "compiler/memory", "compiler/planner"},
     "compiler/executable": {
         "compiler/errors",
         "compiler/explain",
-        "compiler/memory",
         "compiler/native/lowering",
         "compiler/native_policy",
         "compiler/numpy_codegen",
         "compiler/planner",
+        "compiler/replay",
         "compiler/signature",
         "compiler/simplify",
     },
@@ -104,13 +105,23 @@ ALLOWED = {
     "engine/inference": {"_typing", "backend", "data/dataset", "engine/compile_cache", "tree"},
     "engine/interrupts": set(),
     "engine/packing": {"_typing", "backend", "tree"},
-    "engine/executor": {
+    "engine/step_executor": {
         "_typing",
         "backend",
         "compiler",
         "data/dataset",
         "engine/compile_cache",
         "engine/packing",
+        "rng",
+        "tree",
+    },
+    "engine/epoch": {
+        "_typing",
+        "backend",
+        "data/dataset",
+        "engine/compile_cache",
+        "engine/packing",
+        "engine/step_executor",
         "rng",
         "tree",
     },
@@ -172,7 +183,7 @@ ALLOWED = {
         "callbacks",
         "data/dataset",
         "divergence",
-        "engine/executor",
+        "engine/epoch",
         "engine/full_batch",
         "engine/interrupts",
         "engine/packing",
@@ -195,7 +206,7 @@ ALLOWED = {
         "backend",
         "data/dataset",
         "engine/compile_cache",
-        "engine/executor",
+        "engine/epoch",
         "engine/inference",
         "engine/interrupts",
         "engine/packing",
@@ -211,7 +222,7 @@ ALLOWED = {
         "backend",
         "data",
         "data/dataset",
-        "engine/executor",
+        "engine/epoch",
         "estimators/inputs",
         "estimators/network",
         "estimators/solvers",
@@ -318,6 +329,28 @@ def test_file_imports_only_what_is_allowed(path):
     assert names <= ALLOWED[name_of(path)], f"{path} imports {names - ALLOWED[name_of(path)]}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def defined(body):
+    """Yield the names of the functions, classes and constants of a file."""
+    for line in body:
+        if isinstance(line, ast.FunctionDef | ast.ClassDef):
+            yield line.name
+        targets = [line.target] if isinstance(line, ast.AnnAssign) else getattr(line, "targets", [])
+        for target in targets:
+            yield from (n.id for n in getattr(target, "elts", [target]) if isinstance(n, ast.Name))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_all_of_a_file_names_what_is_defined_in_it(path):
+    if path.name in ("__init__.py", "__main__.py"):
+        return
+    body = ast.parse(path.read_text()).body
+    names = set(defined(body))
+    assert "__all__" in names
+    (line,) = (n for n in body if list(defined([n])) == ["__all__"])
+    assert set(ast.literal_eval(line.value)) <= names
+
+
 def test_allowed_imports_have_no_cycle():
     seen = []
     for name, needed in ALLOWED.items():
@@ -333,7 +366,12 @@ ROOMS = {
     "engine": {"_typing", "backend", "compiler", "data", "engine", "rng", "tree"},
 }
 NEVER = {"trainer", "preparation", "callbacks", "divergence"}  # by the estimators
-EMITTERS = {"compiler/numpy_codegen", "compiler/executable", "compiler/api"}  # by machine code
+EMITTERS = {
+    "compiler/numpy_codegen",
+    "compiler/replay",
+    "compiler/executable",
+    "compiler/api",
+}  # by machine code
 
 
 @pytest.mark.parametrize("room", ROOMS)

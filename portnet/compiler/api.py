@@ -18,6 +18,8 @@ from typing import Any
 from .errors import MISS, CompileWarning, EagerError, name_of
 from .signature import NotNumPyError, key_of
 
+__all__ = ["Compiled", "compile"]
+
 PLANS = 8  # kept for each function
 
 

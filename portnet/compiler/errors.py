@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+__all__ = ["MISS", "CompileWarning", "EagerError", "name_of"]
+
 MISS = object()  # returned by a guarded call whose guard fails
 
 

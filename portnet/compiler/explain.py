@@ -4,6 +4,8 @@ from collections import Counter
 
 from .planner import Plan
 
+__all__ = ["explain"]
+
 
 def explain(plan: Plan, native: str, source: tuple[str, str]) -> str:
     """Return the plan as text: operations before and after, groups, buffers and bytes."""

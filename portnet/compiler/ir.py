@@ -16,6 +16,26 @@ import numpy as np
 
 from .._typing import Array, Host
 
+__all__ = [
+    "CALLED",
+    "ELEMENTWISE",
+    "REDUCE_UFUNCS",
+    "REDUCTIONS",
+    "UFUNCS",
+    "VIEWS",
+    "Node",
+    "Program",
+    "Shape",
+    "as_array",
+    "call",
+    "computed",
+    "difference",
+    "frozen",
+    "operand_shape",
+    "same_bits",
+    "unfrozen",
+]
+
 Shape = tuple[int, ...]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from .errors import CompileWarning, name_of
 from .tracer import line_of_error
 
+__all__ = ["Jitted"]
+
 PLANS = 8  # sets of Python numbers; JAX keeps a plan for each shape by itself
 
 

@@ -15,6 +15,8 @@ from .ir import ELEMENTWISE, VIEWS, Node, Program, computed
 from .schedule import Step
 from .views import Strided, Strides, contiguous, region, root, viewed
 
+__all__ = ["ALIGN", "Base", "BufferAssignment", "Layout", "Location"]
+
 ALIGN = 64  # bytes: a cache line
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from .ir import ELEMENTWISE
 from .settings import native_cpu, native_mode
 
+__all__ = ["check_native_cpu", "native_after", "pays_after", "why_no_machine_code"]
+
 if TYPE_CHECKING:  # planning is not needed by who only imports
     from .planner import Plan
 

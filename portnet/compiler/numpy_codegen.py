@@ -28,6 +28,8 @@ from .planner import Plan
 from .schedule import Step, blocks
 from .views import contiguous, is_contiguous
 
+__all__ = ["NumPyCodegen", "name_of_base"]
+
 FRESH = "{}.copy()"  # what becomes of a result that replaces no donated array
 TAKE_CHECKED = 1 << 16  # bytes: from here on, NumPy's own check of indices costs a copy too many
 LETTERS = {

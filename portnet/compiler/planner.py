@@ -23,6 +23,8 @@ from .simplify import materialize_reshapes
 from .tracer import Untraceable, line_of_error, trace
 from .views import root
 
+__all__ = ["Plan", "make", "operations", "result_text", "trace_twice", "with_arrays"]
+
 
 @dataclass(eq=False)
 class Plan:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from .ir import ELEMENTWISE, Node
 from .views import region, root
 
+__all__ = ["Step", "blocks", "grouped"]
+
 BLOCK = 16_384  # elements of a block: with its companions it fits into a core's cache
 
 

@@ -2,6 +2,8 @@
 
 import os
 
+__all__ = ["native_cpu", "native_mode"]
+
 
 def native_mode() -> str:
     """Return when plans become machine code: the environment variable ``PORTNET_NATIVE``.

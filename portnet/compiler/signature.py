@@ -5,6 +5,8 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
+__all__ = ["NotNumPyError", "key_of"]
+
 
 class NotNumPyError(Exception):
     """An argument is not a NumPy array; the message is the name of its library."""

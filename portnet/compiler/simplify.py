@@ -14,6 +14,8 @@ import numpy as np
 from .ir import ELEMENTWISE, VIEWS, Node, Program, _numpy, call, unfrozen
 from .views import reshaped, within_root
 
+__all__ = ["materialize_reshapes", "simplify"]
+
 
 def simplify(program: Program) -> Program:
     """Return the program after all passes."""

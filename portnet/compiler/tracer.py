@@ -31,6 +31,8 @@ from .ir import (
     same_bits,
 )
 
+__all__ = ["Untraceable", "line_of_error", "trace"]
+
 
 class Untraceable(TypeError):  # noqa: N818 (it is caught, and becomes a warning)
     """An operation cannot be traced; the message names it."""

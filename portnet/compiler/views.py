@@ -9,6 +9,20 @@ from typing import NamedTuple
 
 from .ir import VIEWS, Node, Shape, unfrozen
 
+__all__ = [
+    "Strided",
+    "Strides",
+    "broadcast",
+    "contiguous",
+    "is_contiguous",
+    "is_whole",
+    "region",
+    "reshaped",
+    "root",
+    "viewed",
+    "within_root",
+]
+
 Strides = tuple[int, ...]
 
 

@@ -31,7 +31,7 @@ from ..backend import (
 )
 from ..data import checks
 from ..data.dataset import Dataset
-from ..engine.executor import quiet
+from ..engine.epoch import quiet
 from ..losses import Loss
 from . import inputs, network
 from .inputs import _host_weights

@@ -17,7 +17,7 @@ from .._typing import Array, Params
 from ..backend import namespace
 from ..data.dataset import Dataset
 from ..engine.compile_cache import compile_cached, compiler_for, release
-from ..engine.executor import Epoch, EpochExecutor, run_epoch
+from ..engine.epoch import Epoch, EpochExecutor, run_epoch
 from ..engine.inference import forward_dataset
 from ..engine.interrupts import interrupts
 from ..engine.packing import unpacked

@@ -20,7 +20,7 @@ from portnet.backend import get_backend
 from portnet.compiler import schedule, tracer
 from portnet.data.dataset import Dataset
 from portnet.engine import compile_cache
-from portnet.engine.executor import Epoch, EpochExecutor, EpochState
+from portnet.engine.epoch import Epoch, EpochExecutor, EpochState
 from portnet.engine.packing import unpacked
 from portnet.optimizers import OPTIMIZERS
 from portnet.transforms import ClipNorm, WeightDecay, chain

@@ -23,9 +23,9 @@ from hypothesis.errors import HypothesisException
 
 import portnet
 from portnet.backend import get_backend
-from portnet.compiler import executable, memory, numpy_codegen, schedule
+from portnet.compiler import memory, numpy_codegen, replay, schedule
 from portnet.data.dataset import Dataset
-from portnet.engine.executor import Epoch, EpochExecutor, EpochState
+from portnet.engine.epoch import Epoch, EpochExecutor, EpochState
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -76,7 +76,7 @@ def test_optimizer_updates_all_parameters_in_one_group():
         X, y = np.ones((8, 4), np.float32), np.ones((8, 3), np.float32)
         start = EpochState(params, adam.init(params), np.zeros(2))
         step = executor._step(start, Epoch(Dataset(get_backend(), X, y), 8), range(1))
-        packed = step.pack(start)
+        packed = step.pack(*start[:3])
         (planned,) = step.function._entries.values()
         counts.append(sum(n.op == "sqrt" for n in planned.plan.operations))
         assert planned.plan.donated.keys() == {0, 1, 2}
@@ -143,7 +143,7 @@ FAULTS = {
     "a bad block edge": (numpy_codegen, "blocks", bad_edges),
     "an aliased result": (numpy_codegen, "FRESH", "{}"),
     "an aliased state": (
-        executable.Replay,
+        replay.Replay,
         "prepare",
         lambda self, arrays, others: self.last or self._take(arrays, []),
     ),
@@ -175,8 +175,8 @@ def test_planted_fault_of_the_planner_is_detected(name, monkeypatch):
         found[:] = 255
         return found
 
-    aligned = executable.aligned
-    monkeypatch.setattr(executable, "aligned", poisoned)
+    aligned = replay.aligned
+    monkeypatch.setattr(replay, "aligned", poisoned)
     monkeypatch.setenv("PORTNET_NATIVE", "never")  # machine code has no blocks
     set_block_size(monkeypatch, 3)
     monkeypatch.setattr(*FAULTS[name])

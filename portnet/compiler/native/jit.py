@@ -16,6 +16,8 @@ from typing import Any
 from ..settings import native_cpu
 from .numpy_c import c_library
 
+__all__ = ["machine_code", "target_cpu", "why_not"]
+
 
 def why_not() -> str:
     """Return why there is no machine code on this computer; "" where there is."""

@@ -14,6 +14,23 @@ import numpy as np
 
 from .numpy_c import CLoop
 
+__all__ = [
+    "COMPARISONS",
+    "IDENTITY",
+    "MEMORY",
+    "SPACE",
+    "Access",
+    "Elementwise",
+    "UnsupportedError",
+    "c_call",
+    "check",
+    "collapsed",
+    "columns_text",
+    "function",
+    "number",
+    "rows_text",
+]
+
 REGISTER = {
     "bool": "i1",
     "float32": "float",

@@ -36,6 +36,8 @@ from .llvm_ir import (
     rows_text,
 )
 
+__all__ = ["FEW", "Lowering"]
+
 # Rows up to this length are done in order. NumPy adds eight and more in pairs, and takes the
 # largest of a row in an order of its own: where zeros of both signs are largest, its sign shows.
 FEW = {"sum": 7, "max": 0, "min": 0, "prod": 0}

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+__all__ = ["CLoop", "c_library", "loop", "product"]
+
 ROW_MAJOR, NO_TRANS, TRANS = 101, 111, 112  # cblas.h
 _ADDRESS = ctypes.c_void_p
 

@@ -1,4 +1,4 @@
-"""The executor: epochs of compiled steps."""
+"""The epoch: its loop, of compiled and of eager steps."""
 
 import os
 import signal

@@ -1,15 +1,10 @@
-"""Executor: the steps of an epoch, compiled where the backend allows it.
+"""The loop over the batches of an epoch, for Trainer and for the estimators.
 
-`portnet.train_epoch` is the definition; this is faster and means the same. A step takes its rows,
-trains on them and adds its loss to the epoch's sum, all in one pure function, so that one plan
-covers it. Where plans are replayed (NumPy), parameters and optimizer state are packed into one
-vector for each dtype, with the layers' arrays as views: an optimizer's arithmetic is then one
-operation for all parameters. Callers do not see this: inputs are copied, and results are never
-overwritten.
+`portnet.train_epoch` is the definition; this is faster and means the same: `step_executor` makes
+compiled steps where the backend allows it. Callers do not see this: inputs are copied, and results
+are never overwritten.
 """
 
-import functools
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -18,12 +13,12 @@ import numpy as np
 
 from .. import tree
 from .._typing import Array, Params, State
-from ..backend import namespace, read_floats
-from ..compiler import CompileWarning
+from ..backend import read_floats
 from ..data.dataset import Batch, Dataset
 from ..rng import Key
-from .compile_cache import compile_cached, compiler_for, release
-from .packing import UNPACKED, PackedTree, Packing, unpacked
+from .compile_cache import compiler_for, release
+from .packing import PackedTree, unpacked
+from .step_executor import StepExecutor, step_executor, take
 
 __all__ = ["Epoch", "EpochExecutor", "EpochResult", "EpochState", "quiet", "run_epoch"]
 
@@ -80,7 +75,7 @@ class Epoch:
             first = data.X if data.is_csr else data.X[part, ...]
             arrays = first, *(a if a is None else a[part, ...] for a in arrays[1:])
         if data.is_csr:
-            arrays, index = (data.dense_or_sparse(part), *_take(arrays[1:], index)), None
+            arrays, index = (data.dense_or_sparse(part), *take(arrays[1:], index)), None
         if self.key is None or key is None:
             return arrays, index, self.key and self.key._replace(first=begin)
         key.salt[0, 0], key.first[0, 0] = self.key.salt, begin
@@ -108,7 +103,7 @@ class EpochExecutor:
     parts: tuple[Any, ...]
     averaged: bool = True
     compiled: bool = True
-    _steps: list["StepExecutor"] = field(default_factory=list, compare=False, repr=False)
+    _steps: list[StepExecutor] = field(default_factory=list, compare=False, repr=False)
 
     def run(
         self, start: EpochState, epoch: Epoch, after: Callable[[], Any] = lambda: False
@@ -121,56 +116,43 @@ class EpochExecutor:
         epoch = epoch.on_device()
         begins = range(start.done * epoch.size, len(epoch.dataset), epoch.size)
         step = self._step(start, epoch, begins)
-        packed = step.pack(start)
+        packed = step.pack(*start[:3])
         done = start.done
         torn = False  # in the middle of a packed step
         try:
             for begin in begins:
                 torn = step.packed
-                packed = step(packed, epoch, begin)
+                packed = step(packed, epoch.inputs(begin, step.key), epoch.scale)
                 torn, done = False, done + 1
                 step.warn_if_eager()
                 if after():
                     break
         except KeyboardInterrupt as error:  # raised by a signal handler other than Python's
             if torn:  # the packed vectors are half written: the finished steps are made again
-                packed = step.pack(start)
+                packed = step.pack(*start[:3])
                 for begin in begins[: done - start.done]:
-                    packed = step(packed, epoch, begin)
-            error.ahead = step.result(packed, done)  # type: ignore[attr-defined]
+                    packed = step(packed, epoch.inputs(begin, step.key), epoch.scale)
+            error.ahead = EpochState(*step.result(packed), done)  # type: ignore[attr-defined]
             raise
-        return step.result(packed, done)
+        return EpochState(*step.result(packed), done)
 
-    def _step(self, start: EpochState, epoch: Epoch, begins: range) -> "StepExecutor":
+    def _step(self, start: EpochState, epoch: Epoch, begins: range) -> StepExecutor:
         """Return how steps are made: as in the epoch before."""
-        if not self._steps or epoch.dataset.is_csr or not begins:
-            step = self._new_step(start, epoch, begins)
-            if epoch.dataset.is_csr or not begins:
+        dataset, kept = epoch.dataset, bool(begins) and not epoch.dataset.is_csr
+        if not kept or not self._steps:
+            compiler = compiler_for(dataset.backend, self.compiled) if kept else ""
+            step = step_executor(
+                self.make,
+                self.parts,
+                self.averaged,
+                compiler,
+                start[:3],
+                lambda key: (*epoch.inputs(begins[0], key), epoch.scale),
+            )
+            if not kept:
                 return step
             self._steps.append(step)
         return self._steps[0]
-
-    def _new_step(self, start: EpochState, epoch: Epoch, begins: range) -> "StepExecutor":
-        eager = functools.partial(_step_and_sum, self.make(*self.parts), self.averaged, UNPACKED)
-        compiler = compiler_for(epoch.dataset.backend, self.compiled and bool(begins))
-        if not compiler or epoch.dataset.is_csr:
-            return StepExecutor(eager)
-        packings: Any = UNPACKED
-        if compiler == "replay":
-            params, opt_state = unpacked(start.params), unpacked(start.state)
-            if not tree.leaves(params):
-                return StepExecutor(eager)
-            try:
-                packings = Packing.of(params), Packing.of(opt_state)
-            except TypeError as error:
-                return StepExecutor(eager, reason=str(error))
-        make = _MakeStepAndSum(self.make, self.averaged)
-        function = compile_cached(make, *self.parts, form=packings, donate=(0, 1, 2))
-        step = StepExecutor(function, packings, key=Key(_number(), _number()))
-        reason = function.refusal(
-            *step.pack(start), *epoch.inputs(begins[0], step.key), epoch.scale
-        )
-        return StepExecutor(eager, reason=reason) if reason else step
 
     def close(self) -> None:
         """Release the memory of compiled functions."""
@@ -248,118 +230,6 @@ def run_epoch(
     return EpochResult(params, state, loss, finite_steps, end.done, all(finite))
 
 
-class StepExecutor:
-    """How the steps of a fit are made, and the vectors that compiled steps work in.
-
-    The vectors stay the same from epoch to epoch, as a plan is bound to them; results are copies.
-    """
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        packings: Any = UNPACKED,
-        reason: str = "",
-        key: Key | None = None,
-    ) -> None:
-        self.function, self.packings, self.reason, self.key = function, packings, reason, key
-        self.packed = isinstance(packings[0], Packing)
-        self._vectors: Any = None  # params, state, sums
-        self._current: Any = (None, None)  # the packed pytrees whose values the vectors have
-        self._bound: dict[Any, Any] = {}  # by what may differ between batches
-
-    def __call__(self, packed: Any, epoch: Epoch, begin: int) -> Any:
-        """Make the step of the batch that begins at a row; return params, state, sums, packed."""
-        arrays, index, key = inputs = epoch.inputs(begin, self.key)
-        if not self.packed:
-            return self.function(*packed, *inputs, epoch.scale)
-        rows = arrays[1] if index is None else index
-        kind = rows.shape[0], index is None, epoch.scale is None
-        if kind not in self._bound:
-            self._bound[kind] = self.function.bind(*packed, *inputs, epoch.scale)  # type: ignore[attr-defined]
-        bound = self._bound[kind]
-        if bound is None:
-            return self.function(*packed, *inputs, epoch.scale)
-        params, state, sums = packed
-        flat = [*params.values(), *state.values(), sums, *arrays, index, *(key or ()), epoch.scale]
-        bound([a for a in flat if a is not None])
-        return packed
-
-    def close(self) -> None:
-        """Return the buffers of bound steps."""
-        for bound in self._bound.values():
-            if bound is not None:
-                bound.close()
-        self._bound.clear()
-
-    def pack(self, start: EpochState) -> tuple[Any, Any, Any]:
-        """Return parameters, state and sums in the form that `function` takes."""
-        params, state, sums, _ = start
-        if not self.packed:
-            return params, state, sums
-        if self._vectors is None:
-            packed = self.packings[0].pack(params), self.packings[1].pack(state)
-            self._vectors = *packed, np.array(sums)
-        else:
-            if params is not self._current[0] or state is not self._current[1]:
-                self.packings[0].fill(self._vectors[0], params)
-                self.packings[1].fill(self._vectors[1], state)
-            self._vectors[2][...] = sums
-        self._current = None, None
-        return self._vectors  # type: ignore[no-any-return]
-
-    def result(self, packed: Any, done: int) -> EpochState:
-        """Return the state after `done` steps; of packed vectors, copies."""
-        if not self.packed:
-            return EpochState(packed[0], packed[1], packed[2], done)
-        *trees, sums = self._vectors = packed
-        copies = [{k: v.copy() for k, v in vectors.items()} for vectors in trees]
-        params, state = self._current = tuple(map(PackedTree, self.packings, copies))
-        return EpochState(params, state, sums.copy(), done)
-
-    def warn_if_eager(self) -> None:
-        """Warn once, after the first step that ran, if the step cannot be compiled."""
-        if self.reason:
-            message, self.reason = f"training runs eagerly: {self.reason}", ""
-            warnings.warn(message, CompileWarning, stacklevel=3)
-
-
-@dataclass(frozen=True)
-class _MakeStepAndSum:
-    """Makes the function that is compiled, from the parts and the packings."""
-
-    make: Callable[..., Callable[..., Any]]
-    averaged: bool
-
-    def __call__(self, *given: Any) -> Callable[..., Any]:
-        *parts, of_params, of_state = given
-        step = self.make(*parts)
-        return functools.partial(_step_and_sum, step, self.averaged, (of_params, of_state))
-
-
-def _step_and_sum(
-    step: Callable[..., Any],
-    averaged: bool,
-    packings: Any,
-    params: Any,
-    state: Any,
-    sums: Array,
-    arrays: Batch,
-    index: Array | None,
-    key: Key | None,
-    scale: Array | None,
-) -> tuple[Any, Any, Array]:
-    """Take the rows, make the step, and add its loss to the sums."""
-    batch = _take(arrays, index)
-    given = {k: v for k, v in (("key", key), ("scale", scale)) if v is not None}
-    of_params, of_state = packings
-    unpacked = of_params.unpack(params), of_state.unpack(state)
-    params, state, value = step(*unpacked, *batch, **given)
-    xp = namespace(sums)
-    total = sums[0] + value * (batch[1].shape[0] if averaged else 1)
-    finite = sums[1] + xp.astype(xp.isfinite(total), sums.dtype)
-    return of_params.pack(params), of_state.pack(state), xp.stack([total, finite])
-
-
 def quiet() -> Any:
     """Silence warnings of overflow and NaN: the check after the epoch says more.
 
@@ -370,14 +240,3 @@ def quiet() -> Any:
         if settings[kind] == "warn":
             settings[kind] = "ignore"
     return np.errstate(**settings)
-
-
-def _number() -> Any:
-    return np.zeros((1, 1), np.int32)
-
-
-def _take(arrays: Any, index: Array | None) -> Any:
-    """Return these rows of every array; None: all."""
-    if index is None:
-        return arrays
-    return tuple(a if a is None else namespace(index).take(a, index, axis=0) for a in arrays)
