@@ -58,7 +58,7 @@ class Executable:
         _call(lowering, codegen)
         staged: dict[str, int] = {}
         compiled: dict[str, Any] = {}
-        bases: list[str] = []
+        bases: list[str | int] = []
         if lowering is not None:
             for node, is_read in lowering.staged():
                 to, of = layout.staged[id(node)], layout[node]
@@ -66,7 +66,11 @@ class Executable:
                 if is_read:
                     copy = codegen.array(to, node.shape, node.dtype)
                     codegen.body.insert(0, f"copyto({copy}, {name_of_base(of.base)})")
-            compiled, bases = lowering.compile(), [name_of_base(base) for base in lowering.bases]
+            compiled = lowering.compile()
+            bases = [
+                lowering.addresses[k] if kind == "address" else name_of_base((kind, k))
+                for kind, k in lowering.bases
+            ]
         prologue, body = codegen.finish(self.returned)
         guarded = functools.cache(lambda: builtins.compile(self.guard, "<portnet: guard>", "exec"))
         self.code = Code(

@@ -25,7 +25,7 @@ class Code(NamedTuple):
     guarded: Callable[[], CodeType]  # the guarded call: compiled when it is first needed
     names: dict[str, Any]
     staged: dict[str, int]  # copies of arguments for machine code: name, bytes
-    bases: list[str]  # the arrays whose addresses machine code needs
+    bases: list[str | int]  # the arrays whose addresses machine code needs, and other addresses
 
 
 class Replay:
@@ -65,7 +65,7 @@ class Replay:
             else:
                 names[name] = np.ndarray(shape, dtype, names[base], offset, strides)
         exec(self.code.prologue, names)
-        self.table[:] = [names[base].ctypes.data for base in self.code.bases]
+        self.table[:] = [b if isinstance(b, int) else names[b].ctypes.data for b in self.code.bases]
 
     def prepare(self, arrays: list[Any], others: list[int]) -> None:
         """Write to the donated arrays, or to copies where another argument shares their memory."""

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .numpy_c import CLoop
-
 __all__ = [
     "COMPARISONS",
     "IDENTITY",
@@ -365,20 +363,19 @@ IDENTITY = {"sum": 0, "prod": 1}
 SPACE = ["%args = alloca [3 x ptr]", "%count = alloca i64", "%steps = alloca [3 x i64]"]
 
 
-def c_call(call: CLoop, pointers: list[str], count: int, steps: list[int]) -> list[str]:
-    """Return the lines that call a loop of NumPy's."""
+def c_call(pointers: list[str], count: int, steps: list[int], loop: list[str]) -> list[str]:
+    """Return the lines that call a loop of NumPy's; `loop` names its function and its data."""
     lines = [f"store i64 {count}, ptr %count"]
     for k, (p, s) in enumerate(zip(pointers, steps, strict=True)):
         for kind, table, value in (("ptr", "args", p), ("i64", "steps", s)):
             name = f"%{table}.{pointers[0][1:]}.{k}"
             lines.append(f"{name} = getelementptr {kind}, ptr %{table}, i64 {k}")
             lines.append(f"store {kind} {value}, ptr {name}")
-    data = f"ptr inttoptr (i64 {call.data} to ptr)"
-    to = f"inttoptr (i64 {call.function} to ptr)"
-    return [*lines, f"call void {to}(ptr %args, ptr %count, ptr %steps, {data})"]
+    function, data = loop
+    return [*lines, f"call void {function}(ptr %args, ptr %count, ptr %steps, ptr {data})"]
 
 
-def rows_text(call: CLoop, op: str, dtype: Any, rows: int, count: int) -> str:
+def rows_text(op: str, dtype: Any, rows: int, count: int) -> str:
     """o[i] = sum of x[i, :]: from 0 on, or from the first element on."""
     width, t = dtype.itemsize, MEMORY[dtype.name]
     skip = 0 if op in IDENTITY else 1
@@ -387,7 +384,7 @@ def rows_text(call: CLoop, op: str, dtype: Any, rows: int, count: int) -> str:
         start = [f"store {t} {number(np.asarray(IDENTITY[op], dtype)).text}, ptr %oi"]
     calls = []
     if count > skip:
-        calls = c_call(call, ["%oi", "%xs", "%oi"], count - skip, [0, width, 0])
+        calls = c_call(["%oi", "%xs", "%oi"], count - skip, [0, width, 0], ["%f", "%d"])
     body = [
         f"%oa = mul nsw i64 %i, {width}",
         "%oi = getelementptr i8, ptr %o, i64 %oa",
@@ -400,7 +397,7 @@ def rows_text(call: CLoop, op: str, dtype: Any, rows: int, count: int) -> str:
     return _repeat([], body, rows)
 
 
-def columns_text(call: CLoop, dtype: Any, rows: int, columns: int) -> str:
+def columns_text(dtype: Any, rows: int, columns: int) -> str:
     """o[:] = max of x[i, :] over i: from the first row on."""
     width = dtype.itemsize
     row = width * columns
@@ -409,14 +406,18 @@ def columns_text(call: CLoop, dtype: Any, rows: int, columns: int) -> str:
         f"%xa = mul nsw i64 %i, {row}",
         "%xi = getelementptr i8, ptr %x, i64 %xa",
         f"%xs = getelementptr i8, ptr %xi, i64 {row}",
-        *c_call(call, ["%o", "%xs", "%o"], columns, [width] * 3),
+        *c_call(["%o", "%xs", "%o"], columns, [width] * 3, ["%f", "%d"]),
     ]
     return _repeat(start, body, rows - 1)
 
 
 def _repeat(start: list[str], body: list[str], count: int) -> str:
-    """Return a function of %o and %x that does something, and then something else for each %i."""
-    lines = ["define internal void @LOOP(ptr %o, ptr %x) noinline nounwind {", "entry:", *SPACE]
+    """Return a function that does something, and then something else for each %i.
+
+    It takes the pointers %o and %x, and those of a loop of NumPy's: its function %f and data %d.
+    """
+    given = "ptr %o, ptr %x, ptr %f, ptr %d"
+    lines = [f"define internal void @LOOP({given}) noinline nounwind {{", "entry:", *SPACE]
     lines += start
     if count:
         lines += [

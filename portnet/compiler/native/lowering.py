@@ -95,6 +95,7 @@ class Lowering:
             Base, int
         ] = {}  # memory of which the functions know the address: its number
         self.used: set[str] = set()  # those that are read or written
+        self.addresses: list[int] = []  # of NumPy's functions and their data
         self.count = 0  # of functions that are called
         self.known: dict[str, str] = {}  # the text of a function: its name
         self.named = 0  # pointers
@@ -179,6 +180,19 @@ class Lowering:
         """Return the name of the pointer to a base."""
         self.bases.setdefault(base, len(self.bases))
         return _pointer_name(base)
+
+    def _address(self, address: int) -> str:
+        """Return the name of the pointer to a function, or to data, of NumPy's.
+
+        It comes from the table: the text of the functions is the same in every process.
+        """
+        if address not in self.addresses:
+            self.addresses.append(address)
+        return f"%{self._base(('address', self.addresses.index(address)))}"
+
+    def _loop(self, call: numpy_c.CLoop) -> list[str]:
+        """Return the names of the function and of the data of a loop."""
+        return [self._address(call.function), self._address(call.data)]
 
     def _access(self, node: Node) -> Access:
         """Return where the elements of a node lie, which must be the same in each call."""
@@ -348,7 +362,7 @@ class Lowering:
         accesses.append((out, out.dtype.itemsize, node.size))
         item = _CompiledCall([], [], [])
         pointers = [self._pointer(a.base, a.offset, item.lines) for a, _, _ in accesses]
-        item.lines += c_call(call, pointers, node.size, [s for _, s, _ in accesses])
+        item.lines += c_call(pointers, node.size, [s for _, s, _ in accesses], self._loop(call))
         spans = [(a.base, a.offset, a.offset + n * a.dtype.itemsize) for a, _, n in accesses]
         item.reads, item.writes = spans[:-1], spans[-1:]
         self.items.append(item)
@@ -396,10 +410,10 @@ class Lowering:
         o = self._pointer(out.base, out.offset, item.lines)
         p = self._pointer(x.base, x.offset, item.lines)
         if columns == 1:
-            text = rows_text(call, op, dtype, outer, count)
+            text = rows_text(op, dtype, outer, count)
         else:
-            text = columns_text(call, dtype, count, columns)
-        item.lines = self._call(text, [o, p], item.lines)
+            text = columns_text(dtype, count, columns)
+        item.lines = self._call(text, [o, p, *self._loop(call)], item.lines)
         return item
 
     def _product(self, node: Node) -> None:
@@ -441,7 +455,7 @@ class Lowering:
         if found is None:
             raise UnsupportedError("BLAS")
         given = given.replace("INT", f"i{found.bits}")
-        item.lines.append(f"call void inttoptr (i64 {found.function} to ptr)({given})")
+        item.lines.append(f"call void {self._address(found.function)}({given})")
         self.items.append(item)
 
     def _concat(self, node: Node) -> None:
