@@ -15,6 +15,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/por
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # read by SciPy at import; scikit-learn asks for it
+os.environ["PORTNET_CACHE_DIR"] = f"{tempfile.gettempdir()}/portnet-tests"  # not the user's own
 os.environ.pop("PORTNET_BACKEND", None)  # the tests set their backend themselves
 
 import array_api_strict

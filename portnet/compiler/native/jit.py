@@ -13,8 +13,11 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
+
 from ..settings import native_cpu
 from .numpy_c import c_library
+from .object_cache import cached_object
 
 __all__ = ["machine_code", "target_cpu", "why_not"]
 
@@ -102,19 +105,34 @@ def machine_code(functions: tuple[str, ...], segments: int) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=64)  # LLVM does not give all of its memory back
 def _machine_code(functions: tuple[str, ...], segments: int, cpu: str) -> dict[str, Any]:
+    import llvmlite
     from llvmlite import binding
 
+    from ... import __version__
+
     target = _target(cpu)
-    module = binding.parse_assembly("\n".join([DECLARED, *functions]))
+    text = "\n".join([DECLARED, *functions])
+    versions = __version__, np.__version__, llvmlite.__version__, binding.llvm_version_info
+    key = [*versions, target.triple, cpu, binding.get_host_cpu_features().flatten(), text]
+    contents = cached_object("\n".join(map(str, key)), lambda: _compiled(text, target))
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target)
+    engine.add_object_file(binding.ObjectFileRef.from_data(contents))
+    engine.finalize_object()
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    names = [f"segment{i}" for i in range(segments)]
+    found: dict[str, Any] = {n: kind(engine.get_function_address(n)) for n in names}
+    return found | {"engine": engine}
+
+
+def _compiled(text: str, target: Any) -> bytes:
+    """Return the object file of functions in LLVM IR."""
+    from llvmlite import binding
+
+    module = binding.parse_assembly(text)
     module.triple, module.data_layout = target.triple, str(target.target_data)
     module.verify()
     options = binding.create_pipeline_tuning_options(speed_level=2)
     options.loop_vectorization = True
     builder = binding.create_pass_builder(target, options)
     builder.getModulePassManager().run(module, builder)
-    engine = binding.create_mcjit_compiler(module, target)
-    engine.finalize_object()
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-    names = [f"segment{i}" for i in range(segments)]
-    found: dict[str, Any] = {n: kind(engine.get_function_address(n)) for n in names}
-    return found | {"engine": engine}
+    return bytes(target.emit_object(module))
