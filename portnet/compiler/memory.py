@@ -15,7 +15,7 @@ from .ir import ELEMENTWISE, VIEWS, Node, Program, computed
 from .schedule import Step
 from .views import Strided, Strides, contiguous, region, root, viewed
 
-__all__ = ["ALIGN", "Base", "BufferAssignment", "Layout", "Location"]
+__all__ = ["ALIGN", "STAGED", "Base", "BufferAssignment", "Layout", "Location"]
 
 ALIGN = 64  # bytes: a cache line
 
@@ -60,8 +60,8 @@ class Constants:
 class Layout:
     """Where every array of a program lies; code generators read it.
 
-    ``layout[node]`` is the Location of a node, `staged` that of arguments where machine code, which
-    needs addresses, reads a copy.
+    ``layout[node]`` is the Location of a node; `staged` that of arguments and their views where
+    machine code, which needs addresses, reads them.
     """
 
     locations: dict[int, Location]  # by id of the node
@@ -128,10 +128,10 @@ class BufferAssignment:
         return at, constants
 
     def _staged(self) -> dict[int, Location]:
-        """Return the locations of copies of small arguments, and of their views."""
+        """Return the locations of arguments, C-contiguous, and of their views."""
         at: dict[int, Location] = {}
         for node in self.program.nodes:
-            if node.op == "input" and 0 < node.nbytes <= STAGED:
+            if node.op == "input":
                 at[id(node)] = Location(("staged", node.value), 0, _strides(node, "staged"))
             elif node.op in VIEWS and id(node.inputs[0]) in at:
                 at[id(node)] = _viewed(node, at[id(node.inputs[0])])

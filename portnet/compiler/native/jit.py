@@ -83,7 +83,8 @@ def _trouble_with(cpu: str) -> str:
 
 def make_nothing(cpu: str) -> None:
     """Compile and call a function that does nothing."""
-    _machine_code(("define void @segment0(ptr %table) {\n ret void\n}",), 1, cpu)["segment0"](0)
+    text = "define void @nothing(ptr %table) {\n ret void\n}"
+    _machine_code((text,), ("nothing",), cpu)["nothing"](0)
 
 
 def _target(cpu: str) -> Any:
@@ -98,13 +99,13 @@ def _target(cpu: str) -> Any:
     return triple.create_target_machine(cpu=cpu, features=features, opt=3, jit=True)
 
 
-def machine_code(functions: tuple[str, ...], segments: int) -> dict[str, Any]:
-    """Compile; return the functions that a replay calls, by name, and what keeps them alive."""
-    return _machine_code(functions, segments, target_cpu())
+def machine_code(functions: tuple[str, ...], names: tuple[str, ...]) -> dict[str, Any]:
+    """Compile; return the functions of these names, and what keeps them alive."""
+    return _machine_code(functions, names, target_cpu())
 
 
 @functools.lru_cache(maxsize=64)  # LLVM does not give all of its memory back
-def _machine_code(functions: tuple[str, ...], segments: int, cpu: str) -> dict[str, Any]:
+def _machine_code(functions: tuple[str, ...], names: tuple[str, ...], cpu: str) -> dict[str, Any]:
     import llvmlite
     from llvmlite import binding
 
@@ -119,7 +120,6 @@ def _machine_code(functions: tuple[str, ...], segments: int, cpu: str) -> dict[s
     engine.add_object_file(binding.ObjectFileRef.from_data(contents))
     engine.finalize_object()
     kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-    names = [f"segment{i}" for i in range(segments)]
     found: dict[str, Any] = {n: kind(engine.get_function_address(n)) for n in names}
     return found | {"engine": engine}
 

@@ -27,6 +27,7 @@ __all__ = [
     "function",
     "number",
     "rows_text",
+    "take_text",
 ]
 
 REGISTER = {
@@ -411,12 +412,27 @@ def columns_text(dtype: Any, rows: int, columns: int) -> str:
     return _repeat(start, body, rows - 1)
 
 
-def _repeat(start: list[str], body: list[str], count: int) -> str:
-    """Return a function that does something, and then something else for each %i.
+def take_text(index: Any, nbytes: int, rows: int) -> str:
+    """o[i, :] = x[index[i], :], rows of `nbytes` bytes; the index is not checked."""
+    t = MEMORY[index.name]
+    body = [
+        f"%ia = getelementptr {t}, ptr %index, i64 %i",
+        f"%in = load {t}, ptr %ia",
+        f"%n = sext {t} %in to i64" if t != "i64" else "%n = add i64 %in, 0",
+        f"%xa = mul nsw i64 %n, {nbytes}",
+        "%xi = getelementptr i8, ptr %x, i64 %xa",
+        f"%oa = mul nsw i64 %i, {nbytes}",
+        "%oi = getelementptr i8, ptr %o, i64 %oa",
+        f"call void @llvm.memcpy.p0.p0.i64(ptr %oi, ptr %xi, i64 {nbytes}, i1 false)",
+    ]
+    return _repeat([], body, rows, "ptr noalias %o, ptr noalias %x, ptr noalias %index")
 
-    It takes the pointers %o and %x, and those of a loop of NumPy's: its function %f and data %d.
-    """
-    given = "ptr %o, ptr %x, ptr %f, ptr %d"
+
+LOOP_ARGUMENTS = "ptr %o, ptr %x, ptr %f, ptr %d"  # the last two are those of a loop of NumPy's
+
+
+def _repeat(start: list[str], body: list[str], count: int, given: str = LOOP_ARGUMENTS) -> str:
+    """Return a function that does something, and then something else for each %i."""
     lines = [f"define internal void @LOOP({given}) noinline nounwind {{", "entry:", *SPACE]
     lines += start
     if count:

@@ -8,13 +8,14 @@ Memory is used again, so order matters: an operation may be added to a loop, or 
 after others, only where none writes what another reads or writes (`conflicts_with`, `can_add`).
 """
 
+from collections.abc import Collection
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from ..ir import ELEMENTWISE, UFUNCS, Node, as_array, operand_shape
-from ..memory import Base
+from ..memory import STAGED, Base
 from ..planner import Plan
 from ..schedule import Step
 from ..views import broadcast, is_contiguous, is_whole, root
@@ -34,6 +35,7 @@ from .llvm_ir import (
     function,
     number,
     rows_text,
+    take_text,
 )
 
 __all__ = ["FEW", "Lowering"]
@@ -84,10 +86,15 @@ class _Loop(_CompiledCall):
 
 
 class Lowering:
-    """Lowers the steps of a plan to functions, which take a table of the addresses of `bases`."""
+    """Lowers the steps of a plan to functions, which take a table of the addresses of `bases`.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan, self.layout = plan, plan.layout
+    Arguments are read from copies, where they are small. With `row_numbers` they are read where
+    they are: the caller promises that they are C-contiguous, and that the arguments of these
+    numbers have the numbers of rows that exist.
+    """
+
+    def __init__(self, plan: Plan, row_numbers: Collection[int] | None = None) -> None:
+        self.plan, self.layout, self.row_numbers = plan, plan.layout, row_numbers
         self.items: list[_CompiledCall] = []
         self.functions: list[str] = []  # what is compiled
         self.done = 0  # operations that are compiled
@@ -117,7 +124,8 @@ class Lowering:
 
     def compile(self) -> dict[str, Any]:
         """Return the compiled functions by name."""
-        return machine_code(tuple(self.functions), self.count) if self.count else {}
+        names = tuple([f"segment{i}" for i in range(self.count)])
+        return machine_code(tuple(self.functions), names) if names else {}
 
     def summary(self) -> str:
         """Return a summary of what is compiled."""
@@ -150,6 +158,8 @@ class Lowering:
             self._product(node)
         elif node.op == "concat":
             self._concat(node)
+        elif node.op == "take":
+            self._take(node)
         elif node.op in BINARY or node.op == "mean":
             self._reduction(node)
         else:
@@ -196,10 +206,13 @@ class Lowering:
 
     def _access(self, node: Node) -> Access:
         """Return where the elements of a node lie, which must be the same in each call."""
-        lies = self.layout[node]
-        found = self.layout.staged.get(id(node)) if lies.base[0] == "argument" else lies
-        if found is None or found.strides is None:  # a large argument, or a value inside a group
-            raise UnsupportedError("memory without an address")
+        found = self.layout[node]
+        if found.base[0] == "argument":
+            if self.row_numbers is None and self.plan.program.inputs[found.base[1]].nbytes > STAGED:
+                raise UnsupportedError("a large argument")
+            found = self.layout.staged[id(node)]
+        if found.strides is None:
+            raise UnsupportedError("a value inside a group")
         return Access(self._base(found.base), found.offset, found.strides, node.dtype)
 
     def _span(self, node: Node) -> tuple[str, int, int]:
@@ -327,7 +340,7 @@ class Lowering:
         NumPy gets the argument itself, and its bits may depend on the strides: a contiguous copy
         may give others.
         """
-        return self.layout[node].base[0] == "argument"
+        return self.row_numbers is None and self.layout[node].base[0] == "argument"
 
     def _by_c(self, node: Node) -> None:
         """One ufunc on arrays without gaps, and on single elements."""
@@ -456,6 +469,23 @@ class Lowering:
             raise UnsupportedError("BLAS")
         given = given.replace("INT", f"i{found.bits}")
         item.lines.append(f"call void {self._address(found.function)}({given})")
+        self.items.append(item)
+
+    def _take(self, node: Node) -> None:
+        """Rows of an argument, by row numbers that need no check."""
+        x, index = node.nodes
+        known = index.op == "input" and index.value in (self.row_numbers or ())
+        if not known or node.attr("axis") != 0 or index.dtype.name not in ("int32", "int64"):
+            raise UnsupportedError("take")
+        a, i, out = self._access(x), self._access(index), self._access(node)
+        if not is_contiguous(x.shape, a.strides, x.dtype.itemsize):
+            raise UnsupportedError("strides")
+        item = _CompiledCall([self._span(x), self._span(index)], [self._span(node)], [])
+        pointers = [self._pointer(p.base, p.offset, item.lines) for p in (out, a, i)]
+        rows = index.size
+        item.lines = self._call(
+            take_text(index.dtype, node.nbytes // rows, rows), pointers, item.lines
+        )
         self.items.append(item)
 
     def _concat(self, node: Node) -> None:
