@@ -15,7 +15,7 @@ Notebooks often use the transpose, with samples as columns:
 | ``dA1 = W2.T @ dZ2``                | ``dx = matmul(dy, W^T)``                               |
 | ``dZ1 = dA1 * relu_derivative(Z1)`` | ``dx = dy * (y > 0)``, the `backward` of ReLU          |
 
-Here m is the number of rows. Axes are counted from the end, so that arrays may have more axes in
+m is the number of rows. Axes are counted from the end, so that arrays may have more axes in
 front: -2 is that of the rows.
 
 A layer is any object with three pure methods (there is no base class):
@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Protocol
 
-from ._typing import Array, Cache, Params  # names for Any
+from ._typing import Array, Cache, Params  # names of types, all Any
 from ._validation import (  # for errors with clear messages
     FORWARD_CALL,
     check_choice,
@@ -51,7 +51,7 @@ from ._validation import (  # for errors with clear messages
     sizes_in_a_list,
 )
 from .backend import ShapeError, namespace
-from .rng import INITIALIZERS, Generator, Key, fold, keep_mask, zeros
+from .rng import INITIALIZERS, Generator, Key, fold, keep_mask, zeros  # Generator is NumPy's
 
 __all__ = [
     "ACTIVATIONS",
@@ -119,8 +119,9 @@ class Dense:
     n_out : int
         Number of outputs.
     weights : str or callable
-        The initialiser of W: a name of `portnet.rng.INITIALIZERS`, or a function of (rng, n_in,
-        n_out) that returns a NumPy array (n_in, n_out). b starts at 0.
+        The initialiser of W: a name of `portnet.rng.INITIALIZERS`, such as "glorot_uniform" (of
+        variance 2 / (n_in + n_out)) or "he_normal" (2 / n_in), or a function of (rng, n_in, n_out)
+        that returns a NumPy array (n_in, n_out). b starts at 0.
 
     Notes
     -----
@@ -147,7 +148,7 @@ class Dense:
 
     def __post_init__(self) -> None:
         n_out = check_integer("Dense: n_out", self.n_out, 1)  # at least 1
-        object.__setattr__(self, "n_out", n_out)  # once, here: the fields are frozen
+        object.__setattr__(self, "n_out", n_out)  # as the fields are frozen
         if isinstance(self.weights, Integral):
             hint = f"the inputs come from the data, so write Dense({self.weights})"
             raise TypeError(f"Dense({self.n_out}, {self.weights}): {hint}")
@@ -247,8 +248,7 @@ class ReLU(_NoParameters):
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
         """dx = dy (y > 0): a product with a mask of 0 and 1, which is faster than `where`."""
         y = cache
-        mask = namespace(y).astype(y > 0, y.dtype)
-        return (), dy * mask
+        return (), dy * namespace(y).astype(y > 0, y.dtype)
 
 
 @dataclass(frozen=True)
@@ -439,8 +439,7 @@ class GELU(_NoParameters):
 
     def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """y = x (1 + t) / 2."""
-        u = _GELU_C * x * (1.0 + _GELU_A * x * x)
-        t = namespace(x).tanh(u)
+        t = namespace(x).tanh(_GELU_C * x * (1.0 + _GELU_A * x * x))  # tanh(u)
         return 0.5 * x * (1.0 + t), (x, t)
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
@@ -557,8 +556,8 @@ class LayerNorm:
         xp = namespace(dy)
         dx_hat = dy * params["gamma"]
         mean = xp.mean(dx_hat, axis=-1, keepdims=True)
-        slope = xp.mean(dx_hat * x_hat, axis=-1, keepdims=True)
-        dx = r * (dx_hat - mean - x_hat * slope)
+        mean_product = xp.mean(dx_hat * x_hat, axis=-1, keepdims=True)
+        dx = r * (dx_hat - mean - x_hat * mean_product)
         dgamma = xp.sum(dy * x_hat, axis=-2, keepdims=True)
         dbeta = xp.sum(dy, axis=-2, keepdims=True)
         return {"gamma": dgamma, "beta": dbeta}, dx
@@ -618,6 +617,7 @@ class Chain:
                 pair = layer.init(rng, n_in)
             except ShapeError as error:
                 raise _with_position(i, error) from None
+            # check_pair returns the pair, or raises TypeError if it is no pair
             layer_params, n_in = check_pair(layer, "init", "params, n_out", pair, i)
             params.append(layer_params)
         return tuple(params), n_in
@@ -635,9 +635,7 @@ class Chain:
                 pair = layer.forward(layer_params, x, layer_key)
             except ShapeError as error:
                 raise _with_position(i, error) from None
-            y, cache = check_pair(
-                layer, "forward", "y, cache", pair, i
-            )  # returns a pair, or raises
+            y, cache = check_pair(layer, "forward", "y, cache", pair, i)
             caches.append(cache)
             x = y
         return x, caches

@@ -7,14 +7,14 @@ A loss is a function ``loss(pred, target, weight=None) -> value, dpred``:
 * `weight` (rows,) holds the weights of the rows;
 * `value` is 0-d, and `dpred` = dvalue/dpred has the shape of `pred`.
 
-| in equations | is                                                                            |
-|--------------|-------------------------------------------------------------------------------|
-| z            | `pred`, where a function turns it into the prediction: for counts and classes |
-| t            | `target`                                                                      |
-| e            | pred - target                                                                 |
-| p            | probabilities: sigmoid(z) or softmax(z)                                       |
-| l, w         | the loss and the weight of a row                                              |
-| sum_j        | the sum over the outputs                                                      |
+| symbol | meaning                                                                         |
+|--------|---------------------------------------------------------------------------------|
+| z      | `pred` in the losses of counts and classes, where the prediction is exp(z) or p |
+| p      | probabilities: sigmoid(z) or softmax(z)                                         |
+| t      | `target`                                                                        |
+| e      | pred - target                                                                   |
+| l, w   | the loss and the weight of a row; w = 1 without weights                         |
+| sum_j  | the sum over the outputs                                                        |
 
 The z that sigmoid or softmax turns into probabilities are called logits. The cross-entropies take
 logits, not probabilities, so that they need no logarithm of 0.
@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from ._typing import Array  # a name for Any
+from ._typing import Array  # the name of a type, Any
 from ._validation import check_choice, check_number  # for errors with clear messages
 from .backend import ShapeError, device, namespace  # namespace(x): the array library of x
 
@@ -278,8 +278,7 @@ class SigmoidCrossEntropy(Reduced):
         # log(1 + exp(z)) = max(z, 0) + log(1 + exp(-|z|)), where exp cannot overflow. The large
         # terms come first: max(z, 0) - t z is exact where t is 0 or 1.
         each = (xp.maximum(z, 0.0) - t * z) + xp.log1p(xp.exp(-xp.abs(z)))
-        p = self.mean(z)
-        return self._reduce(xp.sum(each, axis=-1), p - t, weight)
+        return self._reduce(xp.sum(each, axis=-1), self.mean(z) - t, weight)  # p - t
 
     def mean(self, pred: Array) -> Array:
         """p = sigmoid(z), as (tanh(z/2) + 1) / 2, which cannot overflow."""
@@ -312,7 +311,7 @@ class SoftmaxCrossEntropy(Reduced):
     pred and dpred are (rows, classes), weight (rows,), value 0-d. The target is (rows,) integer
     labels 0 .. classes - 1, or (rows, classes) probabilities in the dtype of pred.
     A label out of range contributes 0: to raise an error, the loss would have to wait for the
-    device. Trainer and `check_gradients` raise it.
+    device, such as a GPU. Trainer and `check_gradients` raise it.
     log(p) is computed as z - max(z) - log(sum(exp(z - max(z)))), which cannot overflow.
 
     Examples
@@ -346,7 +345,7 @@ class SoftmaxCrossEntropy(Reduced):
         exp_z = xp.exp(shifted)  # up to a factor that cancels in p
         total = xp.sum(exp_z, axis=-1, keepdims=True)
         log_p = shifted - xp.log(total)
-        dz = (exp_z / total) * xp.sum(t, axis=-1, keepdims=True) - t
+        dz = (exp_z / total) * xp.sum(t, axis=-1, keepdims=True) - t  # p sum_j t_j - t
         return self._reduce(-xp.sum(t * log_p, axis=-1), dz, weight)
 
     def mean(self, pred: Array) -> Array:

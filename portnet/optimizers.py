@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from . import tree
-from ._typing import Params, State  # names for Any
+from ._typing import Params, State  # names of types, all Any
 from ._validation import check_decay, check_number, decays  # for errors with clear messages
 from .backend import ShapeError, device, namespace  # namespace(x): the array library of x
 
@@ -42,7 +42,7 @@ __all__ = [
     "RMSPropState",
 ]
 
-LearningRate = float | Callable[[Any], Any]  # lr, or lr(t) for a 0-d t of the parameters' dtype
+LearningRate = float | Callable[[Any], Any]  # lr, or lr(t), where t is a 0-d array
 
 
 class Optimizer(Protocol):
@@ -174,8 +174,8 @@ class Momentum:
 class Nesterov(Momentum):
     """v <- beta v + g;  u = -lr (g + beta v): Nesterov's accelerated gradient.
 
-    Nesterov (1983), in the form of Sutskever et al. (2013) with the gradient at the parameters.
-    v is the velocity, as in `Momentum`.
+    Nesterov (1983), in the form of Sutskever et al. (2013), rewritten for gradients at the current
+    parameters instead of a point ahead of them. v is the velocity, as in `Momentum`.
 
     Shapes: updates, gradients and v have the shapes of the parameters; t is 0-d.
 
@@ -348,9 +348,8 @@ class Adam:
         correction1 = _one_minus_power(self.beta1, t)  # 1 - beta1^t
         correction2 = _one_minus_power(self.beta2, t)
 
-        def update_of(m: Any, v: Any) -> Any:
-            m_hat, v_hat = m / correction1, v / correction2
-            return -lr * m_hat / (namespace(v).sqrt(v_hat) + self.eps)
+        def update_of(m: Any, v: Any) -> Any:  # m / correction1 is m_hat, v / correction2 is v_hat
+            return -lr * (m / correction1) / (namespace(v).sqrt(v / correction2) + self.eps)
 
         return tree.map(update_of, m, v), AdamState(t, m, v)
 
@@ -397,16 +396,15 @@ class AdamW(Adam):
 
     def init(self, params: Params) -> State:
         """t = 0, m = 0, v = 0; raises ValueError if no parameter is named `only`."""
-        decays(self, tree.paths(params))  # raises if no path, such as "[0]['W']", has the name
+        decays(self, tree.paths(params))  # the paths of the parameters, such as "[0]['W']"
         return super().init(params)
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
         """u = Adam's u - lr decay param."""
         lr_decay = _learning_rate(self.lr, state.t) * self.decay
         updates, state = super().update(grads, state, params)
-        decaying = iter(
-            decays(self, tree.paths(params))
-        )  # a bool per parameter, as map visits them
+        # whether each parameter decays, in the order in which tree.map visits them
+        decaying = iter(decays(self, tree.paths(params)))
 
         def decayed(u: Any, param: Any) -> Any:
             return u - lr_decay * param if next(decaying) else u

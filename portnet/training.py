@@ -1,8 +1,8 @@
 """Training: the training step, and the plain loop over batches.
 
-A step has four parts: the model (layers.py) predicts, the loss (losses.py) compares the prediction
-with the targets, the model propagates the loss's gradient back to its parameters, and the optimizer
-(optimizers.py) turns the gradients into updates, which are added to the parameters.
+A step has four parts: the model, a layer (layers.py), predicts; the loss (losses.py) compares the
+prediction with the targets; the model propagates the gradient of the loss back to its parameters;
+the optimizer (optimizers.py) turns the gradients into updates, which are added to the parameters.
 
 Parameters, gradients and updates are pytrees: nested tuples, lists and dicts of arrays, such as
 ``({"W": W1, "b": b1}, (), {"W": W2, "b": b2})``. ``tree.map(f, a, b)`` calls f with each array of a
@@ -15,9 +15,9 @@ steps, faster, and adds validation, callbacks and a history.
 from collections.abc import Callable, Iterable
 
 from . import rng, tree  # random numbers, pytrees
-from ._typing import Array, Params, State  # names for Any: State is the state of an optimizer
+from ._typing import Array, Params, State  # names of types, all Any
 from ._validation import check_integer, check_pair, name_of  # for errors with clear messages
-from .backend import ShapeError, backend_of, get_backend
+from .backend import ShapeError, backend_of, get_backend  # of an array; the current one
 from .layers import Layer
 from .losses import Loss
 from .optimizers import Optimizer
@@ -66,9 +66,10 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
         scale: Array | None = None,
     ) -> tuple[Params, State, Array]:
         pred, cache = model.forward(params, x, key)
-        value, dpred = loss(pred, y, weight)  # dpred = dvalue/dpred
+        value, dpred = loss(pred, y, weight)  # dpred: the gradient of value
         pair = model.backward(params, cache, dpred)
-        grads, _ = check_pair(model, "backward", "dparams, dx", pair)  # returns a pair, or raises
+        # check_pair returns the pair, or raises TypeError if it is no pair; dx is not needed here
+        grads, _ = check_pair(model, "backward", "dparams, dx", pair)
         pair = optimizer.update(grads, state, params)
         updates, state = check_pair(optimizer, "update", "updates, state", pair)
         if scale is not None:
@@ -115,8 +116,8 @@ def init(
     seed : int
         Seed of the random numbers, at least 0.
     like : array, optional
-        An array of any shape, from whose backend the parameters are. By default the current
-        backend (`portnet.set_backend`).
+        The parameters are created on the backend of this array, which may have any shape. By
+        default they are on the current backend (`portnet.set_backend`).
 
     Examples
     --------
