@@ -94,7 +94,7 @@ class Reduced:
     def _reduce(
         self, row_loss: Array, row_dpred: Array, weight: Array | None
     ) -> tuple[Array, Array]:
-        """value = sum(w l) / sum(w), dpred = w dl/dpred / sum(w).
+        """value = sum(w l) / sum(w), dpred = w (dl/dpred) / sum(w).
 
         l is row_loss (rows,), dl/dpred is row_dpred (rows, n_out).
         """

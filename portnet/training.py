@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from . import rng, tree  # random numbers, pytrees
 from ._typing import Array, Params, State  # names of types, all Any
 from ._validation import check_integer, check_pair, name_of  # for errors with clear messages
-from .backend import ShapeError, backend_of, get_backend  # of an array; the current one
+from .backend import ShapeError, backend_of, get_backend
 from .layers import Layer
 from .losses import Loss
 from .optimizers import Optimizer
@@ -32,7 +32,8 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
 
     ``step(params, state, x, y, weight=None, key=None, scale=None) -> params, state, value``:
 
-    * `params` are the parameters of the model, `state` is the state of the optimizer;
+    * `params` are the parameters of the model, first ``portnet.init(model)``;
+    * `state` is the state of the optimizer, first ``optimizer.init(params)``;
     * `x` (rows, n_in) and `y` are the inputs and the targets of a batch;
     * `weight` (rows,) holds the weights of the rows in the loss;
     * `key` (`portnet.rng.key`) determines the random numbers of layers such as Dropout; without it
