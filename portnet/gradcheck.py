@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from . import rng as random
-from . import tree
+from . import rng, tree
 from ._typing import Array
 from ._validation import (
     LOSS_CALL,
@@ -84,12 +83,12 @@ def check_layer(
     True
     """
     check_methods("a layer", layer, ("init", "forward", "backward"))
-    draw, n_in = random.generator(seed), n_in or getattr(layer, "n_in", None) or 6
+    draw, n_in = rng.generator(seed), n_in or getattr(layer, "n_in", None) or 6
     x = draw.standard_normal((check_integer("rows", rows, 1), n_in)) if x is None else x
     backend = backend_of(x)
     x = checks.features(x, backend, name="x")
     params = _random_params(layer, x, draw, backend)
-    key = random.key(seed, 0)
+    key = rng.key(seed, 0)
     worst = 0.0
     for k, mode in ((None, "in inference"), (key, "in training")):
         _check_float32(layer, params, x, k)
@@ -100,7 +99,7 @@ def check_layer(
         )
         _check_linear(layer, params, cache, dy, (dparams, dx))
 
-        def f(at: Any, k: random.Key | None = k, dy: Array = dy) -> float:
+        def f(at: Any, k: rng.Key | None = k, dy: Array = dy) -> float:
             return _dot(dy, layer.forward(at[0], at[1], k)[0])
 
         names = [f"dparams{p}" for p in tree.paths(params)] + ["dx"]
@@ -139,7 +138,7 @@ def check_loss(
     >>> portnet.check_loss("squared_error") < 1e-6
     True
     """
-    draw, loss = random.generator(seed), resolve("loss", loss, LOSSES)
+    draw, loss = rng.generator(seed), resolve("loss", loss, LOSSES)
     check_methods("a loss(pred, target, weight)", loss, ("__call__",))
     check_signature("a loss", loss, *LOSS_CALL)
     pred = draw.standard_normal((5, 3)) if pred is None else pred
@@ -209,10 +208,10 @@ def check_gradients(
     given = backend_of(X)
     backend = Backend(given.name, "float64", given.device, given.xp)
     check_methods("a model", model, ("init", "forward", "backward"))
-    draw, loss = random.generator(seed), resolve("loss", loss, LOSSES)
+    draw, loss = rng.generator(seed), resolve("loss", loss, LOSSES)
     check_signature("a loss", loss, *LOSS_CALL)
     X = checks.features(X, backend)
-    rows, outputs = X.shape[0], model.init(random.generator(seed), X.shape[1])[1]
+    rows, outputs = X.shape[0], model.init(rng.generator(seed), X.shape[1])[1]
     y = checks.targets(y, backend, loss, rows=rows, outputs=outputs)
     weight = checks.row_weights(weight, backend, rows=rows, name="weight")
     if params is None:
@@ -236,7 +235,7 @@ def _compare(
     at: Any,
     grads: Any,
     names: list[str],
-    draw: random.Generator,
+    draw: rng.Generator,
     what: str,
 ) -> float:
     """Compare the slope of f along a random direction v in each array with <its gradient, v>."""
@@ -278,7 +277,7 @@ def _rtol(eps: float) -> float:
     return float(200 * eps ** (2 / 3))  # 7e-9 in float64, 5e-3 in float32
 
 
-def _check_float32(layer: Layer, params: Any, x: Array, key: random.Key | None) -> None:
+def _check_float32(layer: Layer, params: Any, x: Array, key: rng.Key | None) -> None:
     backend = backend_of(x)
     params = tree.map(lambda p: backend.asarray(p, "float32"), params)
     y, cache = check_pair(
@@ -305,7 +304,7 @@ def _check_linear(layer: Layer, params: Any, cache: Any, dy: Array, grads: Any) 
             raise GradientError(f"{layer}: backward is not linear in dy, or not a pure function")
 
 
-def _random_params(layer: Layer, x: Array, draw: random.Generator, backend: Backend) -> Any:
+def _random_params(layer: Layer, x: Array, draw: rng.Generator, backend: Backend) -> Any:
     """Return random parameters of the layer's shapes, also for those that start at 0 or 1."""
     params, _ = layer.init(draw, x.shape[-1])
     noisy = tree.map(lambda p: to_numpy(p) + 0.3 * draw.standard_normal(p.shape), params)
@@ -318,7 +317,7 @@ def _moved(at: Any, index: int, v: Array, h: float) -> Any:
     return tree.map(lambda a: a + h * v if next(counter) == index else a, at)
 
 
-def _normal(draw: random.Generator, like: Array) -> Array:
+def _normal(draw: rng.Generator, like: Array) -> Array:
     return backend_of(like).asarray(draw.standard_normal(tuple(like.shape)))
 
 

@@ -1,7 +1,11 @@
 """Layers: the forward equation of each, and backpropagation through it, side by side.
 
-Rows are samples: x has shape (rows, n_in) and y has shape (rows, n_out). Notebooks often use the
-transpose. Their names translate as follows:
+A layer maps its input x (rows, n_in) to its output y (rows, n_out); each row is a sample. (The y of
+training.py is something else: the targets.) With L the loss, dy = dL/dy, dx = dL/dx and dW = dL/dW
+are gradients; the fraction dy/dx is the derivative of the layer's equation. The chain rule for an
+elementwise layer is dx = dy times dy/dx.
+
+Notebooks often use the transpose, with samples as columns:
 
 | notebook (columns are samples)      | here (rows are samples)                                |
 |-------------------------------------|--------------------------------------------------------|
@@ -11,21 +15,21 @@ transpose. Their names translate as follows:
 | ``dA1 = W2.T @ dZ2``                | ``dx = matmul(dy, W^T)``                               |
 | ``dZ1 = dA1 * relu_derivative(Z1)`` | ``dx = dy * (y > 0)``, the `backward` of ReLU          |
 
+m is the number of rows. Axes are counted from the end, so that arrays may have more axes in
+front: -2 is that of the rows.
+
 A layer is any object with three pure methods (there is no base class):
 
-* ``init(rng, n_in) -> params, n_out``: initial parameters, drawn from NumPy's Generator `rng` on
-  the host; `portnet.init` moves them to the backend.
+* ``init(rng, n_in) -> params, n_out`` draws initial parameters, NumPy arrays, from NumPy's
+  Generator `rng`; `portnet.init` (training.py) calls it and moves the parameters to the backend;
 * ``forward(params, x, key=None) -> y, cache``: `cache` is what `backward` needs; `key` is None in
-  inference; in training, layers such as Dropout draw random numbers from it (`portnet.rng.key`).
-* ``backward(params, cache, dy) -> dparams, dx``: from dy = dL/dy to dL/dparams and dL/dx.
+  inference; in training, layers such as Dropout draw random numbers from it (`portnet.rng.key`);
+* ``backward(params, cache, dy) -> dparams, dx``.
 
-dx, dy, dW by themselves are gradients of the loss L; the fraction dy/dx is the derivative of the
-layer's equation. ``xp = namespace(x)`` is the library of x: read it as ``np``. A pytree is an
-array, or nested tuples, lists and dicts of arrays, as the parameters are; a 0-d array has the shape
-().
-
-Layers are stateless: there is LayerNorm but no BatchNorm, whose running averages are state. They
-work on the last two axes and never cast: x and the parameters must have the same dtype.
+The parameters are a pytree, () if there are none. ``xp = namespace(x)`` is the array library of x:
+read it as ``np``. Layers never cast: x and the parameters must have the same dtype. They are
+stateless: there is LayerNorm but no BatchNorm, whose running averages are state. As frozen
+dataclasses they get a constructor from their fields, which are immutable.
 """
 
 import math
@@ -34,9 +38,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Protocol
 
-from . import rng as random
-from ._typing import Array, Cache, Params
-from ._validation import (
+from ._typing import Array, Cache, Params  # names of types, all Any
+from ._validation import (  # for errors with clear messages
     FORWARD_CALL,
     check_choice,
     check_integer,
@@ -48,6 +51,7 @@ from ._validation import (
     sizes_in_a_list,
 )
 from .backend import ShapeError, namespace
+from .rng import INITIALIZERS, Generator, Key, fold, keep_mask, zeros  # Generator is NumPy's
 
 __all__ = [
     "ACTIVATIONS",
@@ -69,12 +73,11 @@ __all__ = [
     "mlp",
 ]
 
-Key = random.Key | None  # None in inference
-_METHODS = ("init", "forward", "backward")
+_LAYER_METHODS = ("init", "forward", "backward")
 
 
 class Layer(Protocol):
-    """The protocol of a layer: three pure methods (for instance, of a frozen dataclass).
+    """The protocol of a layer, for type checkers: three pure methods.
 
     Shapes: x and dx (rows, n_in), y and dy (rows, n_out). Parameters have any shape.
 
@@ -93,18 +96,18 @@ class Layer(Protocol):
     ...         xp = portnet.namespace(dy)
     ...         da = xp.sum(dy * cache, axis=-2, keepdims=True)
     ...         return {"a": da}, params["a"] * dy
-    >>> portnet.check_layer(Scale()) < 1e-6
+    >>> portnet.check_layer(Scale()) < 1e-6  # the largest relative error of its gradients
     True
     """
 
-    def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
+    def init(self, rng: Generator, n_in: int) -> tuple[Params, int]:
         """Return initial parameters and the number of outputs."""
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """Return y and what `backward` needs."""
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
-        """Return dparams, a pytree of the structure of params, and dx."""
+        """Return dparams, a pytree like params, and dx."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,18 @@ class Dense:
     n_out : int
         Number of outputs.
     weights : str or callable
-        Initialiser of W: a name of `portnet.rng.INITIALIZERS`, or a function (rng, n_in, n_out)
-        that returns a host array (n_in, n_out). b starts at 0.
+        The initialiser of W: a name of `portnet.rng.INITIALIZERS`, such as "glorot_uniform" (of
+        variance 2 / (n_in + n_out)) or "he_normal" (2 / n_in), or a function of (rng, n_in, n_out)
+        that returns a NumPy array (n_in, n_out). b starts at 0.
 
     Notes
     -----
     x has shape (rows, n_in), y (rows, n_out), W (n_in, n_out) and b (1, n_out).
-    With L the loss and dy = dL/dy, the chain rule gives
-    dW_ij = sum over rows of x_i dy_j; db_j = sum over rows of dy_j; dx_i = sum over j of dy_j W_ij.
+    The chain rule, for row r, input i and output j:
+
+    * dW = x^T dy, as dW_ij = sum_r x_ri dy_rj;
+    * db = the sum of the rows of dy, as db_j = sum_r dy_rj;
+    * dx = dy W^T, as dx_ri = sum_j dy_rj W_ij.
 
     Examples
     --------
@@ -140,28 +147,29 @@ class Dense:
     weights: Any = "glorot_uniform"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n_out", check_integer("Dense: n_out", self.n_out, 1))
+        n_out = check_integer("Dense: n_out", self.n_out, 1)  # at least 1
+        object.__setattr__(self, "n_out", n_out)  # as the fields are frozen
         if isinstance(self.weights, Integral):
             hint = f"the inputs come from the data, so write Dense({self.weights})"
             raise TypeError(f"Dense({self.n_out}, {self.weights}): {hint}")
         if not callable(self.weights):
-            check_choice("initialiser", self.weights, random.INITIALIZERS)
+            check_choice("initialiser", self.weights, INITIALIZERS)
 
     def __repr__(self) -> str:
         return f"Dense({self.n_out})"
 
-    def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
+    def init(self, rng: Generator, n_in: int) -> tuple[Params, int]:
         """W from the initialiser, b = 0."""
-        draw = self.weights if callable(self.weights) else random.INITIALIZERS[self.weights]
-        W, b = draw(rng, n_in, self.n_out), random.zeros(None, 1, self.n_out)
+        initializer = self.weights if callable(self.weights) else INITIALIZERS[self.weights]
+        W, b = initializer(rng, n_in, self.n_out), zeros(rng, 1, self.n_out)
         if W.shape != (n_in, self.n_out):
             raise ShapeError(f"{self}: expected W of shape {(n_in, self.n_out)}, got {W.shape}")
         return {"W": W, "b": b}, self.n_out
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """y = x W + b; raises ShapeError unless x is (rows, n_in)."""
         W, b = params["W"], params["b"]
-        xp = namespace(x, W, b)
+        xp = namespace(x, W, b)  # raises TypeError if they are of different libraries
         _check_width(self, x, W.shape[-2])
         return xp.matmul(x, W) + b, x
 
@@ -180,9 +188,9 @@ class Dense:
 
 
 class _NoParameters:
-    """The `init` of layers without parameters."""
+    """Base class of layers without parameters: their method `init`."""
 
-    def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
+    def init(self, rng: Generator, n_in: int) -> tuple[Params, int]:
         """No parameters, as many outputs as inputs."""
         return (), n_in
 
@@ -205,7 +213,7 @@ class Identity(_NoParameters):
     array([[1., 1.]])
     """
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """y = x."""
         return x, None
 
@@ -232,13 +240,13 @@ class ReLU(_NoParameters):
     array([[0., 0., 1.]])
     """
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """y = max(x, 0)."""
         y = namespace(x).maximum(x, 0.0)
         return y, y
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
-        """dx = dy (y > 0); a product with the mask, which is faster than `where`."""
+        """dx = dy (y > 0): a product with a mask of 0 and 1, which is faster than `where`."""
         y = cache
         return (), dy * namespace(y).astype(y > 0, y.dtype)
 
@@ -248,6 +256,11 @@ class LeakyReLU(_NoParameters):
     """y = max(x, slope x);  dy/dx = 1 where y > 0, else slope (Maas et al. 2013).
 
     Shapes: x, y, dy and dx are (rows, n_in).
+
+    Parameters
+    ----------
+    slope : float
+        0 <= slope < 1.
 
     Examples
     --------
@@ -266,13 +279,13 @@ class LeakyReLU(_NoParameters):
     def __post_init__(self) -> None:
         check_number(self, "slope", "0 <= slope < 1", lambda s: 0 <= s < 1)
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """y = max(x, slope x)."""
         y = namespace(x).maximum(x, self.slope * x)
         return y, y
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
-        """dx = dy (1 or slope)."""
+        """dx = dy times 1 where y > 0, else slope."""
         y = cache
         mask = namespace(y).astype(y > 0, y.dtype)
         return (), dy * (mask + self.slope * (1.0 - mask))
@@ -280,9 +293,9 @@ class LeakyReLU(_NoParameters):
 
 @dataclass(frozen=True)
 class Sigmoid(_NoParameters):
-    """y = s(x) = 1 / (1 + e^-x) = (tanh(x/2) + 1) / 2;  dy/dx = y (1 - y).
+    """y = s(x) = 1 / (1 + e^-x), the logistic function;  dy/dx = y (1 - y).
 
-    The form with tanh cannot overflow, in either direction.
+    It is computed as (tanh(x/2) + 1) / 2, which cannot overflow.
 
     Shapes: x, y, dy and dx are (rows, n_in).
 
@@ -298,7 +311,7 @@ class Sigmoid(_NoParameters):
     array([[0.25, 0.  ]])
     """
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """y = (tanh(x/2) + 1) / 2."""
         y = 0.5 * namespace(x).tanh(0.5 * x) + 0.5
         return y, y
@@ -327,7 +340,7 @@ class Tanh(_NoParameters):
     array([[1., 0.]])
     """
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """y = tanh(x)."""
         y = namespace(x).tanh(x)
         return y, y
@@ -340,7 +353,7 @@ class Tanh(_NoParameters):
 
 @dataclass(frozen=True)
 class Softplus(_NoParameters):
-    """y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|);  dy/dx = s(x) = 1 - e^-y.
+    """y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|);  dy/dx = 1 / (1 + e^-x) = 1 - e^-y.
 
     Shapes: x, y, dy and dx are (rows, n_in).
 
@@ -356,21 +369,21 @@ class Softplus(_NoParameters):
     array([[0., 1.]])
     """
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """y = max(x, 0) + log(1 + e^-|x|), where the exponential cannot overflow."""
-        xp = namespace(x)
+        xp = namespace(x)  # log1p(a) = log(1 + a), accurate for small a
         y = xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
         return y, y
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
         """dx = dy (1 - e^-y)."""
         y = cache
-        return (), dy * -namespace(y).expm1(-y)
+        return (), dy * -namespace(y).expm1(-y)  # expm1(a) = e^a - 1, accurate for small a
 
 
 @dataclass(frozen=True)
 class SiLU(_NoParameters):
-    """y = x s(x), s the logistic function;  dy/dx = s (1 + x (1 - s)).
+    """y = x s, s = 1 / (1 + e^-x);  dy/dx = s (1 + x (1 - s)).
 
     Also called swish (Elfwing et al. 2017).
 
@@ -388,8 +401,8 @@ class SiLU(_NoParameters):
     array([[0.5, 1. ]])
     """
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
-        """y = x s(x)."""
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
+        """y = x s."""
         s = 0.5 * namespace(x).tanh(0.5 * x) + 0.5
         return x * s, (x, s)
 
@@ -399,12 +412,16 @@ class SiLU(_NoParameters):
         return (), dy * (s * (1.0 + x * (1.0 - s)))
 
 
+_GELU_C, _GELU_A = math.sqrt(2 / math.pi), 0.044715
+
+
 @dataclass(frozen=True)
 class GELU(_NoParameters):
-    """y = x (1 + t) / 2, t = tanh(u), u = c (x + a x^3), c = sqrt(2 / pi), a = 0.044715.
+    """y = x (1 + t) / 2, t = tanh(u), u = c x (1 + a x^2), c = sqrt(2 / pi), a = 0.044715.
 
-    dy/dx = (1 + t) / 2 + x (1 - t^2) du/dx / 2, with du/dx = c (1 + 3 a x^2). This is the tanh form
-    of Hendrycks and Gimpel (2016); the exact one needs erf, which the array API does not have.
+    dy/dx = ((1 + t) + x (1 - t^2) du/dx) / 2, with du/dx = c (1 + 3 a x^2). This is the tanh form
+    of Hendrycks and Gimpel (2016); the exact one needs the error function, which the array API
+    does not have.
 
     Shapes: x, y, dy and dx are (rows, n_in).
 
@@ -420,9 +437,9 @@ class GELU(_NoParameters):
     array([[0.5, 1. ]])
     """
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """y = x (1 + t) / 2."""
-        t = namespace(x).tanh(_GELU_C * x * (1.0 + _GELU_A * x * x))
+        t = namespace(x).tanh(_GELU_C * x * (1.0 + _GELU_A * x * x))  # tanh(u)
         return 0.5 * x * (1.0 + t), (x, t)
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
@@ -432,15 +449,12 @@ class GELU(_NoParameters):
         return (), dy * (0.5 * (1.0 + t + x * (1.0 - t * t) * du_dx))
 
 
-_GELU_C, _GELU_A = math.sqrt(2 / math.pi), 0.044715
-
-
 # Dropout and normalisation ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Dropout(_NoParameters):
-    """y = x m, m = 0 with probability `rate`, else 1 / (1 - rate); in inference y = x.
+    """y = x m, each m = 0 with probability `rate`, else 1 / (1 - rate); in inference y = x.
 
     Shapes: x, y, dy and dx are (rows, n_in).
 
@@ -452,7 +466,8 @@ class Dropout(_NoParameters):
 
     Notes
     -----
-    The mask is a hash of (seed, epoch, layer, row, column): see `portnet.rng`.
+    m is determined by (seed, epoch, layer, row, column), not drawn from a generator: the key holds
+    the seed and the epoch, see `portnet.rng`.
 
     Examples
     --------
@@ -470,26 +485,39 @@ class Dropout(_NoParameters):
     def __post_init__(self) -> None:
         check_number(self, "rate", "0 <= rate < 1, the probability to drop", lambda r: 0 <= r < 1)
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """y = x m, or x where key is None."""
         if key is None or self.rate == 0:
             return x, None
-        kept = random.keep(key, x, self.rate)
+        kept = keep_mask(key, x, self.rate)  # of the shape of x, False with probability rate
         m = namespace(x).astype(kept, x.dtype) * (1 / (1 - self.rate))
         return x * m, m
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
-        """dx = dy m."""
-        return (), dy if cache is None else dy * cache
+        """dx = dy m, or dy in inference."""
+        m = cache
+        return (), dy if m is None else dy * m
 
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """y = gamma z + beta, z = (x - mean(x)) / sqrt(var(x) + eps), over each row (Ba et al. 2016).
+    """y = gamma x_hat + beta, x_hat = (x - mean(x)) / sqrt(var(x) + eps).
 
-    x and y have shape (rows, n_in), gamma and beta (1, n_in).
-    With dz = dy gamma and r = 1 / sqrt(var + eps):
-    dx = r (dz - mean(dz) - z mean(dz z)); dgamma = sum over rows of dy z; dbeta = sum of dy.
+    Each row of x is normalised to mean 0 and variance 1 (Ba et al. 2016); gamma and beta are
+    parameters. x, y and x_hat have shape (rows, n_in), gamma and beta (1, n_in).
+
+    Parameters
+    ----------
+    eps : float
+        A small number > 0, so that rows of equal numbers do not divide by 0.
+
+    Notes
+    -----
+    With dx_hat = dy gamma and r = 1 / sqrt(var(x) + eps), means over each row:
+
+    * dx = r (dx_hat - mean(dx_hat) - x_hat mean(dx_hat x_hat)), as mean(x) and var(x) depend on x;
+    * dgamma = the sum of the rows of dy x_hat;
+    * dbeta = the sum of the rows of dy.
 
     Examples
     --------
@@ -507,29 +535,30 @@ class LayerNorm:
     def __post_init__(self) -> None:
         check_number(self, "eps", "eps > 0", lambda e: 0 < e < math.inf)
 
-    def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
+    def init(self, rng: Generator, n_in: int) -> tuple[Params, int]:
         """gamma = 1, beta = 0."""
-        zero = random.zeros(None, 1, n_in)
+        zero = zeros(rng, 1, n_in)
         return {"gamma": zero + 1.0, "beta": zero}, n_in
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
-        """y = gamma z + beta."""
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
+        """y = gamma x_hat + beta."""
         xp = namespace(x, params["gamma"])
         _check_width(self, x, params["gamma"].shape[-1])
         centred = x - xp.mean(x, axis=-1, keepdims=True)
         var = xp.mean(centred * centred, axis=-1, keepdims=True)
         r = 1.0 / xp.sqrt(var + self.eps)
-        z = centred * r
-        return params["gamma"] * z + params["beta"], (z, r)
+        x_hat = centred * r
+        return params["gamma"] * x_hat + params["beta"], (x_hat, r)
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
-        """dx = r (dz - mean(dz) - z mean(dz z)), as mean and variance depend on x, too."""
-        z, r = cache
+        """dx = r (dx_hat - mean(dx_hat) - x_hat mean(dx_hat x_hat))."""
+        x_hat, r = cache
         xp = namespace(dy)
-        dz = dy * params["gamma"]
-        mean_dz = xp.mean(dz, axis=-1, keepdims=True)
-        dx = r * (dz - mean_dz - z * xp.mean(dz * z, axis=-1, keepdims=True))
-        dgamma = xp.sum(dy * z, axis=-2, keepdims=True)
+        dx_hat = dy * params["gamma"]
+        mean = xp.mean(dx_hat, axis=-1, keepdims=True)
+        mean_product = xp.mean(dx_hat * x_hat, axis=-1, keepdims=True)
+        dx = r * (dx_hat - mean - x_hat * mean_product)
+        dgamma = xp.sum(dy * x_hat, axis=-2, keepdims=True)
         dbeta = xp.sum(dy, axis=-2, keepdims=True)
         return {"gamma": dgamma, "beta": dbeta}, dx
 
@@ -551,7 +580,7 @@ class Chain:
 
     Notes
     -----
-    The parameters are a tuple with those of each layer. A ShapeError gives the layer's position:
+    The parameters are a tuple with those of each layer. An error gives the position of the layer:
     ``layers[2] Dense(3): expected x of shape (rows, 8), got (12, 5)``.
 
     Examples
@@ -573,46 +602,54 @@ class Chain:
             raise TypeError(f"Chain: expected a list of layers, got {self.layers!r}")
         object.__setattr__(self, "layers", tuple(self.layers))
         for i, layer in enumerate(self.layers):
-            check_methods(f"layers[{i}] of a Chain", layer, _METHODS)
+            check_methods(f"layers[{i}] of a Chain", layer, _LAYER_METHODS)
             check_signature(
                 f"forward of layers[{i}] {name_of(layer)}", layer.forward, *FORWARD_CALL
             )
 
-    def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
+    def init(self, rng: Generator, n_in: int) -> tuple[Params, int]:
         """Initialise the layers in order; n_in of each is n_out of the one before."""
         if self.n_in not in (None, n_in):
             raise ShapeError(f"Chain: expected {self.n_in} features, got {n_in}")
         params = []
         for i, layer in enumerate(self.layers):
             try:
-                p, n_in = check_pair(layer, "init", "params, n_out", layer.init(rng, n_in), i)
+                pair = layer.init(rng, n_in)
             except ShapeError as error:
-                raise _at(i, error) from None
-            params.append(p)
+                raise _with_position(i, error) from None
+            # check_pair returns the pair, or raises TypeError if it is no pair
+            layer_params, n_in = check_pair(layer, "init", "params, n_out", pair, i)
+            params.append(layer_params)
         return tuple(params), n_in
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """Apply every layer in order, each with its own key."""
         if len(params) != len(self.layers):
             raise ShapeError(
                 f"Chain: expected parameters of {len(self.layers)} layers, got {len(params)}"
             )
         caches = []
-        for i, (layer, p) in enumerate(zip(self.layers, params, strict=True)):
+        for i, (layer, layer_params) in enumerate(zip(self.layers, params, strict=True)):
+            layer_key = None if key is None else fold(key, i)  # fold: a new key for each i
             try:
-                answer = layer.forward(p, x, None if key is None else random.fold(key, i))
+                pair = layer.forward(layer_params, x, layer_key)
             except ShapeError as error:
-                raise _at(i, error) from None
-            x, cache = check_pair(layer, "forward", "y, cache", answer, i)
+                raise _with_position(i, error) from None
+            y, cache = check_pair(layer, "forward", "y, cache", pair, i)
             caches.append(cache)
+            x = y
         return x, caches
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
         """The chain rule: the dx of a layer is the dy of the one before it."""
         grads = []
-        for layer, p, c in zip(self.layers[::-1], params[::-1], cache[::-1], strict=True):
-            grad, dy = check_pair(layer, "backward", "dparams, dx", layer.backward(p, c, dy))
-            grads.append(grad)
+        for layer, layer_params, layer_cache in zip(
+            self.layers[::-1], params[::-1], cache[::-1], strict=True
+        ):
+            pair = layer.backward(layer_params, layer_cache, dy)
+            dparams, dx = check_pair(layer, "backward", "dparams, dx", pair)
+            grads.append(dparams)
+            dy = dx
         return tuple(grads[::-1]), dy
 
 
@@ -620,7 +657,12 @@ class Chain:
 class Residual:
     """y = x + f(x);  dx = dy + the dx of f (He et al. 2015).
 
-    f has as many outputs as inputs. Shapes: x, y, dy and dx are (rows, n_in).
+    Shapes: x, y, dy and dx are (rows, n_in).
+
+    Parameters
+    ----------
+    layer : layer
+        f, with as many outputs as inputs.
 
     Examples
     --------
@@ -634,10 +676,10 @@ class Residual:
     layer: Layer
 
     def __post_init__(self) -> None:
-        check_methods("the layer of a Residual", self.layer, _METHODS)
+        check_methods("the layer of a Residual", self.layer, _LAYER_METHODS)
         check_signature(f"forward of {name_of(self.layer)}", self.layer.forward, *FORWARD_CALL)
 
-    def init(self, rng: random.Generator, n_in: int) -> tuple[Params, int]:
+    def init(self, rng: Generator, n_in: int) -> tuple[Params, int]:
         """The parameters of f; raises ShapeError unless f has n_in outputs."""
         params, n_out = self.layer.init(rng, n_in)
         if n_out != n_in:
@@ -646,17 +688,18 @@ class Residual:
             )
         return params, n_out
 
-    def forward(self, params: Params, x: Array, key: Key = None) -> tuple[Array, Cache]:
+    def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """y = x + f(x)."""
-        y, cache = check_pair(self.layer, "forward", "y, cache", self.layer.forward(params, x, key))
-        namespace(x, y)  # raises if f returned an array of another library
-        return x + y, cache
+        pair = self.layer.forward(params, x, key)
+        f_x, cache = check_pair(self.layer, "forward", "y, cache", pair)
+        namespace(x, f_x)  # raises TypeError if f returned an array of another library
+        return x + f_x, cache
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
         """dx = dy + the dx of f, as y depends on x through both terms."""
-        answer = self.layer.backward(params, cache, dy)
-        grads, dx = check_pair(self.layer, "backward", "dparams, dx", answer)
-        return grads, dy + dx
+        pair = self.layer.backward(params, cache, dy)
+        dparams, dx_of_f = check_pair(self.layer, "backward", "dparams, dx", pair)
+        return dparams, dy + dx_of_f
 
 
 # Multilayer perceptron --------------------------------------------------------------------------
@@ -672,10 +715,10 @@ ACTIVATIONS: dict[str, Layer] = {
     "softplus": Softplus(),
 }
 NORMS: dict[str, Layer] = {"layer": LayerNorm()}
-_RELU_LIKE = (ReLU, LeakyReLU, GELU, SiLU, Softplus)  # he_normal by default
+_RELU_LIKE = (ReLU, LeakyReLU, GELU, SiLU, Softplus)
 
 
-@sizes_in_a_list
+@sizes_in_a_list  # mlp(4, 8, 3) is an error that says to write mlp([4, 8, 3])
 def mlp(
     sizes: Sequence[int],
     activation: str | Layer | Sequence[str | Layer] = "relu",
@@ -694,14 +737,15 @@ def mlp(
     sizes : sequence of int
         Inputs, hidden layers, outputs: ``[32, 128, 128, 8]``.
     activation : name, layer, or one of these for each hidden layer
-        A name of `ACTIVATIONS`. The last Dense has none: the losses take its raw outputs.
+        A name of `ACTIVATIONS`. The last Dense has none: the losses take its raw outputs (for
+        classes, the logits: scores that sigmoid or softmax turns into probabilities).
     dropout : float
         The probability to drop a hidden unit.
     norm : {"layer"}, layer or None
-        Between each hidden Dense and its activation.
+        Between each hidden Dense and its activation: "layer" is LayerNorm.
     weights : str or callable, optional
-        Initialiser of every Dense. By default "he_normal" before ReLU and similar activations, else
-        "glorot_uniform".
+        The initialiser of every Dense. By default "he_normal" before ReLU and similar activations,
+        which keeps the scale of their outputs (He et al. 2015), else "glorot_uniform".
 
     Examples
     --------
@@ -720,20 +764,21 @@ def mlp(
             f"got {len(activation)}"
         )
     layers: list[Layer] = []
-    for n, name in zip(hidden, activation, strict=True):
-        f = _layer("activation", name, ACTIVATIONS)
-        default = "he_normal" if isinstance(f, _RELU_LIKE) else "glorot_uniform"
-        layers.append(Dense(n, default if weights is None else weights))
+    for n_out, given in zip(hidden, activation, strict=True):
+        activation_layer = _named_layer("activation", given, ACTIVATIONS)
+        default = "he_normal" if isinstance(activation_layer, _RELU_LIKE) else "glorot_uniform"
+        layers.append(Dense(n_out, default if weights is None else weights))
         if norm is not None:
-            layers.append(_layer("norm", norm, NORMS))
-        layers.append(f)
+            layers.append(_named_layer("norm", norm, NORMS))
+        layers.append(activation_layer)
         if dropout != 0:
             layers.append(Dropout(dropout))
     layers.append(Dense(sizes[-1], "glorot_uniform" if weights is None else weights))
     return Chain(tuple(layers), n_in=sizes[0])
 
 
-def _layer(kind: str, given: str | Layer, table: dict[str, Layer]) -> Layer:
+def _named_layer(kind: str, given: str | Layer, table: dict[str, Layer]) -> Layer:
+    """Return the layer of a name; return a layer unchanged."""
     if isinstance(given, str):
         check_choice(kind, given, table)
         return table[given]
@@ -745,6 +790,6 @@ def _check_width(layer: Layer, x: Array, n_in: int) -> None:
         raise ShapeError(f"{layer}: expected x of shape (rows, {n_in}), got {tuple(x.shape)}")
 
 
-def _at(i: int, error: ShapeError) -> ShapeError:
+def _with_position(i: int, error: ShapeError) -> ShapeError:
     """Prepend the layer's position to an error: layers[2] Dense(3), layers[1].layers[0]."""
     return ShapeError(f"layers[{i}]{'.' if str(error).startswith('layers[') else ' '}{error}")

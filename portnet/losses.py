@@ -2,19 +2,34 @@
 
 A loss is a function ``loss(pred, target, weight=None) -> value, dpred``:
 
-* `pred` (rows, n_out) is the raw output of the network: the cross-entropies take logits, so they
-  need no clipping and no epsilon;
+* `pred` (rows, n_out) is the raw output of the network, without a last activation;
 * `target` has the shape and dtype of `pred`, or is (rows,) integer labels for softmax;
 * `weight` (rows,) holds the weights of the rows;
 * `value` is 0-d, and `dpred` = dvalue/dpred has the shape of `pred`.
+
+| symbol | meaning                                                                         |
+|--------|---------------------------------------------------------------------------------|
+| z      | `pred` in the losses of counts and classes, where the prediction is exp(z) or p |
+| p      | probabilities: sigmoid(z) or softmax(z)                                         |
+| t      | `target`                                                                        |
+| e      | pred - target                                                                   |
+| l, w   | the loss and the weight of a row; w = 1 without weights                         |
+| sum_j  | the sum over the outputs                                                        |
+
+The z that sigmoid or softmax turns into probabilities are called logits. The cross-entropies take
+logits, not probabilities, so that they need no logarithm of 0.
 
 Every loss sums over outputs and averages over rows: value = sum(w l) / sum(w), where the
 denominator is 1 if all weights are 0. ``reduction="sum"`` omits the division.
 
 Any function with this signature and this division is a loss: Trainer relies on the division if a
-batch has weights. portnet's losses also have ``mean(pred)``, the expected target (the inverse link
-function); ``low`` and ``high``, the range of valid targets; and the cross-entropies have
-``classes(mean)``, the predicted classes or labels.
+batch has weights. portnet's losses also have
+
+* ``mean(pred)``, the predicted mean of the target: pred itself, exp(z) for counts, p for classes
+  (in statistics, the inverse link function);
+* ``low`` and ``high``, the range of valid targets;
+* ``classes(mean)`` (cross-entropies only), the predicted classes or labels, from the probabilities
+  that ``mean(pred)`` returned.
 """
 
 from collections.abc import Callable
@@ -22,9 +37,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from ._typing import Array
-from ._validation import check_choice, check_number
-from .backend import ShapeError, device, namespace
+from ._typing import Array  # the name of a type, Any
+from ._validation import check_choice, check_number  # for errors with clear messages
+from .backend import ShapeError, device, namespace  # namespace(x): the array library of x
 
 __all__ = [
     "LOSSES",
@@ -39,14 +54,21 @@ __all__ = [
     "one_hot",
 ]
 
-Loss = Callable[..., tuple[Array, Array]]
+Loss = Callable[..., tuple[Array, Array]]  # the type of a loss
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """Base class of losses: reduction over rows; identity link and unbounded targets by default.
+    """Base class of portnet's losses: the reduction from losses of rows to one value.
+
+    By default pred is the prediction itself, and targets have no bounds.
 
     Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}
+        The mean or the sum over rows.
 
     Examples
     --------
@@ -60,22 +82,29 @@ class Reduced:
     """
 
     reduction: str = field(default="mean", kw_only=True)
-    low, high = -inf, inf  # class attributes, not fields
+    low, high = -inf, inf  # the range of valid targets
 
     def __post_init__(self) -> None:
         check_choice("reduction", self.reduction, ("mean", "sum"))
 
     def mean(self, pred: Array) -> Array:
-        """E[target] = pred."""
+        """Return the predicted mean of the target: pred."""
         return pred
 
-    def _reduce(self, row_loss: Array, drow: Array, weight: Array | None) -> tuple[Array, Array]:
-        """value = sum(w l) / sum(w), dpred = w dl / sum(w), from l (rows,) and dl (rows, n_out)."""
+    def _reduce(
+        self, row_loss: Array, row_dpred: Array, weight: Array | None
+    ) -> tuple[Array, Array]:
+        """value = sum(w l) / sum(w), dpred = w (dl/dpred) / sum(w).
+
+        l is row_loss (rows,), dl/dpred is row_dpred (rows, n_out).
+        """
         xp = namespace(row_loss, weight)
         rows = row_loss.shape[-1]
         if weight is None:
             value = xp.sum(row_loss, axis=-1)
-            return (value, drow) if self.reduction == "sum" else (value / rows, drow / rows)
+            if self.reduction == "mean":
+                return value / rows, row_dpred / rows
+            return value, row_dpred
         if weight.shape[-1:] != (rows,) or weight.dtype != row_loss.dtype:
             raise ShapeError(
                 f"{type(self).__name__}: expected weight of shape ({rows},) and dtype "
@@ -83,13 +112,13 @@ class Reduced:
             )
         if self.reduction == "mean":
             total = xp.sum(weight, axis=-1, keepdims=True)
-            weight = weight / (total + xp.astype(total == 0, total.dtype))
-        return xp.sum(weight * row_loss, axis=-1), xp.expand_dims(weight, axis=-1) * drow
+            weight = weight / (total + xp.astype(total == 0, total.dtype))  # 1 for a total of 0
+        return xp.sum(weight * row_loss, axis=-1), xp.expand_dims(weight, axis=-1) * row_dpred
 
 
 @dataclass(frozen=True)
 class SquaredError(Reduced):
-    """l = sum_j (p_j - t_j)^2 / 2;  dl/dp = p - t.
+    """l = sum_j e_j^2 / 2, e = pred - target;  dl/dpred = e.
 
     Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
 
@@ -107,14 +136,14 @@ class SquaredError(Reduced):
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
         """Return value, dpred."""
-        xp = _check(self, pred, target)
+        xp = _checked_namespace(self, pred, target)
         e = pred - target
         return self._reduce(xp.sum(0.5 * e * e, axis=-1), e, weight)
 
 
 @dataclass(frozen=True)
 class AbsoluteError(Reduced):
-    """l = sum_j |p_j - t_j|;  dl/dp = sign(p - t).
+    """l = sum_j |e_j|, e = pred - target;  dl/dpred = sign(e).
 
     Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
 
@@ -132,18 +161,25 @@ class AbsoluteError(Reduced):
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
         """Return value, dpred."""
-        xp = _check(self, pred, target)
+        xp = _checked_namespace(self, pred, target)
         e = pred - target
         return self._reduce(xp.sum(xp.abs(e), axis=-1), xp.sign(e), weight)
 
 
 @dataclass(frozen=True)
 class Huber(Reduced):
-    """l = sum_j q (|e| - q/2), e = p - t, q = min(|e|, delta);  dl/dp = e clipped to +-delta.
+    """l = sum_j q_j (|e_j| - q_j / 2), e = pred - target, q = min(|e|, delta).
 
-    This is e^2/2 up to delta, and linear beyond (Huber 1964).
+    This is e^2 / 2 for |e| up to delta, and linear beyond (Huber 1964). dl/dpred is e, clipped to
+    -delta and delta.
 
     Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
+
+    Parameters
+    ----------
+    delta : float
+        The error, > 0, beyond which the loss is linear.
+    reduction : {"mean", "sum"}
 
     Examples
     --------
@@ -165,7 +201,7 @@ class Huber(Reduced):
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
         """Return value, dpred."""
-        xp = _check(self, pred, target)
+        xp = _checked_namespace(self, pred, target)
         e = pred - target
         q = xp.minimum(xp.abs(e), self.delta)
         clipped = xp.minimum(xp.maximum(e, -self.delta), self.delta)
@@ -174,10 +210,10 @@ class Huber(Reduced):
 
 @dataclass(frozen=True)
 class PoissonLoss(Reduced):
-    """l = sum_j e^p_j - t_j p_j;  dl/dp = e^p - t, for counts t with mean e^p.
+    """l = sum_j exp(z_j) - t_j z_j;  dl/dz = exp(z) - t, for counts t with mean exp(z).
 
-    The output p is the logarithm of the mean. log(t!) is omitted, as it does not depend on p. e^p
-    overflows for p > 88 in float32 and p > 709 in float64.
+    z = pred is the logarithm of the mean. log(t!) is omitted, as it does not depend on z. exp(z)
+    overflows for z > 88 in float32 and z > 709 in float64.
 
     Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
 
@@ -199,21 +235,24 @@ class PoissonLoss(Reduced):
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
         """Return value, dpred."""
-        xp = _check(self, pred, target)
-        mean = xp.exp(pred)
-        return self._reduce(xp.sum(mean - target * pred, axis=-1), mean - target, weight)
+        z, t = pred, target
+        xp = _checked_namespace(self, z, t)
+        mean = xp.exp(z)
+        return self._reduce(xp.sum(mean - t * z, axis=-1), mean - t, weight)
 
     def mean(self, pred: Array) -> Array:
-        """E[target] = e^pred."""
-        return namespace(pred).exp(pred)
+        """Return the predicted mean of the target: exp(z)."""
+        z = pred
+        return namespace(z).exp(z)
 
 
 @dataclass(frozen=True)
 class SigmoidCrossEntropy(Reduced):
-    """l = sum_j log(1 + e^z_j) - t_j z_j;  dl/dz = s(z) - t, with s the logistic function.
+    """l = sum_j log(1 + exp(z_j)) - t_j z_j;  dl/dz = p - t, p = sigmoid(z) = 1 / (1 + exp(-z)).
 
-    This is -t log s(z) - (1 - t) log(1 - s(z)), for logits z and targets 0 <= t <= 1: one output
-    for two classes, or one output for each label of a multi-label problem.
+    l is sum_j -t_j log(p_j) - (1 - t_j) log(1 - p_j), written with the logits z = pred. Targets are
+    0 <= t <= 1. There is one output for two classes, or one for each label if a sample can have
+    several.
 
     Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
 
@@ -234,18 +273,20 @@ class SigmoidCrossEntropy(Reduced):
 
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
         """Return value, dpred."""
-        z = pred
-        xp = _check(self, z, target)
-        # log(1 + e^z) - t z, the large terms first: their difference is exact where t is 0 or 1
-        each = (xp.maximum(z, 0.0) - target * z) + xp.log1p(xp.exp(-xp.abs(z)))
-        return self._reduce(xp.sum(each, axis=-1), self.mean(z) - target, weight)
+        z, t = pred, target
+        xp = _checked_namespace(self, z, t)
+        # log(1 + exp(z)) = max(z, 0) + log(1 + exp(-|z|)), where exp cannot overflow. The large
+        # terms come first: max(z, 0) - t z is exact where t is 0 or 1.
+        each = (xp.maximum(z, 0.0) - t * z) + xp.log1p(xp.exp(-xp.abs(z)))
+        return self._reduce(xp.sum(each, axis=-1), self.mean(z) - t, weight)  # p - t
 
     def mean(self, pred: Array) -> Array:
-        """P[label] = s(pred)."""
-        return 0.5 * namespace(pred).tanh(0.5 * pred) + 0.5
+        """p = sigmoid(z), as (tanh(z/2) + 1) / 2, which cannot overflow."""
+        z = pred
+        return 0.5 * namespace(z).tanh(0.5 * z) + 0.5
 
     def classes(self, mean: Array) -> Array:
-        """1 where P >= 0.5, else 0: (rows,) for one output, else (rows, labels)."""
+        """Return 1 where p >= 0.5, else 0: (rows,) for one output, else (rows, labels)."""
         xp = namespace(mean)
         chosen = xp.astype(mean >= 0.5, xp.int32)
         return chosen[:, 0] if chosen.shape[-1] == 1 else chosen
@@ -253,23 +294,25 @@ class SigmoidCrossEntropy(Reduced):
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Reduced):
-    """l = -sum_j t_j log p_j, p = softmax(z);  dl/dz = p - t where the t of a row sum to 1.
+    """l = -sum_j t_j log(p_j);  dl/dz = p - t, p_j = softmax(z)_j = exp(z_j) / sum_k exp(z_k).
 
-    In general dl/dz = p sum_j t_j - t.
+    z = pred are the logits. dl/dz = p - t holds where the t of a row sum to 1; in general it is
+    p sum_j t_j - t.
 
     Parameters
     ----------
-    reduction : {"mean", "sum"}
     label_smoothing : float
-        t becomes (1 - a) t + a / classes, 0 <= a < 1 (Szegedy et al. 2016).
+        t becomes (1 - label_smoothing) t + label_smoothing / classes, with 0 <= label_smoothing < 1
+        (Szegedy et al. 2016).
+    reduction : {"mean", "sum"}
 
     Notes
     -----
     pred and dpred are (rows, classes), weight (rows,), value 0-d. The target is (rows,) integer
-    labels 0 .. classes - 1, or (rows, classes) probabilities in the dtype of z.
+    labels 0 .. classes - 1, or (rows, classes) probabilities in the dtype of pred.
     A label out of range contributes 0: to raise an error, the loss would have to wait for the
-    device. Trainer and `check_gradients` raise it.
-    log p = z - max(z) - log(sum(e^(z - max(z)))) cannot overflow.
+    device, such as a GPU. Trainer and `check_gradients` raise it.
+    log(p) is computed as z - max(z) - log(sum(exp(z - max(z)))), which cannot overflow.
 
     Examples
     --------
@@ -295,28 +338,28 @@ class SoftmaxCrossEntropy(Reduced):
         """Return value, dpred."""
         z = pred
         t = target if target.ndim == z.ndim else one_hot(target, z)
-        xp = _check(self, z, t)
+        xp = _checked_namespace(self, z, t)
         if self.label_smoothing > 0:
             t = (1 - self.label_smoothing) * t + self.label_smoothing / z.shape[-1]
         shifted = z - xp.max(z, axis=-1, keepdims=True)
-        e = xp.exp(shifted)
-        total = xp.sum(e, axis=-1, keepdims=True)
+        exp_z = xp.exp(shifted)  # up to a factor that cancels in p
+        total = xp.sum(exp_z, axis=-1, keepdims=True)
         log_p = shifted - xp.log(total)
-        dz = (e / total) * xp.sum(t, axis=-1, keepdims=True) - t
+        dz = (exp_z / total) * xp.sum(t, axis=-1, keepdims=True) - t  # p sum_j t_j - t
         return self._reduce(-xp.sum(t * log_p, axis=-1), dz, weight)
 
     def mean(self, pred: Array) -> Array:
-        """P[class] = softmax(pred)."""
-        xp = namespace(pred)
-        e = xp.exp(pred - xp.max(pred, axis=-1, keepdims=True))
-        return e / xp.sum(e, axis=-1, keepdims=True)
+        """p = softmax(z)."""
+        xp, z = namespace(pred), pred
+        exp_z = xp.exp(z - xp.max(z, axis=-1, keepdims=True))
+        return exp_z / xp.sum(exp_z, axis=-1, keepdims=True)
 
     def classes(self, mean: Array) -> Array:
-        """Return the most probable class of each row (rows,), the first of several."""
+        """Return the most probable class of each row, the first of equal ones: (rows,)."""
         return namespace(mean).argmax(mean, axis=-1)
 
 
-LOSSES: dict[str, Callable[[], Loss]] = {
+LOSSES: dict[str, Callable[[], Loss]] = {  # the names that Trainer(loss=...) accepts
     "squared_error": SquaredError,
     "absolute_error": AbsoluteError,
     "huber": Huber,
@@ -327,7 +370,9 @@ LOSSES: dict[str, Callable[[], Loss]] = {
 
 
 def one_hot(labels: Array, z: Array) -> Array:
-    """Return t (rows, classes), t_ij = 1 where labels_i = j, in the dtype of z (rows, classes).
+    """Return t (rows, classes) with t_ij = 1 where labels_i = j, else 0.
+
+    labels has shape (rows,); t has the shape and dtype of the logits z.
 
     Examples
     --------
@@ -348,8 +393,8 @@ def one_hot(labels: Array, z: Array) -> Array:
     return xp.astype(xp.astype(labels, classes.dtype)[..., None] == classes, z.dtype)
 
 
-def _check(loss: Any, pred: Array, target: Array) -> Any:
-    """Raise ShapeError unless target has the shape and dtype of pred; return their namespace."""
+def _checked_namespace(loss: Any, pred: Array, target: Array) -> Any:
+    """Return xp; raise ShapeError unless target has the shape and dtype of pred."""
     xp = namespace(pred, target)
     if pred.shape != target.shape or pred.dtype != target.dtype:
         raise ShapeError(

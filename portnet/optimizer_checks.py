@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from . import rng as random
-from . import tree
+from . import rng, tree
 from ._typing import Params
 from ._validation import check_methods, check_pair, name_of, resolve
 from .backend import Backend, backend_of, describe, get_backend, is_host, to_numpy
@@ -65,7 +64,7 @@ def check_optimizer(
     optimizer = resolve("optimizer", optimizer, OPTIMIZERS)
     check_methods("an optimizer", optimizer, ("init", "update"))
     if params is None:
-        draw = random.generator(seed)
+        draw = rng.generator(seed)
         shapes = {"W": (4, 3), "b": (1, 3), "scale": ()}
         backend = get_backend()
         dtype = "float64" if backend.supports("float64") else "float32"

@@ -2,15 +2,20 @@
 
 An optimizer has two pure methods, as in optax (so that optax's optimizers can be used with JAX):
 
-* ``init(params) -> state``;
+* ``init(params) -> state`` returns the state before the first step; the parameters themselves come
+  from `portnet.init` (training.py);
 * ``update(grads, state, params) -> updates, state``: the updates are *added* to the parameters.
 
-In the equations g is a gradient, u its update and p its parameter; ``<-`` is an assignment.
+In the equations param is a parameter, g its gradient and u its update; ``<-`` is an assignment. t
+is the number of steps made so far (in losses.py, t is the target).
 
-Gradients, updates and averages in the state are pytrees of the structure of the parameters. What
-changes from step to step is an array in the state, such as t, the number of steps made so far;
-constants are fields. A learning rate is a number, or a schedule: a function of t
-(`portnet.schedules`, or your own). `portnet.transforms` has clipping, weight decay and `chain`.
+Gradients, updates and averages in the state are pytrees like the parameters: nested tuples, lists
+and dicts of arrays. ``tree.map(f, a, b)`` calls f with each array of a and the array at the same
+position in b, and returns the results as a pytree.
+
+What changes from step to step, such as t, is an array in the state; constants are fields. A
+learning rate is a number, or a schedule: a function of t (`portnet.schedules`, or your own).
+`portnet.transforms` has clipping, weight decay and `chain`.
 """
 
 import math
@@ -19,9 +24,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from . import tree
-from ._typing import Params, State
-from ._validation import check_decay, check_number, decays
-from .backend import ShapeError, device, namespace
+from ._typing import Params, State  # names of types, all Any
+from ._validation import check_decay, check_number, decays  # for errors with clear messages
+from .backend import ShapeError, device, namespace  # namespace(x): the array library of x
 
 __all__ = [
     "OPTIMIZERS",
@@ -30,17 +35,18 @@ __all__ = [
     "AdamState",
     "AdamW",
     "Momentum",
+    "MomentumState",
     "Nesterov",
     "Optimizer",
     "RMSProp",
-    "VState",
+    "RMSPropState",
 ]
 
-Rate = float | Callable[[Any], Any]  # lr, or lr(t) with t a 0-d array of the parameters' dtype
+LearningRate = float | Callable[[Any], Any]  # lr, or lr(t), where t is a 0-d array
 
 
 class Optimizer(Protocol):
-    """The protocol of an optimizer: two pure methods.
+    """The protocol of an optimizer, for type checkers: two pure methods.
 
     Shapes: updates and gradients have the shapes of the parameters.
 
@@ -54,7 +60,7 @@ class Optimizer(Protocol):
     ...         return ()
     ...     def update(self, grads, state, params):
     ...         return tree.map(lambda g: -0.01 * portnet.namespace(g).sign(g), grads), state
-    >>> portnet.check_optimizer(SignDescent())
+    >>> portnet.check_optimizer(SignDescent())  # raises OptimizerError if it is wrong
     """
 
     def init(self, params: Params) -> State:
@@ -70,6 +76,11 @@ class SGD:
 
     Shapes: updates and gradients have the shapes of the parameters; t is 0-d.
 
+    Parameters
+    ----------
+    lr : float or function of t
+        Learning rate.
+
     Examples
     --------
     >>> import numpy as np
@@ -81,7 +92,7 @@ class SGD:
     array([0.75, 2.5 ])
     """
 
-    lr: Rate = 0.1
+    lr: LearningRate = 0.1
 
     def __post_init__(self) -> None:
         _check_lr(self)
@@ -92,13 +103,13 @@ class SGD:
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
         """u = -lr g."""
-        t = state
-        lr = _rate(self.lr, t)
+        t = state  # all that SGD needs
+        lr = _learning_rate(self.lr, t)
         return tree.map(lambda g: -lr * g, grads), t + 1.0
 
 
-class VState(NamedTuple):
-    """State of Momentum, Nesterov and RMSProp: t steps made; v, the velocity or the mean of g^2.
+class MomentumState(NamedTuple):
+    """State of Momentum and Nesterov: t steps made; the velocity v.
 
     t is 0-d; v has the shapes of the parameters.
 
@@ -107,7 +118,7 @@ class VState(NamedTuple):
     >>> import numpy as np
     >>> import portnet
     >>> portnet.Momentum().init(np.ones(2))
-    VState(t=array(0.), v=array([0., 0.]))
+    MomentumState(t=array(0.), v=array([0., 0.]))
     """
 
     t: Any
@@ -118,7 +129,15 @@ class VState(NamedTuple):
 class Momentum:
     """v <- beta v + g;  u = -lr v: the heavy-ball method (Polyak 1964; Sutskever et al. 2013).
 
-    Shapes: updates, gradients and v have the shapes of the parameters; t is 0-d.
+    The velocity v is a sum of past gradients. Shapes: updates, gradients and v have the shapes of
+    the parameters; t is 0-d.
+
+    Parameters
+    ----------
+    lr : float or function of t
+        Learning rate.
+    beta : float
+        Momentum, 0 <= beta < 1: the factor of past gradients at each step.
 
     Examples
     --------
@@ -133,7 +152,7 @@ class Momentum:
     [-0.75]
     """
 
-    lr: Rate = 0.1
+    lr: LearningRate = 0.1
     beta: float = 0.9
 
     def __post_init__(self) -> None:
@@ -142,22 +161,30 @@ class Momentum:
 
     def init(self, params: Params) -> State:
         """t = 0, v = 0."""
-        return VState(_zero(params), tree.map(_zeros_like, params))
+        return MomentumState(_zero(params), tree.map(_zeros_like, params))
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
         """v <- beta v + g;  u = -lr v."""
-        lr = _rate(self.lr, state.t)
+        lr = _learning_rate(self.lr, state.t)
         v = tree.map(lambda v, g: self.beta * v + g, state.v, grads)
-        return tree.map(lambda v: -lr * v, v), VState(state.t + 1.0, v)
+        return tree.map(lambda v: -lr * v, v), MomentumState(state.t + 1.0, v)
 
 
 @dataclass(frozen=True)
 class Nesterov(Momentum):
     """v <- beta v + g;  u = -lr (g + beta v): Nesterov's accelerated gradient.
 
-    Nesterov (1983), in the form of Sutskever et al. (2013) with the gradient at the parameters.
+    Nesterov (1983), in the form of Sutskever et al. (2013), rewritten for gradients at the current
+    parameters instead of a point ahead of them. v is the velocity, as in `Momentum`.
 
     Shapes: updates, gradients and v have the shapes of the parameters; t is 0-d.
+
+    Parameters
+    ----------
+    lr : float or function of t
+        Learning rate.
+    beta : float
+        Momentum, 0 <= beta < 1: the factor of past gradients at each step.
 
     Examples
     --------
@@ -174,20 +201,46 @@ class Nesterov(Momentum):
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
         """v <- beta v + g;  u = -lr (g + beta v)."""
-        lr = _rate(self.lr, state.t)
+        lr = _learning_rate(self.lr, state.t)
         v = tree.map(lambda v, g: self.beta * v + g, state.v, grads)
         u = tree.map(lambda v, g: -lr * (g + self.beta * v), v, grads)
-        return u, VState(state.t + 1.0, v)
+        return u, MomentumState(state.t + 1.0, v)
+
+
+class RMSPropState(NamedTuple):
+    """State of RMSProp: t steps made; the running mean v of g^2.
+
+    t is 0-d; v has the shapes of the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> portnet.RMSProp().init(np.ones(2))
+    RMSPropState(t=array(0.), v=array([0., 0.]))
+    """
+
+    t: Any
+    v: Params
 
 
 @dataclass(frozen=True)
 class RMSProp:
     """v <- beta v + (1 - beta) g^2;  u = -lr g / (sqrt(v) + eps).
 
-    Tieleman and Hinton (2012), lecture 6.5. Each coordinate moves by about lr; the first steps are
-    larger, up to lr / sqrt(1 - beta), as v starts at 0.
+    Tieleman and Hinton (2012), lecture 6.5. v is a running mean of g^2. Each coordinate moves by
+    about lr; the first steps are larger, up to lr / sqrt(1 - beta), as v starts at 0.
 
     Shapes: updates, gradients and v have the shapes of the parameters; t is 0-d.
+
+    Parameters
+    ----------
+    lr : float or function of t
+        Learning rate.
+    beta : float
+        The factor of the running mean, 0 <= beta < 1.
+    eps : float
+        A small number > 0, which prevents divisions by 0.
 
     Examples
     --------
@@ -200,7 +253,7 @@ class RMSProp:
     array([-0.316,  0.316])
     """
 
-    lr: Rate = 1e-3
+    lr: LearningRate = 1e-3
     beta: float = 0.9
     eps: float = 1e-8
 
@@ -211,14 +264,14 @@ class RMSProp:
 
     def init(self, params: Params) -> State:
         """t = 0, v = 0."""
-        return VState(_zero(params), tree.map(_zeros_like, params))
+        return RMSPropState(_zero(params), tree.map(_zeros_like, params))
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        """Update the running mean of g^2, and return u."""
-        lr = _rate(self.lr, state.t)
+        """v <- beta v + (1 - beta) g^2;  u = -lr g / (sqrt(v) + eps)."""
+        lr = _learning_rate(self.lr, state.t)
         v = tree.map(lambda v, g: self.beta * v + (1 - self.beta) * (g * g), state.v, grads)
         u = tree.map(lambda v, g: -lr * g / (namespace(v).sqrt(v) + self.eps), v, grads)
-        return u, VState(state.t + 1.0, v)
+        return u, RMSPropState(state.t + 1.0, v)
 
 
 class AdamState(NamedTuple):
@@ -241,14 +294,23 @@ class AdamState(NamedTuple):
 
 @dataclass(frozen=True)
 class Adam:
-    """u = -lr M / (sqrt(V) + eps), M = m / (1 - beta1^t), V = v / (1 - beta2^t).
+    """u = -lr m_hat / (sqrt(v_hat) + eps), m_hat = m / (1 - beta1^t), v_hat = v / (1 - beta2^t).
 
     m <- beta1 m + (1 - beta1) g and v <- beta2 v + (1 - beta2) g^2 are running means of the
-    gradient and of its square. The divisions correct their bias, as they start at 0. Here t counts
-    the step that is made, 1 in the first; a schedule gets the steps before it, 0 in the first
-    (Kingma and Ba 2015, algorithm 1).
+    gradient and of its square. They start at 0; the divisions correct this bias (Kingma and Ba
+    2015, algorithm 1). In these equations t includes the step that is made: it is 1 in the first
+    step, where a schedule gets 0.
 
-    Shapes: updates, gradients and m, v have the shapes of the parameters; t is 0-d.
+    Shapes: updates, gradients, m and v have the shapes of the parameters; t is 0-d.
+
+    Parameters
+    ----------
+    lr : float or function of t
+        Learning rate.
+    beta1, beta2 : float
+        The factors of the running means of g and of g^2, at least 0 and less than 1.
+    eps : float
+        A small number > 0, which prevents divisions by 0.
 
     Examples
     --------
@@ -261,7 +323,7 @@ class Adam:
     array([-0.1,  0.1])
     """
 
-    lr: Rate = 1e-3
+    lr: LearningRate = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
@@ -280,27 +342,38 @@ class Adam:
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
         """Update the running means, correct their bias, and return u."""
-        lr, t = _rate(self.lr, state.t), state.t + 1.0
+        lr, t = _learning_rate(self.lr, state.t), state.t + 1.0
         m = tree.map(lambda m, g: self.beta1 * m + (1 - self.beta1) * g, state.m, grads)
         v = tree.map(lambda v, g: self.beta2 * v + (1 - self.beta2) * (g * g), state.v, grads)
-        correct1 = _one_minus_power(self.beta1, t)
-        correct2 = _one_minus_power(self.beta2, t)
+        correction1 = _one_minus_power(self.beta1, t)  # 1 - beta1^t
+        correction2 = _one_minus_power(self.beta2, t)
 
-        def step(m: Any, v: Any) -> Any:
-            return -lr * (m / correct1) / (namespace(v).sqrt(v / correct2) + self.eps)
+        def update_of(m: Any, v: Any) -> Any:  # m / correction1 is m_hat, v / correction2 is v_hat
+            return -lr * (m / correction1) / (namespace(v).sqrt(v / correction2) + self.eps)
 
-        return tree.map(step, m, v), AdamState(t, m, v)
+        return tree.map(update_of, m, v), AdamState(t, m, v)
 
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """u = Adam's u - lr decay p: decoupled weight decay (Loshchilov and Hutter 2019).
+    """u = Adam's u - lr decay param: decoupled weight decay (Loshchilov and Hutter 2019).
 
-    A decay that is added to the gradient (`portnet.transforms.WeightDecay`) is divided by sqrt(V),
-    so that weights with large gradients hardly decay; here it is added afterwards. Every parameter
-    decays, biases included, as in PyTorch and optax, or only those of one name: ``only="W"``.
+    A decay that is added to the gradient (`portnet.transforms.WeightDecay`) is divided by
+    sqrt(v_hat), so that weights with large gradients hardly decay; here it is added afterwards.
 
-    Shapes: updates, gradients and m, v have the shapes of the parameters; t is 0-d.
+    Shapes: updates, gradients, m and v have the shapes of the parameters; t is 0-d.
+
+    Parameters
+    ----------
+    lr : float or function of t
+        Learning rate.
+    beta1, beta2, eps : float
+        As in `Adam`.
+    decay : float
+        The factor of weight decay, at least 0.
+    only : str, optional
+        The name of the parameters that decay, such as "W". By default every parameter decays,
+        biases included, as in PyTorch and optax.
 
     Examples
     --------
@@ -323,19 +396,23 @@ class AdamW(Adam):
 
     def init(self, params: Params) -> State:
         """t = 0, m = 0, v = 0; raises ValueError if no parameter is named `only`."""
-        decays(self, tree.paths(params))
+        decays(self, tree.paths(params))  # the paths of the parameters, such as "[0]['W']"
         return super().init(params)
 
     def update(self, grads: Params, state: State, params: Params) -> tuple[Params, State]:
-        """u = Adam's u - lr decay p."""
-        rate = _rate(self.lr, state.t) * self.decay
+        """u = Adam's u - lr decay param."""
+        lr_decay = _learning_rate(self.lr, state.t) * self.decay
         updates, state = super().update(grads, state, params)
+        # whether each parameter decays, in the order in which tree.map visits them
         decaying = iter(decays(self, tree.paths(params)))
-        u = tree.map(lambda u, p: u - rate * p if next(decaying) else u, updates, params)
-        return u, state
+
+        def decayed(u: Any, param: Any) -> Any:
+            return u - lr_decay * param if next(decaying) else u
+
+        return tree.map(decayed, updates, params), state
 
 
-OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {  # what Trainer(optimizer=...) accepts
     "sgd": SGD,
     "momentum": Momentum,
     "nesterov": Nesterov,
@@ -345,21 +422,21 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
 }
 
 
-def _rate(lr: Rate, t: Any) -> Any:
+def _learning_rate(lr: LearningRate, t: Any) -> Any:
     """Return lr or lr(t); raise ShapeError unless it is a number or a 0-d array like t."""
     if not callable(lr):
         return lr
-    rate = lr(t)
-    if isinstance(rate, int | float):  # also NumPy's float64, which would promote float32
-        return float(rate)
-    if hasattr(t, "dtype") and getattr(rate, "dtype", None) != t.dtype:
+    value = lr(t)
+    if isinstance(value, int | float):  # also NumPy's float64, which would promote float32
+        return float(value)
+    if hasattr(t, "dtype") and getattr(value, "dtype", None) != t.dtype:
         raise ShapeError(
             f"learning rate {lr}: expected a Python number or a 0-d {t.dtype} array like t, "
-            f"got {rate!r}"
+            f"got {value!r}"
         )
-    if getattr(rate, "shape", ()) != ():
-        raise ShapeError(f"learning rate {lr}: expected one number, got shape {rate.shape}")
-    return rate
+    if getattr(value, "shape", ()) != ():
+        raise ShapeError(f"learning rate {lr}: expected one number, got shape {value.shape}")
+    return value
 
 
 def _one_minus_power(beta: float, t: Any) -> Any:
@@ -370,14 +447,14 @@ def _one_minus_power(beta: float, t: Any) -> Any:
     return -expm1(t * math.log(beta))
 
 
-def _zeros_like(p: Any) -> Any:
-    return namespace(p).zeros_like(p)
+def _zeros_like(param: Any) -> Any:
+    return namespace(param).zeros_like(param)
 
 
 def _zero(params: Params) -> Any:
     """Return a 0-d zero of the dtype and on the device of the parameters; 0.0 if there are none."""
-    for p in tree.leaves(params):
-        return namespace(p).zeros((), dtype=p.dtype, device=device(p))
+    for param in tree.leaves(params):  # the first, if any
+        return namespace(param).zeros((), dtype=param.dtype, device=device(param))
     return 0.0
 
 

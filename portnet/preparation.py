@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import callbacks, tree
-from . import rng as random
+from . import callbacks, rng, tree
 from ._typing import Array
 from ._validation import check_integer, warn
 from .backend import Backend
@@ -142,7 +141,7 @@ def epoch_plan(trainer: TrainerLike, data: Dataset) -> str:
 
 def _new(trainer: TrainerLike, X: Array, y: Any, backend: Backend) -> Run:
     """Return a run with initial parameters."""
-    params, outputs = trainer.model.init(random.generator(trainer.seed), X.shape[1])
+    params, outputs = trainer.model.init(rng.generator(trainer.seed), X.shape[1])
     if trainer.params is not None:
         params = checks.parameters(trainer.params, params, backend)
     params = tree.map(lambda p: backend.asarray(p, backend.dtype), params)
@@ -159,7 +158,7 @@ def _resumed(trainer: TrainerLike, run: Run, plateau: bool) -> Run:
             raise ValueError(
                 "resume: expected a trainer without params: the run has the parameters"
             )
-        params, _ = trainer.model.init(random.generator(trainer.seed), run.inputs)
+        params, _ = trainer.model.init(rng.generator(trainer.seed), run.inputs)
         checks.parameters(run.params, params, run.backend)
         ours, theirs = _kind(trainer.optimizer), _kind(run.trainer.optimizer)
         if ours != theirs:
@@ -223,7 +222,7 @@ def _refuse_random_layers(run: Run, X: Array) -> None:
     """Raise ValueError for models with random outputs: L-BFGS compares values between steps."""
     x, model = X[: min(32, X.shape[0]), ...], run.trainer.model
     still, _ = model.forward(run.params, x)
-    drawn, _ = model.forward(run.params, x, random.key(run.trainer.seed, 0))
+    drawn, _ = model.forward(run.params, x, rng.key(run.trainer.seed, 0))
     if bool(run.backend.xp.any(still != drawn)):  # waits for the device
         raise ValueError(
             "LBFGS needs a loss that is the same in every evaluation, but this model draws at "

@@ -28,7 +28,7 @@ __all__ = [
     "glorot_uniform",
     "he_normal",
     "he_uniform",
-    "keep",
+    "keep_mask",
     "key",
     "lecun_normal",
     "lecun_uniform",
@@ -218,7 +218,7 @@ _ROW, _COLUMN, _LAYER = 0x61C88647, 0x3C6EF373, 0x2545F491  # odd, with well mix
 
 
 class Key(NamedTuple):
-    """The key from which a layer draws random numbers: two integers, which `keep` hashes.
+    """The key from which a layer draws random numbers: two integers, which `keep_mask` hashes.
 
     Both are Python ints, or int32 arrays (1, 1) in a traced step.
 
@@ -261,14 +261,14 @@ def fold(key: Key, index: int) -> Key:
     return Key(_signed(salt) if isinstance(salt, int) else salt, key.first)
 
 
-def keep(key: Key, x: Array, rate: float) -> Array:
+def keep_mask(key: Key, x: Array, rate: float) -> Array:
     """Return a mask of the shape of x (rows, columns), False with probability `rate`.
 
     Examples
     --------
     >>> import numpy as np
     >>> from portnet import rng
-    >>> kept = rng.keep(rng.key(seed=0, count=1), np.ones((100, 50)), rate=0.2)
+    >>> kept = rng.keep_mask(rng.key(seed=0, count=1), np.ones((100, 50)), rate=0.2)
     >>> kept.shape, round(float(kept.mean()), 1)
     ((100, 50), 0.8)
     """

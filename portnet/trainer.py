@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from . import callbacks
-from . import rng as random
+from . import callbacks, rng
 from ._typing import Array, Params
 from ._validation import (
     FORWARD_CALL,
@@ -352,12 +351,12 @@ def _train_epochs(
             done, params, state, step, progress = now
             epoch = run.epoch + done
             if trainer.batch_size is not None and trainer.shuffle:
-                data = replace(data, order=random.order(trainer.seed, epoch, rows))
+                data = replace(data, order=rng.order(trainer.seed, epoch, rows))
             end = run_epoch(
                 executor,
                 params,
                 state,
-                Epoch(data, batch, random.key(trainer.seed, epoch), scale),
+                Epoch(data, batch, rng.key(trainer.seed, epoch), scale),
                 interrupted,
                 done=step,
                 sums=progress[:2],

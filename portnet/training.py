@@ -1,15 +1,22 @@
 """Training: the training step, and the plain loop over batches.
 
-All functions are pure. `portnet.Trainer` (trainer.py) makes the same steps, faster, and adds
-validation, callbacks and a history.
+A step has four parts: the model, a layer (layers.py), predicts; the loss (losses.py) compares the
+prediction with the targets; the model propagates the gradient of the loss back to its parameters;
+the optimizer (optimizers.py) turns the gradients into updates, which are added to the parameters.
+
+Parameters, gradients and updates are pytrees: nested tuples, lists and dicts of arrays, such as
+``({"W": W1, "b": b1}, (), {"W": W2, "b": b2})``. ``tree.map(f, a, b)`` calls f with each array of a
+and the array at the same position in b, and returns the results as a pytree.
+
+All functions are pure: they modify no argument. `portnet.Trainer` (trainer.py) makes the same
+steps, faster, and adds validation, callbacks and a history.
 """
 
 from collections.abc import Callable, Iterable
 
-from . import rng as random
-from . import tree
-from ._typing import Array, Params, State
-from ._validation import check_integer, check_pair, name_of
+from . import rng, tree  # random numbers, pytrees
+from ._typing import Array, Params, State  # names of types, all Any
+from ._validation import check_integer, check_pair, name_of  # for errors with clear messages
 from .backend import ShapeError, backend_of, get_backend
 from .layers import Layer
 from .losses import Loss
@@ -17,23 +24,31 @@ from .optimizers import Optimizer
 
 __all__ = ["Step", "init", "make_step", "train_epoch"]
 
-Step = Callable[..., tuple[Params, State, Array]]
+Step = Callable[..., tuple[Params, State, Array]]  # the type of a training step
 
 
 def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
     """Return the training step: forward, loss, backward, update, as one pure function.
 
-    ``step(params, state, x, y, weight=None, key=None, scale=None) -> params, state, value``, for a
-    batch x (rows, n_in) with targets y and weights (rows,). `key` is what layers such as Dropout
-    draw from (`portnet.rng.key`; None as in inference), `scale` a 0-d factor of the updates, and
-    `value` the loss before the update, 0-d. No branch depends on the values of arrays, so that the
-    step can be compiled. Raises ShapeError if shapes do not match.
+    ``step(params, state, x, y, weight=None, key=None, scale=None) -> params, state, value``:
+
+    * `params` are the parameters of the model, first ``portnet.init(model)``;
+    * `state` is the state of the optimizer, first ``optimizer.init(params)``;
+    * `x` (rows, n_in) and `y` are the inputs and the targets of a batch;
+    * `weight` (rows,) holds the weights of the rows in the loss;
+    * `key` (`portnet.rng.key`) determines the random numbers of layers such as Dropout; without it
+      they work as in inference, that is, as for predictions after training;
+    * `scale`, a 0-d array (of shape ()), multiplies the updates;
+    * `value`, a 0-d array, is the loss before the update.
+
+    No branch depends on the values of arrays, so that `portnet.compile` can compile the step.
+    Raises ShapeError if shapes do not match.
 
     Examples
     --------
     >>> import numpy as np
     >>> import portnet
-    >>> net, sgd, X = portnet.mlp([1, 1]), portnet.SGD(0.1), np.array([[1.0], [2.0]])
+    >>> net, sgd, X = portnet.mlp([1, 1]), portnet.SGD(0.1), np.array([[1.0], [2.0]])  # y = x W + b
     >>> step = portnet.make_step(net, portnet.SquaredError(), sgd)
     >>> params = portnet.init(net, like=X)
     >>> params, state, before = step(params, sgd.init(params), X, 3.0 * X)
@@ -48,15 +63,16 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
         x: Array,
         y: Array,
         weight: Array | None = None,
-        key: random.Key | None = None,
+        key: rng.Key | None = None,
         scale: Array | None = None,
     ) -> tuple[Params, State, Array]:
         pred, cache = model.forward(params, x, key)
-        value, dpred = loss(pred, y, weight)
-        backward = model.backward(params, cache, dpred)
-        grads, _ = check_pair(model, "backward", "dparams, dx", backward)
-        update = optimizer.update(grads, state, params)
-        updates, state = check_pair(optimizer, "update", "updates, state", update)
+        value, dpred = loss(pred, y, weight)  # dpred: the gradient of value
+        pair = model.backward(params, cache, dpred)
+        # check_pair returns the pair, or raises TypeError if it is no pair; dx is not needed here
+        grads, _ = check_pair(model, "backward", "dparams, dx", pair)
+        pair = optimizer.update(grads, state, params)
+        updates, state = check_pair(optimizer, "update", "updates, state", pair)
         if scale is not None:
             updates = tree.map(lambda u: scale * u, updates)
         return _apply(params, updates, optimizer), state, value
@@ -65,10 +81,10 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
 
 
 def _apply(params: Params, updates: Params, optimizer: Optimizer) -> Params:
-    """Return p + u of all parameters; errors name the optimizer."""
+    """Return param + update for every parameter; errors name the optimizer."""
     try:
         return tree.map(_add, params, updates)
-    except ValueError as error:
+    except ValueError as error:  # other shapes, or another structure
         error.add_note(
             f"these are the updates of {name_of(optimizer)}: update(grads, state, params) returns "
             "updates, a pytree like params, and state"
@@ -76,13 +92,13 @@ def _apply(params: Params, updates: Params, optimizer: Optimizer) -> Params:
         raise
 
 
-def _add(p: Array, u: Array) -> Array:
-    if p.shape != u.shape or p.dtype != u.dtype:
+def _add(param: Array, update: Array) -> Array:
+    if param.shape != update.shape or param.dtype != update.dtype:
         raise ShapeError(
-            f"expected an update of shape {tuple(p.shape)} and dtype {p.dtype}, like its "
-            f"parameter, got {tuple(u.shape)} and {u.dtype}"
+            f"expected an update of shape {tuple(param.shape)} and dtype {param.dtype}, like its "
+            f"parameter, got {tuple(update.shape)} and {update.dtype}"
         )
-    return p + u
+    return param + update
 
 
 def init(
@@ -90,15 +106,19 @@ def init(
 ) -> Params:
     """Return initial parameters of a model: the same for the same seed on every backend.
 
+    A backend is an array library, a device and a floating dtype. The model's own method `init`
+    draws the parameters as NumPy arrays; this function moves them to the backend.
+
     Parameters
     ----------
     model : layer
     n_in : int, optional
         Number of inputs; not needed for models of `portnet.mlp`.
     seed : int
+        Seed of the random numbers, at least 0.
     like : array, optional
-        Where the parameters are created: in the library, on the device and with the floating dtype
-        of this array, which may have any shape. By default on the current backend.
+        The parameters are created on the backend of this array, which may have any shape. By
+        default they are on the current backend (`portnet.set_backend`).
 
     Examples
     --------
@@ -114,14 +134,14 @@ def init(
         raise ValueError("init: expected n_in, the number of inputs: the model does not define it")
     backend = get_backend() if like is None else backend_of(like)
     n_in, seed = check_integer("n_in", n_in, 1), check_integer("seed", seed, 0)
-    params, _ = model.init(random.generator(seed), n_in)
-    return tree.map(lambda p: backend.asarray(p, backend.dtype), params)
+    params, _ = model.init(rng.generator(seed), n_in)  # the second value is the number of outputs
+    return tree.map(lambda array: backend.asarray(array, backend.dtype), params)
 
 
 def train_epoch(
     step: Step, params: Params, state: State, batches: Iterable[tuple[Array, ...]]
 ) -> tuple[Params, State, list[Array]]:
-    """Make a step for each batch: forward, loss, backward, update.
+    """Make a step for each batch; return the new parameters and state, and the loss of each batch.
 
     Parameters
     ----------
@@ -130,12 +150,14 @@ def train_epoch(
     params, state : pytrees of arrays
         They are not modified. Start with ``state = optimizer.init(params)``.
     batches : iterable of (x, y) or (x, y, weight)
-        Each x is (rows, n_in).
+        Each x is (rows, n_in); y holds the targets, weight (rows,) the weights of the rows.
 
     Returns
     -------
-    params, state, values
-        After the last step; the loss of each batch before its step, 0-d arrays.
+    params, state : pytrees of arrays
+        After the last step.
+    values : list of 0-d arrays
+        The loss of each batch, before its update.
 
     Examples
     --------
@@ -148,8 +170,8 @@ def train_epoch(
     >>> state = adam.init(params)
     >>> for epoch in range(100):
     ...     batches = [(X[i : i + 10], y[i : i + 10]) for i in range(0, 40, 10)]
-    ...     params, state, losses = train_epoch(step, params, state, batches)
-    >>> bool(losses[-1] < 1e-2)
+    ...     params, state, values = train_epoch(step, params, state, batches)
+    >>> bool(values[-1] < 1e-2)
     True
     """
     values = []

@@ -86,7 +86,7 @@ def keep_by_hand(key, rows, columns, rate):
 def test_dropout_mask_is_equal_on_every_backend(rate, xp):
     key = rng.fold(rng.key(7, 3), 2)._replace(first=5)
     x = xp.asarray(np.zeros((11, 13)))
-    mask = xp.numpy(rng.keep(key, x, rate))
+    mask = xp.numpy(rng.keep_mask(key, x, rate))
     np.testing.assert_array_equal(mask, keep_by_hand(key, 11, 13, rate))
 
 
@@ -94,15 +94,15 @@ def test_key_of_arrays_gives_the_same_mask_as_key_of_integers(xp):
     x = xp.asarray(np.zeros((11, 13)))
     key = rng.key(7, 3)
     as_array = rng.Key(*(xp.asarray(np.array([[n]]), "int32") for n in key))
-    a, b = rng.keep(rng.fold(as_array, 1), x, 0.5), rng.keep(rng.fold(key, 1), x, 0.5)
+    a, b = rng.keep_mask(rng.fold(as_array, 1), x, 0.5), rng.keep_mask(rng.fold(key, 1), x, 0.5)
     np.testing.assert_array_equal(xp.numpy(a), xp.numpy(b))
 
 
 def test_mask_of_a_slice_is_the_slice_of_the_mask():
     key, x = rng.key(1, 0), np.zeros((10, 4))
-    whole = rng.keep(key, x, 0.5)
+    whole = rng.keep_mask(key, x, 0.5)
     for first in range(0, 10, 3):
-        part = rng.keep(key._replace(first=first), x[first : first + 3], 0.5)
+        part = rng.keep_mask(key._replace(first=first), x[first : first + 3], 0.5)
         np.testing.assert_array_equal(part, whole[first : first + 3])
 
 
@@ -117,7 +117,7 @@ def test_masks_are_uncorrelated_between_seeds_epochs_layers_and_rows():
         "layer 0.1": rng.fold(rng.fold(base, 0), 1),
         "layer 1.0": rng.fold(rng.fold(base, 1), 0),
     }
-    masks = {name: rng.keep(key, x, 0.5) for name, key in keys.items()}
+    masks = {name: rng.keep_mask(key, x, 0.5) for name, key in keys.items()}
     for a in masks:
         for b in masks:
             if a != b:  # independent masks agree in half of their cells
@@ -130,7 +130,7 @@ def test_masks_are_uncorrelated_between_seeds_epochs_layers_and_rows():
 
 @pytest.mark.parametrize("rate", [0.01, 0.2, 0.5, 0.9])
 def test_share_of_dropped_cells_is_the_rate(rate):
-    kept = rng.keep(rng.key(0, 0), np.zeros((1000, 200)), rate)
+    kept = rng.keep_mask(rng.key(0, 0), np.zeros((1000, 200)), rate)
     assert abs(1 - kept.mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / kept.size)
 
 

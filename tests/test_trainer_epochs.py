@@ -89,7 +89,7 @@ def test_interrupt_in_a_row_of_epochs_resumes_exactly(handler, monkeypatch):
         raise KeyboardInterrupt
 
     expected = trainer().fit(X, LABELS, epochs=12)
-    whole, calls = portnet.trainer.random.order, []
+    whole, calls = portnet.trainer.rng.order, []
 
     def order(seed, epoch, rows):
         calls.append(epoch)
@@ -100,7 +100,7 @@ def test_interrupt_in_a_row_of_epochs_resumes_exactly(handler, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler if handler == "default" else raises)
     try:
-        monkeypatch.setattr(portnet.trainer.random, "order", order)
+        monkeypatch.setattr(portnet.trainer.rng, "order", order)
         with pytest.warns(UserWarning, match="interrupted"):
             run = trainer().fit(X, LABELS, epochs=12)
     finally:

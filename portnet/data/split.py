@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import rng as random
+from .. import rng
 from ..backend import to_numpy
 from .checks import DataError
 from .dataset import Dataset
@@ -26,7 +26,7 @@ def split(fraction: float, data: Dataset, loss: Any, seed: int) -> tuple[Dataset
             f"validation={fraction:g} of {count} rows leaves no row to "
             f"{'validate' if held == 0 else 'train'} on: give more rows, or another fraction"
         )
-    order = random.shuffled(seed, count)
+    order = rng.shuffled(seed, count)
     if has_one_label(y, loss):
         host = to_numpy(y)
         labels = host.argmax(axis=1) if host.shape[1:] > (1,) else host.ravel()

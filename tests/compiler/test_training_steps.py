@@ -192,7 +192,7 @@ def test_dropout_steps_use_the_same_masks_as_eager_steps(rate):
 
 def test_mask_of_a_key_of_arrays_equals_the_eager_mask():
     def fn(x, salt, first):
-        return rng.keep(rng.fold(rng.Key(salt, first), 3), x, 0.4)
+        return rng.keep_mask(rng.fold(rng.Key(salt, first), 3), x, 0.4)
 
     compiled = portnet.compile(fn)
     x = a(6, 5)
