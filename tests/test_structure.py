@@ -67,6 +67,12 @@ ALLOWED = {
         "compiler/schedule",
         "compiler/views",
     },
+    "compiler/native/scan": {
+        "compiler/memory",
+        "compiler/native/jit",
+        "compiler/native/lowering",
+        "compiler/planner",
+    },
     "compiler/native_policy": {
         "compiler/ir",
         "compiler/native/jit",
@@ -99,12 +105,6 @@ ALLOWED = {
         "compiler/signature",
     },
     "compiler": {"compiler/api", "compiler/errors", "compiler/settings"},
-    "compiler/native/scan": {
-        "compiler/native/jit",
-        "compiler/native/lowering",
-        "compiler/planner",
-        "compiler/replay",
-    },
     "data": set(),
     "data/checks": {"_typing", "_validation", "backend", "losses", "metrics", "tree"},
     "data/dataset": {"_typing", "backend"},

@@ -15,7 +15,7 @@ from .ir import ELEMENTWISE, VIEWS, Node, Program, computed
 from .schedule import Step
 from .views import Strided, Strides, contiguous, region, root, viewed
 
-__all__ = ["ALIGN", "STAGED", "Base", "BufferAssignment", "Layout", "Location"]
+__all__ = ["ALIGN", "STAGED", "Base", "BufferAssignment", "Layout", "Location", "aligned"]
 
 ALIGN = 64  # bytes: a cache line
 
@@ -355,3 +355,10 @@ def _fitting(nbytes: int, sizes: list[int], free: list[int]) -> int:
         return len(sizes) - 1
     free.remove(best)
     return best
+
+
+def aligned(nbytes: int) -> Any:
+    """Return an array of so many bytes that begins at a cache line."""
+    raw = np.empty(nbytes + ALIGN, np.uint8)
+    start = -raw.ctypes.data % ALIGN
+    return raw[start : start + nbytes]

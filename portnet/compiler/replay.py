@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import MISS
-from .memory import ALIGN
+from .memory import aligned
 from .planner import Plan
 
-__all__ = ["Code", "Replay", "aligned", "guarded_call"]
+__all__ = ["Code", "Replay", "guarded_call"]
 
 
 class Code(NamedTuple):
@@ -102,13 +102,6 @@ class Replay:
         known = taken if own else [None] * len(taken)
         self.names.update({f"g{d}": a for d, a in zip(self.donated, known, strict=True)})
         self.names["owners"] = self.owners
-
-
-def aligned(nbytes: int) -> Any:
-    """Return an array of so many bytes that begins at a cache line."""
-    raw = np.empty(nbytes + ALIGN, np.uint8)
-    start = -raw.ctypes.data % ALIGN
-    return raw[start : start + nbytes]
 
 
 def guarded_call(args: Any, plan: Plan, names: dict[str, Any]) -> str:

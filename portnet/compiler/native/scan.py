@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..memory import aligned
 from ..planner import Plan
-from ..replay import aligned
 from .jit import machine_code
 from .lowering import Lowering
 
