@@ -32,7 +32,8 @@ from .backend import namespace
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau, Report
 from .data.dataset import Dataset
 from .divergence import divergence_error, warn_of_unscaled_inputs
-from .engine.epoch import Epoch, EpochExecutor, quiet, run_epoch
+from .engine.epoch import EpochExecutor, quiet, run_epochs
+from .engine.epoch_state import Epochs
 from .engine.full_batch import value_and_grad
 from .engine.interrupts import interrupts
 from .engine.packing import unpacked
@@ -252,7 +253,12 @@ def _epochs(
         train = partial(_one_iteration, function=full_gradient_of(run))
     else:
         per_epoch = -(-len(data) // (trainer.batch_size or len(data)))
+        executor = replace(executor, planned=options.epochs * per_epoch - run.step)
         train = partial(_train_epochs, executor=executor, history=history)
+        if data.weight is not None and executor.averaged:
+            with run.backend.active():
+                weight = data.weight / run.backend.xp.mean(data.weight)
+            train = partial(train, weight=weight)
     total = max(options.epochs * per_epoch - run.step, 0)
     monitored = options.early_stopping, options.reduce_on_plateau
     watched = (*monitored, held_out, run.metrics, options.callbacks, options.verbose)
@@ -331,8 +337,11 @@ def _train_epochs(
     executor: EpochExecutor,
     history: dict[str, list[float]],
     count: int,
+    weight: Array | None = None,
 ) -> tuple[Run, float | None]:
     """Train for up to `count` epochs, ending after 0.1 s or on Ctrl-C.
+
+    `weight`, if given, stands for that of the data.
 
     Returns the run before its last finished epoch is counted, and the loss of that; None if no
     epoch was finished. The losses of the epochs before it are in the history. The parameters are
@@ -340,39 +349,53 @@ def _train_epochs(
     """
     trainer, backend, rows = run.trainer, run.backend, len(data)
     batch = trainer.batch_size or rows
-    if data.weight is not None and executor.averaged:
-        data = replace(data, weight=data.weight / backend.xp.mean(data.weight))
+    data = data if weight is None else replace(data, weight=weight)
     scale = None if run._scale == 1 else backend.asarray(run._scale, backend.dtype)
+    shuffled = trainer.batch_size is not None and trainer.shuffle
     # What is reached so far changes in one assignment: an interrupt finds all of it, or nothing.
     now, losses = (0, run.params, run.state, run.step, run._progress), list[float]()
-    finite, stop = True, time.perf_counter() + 0.1
+    finite, one_by_one, stop = True, 0, time.perf_counter() + 0.1
     try:
         while now[0] < count:
             done, params, state, step, progress = now
-            epoch = run.epoch + done
-            if trainer.batch_size is not None and trainer.shuffle:
-                data = replace(data, order=rng.order(trainer.seed, epoch, rows))
-            end = run_epoch(
+            at_once = executor.epochs_at_once(0.05, rows, -(-rows // batch))
+            numbers = range(run.epoch + done, run.epoch + done + min(at_once, count - done))
+            numbers = numbers[:1] if one_by_one else numbers
+            end = run_epochs(
                 executor,
                 params,
                 state,
-                Epoch(data, batch, rng.key(trainer.seed, epoch), scale),
+                Epochs(
+                    data,
+                    batch,
+                    [rng.key(trainer.seed, n) for n in numbers],
+                    [rng.order(trainer.seed, n, rows) for n in numbers] if shuffled else None,
+                    scale,
+                ),
                 interrupted,
                 done=step,
                 sums=progress[:2],
                 advance=advance,
                 packed=True,
             )
-            finite = math.isfinite(end.loss) and end.finite
+            finite = end.finite and all(map(math.isfinite, end.losses))
+            if not finite and len(numbers) > 1:  # which epoch is it? They are made again
+                one_by_one = len(numbers)
+                continue
             if not finite:
                 break
-            if end.done * batch < rows:
+            one_by_one -= one_by_one > 0
+            ended = end.done * batch >= rows
+            finished = end.losses if ended else end.losses[:-1]
+            losses += [loss / rows if executor.averaged else loss for loss in finished]
+            done += len(finished)
+            if not ended:
                 if end.done:
-                    progress = EpochProgress(end.loss, end.finite_steps, epoch_plan(trainer, data))
+                    loss, plan = end.losses[-1], epoch_plan(trainer, data)
+                    progress = EpochProgress(loss, end.finite_steps, plan)
                     now = done, end.params, end.state, end.done, progress
                 break
-            losses.append(end.loss / rows if executor.averaged else end.loss)
-            now = done + 1, end.params, end.state, 0, EpochProgress()
+            now = done, end.params, end.state, 0, EpochProgress()
             if interrupted or time.perf_counter() > stop:
                 break
     except KeyboardInterrupt:  # raised between two epochs by a handler other than Python's
@@ -384,7 +407,7 @@ def _train_epochs(
     run = replace(run, params=unpacked(params), state=unpacked(state), epoch=run.epoch + last)
     run = replace(run, step=step, _progress=progress, _history=history)
     if not finite:
-        what, at = ("parameters", 0) if math.isfinite(end.loss) else ("loss", 1)
+        what, at = ("parameters", 0) if math.isfinite(end.losses[-1]) else ("loss", 1)
         at += int(end.finite_steps)
         raise divergence_error(run, data, f"the {what} stopped being finite", at)
     return run, losses[last] if done else None

@@ -178,17 +178,29 @@ class Compiled:
             return str(error)
         return entry.reason if isinstance(entry, _EagerCall) else ""
 
-    def bind(self, *args: Any) -> Any:
-        """Return a function of the arrays of such arguments, as a list, that checks nothing.
+    def executable(self, *args: Any) -> Any:
+        """Return what does calls with such arguments: an `executable.Executable`, or None.
 
-        The donated arrays, always the same, then hold the results. None where such calls run
-        eagerly, or where a result replaces no donated array. See `executable.Bound`.
+        None where they run eagerly.
         """
-        arrays: list[Any] = []
         if self.refusal(*args):
             return None
-        entry: Any = self._entries.get(self._key_of(args, {}, arrays))
-        return entry.bind(arrays) if hasattr(entry, "bind") else None
+        entry = self._entries.get(self._key_of(args, {}, []))
+        return entry if hasattr(entry, "bind") else None
+
+    def scan(
+        self, turns: Sequence[tuple[Any, int]], moving: list[Any], row_numbers: Sequence[int]
+    ) -> Any:
+        """Return calls as one compiled function, or None: see `executable.scan`.
+
+        `turns` has the arguments of the calls of a turn, and how many there are of them.
+        """
+        from .executable import scan
+
+        found = [(self.executable(*args), count) for args, count in turns]
+        if any(executable is None for executable, _ in found):
+            return None
+        return scan(found, moving, tuple(row_numbers))
 
     def release(self, least: int = 0) -> None:
         """Release the buffers of plans that hold more than `least` bytes, until the next call."""

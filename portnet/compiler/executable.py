@@ -14,7 +14,7 @@ from .replay import Code, Replay, guarded_call
 from .signature import key_of
 from .simplify import simplify
 
-__all__ = ["Bound", "Executable", "build"]
+__all__ = ["Bound", "Executable", "build", "scan"]
 
 
 def _call(lowering: Any, codegen: NumPyCodegen) -> None:
@@ -43,7 +43,8 @@ class Executable:
         self.pool: list[Replay] = []
         self.native = ""  # a summary of what is compiled
         self._generate(None)
-        self.calls_left = native_after(plan)  # until it is compiled
+        self.calls_left = native_after(plan)  # until machine code pays; below 0: it never does
+        self._lowered: dict[Any, Any] = {}  # by row numbers: see `scan`
 
     def _generate(self, lowering: Any) -> None:
         """Generate the code of the replay: machine code for what can be lowered, else NumPy calls.
@@ -94,8 +95,7 @@ class Executable:
         try:
             self._generate(lowering)
         except Exception as error:  # an error of LLVM must not end a training
-            message = f"there is no machine code, NumPy goes on: {type(error).__name__}: {error}"
-            warnings.warn(message, CompileWarning, stacklevel=3)
+            _warn_of_llvm(error)
         else:
             self.native = lowering.summary()
 
@@ -139,6 +139,14 @@ class Executable:
         same = all(a is b for a, b in zip(given, arrays, strict=True))
         return Bound(self, replay) if replaced and same else None
 
+    def lowered(self, row_numbers: tuple[int, ...]) -> Any:
+        """Return the plan as one compiled function, not yet compiled: see `native.scan.lowered`."""
+        from .native.scan import lowered
+
+        if row_numbers not in self._lowered:
+            self._lowered[row_numbers] = lowered(self.plan, row_numbers)
+        return self._lowered[row_numbers]
+
     def explain(self) -> str:
         """Return a description of the plan."""
         from .explain import explain
@@ -156,21 +164,54 @@ class Bound:
     def __init__(self, executable: Executable, replay: Replay) -> None:
         self.executable, self.replay = executable, replay
 
-    def __call__(self, arrays: list[Any]) -> None:
-        """Do a call: `arrays` are all those of the arguments, in their order."""
+    def __call__(self, arrays: list[Any]) -> bool:
+        """Do a call, and return whether machine code pays from now on: see `compile`.
+
+        `arrays` are all those of the arguments, in their order.
+        """
         executable = self.executable
         executable.calls_left -= 1
-        if executable.calls_left == 0:
-            executable._compile()
         if self.replay.code is not executable.code:  # it is machine code now
             self.replay = Replay(executable.plan, executable.code)
             self.replay.prepare(list(arrays), executable.others)
         self.replay.function(*arrays)
+        return executable.calls_left == 0
+
+    def compile(self) -> None:
+        """Use machine code from now on, for what can be lowered."""
+        if not self.executable.native:
+            self.executable._compile()
 
     def close(self) -> None:
         """Return the buffers to the pool of the plan."""
         if self.replay.code is self.executable.code:
             self.executable.pool.append(self.replay)
+
+
+def scan(
+    turns: list[tuple[Executable, int]], moving: list[Any], row_numbers: tuple[int, ...]
+) -> Any:
+    """Return calls of plans, in turns, as one compiled function: see `native.scan.Scan`.
+
+    `moving` are the arguments: array, bytes that it moves with each call, and with each turn. None
+    where a part of a plan needs NumPy.
+    """
+    lowered = [executable.lowered(row_numbers) for executable, _ in turns]
+    if None in lowered:
+        return None
+    from .native.scan import Moving, Scan
+
+    plans = [(e.plan, low, n) for (e, n), low in zip(turns, lowered, strict=True)]
+    try:
+        return Scan(plans, [Moving(*m) for m in moving])
+    except Exception as error:  # an error of LLVM must not end a training
+        _warn_of_llvm(error)
+        return None
+
+
+def _warn_of_llvm(error: Exception) -> None:
+    message = f"there is no machine code, NumPy goes on: {type(error).__name__}: {error}"
+    warnings.warn(message, CompileWarning, stacklevel=3)
 
 
 def build(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs: Any) -> Executable:

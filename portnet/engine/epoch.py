@@ -1,87 +1,27 @@
-"""The loop over the batches of an epoch, for Trainer and for the estimators.
+"""The loop over the batches of epochs, for Trainer and for the estimators.
 
 `portnet.train_epoch` is the definition; this is faster and means the same: `step_executor` makes
-compiled steps where the backend allows it. Callers do not see this: inputs are copied, and results
-are never overwritten.
+compiled steps where the backend allows it, and `epoch_scan` compiles the loop itself. Callers do
+not see this: inputs are copied, and results are never overwritten.
 """
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import tree
-from .._typing import Array, Params, State
+from .._typing import Params, State
 from ..backend import read_floats
-from ..data.dataset import Batch, Dataset
-from ..rng import Key
-from .compile_cache import compiler_for, release
+from .compile_cache import compiler_for, is_cacheable, release
+from .epoch_scan import most_epochs
+from .epoch_state import Epochs, EpochState
 from .packing import PackedTree, unpacked
-from .step_executor import StepExecutor, step_executor, take
+from .step_executor import StepExecutor, step_executor
 
-__all__ = ["Epoch", "EpochExecutor", "EpochResult", "EpochState", "quiet", "run_epoch"]
-
-
-class EpochState(NamedTuple):
-    """Parameters, optimizer state (pytrees, or packed), sums, and the number of steps so far.
-
-    The sums (2,) are that of the losses, and the number of steps after which it was finite: once it
-    is not, it stays so, and the next step was the first bad one. They stay on the device until they
-    are read.
-    """
-
-    params: Params
-    state: State
-    sums: Array
-    done: int = 0
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over a dataset, in batches of `size` rows.
-
-    `key` is the epoch's random key; each step has its own `first`. `scale`, 0-d, multiplies the
-    updates. `order` is the dataset's, where a step takes from it.
-    """
-
-    dataset: Dataset
-    size: int
-    key: Key | None = None
-    scale: Array | None = None
-    order: Any = None
-
-    def on_device(self) -> "Epoch":
-        """Return the epoch with its order where a step takes from it."""
-        data, order = self.dataset, self.dataset.order
-        if data.backend.compiler == "jit":  # it would compile each slice by itself
-            every = np.arange(len(data)) if self.size < len(data) else None
-            return replace(self, order=every if order is None else order)
-        return self if order is None else replace(self, order=data.backend.asarray(order))
-
-    def inputs(self, begin: int, key: Key | None) -> tuple[Batch, Array | None, Key | None]:
-        """Return arrays, the rows to take of them (None: all), and the key of a step.
-
-        `key` has NumPy arrays (1, 1) for the numbers of the key, so that these may change under one
-        plan; they are overwritten by the next step. None: the numbers are Python's.
-        """
-        data, index = self.dataset, None
-        part = slice(begin, min(begin + self.size, len(data)))
-        arrays: Any = data.arrays
-        if self.order is not None:
-            index = self.order[part]
-            index = data.backend.asarray(index) if data.backend.compiler == "jit" else index
-        elif part.stop - part.start < len(data):
-            first = data.X if data.is_csr else data.X[part, ...]
-            arrays = first, *(a if a is None else a[part, ...] for a in arrays[1:])
-        if data.is_csr:
-            arrays, index = (data.dense_or_sparse(part), *take(arrays[1:], index)), None
-        if self.key is None or key is None:
-            return arrays, index, self.key and self.key._replace(first=begin)
-        key.salt[0, 0], key.first[0, 0] = self.key.salt, begin
-        if not data.backend.is_host:
-            key = Key(*[data.backend.asarray(number.copy()) for number in key])
-        return arrays, index, key
+__all__ = ["EpochExecutor", "EpochResult", "quiet", "run_epochs"]
 
 
 @dataclass(frozen=True)
@@ -97,62 +37,64 @@ class EpochExecutor:
         Whether the value of a step is a mean over its rows; it then counts once for each row.
     compiled : bool
         Whether to compile the step where the backend allows it.
+    planned : int
+        How many steps will be made at least: machine code must pay for itself.
     """
 
     make: Callable[..., Callable[..., Any]]
     parts: tuple[Any, ...]
     averaged: bool = True
     compiled: bool = True
+    planned: int = 0
     _steps: list[StepExecutor] = field(default_factory=list, compare=False, repr=False)
 
     def run(
-        self, start: EpochState, epoch: Epoch, after: Callable[[], Any] = lambda: False
+        self,
+        start: EpochState,
+        epochs: Epochs,
+        after: Callable[[int], Any] = lambda made: False,
     ) -> EpochState:
-        """Make steps from step `start.done` to the end of the epoch; return the state after them.
+        """Make steps from `start` to the end of the last epoch; return the state after them.
 
-        `after` is called after each step, and ends the epoch there if it returns True. A
-        KeyboardInterrupt has the state after the last finished step as its `ahead`.
+        `after` is called after each step, or after several with their number, and ends the training
+        there if it returns True. A KeyboardInterrupt has the state after the last finished step as
+        its `ahead`.
         """
-        epoch = epoch.on_device()
-        begins = range(start.done * epoch.size, len(epoch.dataset), epoch.size)
-        step = self._step(start, epoch, begins)
-        packed = step.pack(*start[:3])
-        done = start.done
-        torn = False  # in the middle of a packed step
-        try:
-            for begin in begins:
-                torn = step.packed
-                packed = step(packed, epoch.inputs(begin, step.key), epoch.scale)
-                torn, done = False, done + 1
-                step.warn_if_eager()
-                if after():
-                    break
-        except KeyboardInterrupt as error:  # raised by a signal handler other than Python's
-            if torn:  # the packed vectors are half written: the finished steps are made again
-                packed = step.pack(*start[:3])
-                for begin in begins[: done - start.done]:
-                    packed = step(packed, epoch.inputs(begin, step.key), epoch.scale)
-            error.ahead = EpochState(*step.result(packed), done)  # type: ignore[attr-defined]
-            raise
-        return EpochState(*step.result(packed), done)
+        epochs = epochs.on_device()
+        step, now, stopped = self._step(start, epochs), start, False
+        while not stopped and now.made(epochs) < len(epochs.keys) * epochs.steps:
+            scan, before, began = step.scan(now, epochs, self.planned), now, time.perf_counter()
+            try:
+                if scan is None:
+                    now, stopped = _run_by_calls(step, now, epochs, after)
+                else:
+                    now, stopped = scan.run(now, epochs, after)
+                made = now.made(epochs) - before.made(epochs)
+                step.seconds = (time.perf_counter() - began) / made
+            except KeyboardInterrupt as error:  # raised by a signal handler other than Python's
+                error.ahead = getattr(error, "ahead", now)  # type: ignore[attr-defined]
+                raise
+        return now
 
-    def _step(self, start: EpochState, epoch: Epoch, begins: range) -> StepExecutor:
-        """Return how steps are made: as in the epoch before."""
-        dataset, kept = epoch.dataset, bool(begins) and not epoch.dataset.is_csr
+    def _step(self, start: EpochState, epochs: Epochs) -> StepExecutor:
+        """Return how steps are made: as in the epochs before."""
+        kept = epochs.steps > start.done and not epochs.dataset.is_csr
         if not kept or not self._steps:
-            compiler = compiler_for(dataset.backend, self.compiled) if kept else ""
-            step = step_executor(
-                self.make,
-                self.parts,
-                self.averaged,
-                compiler,
-                start[:3],
-                lambda key: (*epoch.inputs(begins[0], key), epoch.scale),
-            )
+            compiler = compiler_for(epochs.dataset.backend, self.compiled) if kept else ""
+            step = step_executor(self.make, self.parts, self.averaged, compiler, start, epochs)
             if not kept:
                 return step
             self._steps.append(step)
         return self._steps[0]
+
+    def epochs_at_once(self, seconds: float, rows: int, steps: int) -> int:
+        """Return how many epochs of so many steps take about so long; 1 unless it may be more.
+
+        Whoever trains several epochs at once looks at them afterwards, and may have to make them
+        again, one by one: that must not be seen from outside, as in a user's own layer.
+        """
+        taken = self._steps[0].seconds * steps if self._steps and is_cacheable(self.parts) else 0
+        return max(1, min(int(seconds / taken), most_epochs(rows))) if taken else 1
 
     def close(self) -> None:
         """Release the memory of compiled functions."""
@@ -162,26 +104,67 @@ class EpochExecutor:
         release()
 
 
-class EpochResult(NamedTuple):
-    """The result of an epoch: parameters and state (pytrees, or packed), numbers as floats.
+def _run_by_calls(
+    step: StepExecutor, start: EpochState, epochs: Epochs, after: Callable[[int], Any]
+) -> tuple[EpochState, bool]:
+    """Make steps one by one, until the end, or until a scan pays; return whether `after` ended it.
 
-    `loss` is the sum of the losses, `finite_steps` the number of steps after which it was finite,
-    `done` the number of steps made; `finite` is whether everything looked at is finite.
+    Steps are numbered through all epochs.
+    """
+    steps, first = epochs.steps, start.made(epochs)
+    packed, before, made = step.pack(start), list(start.before), first
+    torn = stopped = False  # torn: in the middle of a packed step
+
+    def make(number: int) -> Any:
+        epoch, s = divmod(number, steps)
+        current = packed
+        if epoch > len(before):
+            current, sums = step.restart_sums(packed)
+            before.append(sums)
+        return step(current, epochs.inputs(epoch, s, step.key), epochs.scale)
+
+    try:
+        for number in range(first, steps * len(epochs.keys)):
+            torn = step.packed
+            packed = make(number)
+            torn, made = False, number + 1
+            step.warn_if_eager()
+            stopped = bool(after(1))
+            if stopped or step.scan_pays:
+                break
+    except KeyboardInterrupt as error:  # raised by a signal handler other than Python's
+        if torn:  # the packed vectors are half written: the finished steps are made again
+            packed, before = step.pack(start), list(start.before)
+            for number in range(first, made):
+                packed = make(number)
+        done = made - len(before) * steps
+        error.ahead = EpochState(*step.result(packed), done, tuple(before))  # type: ignore[attr-defined]
+        raise
+    done = made - len(before) * steps
+    return EpochState(*step.result(packed), done, tuple(before)), stopped
+
+
+class EpochResult(NamedTuple):
+    """The result of epochs: parameters and state (pytrees, or packed), numbers as floats.
+
+    `losses` has the sum of the losses of each epoch that was begun. Of the last one of these,
+    `finite_steps` is the number of steps after which the sum was finite, and `done` the number of
+    steps made. `finite` is whether everything looked at is finite.
     """
 
     params: Params
     state: State
-    loss: float
+    losses: list[float]
     finite_steps: float
     done: int
     finite: bool
 
 
-def run_epoch(
+def run_epochs(
     executor: EpochExecutor,
     params: Params,
     state: State,
-    epoch: Epoch,
+    epochs: Epochs,
     interrupted: list[int],
     *,
     done: int = 0,
@@ -190,44 +173,47 @@ def run_epoch(
     look_at: Callable[[Params, State], Any] = lambda params, state: params,
     packed: bool = False,
 ) -> EpochResult:
-    """Make the steps of an epoch, from step `done` on, until its end or an interrupt.
+    """Make the steps of epochs, from step `done` of the first on, until their end or an interrupt.
 
-    The epoch ends after the step in which the list `interrupted` becomes non-empty. A
-    KeyboardInterrupt raised within, by a signal handler other than Python's, is appended to the
-    list, and the finished steps count: what follows is the same under every handler. `sums` are
-    those of the steps before; `advance` is called after each step; `look_at` returns the arrays
-    that must be finite. `packed` allows the result to be packed: the next epoch may begin with it,
-    and `packing.unpacked` returns its pytree. The host waits for the device here, once per epoch.
-    Call it under `quiet()`.
+    They end after the step in which the list `interrupted` becomes non-empty. A KeyboardInterrupt
+    raised within, by a signal handler other than Python's, is appended to the list, and the
+    finished steps count: what follows is the same under every handler. `sums` are those of the
+    steps before; `advance` is called with a number of steps after these; `look_at` returns the
+    arrays that must be finite. `packed` allows the result to be packed: the next epoch may begin
+    with it, and `packing.unpacked` returns its pytree. The host waits for the device here, once per
+    call. Call it under `quiet()`.
     """
-    backend = epoch.dataset.backend
+    backend = epochs.dataset.backend
     xp = backend.xp
     start = EpochState(params, state, np.asarray(sums), done)
     if not backend.is_host:
         wide = xp.float64 if backend.supports("float64") else xp.float32
         start = start._replace(sums=xp.asarray(sums, dtype=wide, device=backend.device))
 
-    def after() -> bool:
-        advance(1)
+    def after(made: int) -> bool:
+        advance(made)
         return bool(interrupted)
 
     try:
-        end = executor.run(start, epoch, after)
+        end = executor.run(start, epochs, after)
     except KeyboardInterrupt as error:
         interrupted.append(0)
         end = getattr(error, "ahead", start)  # the start: interrupted again before it was known
     vectors = [t.vectors if isinstance(t, PackedTree) else t for t in (end.params, end.state)]
     looked_at = tree.leaves(look_at(*vectors))
     if backend.is_host:
-        loss, finite_steps = end.sums.tolist()
-        finite = [np.isfinite(a).all() for a in looked_at]
+        losses = [float(s[0]) for s in (*end.before, end.sums)]
+        finite_steps, finite = float(end.sums[1]), [np.isfinite(a).all() for a in looked_at]
     else:
         flags = [xp.astype(xp.all(xp.isfinite(a)), wide) for a in looked_at]
-        loss, finite_steps, *finite = read_floats([end.sums[0], end.sums[1], *flags])
+        before = [s[0] for s in end.before]
+        numbers = read_floats([end.sums[1], *flags, *before, end.sums[0]])
+        finite_steps, finite = numbers[0], numbers[1 : 1 + len(flags)]
+        losses = numbers[1 + len(flags) :]
     params, state = end.params, end.state
     if not packed:
         params, state = unpacked(params), unpacked(state)
-    return EpochResult(params, state, loss, finite_steps, end.done, all(finite))
+    return EpochResult(params, state, losses, finite_steps, end.done, all(finite))
 
 
 def quiet() -> Any:

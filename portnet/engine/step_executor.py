@@ -21,12 +21,11 @@ from ..compiler import CompileWarning
 from ..data.dataset import Batch
 from ..rng import Key
 from .compile_cache import compile_cached
+from .epoch_scan import EpochScan, epoch_scan
+from .epoch_state import Epochs, EpochState, Inputs, take
 from .packing import UNPACKED, PackedTree, Packing, unpacked
 
-__all__ = ["StepExecutor", "step_executor", "take"]
-
-# The arrays of a batch, the rows to take of them (None: all), the key: see `Epoch.inputs`.
-Inputs = tuple[Batch, Array | None, Key | None]
+__all__ = ["StepExecutor", "step_executor"]
 
 
 class StepExecutor:
@@ -37,16 +36,20 @@ class StepExecutor:
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Any,
         packings: Any = UNPACKED,
         reason: str = "",
         key: Key | None = None,
     ) -> None:
         self.function, self.packings, self.reason, self.key = function, packings, reason, key
+        self.executable: Any = None  # of the first batch
         self.packed = isinstance(packings[0], Packing)
+        self.seconds = 0.0  # per step, as measured; 0: unknown
+        self.scan_pays = False  # whether it is time to make a scan
         self._vectors: Any = None  # params, state, sums
         self._current: Any = (None, None)  # the packed pytrees whose values the vectors have
         self._bound: dict[Any, Any] = {}  # by what may differ between batches
+        self._scans: dict[Any, EpochScan | None] = {}  # by what may differ between epochs
 
     def __call__(self, packed: Any, inputs: Inputs, scale: Array | None) -> Any:
         """Make the step of a batch; return params, state, sums in the form that it takes."""
@@ -55,15 +58,42 @@ class StepExecutor:
         arrays, index, key = inputs
         rows = arrays[1] if index is None else index
         kind = rows.shape[0], index is None, scale is None
+        params, state, sums = packed
+        flat = [*params.values(), *state.values(), sums, *arrays, index, *(key or ()), scale]
+        flat = [a for a in flat if a is not None]
         if kind not in self._bound:
-            self._bound[kind] = self.function.bind(*packed, *inputs, scale)  # type: ignore[attr-defined]
+            executable = self.function.executable(*packed, *inputs, scale)
+            self._bound[kind] = executable and executable.bind(flat)
         bound = self._bound[kind]
         if bound is None:
             return self.function(*packed, *inputs, scale)
-        params, state, sums = packed
-        flat = [*params.values(), *state.values(), sums, *arrays, index, *(key or ()), scale]
-        bound([a for a in flat if a is not None])
+        self.scan_pays = bound(flat)
         return packed
+
+    def scan(self, start: EpochState, epochs: Epochs, planned: int) -> EpochScan | None:
+        """Return the epochs as machine code, if that pays and can be made; else None."""
+        if self.executable is None:
+            return None
+        flags = epochs.orders is None, epochs.keys[0] is None, epochs.scale is None
+        kind = epochs.size, epochs.rows, *flags, *map(id, epochs.dataset.arrays)
+        if kind not in self._scans:
+            if not (self.scan_pays or 0 < self.executable.calls_left <= planned):
+                return None
+            self.scan_pays = False
+            self._scans[kind] = epoch_scan(self, self.function, self.pack(start), epochs)
+            if self._scans[kind] is None:
+                for bound in self._bound.values():
+                    bound.compile()
+        return self._scans[kind]
+
+    def restart_sums(self, packed: Any) -> Any:
+        """Return params, state, sums with sums of 0, and a copy of the sums before."""
+        params, state, sums = packed
+        if not self.packed:
+            return (params, state, 0.0 * sums), sums
+        before = sums.copy()
+        sums[...] = 0.0
+        return packed, before
 
     def close(self) -> None:
         """Return the buffers of bound steps."""
@@ -71,9 +101,11 @@ class StepExecutor:
             if bound is not None:
                 bound.close()
         self._bound.clear()
+        self._scans.clear()
 
-    def pack(self, params: Params, state: State, sums: Array) -> tuple[Any, Any, Any]:
+    def pack(self, start: EpochState) -> tuple[Any, Any, Any]:
         """Return parameters, state and sums in the form that `function` takes."""
+        params, state, sums = start[:3]
         if not self.packed:
             return params, state, sums
         if self._vectors is None:
@@ -85,6 +117,11 @@ class StepExecutor:
                 self.packings[1].fill(self._vectors[1], state)
             self._vectors[2][...] = sums
         self._current = None, None
+        return self._vectors  # type: ignore[no-any-return]
+
+    @property
+    def vectors(self) -> tuple[Any, Any, Any]:
+        """Parameters, state and sums, packed: what compiled steps work in."""
         return self._vectors  # type: ignore[no-any-return]
 
     def result(self, packed: Any) -> tuple[Params, State, Array]:
@@ -108,20 +145,20 @@ def step_executor(
     parts: tuple[Any, ...],
     averaged: bool,
     compiler: str,
-    start: tuple[Params, State, Array],
-    inputs: Callable[[Key | None], tuple[Any, ...]],
+    start: EpochState,
+    epochs: Epochs,
 ) -> StepExecutor:
     """Return how the step that `make` makes from `parts` is executed; see `EpochExecutor`.
 
-    `compiler` is that of `compile_cache.compiler_for`, "" for none; `inputs` returns a first batch
-    and the scale. A step that cannot be compiled runs eagerly, with a warning that says why.
+    `compiler` is that of `compile_cache.compiler_for`, "" for none. A step that cannot be compiled
+    runs eagerly, with a warning that says why.
     """
     eager = functools.partial(_step_and_sum, make(*parts), averaged, UNPACKED)
     if not compiler:
         return StepExecutor(eager)
     packings: Any = UNPACKED
     if compiler == "replay":
-        params, state = unpacked(start[0]), unpacked(start[1])
+        params, state = unpacked(start.params), unpacked(start.state)
         if not tree.leaves(params):
             return StepExecutor(eager)
         try:
@@ -131,8 +168,13 @@ def step_executor(
     made = _MakeStepAndSum(make, averaged)
     function = compile_cached(made, *parts, form=packings, donate=(0, 1, 2))
     step = StepExecutor(function, packings, key=Key(_number(), _number()))
-    reason = function.refusal(*step.pack(*start), *inputs(step.key))
-    return StepExecutor(eager, reason=reason) if reason else step
+    args = *step.pack(start), *epochs.inputs(0, start.done, step.key), epochs.scale
+    reason = function.refusal(*args)
+    if reason:
+        return StepExecutor(eager, reason=reason)
+    if step.packed:
+        step.executable = function.executable(*args)
+    return step
 
 
 @dataclass(frozen=True)
@@ -174,10 +216,3 @@ def _step_and_sum(
 
 def _number() -> Any:
     return np.zeros((1, 1), np.int32)
-
-
-def take(arrays: Any, index: Array | None) -> Any:
-    """Return these rows of every array; None: all."""
-    if index is None:
-        return arrays
-    return tuple(a if a is None else namespace(index).take(a, index, axis=0) for a in arrays)

@@ -17,7 +17,8 @@ from .._typing import Array, Params
 from ..backend import namespace
 from ..data.dataset import Dataset
 from ..engine.compile_cache import compile_cached, compiler_for, release
-from ..engine.epoch import Epoch, EpochExecutor, run_epoch
+from ..engine.epoch import EpochExecutor, run_epochs
+from ..engine.epoch_state import Epochs
 from ..engine.inference import forward_dataset
 from ..engine.interrupts import interrupts
 from ..engine.packing import unpacked
@@ -152,11 +153,11 @@ def _epoch(
 ) -> FitState:
     """Train one epoch; its loss, the mean over the rows, is NaN if it diverged."""
     state = now.solver.state
-    end = run_epoch(
+    end = run_epochs(
         executor,
         now.params,
         state,
-        Epoch(data, size),
+        Epochs(data, size),
         interrupted,
         look_at=lambda params, state: (params, state),
         packed=True,
@@ -165,7 +166,7 @@ def _epoch(
         now,
         params=end.params,
         solver=replace(now.solver, state=end.state),
-        loss=end.loss / len(data) if end.finite else math.nan,
+        loss=end.losses[-1] / len(data) if end.finite else math.nan,
         n_iter=now.n_iter + 1,
         t=now.t + len(data),
     )

@@ -20,7 +20,8 @@ from portnet.backend import get_backend
 from portnet.compiler import schedule, tracer
 from portnet.data.dataset import Dataset
 from portnet.engine import compile_cache
-from portnet.engine.epoch import Epoch, EpochExecutor, EpochState
+from portnet.engine.epoch import EpochExecutor
+from portnet.engine.epoch_state import Epochs, EpochState
 from portnet.engine.packing import unpacked
 from portnet.optimizers import OPTIMIZERS
 from portnet.transforms import ClipNorm, WeightDecay, chain
@@ -304,8 +305,8 @@ def check_steps_equal_eager(optimizer, dtype="float64", dropout=0.2):
         for epoch in range(3):
             order = np.random.default_rng(epoch).permutation(50)
             data = Dataset(get_backend(), X, y, weight, order)
-            start = state._replace(done=0, sums=np.zeros(2))
-            state = executor.run(start, Epoch(data, 16, portnet.rng.key(0, epoch)))
+            start = state._replace(done=0, sums=np.zeros(2), before=())
+            state = executor.run(start, Epochs(data, 16, [portnet.rng.key(0, epoch)]))
             state = state._replace(params=unpacked(state.params), state=unpacked(state.state))
             kept.append((state, [np.array(a) for a in tree.leaves(state)]))
         for then, copies in kept:

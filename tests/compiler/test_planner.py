@@ -25,7 +25,8 @@ import portnet
 from portnet.backend import get_backend
 from portnet.compiler import memory, numpy_codegen, replay, schedule
 from portnet.data.dataset import Dataset
-from portnet.engine.epoch import Epoch, EpochExecutor, EpochState
+from portnet.engine.epoch import EpochExecutor
+from portnet.engine.epoch_state import Epochs, EpochState
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -75,8 +76,8 @@ def test_optimizer_updates_all_parameters_in_one_group():
         executor = EpochExecutor(portnet.make_step, (net, portnet.SquaredError(), adam))
         X, y = np.ones((8, 4), np.float32), np.ones((8, 3), np.float32)
         start = EpochState(params, adam.init(params), np.zeros(2))
-        step = executor._step(start, Epoch(Dataset(get_backend(), X, y), 8), range(1))
-        packed = step.pack(*start[:3])
+        step = executor._step(start, Epochs(Dataset(get_backend(), X, y), 8))
+        packed = step.pack(start)
         (planned,) = step.function._entries.values()
         counts.append(sum(n.op == "sqrt" for n in planned.plan.operations))
         assert planned.plan.donated.keys() == {0, 1, 2}

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import portnet
 from portnet import MLPClassifier, MLPRegressor
-from portnet.engine import epoch
+from portnet.engine import epoch_state
 from portnet.estimators import objective, solvers
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -117,7 +117,7 @@ def test_keyboard_interrupt_of_compiled_steps_keeps_the_finished_steps(solver, w
     """The finished steps are kept, whether it comes between two steps or within one."""
     from portnet.compiler.executable import Bound
 
-    count, finished, steps, target = 0, 10, [], (epoch.Epoch, "inputs")
+    count, finished, steps, target = 0, 10, [], (epoch_state.Epochs, "inputs")
     if where == "in a step":
         finished, target = 11, (Bound, "__call__")
     whole = getattr(*target)

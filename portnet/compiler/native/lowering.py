@@ -122,6 +122,16 @@ class Lowering:
         self.done += len(step.nodes)
         return True
 
+    def add_copy(self, leaf: Node, number: int) -> bool:
+        """Lower the copy of a result into a donated argument; return whether it is supported."""
+        given = self.plan.program.inputs[number]
+        try:
+            to = self._access(given)
+            self.items.append(_single_loop(given.shape, "positive", (self._access(leaf),), to))
+        except UnsupportedError:
+            return False
+        return True
+
     def compile(self) -> dict[str, Any]:
         """Return the compiled functions by name."""
         names = tuple([f"segment{i}" for i in range(self.count)])
@@ -445,12 +455,21 @@ class Lowering:
                 raise UnsupportedError("strides")
             by_column.append(columnwise)
         kinds = _kind(x.shape), _kind(W.shape)
-        if "one" in kinds or kinds == ("row", "column") or (a.base, a.offset) == (b.base, b.offset):
-            raise UnsupportedError("a product that is none of matrices")
+        if (a.base, a.offset) == (b.base, b.offset):
+            raise UnsupportedError("a product of a matrix with itself")
+        if "one" in kinds:
+            of_one = [
+                i._replace(strides=broadcast(n.shape, i.strides, node.shape))
+                for n, i in ((x, a), (W, b))
+            ]
+            self.items += _scaled(node.shape, out, *of_one)
+            return
         item = _CompiledCall([self._span(x), self._span(W)], [self._span(node)], [])
         pa, pb, po = (self._pointer(i.base, i.offset, item.lines) for i in (a, b, out))
         t = "float" if width == 4 else "double"
-        if kinds[0] == "matrix" and kinds[1] == "column":
+        if kinds == ("row", "column"):
+            call, given = "dot", f"INT {k}, ptr {pa}, INT 1, ptr {pb}, INT 1"
+        elif kinds[0] == "matrix" and kinds[1] == "column":
             call, (order, lead) = "gemv", _order(x.shape, by_column[0])
             given = f"{order}, i32 111, INT {m}, INT {k}, {t} 1.0, ptr {pa}, INT {lead}"
             given += f", ptr {pb}, INT 1, {t} 0.0, ptr {po}, INT 1"
@@ -468,7 +487,16 @@ class Lowering:
         if found is None:
             raise UnsupportedError("BLAS")
         given = given.replace("INT", f"i{found.bits}")
-        item.lines.append(f"call void {self._address(found.function)}({given})")
+        if call == "dot":  # NumPy adds it to 0, which has no effect but on -0
+            self.named += 1
+            value = f"%d{self.named}"
+            item.lines += [
+                f"{value} = call {t} {self._address(found.function)}({given})",
+                f"{value}.0 = fadd {t} {value}, 0.0",
+                f"store {t} {value}.0, ptr {po}",
+            ]
+        else:
+            item.lines.append(f"call void {self._address(found.function)}({given})")
         self.items.append(item)
 
     def _take(self, node: Node) -> None:
@@ -533,6 +561,18 @@ def _single_loop(shape: tuple[int, ...], op: str, operands: tuple[Any, ...], out
     loop.reads = [(a.base, *a.span(shape)) for a in loop.read]
     loop.writes = [(out.base, *out.span(shape))]
     return loop
+
+
+def _scaled(shape: tuple[int, ...], out: Access, *given: Access) -> list[_CompiledCall]:
+    """Return the product of a matrix of one element with a row or a column.
+
+    Of several elements NumPy adds it to 0 (by axpy), which has no effect but on -0.
+    """
+    items: list[_CompiledCall] = [_single_loop(shape, "multiply", given, out)]
+    if prod(shape) > 1:
+        zero = number(np.asarray(0, out.dtype))
+        items.append(_single_loop(shape, "add", (out, zero), out))
+    return items
 
 
 def _order(shape: tuple[int, ...], by_column: bool) -> tuple[str, int]:

@@ -5,7 +5,7 @@ taken from the ufunc as ``numpy/ufuncobject.h`` lays it out; a product is looked
 library that NumPy has loaded. Each is tried against NumPy before it is used, once; what cannot be
 found, or gives other bits, is None.
 
-Source: NumPy C-API, "UFunc API" (PyUFuncGenericFunction, PyUFuncObject); CBLAS (gemm, gemv).
+Source: NumPy C-API, "UFunc API" (PyUFuncGenericFunction, PyUFuncObject); CBLAS (gemm, gemv, dot).
 """
 
 import ctypes
@@ -97,7 +97,7 @@ class Product(NamedTuple):
 
 @functools.cache
 def product(name: str, dtype: Any) -> Product | None:
-    """Return gemm or gemv for a dtype, in the library with which NumPy multiplies."""
+    """Return gemm, gemv or dot for a dtype, in the library with which NumPy multiplies."""
     letter = {"float32": "s", "float64": "d"}.get(dtype.name)
     if letter is None or ctypes.sizeof(_ADDRESS) != 8:
         return None
@@ -132,11 +132,15 @@ def _multiplies(name: str, found: Product, dtype: Any) -> bool:
         x_, W_, out = x.ctypes.data, W.ctypes.data, result.ctypes.data
         call(found.function)(ROW_MAJOR, NO_TRANS, NO_TRANS, 5, 3, 7, 1.0, x_, 7, W_, 3, 0.0, out, 3)
         return result.tobytes() == (x @ W).tobytes()
+    w = W[:, 0].copy()
+    x_, w_ = x.ctypes.data, w.ctypes.data
+    if name == "dot":
+        dot = ctypes.CFUNCTYPE(number, size, at, size, at, size)(found.function)
+        return bool(dtype.type(dot(7, x_, 1, w_, 1)).tobytes() == x[:1].dot(w[:, None]).tobytes())
     result = np.empty(5, dtype)
     call = ctypes.CFUNCTYPE(
         None, kind, kind, size, size, number, at, size, at, size, number, at, size
     )
-    w = W[:, 0].copy()
-    x_, w_, out = x.ctypes.data, w.ctypes.data, result.ctypes.data
+    out = result.ctypes.data
     call(found.function)(ROW_MAJOR, NO_TRANS, 5, 7, 1.0, x_, 7, w_, 1, 0.0, out, 1)
     return result.tobytes() == (x @ w).tobytes()

@@ -141,13 +141,17 @@ class Scan:
         return int(array.ctypes.data)
 
     @property
-    def made(self) -> int:
-        """How many calls the last `run` has made so far."""
-        return int(self._numbers[4])
+    def reached(self) -> int:
+        """The number of the next call: it is right even where an exception ended `run`."""
+        return int(self._numbers[2] + self._numbers[4])
 
-    def run(self, first: int, count: int) -> None:
-        """Make calls from number `first` on; they are numbered through all turns."""
-        self._numbers[2:5] = first, count, 0
+    def start(self, first: int) -> None:
+        """Say that call number `first` is the next one; they are numbered through all turns."""
+        self._numbers[2:5] = first, 0, 0
+
+    def run(self, count: int) -> None:
+        """Make the next calls."""
+        self._numbers[2:5] = self.reached, count, 0
         began = time.perf_counter()
         self._function(self._at)
         self.seconds = (time.perf_counter() - began) / count
@@ -162,8 +166,9 @@ def lowered(plan: Plan, row_numbers: Collection[int]) -> Lowering | None:
 
     Each result must replace a donated argument. See `Lowering` for `row_numbers`.
     """
-    if plan.layout.copies or len(plan.donated) != len(plan.program.leaves):
+    if len(plan.donated) != len(plan.program.leaves):
         return None
     lowering = Lowering(plan, row_numbers)
     supported = all(lowering.add(step) for step in plan.steps)
+    supported = supported and all(lowering.add_copy(*copy) for copy in plan.layout.copies)
     return lowering if supported and lowering.close() else None

@@ -1,0 +1,119 @@
+"""Epochs as one compiled function: machine code that takes rows, makes steps and adds up losses.
+
+The bits are those of the steps made one by one; between two epochs nothing is looked at.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .._typing import Array
+from ..compiler import Compiled
+from .epoch_state import Epochs, EpochState
+
+__all__ = ["EpochScan", "epoch_scan", "most_epochs"]
+
+PIECE = 0.05  # seconds: after so long a signal is answered, and a progress bar moves
+MOST = 1 << 17  # row numbers that are kept at once
+
+
+class EpochScan:
+    """Epochs of one dataset, in batches of one size: buffers of what changes between them.
+
+    Parameters
+    ----------
+    scan : Scan
+        The compiled function.
+    step : StepExecutor
+        What packs and unpacks.
+    orders : array of int (epochs, rows), or None
+    salts : array of int (epochs, 1, 1)
+    sums : array of float (epochs, 2)
+    scale : 0-d array, or None
+    """
+
+    def __init__(
+        self, scan: Any, step: Any, orders: Any, salts: Array, sums: Array, scale: Any
+    ) -> None:
+        self.scan, self.step = scan, step
+        self.orders, self.salts, self.sums, self.scale = orders, salts, sums, scale
+
+    def run(
+        self, start: EpochState, epochs: Epochs, after: Callable[[int], Any]
+    ) -> tuple[EpochState, bool]:
+        """Make steps until the end; return whether `after` ended it before. See `EpochExecutor`."""
+        scan, steps = self.scan, epochs.steps
+        self.step.pack(start)
+        self.sums[: len(epochs.keys)] = 0.0
+        for e, sums in enumerate((*start.before, start.sums)):
+            self.sums[e] = sums
+        for e, key in enumerate(epochs.keys):
+            if key is not None:
+                self.salts[e] = key.salt
+            if self.orders is not None and epochs.orders is not None:
+                self.orders[e] = epochs.orders[e]
+        if self.scale is not None:
+            self.scale[...] = epochs.scale
+        last = steps * len(epochs.keys)
+        scan.start(start.made(epochs))
+        stopped, count = False, 1
+        try:
+            while scan.reached < last and not stopped:
+                count = min(scan.calls_within(PIECE), 8 * count, last - scan.reached)
+                scan.run(count)
+                stopped = bool(after(count))
+        except KeyboardInterrupt as error:  # raised by a signal handler other than Python's
+            error.ahead = self._state(scan.reached, steps)  # type: ignore[attr-defined]
+            raise
+        return self._state(scan.reached, steps), stopped
+
+    def _state(self, made: int, steps: int) -> EpochState:
+        """Return the state after so many steps, through all epochs."""
+        epoch = max(0, made - 1) // steps
+        params, state, _ = self.step.result(self.step.vectors)
+        sums = self.sums[: epoch + 1].copy()
+        return EpochState(params, state, sums[epoch], made - epoch * steps, tuple(sums[:epoch]))
+
+
+def most_epochs(rows: int) -> int:
+    """Return for how many epochs there are buffers."""
+    return max(1, MOST // rows)
+
+
+def epoch_scan(step: Any, function: Compiled, packed: Any, epochs: Epochs) -> EpochScan | None:
+    """Return epochs as a compiled function; None where a part of a step needs NumPy's calls.
+
+    Arrays must be C-contiguous; the calls read them where they are.
+    """
+    size, rows = epochs.size, epochs.rows
+    arrays = [a for a in epochs.dataset.arrays if a is not None]
+    if not all(type(a) is np.ndarray and a.flags.c_contiguous and a.flags.aligned for a in arrays):
+        return None
+    capacity = most_epochs(rows)
+    orders = None if epochs.orders is None else np.zeros((capacity, rows), np.int64)
+    salts = np.zeros((capacity, 1, 1), np.int32)
+    begins = np.arange(0, rows, size, dtype=np.int32).reshape(-1, 1, 1)
+    sums = np.zeros((capacity, 2))
+    scale = None if epochs.scale is None else np.array(epochs.scale)
+    params, state, _ = packed
+    moving: list[Any] = [(v, 0, 0) for v in (*params.values(), *state.values())]
+    moving.append((sums, 0, sums.strides[0]))
+    for a in arrays:
+        in_parts = orders is None and size < rows
+        moving.append((a, size * a.strides[0] if in_parts else 0, 0))
+    row_numbers = []
+    if orders is not None:
+        row_numbers.append(len(moving))
+        moving.append((orders, size * orders.itemsize, orders.strides[0]))
+    if epochs.keys[0] is not None:
+        moving += [(salts, 0, salts.strides[0]), (begins, begins.strides[0], 0)]
+    if scale is not None:
+        moving.append((scale, 0, 0))
+    turns = []
+    for s, count in ((0, rows // size), (rows // size, int(rows % size > 0))):
+        if count:
+            inputs = epochs.inputs(0, s, step.key)
+            turns.append(((*packed, *inputs, epochs.scale), count))
+    scan = function.scan(turns, moving, row_numbers)
+    return None if scan is None else EpochScan(scan, step, orders, salts, sums, scale)

@@ -1,0 +1,113 @@
+"""What an epoch goes over, and how far it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._typing import Array, Host, Params, State
+from ..backend import namespace
+from ..data.dataset import Batch, Dataset
+from ..rng import Key
+
+__all__ = ["EpochState", "Epochs", "Inputs", "take"]
+
+# The arrays of a batch, the rows to take of them (None: all), the key: see `Epochs.inputs`.
+Inputs = tuple[Batch, Array | None, Key | None]
+
+
+class EpochState(NamedTuple):
+    """Parameters, optimizer state (pytrees, or packed), sums, and the number of steps so far.
+
+    The sums (2,) are that of the losses, and the number of steps after which it was finite: once it
+    is not, it stays so, and the next step was the first bad one. They stay on the device until they
+    are read. Sums and steps are those of the epoch that is under way; `before` has the sums of
+    those that were finished before it.
+    """
+
+    params: Params
+    state: State
+    sums: Array
+    done: int = 0
+    before: tuple[Array, ...] = ()
+
+    def made(self, epochs: "Epochs") -> int:
+        """Return the number of steps made through all epochs."""
+        return len(self.before) * epochs.steps + self.done
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Passes over a dataset, in batches of `size` rows: one for each key.
+
+    `keys` are the epochs' random keys, or None; each step has its own `first`. `orders` has the
+    order of the rows in each epoch; None: that of the dataset. `scale`, 0-d, multiplies the
+    updates.
+    """
+
+    dataset: Dataset
+    size: int
+    keys: Sequence[Key | None] = (None,)
+    orders: Sequence[Any] | None = None
+    scale: Array | None = None
+
+    @cached_property
+    def rows(self) -> int:
+        """The number of rows of an epoch."""
+        return len(self.dataset) if self.orders is None else len(self.orders[0])
+
+    @cached_property
+    def steps(self) -> int:
+        """The number of steps of an epoch."""
+        return -(-self.rows // self.size)
+
+    def on_device(self) -> "Epochs":
+        """Return the epochs with their orders where a step takes from them."""
+        data, orders = self.dataset, self.orders
+        if orders is None and data.order is not None:
+            orders = [data.order] * len(self.keys)
+        if data.backend.compiler == "jit":  # it would compile each slice by itself
+            if orders is None and self.size < self.rows:
+                orders = [np.arange(self.rows)] * len(self.keys)
+        elif orders is not None and not data.backend.is_host:
+            orders = [data.backend.asarray(order) for order in orders]
+        return self if orders is self.orders else replace(self, orders=orders)
+
+    def inputs(self, epoch: int, step: int, key: Key | None) -> Inputs:
+        """Return arrays, the rows to take of them (None: all), and the key of a step.
+
+        `key` has NumPy arrays (1, 1) for the numbers of the key, so that these may change under one
+        plan; they are overwritten by the next step. None: the numbers are Python's.
+        """
+        data, index, rows = self.dataset, None, self.rows
+        begin = step * self.size
+        part = slice(begin, min(begin + self.size, rows))
+        arrays: Any = data.arrays
+        if self.orders is not None:
+            index = self.orders[epoch][part]
+            index = data.backend.asarray(index) if data.backend.compiler == "jit" else index
+        elif part.stop - part.start < rows:
+            first = data.X if data.is_csr else data.X[part, ...]
+            arrays = first, *(a if a is None else a[part, ...] for a in arrays[1:])
+        if data.is_csr:
+            arrays, index = (self._csr_rows(epoch, part), *take(arrays[1:], index)), None
+        given = self.keys[epoch]
+        if given is None or key is None:
+            return arrays, index, given and given._replace(first=begin)
+        key.salt[0, 0], key.first[0, 0] = given.salt, begin
+        if not data.backend.is_host:
+            key = Key(*[data.backend.asarray(number.copy()) for number in key])
+        return arrays, index, key
+
+    def _csr_rows(self, epoch: int, part: slice) -> Any:
+        order: Host | None = None if self.orders is None else self.orders[epoch]
+        return replace(self.dataset, order=order).dense_or_sparse(part)
+
+
+def take(arrays: Any, index: Array | None) -> Any:
+    """Return these rows of every array; None: all."""
+    if index is None:
+        return arrays
+    return tuple(a if a is None else namespace(index).take(a, index, axis=0) for a in arrays)
