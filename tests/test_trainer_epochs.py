@@ -106,7 +106,7 @@ def test_interrupt_in_a_row_of_epochs_resumes_exactly(handler, monkeypatch):
     finally:
         signal.signal(signal.SIGINT, before)
         monkeypatch.undo()
-    assert 5 <= run.epoch < 12
+    assert 0 < run.epoch < 12  # the orders of several epochs are drawn before the first of them
     run = run.fit(X, LABELS, epochs=12 - run.epoch)
     assert_same_run(run, expected)
 

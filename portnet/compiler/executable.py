@@ -43,8 +43,9 @@ class Executable:
         self.pool: list[Replay] = []
         self.native = ""  # a summary of what is compiled
         self._generate(None)
-        self.calls_left = native_after(plan)  # until machine code pays; below 0: it never does
+        self.calls_left = native_after(plan)  # until machine code pays; inf: it never does
         self._lowered: dict[Any, Any] = {}  # by row numbers: see `scan`
+        self.scanned = False  # whether it is a part of a compiled scan
 
     def _generate(self, lowering: Any) -> None:
         """Generate the code of the replay: machine code for what can be lowered, else NumPy calls.
@@ -203,10 +204,13 @@ def scan(
 
     plans = [(e.plan, low, n) for (e, n), low in zip(turns, lowered, strict=True)]
     try:
-        return Scan(plans, [Moving(*m) for m in moving])
+        made = Scan(plans, [Moving(*m) for m in moving])
     except Exception as error:  # an error of LLVM must not end a training
         _warn_of_llvm(error)
         return None
+    for executable, _ in turns:
+        executable.scanned = True
+    return made
 
 
 def _warn_of_llvm(error: Exception) -> None:

@@ -56,7 +56,7 @@ class Epochs:
     @cached_property
     def rows(self) -> int:
         """The number of rows of an epoch."""
-        return len(self.dataset) if self.orders is None else len(self.orders[0])
+        return len(self.dataset) if self.orders is None else int(self.orders[0].shape[0])
 
     @cached_property
     def steps(self) -> int:

@@ -77,7 +77,7 @@ class StepExecutor:
         flags = epochs.orders is None, epochs.keys[0] is None, epochs.scale is None
         kind = epochs.size, epochs.rows, *flags, *map(id, epochs.dataset.arrays)
         if kind not in self._scans:
-            if not (self.scan_pays or 0 < self.executable.calls_left <= planned):
+            if not self.scan_pays and self.executable.calls_left > planned:
                 return None
             self.scan_pays = False
             self._scans[kind] = epoch_scan(self, self.function, self.pack(start), epochs)

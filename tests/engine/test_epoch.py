@@ -35,6 +35,8 @@ def test_ctrl_c_between_compiled_steps_resumes_exactly(at, monkeypatch):
     """Parameters and state are those after the step, and later training does not change them."""
     import tqdm.auto
 
+    monkeypatch.setenv("PORTNET_NATIVE", "never")
+
     class Bar(tqdm.auto.tqdm):
         steps = 0
 
@@ -63,6 +65,7 @@ def test_ctrl_c_between_compiled_steps_resumes_exactly(at, monkeypatch):
 def test_interrupt_within_a_compiled_step_keeps_the_finished_steps(monkeypatch):
     from portnet.compiler.executable import Bound
 
+    monkeypatch.setenv("PORTNET_NATIVE", "never")
     whole, calls = Bound.__call__, []
     expected = trainer().fit(X, LABELS, epochs=3)
 

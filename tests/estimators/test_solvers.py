@@ -142,6 +142,7 @@ def test_keyboard_interrupt_of_compiled_steps_keeps_the_finished_steps(solver, w
         with pytest.warns(UserWarning, match="interrupted by user"):
             ends.fit(X, Y)
     monkeypatch.setattr(*target, interrupt)
+    monkeypatch.setenv("PORTNET_NATIVE", "never")
     net = MLPClassifier(solver=solver, batch_size=50, **{**SMALL, "max_iter": 40})
     with pytest.warns(UserWarning, match="Training interrupted by user."):
         net.fit(X, Y)
