@@ -20,9 +20,8 @@ function); ``low`` and ``high``, the range of valid targets; and the cross-entro
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
 
-from ._typing import Array
+from ._typing import Array, Namespace, ValueAndGrad
 from ._validation import check_choice, check_number
 from .backend import ShapeError, device, namespace
 
@@ -39,7 +38,7 @@ __all__ = [
     "one_hot",
 ]
 
-Loss = Callable[..., tuple[Array, Array]]
+Loss = Callable[[Array, Array, Array | None], ValueAndGrad]  # of pred, target, weight
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Reduced:
         """E[target] = pred."""
         return pred
 
-    def _reduce(self, row_loss: Array, drow: Array, weight: Array | None) -> tuple[Array, Array]:
+    def _reduce(self, row_loss: Array, drow: Array, weight: Array | None) -> ValueAndGrad:
         """value = sum(w l) / sum(w), dpred = w dl / sum(w), from l (rows,) and dl (rows, n_out)."""
         xp = namespace(row_loss, weight)
         rows = row_loss.shape[-1]
@@ -105,7 +104,7 @@ class SquaredError(Reduced):
            [1.5]])
     """
 
-    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         xp = _check(self, pred, target)
         e = pred - target
@@ -130,7 +129,7 @@ class AbsoluteError(Reduced):
            [-0.5]])
     """
 
-    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         xp = _check(self, pred, target)
         e = pred - target
@@ -163,7 +162,7 @@ class Huber(Reduced):
         super().__post_init__()
         check_number(self, "delta", "delta > 0", lambda d: d > 0)
 
-    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         xp = _check(self, pred, target)
         e = pred - target
@@ -197,7 +196,7 @@ class PoissonLoss(Reduced):
 
     low = 0.0
 
-    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         xp = _check(self, pred, target)
         mean = xp.exp(pred)
@@ -205,7 +204,8 @@ class PoissonLoss(Reduced):
 
     def mean(self, pred: Array) -> Array:
         """E[target] = e^pred."""
-        return namespace(pred).exp(pred)
+        mean: Array = namespace(pred).exp(pred)
+        return mean
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class SigmoidCrossEntropy(Reduced):
 
     low, high = 0.0, 1.0
 
-    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         z = pred
         xp = _check(self, z, target)
@@ -242,12 +242,13 @@ class SigmoidCrossEntropy(Reduced):
 
     def mean(self, pred: Array) -> Array:
         """P[label] = s(pred)."""
-        return 0.5 * namespace(pred).tanh(0.5 * pred) + 0.5
+        t: Array = namespace(pred).tanh(0.5 * pred)
+        return 0.5 * t + 0.5
 
     def classes(self, mean: Array) -> Array:
         """1 where P >= 0.5, else 0: (rows,) for one output, else (rows, labels)."""
         xp = namespace(mean)
-        chosen = xp.astype(mean >= 0.5, xp.int32)
+        chosen: Array = xp.astype(mean >= 0.5, xp.int32)
         return chosen[:, 0] if chosen.shape[-1] == 1 else chosen
 
 
@@ -291,7 +292,7 @@ class SoftmaxCrossEntropy(Reduced):
         super().__post_init__()
         check_number(self, "label_smoothing", "0 <= label_smoothing < 1", lambda a: 0 <= a < 1)
 
-    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         z = pred
         t = target if target.ndim == z.ndim else one_hot(target, z)
@@ -309,11 +310,13 @@ class SoftmaxCrossEntropy(Reduced):
         """P[class] = softmax(pred)."""
         xp = namespace(pred)
         e = xp.exp(pred - xp.max(pred, axis=-1, keepdims=True))
-        return e / xp.sum(e, axis=-1, keepdims=True)
+        p: Array = e / xp.sum(e, axis=-1, keepdims=True)
+        return p
 
     def classes(self, mean: Array) -> Array:
         """Return the most probable class of each row (rows,), the first of several."""
-        return namespace(mean).argmax(mean, axis=-1)
+        chosen: Array = namespace(mean).argmax(mean, axis=-1)
+        return chosen
 
 
 LOSSES: dict[str, Callable[[], Loss]] = {
@@ -345,10 +348,11 @@ def one_hot(labels: Array, z: Array) -> Array:
             f"got {labels.dtype} of shape {tuple(labels.shape)}"
         )
     classes = xp.arange(z.shape[-1], device=device(z))  # not in labels' dtype: uint8 ends at 255
-    return xp.astype(xp.astype(labels, classes.dtype)[..., None] == classes, z.dtype)
+    t: Array = xp.astype(xp.astype(labels, classes.dtype)[..., None] == classes, z.dtype)
+    return t
 
 
-def _check(loss: Any, pred: Array, target: Array) -> Any:
+def _check(loss: Reduced, pred: Array, target: Array) -> Namespace:
     """Raise ShapeError unless target has the shape and dtype of pred; return their namespace."""
     xp = namespace(pred, target)
     if pred.shape != target.shape or pred.dtype != target.dtype:

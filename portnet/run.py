@@ -321,7 +321,7 @@ class Run:
         with np.errstate(over="ignore", invalid="ignore"):  # an infinite loss is returned as it is
             pred = self._forward(X)
             numbers = {"loss": self.trainer.loss(pred, y, weight)[0]}
-            mean = self._mean(pred) if metrics else None
+            mean = self._mean(pred) if metrics else pred
             for name, metric in metrics.items():
                 numbers[name] = measure(name, metric, mean, y, weight)
         return dict(zip(numbers, read_floats(list(numbers.values())), strict=True))

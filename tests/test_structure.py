@@ -199,7 +199,15 @@ ALLOWED = {
     },
     "estimators/inputs": {"_typing", "backend", "data"},
     "estimators/network": {"_typing", "backend", "layers"},
-    "estimators/objective": {"_typing", "backend", "layers", "losses", "optimizers", "tree"},
+    "estimators/objective": {
+        "_typing",
+        "backend",
+        "data/dataset",
+        "layers",
+        "losses",
+        "optimizers",
+        "tree",
+    },
     "estimators/optimizers": {"_typing", "backend", "optimizers", "tree"},
     "estimators/solvers": {
         "_typing",

@@ -29,7 +29,7 @@ class Dataset:
 
     backend: Backend
     X: Any
-    y: Array | None = None
+    y: Any = None  # an Array where there are targets
     weight: Array | None = None
     order: Host | None = None
 

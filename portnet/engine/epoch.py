@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import tree
 from .._typing import Array, Params, State
-from ..backend import read_floats
+from ..backend import read_floats, to_numpy
 from ..data.dataset import Batch, Dataset
 from ..rng import Key
 from .compile_cache import compiler_for, release
@@ -219,7 +219,7 @@ def run_epoch(
     vectors = [t.vectors if isinstance(t, PackedTree) else t for t in (end.params, end.state)]
     looked_at = tree.leaves(look_at(*vectors))
     if backend.is_host:
-        loss, finite_steps = end.sums.tolist()
+        loss, finite_steps = to_numpy(end.sums).tolist()
         finite = [np.isfinite(a).all() for a in looked_at]
     else:
         flags = [xp.astype(xp.all(xp.isfinite(a)), wide) for a in looked_at]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import tree
-from .._typing import Array, Params
+from .._typing import Array, Model, Params
 from ..backend import backend_of, namespace
 from ..data.dataset import Dataset
 from .compile_cache import compile_cached, compiler_for, is_cacheable, release
@@ -17,7 +17,7 @@ SMALL = 64  # rows up to which a block is never cut
 WORTH = 4  # blocks from which on a plan is made
 
 
-def forward(model: Any, params: Params, X: Array, size: int, *, compiled: bool = True) -> Array:
+def forward(model: Model, params: Params, X: Array, size: int, *, compiled: bool = True) -> Array:
     """Return the raw outputs (rows, outputs), computing `size` rows at a time to bound the memory.
 
     On the host, blocks of portnet's own layers, which compute each row by itself, are small enough
@@ -45,11 +45,12 @@ def forward(model: Any, params: Params, X: Array, size: int, *, compiled: bool =
         block = X[start : min(start + size, count), ...]
         parts.append((function if start + size <= count else eager)(params, block))
     release()
-    return namespace(X).concat(parts, axis=0)
+    joined: Array = namespace(X).concat(parts, axis=0)
+    return joined
 
 
 def forward_dataset(
-    model: Any, params: Params, data: Dataset, size: int, *, compiled: bool = True
+    model: Model, params: Params, data: Dataset, size: int, *, compiled: bool = True
 ) -> Array:
     """Return the raw outputs of the rows of a dataset, in its order."""
     if data.order is None and not data.is_csr:
@@ -58,9 +59,9 @@ def forward_dataset(
     return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
 
 
-def _outputs(model: Any, params: Params, x: Array) -> Array:
+def _outputs(model: Model, params: Params, x: Array) -> Array:
     return model.forward(params, x)[0]
 
 
-def _forward_of(model: Any) -> Callable[..., Array]:
+def _forward_of(model: Model) -> Callable[..., Array]:
     return functools.partial(_outputs, model)

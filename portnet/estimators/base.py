@@ -132,7 +132,7 @@ class _MLP(BaseEstimator):
         """Set the number of outputs and the classes from y, or check y against the classes."""
         raise NotImplementedError
 
-    def _encode(self, y: Any, name: str = "y") -> Array:
+    def _encode(self, y: Any, name: str = "y") -> Any:
         """Return checked y as class indices (rows,), or (rows, outputs)."""
         raise NotImplementedError
 

@@ -160,6 +160,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
 
+    classes_: Array
     loss = "log_loss"  # an attribute of scikit-learn's classifier, which has no other loss
 
     def __init__(
@@ -243,7 +244,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
                 return binarizer.inverse_transform(to_numpy(codes)) if is_host(X) else codes
             if is_host(X) or self._host_classes.dtype.kind not in "iufb":
                 return self._host_classes[to_numpy(codes)]
-            return namespace(codes).take(self._classes_on(backend_of(codes)), codes)
+            decoded: Array = namespace(codes).take(self._classes_on(backend_of(codes)), codes)
+            return decoded
 
         return self._apply(X, "predict", decode)
 
@@ -271,18 +273,23 @@ class MLPClassifier(ClassifierMixin, _MLP):
         if self.out_activation_ == "softmax":
             return SoftmaxCrossEntropy().mean(raw)
         if self.n_outputs_ == 1:
-            return xp.concat([inputs.logistic(-raw), inputs.logistic(raw)], axis=-1)
+            both: Array = xp.concat([inputs.logistic(-raw), inputs.logistic(raw)], axis=-1)
+            return both
         return inputs.logistic(raw)
 
     def _predict_codes(self, raw: Array) -> Array:
         """Return the index of the most probable class (rows,), or 0 and 1 (rows, labels)."""
         xp, p = namespace(raw), self._probabilities(raw)
+        codes: Array
         if self.out_activation_ == "softmax":
-            return xp.argmax(p, axis=-1)  # the first of equal ones, as in NumPy
+            codes = xp.argmax(p, axis=-1)  # the first of equal ones, as in NumPy
+            return codes
         integer = xp.int64 if backend_of(raw).supports("int64") else xp.int32
         if self.n_outputs_ > 1 or _is_multilabel(self._label_binarizer):
-            return xp.astype(p > 0.5, integer)
-        return xp.astype((p[:, 1] > p[:, 0]) & (len(self._host_classes) > 1), integer)
+            codes = xp.astype(p > 0.5, integer)
+            return codes
+        codes = xp.astype((p[:, 1] > p[:, 0]) & (len(self._host_classes) > 1), integer)
+        return codes
 
     def _validation_score(self, raw: Array, y: Host, weight: Host | None) -> float:
         pred = to_numpy(self._predict_codes(raw))
@@ -327,7 +334,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         """Return numeric classes (classes,) on a backend."""
         return backend.asarray(self._host_classes, inputs.class_dtype(self._host_classes, backend))
 
-    def _encode(self, y: Any, name: str = "y") -> Array:
+    def _encode(self, y: Host, name: str = "y") -> Host:
         known = self._host_classes
         if _is_multilabel(self._label_binarizer):
             return np.asarray(self._label_binarizer.transform(y)).astype(bool)
@@ -337,7 +344,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
             unknown = np.setdiff1d(unique_labels(y), known)
             if len(unknown):
                 raise ValueError(f"`{name}` has classes not in `y`: {unknown}. `y` has {known}.")
-        codes = np.searchsorted(known, y)
+        codes: Host = np.searchsorted(known, y)
         return codes if self.n_outputs_ > 1 else (codes > 0)[:, None]
 
     def _loss_and_activation(self) -> tuple[Loss, str]:

@@ -192,7 +192,7 @@ class MLPRegressor(RegressorMixin, _MLP):
     def _learn_targets(self, y: Any, backend: Backend, incremental: bool) -> None:
         self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
 
-    def _encode(self, y: Any, name: str = "y") -> Array:
+    def _encode(self, y: Any, name: str = "y") -> Any:
         if self.loss == "poisson" and bool(
             (y < 0).any() if is_host(y) else namespace(y).any(y < 0)
         ):
