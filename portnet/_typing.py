@@ -36,9 +36,10 @@ _Operand = Any  # an array or a number; NumPy's own annotations do not accept `A
 
 
 class Array(Protocol):
-    """An array of any library that follows the array API standard: what all of them have.
+    """An array of any library: what the standard has and NumPy, torch and JAX annotate alike.
 
-    Functions are those of `portnet.namespace(x)`, whose results are not checked.
+    There is no `size`, which is a method in torch, and no assignment to elements, as JAX's arrays
+    are immutable. Functions are those of `portnet.namespace(x)`, whose results are not checked.
     """
 
     @property
@@ -58,10 +59,6 @@ class Array(Protocol):
         """The lengths of the axes."""
 
     @property
-    def size(self) -> int:
-        """The number of elements."""
-
-    @property
     def T(self) -> "Array":  # noqa: N802 (the standard's name)
         """The transpose, of two axes."""
 
@@ -69,13 +66,7 @@ class Array(Protocol):
     def mT(self) -> "Array":  # noqa: N802
         """The transpose of the last two axes."""
 
-    def to_device(self, device: Device, /) -> "Array":
-        """Return a copy on another device."""
-
-    def __array_namespace__(self) -> Namespace: ...
-
     def __getitem__(self, key: Any, /) -> "Array": ...
-    def __setitem__(self, key: Any, value: Any, /) -> None: ...
 
     def __bool__(self) -> bool: ...
     def __int__(self) -> int: ...

@@ -29,13 +29,13 @@ work on the last two axes and never cast: x and the parameters must have the sam
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Protocol
 
 from . import rng as random
-from ._typing import Array, Cache, Params
+from ._typing import Array, Cache, Host, Params
 from ._validation import (
     FORWARD_CALL,
     check_choice,
@@ -70,6 +70,7 @@ __all__ = [
 ]
 
 Key = random.Key | None  # None in inference
+Initializer = Callable[[random.Generator, int, int], Host]
 _METHODS = ("init", "forward", "backward")
 
 
@@ -682,7 +683,7 @@ def mlp(
     *,
     dropout: float = 0.0,
     norm: str | Layer | None = None,
-    weights: Any = None,
+    weights: str | Initializer | None = None,
 ) -> Chain:
     """A multilayer perceptron: Dense, norm, activation, dropout for each hidden layer, then Dense.
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from . import tree
-from ._typing import Params, State
+from ._typing import Array, Params, State
 from ._validation import check_decay, check_number, decays
 from .backend import ShapeError, device, namespace
 
@@ -36,7 +36,8 @@ __all__ = [
     "VState",
 ]
 
-Rate = float | Callable[[Any], Any]  # lr, or lr(t) with t a 0-d array of the parameters' dtype
+# lr, or lr(t) with t a 0-d array of the parameters' dtype
+Rate = float | Callable[[Any], Array | float]
 
 
 class Optimizer(Protocol):
@@ -110,7 +111,7 @@ class VState(NamedTuple):
     VState(t=array(0.), v=array([0., 0.]))
     """
 
-    t: Any
+    t: Array | float  # a float where there are no parameters
     v: Params
 
 
@@ -234,7 +235,7 @@ class AdamState(NamedTuple):
     AdamState(t=array(0.), m=array([0., 0.]), v=array([0., 0.]))
     """
 
-    t: Any
+    t: Array | float  # a float where there are no parameters
     m: Params
     v: Params
 
@@ -286,8 +287,9 @@ class Adam:
         correct1 = _one_minus_power(self.beta1, t)
         correct2 = _one_minus_power(self.beta2, t)
 
-        def step(m: Any, v: Any) -> Any:
-            return -lr * (m / correct1) / (namespace(v).sqrt(v / correct2) + self.eps)
+        def step(m: Array, v: Array) -> Array:
+            u: Array = -lr * (m / correct1) / (namespace(v).sqrt(v / correct2) + self.eps)
+            return u
 
         return tree.map(step, m, v), AdamState(t, m, v)
 
@@ -345,7 +347,7 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
 }
 
 
-def _rate(lr: Rate, t: Any) -> Any:
+def _rate(lr: Rate, t: Array | float) -> Array | float:
     """Return lr or lr(t); raise ShapeError unless it is a number or a 0-d array like t."""
     if not callable(lr):
         return lr
@@ -362,7 +364,7 @@ def _rate(lr: Rate, t: Any) -> Any:
     return rate
 
 
-def _one_minus_power(beta: float, t: Any) -> Any:
+def _one_minus_power(beta: float, t: Array | float) -> Array | float:
     """1 - beta^t = -expm1(t log(beta)), accurate also if beta^t is close to 1."""
     if beta == 0:
         return 1.0
@@ -370,14 +372,16 @@ def _one_minus_power(beta: float, t: Any) -> Any:
     return -expm1(t * math.log(beta))
 
 
-def _zeros_like(p: Any) -> Any:
-    return namespace(p).zeros_like(p)
+def _zeros_like(p: Array) -> Array:
+    zeros: Array = namespace(p).zeros_like(p)
+    return zeros
 
 
-def _zero(params: Params) -> Any:
+def _zero(params: Params) -> Array | float:
     """Return a 0-d zero of the dtype and on the device of the parameters; 0.0 if there are none."""
     for p in tree.leaves(params):
-        return namespace(p).zeros((), dtype=p.dtype, device=device(p))
+        zero: Array = namespace(p).zeros((), dtype=p.dtype, device=device(p))
+        return zero
     return 0.0
 
 
@@ -387,9 +391,9 @@ def _check_lr(optimizer: Any) -> None:
         check_number(optimizer, "lr", expected, lambda lr: 0 < lr < math.inf)
 
 
-def _check_beta(optimizer: Any, name: str) -> None:
+def _check_beta(optimizer: object, name: str) -> None:
     check_number(optimizer, name, f"0 <= {name} < 1", lambda beta: 0 <= beta < 1)
 
 
-def _check_eps(optimizer: Any) -> None:
+def _check_eps(optimizer: object) -> None:
     check_number(optimizer, "eps", "a finite eps > 0", lambda e: 0 < e < math.inf)

@@ -8,7 +8,7 @@ from ..backend import Backend
 from ..data.dataset import Batch, Dataset
 from .compile_cache import compile_cached, compiler_for
 
-__all__ = ["gradient_of", "value_and_grad"]
+__all__ = ["Gradient", "gradient_of", "value_and_grad"]
 
 Loss = Callable[[Array, Array, Array | None], ValueAndGrad]
 Gradient = Callable[[Params, Batch], ValueAndGrad]
