@@ -29,7 +29,7 @@ class FitOptions:
     """The options of `Trainer.fit`, which documents them, checked."""
 
     epochs: int = 10
-    validation: Any = None
+    validation: object = None
     sample_weight: ArrayLike = None
     class_weight: object = None
     metrics: Iterable[Metric] | None = None

@@ -256,7 +256,7 @@ ALLOWED = {
         "losses",
     },
     "estimators": {"estimators/classifier", "estimators/regressor"},
-    "plots": {"_validation", "backend"},
+    "plots": {"_typing", "_validation", "backend"},
     "__main__": {"_validation", "compiler/native_policy", "compiler/settings"},
 }
 NOT_EXPORTED = (

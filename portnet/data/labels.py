@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from numbers import Number
-from typing import Any
 
 import numpy as np
 
@@ -132,7 +131,7 @@ def class_weights(
     return row_weights(by_row, backend, rows=y.shape[0], name="class_weight")
 
 
-def weights_of_classes(given: object, known: list[Any], counts: Host) -> Host:
+def weights_of_classes(given: object, known: list[object], counts: Host) -> Host:
     """Return the weight of each known class (classes,): as given, else 1, or "balanced".
 
     `counts` is the (weighted) number of rows of each class; where it is 0, "balanced" is 1.

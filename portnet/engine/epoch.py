@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import tree
-from .._typing import Array, Params, State
+from .._typing import Array, Params, State, Tree
 from ..backend import read_floats, to_numpy
 from ..data.dataset import Batch, Dataset
 from ..rng import Key
 from .compile_cache import compiler_for, release
 from .packing import PackedTree, unpacked
-from .step_executor import StepExecutor, step_executor, take
+from .step_executor import Step, StepExecutor, step_executor, take
 
 __all__ = ["Epoch", "EpochExecutor", "EpochResult", "EpochState", "quiet", "run_epoch"]
 
@@ -49,7 +49,7 @@ class Epoch:
     size: int
     key: Key | None = None
     scale: Array | None = None
-    order: Any = None
+    order: Array | None = None
 
     def on_device(self) -> "Epoch":
         """Return the epoch with its order where a step takes from it."""
@@ -99,14 +99,14 @@ class EpochExecutor:
         Whether to compile the step where the backend allows it.
     """
 
-    make: Callable[..., Callable[..., Any]]
-    parts: tuple[Any, ...]
+    make: Callable[..., Step]
+    parts: tuple[object, ...]
     averaged: bool = True
     compiled: bool = True
     _steps: list[StepExecutor] = field(default_factory=list, compare=False, repr=False)
 
     def run(
-        self, start: EpochState, epoch: Epoch, after: Callable[[], Any] = lambda: False
+        self, start: EpochState, epoch: Epoch, after: Callable[[], object] = lambda: False
     ) -> EpochState:
         """Make steps from step `start.done` to the end of the epoch; return the state after them.
 
@@ -186,8 +186,8 @@ def run_epoch(
     *,
     done: int = 0,
     sums: tuple[float, float] = (0.0, 0.0),
-    advance: Callable[[int], Any] = lambda made: None,
-    look_at: Callable[[Params, State], Any] = lambda params, state: params,
+    advance: Callable[[int], object] = lambda made: None,
+    look_at: Callable[[Params, State], Tree] = lambda params, state: params,
     packed: bool = False,
 ) -> EpochResult:
     """Make the steps of an epoch, from step `done` on, until its end or an interrupt.
@@ -230,7 +230,7 @@ def run_epoch(
     return EpochResult(params, state, loss, finite_steps, end.done, all(finite))
 
 
-def quiet() -> Any:
+def quiet() -> np.errstate:
     """Silence warnings of overflow and NaN: the check after the epoch says more.
 
     A caller's ``np.errstate(over="raise")`` is kept, so that it finds the operation.

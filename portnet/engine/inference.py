@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 from .. import tree
 from .._typing import Array, Model, Params
@@ -36,9 +35,10 @@ def forward(model: Model, params: Params, X: Array, size: int, *, compiled: bool
         )
     if count <= size:
         return model.forward(params, X)[0]
-    function = eager = functools.partial(_outputs, model)
+    eager = functools.partial(_outputs, model)
+    function: Callable[[Params, Array], Array] = eager
     if count >= worth * size and compiler_for(backend, compiled):
-        cached: Any = compile_cached(_forward_of, model)
+        cached = compile_cached(_forward_of, model)
         function = eager if cached.refusal(params, X[:size, ...]) else cached
     parts = []
     for start in range(0, count, size):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import tree
-from .._typing import Array, Params, State
+from .._typing import Array, Host, Params, State
 from ..backend import namespace
 from ..compiler import CompileWarning
 from ..data.dataset import Batch
@@ -23,10 +23,12 @@ from ..rng import Key
 from .compile_cache import compile_cached
 from .packing import UNPACKED, PackedTree, Packing, unpacked
 
-__all__ = ["StepExecutor", "step_executor", "take"]
+__all__ = ["Step", "StepExecutor", "step_executor", "take"]
 
 # The arrays of a batch, the rows to take of them (None: all), the key: see `Epoch.inputs`.
 Inputs = tuple[Batch, Array | None, Key | None]
+Packed = tuple[Any, Any, Any]  # params, state, sums in the form that a step takes
+Step = Callable[..., tuple[Params, State, Array]]
 
 
 class StepExecutor:
@@ -37,18 +39,18 @@ class StepExecutor:
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., Packed],
         packings: Any = UNPACKED,
         reason: str = "",
         key: Key | None = None,
     ) -> None:
         self.function, self.packings, self.reason, self.key = function, packings, reason, key
         self.packed = isinstance(packings[0], Packing)
-        self._vectors: Any = None  # params, state, sums
+        self._vectors: Packed | None = None
         self._current: Any = (None, None)  # the packed pytrees whose values the vectors have
-        self._bound: dict[Any, Any] = {}  # by what may differ between batches
+        self._bound: dict[object, Any] = {}  # by what may differ between batches
 
-    def __call__(self, packed: Any, inputs: Inputs, scale: Array | None) -> Any:
+    def __call__(self, packed: Packed, inputs: Inputs, scale: Array | None) -> Packed:
         """Make the step of a batch; return params, state, sums in the form that it takes."""
         if not self.packed:
             return self.function(*packed, *inputs, scale)
@@ -72,7 +74,7 @@ class StepExecutor:
                 bound.close()
         self._bound.clear()
 
-    def pack(self, params: Params, state: State, sums: Array) -> tuple[Any, Any, Any]:
+    def pack(self, params: Params, state: State, sums: Array) -> Packed:
         """Return parameters, state and sums in the form that `function` takes."""
         if not self.packed:
             return params, state, sums
@@ -85,12 +87,12 @@ class StepExecutor:
                 self.packings[1].fill(self._vectors[1], state)
             self._vectors[2][...] = sums
         self._current = None, None
-        return self._vectors  # type: ignore[no-any-return]
+        return self._vectors
 
-    def result(self, packed: Any) -> tuple[Params, State, Array]:
+    def result(self, packed: Packed) -> tuple[Params, State, Array]:
         """Return parameters, state and sums; of packed vectors, copies."""
         if not self.packed:
-            return packed  # type: ignore[no-any-return]
+            return packed
         *trees, sums = self._vectors = packed
         copies = [{k: v.copy() for k, v in vectors.items()} for vectors in trees]
         params, state = self._current = tuple(map(PackedTree, self.packings, copies))
@@ -104,8 +106,8 @@ class StepExecutor:
 
 
 def step_executor(
-    make: Callable[..., Callable[..., Any]],
-    parts: tuple[Any, ...],
+    make: Callable[..., Step],
+    parts: tuple[object, ...],
     averaged: bool,
     compiler: str,
     start: tuple[Params, State, Array],
@@ -139,27 +141,27 @@ def step_executor(
 class _MakeStepAndSum:
     """Makes the function that is compiled, from the parts and the packings."""
 
-    make: Callable[..., Callable[..., Any]]
+    make: Callable[..., Step]
     averaged: bool
 
-    def __call__(self, *given: Any) -> Callable[..., Any]:
+    def __call__(self, *given: Any) -> Callable[..., Packed]:
         *parts, of_params, of_state = given
         step = self.make(*parts)
         return functools.partial(_step_and_sum, step, self.averaged, (of_params, of_state))
 
 
 def _step_and_sum(
-    step: Callable[..., Any],
+    step: Step,
     averaged: bool,
     packings: Any,
-    params: Any,
-    state: Any,
+    params: Params,
+    state: State,
     sums: Array,
     arrays: Batch,
     index: Array | None,
     key: Key | None,
     scale: Array | None,
-) -> tuple[Any, Any, Array]:
+) -> Packed:
     """Take the rows, make the step, and add its loss to the sums."""
     batch = take(arrays, index)
     given = {k: v for k, v in (("key", key), ("scale", scale)) if v is not None}
@@ -172,7 +174,7 @@ def _step_and_sum(
     return of_params.pack(params), of_state.pack(state), xp.stack([total, finite])
 
 
-def _number() -> Any:
+def _number() -> Host:
     return np.zeros((1, 1), np.int32)
 
 

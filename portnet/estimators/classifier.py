@@ -1,6 +1,6 @@
 """MLPClassifier: scikit-learn's classifier for arrays of any library."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
-from .._typing import Array, Host
+from .._typing import Array, ArrayLike, Host
 from .._validation import warn
 from ..backend import Backend, backend_of, is_host, namespace, to_numpy
 from ..data import labels
@@ -165,7 +165,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     def __init__(
         self,
-        hidden_layer_sizes: Any = (100,),
+        hidden_layer_sizes: ArrayLike = (100,),
         activation: str = "relu",
         *,
         solver: str = "adam",
@@ -176,7 +176,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         tol: float = 1e-4,
         verbose: bool = False,
         warm_start: bool = False,
@@ -189,7 +189,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
-        class_weight: Any = None,
+        class_weight: object = None,
         backend: str | None = None,
         compile: bool = True,
     ) -> None:
@@ -202,7 +202,13 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     @available_if(_is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike = None,
+        classes: ArrayLike = None,
+    ) -> Self:
         """Train one epoch on these rows, in a new order.
 
         Parameters
@@ -232,7 +238,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
             return self._fit_or_restore(fit)
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: ArrayLike) -> Array:
         """Return the class of each row (rows,), or 0 and 1 (rows, labels), in the library of X.
 
         Text labels are returned as a NumPy array.
@@ -249,17 +255,17 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
         return self._apply(X, "predict", decode)
 
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: ArrayLike) -> Array:
         """Return the probability of each class (rows, classes), in the library of X."""
         return self._apply(X, "predict_proba", self._probabilities)
 
-    def predict_log_proba(self, X: Any) -> Array:
+    def predict_log_proba(self, X: ArrayLike) -> Array:
         """Return the logarithm of `predict_proba`, (rows, classes)."""
         return self._apply(
             X, "predict_log_proba", lambda raw: namespace(raw).log(self._probabilities(raw))
         )
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike = None) -> float:
         """Return the accuracy: the fraction of rows with the right class, or with all labels right.
 
         X is (rows, features), y (rows,) or (rows, labels), sample_weight (rows,).
@@ -296,12 +302,12 @@ class MLPClassifier(ClassifierMixin, _MLP):
         y = y[:, 0] if self.n_outputs_ == 1 else y
         return float(accuracy_score(y.astype(pred.dtype), pred, sample_weight=weight))
 
-    def _host_labels(self, y: Any) -> Any:
+    def _host_labels(self, y: ArrayLike) -> ArrayLike:
         y = y if is_host(y) else to_numpy(y)
         labels.refuse_mixed(y, "y")
         return y
 
-    def _learn_targets(self, y: Any, backend: Backend, incremental: bool) -> None:
+    def _learn_targets(self, y: ArrayLike, backend: Backend, incremental: bool) -> None:
         """Set the classes from y, or check y against the known classes."""
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
@@ -352,7 +358,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
             return SoftmaxCrossEntropy(reduction="sum"), "softmax"
         return SigmoidCrossEntropy(reduction="sum"), "logistic"
 
-    def _with_class_weights(self, y: Any, sample_weight: Host | None) -> Host | None:
+    def _with_class_weights(self, y: ArrayLike, sample_weight: Host | None) -> Host | None:
         given = self.class_weight
         if given is None:
             return sample_weight
@@ -400,7 +406,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
             )
 
 
-def _restrict_to(given: Any, known: list[Any]) -> Any:
+def _restrict_to(given: object, known: list[Any]) -> object:
     """Return class weights without unknown classes, if every known class has one.
 
     As in scikit-learn: a fold need not have all classes of the dict.

@@ -18,6 +18,7 @@ from ..losses import Loss, PoissonLoss
 from ..optimizers import Optimizer
 
 __all__ = [
+    "Part",
     "PoissonDeviance",
     "make_penalized_step",
     "over_all_rows",
