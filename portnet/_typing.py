@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 __all__ = [
+    "AnyArray",
     "Array",
     "ArrayLike",
     "Cache",
@@ -25,6 +26,7 @@ __all__ = [
 
 Host = np.ndarray[Any, Any]  # a NumPy array, in host memory
 ArrayLike = Any  # what `portnet.asarray` takes: an array of any library, a list, a data frame
+AnyArray = Any  # an array of a library that the caller knows, with the methods of that library
 Tree = Any  # a pytree: an array, or a dict, list or tuple of pytrees
 Params = Any  # the parameters of a model, a pytree
 State = Any  # the state of an optimizer, a pytree

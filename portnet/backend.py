@@ -23,7 +23,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ._typing import Array, ArrayLike, Device, DType, Host, Namespace
+from ._typing import AnyArray, Array, ArrayLike, Device, DType, Host, Namespace
 from ._validation import check_choice
 
 __all__ = [
@@ -246,7 +246,7 @@ def _rebuild(name: str, dtype: str, where: Device, module: str) -> Backend:
     return Backend(name, dtype, where, importlib.import_module(module))
 
 
-def asarray(x: ArrayLike, *, dtype: str | None = None) -> Array:
+def asarray(x: ArrayLike, *, dtype: str | None = None) -> AnyArray:
     """Move data to the current backend.
 
     Parameters

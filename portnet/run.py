@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _validation as options
 from . import tree
-from ._typing import Array, ArrayLike, Device, Host, Params, State, Tree
+from ._typing import AnyArray, Array, ArrayLike, Device, Host, Params, State, Tree
 from .backend import Backend, describe, is_host, read_floats, to_numpy, use_backend
 from .data import checks
 from .data import labels as _labels
@@ -217,7 +217,7 @@ class Run:
             names = ("params", "state", "_last", "_best")
             return replace(self, backend=backend, **{n: move(getattr(self, n)) for n in names})
 
-    def predict(self, X: ArrayLike) -> Array:
+    def predict(self, X: ArrayLike) -> AnyArray:
         """Return the mean of the target for each row, in the library of X.
 
         X is (rows, n_in). The shape is (rows, outputs); (rows,) for one output that was trained on
@@ -229,7 +229,7 @@ class Run:
         flat = self._one_dimensional and self.outputs == 1
         return self._answer(X, lambda mean: mean[:, 0] if flat else mean)
 
-    def predict_proba(self, X: ArrayLike) -> Array:
+    def predict_proba(self, X: ArrayLike) -> AnyArray:
         """Return the probability of each class or label (rows, classes), in the library of X.
 
         The columns are in the order of `classes`, where the labels were text. One output makes two
@@ -239,7 +239,7 @@ class Run:
         self._classes("predict_proba")
         return self._answer(X, two_columns)
 
-    def predict_class(self, X: ArrayLike) -> Array:
+    def predict_class(self, X: ArrayLike) -> AnyArray:
         """Return the most probable class of each row (rows,), as integers, in the library of X.
 
         Where the labels were text, the names of the classes, as a NumPy array. For several labels

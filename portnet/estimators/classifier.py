@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
-from .._typing import Array, ArrayLike, Host
+from .._typing import AnyArray, Array, ArrayLike, Host
 from .._validation import warn
 from ..backend import Backend, backend_of, is_host, namespace, to_numpy
 from ..data import labels
@@ -238,7 +238,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
             return self._fit_or_restore(fit)
 
-    def predict(self, X: ArrayLike) -> Array:
+    def predict(self, X: ArrayLike) -> AnyArray:
         """Return the class of each row (rows,), or 0 and 1 (rows, labels), in the library of X.
 
         Text labels are returned as a NumPy array.
@@ -255,11 +255,11 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
         return self._apply(X, "predict", decode)
 
-    def predict_proba(self, X: ArrayLike) -> Array:
+    def predict_proba(self, X: ArrayLike) -> AnyArray:
         """Return the probability of each class (rows, classes), in the library of X."""
         return self._apply(X, "predict_proba", self._probabilities)
 
-    def predict_log_proba(self, X: ArrayLike) -> Array:
+    def predict_log_proba(self, X: ArrayLike) -> AnyArray:
         """Return the logarithm of `predict_proba`, (rows, classes)."""
         return self._apply(
             X, "predict_log_proba", lambda raw: namespace(raw).log(self._probabilities(raw))

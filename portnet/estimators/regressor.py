@@ -9,7 +9,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
-from .._typing import Array, ArrayLike, Host
+from .._typing import AnyArray, Array, ArrayLike, Host
 from ..backend import Backend, is_host, namespace, to_numpy
 from ..losses import Loss, SquaredError
 from . import inputs, objective
@@ -157,7 +157,7 @@ class MLPRegressor(RegressorMixin, _MLP):
         with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
             return self._fit_or_restore(lambda: self._fit(X, y, sample_weight, incremental=True))
 
-    def predict(self, X: ArrayLike) -> Array:
+    def predict(self, X: ArrayLike) -> AnyArray:
         """Return the mean of the target, (rows,) or (rows, outputs), in the library of X."""
         mean = self._apply(X, "predict", self._mean)
         return mean[:, 0] if mean.shape[1] == 1 else mean
