@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 __all__ = [
     "FORWARD_CALL",
@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 # Losses, metrics and optimizers by their names in other libraries: suggestions in errors.
 OTHER_NAMES = {
@@ -126,7 +127,9 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
-def options_by_name(names: Callable[[], Iterable[str]], example: str) -> Callable[[Any], Any]:
+def options_by_name(
+    names: Callable[[], Iterable[str]], example: str
+) -> Callable[[_Function], _Function]:
     """Return a decorator of methods (self, X, y, *, ...): TypeErrors suggest what to write.
 
     They are raised for options given by position, and for options not in `names()`.
@@ -158,7 +161,7 @@ def options_by_name(names: Callable[[], Iterable[str]], example: str) -> Callabl
     return decorate
 
 
-def check_choice(kind: str, name: Any, names: Iterable[str]) -> None:
+def check_choice(kind: str, name: object, names: Iterable[str]) -> None:
     """Raise ValueError unless `name` is one of `names`; the message suggests the closest one."""
     names = list(names)
     if not isinstance(name, str) or name not in names:
@@ -172,7 +175,7 @@ def check_choice(kind: str, name: Any, names: Iterable[str]) -> None:
         raise ValueError(f"unknown {kind} {name!r}{hint} The names are {', '.join(names)}")
 
 
-def resolve(kind: str, given: Any, table: Mapping[str, Callable[[], Any]]) -> Any:
+def resolve(kind: str, given: str | _T, table: Mapping[str, Callable[[], _T]]) -> _T:
     """Return a new object by its name in `table`; return anything but a string unchanged."""
     if not isinstance(given, str):
         return given
@@ -180,7 +183,7 @@ def resolve(kind: str, given: Any, table: Mapping[str, Callable[[], Any]]) -> An
     return table[given]()
 
 
-def check_integer(what: str, value: Any, low: int) -> int:
+def check_integer(what: str, value: SupportsIndex, low: int) -> int:
     """Return an option as an int, or raise ValueError unless it is an integer >= low."""
     try:
         result = operator.index(value)
@@ -191,7 +194,7 @@ def check_integer(what: str, value: Any, low: int) -> int:
     return result
 
 
-def check_number(owner: Any, name: str, expected: str, valid: Callable[[float], bool]) -> None:
+def check_number(owner: object, name: str, expected: str, valid: Callable[[float], bool]) -> None:
     """Convert a field of a frozen dataclass to a float, or raise ValueError unless it is valid.
 
     A Python float, because NumPy's float64 scalars promote float32 arrays to float64.
@@ -227,15 +230,15 @@ def decays(owner: Any, paths: list[str]) -> list[bool]:
     return result
 
 
-def name_of(x: Any) -> str:
+def name_of(x: object) -> str:
     """Return the repr of an object for messages, or its class name if the repr is the default."""
     text = repr(x)
     return type(x).__name__ if text.startswith("<") and " object at 0x" in text else text
 
 
 def check_pair(
-    owner: Any, method: str, expected: str, result: Any, index: int | None = None
-) -> Any:
+    owner: object, method: str, expected: str, result: _T, index: int | None = None
+) -> _T:
     """Return the result of a method of `owner`, or raise TypeError unless it is a pair.
 
     `index` is the position of a layer in its Chain.
@@ -261,7 +264,7 @@ def check_signature(what: str, function: Any, names: tuple[str, ...], example: s
 
 
 @functools.lru_cache(maxsize=256)  # a signature takes longer than a step of a small network
-def _takes(function: Any, count: int) -> bool:
+def _takes(function: Callable[..., object], count: int) -> bool:
     try:
         inspect.signature(function).bind(*range(count))
     except TypeError:
@@ -288,7 +291,7 @@ def sizes_in_a_list(make: _Function) -> _Function:
     return checked  # type: ignore[return-value]
 
 
-def refuse_unknown(owner: str, options: Mapping[str, Any], names: Iterable[str]) -> None:
+def refuse_unknown(owner: str, options: Mapping[str, object], names: Iterable[str]) -> None:
     """Raise TypeError for options not in `names`; the message says what to write instead."""
     for name in options:
         if name not in names:
@@ -300,12 +303,12 @@ def refuse_unknown(owner: str, options: Mapping[str, Any], names: Iterable[str])
             raise TypeError(f"{owner}: unknown option {name!r}" + f": write {where}" * bool(where))
 
 
-def _describe(x: Any) -> str:
+def _describe(x: object) -> str:
     shape = getattr(x, "shape", None)
     return f"a {type(x).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
 
 
-def check_methods(what: str, given: Any, names: tuple[str, ...]) -> None:
+def check_methods(what: str, given: object, names: tuple[str, ...]) -> None:
     """Raise TypeError unless `given` is an object, not a class, with these methods."""
     if isinstance(given, type) or not all(hasattr(given, name) for name in names):
         hint = ": write it with ()" if isinstance(given, type) else ""

@@ -15,7 +15,7 @@ import functools
 import importlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from ._typing import Array
+from ._typing import AnyArray, Array, ArrayLike, Device, DType, Host, Namespace
 from ._validation import check_choice
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 FLOATS = ("float32", "float64")
-_NATIVE: dict[str | None, Any] = {name: np.dtype(name) for name in FLOATS}
+_NATIVE: dict[str | None, DType] = {name: np.dtype(name) for name in FLOATS}
 DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", *FLOATS)
 
 
@@ -78,7 +78,7 @@ class ShapeError(ValueError):
 # Library and device of an array -----------------------------------------------------------------
 
 
-def namespace(*arrays: Array) -> Any:
+def namespace(*arrays: Array | float | None) -> Namespace:
     """Return the array API namespace of arrays of any shape; None and Python scalars are ignored.
 
     Raises TypeError if an argument is not an array, or if libraries are mixed.
@@ -97,6 +97,7 @@ def namespace(*arrays: Array) -> Any:
     try:
         return array_api_compat.array_namespace(*arrays)
     except TypeError:
+        a: Any
         for a in arrays:  # traced arrays accept NumPy arrays as constants
             if hasattr(a, "__portnet_trace__"):
                 return a.__array_namespace__()
@@ -108,16 +109,16 @@ def namespace(*arrays: Array) -> Any:
 
 
 @functools.cache
-def _numpy_namespace() -> Any:
+def _numpy_namespace() -> Namespace:
     return importlib.import_module("array_api_compat.numpy")  # late, as the import is slow
 
 
-def device(x: Array) -> Any:
+def device(x: Array) -> Device:
     """Return the device of an array."""
     return array_api_compat.device(x)
 
 
-def describe(x: Any) -> str:
+def describe(x: ArrayLike) -> str:
     """Return the library and device of an array as text: ``a torch array on cpu``."""
     if not array_api_compat.is_array_api_obj(x):
         return f"a {type(x).__name__}"
@@ -148,10 +149,12 @@ class Backend:
 
     name: str
     dtype: str = "float32"
-    device: Any = field(default=None, hash=False)  # CuPy's devices cannot be hashed
-    xp: Any = field(default=None, repr=False, compare=False)
+    device: Device = field(default=None, hash=False)  # CuPy's devices cannot be hashed
+    xp: Namespace = field(default=None, repr=False, compare=False)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # names, as modules and some devices cannot be pickled
+    def __reduce__(
+        self,
+    ) -> tuple[object, ...]:  # names, as modules and some devices cannot be pickled
         where = _device_text(self.device) if self.name in _LIBRARIES else self.device
         return _rebuild, (self.name, self.dtype, where, self.xp.__name__)
 
@@ -159,7 +162,7 @@ class Backend:
         return f"{self.name} on {_device_text(self.device)}"
 
     @property
-    def real(self) -> Any:
+    def real(self) -> DType:
         """The floating dtype, as an object of the library."""
         return getattr(self.xp, self.dtype)
 
@@ -190,31 +193,31 @@ class Backend:
             )
             raise ValueError(f"the {self.name} backend cannot create {dtype} arrays: {why}")
 
-    def holds(self, x: Any) -> bool:
+    def holds(self, x: object) -> bool:
         """Return whether x is an array of this library on this device."""
         if not array_api_compat.is_array_api_obj(x):
             return False
         other = backend_of(x)
         return bool(self.name == other.name and self.device == other.device)
 
-    def asarray(self, x: Any, dtype: str | None = None) -> Array:
+    def asarray(self, x: ArrayLike, dtype: str | None = None) -> Array:
         """Convert a list, a data frame or an array of any library; see `portnet.asarray`."""
         if type(x) is np.ndarray and self.is_host and x.dtype is _NATIVE.get(dtype):
             return x
         if dtype is not None:
             self.require(dtype)
         if self.name != "numpy" and self.holds(x):
-            x = detached(x)
-            if "complex" in _dtype_name(x.dtype):
-                raise ValueError(f"expected real numbers, got {_dtype_name(x.dtype)} data")
-            wanted = dtype or (self.dtype if "float" in _dtype_name(x.dtype) else None)
-            if wanted is None or x.dtype == getattr(self.xp, wanted):
-                return x
+            a: Array = detached(x)
+            if "complex" in _dtype_name(a.dtype):
+                raise ValueError(f"expected real numbers, got {_dtype_name(a.dtype)} data")
+            wanted = dtype or (self.dtype if "float" in _dtype_name(a.dtype) else None)
+            if wanted is None or a.dtype == getattr(self.xp, wanted):
+                return a
             with np.errstate(over="ignore"):  # array-api-strict casts with NumPy, which warns
-                cast = self.xp.astype(x, getattr(self.xp, wanted))
-            narrower = wanted == "float32" and _dtype_name(x.dtype) == "float64"
-            if narrower and bool(self.xp.any(self.xp.isinf(cast) & self.xp.isfinite(x))):
-                raise _too_large(to_numpy(x), wanted)  # bool() has already waited for the device
+                cast: Array = self.xp.astype(a, getattr(self.xp, wanted))
+            narrower = wanted == "float32" and _dtype_name(a.dtype) == "float64"
+            if narrower and bool(self.xp.any(self.xp.isinf(cast) & self.xp.isfinite(a))):
+                raise _too_large(to_numpy(a), wanted)  # bool() has already waited for the device
             return cast
         host = _as_numeric(to_numpy(x))
         host = _cast(host, dtype or (None if host.dtype.kind in "iub" else self.dtype))
@@ -226,22 +229,24 @@ class Backend:
         host = host.astype(host.dtype.newbyteorder("="), copy=False)
         if self.name == "torch" and (not host.flags.writeable or min(host.strides, default=0) < 0):
             host = host.copy()  # torch warns of read-only memory and has no negative strides
-        return self.xp.asarray(host, dtype=getattr(self.xp, host.dtype.name), device=self.device)
+        dtype_of = getattr(self.xp, host.dtype.name)
+        moved: Array = self.xp.asarray(host, dtype=dtype_of, device=self.device)
+        return moved
 
-    def active(self) -> AbstractContextManager[Any]:
+    def active(self) -> AbstractContextManager[object]:
         """Return a context for kernels on this device: CuPy launches on the *current* device."""
         if self.name == "cupy" and self.device is not None:
             return self.device  # type: ignore[no-any-return]
         return nullcontext()
 
 
-def _rebuild(name: str, dtype: str, where: Any, module: str) -> Backend:
+def _rebuild(name: str, dtype: str, where: Device, module: str) -> Backend:
     if name in _LIBRARIES:
         where = _LIBRARIES[name].find_device(where)
     return Backend(name, dtype, where, importlib.import_module(module))
 
 
-def asarray(x: Any, *, dtype: str | None = None) -> Array:
+def asarray(x: ArrayLike, *, dtype: str | None = None) -> AnyArray:
     """Move data to the current backend.
 
     Parameters
@@ -269,7 +274,7 @@ def asarray(x: Any, *, dtype: str | None = None) -> Array:
     return get_backend().asarray(x, dtype)
 
 
-def to_numpy(x: Any) -> np.ndarray[Any, Any]:
+def to_numpy(x: ArrayLike) -> Host:
     """Return an array of any library, a list or a data frame as a NumPy array.
 
     The result has the shape of x. The call waits for the device. Raises ValueError for ragged lists
@@ -305,7 +310,7 @@ def to_numpy(x: Any) -> np.ndarray[Any, Any]:
         ) from error
 
 
-def set_backend(name: str, *, device: Any = None, dtype: str = "float32") -> None:
+def set_backend(name: str, *, device: Device = None, dtype: str = "float32") -> None:
     """Set where new arrays are created, for the whole process.
 
     Parameters
@@ -337,7 +342,7 @@ def set_backend(name: str, *, device: Any = None, dtype: str = "float32") -> Non
 
 
 @contextmanager
-def use_backend(name: str, *, device: Any = None, dtype: str = "float32") -> Iterator[Backend]:
+def use_backend(name: str, *, device: Device = None, dtype: str = "float32") -> Iterator[Backend]:
     """Set where the current thread creates new arrays, inside a ``with``.
 
     The arguments are those of `set_backend`, which it overrides inside the block. Other threads are
@@ -379,7 +384,7 @@ def get_backend() -> Backend:
     return _from_environment(os.environ.get("PORTNET_BACKEND") or "numpy")
 
 
-def backend_of(x: Any) -> Backend:
+def backend_of(x: ArrayLike) -> Backend:
     """Return the backend of an array; for lists and data frames, the current one.
 
     The dtype is that of the array if float32 or float64, else the current backend's.
@@ -392,17 +397,17 @@ def backend_of(x: Any) -> Backend:
     return Backend(_name(xp), dtype, array_api_compat.device(x), xp)
 
 
-def is_host(x: Any) -> bool:
+def is_host(x: object) -> bool:
     """Return whether x is host data: a NumPy array, a list, a data frame or a scalar."""
     return isinstance(x, np.ndarray | np.generic) or not array_api_compat.is_array_api_obj(x)
 
 
-def detached(x: Array) -> Array:
+def detached(x: Any) -> Any:
     """Return x without autograd history: torch tensors detached, anything else unchanged."""
     return x.detach() if array_api_compat.is_torch_array(x) and x.requires_grad else x
 
 
-def kind_of_tensor(x: Any) -> str:
+def kind_of_tensor(x: ArrayLike) -> str:
     """Return "sparse" or "meta" for a torch tensor without dense values, else ""."""
     if not array_api_compat.is_torch_array(x):
         return ""
@@ -512,7 +517,7 @@ def _cpu_only(name: str) -> str:
     return name
 
 
-def _cupy_device(name: str) -> Any:
+def _cupy_device(name: str) -> Device:
     import cupy
 
     kind, _, number = name.partition(":")
@@ -525,7 +530,7 @@ def _cupy_device(name: str) -> Any:
     return cupy.cuda.Device(int(index))
 
 
-def _torch_device(name: str) -> Any:
+def _torch_device(name: str) -> Device:
     import torch
 
     try:
@@ -534,7 +539,7 @@ def _torch_device(name: str) -> Any:
         raise ValueError(_first_line(error)) from error
 
 
-def _jax_device(name: str) -> Any:
+def _jax_device(name: str) -> Device:
     import jax
 
     kind, _, number = name.partition(":")
@@ -544,7 +549,7 @@ def _jax_device(name: str) -> Any:
         raise ValueError(_first_line(error)) from error
 
 
-def _strict_device(name: str) -> Any:
+def _strict_device(name: str) -> Device:
     import array_api_strict
 
     return array_api_strict.Device(name)
@@ -554,7 +559,7 @@ def _strict_device(name: str) -> Any:
 class _Library:
     namespace: str  # the module with the functions of the standard
     install: str  # how to install it
-    find_device: Callable[[str], Any]  # by name; raises ValueError
+    find_device: Callable[[str], Device]  # by name; raises ValueError
     try_out: Callable[[Any], str] = _try_default  # returns the name of the default device
     compiler: str = ""  # see Backend.compiler
 
@@ -575,7 +580,7 @@ _LIBRARIES = {
 }
 
 
-def _resolve(name: str, where: Any, dtype: str) -> Backend:
+def _resolve(name: str, where: Device, dtype: str) -> Backend:
     check_choice("backend", name, _LIBRARIES)
     check_choice("dtype", dtype, FLOATS)
     status = _probe(name)
@@ -610,17 +615,17 @@ _thread = threading.local()
 # Helpers ----------------------------------------------------------------------------------------
 
 
-def _name(xp: Any) -> str:
+def _name(xp: Namespace) -> str:
     """Return the name of the library behind a namespace: numpy, cupy, torch, jax and so on."""
     return str(xp.__name__).removeprefix("array_api_compat.").split(".")[0]
 
 
-def _dtype_name(dtype: Any) -> str:
+def _dtype_name(dtype: DType) -> str:
     """Return "float32" for np.float32, torch.float32, array_api_strict.float32."""
     return str(getattr(dtype, "name", dtype)).rpartition(".")[2]
 
 
-def _as_numeric(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _as_numeric(host: Host) -> Host:
     """Return host data as a numeric array; converts objects (Decimal, None, mixed columns)."""
     if host.dtype.kind in "fiub":
         return host
@@ -636,7 +641,7 @@ def _as_numeric(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         raise ValueError(f"expected real numbers: {error}") from error
 
 
-def _cast(host: np.ndarray[Any, Any], dtype: str | None) -> np.ndarray[Any, Any]:
+def _cast(host: Host, dtype: str | None) -> Host:
     """Return host data in another dtype, or raise ValueError if a value does not fit."""
     if dtype is None or host.dtype == np.dtype(dtype):
         return host
@@ -651,7 +656,7 @@ def _cast(host: np.ndarray[Any, Any], dtype: str | None) -> np.ndarray[Any, Any]
         raise _too_large(host, dtype) from None
 
 
-def _too_large(host: np.ndarray[Any, Any], dtype: str) -> ValueError:
+def _too_large(host: Host, dtype: str) -> ValueError:
     largest = np.max(np.abs(host), where=np.isfinite(host), initial=0)
     return ValueError(
         f"a value of {largest:.3g} is too large for {dtype}: scale the data, "
@@ -659,7 +664,7 @@ def _too_large(host: np.ndarray[Any, Any], dtype: str) -> ValueError:
     )
 
 
-def _device_text(where: Any) -> str:
+def _device_text(where: Device) -> str:
     for attribute in ("_device", "id"):  # array-api-strict's name; CuPy's and JAX's number
         if hasattr(where, attribute):
             value = getattr(where, attribute)
@@ -673,7 +678,7 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
-def read_floats(numbers: list[Any]) -> list[float]:
+def read_floats(numbers: Sequence[Array | float]) -> list[float]:
     """Return 0-d arrays and numbers as floats, in one transfer to the host.
 
     Examples

@@ -7,7 +7,7 @@ part of the run, so that a run that is continued is monitored as if it had not b
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -271,7 +271,7 @@ class Report:
     run: Run = field(repr=False)
 
 
-Callback = Callable[[Report], Any]  # True ends training
+Callback = Callable[[Report], object]  # True ends training
 
 
 def report_epoch(report: Report, callbacks: Iterable[Callback], verbose: bool) -> Run:

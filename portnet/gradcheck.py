@@ -11,12 +11,11 @@ Central differences have a relative error of about eps^(2/3): check in float64. 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from . import rng, tree
-from ._typing import Array
+from ._typing import Array, Cache, Params, Tree
 from ._validation import (
     LOSS_CALL,
     check_integer,
@@ -99,7 +98,7 @@ def check_layer(
         )
         _check_linear(layer, params, cache, dy, (dparams, dx))
 
-        def f(at: Any, k: rng.Key | None = k, dy: Array = dy) -> float:
+        def f(at: Tree, k: rng.Key | None = k, dy: Array = dy) -> float:
             return _dot(dy, layer.forward(at[0], at[1], k)[0])
 
         names = [f"dparams{p}" for p in tree.paths(params)] + ["dx"]
@@ -151,7 +150,7 @@ def check_loss(
     for w, mode in ((None, "without weights"), (weight, "with weights")):
         _, dpred = loss(pred, target, w)
 
-        def f(at: Any, w: Array | None = w) -> float:
+        def f(at: Tree, w: Array | None = w) -> float:
             return float(loss(at[0], target, w)[0])
 
         error = _compare(f, (pred,), (dpred,), ["dpred"], draw, f"{loss} {mode}")
@@ -166,7 +165,7 @@ def check_gradients(
     y: Array,
     *,
     weight: Array | None = None,
-    params: Any = None,
+    params: Params = None,
     seed: int = 0,
 ) -> float:
     """Check the gradient of a loss with respect to all parameters of a model, in float64.
@@ -220,7 +219,7 @@ def check_gradients(
     pred, cache = model.forward(params, X)
     dparams, _ = model.backward(params, cache, loss(pred, y, weight)[1])
 
-    def value(params: Any) -> float:
+    def value(params: Params) -> float:
         return float(loss(model.forward(params, X)[0], y, weight)[0])
 
     names = [f"dparams{p}" for p in tree.paths(params)]
@@ -231,9 +230,9 @@ def check_gradients(
 
 
 def _compare(
-    f: Callable[[Any], float],
-    at: Any,
-    grads: Any,
+    f: Callable[[Tree], float],
+    at: Tree,
+    grads: Tree,
     names: list[str],
     draw: rng.Generator,
     what: str,
@@ -277,7 +276,7 @@ def _rtol(eps: float) -> float:
     return float(200 * eps ** (2 / 3))  # 7e-9 in float64, 5e-3 in float32
 
 
-def _check_float32(layer: Layer, params: Any, x: Array, key: rng.Key | None) -> None:
+def _check_float32(layer: Layer, params: Params, x: Array, key: rng.Key | None) -> None:
     backend = backend_of(x)
     params = tree.map(lambda p: backend.asarray(p, "float32"), params)
     y, cache = check_pair(
@@ -295,7 +294,7 @@ def _check_float32(layer: Layer, params: Any, x: Array, key: rng.Key | None) -> 
             )
 
 
-def _check_linear(layer: Layer, params: Any, cache: Any, dy: Array, grads: Any) -> None:
+def _check_linear(layer: Layer, params: Params, cache: Cache, dy: Array, grads: Tree) -> None:
     """Check that backward(2 dy) = 2 backward(dy), to the last bit: backward is linear in dy."""
     for once, twice in zip(
         tree.leaves(grads), tree.leaves(layer.backward(params, cache, 2.0 * dy)), strict=True
@@ -304,14 +303,14 @@ def _check_linear(layer: Layer, params: Any, cache: Any, dy: Array, grads: Any) 
             raise GradientError(f"{layer}: backward is not linear in dy, or not a pure function")
 
 
-def _random_params(layer: Layer, x: Array, draw: rng.Generator, backend: Backend) -> Any:
+def _random_params(layer: Layer, x: Array, draw: rng.Generator, backend: Backend) -> Params:
     """Return random parameters of the layer's shapes, also for those that start at 0 or 1."""
     params, _ = layer.init(draw, x.shape[-1])
     noisy = tree.map(lambda p: to_numpy(p) + 0.3 * draw.standard_normal(p.shape), params)
     return tree.map(backend.asarray, noisy)
 
 
-def _moved(at: Any, index: int, v: Array, h: float) -> Any:
+def _moved(at: Tree, index: int, v: Array, h: float) -> Tree:
     """Return the pytree `at` with h v added to its leaf number `index`."""
     counter = iter(range(len(tree.leaves(at))))
     return tree.map(lambda a: a + h * v if next(counter) == index else a, at)

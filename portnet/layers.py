@@ -33,12 +33,12 @@ dataclasses they get a constructor from their fields, which are immutable.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Protocol
 
-from ._typing import Array, Cache, Params  # names of types, all Any
+from ._typing import Array, Cache, Host, Params  # names of types
 from ._validation import (  # for errors with clear messages
     FORWARD_CALL,
     check_choice,
@@ -73,6 +73,7 @@ __all__ = [
     "mlp",
 ]
 
+Initializer = Callable[[Generator, int, int], Host]  # of rng, n_in, n_out: W
 _LAYER_METHODS = ("init", "forward", "backward")
 
 
@@ -725,7 +726,7 @@ def mlp(
     *,
     dropout: float = 0.0,
     norm: str | Layer | None = None,
-    weights: Any = None,
+    weights: str | Initializer | None = None,
 ) -> Chain:
     """A multilayer perceptron: Dense, norm, activation, dropout for each hidden layer, then Dense.
 

@@ -10,15 +10,15 @@ evaluation of f, which are moved to the host in one transfer.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ._typing import Array
+from ._typing import Array, ValueAndGrad
 from ._validation import check_integer, check_methods, check_number
 from .backend import ShapeError, describe, namespace, read_floats
 
 __all__ = ["LBFGS", "LBFGSState", "Result", "minimize"]
 
-Objective = Callable[[Array], tuple[Array, Array]]  # x (n,) -> value 0-d, gradient (n,)
+Objective = Callable[[Array], ValueAndGrad]  # x (n,) -> value 0-d, gradient (n,)
 
 # The strong Wolfe conditions on a step t along d: f(t) <= f(0) + C1 t f'(0) (Armijo) and
 # |f'(t)| <= C2 |f'(0)|. C2 is large, as d is close to Newton's step.
@@ -218,6 +218,7 @@ def minimize(
         before = x
         x, state = optimizer.iterate(f, before, state)
         iterations += x is not before
+    assert state.gradient is not None
     return Result(
         x,
         state.value,
@@ -241,7 +242,8 @@ def _direction(g: Array, s: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
     """
     if not s:
         xp, norm = namespace(g), _dot(g, g) ** 0.5
-        return -g / xp.where(norm > 0, norm, xp.ones_like(norm))
+        divisor: Array = xp.where(norm > 0, norm, xp.ones_like(norm))
+        return -g / divisor
     q = g
     pairs = [(s_i, y_i, _dot(s_i, y_i)) for s_i, y_i in zip(s, y, strict=True)]
     alphas = []
@@ -281,10 +283,10 @@ class _Point(NamedTuple):
     largest: float = 0.0  # max |g|
     sy: float = 0.0  # <s, y>
     yy: float = 0.0  # <y, y>
-    x: Array = None
-    gradient: Array = None
-    s: Array = None  # x + t d - x, with its rounding
-    y: Array = None
+    x: Any = None  # these are arrays; None at the start, which the search does not return
+    gradient: Any = None
+    s: Any = None  # x + t d - x, with its rounding
+    y: Any = None
 
 
 def _search(f: Objective, x: Array, state: LBFGSState) -> tuple[_Point | None, int, bool]:
@@ -297,6 +299,7 @@ def _search(f: Objective, x: Array, state: LBFGSState) -> tuple[_Point | None, i
     Returns the point (the lowest if none is acceptable, None if none is lower), the number of
     evaluations, and whether f was still decreasing at the furthest point.
     """
+    assert state.gradient is not None
     d = _direction(state.gradient, state.s, state.y)
     eps = float(namespace(x).finfo(x.dtype).eps)
     evaluate = _along(f, x, state.gradient, d)
@@ -448,7 +451,8 @@ def _limit(x: Array) -> float:
 
 def _dot(a: Array, b: Array) -> Array:
     """<a, b>, 0-d; not a matrix product, which some devices compute in reduced precision."""
-    return namespace(a).sum(a * b)
+    product: Array = namespace(a).sum(a * b)
+    return product
 
 
 def _check_start(f: Objective, x: Array) -> None:

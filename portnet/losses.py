@@ -35,9 +35,8 @@ batch has weights. portnet's losses also have
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
 
-from ._typing import Array  # the name of a type, Any
+from ._typing import Array, Namespace, ValueAndGrad  # names of types
 from ._validation import check_choice, check_number  # for errors with clear messages
 from .backend import ShapeError, device, namespace  # namespace(x): the array library of x
 
@@ -54,7 +53,7 @@ __all__ = [
     "one_hot",
 ]
 
-Loss = Callable[..., tuple[Array, Array]]  # the type of a loss
+Loss = Callable[[Array, Array, Array | None], ValueAndGrad]  # the type of a loss
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,7 @@ class Reduced:
         """Return the predicted mean of the target: pred."""
         return pred
 
-    def _reduce(
-        self, row_loss: Array, row_dpred: Array, weight: Array | None
-    ) -> tuple[Array, Array]:
+    def _reduce(self, row_loss: Array, row_dpred: Array, weight: Array | None) -> ValueAndGrad:
         """value = sum(w l) / sum(w), dpred = w (dl/dpred) / sum(w).
 
         l is row_loss (rows,), dl/dpred is row_dpred (rows, n_out).
@@ -134,7 +131,7 @@ class SquaredError(Reduced):
            [1.5]])
     """
 
-    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         xp = _checked_namespace(self, pred, target)
         e = pred - target
@@ -159,7 +156,7 @@ class AbsoluteError(Reduced):
            [-0.5]])
     """
 
-    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         xp = _checked_namespace(self, pred, target)
         e = pred - target
@@ -199,7 +196,7 @@ class Huber(Reduced):
         super().__post_init__()
         check_number(self, "delta", "delta > 0", lambda d: d > 0)
 
-    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         xp = _checked_namespace(self, pred, target)
         e = pred - target
@@ -233,7 +230,7 @@ class PoissonLoss(Reduced):
 
     low = 0.0
 
-    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         z, t = pred, target
         xp = _checked_namespace(self, z, t)
@@ -243,7 +240,8 @@ class PoissonLoss(Reduced):
     def mean(self, pred: Array) -> Array:
         """Return the predicted mean of the target: exp(z)."""
         z = pred
-        return namespace(z).exp(z)
+        mean: Array = namespace(z).exp(z)
+        return mean
 
 
 @dataclass(frozen=True)
@@ -271,7 +269,7 @@ class SigmoidCrossEntropy(Reduced):
 
     low, high = 0.0, 1.0
 
-    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         z, t = pred, target
         xp = _checked_namespace(self, z, t)
@@ -283,12 +281,13 @@ class SigmoidCrossEntropy(Reduced):
     def mean(self, pred: Array) -> Array:
         """p = sigmoid(z), as (tanh(z/2) + 1) / 2, which cannot overflow."""
         z = pred
-        return 0.5 * namespace(z).tanh(0.5 * z) + 0.5
+        p: Array = 0.5 * namespace(z).tanh(0.5 * z) + 0.5
+        return p
 
     def classes(self, mean: Array) -> Array:
         """Return 1 where p >= 0.5, else 0: (rows,) for one output, else (rows, labels)."""
         xp = namespace(mean)
-        chosen = xp.astype(mean >= 0.5, xp.int32)
+        chosen: Array = xp.astype(mean >= 0.5, xp.int32)
         return chosen[:, 0] if chosen.shape[-1] == 1 else chosen
 
 
@@ -334,7 +333,7 @@ class SoftmaxCrossEntropy(Reduced):
         super().__post_init__()
         check_number(self, "label_smoothing", "0 <= label_smoothing < 1", lambda a: 0 <= a < 1)
 
-    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         z = pred
         t = target if target.ndim == z.ndim else one_hot(target, z)
@@ -352,11 +351,13 @@ class SoftmaxCrossEntropy(Reduced):
         """p = softmax(z)."""
         xp, z = namespace(pred), pred
         exp_z = xp.exp(z - xp.max(z, axis=-1, keepdims=True))
-        return exp_z / xp.sum(exp_z, axis=-1, keepdims=True)
+        p: Array = exp_z / xp.sum(exp_z, axis=-1, keepdims=True)
+        return p
 
     def classes(self, mean: Array) -> Array:
         """Return the most probable class of each row, the first of equal ones: (rows,)."""
-        return namespace(mean).argmax(mean, axis=-1)
+        chosen: Array = namespace(mean).argmax(mean, axis=-1)
+        return chosen
 
 
 LOSSES: dict[str, Callable[[], Loss]] = {  # the names that Trainer(loss=...) accepts
@@ -390,10 +391,11 @@ def one_hot(labels: Array, z: Array) -> Array:
             f"got {labels.dtype} of shape {tuple(labels.shape)}"
         )
     classes = xp.arange(z.shape[-1], device=device(z))  # not in labels' dtype: uint8 ends at 255
-    return xp.astype(xp.astype(labels, classes.dtype)[..., None] == classes, z.dtype)
+    t: Array = xp.astype(xp.astype(labels, classes.dtype)[..., None] == classes, z.dtype)
+    return t
 
 
-def _checked_namespace(loss: Any, pred: Array, target: Array) -> Any:
+def _checked_namespace(loss: Reduced, pred: Array, target: Array) -> Namespace:
     """Return xp; raise ShapeError unless target has the shape and dtype of pred."""
     xp = namespace(pred, target)
     if pred.shape != target.shape or pred.dtype != target.dtype:

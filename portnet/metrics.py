@@ -7,9 +7,8 @@ None. Metrics have no gradients, and are computed on the device of the arrays.
 """
 
 from collections.abc import Callable
-from typing import Any
 
-from ._typing import Array
+from ._typing import Array, Namespace
 from .backend import ShapeError, namespace
 from .losses import one_hot
 
@@ -71,7 +70,8 @@ def balanced_accuracy(mean: Array, target: Array, weight: Array | None = None) -
     total = xp.sum(w, axis=-2)
     empty = xp.astype(total == 0, total.dtype)
     recall = xp.sum(w * xp.expand_dims(correct, axis=-1), axis=-2) / (total + empty)
-    return xp.sum(recall, axis=-1) / xp.sum(1.0 - empty, axis=-1)
+    average: Array = xp.sum(recall, axis=-1) / xp.sum(1.0 - empty, axis=-1)
+    return average
 
 
 def log_loss(mean: Array, target: Array, weight: Array | None = None) -> Array:
@@ -181,7 +181,8 @@ def r2(mean: Array, target: Array, weight: Array | None = None) -> Array:
     constant = total == 0
     ratio = residual / xp.where(constant, xp.ones_like(total), total)
     score = xp.where(constant, xp.astype(residual == 0, total.dtype), 1.0 - ratio)
-    return xp.mean(score, axis=-1)
+    average: Array = xp.mean(score, axis=-1)
+    return average
 
 
 METRICS: dict[str, Callable[..., Array]] = {
@@ -218,12 +219,15 @@ def two_columns(p: Array) -> Array:
 def _average(x: Array, weight: Array | None) -> Array:
     """sum(w x) / sum(w) over rows."""
     xp = namespace(x, weight)
+    mean: Array
     if weight is None:
-        return xp.mean(x, axis=-1)
-    return xp.sum(weight * x, axis=-1) / xp.sum(weight, axis=-1)
+        mean = xp.mean(x, axis=-1)
+    else:
+        mean = xp.sum(weight * x, axis=-1) / xp.sum(weight, axis=-1)
+    return mean
 
 
-def _check(name: str, mean: Array, target: Array, weight: Array | None) -> Any:
+def _check(name: str, mean: Array, target: Array, weight: Array | None) -> Namespace:
     if mean.shape != target.shape:
         raise ShapeError(
             f"{name}: expected target of shape {tuple(mean.shape)}, like the prediction, "

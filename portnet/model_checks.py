@@ -1,10 +1,8 @@
 """Model checks: a model, its loss and its metrics are tried on a few rows before training."""
 
-from typing import Any
-
 import numpy as np
 
-from ._typing import Array
+from ._typing import Array, Model, Params
 from ._validation import check_pair, name_of
 from .backend import Backend, describe
 from .data.dataset import Dataset
@@ -34,7 +32,7 @@ def try_out(run: Run, data: Dataset) -> None:
             measure(name, metric, run._mean(pred), y, w)
 
 
-def _forward(model: Any, params: Any, x: Array, backend: Backend) -> Array:
+def _forward(model: Model, params: Params, x: Array, backend: Backend) -> Array:
     """Return the outputs of a model; raise TypeError for a layer that changes library or dtype.
 
     Outputs must be in the library, on the device and in the dtype of x.
@@ -55,7 +53,7 @@ def _forward(model: Any, params: Any, x: Array, backend: Backend) -> Array:
 
 
 def _layer_that_leaves(
-    model: Any, params: Any, x: Array, backend: Backend, name: str = ""
+    model: Model, params: Params, x: Array, backend: Backend, name: str = ""
 ) -> str | None:
     """Return a message about the first layer that changes the library or the dtype; or None."""
     inner = getattr(model, "layer", None)  # of a Residual

@@ -1,11 +1,9 @@
 """Optimizer checks: whether an optimizer follows the protocol and decreases the loss."""
 
-from typing import Any
-
 import numpy as np
 
 from . import rng, tree
-from ._typing import Params
+from ._typing import Host, Params, State, Tree
 from ._validation import check_methods, check_pair, name_of, resolve
 from .backend import Backend, backend_of, describe, get_backend, is_host, to_numpy
 from .optimizers import OPTIMIZERS, Optimizer
@@ -74,7 +72,7 @@ def check_optimizer(
     _check(optimizer, params)
 
 
-def returns_parameters(optimizer: Any, params: Params) -> bool:
+def returns_parameters(optimizer: Optimizer, params: Params) -> bool:
     """Return whether `update` returns parameters instead of updates, tried with gradients of 0."""
     try:
         zeros = tree.map(lambda p: 0.0 * p, params)
@@ -86,7 +84,7 @@ def returns_parameters(optimizer: Any, params: Params) -> bool:
     return bool(moved) and all(moved)
 
 
-def _check(optimizer: Any, params: Params) -> None:
+def _check(optimizer: Optimizer, params: Params) -> None:
     name = name_of(optimizer)
     grads = tree.map(lambda p: 1.0 * p, params)  # the gradient of sum(p^2) / 2
     state = first = optimizer.init(params)
@@ -120,7 +118,7 @@ def _check(optimizer: Any, params: Params) -> None:
         )
 
 
-def _check_state(state: Any, params: Params, name: str) -> None:
+def _check_state(state: State, params: Params, name: str) -> None:
     backend = backend_of(tree.leaves(params)[0])
     for path, leaf in zip(tree.paths(state), tree.leaves(state), strict=True):
         if isinstance(leaf, np.generic) and backend.is_host:
@@ -135,7 +133,7 @@ def _check_state(state: Any, params: Params, name: str) -> None:
             )
 
 
-def _check_like(given: Any, expected: Any, what: str, whose: str) -> None:
+def _check_like(given: Tree, expected: Tree, what: str, whose: str) -> None:
     try:
         tree.map(lambda e, g: None, expected, given)
     except ValueError as error:
@@ -155,5 +153,5 @@ def _cast(params: Params, dtype: str) -> Params:
     return tree.map(lambda p: backend.asarray(p, dtype), params)
 
 
-def _host(pytree: Any) -> list[Any]:
+def _host(pytree: Tree) -> list[Host]:
     return [np.asarray(to_numpy(a)) for a in tree.leaves(pytree)]

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from . import tree
-from ._typing import Params, State  # names of types, all Any
+from ._typing import Array, Params, State  # names of types
 from ._validation import check_decay, check_number, decays  # for errors with clear messages
 from .backend import ShapeError, device, namespace  # namespace(x): the array library of x
 
@@ -42,7 +42,8 @@ __all__ = [
     "RMSPropState",
 ]
 
-LearningRate = float | Callable[[Any], Any]  # lr, or lr(t), where t is a 0-d array
+# lr, or lr(t), where t is a 0-d array
+LearningRate = float | Callable[[Any], Array | float]
 
 
 class Optimizer(Protocol):
@@ -121,7 +122,7 @@ class MomentumState(NamedTuple):
     MomentumState(t=array(0.), v=array([0., 0.]))
     """
 
-    t: Any
+    t: Array | float  # a float where there are no parameters
     v: Params
 
 
@@ -287,7 +288,7 @@ class AdamState(NamedTuple):
     AdamState(t=array(0.), m=array([0., 0.]), v=array([0., 0.]))
     """
 
-    t: Any
+    t: Array | float  # a float where there are no parameters
     m: Params
     v: Params
 
@@ -348,8 +349,9 @@ class Adam:
         correction1 = _one_minus_power(self.beta1, t)  # 1 - beta1^t
         correction2 = _one_minus_power(self.beta2, t)
 
-        def update_of(m: Any, v: Any) -> Any:  # m / correction1 is m_hat, v / correction2 is v_hat
-            return -lr * (m / correction1) / (namespace(v).sqrt(v / correction2) + self.eps)
+        def update_of(m: Array, v: Array) -> Array:  # m / correction1 is m_hat, and so with v
+            u: Array = -lr * (m / correction1) / (namespace(v).sqrt(v / correction2) + self.eps)
+            return u
 
         return tree.map(update_of, m, v), AdamState(t, m, v)
 
@@ -422,7 +424,7 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {  # what Trainer(optimizer=...
 }
 
 
-def _learning_rate(lr: LearningRate, t: Any) -> Any:
+def _learning_rate(lr: LearningRate, t: Array | float) -> Array | float:
     """Return lr or lr(t); raise ShapeError unless it is a number or a 0-d array like t."""
     if not callable(lr):
         return lr
@@ -439,7 +441,7 @@ def _learning_rate(lr: LearningRate, t: Any) -> Any:
     return value
 
 
-def _one_minus_power(beta: float, t: Any) -> Any:
+def _one_minus_power(beta: float, t: Array | float) -> Array | float:
     """1 - beta^t = -expm1(t log(beta)), accurate also if beta^t is close to 1."""
     if beta == 0:
         return 1.0
@@ -447,14 +449,16 @@ def _one_minus_power(beta: float, t: Any) -> Any:
     return -expm1(t * math.log(beta))
 
 
-def _zeros_like(param: Any) -> Any:
-    return namespace(param).zeros_like(param)
+def _zeros_like(param: Array) -> Array:
+    zeros: Array = namespace(param).zeros_like(param)
+    return zeros
 
 
-def _zero(params: Params) -> Any:
+def _zero(params: Params) -> Array | float:
     """Return a 0-d zero of the dtype and on the device of the parameters; 0.0 if there are none."""
     for param in tree.leaves(params):  # the first, if any
-        return namespace(param).zeros((), dtype=param.dtype, device=device(param))
+        zero: Array = namespace(param).zeros((), dtype=param.dtype, device=device(param))
+        return zero
     return 0.0
 
 
@@ -464,9 +468,9 @@ def _check_lr(optimizer: Any) -> None:
         check_number(optimizer, "lr", expected, lambda lr: 0 < lr < math.inf)
 
 
-def _check_beta(optimizer: Any, name: str) -> None:
+def _check_beta(optimizer: object, name: str) -> None:
     check_number(optimizer, name, f"0 <= {name} < 1", lambda beta: 0 <= beta < 1)
 
 
-def _check_eps(optimizer: Any) -> None:
+def _check_eps(optimizer: object) -> None:
     check_number(optimizer, "eps", "a finite eps > 0", lambda e: 0 < e < math.inf)

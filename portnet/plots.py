@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ._typing import ArrayLike, Host
 from ._validation import how_to_install
 from .backend import to_numpy
 
@@ -77,8 +78,8 @@ def curves(
 def decision_boundary(
     path: Path,
     model: Any,
-    X: Any,
-    y: Any,
+    X: ArrayLike,
+    y: ArrayLike,
     *,
     title: str = "",
 ) -> Path:
@@ -160,7 +161,7 @@ def decision_boundary(
 _SIDE = 201  # grid points along each axis
 
 
-def _predict(model: Any, points: Any, y: Any) -> tuple[Any, Any]:
+def _predict(model: Any, points: ArrayLike, y: Host) -> tuple[Host | None, Host]:
     """Return classes and their probabilities (n, classes); or None and predicted numbers (n,)."""
     known, probable = None, None  # of a function: inferred from the values
     if not hasattr(model, "predict"):
@@ -198,7 +199,7 @@ def _predict(model: Any, points: Any, y: Any) -> tuple[Any, Any]:
     return classes, values
 
 
-def _draw_two(figure: Any, axis: Any, sides: Any, values: Any, classes: Any) -> None:
+def _draw_two(figure: Any, axis: Any, sides: Host, values: Host, classes: Host) -> None:
     """Draw the probability of the second of two classes, and the line where it is 1/2."""
     second = np.clip(values[..., 1], 0, 1)
     shades = axis.contourf(*sides, second, np.linspace(0, 1, 11), cmap="RdBu_r", alpha=0.5)
@@ -206,7 +207,7 @@ def _draw_two(figure: Any, axis: Any, sides: Any, values: Any, classes: Any) -> 
     figure.colorbar(shades, label=f"probability of class {_text(classes[1])}")
 
 
-def _draw_several(figure: Any, axis: Any, sides: Any, values: Any, classes: Any) -> None:
+def _draw_several(figure: Any, axis: Any, sides: Host, values: Host, classes: Host) -> None:
     """Draw the most probable class of each grid point, paler where it is less probable."""
     colours = _colours(len(classes))[values.argmax(axis=-1)]
     pale = 1 - 0.5 * values.max(axis=-1, keepdims=True) * (1 - colours)
@@ -216,7 +217,7 @@ def _draw_several(figure: Any, axis: Any, sides: Any, values: Any, classes: Any)
         _draw_line(axis, sides, values[..., k] - np.delete(values, k, axis=-1).max(axis=-1))
 
 
-def _draw_line(axis: Any, sides: Any, heights: Any) -> None:
+def _draw_line(axis: Any, sides: Host, heights: Host) -> None:
     """Draw the contour of height 0 if there is one: matplotlib warns if there is none."""
     if heights.min() < 0 < heights.max():
         axis.contour(*sides, heights, [0], colors="black", linewidths=1)
@@ -238,7 +239,7 @@ def _colours(count: int) -> Any:
     return colormaps["tab10"]([0, 3, 2, 1, 4, 5, 6, 7, 8, 9][:count])[:, :3]
 
 
-def _text(name: Any) -> str:
+def _text(name: object) -> str:
     """Return the name of a class as text, "1" for 1.0."""
     return f"{name:g}" if isinstance(name, float) else str(name)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import callbacks, rng, tree
-from ._typing import Array
+from ._typing import Array, ArrayLike, State
 from ._validation import check_integer, warn
 from .backend import Backend
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
@@ -15,7 +15,7 @@ from .data import checks, labels
 from .data.checks import DataError
 from .data.dataset import Dataset
 from .data.split import split
-from .engine.full_batch import gradient_of, value_and_grad
+from .engine.full_batch import Gradient, gradient_of, value_and_grad
 from .lbfgs import LBFGS
 from .model_checks import try_out
 from .run import EpochProgress, Metric, Run, TrainerLike
@@ -28,9 +28,9 @@ class FitOptions:
     """The options of `Trainer.fit`, which documents them, checked."""
 
     epochs: int = 10
-    validation: Any = None
-    sample_weight: Any = None
-    class_weight: Any = None
+    validation: object = None
+    sample_weight: ArrayLike = None
+    class_weight: object = None
     metrics: Iterable[Metric] | None = None
     early_stopping: Any = False
     reduce_on_plateau: Any = False
@@ -70,7 +70,7 @@ class FitOptions:
 
 
 def prepare(
-    trainer: TrainerLike, X: Any, y: Any, options: FitOptions
+    trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions
 ) -> tuple[Run, Dataset, Dataset | None]:
     """Return the run before the first step, the training data and the validation data."""
     before, fraction = options.resume, options.validation
@@ -139,7 +139,7 @@ def epoch_plan(trainer: TrainerLike, data: Dataset) -> str:
     )
 
 
-def _new(trainer: TrainerLike, X: Array, y: Any, backend: Backend) -> Run:
+def _new(trainer: TrainerLike, X: Array, y: ArrayLike, backend: Backend) -> Run:
     """Return a run with initial parameters."""
     params, outputs = trainer.model.init(rng.generator(trainer.seed), X.shape[1])
     if trainer.params is not None:
@@ -176,10 +176,10 @@ def _resumed(trainer: TrainerLike, run: Run, plateau: bool) -> Run:
     return replace(run, _scale=scale, _monitors=monitors)
 
 
-def _check_state(state: Any, fresh: Any) -> None:
+def _check_state(state: State, fresh: State) -> None:
     """Raise ValueError unless a state has the pytree and the shapes of a new one."""
 
-    def check_shape(old: Any, new: Any) -> None:
+    def check_shape(old: ArrayLike, new: ArrayLike) -> None:
         if np.shape(old) != np.shape(new):
             raise ValueError(f"shape {np.shape(old)} for {np.shape(new)}")
 
@@ -189,7 +189,7 @@ def _check_state(state: Any, fresh: Any) -> None:
         raise ValueError(f"resume: the optimizer's state does not fit: {error}") from None
 
 
-def _kind(optimizer: Any) -> str:
+def _kind(optimizer: object) -> str:
     """Return the class names of an optimizer and of the parts of a chain."""
     parts = getattr(optimizer, "parts", None)
     return type(optimizer).__name__ if parts is None else f"chain({', '.join(map(_kind, parts))})"
@@ -212,7 +212,7 @@ def _same_function(run: Run, data: Dataset, before: Run | None) -> Run:
     return replace(run, state=run.state._replace(status=status), stopped=status)
 
 
-def full_gradient_of(run: Run) -> Any:
+def full_gradient_of(run: Run) -> Gradient:
     """Return (params, (X, y, weight)) -> loss, gradient as one vector, of a run."""
     trainer = run.trainer
     return gradient_of(trainer.model, trainer.loss, run.backend, trainer.compile)

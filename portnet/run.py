@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _validation as options
 from . import tree
-from ._typing import Array, Params, State
+from ._typing import AnyArray, Array, ArrayLike, Device, Host, Params, State, Tree
 from .backend import Backend, describe, is_host, read_floats, to_numpy, use_backend
 from .data import checks
 from .data import labels as _labels
@@ -95,7 +95,7 @@ class TrainerLike(Protocol):
     def compile(self) -> bool:
         """Whether steps are compiled."""
 
-    def fit(self, X: Any, y: Any, *more: Any, **options: Any) -> "Run":
+    def fit(self, X: ArrayLike, y: ArrayLike, *more: Any, **options: Any) -> "Run":
         """Train."""
 
 
@@ -151,7 +151,7 @@ class Run:
     outputs: int
     metrics: dict[str, Callable[..., Array]] = field(default_factory=dict, repr=False)
     feature_names: tuple[str, ...] | None = None
-    classes: Any = None
+    classes: Host | None = None
     epoch: int = 0
     step: int = 0
     stopped: str = ""
@@ -193,7 +193,7 @@ class Run:
         last = self.params if self._last is None else self._last
         return replace(self, params=self._best, _last=last)
 
-    def fit(self, X: Any, y: Any, *more: Any, **options: Any) -> "Run":
+    def fit(self, X: ArrayLike, y: ArrayLike, *more: Any, **options: Any) -> "Run":
         """Train for more epochs, exactly as if training had not stopped; return the new run.
 
         Takes the arguments of `Trainer.fit`: give the same data and options. The order of the rows,
@@ -203,7 +203,7 @@ class Run:
         """
         return self.trainer.fit(X, y, *more, resume=self, **options)
 
-    def to(self, name: str, *, device: Any = None, dtype: str | None = None) -> "Run":
+    def to(self, name: str, *, device: Device = None, dtype: str | None = None) -> "Run":
         """Return this run with its arrays moved to a backend: ``run.to("numpy")``.
 
         Takes the arguments of `portnet.set_backend`; by default the dtype stays, and the values are
@@ -211,13 +211,13 @@ class Run:
         """
         with use_backend(name, device=device, dtype=dtype or self.backend.dtype) as backend:
 
-            def move(pytree: Any) -> Any:
+            def move(pytree: Tree) -> Tree:
                 return tree.map(lambda a: backend.asarray(a) if hasattr(a, "dtype") else a, pytree)
 
             names = ("params", "state", "_last", "_best")
             return replace(self, backend=backend, **{n: move(getattr(self, n)) for n in names})
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: ArrayLike) -> AnyArray:
         """Return the mean of the target for each row, in the library of X.
 
         X is (rows, n_in). The shape is (rows, outputs); (rows,) for one output that was trained on
@@ -229,7 +229,7 @@ class Run:
         flat = self._one_dimensional and self.outputs == 1
         return self._answer(X, lambda mean: mean[:, 0] if flat else mean)
 
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: ArrayLike) -> AnyArray:
         """Return the probability of each class or label (rows, classes), in the library of X.
 
         The columns are in the order of `classes`, where the labels were text. One output makes two
@@ -239,7 +239,7 @@ class Run:
         self._classes("predict_proba")
         return self._answer(X, two_columns)
 
-    def predict_class(self, X: Any) -> Array:
+    def predict_class(self, X: ArrayLike) -> AnyArray:
         """Return the most probable class of each row (rows,), as integers, in the library of X.
 
         Where the labels were text, the names of the classes, as a NumPy array. For several labels
@@ -249,7 +249,12 @@ class Run:
         return answer if self.classes is None else self.classes[to_numpy(answer)]
 
     def evaluate(
-        self, X: Any, y: Any, sample_weight: Any = None, *, metrics: Iterable[Metric] | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike = None,
+        *,
+        metrics: Iterable[Metric] | None = None,
     ) -> dict[str, float]:
         """Return the loss and the metrics (by default those of the fit) on these rows.
 
@@ -267,7 +272,9 @@ class Run:
 
     # Parts of the methods and of training
 
-    def _dataset(self, X: Any, y: Any, sample_weight: Any, name: str = "") -> Dataset:
+    def _dataset(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike, name: str = ""
+    ) -> Dataset:
         """Return checked features, targets and weights on the run's backend."""
         backend, loss = self.backend, self.trainer.loss
         X = checks.features(X, backend, width=self.inputs, name=name + "X")
@@ -278,7 +285,7 @@ class Run:
         w = checks.row_weights(sample_weight, backend, rows=rows, name=name + "sample_weight")
         return Dataset(backend, X, y, w)
 
-    def _check_reachable(self, **arrays: Any) -> None:
+    def _check_reachable(self, **arrays: ArrayLike) -> None:
         """Raise TypeError where an array lives in another library, or on another device."""
         for name, x in arrays.items():
             checks.refuse_without_values(x, name)
@@ -296,7 +303,7 @@ class Run:
     def _mean(self, pred: Array) -> Array:
         return self.trainer.loss.mean(pred) if hasattr(self.trainer.loss, "mean") else pred
 
-    def _answer(self, X: Any, finish: Callable[[Array], Array]) -> Array:
+    def _answer(self, X: ArrayLike, finish: Callable[[Array], Array]) -> Array:
         plain = self.feature_names is None and checks.is_plain(X, self.inputs)
         if not plain:
             self._check_reachable(X=X)
@@ -321,13 +328,15 @@ class Run:
         with np.errstate(over="ignore", invalid="ignore"):  # an infinite loss is returned as it is
             pred = self._forward(X)
             numbers = {"loss": self.trainer.loss(pred, y, weight)[0]}
-            mean = self._mean(pred) if metrics else None
+            mean = self._mean(pred) if metrics else pred
             for name, metric in metrics.items():
                 numbers[name] = measure(name, metric, mean, y, weight)
         return dict(zip(numbers, read_floats(list(numbers.values())), strict=True))
 
 
-def measure(name: str, metric: Callable[..., Array], mean: Array, y: Array, w: Any) -> Array:
+def measure(
+    name: str, metric: Callable[..., Array], mean: Array, y: Array, w: Array | None
+) -> Array:
     """Return metric(mean, y, w); errors name the metric; raise TypeError unless it is a number."""
     try:
         number = metric(mean, y, w)

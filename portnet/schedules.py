@@ -13,9 +13,8 @@ cannot be pickled. Called with an array of t, each returns the whole curve.
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
-from ._typing import Array
+from ._typing import Array, Namespace
 from ._validation import check_number
 from .backend import namespace
 
@@ -89,7 +88,8 @@ class StepDecay(ExponentialDecay):
 
     def __call__(self, t: Array) -> Array:
         """Return lr factor^floor(t / every)."""
-        return self.lr * self.factor ** _functions(t).floor(t / self.every)
+        decays: Array = _functions(t).floor(t / self.every)
+        return self.lr * self.factor**decays
 
 
 @dataclass(frozen=True)
@@ -156,17 +156,18 @@ class CosineDecay:
         f = _functions(t)
         x = f.minimum(f.maximum(t - self.warmup, 0.0) / (self.steps - self.warmup), 1.0)
         warmup = f.minimum((t + 1.0) / (self.warmup + 1.0), 1.0)
-        return warmup * (self.end + (self.lr - self.end) * (0.5 + 0.5 * f.cos(math.pi * x)))
+        rate: Array = warmup * (self.end + (self.lr - self.end) * (0.5 + 0.5 * f.cos(math.pi * x)))
+        return rate
 
 
 _PYTHON = SimpleNamespace(floor=math.floor, cos=math.cos, minimum=min, maximum=max)
 
 
-def _functions(t: Any) -> Any:
+def _functions(t: Array) -> Namespace:
     """Return a namespace with floor, cos, minimum and maximum for an array or a number t."""
     return namespace(t) if hasattr(t, "dtype") else _PYTHON
 
 
-def _positive(schedule: Any, *names: str) -> None:
+def _positive(schedule: object, *names: str) -> None:
     for name in names:
         check_number(schedule, name, f"a finite {name} > 0", lambda x: 0 < x < math.inf)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import callbacks, rng
-from ._typing import Array, Params
+from ._typing import Array, ArrayLike, Params
 from ._validation import (
     FORWARD_CALL,
     LOSS_CALL,
@@ -34,7 +34,7 @@ from .data.dataset import Dataset
 from .divergence import divergence_error, warn_of_unscaled_inputs
 from .engine.epoch import EpochExecutor, quiet, run_epochs
 from .engine.epoch_state import Epochs
-from .engine.full_batch import value_and_grad
+from .engine.full_batch import Gradient, value_and_grad
 from .engine.interrupts import interrupts
 from .engine.packing import unpacked
 from .layers import Layer
@@ -93,14 +93,14 @@ class Trainer:
     params: Params | None = field(default=None, repr=False)
     compile: bool = True
 
-    def __new__(cls, *args: Any, **options: Any) -> "Trainer":
+    def __new__(cls, *args: object, **options: object) -> "Trainer":
         """Refuse options of other names, with what to write instead."""
         refuse_unknown("Trainer", options, cls.__dataclass_fields__)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", resolve("loss", self.loss, LOSSES))
-        known: dict[str, Callable[[], Any]] = {**OPTIMIZERS, "lbfgs": LBFGS}
+        known: dict[str, Callable[[], Optimizer | LBFGS]] = {**OPTIMIZERS, "lbfgs": LBFGS}
         object.__setattr__(self, "optimizer", resolve("optimizer", self.optimizer, known))
         check_methods("a model", self.model, ("init", "forward", "backward"))
         check_signature(f"forward of {name_of(self.model)}", self.model.forward, *FORWARD_CALL)
@@ -120,13 +120,13 @@ class Trainer:
     @options_by_name(lambda: FitOptions.__dataclass_fields__, "epochs=10")
     def fit(
         self,
-        X: Any,
-        y: Any,
+        X: ArrayLike,
+        y: ArrayLike,
         *,
         epochs: int = 10,
-        validation: float | tuple[Any, ...] | None = None,
-        sample_weight: Any = None,
-        class_weight: Any = None,
+        validation: float | tuple[ArrayLike, ...] | None = None,
+        sample_weight: ArrayLike = None,
+        class_weight: object = None,
         metrics: Iterable[Metric] | None = None,
         early_stopping: EarlyStopping | bool = False,
         reduce_on_plateau: ReduceOnPlateau | bool = False,
@@ -220,7 +220,7 @@ class Trainer:
         raise AttributeError(f"'Trainer' object has no attribute {name!r}{hint}")
 
     @options_by_name(lambda: FitOptions.__dataclass_fields__, "epochs=10")
-    def epochs(self, X: Any, y: Any, **options: Any) -> Iterator[Run]:
+    def epochs(self, X: ArrayLike, y: ArrayLike, **options: Any) -> Iterator[Run]:
         """Train like `fit`, which documents the options, and yield the run after every epoch.
 
         Leave the loop at any time. Each run is immutable, with the parameters of its epoch: it can
@@ -332,7 +332,7 @@ def _executor(trainer: TrainerLike, weighted: bool) -> EpochExecutor:
 def _train_epochs(
     run: Run,
     data: Dataset,
-    advance: Callable[[int], Any],
+    advance: Callable[[int], object],
     interrupted: list[int],
     executor: EpochExecutor,
     history: dict[str, list[float]],
@@ -421,7 +421,7 @@ class ScaledByBatchWeight:
     depend on the other rows of its batch. The mean of all weights must be 1.
     """
 
-    loss: Any
+    loss: Loss
 
     def __call__(self, pred: Array, target: Array, weight: Array) -> tuple[Array, Array]:
         """Return value, dpred."""
@@ -433,9 +433,9 @@ class ScaledByBatchWeight:
 def _one_iteration(
     run: Run,
     data: Dataset,
-    advance: Callable[[int], Any],
+    advance: Callable[[int], object],
     interrupted: list[int],
-    function: Any,
+    function: Gradient,
     count: int,
 ) -> tuple[Run, float | None]:
     """Make an iteration of L-BFGS over all rows; return the run and the loss after it."""

@@ -10,13 +10,12 @@ import math
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any
 
 from . import tree
 from ._typing import Params, State
 from ._validation import check_decay, check_methods, check_number, decays
 from .backend import namespace
-from .optimizers import SGD, Adam, Momentum, RMSProp
+from .optimizers import SGD, Adam, Momentum, Optimizer, RMSProp
 
 __all__ = ["Chained", "ClipNorm", "WeightDecay", "chain"]
 
@@ -126,7 +125,7 @@ class Chained:
     array([-0.3, -0.4])
     """
 
-    parts: tuple[Any, ...]
+    parts: tuple[Optimizer, ...]
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -154,7 +153,7 @@ class Chained:
         return grads, tuple(states)
 
 
-def refuse_transforms(optimizer: Any) -> None:
+def refuse_transforms(optimizer: object) -> None:
     """Raise TypeError for transforms without an optimizer."""
     if all(isinstance(part, WeightDecay | ClipNorm) for part in _flat(optimizer)):
         raise TypeError(
@@ -163,14 +162,14 @@ def refuse_transforms(optimizer: Any) -> None:
         )
 
 
-def _flat(optimizer: Any) -> list[Any]:
+def _flat(optimizer: object) -> list[object]:
     """Return the parts of a chain, with nested chains flattened."""
     if not isinstance(optimizer, Chained):
         return [optimizer]
     return [inner for part in optimizer.parts for inner in _flat(part)]
 
 
-def chain(*parts: Any) -> Chained:
+def chain(*parts: Optimizer) -> Chained:
     """Return an optimizer that passes gradients through transforms and then an optimizer.
 
     Examples

@@ -101,7 +101,8 @@ def ravel(tree: Tree) -> tuple[Array, Callable[[Array], Tree]]:
 
         def part(a: Array) -> Array:
             start = next(starts)
-            return xp.reshape(vector[start : start + prod(a.shape)], tuple(a.shape))
+            p: Array = xp.reshape(vector[start : start + prod(a.shape)], tuple(a.shape))
+            return p
 
         return map(part, tree)
 
@@ -150,14 +151,14 @@ def _keys(tree: Tree) -> Sequence[Any] | None:
     return range(0) if tree is None else None
 
 
-def _paths(tree: Tree, path: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+def _paths(tree: Tree, path: tuple[object, ...]) -> list[tuple[object, ...]]:
     keys = _keys(tree)
     if keys is None:
         return [path]
     return [p for k in keys for p in _paths(tree[k], (*path, k))]
 
 
-def _text(path: tuple[Any, ...]) -> str:
+def _text(path: tuple[object, ...]) -> str:
     return "".join(f"[{key!r}]" for key in path)
 
 

@@ -215,8 +215,16 @@ ALLOWED = {
         "transforms",
     },
     "estimators/inputs": {"_typing", "backend", "data"},
-    "estimators/network": {"_typing", "backend", "layers"},
-    "estimators/objective": {"_typing", "backend", "layers", "losses", "optimizers", "tree"},
+    "estimators/network": {"_typing", "backend", "layers", "rng"},
+    "estimators/objective": {
+        "_typing",
+        "backend",
+        "data/dataset",
+        "layers",
+        "losses",
+        "optimizers",
+        "tree",
+    },
     "estimators/optimizers": {"_typing", "backend", "optimizers", "tree"},
     "estimators/solvers": {
         "_typing",
@@ -266,7 +274,7 @@ ALLOWED = {
         "losses",
     },
     "estimators": {"estimators/classifier", "estimators/regressor"},
-    "plots": {"_validation", "backend"},
+    "plots": {"_typing", "_validation", "backend"},
     "__main__": {"_validation", "compiler/native_policy", "compiler/settings"},
 }
 NOT_EXPORTED = (

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import metrics as _metrics
 from .. import tree
-from .._typing import Array
+from .._typing import Array, ArrayLike, Params
 from .._validation import METRIC_CALL, check_choice, check_signature, warn
 from ..backend import Backend, backend_of, describe, get_backend, is_host, kind_of_tensor, to_numpy
 from ..losses import Reduced, SigmoidCrossEntropy, SoftmaxCrossEntropy
@@ -51,7 +51,7 @@ class DataError(ValueError):
     """
 
 
-def backend_for(**arrays: Any) -> Backend:
+def backend_for(**arrays: ArrayLike) -> Backend:
     """Return the backend of the first array; for host data, the current backend.
 
     Host data (NumPy, lists, frames) may be combined with any array: they are moved. Raises
@@ -79,7 +79,12 @@ def backend_for(**arrays: Any) -> Backend:
 
 
 def features(
-    X: Any, backend: Backend, *, width: int | None = None, name: str = "X", plain: bool = False
+    X: ArrayLike,
+    backend: Backend,
+    *,
+    width: int | None = None,
+    name: str = "X",
+    plain: bool = False,
 ) -> Array:
     """Return X (rows, features) on the backend, in its dtype, or raise DataError.
 
@@ -105,10 +110,11 @@ def features(
     if width is not None and X.shape[1] != width:
         raise DataError(f"{name}: expected {width} features, got {X.shape[1]}")
     _check_finite(X, name)
-    return X
+    checked: Array = X
+    return checked
 
 
-def is_plain(X: Any, width: int) -> bool:
+def is_plain(X: object, width: int) -> bool:
     """Return whether X is a NumPy array (rows, width) of finite floats, which needs no more checks.
 
     The other checks take longer than a small network does.
@@ -118,7 +124,7 @@ def is_plain(X: Any, width: int) -> bool:
     return X.ndim == 2 and X.shape[1] == width and len(X) > 0 and bool(np.isfinite(X).all())
 
 
-def feature_names(X: Any, name: str = "X") -> tuple[str, ...] | None:
+def feature_names(X: ArrayLike, name: str = "X") -> tuple[str, ...] | None:
     """Return the column names of a frame; None if X has no names that are text.
 
     Raises TypeError if some names are text and others are not, as scikit-learn does.
@@ -137,7 +143,7 @@ def feature_names(X: Any, name: str = "X") -> tuple[str, ...] | None:
     return tuple(str(n) for n in names) if types == ["str"] else None
 
 
-def check_feature_names(X: Any, known: tuple[str, ...] | None, name: str = "X") -> None:
+def check_feature_names(X: ArrayLike, known: tuple[str, ...] | None, name: str = "X") -> None:
     """Raise DataError unless the columns of a frame have the known names, in the same order.
 
     Warns if only X or only the fitted data has names. The messages are scikit-learn's.
@@ -165,14 +171,14 @@ def check_feature_names(X: Any, known: tuple[str, ...] | None, name: str = "X") 
     raise DataError(message if name == "X" else f"{name}: {message}")
 
 
-def one_dimensional(y: Any) -> bool:
+def one_dimensional(y: ArrayLike) -> bool:
     """Return whether targets have the shape (rows,)."""
     shape = y.shape if hasattr(y, "shape") else np.shape(to_numpy(y))
     return len(shape) == 1
 
 
 def targets(
-    y: Any, backend: Backend, loss: Any, *, rows: int, outputs: int, name: str = "y"
+    y: ArrayLike, backend: Backend, loss: Any, *, rows: int, outputs: int, name: str = "y"
 ) -> Array:
     """Return targets on the backend, as the loss needs them.
 
@@ -203,11 +209,12 @@ def targets(
             _check_whole(y, name, outputs)
             _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
             y = backend.xp.astype(y, backend.xp.int32)
-        y = _as_array(y, backend, name, "int64" if backend.supports("int64") else "int32")
-        _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
-        return y
+        codes = _as_array(y, backend, name, "int64" if backend.supports("int64") else "int32")
+        _check_range(codes, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
+        return codes
+    checked: Array = y
     if not hasattr(loss, "low") and integral and outputs > 1:  # a custom loss may take labels
-        return y
+        return checked
     y = _as_array(y, backend, name, backend.dtype)
     if y.ndim == 1 and outputs == 1 and not labels:
         y = backend.xp.reshape(y, (rows, 1))
@@ -222,11 +229,12 @@ def targets(
         _check_range(y, loss.low, loss.high, name, "targets", f"as {type(loss).__name__} needs")
     if labels:
         _check_sums(y, name)
-    return y
+    checked = y
+    return checked
 
 
 def row_weights(
-    w: Any, backend: Backend, *, rows: int, name: str = "sample_weight"
+    w: object, backend: Backend, *, rows: int, name: str = "sample_weight"
 ) -> Array | None:
     """Return weights (rows,) on the backend, or None; they are finite, >= 0, and not all 0."""
     if w is None:
@@ -249,7 +257,7 @@ def row_weights(
     return w
 
 
-def validation_set(given: Any) -> dict[str, Any]:
+def validation_set(given: object) -> dict[str, ArrayLike]:
     """Return (X, y) or (X, y, sample_weight) as a dict of these names; {} for None."""
     if given is None:
         return {}
@@ -261,7 +269,7 @@ def validation_set(given: Any) -> dict[str, Any]:
     return dict(zip(("X", "y", "sample_weight"), (*given, None), strict=False))
 
 
-def parameters(given: Any, expected: Any, backend: Backend) -> Any:
+def parameters(given: Params, expected: Params, backend: Backend) -> Params:
     """Return a copy of parameters on the backend; pytree and shapes must be those of `expected`."""
     try:
         tree.map(lambda e, g: None, expected, given)
@@ -287,7 +295,7 @@ def parameters(given: Any, expected: Any, backend: Backend) -> Any:
 
 
 def named_metrics(
-    metrics: Iterable[str | Callable[..., Array]] | None, loss: Any, outputs: int
+    metrics: Iterable[str | Callable[..., Array]] | None, loss: object, outputs: int
 ) -> dict[str, Callable[..., Array]]:
     """Return a dict of name: function; text must be a name of `portnet.metrics.METRICS`."""
     if isinstance(metrics, str) or callable(metrics):
@@ -350,7 +358,7 @@ def check_metrics(metrics: dict[str, Callable[..., Array]], y: Array, name: str 
 # Helpers ----------------------------------------------------------------------------------------
 
 
-def refuse_without_values(x: Any, name: str) -> None:
+def refuse_without_values(x: ArrayLike, name: str) -> None:
     """Raise TypeError for a sparse tensor, DataError for a tensor on the device 'meta'."""
     kind = kind_of_tensor(x)
     if kind == "sparse":
@@ -362,7 +370,7 @@ def refuse_without_values(x: Any, name: str) -> None:
         )
 
 
-def refuse_too_large(x: Any, name: str) -> None:
+def refuse_too_large(x: ArrayLike, name: str) -> None:
     """Raise DataError if x contains a Python integer that is too large for float64."""
     if not is_host(x):
         return
@@ -380,7 +388,7 @@ _LARGEST = int(np.finfo(np.float64).max)
 
 
 def _as_array(
-    x: Any, backend: Backend, name: str, dtype: str | None = None, *, columns: bool = False
+    x: ArrayLike, backend: Backend, name: str, dtype: str | None = None, *, columns: bool = False
 ) -> Array:
     if hasattr(x, "toarray"):
         raise TypeError(f"{name}: sparse data was passed, but dense is required: use .toarray()")
@@ -394,7 +402,7 @@ def _as_array(
         raise DataError(message or f"{name}: {error}") from error
 
 
-def _columns(X: Any) -> list[Any]:
+def _columns(X: ArrayLike) -> list[Any]:
     """Return the keys of the columns of a frame of pandas, polars or pyarrow; [] of other data."""
     if isinstance(X, np.ndarray | list | tuple) or not hasattr(X, "shape"):
         return []
@@ -409,7 +417,7 @@ _DATES = (
 )
 
 
-def _column_without_numbers(X: Any, name: str) -> str:
+def _column_without_numbers(X: ArrayLike, name: str) -> str:
     """Return a message that names the first column of text or dates; "" if there is none."""
     try:
         names = feature_names(X)
@@ -434,7 +442,7 @@ def _column_without_numbers(X: Any, name: str) -> str:
     return ""
 
 
-def _refuse_text(y: Any, name: str, loss: Any, outputs: int) -> None:
+def _refuse_text(y: ArrayLike, name: str, loss: object, outputs: int) -> None:
     try:
         first = to_numpy(y).ravel()[0] if is_host(y) else None
     except (ValueError, IndexError):  # ragged or empty: another check reports it
@@ -497,6 +505,6 @@ def _check_sums(y: Array, name: str) -> None:
     )
 
 
-def _position(index: Any) -> str:
+def _position(index: Iterable[int]) -> str:
     row, *column = (int(i) for i in index)
     return f"row {row}" + (f", column {column[0]}" if column else "")

@@ -1,6 +1,6 @@
 """Dataset: checked features, targets and weights, and the order of the rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ class Dataset:
 
     backend: Backend
     X: Any
-    y: Array | None = None
+    y: Any = None  # an Array where there are targets
     weight: Array | None = None
     order: Host | None = None
 
@@ -57,7 +57,7 @@ class Dataset:
         count = min(count, int(self.X.shape[0]))
         return self.with_arrays(a if a is None else a[:count, ...] for a in self.arrays)
 
-    def with_arrays(self, arrays: Any) -> "Dataset":
+    def with_arrays(self, arrays: Iterable[Any]) -> "Dataset":
         """Return a dataset with other X, y, weight."""
         X, y, weight = arrays
         return replace(self, X=X, y=y, weight=weight)

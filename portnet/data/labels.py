@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from numbers import Number
-from typing import Any
 
 import numpy as np
 
-from .._typing import Array, Host
+from .._typing import Array, ArrayLike, Host
 from ..backend import is_host, to_numpy
 from ..losses import SigmoidCrossEntropy
 from .checks import DataError, row_weights
@@ -15,7 +14,7 @@ from .dataset import Dataset
 __all__ = ["class_names", "class_weights", "encode", "refuse_mixed", "weights_of_classes"]
 
 
-def class_names(y: Any, loss: Any, outputs: int, name: str = "y") -> Host | None:
+def class_names(y: ArrayLike, loss: object, outputs: int, name: str = "y") -> Host | None:
     """Return the sorted classes of text labels; None if the labels are numbers."""
     text = _text(y, name)
     if text is None or not hasattr(loss, "classes"):
@@ -33,7 +32,7 @@ def class_names(y: Any, loss: Any, outputs: int, name: str = "y") -> Host | None
     return classes
 
 
-def encode(y: Any, classes: Host, name: str = "y") -> Host:
+def encode(y: ArrayLike, classes: Host, name: str = "y") -> Host:
     """Return the index of each label (rows,) in `classes`; raise DataError for unknown labels."""
     text = _text(y, name)
     if text is None:
@@ -51,7 +50,7 @@ def encode(y: Any, classes: Host, name: str = "y") -> Host:
     return codes
 
 
-def _text(y: Any, name: str) -> Host | None:
+def _text(y: ArrayLike, name: str) -> Host | None:
     """Return text labels (rows,) as an array of str; None if the labels are numbers."""
     if y is None or not is_host(y):
         return None
@@ -77,7 +76,7 @@ def _text(y: Any, name: str) -> Host | None:
     return host.astype(object).astype(np.str_) if host.dtype.kind == "T" else host.astype(np.str_)
 
 
-def refuse_mixed(y: Any, name: str) -> None:
+def refuse_mixed(y: ArrayLike, name: str) -> None:
     """Raise DataError if some labels are text and some numbers: NumPy converts all to text."""
     if y is None or (hasattr(y, "dtype") and y.dtype != object):
         return
@@ -99,8 +98,8 @@ def refuse_mixed(y: Any, name: str) -> None:
 
 
 def class_weights(
-    given: Any, data: Dataset, loss: Any, outputs: int, classes: Host | None
-) -> Array:
+    given: object, data: Dataset, loss: object, outputs: int, classes: Host | None
+) -> Array | None:
     """Return the weight of each row (rows,): its class weight times its sample weight.
 
     `given` maps classes to weights, 1 for classes left out, or is "balanced": n / (k n_c) for n
@@ -121,7 +120,7 @@ def class_weights(
     else:
         counts = (to_numpy(y) * (1 if w is None else w[:, None])).sum(axis=0)
     known = list(range(count)) if classes is None else classes.tolist()
-    by_class = weights_of_classes(given, known, counts)
+    by_class: Array = weights_of_classes(given, known, counts)
     try:
         by_class = backend.asarray(by_class, backend.dtype)
     except ValueError as error:
@@ -132,7 +131,7 @@ def class_weights(
     return row_weights(by_row, backend, rows=y.shape[0], name="class_weight")
 
 
-def weights_of_classes(given: Any, known: list[Any], counts: Host) -> Host:
+def weights_of_classes(given: object, known: list[object], counts: Host) -> Host:
     """Return the weight of each known class (classes,): as given, else 1, or "balanced".
 
     `counts` is the (weighted) number of rows of each class; where it is 0, "balanced" is 1.
@@ -164,7 +163,7 @@ def weights_of_classes(given: Any, known: list[Any], counts: Host) -> Host:
     return weights
 
 
-def has_one_label(y: Array, loss: Any) -> bool:
+def has_one_label(y: Array, loss: object) -> bool:
     """Return whether checked targets are one label per row: integers, a column, or one-hot rows."""
     multilabel = isinstance(loss, SigmoidCrossEntropy) and y.shape[-1] > 1
     return hasattr(loss, "classes") and (y.ndim == 1 or not multilabel)

@@ -1,7 +1,5 @@
 """Split: rows held out for validation."""
 
-from typing import Any
-
 import numpy as np
 
 from .. import rng
@@ -13,7 +11,7 @@ from .labels import has_one_label
 __all__ = ["split"]
 
 
-def split(fraction: float, data: Dataset, loss: Any, seed: int) -> tuple[Dataset, Dataset]:
+def split(fraction: float, data: Dataset, loss: object, seed: int) -> tuple[Dataset, Dataset]:
     """Return a training set and a validation set, drawn at random from the seed.
 
     The split is stratified if rows have one label: the rows are shuffled, sorted by class, and

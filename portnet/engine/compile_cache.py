@@ -22,8 +22,8 @@ def compiler_for(backend: Backend, wanted: bool = True) -> str:
 
 def compile_cached(
     make: Callable[..., Callable[..., Any]],
-    *parts: Any,
-    form: Any = (),
+    *parts: object,
+    form: tuple[object, ...] = (),
     donate: tuple[int, ...] = (),
 ) -> Compiled:
     """Return compile(make(*parts, *form)); the same function for equal, cacheable parts.
@@ -41,7 +41,7 @@ def compile_cached(
         return _kept[name]
 
 
-_kept: OrderedDict[Any, Compiled] = OrderedDict()
+_kept: OrderedDict[object, Compiled] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -54,7 +54,7 @@ def release() -> None:
         fn.release(1 << 20)
 
 
-def is_cacheable(part: Any) -> bool:
+def is_cacheable(part: object) -> bool:
     """Tell whether equal parts always compute the same: portnet's frozen dataclasses of numbers.
 
     A user's class may read more than its fields: a class attribute, a global variable.

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import tree
-from .._typing import Params, State
+from .._typing import Params, State, Tree
 from ..backend import read_floats
 from .compile_cache import compiler_for, is_cacheable, release
 from .epoch_scan import most_epochs
 from .epoch_state import Epochs, EpochState
 from .packing import PackedTree, unpacked
-from .step_executor import StepExecutor, step_executor
+from .step_executor import Step, StepExecutor, step_executor
 
 __all__ = ["EpochExecutor", "EpochResult", "quiet", "run_epochs"]
 
@@ -41,8 +41,8 @@ class EpochExecutor:
         How many steps will be made at least: machine code must pay for itself.
     """
 
-    make: Callable[..., Callable[..., Any]]
-    parts: tuple[Any, ...]
+    make: Callable[..., Step]
+    parts: tuple[object, ...]
     averaged: bool = True
     compiled: bool = True
     planned: int = 0
@@ -52,7 +52,7 @@ class EpochExecutor:
         self,
         start: EpochState,
         epochs: Epochs,
-        after: Callable[[int], Any] = lambda made: False,
+        after: Callable[[int], object] = lambda made: False,
     ) -> EpochState:
         """Make steps from `start` to the end of the last epoch; return the state after them.
 
@@ -105,7 +105,7 @@ class EpochExecutor:
 
 
 def _run_by_calls(
-    step: StepExecutor, start: EpochState, epochs: Epochs, after: Callable[[int], Any]
+    step: StepExecutor, start: EpochState, epochs: Epochs, after: Callable[[int], object]
 ) -> tuple[EpochState, bool]:
     """Make steps one by one, until the end, or until a scan pays; return whether `after` ended it.
 
@@ -169,8 +169,8 @@ def run_epochs(
     *,
     done: int = 0,
     sums: tuple[float, float] = (0.0, 0.0),
-    advance: Callable[[int], Any] = lambda made: None,
-    look_at: Callable[[Params, State], Any] = lambda params, state: params,
+    advance: Callable[[int], object] = lambda made: None,
+    look_at: Callable[[Params, State], Tree] = lambda params, state: params,
     packed: bool = False,
 ) -> EpochResult:
     """Make the steps of epochs, from step `done` of the first on, until their end or an interrupt.
@@ -216,7 +216,7 @@ def run_epochs(
     return EpochResult(params, state, losses, finite_steps, end.done, all(finite))
 
 
-def quiet() -> Any:
+def quiet() -> np.errstate:
     """Silence warnings of overflow and NaN: the check after the epoch says more.
 
     A caller's ``np.errstate(over="raise")`` is kept, so that it finds the operation.

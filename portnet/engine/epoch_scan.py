@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._typing import Array
+from .._typing import Host
 from ..compiler import Compiled
 from .epoch_state import Epochs, EpochState
 
@@ -34,7 +34,7 @@ class EpochScan:
     """
 
     def __init__(
-        self, scan: Any, step: Any, orders: Any, salts: Array, sums: Array, scale: Any
+        self, scan: Any, step: Any, orders: Host | None, salts: Host, sums: Host, scale: Host | None
     ) -> None:
         self.scan, self.step = scan, step
         self.orders, self.salts, self.sums, self.scale = orders, salts, sums, scale
@@ -87,7 +87,7 @@ def epoch_scan(step: Any, function: Compiled, packed: Any, epochs: Epochs) -> Ep
     Arrays must be C-contiguous; the calls read them where they are.
     """
     size, rows = epochs.size, epochs.rows
-    arrays = [a for a in epochs.dataset.arrays if a is not None]
+    arrays: list[Any] = [a for a in epochs.dataset.arrays if a is not None]
     if not all(type(a) is np.ndarray and a.flags.c_contiguous and a.flags.aligned for a in arrays):
         return None
     capacity = most_epochs(rows)

@@ -1,20 +1,22 @@
 """Full batch: the loss of all rows and its gradient as one vector, for L-BFGS."""
 
 from collections.abc import Callable
-from typing import Any
 
 from .. import tree
-from .._typing import Array, Params
+from .._typing import Array, Model, Params, ValueAndGrad
 from ..backend import Backend
 from ..data.dataset import Batch, Dataset
 from .compile_cache import compile_cached, compiler_for
 
-__all__ = ["gradient_of", "value_and_grad"]
+__all__ = ["Gradient", "gradient_of", "value_and_grad"]
+
+Loss = Callable[[Array, Array, Array | None], ValueAndGrad]
+Gradient = Callable[[Params, Batch], ValueAndGrad]
 
 
 def value_and_grad(
-    params: Params, data: Dataset, function: Callable[..., Any]
-) -> tuple[Callable[[Array], Any], Array, Callable[..., Any]]:
+    params: Params, data: Dataset, function: Gradient
+) -> tuple[Callable[[Array], ValueAndGrad], Array, Callable[[Array], Params]]:
     """Return v -> loss, gradient for parameters as one vector v; `params` as v; v -> params.
 
     `function` is what `gradient_of` returns.
@@ -23,17 +25,15 @@ def value_and_grad(
     return lambda v: function(unravel(v), data.arrays), vector, unravel
 
 
-def gradient_of(
-    model: Any, loss: Any, backend: Backend, compiled: bool
-) -> Callable[..., tuple[Array, Array]]:
+def gradient_of(model: Model, loss: Loss, backend: Backend, compiled: bool) -> Gradient:
     """Return (params, (X, y, weight)) -> loss, its gradient as one vector."""
     if compiler_for(backend, compiled):
         return compile_cached(_value_and_grad_of, model, loss)
     return _value_and_grad_of(model, loss)
 
 
-def _value_and_grad_of(model: Any, loss: Any) -> Callable[..., tuple[Array, Array]]:
-    def function(params: Params, batch: Batch) -> tuple[Array, Array]:
+def _value_and_grad_of(model: Model, loss: Loss) -> Gradient:
+    def function(params: Params, batch: Batch) -> ValueAndGrad:
         X, y, weight = batch
         pred, caches = model.forward(params, X)
         value, dpred = loss(pred, y, weight)

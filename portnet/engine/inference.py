@@ -2,10 +2,9 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 from .. import tree
-from .._typing import Array, Params
+from .._typing import Array, Model, Params
 from ..backend import backend_of, namespace
 from ..data.dataset import Dataset
 from .compile_cache import compile_cached, compiler_for, is_cacheable, release
@@ -17,7 +16,7 @@ SMALL = 64  # rows up to which a block is never cut
 WORTH = 4  # blocks from which on a plan is made
 
 
-def forward(model: Any, params: Params, X: Array, size: int, *, compiled: bool = True) -> Array:
+def forward(model: Model, params: Params, X: Array, size: int, *, compiled: bool = True) -> Array:
     """Return the raw outputs (rows, outputs), computing `size` rows at a time to bound the memory.
 
     On the host, blocks of portnet's own layers, which compute each row by itself, are small enough
@@ -36,20 +35,22 @@ def forward(model: Any, params: Params, X: Array, size: int, *, compiled: bool =
         )
     if count <= size:
         return model.forward(params, X)[0]
-    function = eager = functools.partial(_outputs, model)
+    eager = functools.partial(_outputs, model)
+    function: Callable[[Params, Array], Array] = eager
     if count >= worth * size and compiler_for(backend, compiled):
-        cached: Any = compile_cached(_forward_of, model)
+        cached = compile_cached(_forward_of, model)
         function = eager if cached.refusal(params, X[:size, ...]) else cached
     parts = []
     for start in range(0, count, size):
         block = X[start : min(start + size, count), ...]
         parts.append((function if start + size <= count else eager)(params, block))
     release()
-    return namespace(X).concat(parts, axis=0)
+    joined: Array = namespace(X).concat(parts, axis=0)
+    return joined
 
 
 def forward_dataset(
-    model: Any, params: Params, data: Dataset, size: int, *, compiled: bool = True
+    model: Model, params: Params, data: Dataset, size: int, *, compiled: bool = True
 ) -> Array:
     """Return the raw outputs of the rows of a dataset, in its order."""
     if data.order is None and not data.is_csr:
@@ -58,9 +59,9 @@ def forward_dataset(
     return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
 
 
-def _outputs(model: Any, params: Params, x: Array) -> Array:
+def _outputs(model: Model, params: Params, x: Array) -> Array:
     return model.forward(params, x)[0]
 
 
-def _forward_of(model: Any) -> Callable[..., Array]:
+def _forward_of(model: Model) -> Callable[..., Array]:
     return functools.partial(_outputs, model)

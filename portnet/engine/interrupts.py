@@ -4,7 +4,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 __all__ = ["interrupts"]
 
@@ -18,7 +17,7 @@ def interrupts() -> Iterator[list[int]]:
     """
     interrupted: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
+    def note(number: int, frame: object) -> None:
         if interrupted:
             raise KeyboardInterrupt
         interrupted.append(number)

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from .. import tree
-from .._typing import Array
+from .._typing import Host, Namespace, Tree
 from ..backend import namespace
 
 __all__ = ["UNPACKED", "PackedTree", "Packing", "unpacked"]
@@ -16,11 +15,11 @@ __all__ = ["UNPACKED", "PackedTree", "Packing", "unpacked"]
 class _Unpacked:
     """Keeps a pytree as it is."""
 
-    def pack(self, pytree: Any) -> Any:
+    def pack(self, pytree: Tree) -> Tree:
         """Return the pytree."""
         return pytree
 
-    def unpack(self, pytree: Any) -> Any:
+    def unpack(self, pytree: Tree) -> Tree:
         """Return the pytree."""
         return pytree
 
@@ -33,10 +32,10 @@ class PackedTree:
     """A pytree as vectors of its own, by dtype; `unpacked` returns the pytree."""
 
     packing: "Packing"
-    vectors: dict[str, Array]
+    vectors: dict[str, Host]
 
 
-def unpacked(pytree: Any) -> Any:
+def unpacked(pytree: Tree) -> Tree:
     """Return a pytree that may be packed."""
     return pytree.packing.unpack(pytree.vectors) if isinstance(pytree, PackedTree) else pytree
 
@@ -51,10 +50,10 @@ class Packing:
 
     leaves: tuple[tuple[tuple[int, ...], str], ...]
     structure: str  # a text by which pytrees are compared
-    pytree: Any = field(compare=False)
+    pytree: Tree = field(compare=False)
 
     @classmethod
-    def of(cls, pytree: Any) -> "Packing":
+    def of(cls, pytree: Tree) -> "Packing":
         """Return the packing of a pytree of NumPy arrays; TypeError if it holds anything else."""
         arrays = tree.leaves(pytree)
         for i, leaf in enumerate(arrays):
@@ -70,7 +69,7 @@ class Packing:
         leaves = tuple([(leaf.shape, leaf.dtype.name) for leaf in arrays])
         return cls(leaves, _structure(pytree), form)
 
-    def pack(self, pytree: Any) -> dict[str, Array]:
+    def pack(self, pytree: Tree) -> dict[str, Host]:
         """Return the vectors by the name of their dtype; copies."""
         if isinstance(pytree, PackedTree):
             return {kind: vector.copy() for kind, vector in pytree.vectors.items()}
@@ -83,7 +82,7 @@ class Packing:
             for kind in dict.fromkeys(kind for _, kind in self.leaves)
         }
 
-    def _checked(self, pytree: Any) -> list[Array]:
+    def _checked(self, pytree: Tree) -> list[Host]:
         leaves = tree.leaves(pytree)
         given = tuple([(tuple(a.shape), a.dtype.name) for a in leaves])
         if given != self.leaves or _structure(pytree) != self.structure:
@@ -92,7 +91,7 @@ class Packing:
             )
         return leaves
 
-    def fill(self, vectors: dict[str, Array], pytree: Any) -> None:
+    def fill(self, vectors: dict[str, Host], pytree: Tree) -> None:
         """Write a pytree into the vectors."""
         if isinstance(pytree, PackedTree):
             for kind, vector in pytree.vectors.items():
@@ -103,10 +102,10 @@ class Packing:
             start, begin[kind] = begin[kind], begin[kind] + prod(shape)
             vectors[kind][start : begin[kind]] = leaf.reshape(-1)
 
-    def unpack(self, vectors: dict[str, Array]) -> Any:
+    def unpack(self, vectors: dict[str, Host]) -> Tree:
         """Return the pytree: views of the vectors."""
         begin = dict.fromkeys(vectors, 0)
-        xp: Any = namespace(*vectors.values()) if vectors else None
+        xp: Namespace = namespace(*vectors.values()) if vectors else None
         arrays = []
         for shape, kind in self.leaves:
             start = begin[kind]
@@ -115,7 +114,7 @@ class Packing:
         return _fill_in(self.pytree, arrays)
 
 
-def _fill_in(pytree: Any, arrays: list[Array]) -> Any:
+def _fill_in(pytree: Tree, arrays: list[Host]) -> Tree:
     """Return the pytree with arrays in place of their numbers: `tree.map` without checks."""
     if isinstance(pytree, int):
         return arrays[pytree]
@@ -127,7 +126,7 @@ def _fill_in(pytree: Any, arrays: list[Array]) -> Any:
     return type(pytree)(*parts) if hasattr(pytree, "_fields") else type(pytree)(parts)
 
 
-def _structure(pytree: Any) -> str:
+def _structure(pytree: Tree) -> str:
     """Return the containers of a pytree as a text."""
     if isinstance(pytree, dict):
         return "{" + ", ".join(f"{k!r}: {_structure(pytree[k])}" for k in sorted(pytree)) + "}"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import tree
-from .._typing import Array, Params, State
+from .._typing import Array, Host, Params, State
 from ..backend import namespace
 from ..compiler import CompileWarning
 from ..data.dataset import Batch
@@ -25,7 +25,10 @@ from .epoch_scan import EpochScan, epoch_scan
 from .epoch_state import Epochs, EpochState, Inputs, take
 from .packing import UNPACKED, PackedTree, Packing, unpacked
 
-__all__ = ["StepExecutor", "step_executor"]
+__all__ = ["Step", "StepExecutor", "step_executor"]
+
+Packed = tuple[Any, Any, Any]  # params, state, sums in the form that a step takes
+Step = Callable[..., tuple[Params, State, Array]]
 
 
 class StepExecutor:
@@ -36,25 +39,27 @@ class StepExecutor:
 
     def __init__(
         self,
-        function: Any,
+        function: Callable[..., Packed],
         packings: Any = UNPACKED,
         reason: str = "",
         key: Key | None = None,
     ) -> None:
-        self.function, self.packings, self.reason, self.key = function, packings, reason, key
+        self.function: Any = function
+        self.packings, self.reason, self.key = packings, reason, key
         self.executable: Any = None  # of the first batch
         self.packed = isinstance(packings[0], Packing)
         self.seconds = 0.0  # per step, as measured; 0: unknown
         self.scan_pays = False  # whether it is time to make a scan
-        self._vectors: Any = None  # params, state, sums
+        self._vectors: Packed | None = None  # params, state, sums
         self._current: Any = (None, None)  # the packed pytrees whose values the vectors have
         self._bound: dict[Any, Any] = {}  # by what may differ between batches
         self._scans: dict[Any, EpochScan | None] = {}  # by what may differ between epochs
 
-    def __call__(self, packed: Any, inputs: Inputs, scale: Array | None) -> Any:
+    def __call__(self, packed: Packed, inputs: Inputs, scale: Array | None) -> Packed:
         """Make the step of a batch; return params, state, sums in the form that it takes."""
         if not self.packed:
-            return self.function(*packed, *inputs, scale)
+            eager: Packed = self.function(*packed, *inputs, scale)
+            return eager
         arrays, index, key = inputs
         rows = arrays[1] if index is None else index
         kind = rows.shape[0], index is None, scale is None
@@ -66,7 +71,8 @@ class StepExecutor:
             self._bound[kind] = executable and executable.bind(flat)
         bound = self._bound[kind]
         if bound is None:
-            return self.function(*packed, *inputs, scale)
+            packed = self.function(*packed, *inputs, scale)
+            return packed
         self.scan_pays = bound(flat)
         return packed
 
@@ -103,7 +109,7 @@ class StepExecutor:
         self._bound.clear()
         self._scans.clear()
 
-    def pack(self, start: EpochState) -> tuple[Any, Any, Any]:
+    def pack(self, start: EpochState) -> Packed:
         """Return parameters, state and sums in the form that `function` takes."""
         params, state, sums = start[:3]
         if not self.packed:
@@ -117,17 +123,18 @@ class StepExecutor:
                 self.packings[1].fill(self._vectors[1], state)
             self._vectors[2][...] = sums
         self._current = None, None
-        return self._vectors  # type: ignore[no-any-return]
+        return self._vectors
 
     @property
-    def vectors(self) -> tuple[Any, Any, Any]:
+    def vectors(self) -> Packed:
         """Parameters, state and sums, packed: what compiled steps work in."""
-        return self._vectors  # type: ignore[no-any-return]
+        assert self._vectors is not None  # `pack` comes first
+        return self._vectors
 
-    def result(self, packed: Any) -> tuple[Params, State, Array]:
+    def result(self, packed: Packed) -> tuple[Params, State, Array]:
         """Return parameters, state and sums; of packed vectors, copies."""
         if not self.packed:
-            return packed  # type: ignore[no-any-return]
+            return packed
         *trees, sums = self._vectors = packed
         copies = [{k: v.copy() for k, v in vectors.items()} for vectors in trees]
         params, state = self._current = tuple(map(PackedTree, self.packings, copies))
@@ -141,8 +148,8 @@ class StepExecutor:
 
 
 def step_executor(
-    make: Callable[..., Callable[..., Any]],
-    parts: tuple[Any, ...],
+    make: Callable[..., Step],
+    parts: tuple[object, ...],
     averaged: bool,
     compiler: str,
     start: EpochState,
@@ -181,27 +188,27 @@ def step_executor(
 class _MakeStepAndSum:
     """Makes the function that is compiled, from the parts and the packings."""
 
-    make: Callable[..., Callable[..., Any]]
+    make: Callable[..., Step]
     averaged: bool
 
-    def __call__(self, *given: Any) -> Callable[..., Any]:
+    def __call__(self, *given: Any) -> Callable[..., Packed]:
         *parts, of_params, of_state = given
         step = self.make(*parts)
         return functools.partial(_step_and_sum, step, self.averaged, (of_params, of_state))
 
 
 def _step_and_sum(
-    step: Callable[..., Any],
+    step: Step,
     averaged: bool,
     packings: Any,
-    params: Any,
-    state: Any,
+    params: Params,
+    state: State,
     sums: Array,
     arrays: Batch,
     index: Array | None,
     key: Key | None,
     scale: Array | None,
-) -> tuple[Any, Any, Array]:
+) -> Packed:
     """Take the rows, make the step, and add its loss to the sums."""
     batch = take(arrays, index)
     given = {k: v for k, v in (("key", key), ("scale", scale)) if v is not None}
@@ -214,5 +221,5 @@ def _step_and_sum(
     return of_params.pack(params), of_state.pack(state), xp.stack([total, finite])
 
 
-def _number() -> Any:
+def _number() -> Host:
     return np.zeros((1, 1), np.int32)

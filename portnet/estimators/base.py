@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, _fit_context
@@ -17,7 +17,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import tree
-from .._typing import Array, Host
+from .._typing import Array, ArrayLike, Device, Host, Params, Tree
 from .._validation import warn
 from ..backend import (
     Backend,
@@ -110,7 +110,7 @@ class _MLP(BaseEstimator):
         "compile": ["boolean"],
     }
 
-    def _set_parameters(self, given: dict[str, Any]) -> None:
+    def _set_parameters(self, given: dict[str, object]) -> None:
         """Set the parameters to the arguments of `__init__`."""
         for name, value in given.items():
             if name not in ("self", "__class__"):
@@ -124,15 +124,15 @@ class _MLP(BaseEstimator):
 
     # The meaning of y: implemented by the classifier and the regressor -------------------------
 
-    def _host_labels(self, y: Any) -> Any:
+    def _host_labels(self, y: ArrayLike) -> ArrayLike:
         """Return unchecked y, on the host if it is encoded there."""
         raise NotImplementedError
 
-    def _learn_targets(self, y: Any, backend: Backend, incremental: bool) -> None:
+    def _learn_targets(self, y: ArrayLike, backend: Backend, incremental: bool) -> None:
         """Set the number of outputs and the classes from y, or check y against the classes."""
         raise NotImplementedError
 
-    def _encode(self, y: Any, name: str = "y") -> Array:
+    def _encode(self, y: ArrayLike, name: str = "y") -> Any:
         """Return checked y as class indices (rows,), or (rows, outputs)."""
         raise NotImplementedError
 
@@ -149,14 +149,14 @@ class _MLP(BaseEstimator):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
-        X: Any,
-        y: Any,
-        sample_weight: Any = None,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike = None,
         *,
-        X_val: Any = None,
-        y_val: Any = None,
-        sample_weight_val: Any = None,
-    ) -> Any:
+        X_val: ArrayLike = None,
+        y_val: ArrayLike = None,
+        sample_weight_val: ArrayLike = None,
+    ) -> Self:
         """Train from initial weights or, with `warm_start`, from the current weights.
 
         Parameters
@@ -184,7 +184,7 @@ class _MLP(BaseEstimator):
         with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
             return self._fit_or_restore(lambda: self._fit(X, y, sample_weight, validation))
 
-    def _fit_or_restore(self, fit: Callable[[], FitState]) -> Any:
+    def _fit_or_restore(self, fit: Callable[[], FitState]) -> Self:
         """Fit, restoring all attributes if that raises; the warning comes last, as it may raise."""
         before: dict[str, Any] = dict(self.__dict__)
         rng = before.get("_random_state") if isinstance(self.random_state, Integral) else None
@@ -204,10 +204,10 @@ class _MLP(BaseEstimator):
 
     def _fit(
         self,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        validation: dict[str, Any] | None = None,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike,
+        validation: dict[str, ArrayLike] | None = None,
         incremental: bool = False,
     ) -> FitState:
         """Check the data, initialize or continue the network, train, and set the attributes."""
@@ -278,7 +278,7 @@ class _MLP(BaseEstimator):
             done = fit_lbfgs(self, problem, data, start)
         else:
 
-            def score(params: Any) -> float:
+            def score(params: Params) -> float:
                 assert validation is not None
                 held_out, y, weight = validation
                 raw = forward(self._network(held_out)[0], params, held_out, compiled=self.compile)
@@ -301,7 +301,7 @@ class _MLP(BaseEstimator):
             self.loss_ = np.float64(done.loss)
         return done
 
-    def _network(self, data: Dataset) -> tuple[Any, Any]:
+    def _network(self, data: Dataset) -> tuple[Any, Params]:
         """Return the model for dense or sparse data, and its parameters."""
         return network.from_coefs(
             self.coefs_, self.intercepts_, self.activation, sparse=data.is_sparse
@@ -363,7 +363,7 @@ class _MLP(BaseEstimator):
                 f"network has weights of the shapes {shapes}. Use a new estimator"
             )
 
-    def _backend_for(self, X: Any) -> Backend:
+    def _backend_for(self, X: ArrayLike) -> Backend:
         """Return the backend of a new network: that of X or, for host data, `backend`."""
         self._fitted_on_host = is_host(X)
         if not self._fitted_on_host:
@@ -374,7 +374,7 @@ class _MLP(BaseEstimator):
         with use_backend(name, device=device or None) as backend:
             return backend
 
-    def _backend_of_network(self, X: Any, method: str) -> Backend:
+    def _backend_of_network(self, X: ArrayLike, method: str) -> Backend:
         """Return the backend of the network; raise ValueError if X is on another."""
         backend = backend_of(self.coefs_[0])
         if is_host(X):
@@ -391,7 +391,7 @@ class _MLP(BaseEstimator):
         return backend
 
     def _check_data(
-        self, backend: Backend, X: Any, y: Any, first: bool
+        self, backend: Backend, X: ArrayLike, y: ArrayLike, first: bool
     ) -> tuple[Backend, Any, Any]:
         """Return the backend with the network's dtype, X on it (or CSR), and y."""
         numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
@@ -424,7 +424,7 @@ class _MLP(BaseEstimator):
             y = column_or_1d(y, warn=True) if is_host(y) else y[:, 0]
         return backend, X, y
 
-    def _features(self, X: Any, backend: Backend) -> Any:
+    def _features(self, X: ArrayLike, backend: Backend) -> Any:
         """Return checked X for prediction or validation, on the backend."""
         if not is_host(X):
             X = inputs.device_features(X, backend)
@@ -444,7 +444,9 @@ class _MLP(BaseEstimator):
             X = validate_data(self, X, reset=False, accept_sparse=sparse, dtype=_FLOATS)
         return inputs.to_backend(X, backend)
 
-    def _with_weights(self, data: Dataset, y: Any, given: Any) -> tuple[Dataset, Host | None]:
+    def _with_weights(
+        self, data: Dataset, y: ArrayLike, given: ArrayLike
+    ) -> tuple[Dataset, Host | None]:
         """Return the dataset of the rows with weight > 0, and the sample weights on the host.
 
         The weights of the dataset are multiplied by the class weights; the others are not.
@@ -459,7 +461,7 @@ class _MLP(BaseEstimator):
         order = None if positive.all() else np.flatnonzero(positive)
         return replace(data, weight=weight, order=order), sample_weight
 
-    def _with_class_weights(self, y: Any, sample_weight: Host | None) -> Host | None:
+    def _with_class_weights(self, y: ArrayLike, sample_weight: Host | None) -> Host | None:
         """Return the sample weights times the class weights."""
         return sample_weight
 
@@ -497,9 +499,9 @@ class _MLP(BaseEstimator):
     def _given_validation(
         self,
         backend: Backend,
-        X_val: Any = None,
-        y_val: Any = None,
-        sample_weight_val: Any = None,
+        X_val: ArrayLike = None,
+        y_val: ArrayLike = None,
+        sample_weight_val: ArrayLike = None,
     ) -> _Validation | None:
         """Return the validation set given to `fit`, checked, or None."""
         if X_val is None and y_val is None:
@@ -526,7 +528,9 @@ class _MLP(BaseEstimator):
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"in the validation set: {error}") from None
 
-    def _check_validation(self, backend: Backend, X_val: Any, y_val: Any, w: Any) -> _Validation:
+    def _check_validation(
+        self, backend: Backend, X_val: ArrayLike, y_val: ArrayLike, w: ArrayLike
+    ) -> _Validation:
         if not is_host(X_val) and not backend.holds(X_val):
             X_val = to_numpy(X_val)
         X_val = self._features(X_val, backend)
@@ -546,14 +550,14 @@ class _MLP(BaseEstimator):
 
     # Prediction -----------------------------------------------------------------------------------
 
-    def _apply(self, X: Any, method: str, finish: Callable[[Array], Array]) -> Array:
+    def _apply(self, X: ArrayLike, method: str, finish: Callable[[Array], Array]) -> Array:
         """Return finish(raw outputs (rows, outputs)) in the library of X."""
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)  # which raises, and takes long
         with inputs.errors_name_argument(X=X):
             return self._apply_on(X, self._backend_of_network(X, method), finish)
 
-    def _apply_on(self, X: Any, backend: Backend, finish: Callable[[Array], Array]) -> Array:
+    def _apply_on(self, X: ArrayLike, backend: Backend, finish: Callable[[Array], Array]) -> Array:
         with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             data = Dataset(backend, self._features(X, backend))
             result = finish(forward(*self._network(data), data, compiled=self.compile))
@@ -561,7 +565,7 @@ class _MLP(BaseEstimator):
 
     # Moving -------------------------------------------------------------------------------------
 
-    def to(self, name: str, *, device: Any = None, dtype: str | None = None) -> Any:
+    def to(self, name: str, *, device: Device = None, dtype: str | None = None) -> Self:
         """Return a copy of the fitted estimator on another backend: ``est.to("numpy")``.
 
         The arguments are those of `portnet.set_backend`. By default the dtype is that of the
@@ -576,10 +580,10 @@ class _MLP(BaseEstimator):
 
     move_to = to
 
-    def __sklearn_array_api_convert__(self, convert: Callable[[Array], Array]) -> Any:
+    def __sklearn_array_api_convert__(self, convert: Callable[[Array], Array]) -> Self:
         """Return a copy with each array of the network and of its solver converted."""
 
-        def convert_all(pytree: Any) -> Any:
+        def convert_all(pytree: Tree) -> Tree:
             return tree.map(lambda a: convert(np.asarray(a) if is_host(a) else a), pytree)
 
         new = copy.copy(self)

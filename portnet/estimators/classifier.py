@@ -1,6 +1,6 @@
 """MLPClassifier: scikit-learn's classifier for arrays of any library."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
-from .._typing import Array, Host
+from .._typing import AnyArray, Array, ArrayLike, Host
 from .._validation import warn
 from ..backend import Backend, backend_of, is_host, namespace, to_numpy
 from ..data import labels
@@ -160,11 +160,12 @@ class MLPClassifier(ClassifierMixin, _MLP):
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
 
+    classes_: Array
     loss = "log_loss"  # an attribute of scikit-learn's classifier, which has no other loss
 
     def __init__(
         self,
-        hidden_layer_sizes: Any = (100,),
+        hidden_layer_sizes: ArrayLike = (100,),
         activation: str = "relu",
         *,
         solver: str = "adam",
@@ -175,7 +176,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         tol: float = 1e-4,
         verbose: bool = False,
         warm_start: bool = False,
@@ -188,7 +189,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
-        class_weight: Any = None,
+        class_weight: object = None,
         backend: str | None = None,
         compile: bool = True,
     ) -> None:
@@ -201,7 +202,13 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     @available_if(_is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike = None,
+        classes: ArrayLike = None,
+    ) -> Self:
         """Train one epoch on these rows, in a new order.
 
         Parameters
@@ -231,7 +238,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
             return self._fit_or_restore(fit)
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: ArrayLike) -> AnyArray:
         """Return the class of each row (rows,), or 0 and 1 (rows, labels), in the library of X.
 
         Text labels are returned as a NumPy array.
@@ -243,21 +250,22 @@ class MLPClassifier(ClassifierMixin, _MLP):
                 return binarizer.inverse_transform(to_numpy(codes)) if is_host(X) else codes
             if is_host(X) or self._host_classes.dtype.kind not in "iufb":
                 return self._host_classes[to_numpy(codes)]
-            return namespace(codes).take(self._classes_on(backend_of(codes)), codes)
+            decoded: Array = namespace(codes).take(self._classes_on(backend_of(codes)), codes)
+            return decoded
 
         return self._apply(X, "predict", decode)
 
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: ArrayLike) -> AnyArray:
         """Return the probability of each class (rows, classes), in the library of X."""
         return self._apply(X, "predict_proba", self._probabilities)
 
-    def predict_log_proba(self, X: Any) -> Array:
+    def predict_log_proba(self, X: ArrayLike) -> AnyArray:
         """Return the logarithm of `predict_proba`, (rows, classes)."""
         return self._apply(
             X, "predict_log_proba", lambda raw: namespace(raw).log(self._probabilities(raw))
         )
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike = None) -> float:
         """Return the accuracy: the fraction of rows with the right class, or with all labels right.
 
         X is (rows, features), y (rows,) or (rows, labels), sample_weight (rows,).
@@ -271,30 +279,35 @@ class MLPClassifier(ClassifierMixin, _MLP):
         if self.out_activation_ == "softmax":
             return SoftmaxCrossEntropy().mean(raw)
         if self.n_outputs_ == 1:
-            return xp.concat([inputs.logistic(-raw), inputs.logistic(raw)], axis=-1)
+            both: Array = xp.concat([inputs.logistic(-raw), inputs.logistic(raw)], axis=-1)
+            return both
         return inputs.logistic(raw)
 
     def _predict_codes(self, raw: Array) -> Array:
         """Return the index of the most probable class (rows,), or 0 and 1 (rows, labels)."""
         xp, p = namespace(raw), self._probabilities(raw)
+        codes: Array
         if self.out_activation_ == "softmax":
-            return xp.argmax(p, axis=-1)  # the first of equal ones, as in NumPy
+            codes = xp.argmax(p, axis=-1)  # the first of equal ones, as in NumPy
+            return codes
         integer = xp.int64 if backend_of(raw).supports("int64") else xp.int32
         if self.n_outputs_ > 1 or _is_multilabel(self._label_binarizer):
-            return xp.astype(p > 0.5, integer)
-        return xp.astype((p[:, 1] > p[:, 0]) & (len(self._host_classes) > 1), integer)
+            codes = xp.astype(p > 0.5, integer)
+            return codes
+        codes = xp.astype((p[:, 1] > p[:, 0]) & (len(self._host_classes) > 1), integer)
+        return codes
 
     def _validation_score(self, raw: Array, y: Host, weight: Host | None) -> float:
         pred = to_numpy(self._predict_codes(raw))
         y = y[:, 0] if self.n_outputs_ == 1 else y
         return float(accuracy_score(y.astype(pred.dtype), pred, sample_weight=weight))
 
-    def _host_labels(self, y: Any) -> Any:
+    def _host_labels(self, y: ArrayLike) -> ArrayLike:
         y = y if is_host(y) else to_numpy(y)
         labels.refuse_mixed(y, "y")
         return y
 
-    def _learn_targets(self, y: Any, backend: Backend, incremental: bool) -> None:
+    def _learn_targets(self, y: ArrayLike, backend: Backend, incremental: bool) -> None:
         """Set the classes from y, or check y against the known classes."""
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
@@ -327,7 +340,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         """Return numeric classes (classes,) on a backend."""
         return backend.asarray(self._host_classes, inputs.class_dtype(self._host_classes, backend))
 
-    def _encode(self, y: Any, name: str = "y") -> Array:
+    def _encode(self, y: Host, name: str = "y") -> Host:
         known = self._host_classes
         if _is_multilabel(self._label_binarizer):
             return np.asarray(self._label_binarizer.transform(y)).astype(bool)
@@ -337,7 +350,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
             unknown = np.setdiff1d(unique_labels(y), known)
             if len(unknown):
                 raise ValueError(f"`{name}` has classes not in `y`: {unknown}. `y` has {known}.")
-        codes = np.searchsorted(known, y)
+        codes: Host = np.searchsorted(known, y)
         return codes if self.n_outputs_ > 1 else (codes > 0)[:, None]
 
     def _loss_and_activation(self) -> tuple[Loss, str]:
@@ -345,7 +358,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
             return SoftmaxCrossEntropy(reduction="sum"), "softmax"
         return SigmoidCrossEntropy(reduction="sum"), "logistic"
 
-    def _with_class_weights(self, y: Any, sample_weight: Host | None) -> Host | None:
+    def _with_class_weights(self, y: ArrayLike, sample_weight: Host | None) -> Host | None:
         given = self.class_weight
         if given is None:
             return sample_weight
@@ -393,7 +406,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
             )
 
 
-def _restrict_to(given: Any, known: list[Any]) -> Any:
+def _restrict_to(given: object, known: list[Any]) -> object:
     """Return class weights without unknown classes, if every known class has one.
 
     As in scikit-learn: a fold need not have all classes of the dict.

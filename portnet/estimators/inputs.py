@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import _check_sample_weight
 
-from .._typing import Array, Host
+from .._typing import Array, ArrayLike, Host
 from ..backend import Backend, describe, is_host, namespace, to_numpy
 from ..data import checks
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 @contextmanager
-def errors_name_argument(**given: Any) -> Iterator[None]:
+def errors_name_argument(**given: ArrayLike) -> Iterator[None]:
     """Reject tensors without dense values; name the argument that has too large an integer."""
     for name, x in given.items():
         checks.refuse_without_values(x, name)
@@ -45,19 +45,21 @@ def errors_name_argument(**given: Any) -> Iterator[None]:
 def logistic(z: Array) -> Array:
     """1 / (1 + e^-z) = e^min(z, 0) / (1 + e^-|z|): accurate in both tails, without overflow."""
     xp = namespace(z)
-    return xp.exp(xp.minimum(z, xp.zeros_like(z))) / (1.0 + xp.exp(-xp.abs(z)))
+    p: Array = xp.exp(xp.minimum(z, xp.zeros_like(z))) / (1.0 + xp.exp(-xp.abs(z)))
+    return p
 
 
-def targets(y: Any, backend: Backend) -> Array:
+def targets(y: ArrayLike, backend: Backend) -> Array:
     """Return encoded y as the losses need it: integer classes (rows,), or floats."""
+    encoded: Array = y
     if not is_host(y):
-        return y
+        return encoded
     if y.ndim == 1:
         return backend.asarray(y, "int64" if backend.supports("int64") else "int32")
     return as_array("y", y, backend)
 
 
-def as_array(name: str, x: Any, backend: Backend) -> Array:
+def as_array(name: str, x: ArrayLike, backend: Backend) -> Array:
     """Return x on the backend, in its dtype; errors name the argument."""
     try:
         return backend.asarray(x, backend.dtype)
@@ -67,7 +69,7 @@ def as_array(name: str, x: Any, backend: Backend) -> Array:
         raise ValueError(f"{name}: {what}{more}") from None
 
 
-def to_backend(X: Any, backend: Backend) -> Any:
+def to_backend(X: ArrayLike, backend: Backend) -> Any:
     """Return checked host data on the backend; sparse data stay on the host, as CSR."""
     if not hasattr(X, "tocsr"):
         return as_array("X", X, backend)
@@ -85,7 +87,7 @@ def network_dtype(X: Array, backend: Backend) -> str:
     return "float64" if backend.supports("float64") else "float32"
 
 
-def network_dtype_of_host_data(given: Any, dtype: str, backend: Backend) -> str:
+def network_dtype_of_host_data(given: object, dtype: str, backend: Backend) -> str:
     """Return the dtype of a new network for host data that were checked as `dtype`.
 
     On a backend without float64 it is float32; X given as float64 raises ValueError.
@@ -131,7 +133,7 @@ def check_validation_size(rows: int) -> None:
         )
 
 
-def on_host(*given: Any) -> tuple[Any, ...]:
+def on_host(*given: ArrayLike) -> tuple[Any, ...]:
     """Return arrays of other libraries as NumPy arrays, everything else unchanged."""
     return tuple(a if is_host(a) else to_numpy(a) for a in given)
 
@@ -142,7 +144,7 @@ def class_dtype(classes: Host, backend: Backend) -> str:
     return name if backend.supports(name) else {"i": "int32", "u": "uint32"}.get(name[0], "float32")
 
 
-def _host_weights(given: Any, rows: int) -> Host | None:
+def _host_weights(given: ArrayLike, rows: int) -> Host | None:
     """Return checked weights (rows,) on the host, or None; a number is the weight of every row."""
     if given is None:
         return None

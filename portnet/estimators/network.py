@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .._typing import Array, Params
+from .._typing import Array, Cache, Params
 from ..backend import namespace
 from ..layers import ACTIVATIONS, Chain, Dense, Layer
+from ..rng import Key
 
 __all__ = ["HIDDEN", "SparseDense", "from_coefs", "to_coefs"]
 
@@ -19,11 +20,11 @@ class SparseDense(Dense):
     It is for the first layer of a network: dx is not computed.
     """
 
-    def forward(self, params: Params, x: Any, key: Any = None) -> tuple[Array, Any]:
+    def forward(self, params: Params, x: Any, key: Key | None = None) -> tuple[Array, Cache]:
         """y = x W + b."""
         return x @ params["W"] + params["b"], x
 
-    def backward(self, params: Params, cache: Any, dy: Array) -> tuple[Params, Any]:
+    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Any]:
         """dW = x^T dy; db = the sum of the rows of dy."""
         x = cache
         return {"W": x.T @ dy, "b": namespace(dy).sum(dy, axis=-2, keepdims=True)}, None
@@ -37,7 +38,7 @@ def from_coefs(
     Each layer has W (n_in, n_out) and b (n_out,). If `sparse`, the first layer takes sparse x.
     """
     layers: list[Layer] = []
-    params: list[Any] = []
+    params: list[Params] = []
     for W, b in zip(coefs, intercepts, strict=True):
         first = SparseDense if sparse and not layers else Dense
         layers += [first(W.shape[1]), ACTIVATIONS[HIDDEN[activation]]]

@@ -5,18 +5,20 @@ rows are those of a batch, so the penalty is stronger in small batches than in l
 scikit-learn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from .. import tree
-from .._typing import Array, Params, State
+from .._typing import Array, Params, State, ValueAndGrad
 from ..backend import namespace
+from ..data.dataset import Batch
 from ..layers import Layer
 from ..losses import Loss, PoissonLoss
 from ..optimizers import Optimizer
 
 __all__ = [
+    "Part",
     "PoissonDeviance",
     "make_penalized_step",
     "over_all_rows",
@@ -24,6 +26,8 @@ __all__ = [
     "summed",
     "summing",
 ]
+
+Part = Callable[[Params, Batch], tuple[Array, Params]]  # the loss of a batch, its gradient
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class PoissonDeviance(PoissonLoss):
     This is `PoissonLoss` plus t log t - t, so that it is 0 where e^p = t.
     """
 
-    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> Any:
+    def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         value, dpred = super().__call__(pred, target, weight)
         xp, t = namespace(target), target
@@ -42,7 +46,7 @@ class PoissonDeviance(PoissonLoss):
         return value + least, dpred
 
 
-def summed(model: Layer, loss: Loss, params: Params, batch: tuple[Array, ...]) -> tuple[Any, Any]:
+def summed(model: Layer, loss: Loss, params: Params, batch: Batch) -> tuple[Array, Params]:
     """Return sum of w l over a batch x, y, w, and its gradient; `loss` must be a sum over rows."""
     x, y, weight = batch
     pred, caches = model.forward(params, x)
@@ -50,12 +54,14 @@ def summed(model: Layer, loss: Loss, params: Params, batch: tuple[Array, ...]) -
     return value, model.backward(params, caches, dpred)[0]
 
 
-def summing(model: Layer, loss: Loss) -> Callable[[Params, Any], Any]:
+def summing(model: Layer, loss: Loss) -> Part:
     """Return `summed` as a function of parameters and a batch."""
     return lambda params, batch: summed(model, loss, params, batch)
 
 
-def penalized(value: Array, grads: Params, params: Params, alpha: float, total: Any) -> Any:
+def penalized(
+    value: Array, grads: Params, params: Params, alpha: float, total: Array | float
+) -> tuple[Array, Params]:
     """Return L = (value + alpha/2 sum of W^2) / total and dL = (grads + alpha W) / total."""
     if alpha > 0:
         for p in params:
@@ -70,10 +76,12 @@ def penalized(value: Array, grads: Params, params: Params, alpha: float, total: 
 
 def make_penalized_step(
     model: Layer, loss: Loss, optimizer: Optimizer, alpha: float
-) -> Callable[..., Any]:
+) -> Callable[..., tuple[Params, State, Array]]:
     """Return ``step(params, state, x, y, weight) -> params, state, L``, L before the update."""
 
-    def step(params: Params, state: State, x: Array, y: Array, weight: Array | None) -> Any:
+    def step(
+        params: Params, state: State, x: Array, y: Array, weight: Array | None
+    ) -> tuple[Params, State, Array]:
         value, grads = summed(model, loss, params, (x, y, weight))
         total = x.shape[0] if weight is None else namespace(weight).sum(weight)
         value, grads = penalized(value, grads, params, alpha, total)
@@ -84,12 +92,12 @@ def make_penalized_step(
 
 
 def over_all_rows(
-    part: Callable[[Params, Any], Any],
+    part: Part,
     alpha: float,
-    batches: Callable[[], Any],
-    total: Any,
+    batches: Callable[[], Iterable[Batch]],
+    total: Array | float,
     params: Params,
-) -> tuple[Callable[[Array], Any], Array, Callable[[Array], Params]]:
+) -> tuple[Callable[[Array], ValueAndGrad], Array, Callable[[Array], Params]]:
     """Return the function v -> L, dL/dv over all batches, the vector v of `params`, and unravel.
 
     `part(params, batch)` is that of `summing`; `total` is the sum of all weights.
@@ -98,7 +106,8 @@ def over_all_rows(
 
     def function(v: Array) -> tuple[Array, Array]:
         p = unravel(v)
-        value, grads = None, None
+        value: Any = None
+        grads: Params = None
         for batch in batches():
             more, dpart = part(p, batch)
             value = more if value is None else value + more

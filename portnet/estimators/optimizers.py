@@ -1,10 +1,10 @@
 """Optimizers: the updates of scikit-learn's sgd and adam."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .. import optimizers, tree
-from .._typing import Params, State
+from .._typing import Array, Params, State
 from ..backend import namespace
 from ..optimizers import AdamState
 
@@ -14,7 +14,7 @@ __all__ = ["SklearnAdam", "SklearnSGD", "VelocityState"]
 class VelocityState(NamedTuple):
     """The learning rate, which may change between epochs, and the velocity v."""
 
-    lr: Any
+    lr: Array | float
     v: Params
 
 

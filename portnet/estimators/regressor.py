@@ -1,7 +1,7 @@
 """MLPRegressor: scikit-learn's regressor for arrays of any library."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
@@ -9,7 +9,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
-from .._typing import Array, Host
+from .._typing import AnyArray, Array, ArrayLike, Host
 from ..backend import Backend, is_host, namespace, to_numpy
 from ..losses import Loss, SquaredError
 from . import inputs, objective
@@ -112,7 +112,7 @@ class MLPRegressor(RegressorMixin, _MLP):
     def __init__(
         self,
         loss: str = "squared_error",
-        hidden_layer_sizes: Any = (100,),
+        hidden_layer_sizes: ArrayLike = (100,),
         activation: str = "relu",
         *,
         solver: str = "adam",
@@ -123,7 +123,7 @@ class MLPRegressor(RegressorMixin, _MLP):
         power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         tol: float = 1e-4,
         verbose: bool = False,
         warm_start: bool = False,
@@ -148,7 +148,7 @@ class MLPRegressor(RegressorMixin, _MLP):
 
     @available_if(_is_stochastic)
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+    def partial_fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike = None) -> Self:
         """Train one epoch on these rows, in a new order.
 
         X is (rows, features), y (rows,) or (rows, outputs), sample_weight (rows,).
@@ -157,12 +157,12 @@ class MLPRegressor(RegressorMixin, _MLP):
         with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
             return self._fit_or_restore(lambda: self._fit(X, y, sample_weight, incremental=True))
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: ArrayLike) -> AnyArray:
         """Return the mean of the target, (rows,) or (rows, outputs), in the library of X."""
         mean = self._apply(X, "predict", self._mean)
         return mean[:, 0] if mean.shape[1] == 1 else mean
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike = None) -> float:
         """Return R2: 1 is perfect; predicting the mean of y gives 0.
 
         X is (rows, features), y (rows,) or (rows, outputs), sample_weight (rows,).
@@ -180,7 +180,7 @@ class MLPRegressor(RegressorMixin, _MLP):
             return math.nan
         return float(r2_score(y, mean, sample_weight=weight))
 
-    def _host_labels(self, y: Any) -> Any:
+    def _host_labels(self, y: ArrayLike) -> ArrayLike:
         if y is None or not is_host(y):
             return y
         try:  # numbers as objects: convert them, so that their values are checked
@@ -189,10 +189,10 @@ class MLPRegressor(RegressorMixin, _MLP):
         except (ValueError, TypeError, OverflowError):
             return y
 
-    def _learn_targets(self, y: Any, backend: Backend, incremental: bool) -> None:
+    def _learn_targets(self, y: ArrayLike, backend: Backend, incremental: bool) -> None:
         self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
 
-    def _encode(self, y: Any, name: str = "y") -> Array:
+    def _encode(self, y: ArrayLike, name: str = "y") -> Any:
         if self.loss == "poisson" and bool(
             (y < 0).any() if is_host(y) else namespace(y).any(y < 0)
         ):

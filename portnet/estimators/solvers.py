@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._typing import Array, Params
+from .._typing import Array, Params, State
 from ..backend import namespace
 from ..data.dataset import Dataset
 from ..engine.compile_cache import compile_cached, compiler_for, release
@@ -50,8 +50,8 @@ class Problem(NamedTuple):
 class Solver:
     """The optimizer of sgd or adam, its state, and sgd's current learning rate."""
 
-    rule: Any
-    state: Any
+    rule: SklearnSGD | SklearnAdam
+    state: State
     learning_rate: float
 
 
@@ -224,7 +224,9 @@ def _solver(options: Any, params: Params) -> Solver:
     """Return the solver of the options, before its first step."""
     lr = float(options.learning_rate_init)
     if options.solver == "sgd":
-        rule: Any = SklearnSGD(lr, float(options.momentum), options.nesterovs_momentum)
+        rule: SklearnSGD | SklearnAdam = SklearnSGD(
+            lr, float(options.momentum), options.nesterovs_momentum
+        )
     else:
         betas = float(options.beta_1), float(options.beta_2)
         rule = SklearnAdam(lr, *betas, float(options.epsilon))
@@ -248,7 +250,7 @@ def fit_lbfgs(options: Any, problem: Problem, data: Dataset, progress: FitState)
     model, loss, alpha = problem
     total = len(data) if data.weight is None else namespace(data.weight).sum(data.weight)
     size = block_size(progress.params)
-    part: Any = objective.summing(model, loss)
+    part: objective.Part = objective.summing(model, loss)
     if not data.is_sparse and compiler_for(data.backend, getattr(options, "compile", True)):
         part = compile_cached(objective.summing, model, loss)
     function, v, unravel = objective.over_all_rows(
