@@ -23,6 +23,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
+from . import _numpy
 from ._typing import AnyArray, Array, ArrayLike, Device, DType, Host, Namespace
 from ._validation import check_choice
 
@@ -93,9 +94,9 @@ def namespace(*arrays: Array | float | None) -> Namespace:
     array([False,  True])
     """
     if all(type(a) is np.ndarray or a is None for a in arrays):  # fast path, ten times faster
-        return _numpy_namespace()
+        return _numpy
     try:
-        return array_api_compat.array_namespace(*arrays)
+        return _numpy.array_namespace(*arrays)
     except TypeError:
         a: Any
         for a in arrays:  # traced arrays accept NumPy arrays as constants
@@ -108,11 +109,6 @@ def namespace(*arrays: Array | float | None) -> Namespace:
         ) from None
 
 
-@functools.cache
-def _numpy_namespace() -> Namespace:
-    return importlib.import_module("array_api_compat.numpy")  # late, as the import is slow
-
-
 def device(x: Array) -> Device:
     """Return the device of an array."""
     return array_api_compat.device(x)
@@ -122,7 +118,7 @@ def describe(x: ArrayLike) -> str:
     """Return the library and device of an array as text: ``a torch array on cpu``."""
     if not array_api_compat.is_array_api_obj(x):
         return f"a {type(x).__name__}"
-    return f"a {_name(array_api_compat.array_namespace(x))} array on {device_name(x)}"
+    return f"a {_name(_numpy.array_namespace(x))} array on {device_name(x)}"
 
 
 def device_name(x: Array) -> str:
@@ -297,7 +293,7 @@ def to_numpy(x: ArrayLike) -> Host:
     if array_api_compat.is_cupy_array(x):
         return np.asarray(x.get())
     if array_api_compat.is_array_api_obj(x) and hasattr(x, "to_device"):
-        xp = array_api_compat.array_namespace(x)
+        xp = _numpy.array_namespace(x)
         if hasattr(xp, "Device"):  # array-api-strict: NumPy can read only its CPU device
             x = x.to_device(xp.Device("CPU_DEVICE"))
     try:
@@ -391,7 +387,7 @@ def backend_of(x: ArrayLike) -> Backend:
     """
     if not array_api_compat.is_array_api_obj(x):
         return get_backend()
-    xp = array_api_compat.array_namespace(x)
+    xp = _numpy.array_namespace(x)
     dtype = _dtype_name(x.dtype)
     dtype = dtype if dtype in FLOATS else get_backend().dtype
     return Backend(_name(xp), dtype, array_api_compat.device(x), xp)
@@ -565,7 +561,7 @@ class _Library:
 
 
 _LIBRARIES = {
-    "numpy": _Library("array_api_compat.numpy", "pip install numpy", _cpu_only, compiler="replay"),
+    "numpy": _Library("portnet._numpy", "pip install numpy", _cpu_only, compiler="replay"),
     "cupy": _Library(
         "array_api_compat.cupy",
         'pip install "cupy-cuda13x[ctk]" (or "cupy-cuda12x[ctk]" for CUDA 12)',
@@ -617,7 +613,8 @@ _thread = threading.local()
 
 def _name(xp: Namespace) -> str:
     """Return the name of the library behind a namespace: numpy, cupy, torch, jax and so on."""
-    return str(xp.__name__).removeprefix("array_api_compat.").split(".")[0]
+    name = str(xp.__name__).removeprefix("array_api_compat.")
+    return "numpy" if xp is _numpy else name.split(".")[0]
 
 
 def _dtype_name(dtype: DType) -> str:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-from array_api_compat import array_namespace
-
+from ._numpy import array_namespace
 from ._typing import Array, Tree
 
 __all__ = ["leaves", "map", "paths", "ravel"]

@@ -206,7 +206,7 @@ REDUCTIONS = frozenset("all any argmax argmin max mean min prod std sum var".spl
 
 @functools.cache
 def _numpy() -> Any:
-    return importlib.import_module("array_api_compat.numpy")
+    return importlib.import_module("portnet._numpy")
 
 
 def computed(node: Node) -> bool:
