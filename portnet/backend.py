@@ -112,9 +112,7 @@ def _numpy_namespace() -> Any:
     return importlib.import_module("array_api_compat.numpy")  # late, as the import is slow
 
 
-def device(x: Array) -> Any:
-    """Return the device of an array."""
-    return array_api_compat.device(x)
+device = array_api_compat.device  # of an array
 
 
 def describe(x: Any) -> str:
@@ -660,13 +658,11 @@ def _too_large(host: np.ndarray[Any, Any], dtype: str) -> ValueError:
 
 
 def _device_text(where: Any) -> str:
-    for attribute in ("_device", "id"):  # array-api-strict's name; CuPy's and JAX's number
-        if hasattr(where, attribute):
-            value = getattr(where, attribute)
-            return (
-                value if isinstance(value, str) else f"{getattr(where, 'platform', 'cuda')}:{value}"
-            )
-    return str(where)
+    # array-api-strict's name, or the number of CuPy and JAX.
+    value = getattr(where, "_device", getattr(where, "id", None))
+    if value is None:
+        return str(where)
+    return value if isinstance(value, str) else f"{getattr(where, 'platform', 'cuda')}:{value}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -215,8 +215,7 @@ def _same_function(run: Run, data: Dataset, before: Run | None) -> Run:
 
 def full_gradient_of(run: Run) -> Any:
     """Return (params, (X, y, weight)) -> loss, gradient as one vector, of a run."""
-    trainer = run.trainer
-    return gradient_of(trainer.model, trainer.loss, run.backend, trainer.compile)
+    return gradient_of(run.trainer.model, run.trainer.loss, run.backend, run.trainer.compile)
 
 
 def _refuse_random_layers(run: Run, X: Array) -> None:

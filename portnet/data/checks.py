@@ -202,7 +202,6 @@ def targets(
             _check_finite(y, name)
             _check_whole(y, name, outputs)
             _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
-            y = backend.xp.astype(y, backend.xp.int32)
         y = _as_array(y, backend, name, "int64" if backend.supports("int64") else "int32")
         _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
         return y
@@ -332,16 +331,15 @@ def check_metrics(metrics: dict[str, Callable[..., Array]], y: Array, name: str 
         _metrics.mean_squared_error,
         _metrics.r2,
     )
-    xp = backend_of(y).xp
     for metric, function in metrics.items():
         if y.ndim == 1 and function in number_metrics:
             raise ValueError(
                 f"metric {metric!r} compares numbers, but {name} contains labels: use 'accuracy'"
             )
         class_metric = function in (_metrics.accuracy, _metrics.balanced_accuracy)
-        if (
-            class_metric and y.ndim == 2 and not bool(xp.all((y >= 0) & (y <= 1)))
-        ):  # waits for the device
+        if (  # waits for the device
+            class_metric and y.ndim == 2 and not bool(backend_of(y).xp.all((y >= 0) & (y <= 1)))
+        ):
             raise ValueError(
                 f"metric {metric!r} compares classes, but {name} contains numbers: use 'r2'"
             )

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -10,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, _fit_context
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -35,7 +35,7 @@ from ..engine.executor import quiet
 from ..losses import Loss
 from . import inputs, network
 from .inputs import _host_weights
-from .solvers import FitState, Problem, fit_lbfgs, fit_stochastic, forward
+from .solvers import FitState, fit_lbfgs, fit_stochastic, forward
 
 __all__ = ["STOCHASTIC"]
 
@@ -73,7 +73,7 @@ class _Validation(NamedTuple):
     weight: Host | None
 
 
-class _MLP(BaseEstimator):
+class _MLP(BaseEstimator, ABC):
     """Everything that the classifier and the regressor share: all but the meaning of y."""
 
     _fitted_on_host = True  # set by a fit of a new network
@@ -124,25 +124,25 @@ class _MLP(BaseEstimator):
 
     # The meaning of y: implemented by the classifier and the regressor -------------------------
 
+    @abstractmethod
     def _host_labels(self, y: Any) -> Any:
         """Return unchecked y, on the host if it is encoded there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _learn_targets(self, y: Any, backend: Backend, incremental: bool) -> None:
         """Set the number of outputs and the classes from y, or check y against the classes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _encode(self, y: Any, name: str = "y") -> Array:
         """Return checked y as class indices (rows,), or (rows, outputs)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _loss_and_activation(self) -> tuple[Loss, str]:
         """Return the loss, summed over rows, and the name of the output activation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _validation_score(self, raw: Array, y: Host, weight: Host | None) -> float:
         """Return the score of raw outputs (rows, outputs) that early stopping monitors."""
-        raise NotImplementedError
 
     # Fitting ------------------------------------------------------------------------------------
 
@@ -181,16 +181,24 @@ class _MLP(BaseEstimator):
             turned into an error: it is raised after the fit.
         """
         validation = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
-        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
-            return self._fit_or_restore(lambda: self._fit(X, y, sample_weight, validation))
+        return self._fit_or_restore(
+            lambda: self._fit(X, y, sample_weight, validation),
+            X=X,
+            y=y,
+            sample_weight=sample_weight,
+        )
 
-    def _fit_or_restore(self, fit: Callable[[], FitState]) -> Any:
-        """Fit, restoring all attributes if that raises; the warning comes last, as it may raise."""
+    def _fit_or_restore(self, fit: Callable[[], FitState], **given: Any) -> Any:
+        """Fit, restoring all attributes if that raises; the warning comes last, as it may raise.
+
+        Errors name the argument of `given` that they are about.
+        """
         before: dict[str, Any] = dict(self.__dict__)
         rng = before.get("_random_state") if isinstance(self.random_state, Integral) else None
         rng_state = None if rng is None else rng.get_state()
         try:
-            done = fit()
+            with inputs.errors_name_argument(**given):
+                done = fit()
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -198,8 +206,7 @@ class _MLP(BaseEstimator):
                 rng.set_state(rng_state)
             raise
         if done.warning:
-            convergence = done.category == "convergence"
-            warn(done.warning, ConvergenceWarning if convergence else UserWarning)
+            warn(done.warning, done.category)
         return self
 
     def _fit(
@@ -272,10 +279,9 @@ class _MLP(BaseEstimator):
         """Run the solver and set the attributes to its result."""
         model, params = self._network(data)
         loss, _ = self._loss_and_activation()
-        problem = Problem(model, loss, float(self.alpha))
         start = FitState(params, getattr(self, "loss_", math.nan), t=self.t_)
         if self.solver == "lbfgs":
-            done = fit_lbfgs(self, problem, data, start)
+            done = fit_lbfgs(self, model, loss, data, start)
         else:
 
             def score(params: Any) -> float:
@@ -286,7 +292,8 @@ class _MLP(BaseEstimator):
 
             done = fit_stochastic(
                 self,
-                problem,
+                model,
+                loss,
                 data,
                 self._resume(start, incremental),
                 rng,
@@ -482,7 +489,11 @@ class _MLP(BaseEstimator):
             test_size=self.validation_fraction,
             stratify=y[order] if binary else None,
         )
-        inputs.check_validation_size(len(held_out))
+        if len(held_out) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of "
+                "your dataset."
+            )
         self._check_training_classes(y[order], y[train])
         validation = _Validation(
             replace(data, order=held_out),
@@ -551,13 +562,11 @@ class _MLP(BaseEstimator):
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)  # which raises, and takes long
         with inputs.errors_name_argument(X=X):
-            return self._apply_on(X, self._backend_of_network(X, method), finish)
-
-    def _apply_on(self, X: Any, backend: Backend, finish: Callable[[Array], Array]) -> Array:
-        with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            data = Dataset(backend, self._features(X, backend))
-            result = finish(forward(*self._network(data), data, compiled=self.compile))
-            return inputs.on_host(result)[0] if is_host(X) else result
+            backend = self._backend_of_network(X, method)
+            with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                data = Dataset(backend, self._features(X, backend))
+                result = finish(forward(*self._network(data), data, compiled=self.compile))
+                return inputs.on_host(result)[0] if is_host(X) else result
 
     # Moving -------------------------------------------------------------------------------------
 

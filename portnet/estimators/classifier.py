@@ -228,8 +228,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
                 self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
             return self._fit(X, y, sample_weight, incremental=True)
 
-        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
-            return self._fit_or_restore(fit)
+        return self._fit_or_restore(fit, X=X, y=y, sample_weight=sample_weight)
 
     def predict(self, X: Any) -> Array:
         """Return the class of each row (rows,), or 0 and 1 (rows, labels), in the library of X.

@@ -16,7 +16,6 @@ from ..data import checks
 
 __all__ = [
     "as_array",
-    "check_validation_size",
     "class_dtype",
     "device_features",
     "errors_name_argument",
@@ -122,15 +121,6 @@ def device_features(X: Array, backend: Backend) -> Array:
     return X
 
 
-def check_validation_size(rows: int) -> None:
-    """Raise ValueError if the validation set has fewer than two rows."""
-    if rows < 2:
-        raise ValueError(
-            "The validation set is too small. Increase 'validation_fraction' or the size of your "
-            "dataset."
-        )
-
-
 def on_host(*given: Any) -> tuple[Any, ...]:
     """Return arrays of other libraries as NumPy arrays, everything else unchanged."""
     return tuple(a if is_host(a) else to_numpy(a) for a in given)
@@ -147,5 +137,4 @@ def _host_weights(given: Any, rows: int) -> Host | None:
     if given is None:
         return None
     (given,), X = on_host(given), np.broadcast_to(0.0, (rows, 1))
-    checked = _check_sample_weight(given, X, dtype=np.float64, ensure_non_negative=True)
-    return np.asarray(checked)
+    return np.asarray(_check_sample_weight(given, X, dtype=np.float64, ensure_non_negative=True))
