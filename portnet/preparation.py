@@ -173,8 +173,15 @@ def _resumed(trainer: TrainerLike, run: Run, plateau: bool) -> Run:
         scale = 1.0
         monitors.pop("plateau", None)
     last = run.params if run._last is None else run._last
-    run = replace(run, trainer=trainer, params=last, _last=None, stopped="")
-    return replace(run, _scale=scale, _monitors=monitors)
+    return replace(
+        run,
+        trainer=trainer,
+        params=last,
+        stopped="",
+        _last=None,
+        _scale=scale,
+        _monitors=monitors,
+    )
 
 
 def _check_state(state: Any, fresh: Any) -> None:

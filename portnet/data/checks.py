@@ -145,11 +145,12 @@ def check_feature_names(X: Any, known: tuple[str, ...] | None, name: str = "X") 
     names = feature_names(X, name)
     if names == known:
         return
-    if known is None:
-        warn(f"{name} has feature names, but Run was fitted without feature names")
-        return
-    if names is None:
-        warn(f"{name} does not have valid feature names, but Run was fitted with feature names")
+    if known is None or names is None:
+        warn(
+            f"{name} has feature names, but Run was fitted without feature names"
+            if known is None
+            else f"{name} does not have valid feature names, but Run was fitted with feature names"
+        )
         return
     unseen, missing = sorted({*names} - {*known}), sorted({*known} - {*names})
     message = "The feature names should match those that were passed during fit.\n"

@@ -257,13 +257,12 @@ class _MLP(BaseEstimator, ABC):
     def _initialize(self, sizes: list[int], backend: Backend, rng: np.random.RandomState) -> None:
         """Draw the initial weights, in scikit-learn's order (Glorot and Bengio 2010)."""
         factor = 2.0 if self.activation == "logistic" else 6.0
-        coefs, intercepts = [], []
+        self.coefs_, self.intercepts_ = [], []
         for n_in, n_out in pairwise(sizes):
             bound = math.sqrt(factor / (n_in + n_out))
-            coefs.append(rng.uniform(-bound, bound, (n_in, n_out)))
-            intercepts.append(rng.uniform(-bound, bound, n_out))
-        self.coefs_ = [backend.asarray(W, backend.dtype) for W in coefs]
-        self.intercepts_ = [backend.asarray(b, backend.dtype) for b in intercepts]
+            W, b = rng.uniform(-bound, bound, (n_in, n_out)), rng.uniform(-bound, bound, n_out)
+            self.coefs_.append(backend.asarray(W, backend.dtype))
+            self.intercepts_.append(backend.asarray(b, backend.dtype))
         self.n_layers_, self.n_iter_, self.t_ = len(sizes), 0, 0
         _, self.out_activation_ = self._loss_and_activation()
         for name in _FIT_RESULTS:
@@ -541,8 +540,7 @@ class _MLP(BaseEstimator, ABC):
         if not is_host(X_val) and not backend.holds(X_val):
             X_val = to_numpy(X_val)
         X_val = self._features(X_val, backend)
-        y_val = self._host_labels(y_val)
-        y_val = y_val if is_host(y_val) else to_numpy(y_val)
+        (y_val,) = inputs.on_host(self._host_labels(y_val))
         numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
         y_val = validate_data(self, y=y_val, reset=False, **numeric)
         if numeric["y_numeric"] and y_val.dtype.kind in "OUSV":

@@ -323,8 +323,11 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return self._label_binarizer.classes_  # type: ignore[no-any-return]
 
     def _classes_on(self, backend: Backend) -> Array:
-        """Return numeric classes (classes,) on a backend."""
-        return backend.asarray(self._host_classes, inputs.class_dtype(self._host_classes, backend))
+        """Return numeric classes (classes,) on a backend, in the nearest dtype it supports."""
+        dtype = self._host_classes.dtype.name
+        if not backend.supports(dtype):
+            dtype = {"i": "int32", "u": "uint32"}.get(dtype[0], "float32")
+        return backend.asarray(self._host_classes, dtype)
 
     def _encode(self, y: Any, name: str = "y") -> Array:
         known = self._host_classes

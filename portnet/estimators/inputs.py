@@ -16,7 +16,6 @@ from ..data import checks
 
 __all__ = [
     "as_array",
-    "class_dtype",
     "device_features",
     "errors_name_argument",
     "logistic",
@@ -124,12 +123,6 @@ def device_features(X: Array, backend: Backend) -> Array:
 def on_host(*given: Any) -> tuple[Any, ...]:
     """Return arrays of other libraries as NumPy arrays, everything else unchanged."""
     return tuple(a if is_host(a) else to_numpy(a) for a in given)
-
-
-def class_dtype(classes: Host, backend: Backend) -> str:
-    """Return the dtype of numeric classes, or the nearest that the backend supports."""
-    name = classes.dtype.name
-    return name if backend.supports(name) else {"i": "int32", "u": "uint32"}.get(name[0], "float32")
 
 
 def _host_weights(given: Any, rows: int) -> Host | None:

@@ -215,8 +215,7 @@ def _solver(options: Any, params: Params) -> Solver:
     if options.solver == "sgd":
         rule: Any = SklearnSGD(lr, float(options.momentum), options.nesterovs_momentum)
     else:
-        betas = float(options.beta_1), float(options.beta_2)
-        rule = SklearnAdam(lr, *betas, float(options.epsilon))
+        rule = SklearnAdam(lr, float(options.beta_1), float(options.beta_2), float(options.epsilon))
     return Solver(rule, rule.init(params), lr)
 
 
