@@ -55,12 +55,18 @@ SAME = frozenset(
 )
 
 
+# Below, names such as all, any, sum and bool are NumPy's, once they were asked for.
+
+
 def array_namespace(*arrays: Any) -> Any:
     """Return the namespace of arrays that are all of one library, or raise TypeError."""
-    others = [a for a in arrays if a is not None and not isinstance(a, int | float | complex)]
-    if others and all(isinstance(a, np.ndarray | np.generic) for a in others):
-        return sys.modules[__name__]
-    return array_api_compat.array_namespace(*arrays)
+    found = None
+    for a in arrays:
+        if isinstance(a, np.ndarray | np.generic):
+            found = sys.modules[__name__]
+        elif a is not None and not isinstance(a, int | float | complex):
+            return array_api_compat.array_namespace(*arrays)
+    return found or array_api_compat.array_namespace(*arrays)
 
 
 def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Any:

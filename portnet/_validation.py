@@ -213,9 +213,9 @@ def check_decay(owner: Any) -> None:
     """Check the options of weight decay: `decay`, and `only`, a name of parameters or None."""
     check_number(owner, "decay", "a finite decay >= 0", lambda d: 0 <= d < math.inf)
     if not isinstance(owner.only, str | None):
-        name = type(owner).__name__
         raise TypeError(
-            f"{name}: expected only as a name of parameters, such as 'W', got {owner.only!r}"
+            f"{type(owner).__name__}: expected only as a name of parameters, such as 'W', got "
+            f"{owner.only!r}"
         )
 
 
@@ -223,9 +223,9 @@ def decays(owner: Any, paths: list[str]) -> list[bool]:
     """Return whether each parameter decays; raise ValueError if no parameter is named `only`."""
     result = [owner.only is None or path.endswith(f"[{owner.only!r}]") for path in paths]
     if result and not any(result):
-        name = type(owner).__name__
         raise ValueError(
-            f"{name}: no parameter is named {owner.only!r}; there are {', '.join(paths)}"
+            f"{type(owner).__name__}: no parameter is named {owner.only!r}; there are "
+            f"{', '.join(paths)}"
         )
     return result
 

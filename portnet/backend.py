@@ -662,13 +662,11 @@ def _too_large(host: Host, dtype: str) -> ValueError:
 
 
 def _device_text(where: Device) -> str:
-    for attribute in ("_device", "id"):  # array-api-strict's name; CuPy's and JAX's number
-        if hasattr(where, attribute):
-            value = getattr(where, attribute)
-            return (
-                value if isinstance(value, str) else f"{getattr(where, 'platform', 'cuda')}:{value}"
-            )
-    return str(where)
+    # array-api-strict's name, or the number of CuPy and JAX.
+    value = getattr(where, "_device", getattr(where, "id", None))
+    if value is None:
+        return str(where)
+    return value if isinstance(value, str) else f"{getattr(where, 'platform', 'cuda')}:{value}"
 
 
 def _first_line(error: BaseException) -> str:

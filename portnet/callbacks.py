@@ -57,8 +57,11 @@ class _Monitor:
         """Return the state to start from; raise ValueError unless `monitor` is in the history."""
         default = "validation_loss" if "validation_loss" in names else "loss"
         monitor = default if self.monitor is None else self.monitor
-        without = monitor not in names and "validation_loss" not in names
-        if without and monitor.startswith("validation_"):
+        if (
+            monitor.startswith("validation_")
+            and monitor not in names
+            and "validation_loss" not in names
+        ):
             raise ValueError(
                 f"{type(self).__name__}: {monitor!r} needs validation rows: give fit "
                 "validation=0.1, or validation=(X, y)"

@@ -87,9 +87,8 @@ def check_layer(
     backend = backend_of(x)
     x = checks.features(x, backend, name="x")
     params = _random_params(layer, x, draw, backend)
-    key = rng.key(seed, 0)
-    worst = 0.0
-    for k, mode in ((None, "in inference"), (key, "in training")):
+    errors = []
+    for k, mode in ((None, "in inference"), (rng.key(seed, 0), "in training")):
         _check_float32(layer, params, x, k)
         y, cache = check_pair(layer, "forward", "y, cache", layer.forward(params, x, k))
         dy = _normal(draw, y)
@@ -102,9 +101,8 @@ def check_layer(
             return _dot(dy, layer.forward(at[0], at[1], k)[0])
 
         names = [f"dparams{p}" for p in tree.paths(params)] + ["dx"]
-        error = _compare(f, (params, x), (dparams, dx), names, draw, f"{layer} {mode}")
-        worst = max(worst, error)
-    return worst
+        errors.append(_compare(f, (params, x), (dparams, dx), names, draw, f"{layer} {mode}"))
+    return max(errors)
 
 
 def check_loss(
@@ -146,16 +144,15 @@ def check_loss(
     if target is None:
         target = backend.asarray(draw.uniform(0.05, 0.95, tuple(pred.shape)))
     weight = backend.asarray(draw.uniform(0.5, 2.0, (pred.shape[0],)))
-    worst = 0.0
+    errors = []
     for w, mode in ((None, "without weights"), (weight, "with weights")):
         _, dpred = loss(pred, target, w)
 
         def f(at: Tree, w: Array | None = w) -> float:
             return float(loss(at[0], target, w)[0])
 
-        error = _compare(f, (pred,), (dpred,), ["dpred"], draw, f"{loss} {mode}")
-        worst = max(worst, error)
-    return worst
+        errors.append(_compare(f, (pred,), (dpred,), ["dpred"], draw, f"{loss} {mode}"))
+    return max(errors)
 
 
 def check_gradients(

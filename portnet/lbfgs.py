@@ -132,11 +132,10 @@ class LBFGS:
         FloatingPointError
             if the value or the gradient at the start is not finite.
         """
-        if state.status:
-            return x, state
-        _check_start(f, x)
-        if state.gradient is None:
-            state = self._first(f, x, state)
+        if not state.status:
+            _check_start(f, x)
+            if state.gradient is None:
+                state = self._first(f, x, state)
         if state.status:
             return x, state
         found, tries, unbounded = _search(f, x, state)
@@ -171,11 +170,10 @@ class LBFGS:
 
     def _status(self, before: float, found: "_Point") -> str:
         decrease = before - found.value
-        if decrease <= self.ftol * max(abs(before), abs(found.value), 1.0):
+        status = self._check_gtol(found.largest)
+        if not status and decrease <= self.ftol * max(abs(before), abs(found.value), 1.0):
             status = f"converged: the value decreased by {decrease:.3g}, within ftol"
-        else:
-            status = ""
-        return self._check_gtol(found.largest) or status
+        return status
 
     def _check_gtol(self, largest: float) -> str:
         return f"converged: max |g| = {largest:.3g} <= gtol" if largest <= self.gtol else ""

@@ -121,8 +121,6 @@ def _check(optimizer: Optimizer, params: Params) -> None:
 def _check_state(state: State, params: Params, name: str) -> None:
     backend = backend_of(tree.leaves(params)[0])
     for path, leaf in zip(tree.paths(state), tree.leaves(state), strict=True):
-        if isinstance(leaf, np.generic) and backend.is_host:
-            continue  # NumPy returns scalars for 0-d results
         if not hasattr(leaf, "dtype") or is_host(leaf) != backend.is_host:
             raise OptimizerError(
                 f"{name}: expected a state of arrays of the parameters' library, got {leaf!r} at "

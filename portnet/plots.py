@@ -143,8 +143,13 @@ def decision_boundary(
     axis.set(title=title, xlabel=names[0], ylabel=names[1])
     markers = {"s": 24, "edgecolors": "white", "lw": 0.6}
     if classes is None:
+        from matplotlib.ticker import MaxNLocator
+
         numbers = values[..., 0]
-        levels = _levels(min(numbers.min(), targets.min()), max(numbers.max(), targets.max()))
+        # Round levels, from below the lowest prediction and target to above the highest.
+        levels = MaxNLocator(12).tick_values(
+            min(numbers.min(), targets.min()), max(numbers.max(), targets.max())
+        )
         shades = axis.contourf(*sides, numbers, levels, cmap="viridis")
         axis.scatter(*points.T, c=targets, norm=shades.norm, cmap="viridis", **markers)
         figure.colorbar(shades, label="prediction")
@@ -223,13 +228,6 @@ def _draw_line(axis: Any, sides: Host, heights: Host) -> None:
         axis.contour(*sides, heights, [0], colors="black", linewidths=1)
 
 
-def _levels(low: float, high: float) -> Any:
-    """Return round contour levels from below `low` to above `high`."""
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(12).tick_values(low, high)
-
-
 def _colours(count: int) -> Any:
     """Return an RGB colour (count, 3) for each class; two classes are blue and red."""
     from matplotlib import colormaps
@@ -261,12 +259,16 @@ def images(
     """
     rows = -(-len(pictures) // columns)
     figure = _figure(1.5 * columns, 0.5 + 1.7 * rows)
+    from matplotlib.patches import Rectangle
+
     for axis in figure.subplots(rows, columns, squeeze=False).ravel():
         axis.set_axis_off()
     for axis, picture, caption in zip(figure.axes, pictures, captions, strict=False):
         axis.imshow(picture, cmap="gray_r", vmin=0, vmax=1)
         height, width = np.shape(picture)
-        axis.add_patch(_rectangle(width, height))
+        axis.add_patch(
+            Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor="black", linewidth=1.5)
+        )
         axis.set_title(caption, fontsize=9)
     figure.suptitle(title)
     return _save(figure, path)
@@ -278,12 +280,6 @@ def _figure(width: float, height: float) -> Any:
     except ImportError as error:
         raise ImportError(f"plots need matplotlib: {how_to_install('plot')}") from error
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def _rectangle(width: int, height: int) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor="black", linewidth=1.5)
 
 
 def _save(figure: Any, path: Path) -> Path:

@@ -172,8 +172,15 @@ def _resumed(trainer: TrainerLike, run: Run, plateau: bool) -> Run:
         scale = 1.0
         monitors.pop("plateau", None)
     last = run.params if run._last is None else run._last
-    run = replace(run, trainer=trainer, params=last, _last=None, stopped="")
-    return replace(run, _scale=scale, _monitors=monitors)
+    return replace(
+        run,
+        trainer=trainer,
+        params=last,
+        stopped="",
+        _last=None,
+        _scale=scale,
+        _monitors=monitors,
+    )
 
 
 def _check_state(state: State, fresh: State) -> None:
@@ -214,8 +221,7 @@ def _same_function(run: Run, data: Dataset, before: Run | None) -> Run:
 
 def full_gradient_of(run: Run) -> Gradient:
     """Return (params, (X, y, weight)) -> loss, gradient as one vector, of a run."""
-    trainer = run.trainer
-    return gradient_of(trainer.model, trainer.loss, run.backend, trainer.compile)
+    return gradient_of(run.trainer.model, run.trainer.loss, run.backend, run.trainer.compile)
 
 
 def _refuse_random_layers(run: Run, X: Array) -> None:

@@ -151,11 +151,12 @@ def check_feature_names(X: ArrayLike, known: tuple[str, ...] | None, name: str =
     names = feature_names(X, name)
     if names == known:
         return
-    if known is None:
-        warn(f"{name} has feature names, but Run was fitted without feature names")
-        return
-    if names is None:
-        warn(f"{name} does not have valid feature names, but Run was fitted with feature names")
+    if known is None or names is None:
+        warn(
+            f"{name} has feature names, but Run was fitted without feature names"
+            if known is None
+            else f"{name} does not have valid feature names, but Run was fitted with feature names"
+        )
         return
     unseen, missing = sorted({*names} - {*known}), sorted({*known} - {*names})
     message = "The feature names should match those that were passed during fit.\n"
@@ -208,11 +209,11 @@ def targets(
             _check_finite(y, name)
             _check_whole(y, name, outputs)
             _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
-            y = backend.xp.astype(y, backend.xp.int32)
-        codes = _as_array(y, backend, name, "int64" if backend.supports("int64") else "int32")
-        _check_range(codes, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
-        return codes
+        y = _as_array(y, backend, name, "int64" if backend.supports("int64") else "int32")
+        _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
     checked: Array = y
+    if labels and y.ndim == 1:
+        return checked
     if not hasattr(loss, "low") and integral and outputs > 1:  # a custom loss may take labels
         return checked
     y = _as_array(y, backend, name, backend.dtype)
@@ -340,16 +341,15 @@ def check_metrics(metrics: dict[str, Callable[..., Array]], y: Array, name: str 
         _metrics.mean_squared_error,
         _metrics.r2,
     )
-    xp = backend_of(y).xp
     for metric, function in metrics.items():
         if y.ndim == 1 and function in number_metrics:
             raise ValueError(
                 f"metric {metric!r} compares numbers, but {name} contains labels: use 'accuracy'"
             )
         class_metric = function in (_metrics.accuracy, _metrics.balanced_accuracy)
-        if (
-            class_metric and y.ndim == 2 and not bool(xp.all((y >= 0) & (y <= 1)))
-        ):  # waits for the device
+        if (  # waits for the device
+            class_metric and y.ndim == 2 and not bool(backend_of(y).xp.all((y >= 0) & (y <= 1)))
+        ):
             raise ValueError(
                 f"metric {metric!r} compares classes, but {name} contains numbers: use 'r2'"
             )

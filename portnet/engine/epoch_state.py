@@ -71,7 +71,7 @@ class Epochs:
         if data.backend.compiler == "jit":  # it would compile each slice by itself
             if orders is None and self.size < self.rows:
                 orders = [np.arange(self.rows)] * len(self.keys)
-        elif orders is not None and not data.backend.is_host:
+        elif orders is not None and not data.backend.is_host and not data.is_csr:
             orders = [data.backend.asarray(order) for order in orders]
         return self if orders is self.orders else replace(self, orders=orders)
 
@@ -87,7 +87,8 @@ class Epochs:
         arrays: Any = data.arrays
         if self.orders is not None:
             index = self.orders[epoch][part]
-            index = data.backend.asarray(index) if data.backend.compiler == "jit" else index
+            on_host = data.backend.compiler == "jit" or data.is_csr
+            index = data.backend.asarray(index) if on_host else index
         elif part.stop - part.start < rows:
             first = data.X if data.is_csr else data.X[part, ...]
             arrays = first, *(a if a is None else a[part, ...] for a in arrays[1:])

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -10,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, _fit_context
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -35,7 +35,7 @@ from ..engine.epoch import quiet
 from ..losses import Loss
 from . import inputs, network
 from .inputs import _host_weights
-from .solvers import FitState, Problem, fit_lbfgs, fit_stochastic, forward
+from .solvers import FitState, fit_lbfgs, fit_stochastic, forward
 
 __all__ = ["STOCHASTIC"]
 
@@ -73,7 +73,7 @@ class _Validation(NamedTuple):
     weight: Host | None
 
 
-class _MLP(BaseEstimator):
+class _MLP(BaseEstimator, ABC):
     """Everything that the classifier and the regressor share: all but the meaning of y."""
 
     _fitted_on_host = True  # set by a fit of a new network
@@ -124,25 +124,25 @@ class _MLP(BaseEstimator):
 
     # The meaning of y: implemented by the classifier and the regressor -------------------------
 
+    @abstractmethod
     def _host_labels(self, y: ArrayLike) -> ArrayLike:
         """Return unchecked y, on the host if it is encoded there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _learn_targets(self, y: ArrayLike, backend: Backend, incremental: bool) -> None:
         """Set the number of outputs and the classes from y, or check y against the classes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _encode(self, y: ArrayLike, name: str = "y") -> Any:
         """Return checked y as class indices (rows,), or (rows, outputs)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _loss_and_activation(self) -> tuple[Loss, str]:
         """Return the loss, summed over rows, and the name of the output activation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _validation_score(self, raw: Array, y: Host, weight: Host | None) -> float:
         """Return the score of raw outputs (rows, outputs) that early stopping monitors."""
-        raise NotImplementedError
 
     # Fitting ------------------------------------------------------------------------------------
 
@@ -181,16 +181,24 @@ class _MLP(BaseEstimator):
             turned into an error: it is raised after the fit.
         """
         validation = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
-        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
-            return self._fit_or_restore(lambda: self._fit(X, y, sample_weight, validation))
+        return self._fit_or_restore(
+            lambda: self._fit(X, y, sample_weight, validation),
+            X=X,
+            y=y,
+            sample_weight=sample_weight,
+        )
 
-    def _fit_or_restore(self, fit: Callable[[], FitState]) -> Self:
-        """Fit, restoring all attributes if that raises; the warning comes last, as it may raise."""
+    def _fit_or_restore(self, fit: Callable[[], FitState], **given: ArrayLike) -> Self:
+        """Fit, restoring all attributes if that raises; the warning comes last, as it may raise.
+
+        Errors name the argument of `given` that they are about.
+        """
         before: dict[str, Any] = dict(self.__dict__)
         rng = before.get("_random_state") if isinstance(self.random_state, Integral) else None
         rng_state = None if rng is None else rng.get_state()
         try:
-            done = fit()
+            with inputs.errors_name_argument(**given):
+                done = fit()
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -198,8 +206,7 @@ class _MLP(BaseEstimator):
                 rng.set_state(rng_state)
             raise
         if done.warning:
-            convergence = done.category == "convergence"
-            warn(done.warning, ConvergenceWarning if convergence else UserWarning)
+            warn(done.warning, done.category)
         return self
 
     def _fit(
@@ -250,13 +257,12 @@ class _MLP(BaseEstimator):
     def _initialize(self, sizes: list[int], backend: Backend, rng: np.random.RandomState) -> None:
         """Draw the initial weights, in scikit-learn's order (Glorot and Bengio 2010)."""
         factor = 2.0 if self.activation == "logistic" else 6.0
-        coefs, intercepts = [], []
+        self.coefs_, self.intercepts_ = [], []
         for n_in, n_out in pairwise(sizes):
             bound = math.sqrt(factor / (n_in + n_out))
-            coefs.append(rng.uniform(-bound, bound, (n_in, n_out)))
-            intercepts.append(rng.uniform(-bound, bound, n_out))
-        self.coefs_ = [backend.asarray(W, backend.dtype) for W in coefs]
-        self.intercepts_ = [backend.asarray(b, backend.dtype) for b in intercepts]
+            W, b = rng.uniform(-bound, bound, (n_in, n_out)), rng.uniform(-bound, bound, n_out)
+            self.coefs_.append(backend.asarray(W, backend.dtype))
+            self.intercepts_.append(backend.asarray(b, backend.dtype))
         self.n_layers_, self.n_iter_, self.t_ = len(sizes), 0, 0
         _, self.out_activation_ = self._loss_and_activation()
         for name in _FIT_RESULTS:
@@ -272,10 +278,9 @@ class _MLP(BaseEstimator):
         """Run the solver and set the attributes to its result."""
         model, params = self._network(data)
         loss, _ = self._loss_and_activation()
-        problem = Problem(model, loss, float(self.alpha))
         start = FitState(params, getattr(self, "loss_", math.nan), t=self.t_)
         if self.solver == "lbfgs":
-            done = fit_lbfgs(self, problem, data, start)
+            done = fit_lbfgs(self, model, loss, data, start)
         else:
 
             def score(params: Params) -> float:
@@ -286,7 +291,8 @@ class _MLP(BaseEstimator):
 
             done = fit_stochastic(
                 self,
-                problem,
+                model,
+                loss,
                 data,
                 self._resume(start, incremental),
                 rng,
@@ -484,7 +490,11 @@ class _MLP(BaseEstimator):
             test_size=self.validation_fraction,
             stratify=y[order] if binary else None,
         )
-        inputs.check_validation_size(len(held_out))
+        if len(held_out) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of "
+                "your dataset."
+            )
         self._check_training_classes(y[order], y[train])
         validation = _Validation(
             replace(data, order=held_out),
@@ -534,8 +544,7 @@ class _MLP(BaseEstimator):
         if not is_host(X_val) and not backend.holds(X_val):
             X_val = to_numpy(X_val)
         X_val = self._features(X_val, backend)
-        y_val = self._host_labels(y_val)
-        y_val = y_val if is_host(y_val) else to_numpy(y_val)
+        (y_val,) = inputs.on_host(self._host_labels(y_val))
         numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
         y_val = validate_data(self, y=y_val, reset=False, **numeric)
         if numeric["y_numeric"] and y_val.dtype.kind in "OUSV":
@@ -555,13 +564,11 @@ class _MLP(BaseEstimator):
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)  # which raises, and takes long
         with inputs.errors_name_argument(X=X):
-            return self._apply_on(X, self._backend_of_network(X, method), finish)
-
-    def _apply_on(self, X: ArrayLike, backend: Backend, finish: Callable[[Array], Array]) -> Array:
-        with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            data = Dataset(backend, self._features(X, backend))
-            result = finish(forward(*self._network(data), data, compiled=self.compile))
-            return inputs.on_host(result)[0] if is_host(X) else result
+            backend = self._backend_of_network(X, method)
+            with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                data = Dataset(backend, self._features(X, backend))
+                result = finish(forward(*self._network(data), data, compiled=self.compile))
+                return inputs.on_host(result)[0] if is_host(X) else result
 
     # Moving -------------------------------------------------------------------------------------
 

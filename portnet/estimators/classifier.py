@@ -235,8 +235,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
                 self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
             return self._fit(X, y, sample_weight, incremental=True)
 
-        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
-            return self._fit_or_restore(fit)
+        return self._fit_or_restore(fit, X=X, y=y, sample_weight=sample_weight)
 
     def predict(self, X: ArrayLike) -> AnyArray:
         """Return the class of each row (rows,), or 0 and 1 (rows, labels), in the library of X.
@@ -337,8 +336,11 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return self._label_binarizer.classes_  # type: ignore[no-any-return]
 
     def _classes_on(self, backend: Backend) -> Array:
-        """Return numeric classes (classes,) on a backend."""
-        return backend.asarray(self._host_classes, inputs.class_dtype(self._host_classes, backend))
+        """Return numeric classes (classes,) on a backend, in the nearest dtype it supports."""
+        dtype = self._host_classes.dtype.name
+        if not backend.supports(dtype):
+            dtype = {"i": "int32", "u": "uint32"}.get(dtype[0], "float32")
+        return backend.asarray(self._host_classes, dtype)
 
     def _encode(self, y: Host, name: str = "y") -> Host:
         known = self._host_classes

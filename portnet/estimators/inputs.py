@@ -16,8 +16,6 @@ from ..data import checks
 
 __all__ = [
     "as_array",
-    "check_validation_size",
-    "class_dtype",
     "device_features",
     "errors_name_argument",
     "logistic",
@@ -124,24 +122,9 @@ def device_features(X: Array, backend: Backend) -> Array:
     return X
 
 
-def check_validation_size(rows: int) -> None:
-    """Raise ValueError if the validation set has fewer than two rows."""
-    if rows < 2:
-        raise ValueError(
-            "The validation set is too small. Increase 'validation_fraction' or the size of your "
-            "dataset."
-        )
-
-
 def on_host(*given: ArrayLike) -> tuple[Any, ...]:
     """Return arrays of other libraries as NumPy arrays, everything else unchanged."""
     return tuple(a if is_host(a) else to_numpy(a) for a in given)
-
-
-def class_dtype(classes: Host, backend: Backend) -> str:
-    """Return the dtype of numeric classes, or the nearest that the backend supports."""
-    name = classes.dtype.name
-    return name if backend.supports(name) else {"i": "int32", "u": "uint32"}.get(name[0], "float32")
 
 
 def _host_weights(given: ArrayLike, rows: int) -> Host | None:
@@ -149,5 +132,4 @@ def _host_weights(given: ArrayLike, rows: int) -> Host | None:
     if given is None:
         return None
     (given,), X = on_host(given), np.broadcast_to(0.0, (rows, 1))
-    checked = _check_sample_weight(given, X, dtype=np.float64, ensure_non_negative=True)
-    return np.asarray(checked)
+    return np.asarray(_check_sample_weight(given, X, dtype=np.float64, ensure_non_negative=True))

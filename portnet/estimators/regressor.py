@@ -154,8 +154,12 @@ class MLPRegressor(RegressorMixin, _MLP):
         X is (rows, features), y (rows,) or (rows, outputs), sample_weight (rows,).
         A call that raises leaves the estimator unchanged.
         """
-        with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
-            return self._fit_or_restore(lambda: self._fit(X, y, sample_weight, incremental=True))
+        return self._fit_or_restore(
+            lambda: self._fit(X, y, sample_weight, incremental=True),
+            X=X,
+            y=y,
+            sample_weight=sample_weight,
+        )
 
     def predict(self, X: ArrayLike) -> AnyArray:
         """Return the mean of the target, (rows,) or (rows, outputs), in the library of X."""

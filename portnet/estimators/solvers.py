@@ -1,17 +1,18 @@
 """Solvers: scikit-learn's epochs of sgd and adam, and iterations of L-BFGS.
 
-Each takes options (any object with the parameters of `portnet.MLPClassifier`), a problem, a dataset
-and a FitState, and returns a new FitState. The host reads numbers once per epoch, or once per
-evaluation of L-BFGS.
+Each takes options (any object with the parameters of `portnet.MLPClassifier`), a model, a loss
+summed over rows, a dataset and the FitState to start from, and returns a new FitState. The host
+reads numbers once per epoch, or once per evaluation of L-BFGS.
 """
 
 import math
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from .._typing import Array, Params, State
 from ..backend import namespace
@@ -28,7 +29,7 @@ from ..losses import Loss
 from . import objective
 from .optimizers import SklearnAdam, SklearnSGD
 
-__all__ = ["FitState", "Problem", "fit_lbfgs", "fit_stochastic", "forward"]
+__all__ = ["FitState", "fit_lbfgs", "fit_stochastic", "forward"]
 
 
 FTOL = 2.220446049250313e-09  # SciPy's, for L-BFGS-B
@@ -36,14 +37,6 @@ NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and "
     "need to be preprocessed."
 )
-
-
-class Problem(NamedTuple):
-    """The objective: a model, a loss summed over rows, and the penalty alpha."""
-
-    model: Layer
-    loss: Loss
-    alpha: float
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ class FitState:
     losses: list[float] = field(default_factory=list)  # of the epochs of this fit
     scores: list[float] = field(default_factory=list)
     warning: str = ""
-    category: str = ""  # of the warning: "convergence" or "user"
+    category: type[Warning] = ConvergenceWarning
 
 
 def forward(model: Layer, params: Params, data: Dataset, *, compiled: bool = True) -> Array:
@@ -90,9 +83,10 @@ def block_size(params: Params) -> int:
 
 def fit_stochastic(
     options: Any,
-    problem: Problem,
+    model: Layer,
+    loss: Loss,
     data: Dataset,
-    progress: FitState,
+    now: FitState,
     rng: np.random.RandomState,
     *,
     batch_size: int,
@@ -106,10 +100,9 @@ def fit_stochastic(
 
     Raises ValueError if an epoch is not finite and no parameters have a best score.
     """
-    now = replace(progress, n_iter=0, losses=[], scores=[], warning="", category="")
     if now.solver is None:
         now = replace(now, solver=_solver(options, now.params))
-    parts = problem.model, problem.loss, now.solver.rule, problem.alpha
+    parts = model, loss, now.solver.rule, float(options.alpha)
     compiled = getattr(options, "compile", True)
     executor = EpochExecutor(objective.make_penalized_step, parts, compiled=compiled)
     order = np.arange(len(data)) if data.order is None else data.order
@@ -122,7 +115,7 @@ def fit_stochastic(
             after = _epoch(executor, data, now, batch_size, interrupted)
             if interrupted:  # keep the steps, but do not count the epoch
                 now = replace(after, n_iter=now.n_iter, t=now.t, loss=now.loss)
-                now = replace(now, warning="Training interrupted by user.", category="user")
+                now = replace(now, warning="Training interrupted by user.", category=UserWarning)
                 break
             if not math.isfinite(after.loss):
                 now = _diverged(now)
@@ -142,7 +135,7 @@ def fit_stochastic(
                     f"Stochastic Optimizer: Maximum iterations ({int(options.max_iter)}) reached "
                     "and the optimization hasn't converged yet."
                 )
-                now, ended = replace(now, warning=message, category="convergence"), True
+                now, ended = replace(now, warning=message), True
     params = now.params if now.best is None else now.best
     solver = replace(now.solver, state=unpacked(now.solver.state))
     return replace(now, params=unpacked(params), best=unpacked(now.best), solver=solver)
@@ -152,11 +145,10 @@ def _epoch(
     executor: EpochExecutor, data: Dataset, now: FitState, size: int, interrupted: list[int]
 ) -> FitState:
     """Train one epoch; its loss, the mean over the rows, is NaN if it diverged."""
-    state = now.solver.state
     end = run_epochs(
         executor,
         now.params,
-        state,
+        now.solver.state,
         Epochs(data, size),
         interrupted,
         look_at=lambda params, state: (params, state),
@@ -196,15 +188,14 @@ def _no_progress(options: Any, now: FitState) -> tuple[FitState, bool]:
         f"{what} did not improve more than tol={options.tol:f} for {options.n_iter_no_change} "
         "consecutive epochs."
     )
-    if options.solver != "sgd" or options.learning_rate != "adaptive":
-        _print(options, f"{message} Stopping.")
-        return now, True
-    if now.solver.learning_rate <= 1e-6:
-        _print(options, f"{message} Learning rate too small. Stopping.")
-        return now, True
-    lr = now.solver.learning_rate / 5
-    _print(options, f"{message} Setting learning rate to {lr:f}")
-    return replace(now, solver=_with_rate(now.solver, lr), no_improvement=0), False
+    adaptive = options.solver == "sgd" and options.learning_rate == "adaptive"
+    if adaptive and now.solver.learning_rate > 1e-6:
+        lr = now.solver.learning_rate / 5
+        _print(options, f"{message} Setting learning rate to {lr:f}")
+        return replace(now, solver=_with_rate(now.solver, lr), no_improvement=0), False
+    reason = " Learning rate too small." if adaptive else ""
+    _print(options, f"{message}{reason} Stopping.")
+    return now, True
 
 
 def _diverged(before: FitState) -> FitState:
@@ -216,7 +207,6 @@ def _diverged(before: FitState) -> FitState:
         before,
         warning=f"{NOT_FINITE} {reason}: training ended there, and the parameters are those of the "
         "best validation score.",
-        category="convergence",
     )
 
 
@@ -228,8 +218,7 @@ def _solver(options: Any, params: Params) -> Solver:
             lr, float(options.momentum), options.nesterovs_momentum
         )
     else:
-        betas = float(options.beta_1), float(options.beta_2)
-        rule = SklearnAdam(lr, *betas, float(options.epsilon))
+        rule = SklearnAdam(lr, float(options.beta_1), float(options.beta_2), float(options.epsilon))
     return Solver(rule, rule.init(params), lr)
 
 
@@ -242,19 +231,18 @@ def _with_rate(solver: Solver, lr: float) -> Solver:
 # Iterations of L-BFGS ---------------------------------------------------------------------------
 
 
-def fit_lbfgs(options: Any, problem: Problem, data: Dataset, progress: FitState) -> FitState:
+def fit_lbfgs(options: Any, model: Layer, loss: Loss, data: Dataset, start: FitState) -> FitState:
     """Iterate L-BFGS until convergence, max_iter or max_fun.
 
     Raises ValueError if the initial loss is not finite.
     """
-    model, loss, alpha = problem
     total = len(data) if data.weight is None else namespace(data.weight).sum(data.weight)
-    size = block_size(progress.params)
+    size = block_size(start.params)
     part: objective.Part = objective.summing(model, loss)
     if not data.is_sparse and compiler_for(data.backend, getattr(options, "compile", True)):
         part = compile_cached(objective.summing, model, loss)
     function, v, unravel = objective.over_all_rows(
-        part, alpha, lambda: data.batches(size), total, progress.params
+        part, float(options.alpha), lambda: data.batches(size), total, start.params
     )
     eps = float(namespace(v).finfo(v.dtype).eps)
     optimizer = LBFGS(memory=10, gtol=options.tol, ftol=max(FTOL, eps))
@@ -275,10 +263,9 @@ def fit_lbfgs(options: Any, problem: Problem, data: Dataset, progress: FitState)
                 n_iter += 1
                 _print(options, f"Iteration {n_iter}, loss = {state.value:.8f}")
     release()
-    done = replace(progress, params=unravel(v), loss=state.value, n_iter=n_iter)
-    done = replace(done, warning="", category="")
+    done = replace(start, params=unravel(v), loss=state.value, n_iter=n_iter)
     if interrupted:
-        return replace(done, warning="Training interrupted by user.", category="user")
+        return replace(done, warning="Training interrupted by user.", category=UserWarning)
     # In SciPy's order: at max_iter this is the message, whether converged or not.
     if n_iter >= options.max_iter:
         reason, status = "STOP: TOTAL NO. OF ITERATIONS REACHED LIMIT", 1
@@ -299,7 +286,7 @@ def fit_lbfgs(options: Any, problem: Problem, data: Dataset, progress: FitState)
         + "\nYou might also want to scale the data as shown in:\n"
         "    https://scikit-learn.org/stable/modules/preprocessing.html"
     )
-    return replace(done, warning=message, category="convergence")
+    return replace(done, warning=message)
 
 
 def _print(options: Any, line: str) -> None:
