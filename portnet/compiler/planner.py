@@ -88,7 +88,7 @@ def trace_twice(fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
         first = trace(fn, kinds, rebuild)
         second = trace(fn, kinds, rebuild)
     except Untraceable as error:
-        where = getattr(error, "where", "") or line_of_error(error.__traceback__)
+        where = error.where or line_of_error(error.__traceback__)
         raise EagerError(f"{error} (at {where})") from None
     except Exception as error:
         where = line_of_error(error.__traceback__)
