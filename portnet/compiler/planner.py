@@ -74,8 +74,7 @@ def _results(program: Program, reusable: list[int]) -> tuple[Program, dict[int, 
             early.append(copy)
             leaves[k] = copy
     if early:  # views of inputs stand before the copies, all else after
-        first = [n for n in program.nodes if not computed(n) and root(n).op != "constant"]
-        first = [n for n in first if root(n).op == "input"]
+        first = [n for n in program.nodes if root(n).op == "input"]
         ids = {id(n) for n in first}
         rest = [n for n in program.nodes if id(n) not in ids]
         program = replace(program, nodes=[*first, *early, *rest], leaves=leaves)
