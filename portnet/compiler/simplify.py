@@ -118,7 +118,7 @@ def fuse_horizontally(program: Program) -> Program:
     if not joined.instead:
         return program
     try:
-        return fold_and_cse(_sorted(program, joined.instead))
+        return fold_and_cse(eliminate_dead_code(_sorted(program, joined.instead)))
     except _CycleError:  # two vectors need parts of each other
         return program
 
@@ -134,7 +134,7 @@ class _HorizontalFusion:
         self.instead: dict[int, Node] = {}  # by id of the old node
         self.keep: list[Node] = []  # so that ids stay what they are
         self.packs: dict[tuple[int, ...], Node | None] = {}
-        self.forms: dict[int, Any] = {}
+        self.forms: dict[tuple[int, int], Any] = {}  # by id and depth
         self.above: dict[int, int] = {}  # the nodes that a node needs, as the bits of a number
         for i, node in enumerate(program.nodes):
             bits = 1 << i
@@ -218,11 +218,16 @@ class _HorizontalFusion:
             return a.op == b.op and a.inputs[0] is b.inputs[0]
         return a.op in ELEMENTWISE and self.form(a) == self.form(b)
 
-    def form(self, a: Node) -> Any:
-        """Return the operation and those of its operands, by which parts are compared."""
-        if id(a) not in self.forms:
-            self.forms[id(a)] = _form(a, 0)
-        return self.forms[id(a)]
+    def form(self, a: Any, depth: int = 0) -> Any:
+        """Return the operation and those of its operands, to a depth of 2, to compare parts by."""
+        if type(a) is not Node:
+            return _identity(a)
+        if (id(a), depth) not in self.forms:
+            form: Any = "view" if a.op in VIEWS else "array"
+            if depth < 2 and a.op in ELEMENTWISE:
+                form = a.op, a.dtype, tuple([self.form(i, depth + 1) for i in a.inputs])
+            self.forms[id(a), depth] = form
+        return self.forms[id(a), depth]
 
     def _independent(self, parts: tuple[Node, ...]) -> bool:
         """Tell whether no part depends on another."""
@@ -253,15 +258,6 @@ def _source(part: Node) -> Node:
     while part.op == "reshape" and isinstance(part.inputs[0], Node):
         part = part.inputs[0]
     return part
-
-
-def _form(a: Any, depth: int) -> Any:
-    """Return the operation and those of its operands, to a depth of 2."""
-    if not isinstance(a, Node):
-        return _identity(a)
-    if depth == 2 or a.op not in ELEMENTWISE:
-        return "array" if a.op not in VIEWS else "view"
-    return a.op, a.dtype, tuple(_form(i, depth + 1) for i in a.inputs)
 
 
 def _side_by_side(parts: Iterable[Node]) -> tuple[str, Any, Any] | None:
