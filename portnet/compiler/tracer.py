@@ -130,8 +130,8 @@ class TracedArray:
     size = property(lambda self: self._node.size)
     nbytes = property(lambda self: self._node.nbytes)
     device = property(lambda self: "cpu")
-    T = property(lambda self: _permute(self, tuple(range(self.ndim))[::-1]))
-    mT = property(lambda self: _matrix_transpose(self))  # noqa: N815 (the standard's name)
+    T = property(lambda self: _permute(self._tracer, self, tuple(range(self.ndim))[::-1]))
+    mT = property(lambda self: _matrix_transpose(self._tracer, self))  # noqa: N815 (the standard's name)
     __class__ = property(lambda self: np.ndarray)  # for isinstance
 
     def __repr__(self) -> str:
@@ -216,15 +216,19 @@ def _tracer(values: Iterable[Any]) -> Tracer | None:
 
 
 def _or_numpys(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of arrays of a trace that is NumPy's, of this name, for all others."""
+    """Return a function of arrays: this one of a trace and its arrays, NumPy's for all others."""
 
     def either(*args: Any, **kwargs: Any) -> Any:
         tracer = _tracer(args) or _tracer(kwargs.values())
         if tracer is None:
             return getattr(_numpy(), name)(*args, **kwargs)
-        if args and isinstance(args[0], np.ndarray | np.generic):
+        if (
+            args
+            and type(args[0]) is not TracedArray
+            and isinstance(args[0], np.ndarray | np.generic)
+        ):
             args = TracedArray(tracer, tracer.operand(args[0])), *args[1:]
-        return function(*args, **kwargs)
+        return function(tracer, *args, **kwargs)
 
     return either
 
@@ -242,8 +246,7 @@ def _kinds(operands: list[Any]) -> tuple[Any, ...]:
     return tuple([o.dtype if type(o) is Node else (type(o), o) for o in operands])
 
 
-def _elementwise(op: str, *args: Any, **kwargs: Any) -> Any:
-    tracer: Any = _tracer(args) or _tracer(kwargs.values())
+def _elementwise(op: str, tracer: Tracer, *args: Any, **kwargs: Any) -> Any:
     if op == "clip":  # the bounds may be named, and left out
         x, low, high = (*args, None, None)[:3]
         args = (x, kwargs.pop("min", low), kwargs.pop("max", high))
@@ -265,41 +268,41 @@ def _elementwise(op: str, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
-def _power(x: Any, other: Any) -> Any:
+def _power(tracer: Tracer, x: Any, other: Any) -> Any:
     """x ** other, with the short cuts that NumPy's operator takes, and its function does not."""
     if type(other) in (int, float) and x.dtype.kind in "fc" and x.ndim:
         short = {2: "square", 0.5: "sqrt", -1: "reciprocal", 1: "positive"}
         if other in short:
-            return _elementwise(short[other], x)
+            return _elementwise(short[other], tracer, x)
     if type(other) is int and other == 2 and x.dtype.kind in "iu" and x.ndim:
-        return _elementwise("square", x)
-    return _elementwise("pow", x, other)
+        return _elementwise("square", tracer, x)
+    return _elementwise("pow", tracer, x, other)
 
 
-def _astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Any:
-    tracer, dtype = x._tracer, np.dtype(dtype)
+def _astype(tracer: Tracer, x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Any:
+    dtype = np.dtype(dtype)
     if dtype.kind not in "biufc":
         tracer.refuse(f"astype to {dtype}")
     if dtype == x.dtype:
         if not copy:
             return x
         if dtype.kind == "b":
-            return _elementwise("logical_or", x, False)
+            return _elementwise("logical_or", tracer, x, False)
         return tracer.add(Node("positive", (x._node,), (), x.shape, dtype))
     return tracer.add(Node("astype", (x._node,), (("dtype", dtype.name),), x.shape, dtype))
 
 
-def _operator(name: str, function: Callable[[Any, Any], Any]) -> None:
+def _operator(name: str, function: Callable[..., Any]) -> None:
     """Give arrays of a trace an operator of two operands: x + y, y + x and x += y."""
 
     def forward(self: TracedArray, other: Any) -> Any:
-        return function(self, other)
+        return function(self._tracer, self, other)
 
     def backward(self: TracedArray, other: Any) -> Any:
-        return function(other, self)
+        return function(self._tracer, other, self)
 
     def inplace(self: TracedArray, other: Any) -> Any:
-        return _in_place(self, function(self, other))
+        return _in_place(self, function(self._tracer, self, other))
 
     setattr(TracedArray, f"__{name}__", forward)
     setattr(TracedArray, f"__r{name}__", backward)
@@ -313,7 +316,7 @@ def _in_place(x: TracedArray, after: TracedArray) -> TracedArray:
         tracer.refuse("an operator in place (+=) on an argument, or on what shares memory,")
     if after.shape != x.shape or not np.can_cast(after.dtype, x.dtype, "same_kind"):
         tracer.refuse("an operator in place (+=) that changes shape or kind")
-    x._node = _astype(after, x.dtype, copy=False)._node
+    x._node = _astype(tracer, after, x.dtype, copy=False)._node
     return x
 
 
@@ -340,14 +343,18 @@ for _name, _op in {
     "eq": "equal",
     "ne": "not_equal",
 }.items():
-    setattr(TracedArray, f"__{_name}__", lambda self, other, op=_op: _elementwise(op, self, other))
+    setattr(
+        TracedArray,
+        f"__{_name}__",
+        lambda self, other, op=_op: _elementwise(op, self._tracer, self, other),
+    )
 for _name, _op in {
     "neg": "negative",
     "pos": "positive",
     "abs": "abs",
     "invert": "bitwise_invert",
 }.items():
-    setattr(TracedArray, f"__{_name}__", lambda self, op=_op: _elementwise(op, self))
+    setattr(TracedArray, f"__{_name}__", lambda self, op=_op: _elementwise(op, self._tracer, self))
 
 
 # Reductions and products ------------------------------------------------------------------------
@@ -361,13 +368,15 @@ def _axes(tracer: Tracer, axis: Any, ndim: int) -> tuple[int, ...]:
         tracer.refuse(f"axis={axis!r}")
 
 
-def _reduction(op: str, x: Any, /, *, axis: Any = None, keepdims: bool = False, **more: Any) -> Any:
-    tracer, dtype = x._tracer, more.pop("dtype", None)
+def _reduction(
+    op: str, tracer: Tracer, x: Any, /, *, axis: Any = None, keepdims: bool = False, **more: Any
+) -> Any:
+    dtype = more.pop("dtype", None)
     correction = more.pop("correction", 0) if op in ("var", "std") else 0
     if more:
         tracer.refuse(f"{op} with {', '.join(more)}")
     if dtype is not None:
-        x = _astype(x, dtype, copy=False)
+        x = _astype(tracer, x, dtype, copy=False)
         if op not in ("sum", "prod") or np.dtype(dtype).kind == "b":
             tracer.refuse(f"{op} with dtype")
     axes = _axes(tracer, axis, x.ndim)
@@ -387,11 +396,10 @@ def _reduction(op: str, x: Any, /, *, axis: Any = None, keepdims: bool = False, 
         attrs += (("correction", correction),)
     kind = _dtype(op, (x.dtype,))
     result = tracer.add(Node(op, (x._node,), attrs, shape, kind))
-    return result if dtype is None else _astype(result, dtype, copy=False)
+    return result if dtype is None else _astype(tracer, result, dtype, copy=False)
 
 
-def _matmul(a: Any, b: Any, /) -> Any:
-    tracer: Any = _tracer((a, b))
+def _matmul(tracer: Tracer, a: Any, b: Any, /) -> Any:
     m, n = tracer.operand(a), tracer.operand(b)
     if not isinstance(m, Node) or not isinstance(n, Node) or not m.shape or not n.shape:
         raise ValueError("matmul: expected arrays with one axis or more")
@@ -423,59 +431,62 @@ def _stand_in(x: TracedArray) -> Any:
     return np.ndarray(x.shape, bool, b"\0", strides=(0,) * x.ndim)  # all elements are one byte
 
 
-def _reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Any:
+def _reshape(tracer: Tracer, x: Any, /, shape: Any, *, copy: bool | None = None) -> Any:
     made = _stand_in(x).reshape(shape).shape
     return _view(x, "reshape", made, shape=made)
 
 
-def _permute(x: Any, /, axes: Any) -> Any:
-    order = _axes(x._tracer, tuple(axes), x.ndim)
+def _permute(tracer: Tracer, x: Any, /, axes: Any) -> Any:
+    order = _axes(tracer, tuple(axes), x.ndim)
     if len(order) != x.ndim:
         raise ValueError(f"axes {axes} don't match array of shape {x.shape}")
     return _view(x, "permute_dims", tuple(x.shape[a] for a in order), axes=order)
 
 
-def _matrix_transpose(x: Any, /) -> Any:
+def _matrix_transpose(tracer: Tracer, x: Any, /) -> Any:
     if x.ndim < 2:
         raise ValueError(f"matrix_transpose: expected two axes or more, got shape {x.shape}")
-    return _permute(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+    return _permute(tracer, x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
 
 
-def _moveaxis(x: Any, source: Any, destination: Any, /) -> Any:
-    start, end = _axes(x._tracer, source, x.ndim), _axes(x._tracer, destination, x.ndim)
+def _moveaxis(tracer: Tracer, x: Any, source: Any, destination: Any, /) -> Any:
+    start, end = _axes(tracer, source, x.ndim), _axes(tracer, destination, x.ndim)
     order = [a for a in range(x.ndim) if a not in start]
     for to, a in sorted(zip(end, start, strict=True)):
         order.insert(to, a)
-    return _permute(x, order)
+    return _permute(tracer, x, order)
 
 
-def _expand_dims(x: Any, /, *, axis: Any = 0) -> Any:
-    return _reshape(x, np.expand_dims(_stand_in(x), axis).shape)
+def _expand_dims(tracer: Tracer, x: Any, /, *, axis: Any = 0) -> Any:
+    return _reshape(tracer, x, np.expand_dims(_stand_in(x), axis).shape)
 
 
-def _squeeze(x: Any, /, axis: Any = None) -> Any:
-    return _reshape(x, _stand_in(x).squeeze(axis).shape)
+def _squeeze(tracer: Tracer, x: Any, /, axis: Any = None) -> Any:
+    return _reshape(tracer, x, _stand_in(x).squeeze(axis).shape)
 
 
-def _broadcast_to(x: Any, /, shape: Any) -> Any:
+def _broadcast_to(tracer: Tracer, x: Any, /, shape: Any) -> Any:
     made = np.broadcast_to(_stand_in(x), shape).shape
     return x if made == x.shape else _view(x, "broadcast_to", made, shape=made)
 
 
-def _broadcast_arrays(*arrays: Any) -> list[Any]:
+def _broadcast_arrays(tracer: Tracer, *arrays: Any) -> list[Any]:
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
     return [NAMESPACE.broadcast_to(a, shape) for a in arrays]
 
 
-def _flip(x: Any, /, *, axis: Any = None) -> Any:
-    axes = _axes(x._tracer, axis, x.ndim)
+def _flip(tracer: Tracer, x: Any, /, *, axis: Any = None) -> Any:
+    axes = _axes(tracer, axis, x.ndim)
     back, whole = slice(None, None, -1), slice(None)
     return x[tuple(back if a in axes else whole for a in range(x.ndim))]
 
 
+_ARRAYS = (bool, np.bool, np.ndarray, list, tuple)  # what an index takes for an array
+
+
 def _getitem(x: TracedArray, key: Any) -> TracedArray:
     keys = key if isinstance(key, tuple) else (key,)
-    if any(isinstance(k, bool | np.bool | np.ndarray | list | tuple) for k in keys):
+    if any([isinstance(k, _ARRAYS) for k in keys]):
         x._tracer.refuse("an array as an index, x[array] (take does it),")
     if Ellipsis not in keys:
         keys = (*keys, ...)
@@ -504,40 +515,37 @@ def _from_zero(k: Any, n: int) -> Any:
 # Arrays made of arrays --------------------------------------------------------------------------
 
 
-def _concat(arrays: Any, /, *, axis: int | None = 0) -> Any:
-    tracer: Any = _tracer(arrays)
+def _concat(tracer: Tracer, arrays: Any, /, *, axis: int | None = 0) -> Any:
     parts = [TracedArray(tracer, tracer.operand(a)) for a in arrays]
     if axis is None:
-        parts, axis = [_reshape(p, -1) for p in parts], 0
+        parts, axis = [_reshape(tracer, p, -1) for p in parts], 0
     (axis,) = _axes(tracer, axis, parts[0].ndim)
     shapes = {p.shape[:axis] + p.shape[axis + 1 :] for p in parts}
     if len(shapes) > 1 or len({p.ndim for p in parts}) > 1:
         raise ValueError(f"concat: shapes {[p.shape for p in parts]} do not fit")
     dtype = np.result_type(*(p.dtype for p in parts))
-    parts = [_astype(p, dtype, copy=False) for p in parts]
+    parts = [_astype(tracer, p, dtype, copy=False) for p in parts]
     shape = list(parts[0].shape)
     shape[axis] = sum(p.shape[axis] for p in parts)
     nodes = tuple(p._node for p in parts)
     return tracer.add(Node("concat", nodes, (("axis", axis),), tuple(shape), dtype))
 
 
-def _stack(arrays: Any, /, *, axis: int = 0) -> Any:
-    tracer: Any = _tracer(arrays)
+def _stack(tracer: Tracer, arrays: Any, /, *, axis: int = 0) -> Any:
     parts = [TracedArray(tracer, tracer.operand(a)) for a in arrays]
     if len({p.shape for p in parts}) > 1:
         raise ValueError("all input arrays must have the same shape")
     (axis,) = _axes(tracer, axis, parts[0].ndim + 1)
-    return _concat([_expand_dims(p, axis=axis) for p in parts], axis=axis)
+    return _concat(tracer, [_expand_dims(tracer, p, axis=axis) for p in parts], axis=axis)
 
 
-def _unstack(x: Any, /, *, axis: int = 0) -> Any:
-    (axis,) = _axes(x._tracer, axis, x.ndim)
+def _unstack(tracer: Tracer, x: Any, /, *, axis: int = 0) -> Any:
+    (axis,) = _axes(tracer, axis, x.ndim)
     whole = (slice(None),) * axis
     return tuple(x[(*whole, i, ...)] for i in range(x.shape[axis]))
 
 
-def _take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
-    tracer = x._tracer
+def _take(tracer: Tracer, x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
     a, i = x._node, tracer.operand(indices)
     if axis is None and len(a.shape) != 1:
         tracer.refuse("take without an axis")
@@ -553,7 +561,7 @@ def _take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
 def _like(name: str) -> Callable[..., Any]:
     """zeros_like and the like: a constant, as the shape is known."""
 
-    def function(x: Any, /, *rest: Any, dtype: Any = None, device: Any = None) -> Any:
+    def function(_: Tracer, x: Any, /, *rest: Any, dtype: Any = None, device: Any = None) -> Any:
         maker = getattr(_numpy(), name.removesuffix("_like"))
         return maker(x.shape, *rest, dtype=x.dtype if dtype is None else dtype)
 
@@ -563,7 +571,7 @@ def _like(name: str) -> Callable[..., Any]:
 def _asarray(x: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
     if type(x) is not TracedArray:
         return _numpy().asarray(x, dtype=dtype, device=device, copy=copy)
-    return _astype(x, x.dtype if dtype is None else dtype, copy=bool(copy))
+    return _astype(x._tracer, x, x.dtype if dtype is None else dtype, copy=bool(copy))
 
 
 def _about(name: str) -> Callable[..., Any]:
@@ -583,8 +591,7 @@ class _Namespace(SimpleNamespace):
         if not callable(found) or isinstance(found, type):
             return found  # pi, float32
 
-        def refuse(*args: Any, **kwargs: Any) -> Any:
-            tracer: Any = _tracer(args) or _tracer(kwargs.values())
+        def refuse(tracer: Tracer, *args: Any, **kwargs: Any) -> Any:
             tracer.refuse(f"the function {name}")
 
         return _or_numpys(name, refuse)
@@ -662,22 +669,22 @@ def _numpys(tracer: Tracer, name: str, method: str, args: Any, kwargs: Any) -> A
         args, given = args[:before], {"axis": args[before], **given}
     if known not in _KEYWORDS or len(args) > before or not given.keys() <= _KEYWORDS[known]:
         tracer.refuse(f"np.{name}")
-    return getattr(NAMESPACE, known)(*args, **given)
+    return _FUNCTIONS[known](tracer, *args, **given)
 
 
 def _method_reshape(x: TracedArray, *shape: Any, **kwargs: Any) -> Any:
     if kwargs:
         x._tracer.refuse(f"x.reshape with {', '.join(kwargs)}")
-    return _reshape(x, shape[0] if len(shape) == 1 else shape)
+    return _reshape(x._tracer, x, shape[0] if len(shape) == 1 else shape)
 
 
 def _method_transpose(x: TracedArray, *axes: Any) -> Any:
     axes = axes[0] if len(axes) == 1 and axes[0] is not None else axes
-    return _permute(x, axes) if axes and axes != (None,) else x.T
+    return _permute(x._tracer, x, axes) if axes and axes != (None,) else x.T
 
 
 def _method_astype(x: TracedArray, dtype: Any, copy: bool = True) -> Any:
-    return _astype(x, dtype, copy=copy)
+    return _astype(x._tracer, x, dtype, copy=copy)
 
 
 def _method(op: str, x: TracedArray, *args: Any, **kwargs: Any) -> Any:
@@ -692,9 +699,9 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "reshape": _method_reshape,
     "transpose": _method_transpose,
     "astype": _method_astype,
-    "copy": lambda x: _astype(x, x.dtype),
-    "ravel": lambda x: _reshape(x, -1),
-    "flatten": lambda x: _astype(_reshape(x, -1), x.dtype),
+    "copy": lambda x: _astype(x._tracer, x, x.dtype),
+    "ravel": lambda x: _reshape(x._tracer, x, -1),
+    "flatten": lambda x: _astype(x._tracer, _reshape(x._tracer, x, -1), x.dtype),
 }
 
 
