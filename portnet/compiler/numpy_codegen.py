@@ -193,7 +193,8 @@ class NumPyCodegen:
 
     def lines(self, node: Node, given: list[str], out: str = "") -> list[str]:
         """Return the calls of one operation."""
-        op, whole, out = node.op, out or self._of[id(node)], out or self.out(node)
+        op = node.op
+        whole, out = out or self._of[id(node)], out or self.out(node)
         if node.size == 0:
             return []
         if op in UFUNCS:
@@ -242,10 +243,7 @@ class NumPyCodegen:
         That holds where both operands are contiguous, row by row or column by column.
         """
         x, W = node.nodes
-        general, quick = (
-            f"matmul({given[0]}, {given[1]}, {out})",
-            f"{given[0]}.dot({given[1]}, {out})",
-        )
+        general = f"matmul({given[0]}, {given[1]}, {out})"
         matrices = len(x.shape) == len(W.shape) == 2 and x.dtype == W.dtype == node.dtype
         if not matrices or node.dtype.name not in ("float32", "float64"):
             return general
@@ -259,6 +257,7 @@ class NumPyCodegen:
                 or is_contiguous(i.shape[::-1], strides[::-1], i.dtype.itemsize)
             ):
                 return general
+        quick = f"{given[0]}.dot({given[1]}, {out})"
         return f"{quick} if {' and '.join(tests)} else {general}" if tests else quick
 
     def _reduction(self, node: Node, x: str, out: str) -> list[str]:

@@ -209,7 +209,7 @@ def _tracer(values: Iterable[Any]) -> Tracer | None:
     for a in values:
         if type(a) is TracedArray:
             return a._tracer
-        found = _tracer(a) if type(a) in (tuple, list) else None
+        found = _tracer(a) if isinstance(a, (tuple, list)) else None
         if found is not None:
             return found
     return None
