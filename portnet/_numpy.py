@@ -62,7 +62,7 @@ def array_namespace(*arrays: Any) -> Any:
     """Return the namespace of arrays that are all of one library, or raise TypeError."""
     found = None
     for a in arrays:
-        if isinstance(a, np.ndarray | np.generic):
+        if issubclass(type(a), np.ndarray | np.generic):  # a traced array is no instance of it
             found = sys.modules[__name__]
         elif a is not None and not isinstance(a, int | float | complex):
             return array_api_compat.array_namespace(*arrays)

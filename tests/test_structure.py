@@ -34,7 +34,6 @@ ALLOWED = {
     "compiler/views": {"compiler/ir"},
     "compiler/schedule": {"compiler/ir", "compiler/views"},
     "compiler/memory": {"compiler/ir", "compiler/schedule", "compiler/views"},
-    "compiler/simplify": {"compiler/ir", "compiler/views"},
     "data": set(),
     "engine": set(),
     "engine/interrupts": set(),
@@ -49,7 +48,8 @@ ALLOWED = {
     "schedules": {"_typing", "_validation", "backend"},
     "transforms": {"_typing", "_validation", "backend", "optimizers", "tree"},
     "lbfgs": {"_typing", "_validation", "backend"},
-    "compiler/tracer": {"compiler/ir", "tree"},
+    "compiler/simplify": {"_numpy", "compiler/ir", "compiler/views"},
+    "compiler/tracer": {"_numpy", "compiler/ir", "tree"},
     "compiler/jax_backend": {"compiler/errors", "compiler/tracer"},
     "compiler/planner": {
         "compiler/errors",
@@ -84,6 +84,7 @@ ALLOWED = {
         "compiler/settings",
     },
     "compiler/numpy_codegen": {
+        "_numpy",
         "compiler/ir",
         "compiler/memory",
         "compiler/planner",

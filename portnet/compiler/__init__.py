@@ -1,8 +1,8 @@
 """The compiler: trace a function once, then replay it at the speed of code written for the device.
 
-In reading order: `program` (what a trace is), `trace` (how it is made), `rewrite` (fewer
-operations), `plan` (order and places), `numpy_replay` (calls with ``out=``), `build` (all of it
-in a row), `compiled` (`portnet.compile`).
+In reading order: `ir` (what a trace is), `tracer` (how it is made), `simplify` (fewer operations),
+`schedule` and `memory` (order and locations), `planner` (all of it in a row), `numpy_codegen`
+(calls with ``out=``), `replay` and `executable` (how a plan runs), `api` (`portnet.compile`).
 """
 
 from .api import Compiled, compile

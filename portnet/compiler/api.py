@@ -129,12 +129,11 @@ class Compiled:
             result = last.call_if_unchanged(args)
             if result is not MISS:
                 return result
-        arrays: list[Any] = []
         try:
-            key = self._key_of(args, kwargs, arrays)
-            entry = self._entries.get(key)
+            key, arrays = self._key_of(args, kwargs)
         except NotNumPyError as other:
             return self._elsewhere(other.args[0], args, kwargs)
+        entry = self._entries.get(key)
         if entry is None:
             entry = self._entry(key, args, kwargs, arrays)
             if isinstance(entry, _Result):
@@ -142,15 +141,18 @@ class Compiled:
         self._last = entry if entry.repeatable else None
         return entry(arrays, args, kwargs)
 
-    def _key_of(self, args: Any, kwargs: Any, arrays: list[Any]) -> Any:
+    def _key_of(self, args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
+        """Return the key of a call, and the arrays among its arguments."""
+        arrays: list[Any] = []
         key: Any = tuple([key_of(a, arrays) for a in args])
-        return (key, tuple([(k, key_of(v, arrays)) for k, v in kwargs.items()])) if kwargs else key
+        if kwargs:
+            key = key, tuple([(k, key_of(v, arrays)) for k, v in kwargs.items()])
+        return key, arrays
 
     def explain(self, *args: Any, **kwargs: Any) -> None:
         """Print the plan of a call with such arguments: its operations, groups and buffers."""
-        arrays: list[Any] = []
         try:
-            key = self._key_of(args, kwargs, arrays)
+            key, _ = self._key_of(args, kwargs)
         except NotNumPyError as other:
             warned = {"jax": "jax.jit does it", "torch": "runs eagerly, without gradients"}
             warned["eager"] = "runs eagerly, as everything in this library"
@@ -165,9 +167,8 @@ class Compiled:
 
     def refusal(self, *args: Any, **kwargs: Any) -> str:
         """Return why a call with such arguments would run eagerly; "" where it is compiled."""
-        arrays: list[Any] = []
         try:
-            key = self._key_of(args, kwargs, arrays)
+            key, _ = self._key_of(args, kwargs)
             entry = self._entries.get(key)
             if entry is None:
                 with self._lock:
@@ -185,7 +186,7 @@ class Compiled:
         """
         if self.refusal(*args):
             return None
-        entry = self._entries.get(self._key_of(args, {}, []))
+        entry = self._entries.get(self._key_of(args, {})[0])
         return entry if hasattr(entry, "bind") else None
 
     def scan(

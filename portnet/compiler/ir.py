@@ -4,10 +4,8 @@ A node is one operation and its result. A program is the nodes in the order of t
 pytree of results. `interpret` runs it on any array library: the oracle for every later stage.
 """
 
-import functools
-import importlib.util
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -19,6 +17,7 @@ from .._typing import Array, Host
 __all__ = [
     "CALLED",
     "ELEMENTWISE",
+    "POINTWISE",
     "REDUCE_UFUNCS",
     "REDUCTIONS",
     "UFUNCS",
@@ -70,6 +69,13 @@ class Node:
         """The number of bytes of the elements."""
         return self.size * int(self.dtype.itemsize)
 
+    def with_inputs(self, new: dict[int, "Node"]) -> "Node":
+        """Return the node with other nodes as its inputs, by their ids; itself if none differs."""
+        if [new[id(i)] for i in self.nodes] == self.nodes:
+            return self
+        inputs = tuple([new[id(i)] if type(i) is Node else i for i in self.inputs])
+        return Node(self.op, inputs, self.attrs, self.shape, self.dtype)
+
     def attr(self, name: str) -> Any:
         """Return an attribute; None where there is none of the name."""
         for key, value in self.attrs:
@@ -87,6 +93,11 @@ class Program:
     results: Any
     leaves: list[Any]  # of the results: nodes, and what else the function returned
 
+    def rewritten(self, nodes: list[Node], new: dict[int, Node]) -> "Program":
+        """Return the program of other nodes; `new` are those in the places of the old, by id."""
+        leaves = [new[id(r)] if isinstance(r, Node) else r for r in self.leaves]
+        return Program(self.inputs, nodes, self.results, leaves)
+
     def interpret(self, xp: Any, arrays: Sequence[Array]) -> list[Any]:
         """Run the operations one by one with the functions of a library; return the leaves."""
         at: dict[int, Any] = {id(n): a for n, a in zip(self.inputs, arrays, strict=True)}
@@ -99,7 +110,7 @@ class Program:
         return [at[id(r)] if isinstance(r, Node) else r for r in self.leaves]
 
 
-def call(xp: Any, node: Node, given: list[Any]) -> Array:
+def call(xp: Any, node: Node, given: list[Any]) -> Any:
     """Compute the operation of a node with the functions of the library xp."""
     attrs = dict(node.attrs)
     if node.op in OPERATORS:
@@ -141,21 +152,20 @@ def difference(a: Program, b: Program) -> str:
     """Return "" for programs that do the same, else what differs first."""
     if len(a.inputs) != len(b.inputs):
         return "the number of inputs"
-    number = {id(n): i for i, n in enumerate(a.nodes)}, {id(n): i for i, n in enumerate(b.nodes)}
+    number = {id(n): i for nodes in (a.nodes, b.nodes) for i, n in enumerate(nodes)}
 
-    def of(value: Any, which: int) -> Any:
-        return number[which][id(value)] if type(value) is Node else _typed(value)
+    def typed(values: Iterable[Any]) -> list[Any]:
+        return [number[id(v)] if type(v) is Node else _typed(v) for v in values]
 
     for m, n in zip(a.nodes, b.nodes, strict=False):
         differ = m.op != n.op or m.attrs != n.attrs or m.shape != n.shape or m.dtype != n.dtype
-        if differ or [of(i, 0) for i in m.inputs] != [of(i, 1) for i in n.inputs]:
+        if differ or typed(m.inputs) != typed(n.inputs):
             return f"{m.op} of {_inputs(m)} and {n.op} of {_inputs(n)}"
         if m.op == "constant" and not same_bits(m.value, n.value):
             return "an array that is created in each call, with other values"
     if len(a.nodes) != len(b.nodes):
         return f"{len(a.nodes)} and {len(b.nodes)} operations"
-    ends = [[of(r, which) for r in p.leaves] for which, p in enumerate((a, b))]
-    return "" if ends[0] == ends[1] else "the results"
+    return "" if typed(a.leaves) == typed(b.leaves) else "the results"
 
 
 def same_bits(a: Host, b: Host) -> bool:
@@ -199,14 +209,10 @@ ELEMENTWISE = frozenset(
     sinh sqrt square subtract tan tanh trunc where
     """.split()
 )
+POINTWISE = ELEMENTWISE | {"astype"}  # an element needs those in its place alone
 # As above, but no ufuncs of NumPy's.
 CALLED = frozenset(["clip", "conj", "imag", "real", "round"])
 REDUCTIONS = frozenset("all any argmax argmin max mean min prod std sum var".split())
-
-
-@functools.cache
-def _numpy() -> Any:
-    return importlib.import_module("portnet._numpy")
 
 
 def computed(node: Node) -> bool:

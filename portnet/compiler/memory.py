@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .ir import ELEMENTWISE, VIEWS, Node, Program, computed
+from .ir import POINTWISE, VIEWS, Node, Program, computed
 from .schedule import Step
 from .views import Strided, Strides, contiguous, region, root, viewed
 
@@ -84,15 +84,14 @@ class BufferAssignment:
         self.order = [n for step in steps for n in step.nodes]
         self.position = {id(n): p for p, n in enumerate(self.order)}
         self.step_of = {id(n): s for s, step in enumerate(steps) for n in step.nodes}
-        self.reads: dict[
-            int, list[tuple[int, Node]]
-        ] = {}  # of a root: position of the reader, view read
+        # Of a root: positions of its readers, and the views that they read
+        self.reads: dict[int, list[tuple[int, Node]]] = {}
         for p, n in enumerate(self.order):
             for i in n.nodes:
                 self.reads.setdefault(id(root(i)), []).append((p, i))
         self.kept = {id(root(r)) for r in program.leaves if isinstance(r, Node)}
         self.inside: dict[int, tuple[Node, int]] = {}  # by part: its concat, first byte
-        self.donor: dict[int, tuple[int, int]] = {}  # number of the input, first byte
+        self.donor: dict[int, int] = {}  # number of the input
         self.slots: dict[int, list[tuple[Node, int]]] = {}
         self.copies: list[tuple[Node, int]] = []
 
@@ -118,8 +117,9 @@ class BufferAssignment:
         at, constants = dict(computed_at), Constants()
         for node in self.program.nodes:
             if node.op == "input":
-                place = "donated" if node.value in self.donated.values() else "argument"
-                at[id(node)] = Location((place, node.value), 0, _strides(node, place))
+                given = node.value in self.donated.values()
+                base = "donated" if given else "argument", node.value
+                at[id(node)] = Location(base, 0, _strides(node) if given else None)
             elif node.op == "constant":
                 base = constants.add(node.value)
                 at[id(node)] = Location(base, 0, constants.arrays[base[1]].strides)
@@ -132,7 +132,7 @@ class BufferAssignment:
         at: dict[int, Location] = {}
         for node in self.program.nodes:
             if node.op == "input":
-                at[id(node)] = Location(("staged", node.value), 0, _strides(node, "staged"))
+                at[id(node)] = Location(("staged", node.value), 0, _strides(node))
             elif node.op in VIEWS and id(node.inputs[0]) in at:
                 at[id(node)] = _viewed(node, at[id(node.inputs[0])])
         return at
@@ -166,7 +166,7 @@ class BufferAssignment:
             base = found[0]
             free = id(base) not in self.donor and id(base) not in self.inside
             if free and self._may_write(base, number, 0):
-                self.donor[id(base)] = number, 0
+                self.donor[id(base)] = number
                 return
         self.copies.append((leaf, number))
 
@@ -196,7 +196,7 @@ class BufferAssignment:
         places: dict[int, Location] = {}
         last: dict[int, int] = {}  # the step that reads a root last
         for n in self.order:
-            owner, s = self._owner(n), self.step_of[id(n)]
+            (owner, _), s = self._owner(n), self.step_of[id(n)]
             last[id(owner)] = max(last.get(id(owner), 0), self._last_read(n, s))
         sizes: list[int] = []
         free: list[int] = []
@@ -204,7 +204,7 @@ class BufferAssignment:
         of: dict[int, int] = {}  # the buffer of an owner
         for s, step in enumerate(self.steps):
             for n in step.nodes:
-                owner = self._owner(n)
+                owner, _ = self._owner(n)
                 if id(n) in scratch or id(owner) in of or id(owner) in self.donor:
                     continue
                 taken = self._in_place(n, owner, of, last, s)
@@ -219,42 +219,38 @@ class BufferAssignment:
         for n in self.order:
             if id(n) in scratch:
                 continue
-            owner, offset = n, 0
-            while id(owner) in self.inside:
-                owner, more = self.inside[id(owner)]
-                offset += more
-            if id(owner) in self.donor:
-                number, start = self.donor[id(owner)]
-                places[id(n)] = Location(("donated", number), start + offset, _strides(n))
-            else:
-                places[id(n)] = Location(("buffer", of[id(owner)]), offset, _strides(n))
+            owner, offset = self._owner(n)
+            number = self.donor.get(id(owner))
+            base = ("buffer", of[id(owner)]) if number is None else ("donated", number)
+            places[id(n)] = Location(base, offset, _strides(n))
         return places, sizes
 
     def _last_read(self, n: Node, s: int) -> int:
         """Return the last step that reads a result of step s: the end, if it is returned."""
-        if id(n) in self.kept or any(root(c) is n for c, _ in self.copies):
+        if id(n) in self.kept:
             return len(self.steps)
         reads = self.reads.get(id(n))
         return max(s, *[self.step_of[id(self.order[p])] for p, _ in reads]) if reads else s
 
-    def _owner(self, node: Node) -> Node:
+    def _owner(self, node: Node) -> tuple[Node, int]:
+        """Return the outermost concat that a result is computed in (or itself), and the byte."""
+        offset = 0
         while id(node) in self.inside:
-            node = self.inside[id(node)][0]
-        return node
+            node, start = self.inside[id(node)]
+            offset += start
+        return node, offset
 
     def _in_place(
         self, n: Node, owner: Node, of: dict[int, int], last: dict[int, int], s: int
     ) -> Any:
         """Return (owner, buffer) of an operand that an elementwise result may overwrite."""
-        if owner is not n or n.op not in ELEMENTWISE | {"astype"}:
-            return None
-        if n.op == "where":
+        if owner is not n or n.op not in POINTWISE or n.op == "where":
             return None
         for i in n.nodes:
             r = root(i)
             if (
                 id(r) in of
-                and self._owner(r) is r
+                and id(r) not in self.inside
                 and r.op != "concat"
                 and last[id(r)] == s
                 and (r.shape, r.dtype) == (n.shape, n.dtype)
@@ -293,13 +289,14 @@ class BufferAssignment:
         """Tell whether a result of a group, step s, is read outside of it."""
         return (
             any(self.step_of[id(self.order[q])] != s for q in readers)
-            or id(n) in self.kept | self.inside.keys() | self.donor.keys()
-            or any(root(c) is n for c, _ in self.copies)
+            or id(n) in self.kept
+            or id(n) in self.inside
+            or id(n) in self.donor
         )
 
 
-def _strides(node: Node, place: str = "") -> Strides | None:
-    return None if place == "argument" else contiguous(node.shape, node.dtype.itemsize)
+def _strides(node: Node) -> Strides:
+    return contiguous(node.shape, node.dtype.itemsize)
 
 
 def _viewed(node: Node, x: Location) -> Location:
@@ -330,7 +327,7 @@ def _overwrites(of: BufferAssignment, writer: Node, old: Node, first: int, count
             continue
         exact = found is not None and (found[1], found[2]) == (first, count)
         reader = of.order[q]
-        elementwise = reader.op in ELEMENTWISE | {"astype"}
+        elementwise = reader.op in POINTWISE
         same_layout = view.shape == writer.shape == reader.shape
         if q == p and (reader.op == "where" or reader.size == 1):
             return False  # `where` writes twice; NumPy is slow for one element

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from .. import _numpy
 from .ir import (
-    ELEMENTWISE,
+    POINTWISE,
     REDUCE_UFUNCS,
     UFUNCS,
     VIEWS,
     Node,
-    _numpy,
     as_array,
     call,
     computed,
@@ -93,8 +93,8 @@ class NumPyCodegen:
         location = self.layout[node]
         kind = location.base[0]
         if kind == "scratch":
-            return  # blocks of it are named in its group
-        if kind == "constant":
+            self._of[id(node)] = ""  # blocks of it are named in its group
+        elif kind == "constant":
             base = self.layout.constants.add(_value(node)) if node.op in VIEWS else location.base
             self._of[id(node)] = name_of_base(base)
         elif node.op == "input":
@@ -108,10 +108,9 @@ class NumPyCodegen:
             self._of[id(node)] = self.array(location, node.shape, node.dtype)
 
     def _key(self, location: Location, shape: tuple[int, ...], dtype: Any) -> Any:
-        strides = contiguous(shape, dtype.itemsize)
-        if location.strides is not None and len(location.strides) == len(shape):
-            gaps = not is_contiguous(shape, location.strides, dtype.itemsize)
-            strides = location.strides if gaps else strides
+        strides = location.strides
+        if strides is None or is_contiguous(shape, strides, dtype.itemsize):
+            strides = contiguous(shape, dtype.itemsize)
         return location.base, location.offset, strides, shape, dtype.num
 
     def array(self, location: Location, shape: tuple[int, ...], dtype: Any) -> str:
@@ -137,9 +136,6 @@ class NumPyCodegen:
         if node.op == "getitem":
             return f"{x}[{_key(node)}]"
         return f"broadcast_to({x}, {node.shape})"
-
-    def _is_argument(self, node: Node) -> bool:
-        return self.layout[node].base[0] == "argument"
 
     def dtype(self, dtype: Any) -> str:
         """Return the name of a dtype."""
@@ -190,18 +186,15 @@ class NumPyCodegen:
         if step.rows:
             self._group(step)
         else:
-            self._single(step.nodes[0])
+            (node,) = step.nodes
+            pointwise = node.op in POINTWISE
+            given = [self.operand(node, k) for k in range(len(node.inputs))] if pointwise else []
+            self.body += self.lines(node, given)
 
-    def _single(self, node: Node) -> None:
-        given = []
-        if node.op in ELEMENTWISE or node.op == "astype":
-            given = [self.operand(node, k) for k in range(len(node.inputs))]
-        self.body += self.lines(node, given)
-
-    def lines(self, node: Node, given: list[str], out: str | None = None) -> list[str]:
+    def lines(self, node: Node, given: list[str], out: str = "") -> list[str]:
         """Return the calls of one operation."""
-        op, whole = node.op, self._of.get(id(node), "") if out is None else out
-        out = self.out(node) if out is None else out
+        op = node.op
+        whole, out = out or self._of[id(node)], out or self.out(node)
         if node.size == 0:
             return []
         if op in UFUNCS:
@@ -209,7 +202,7 @@ class NumPyCodegen:
             by_name = "out=" if op in ("maximum", "minimum") else ""  # NumPy 2.4 asks for it
             return [f"{op}({', '.join(given)}, {by_name}{out})"]
         if op == "where":
-            same = all(_dtype(i) == node.dtype for i in node.inputs[1:])
+            same = all(isinstance(i, Node) and i.dtype == node.dtype for i in node.inputs[1:])
             cast = "'no'" if same else "'unsafe'"
             return [
                 f"copyto({out}, {given[2]}, {cast})",
@@ -240,7 +233,7 @@ class NumPyCodegen:
             and node.inputs[0].dtype == node.dtype
         ):
             return self._reduction(node, given[0], whole)
-        self.names[f"f_{op}"] = getattr(_numpy(), op)
+        self.names[f"f_{op}"] = getattr(_numpy, op)
         attrs = "".join(f", {name}={value!r}" for name, value in node.attrs)
         return [f"{whole}[...] = f_{op}({', '.join(given)}{attrs})"]
 
@@ -250,9 +243,10 @@ class NumPyCodegen:
         That holds where both operands are contiguous, row by row or column by column.
         """
         x, W = node.nodes
+        general = f"matmul({given[0]}, {given[1]}, {out})"
         matrices = len(x.shape) == len(W.shape) == 2 and x.dtype == W.dtype == node.dtype
         if not matrices or node.dtype.name not in ("float32", "float64"):
-            return f"matmul({given[0]}, {given[1]}, {out})"
+            return general
         tests = []
         for i, name in zip((x, W), given, strict=True):
             strides = self.layout[i].strides
@@ -262,11 +256,9 @@ class NumPyCodegen:
                 is_contiguous(i.shape, strides, i.dtype.itemsize)
                 or is_contiguous(i.shape[::-1], strides[::-1], i.dtype.itemsize)
             ):
-                return f"matmul({given[0]}, {given[1]}, {out})"
+                return general
         quick = f"{given[0]}.dot({given[1]}, {out})"
-        if not tests:
-            return quick
-        return f"{quick} if {' and '.join(tests)} else matmul({given[0]}, {given[1]}, {out})"
+        return f"{quick} if {' and '.join(tests)} else {general}" if tests else quick
 
     def _reduction(self, node: Node, x: str, out: str) -> list[str]:
         axis, keepdims = node.attr("axis"), node.attr("keepdims")
@@ -294,53 +286,35 @@ class NumPyCodegen:
 
     def _group(self, step: Step) -> None:
         """Generate a loop over blocks; arrays that are the same in each call are cut beforehand."""
-        columns: list[str] = []  # arrays that the loop goes over
-        inner: dict[str, str] = {}  # by name outside of the loop: name in the loop
-        late: list[str] = []
+        names: dict[str, str] = {}  # by the text of a block: its name in the loop
+        cuts = {"s": "slice(i, j)"}  # by name in the loop: what is cut beforehand
+        late: list[str] = []  # blocks of arguments, which are cut in the loop
+        lines: list[str] = []
 
-        def blocked(name: str, bound: bool) -> str:
-            if name not in inner:
-                inner[name] = f"x{len(inner)}"
-                if bound:
-                    late.append(f"{inner[name]} = {name}[s]")
+        def block(of: Node, whole: str) -> str:
+            """Return the name of the block of an array; `whole` names all of it."""
+            base, text = self.layout[of].base, f"{whole}[i:j]"
+            if base[0] == "scratch":
+                shape = ", ".join(["j - i", *map(str, step.shape[1:])])
+                text = f"ndarray(({shape},), {self.dtype(of.dtype)}, {name_of_base(base)})"
+            if text not in names:
+                names[text] = f"x{len(names)}"
+                if base[0] == "argument":
+                    late.append(f"{names[text]} = {whole}[s]")
                 else:
-                    columns.append(name)
-            return inner[name]
+                    cuts[names[text]] = text
+            return names[text]
 
-        lines = []
         for node in step.nodes:
             given = []
             for k, i in enumerate(node.inputs):
-                if isinstance(i, Node) and self.layout[i].base[0] == "scratch":
-                    given.append(blocked(f"scratch {self.layout[i].base[1]} {i.dtype}", False))
-                    continue
                 name = self.operand(node, k)
-                if (
-                    isinstance(i, Node)
-                    and i.shape[:1] == node.shape[:1]
-                    and len(i.shape) == len(node.shape)
-                ):
-                    name = blocked(name, self._is_argument(i))
-                given.append(name)
-            base = self.layout[node].base
-            inside = f"scratch {base[1]} {node.dtype}" if base[0] == "scratch" else ""
-            out = blocked(inside or self._of[id(node)], False)
-            lines += self.lines(node, given, out)
-        loop = f"k{len(self.prologue)}"
-        cuts = ["slice(i, j)"]
-        for name in columns:
-            if name.startswith("scratch"):
-                _, number, dtype = name.split()
-                rest = step.shape[1:]
-                tail = ", ".join(str(n) for n in rest)
-                shape = f"(j - i, {tail})" if rest else "(j - i,)"
-                cuts.append(f"ndarray({shape}, {self.dtype(np.dtype(dtype))}, b{number})")
-            else:
-                cuts.append(f"{name}[i:j]")
-        spans = str(list(blocks(step)))
-        self.prologue.append(f"{loop} = [({', '.join(cuts)}) for i, j in {spans}]")
-        names = ", ".join(["s", *(inner[name] for name in columns)])
-        self.body.append(f"for {names} in {loop}:")
+                rows = isinstance(i, Node) and len(i.shape) == len(node.shape)
+                given.append(block(i, name) if rows and i.shape[0] == node.shape[0] else name)
+            lines += self.lines(node, given, block(node, self._of[id(node)]))
+        loop, spans = f"k{len(self.prologue)}", list(blocks(step))
+        self.prologue.append(f"{loop} = [({', '.join(cuts.values())}) for i, j in {spans}]")
+        self.body.append(f"for {', '.join(cuts)} in {loop}:")
         self.body += [f"    {line}" for line in [*late, *lines]]
 
 
@@ -348,11 +322,7 @@ def _value(node: Node) -> Any:
     """Return the array of a constant, or of a view of one."""
     if node.op == "constant":
         return np.asarray(node.value)
-    return call(_numpy(), node, [_value(node.inputs[0])])
-
-
-def _dtype(i: Any) -> Any:
-    return i.dtype if isinstance(i, Node) else None
+    return call(_numpy, node, [_value(node.inputs[0])])
 
 
 def _key(node: Node) -> str:

@@ -74,8 +74,7 @@ def _results(program: Program, reusable: list[int]) -> tuple[Program, dict[int, 
             early.append(copy)
             leaves[k] = copy
     if early:  # views of inputs stand before the copies, all else after
-        first = [n for n in program.nodes if not computed(n) and root(n).op != "constant"]
-        first = [n for n in first if root(n).op == "input"]
+        first = [n for n in program.nodes if root(n).op == "input"]
         ids = {id(n) for n in first}
         rest = [n for n in program.nodes if id(n) not in ids]
         program = replace(program, nodes=[*first, *early, *rest], leaves=leaves)
@@ -88,7 +87,7 @@ def trace_twice(fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
         first = trace(fn, kinds, rebuild)
         second = trace(fn, kinds, rebuild)
     except Untraceable as error:
-        where = getattr(error, "where", "") or line_of_error(error.__traceback__)
+        where = error.where or line_of_error(error.__traceback__)
         raise EagerError(f"{error} (at {where})") from None
     except Exception as error:
         where = line_of_error(error.__traceback__)

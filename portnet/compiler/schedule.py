@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .ir import ELEMENTWISE, Node
+from .ir import POINTWISE, Node
 from .views import region, root
 
 __all__ = ["Step", "blocks", "grouped"]
@@ -34,7 +34,12 @@ def grouped(nodes: list[Node]) -> list[Step]:
     home: dict[int, Step] = {}  # the open group of a node, by id
 
     def close(group: Step) -> None:
-        steps.append(group)
+        rows = max(1, BLOCK // max(1, group.nodes[0].size // group.shape[0]))
+        if len(group.nodes) > 1 and 2 * rows <= group.shape[0]:
+            group.rows = rows
+            steps.append(group)
+        else:
+            steps.extend(Step([n]) for n in group.nodes)
         open_.remove(group)
         for n in group.nodes:
             del home[id(n)]
@@ -48,24 +53,19 @@ def grouped(nodes: list[Node]) -> list[Step]:
         if not large:
             steps.append(Step([node]))
             continue
-        same = [g for g in open_ if g.shape == node.shape] or [Step([])]
-        if not same[0].nodes:
-            open_.append(same[0])
-        same[0].nodes.append(node)
-        home[id(node)] = same[0]
+        found = next((g for g in open_ if g.shape == node.shape), None)
+        if found is None:
+            found = Step([])
+            open_.append(found)
+        found.nodes.append(node)
+        home[id(node)] = found
     while open_:
         close(open_[0])
-    for step in steps:
-        if len(step.nodes) > 1 or _blockable(step.nodes[0]):
-            row = max(1, step.nodes[0].size // step.shape[0])
-            step.rows = max(1, BLOCK // row)
-            if len(step.nodes) == 1 or step.rows * 2 > step.shape[0]:
-                step.rows = 0
-    return [s for step in steps for s in ([step] if step.rows else [Step([n]) for n in step.nodes])]
+    return steps
 
 
 def _blockable(node: Node) -> bool:
-    return node.op in ELEMENTWISE | {"astype"} and node.size > 2 * BLOCK and node.shape[0] > 1
+    return node.op in POINTWISE and node.size > 2 * BLOCK and node.shape[0] > 1
 
 
 def _aligned_inside(node: Node, group: Step) -> bool:

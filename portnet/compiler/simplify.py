@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from .ir import ELEMENTWISE, VIEWS, Node, Program, _numpy, call, unfrozen
-from .views import reshaped, within_root
+from .. import _numpy
+from .ir import ELEMENTWISE, VIEWS, Node, Program, call, unfrozen
+from .views import within_root
 
 __all__ = ["materialize_reshapes", "simplify"]
 
@@ -25,61 +26,37 @@ def simplify(program: Program) -> Program:
 # Single operations ------------------------------------------------------------------------------
 
 
-class _Builder:
-    """Adds nodes to a new program, each operation once."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Node] = []
-        self.known: dict[Any, Node] = {}
-
-    def add(self, node: Node) -> Node:
-        """Return the node of the new program that computes what this one does."""
-        if node.op in ("input", "constant"):
-            self.nodes.append(node)
-            return node
-        simpler = peephole(node)
-        if simpler is not node:
-            if simpler.op in ("input", "constant") or id(simpler) in self.known:
-                return simpler
-            return self.add(simpler)
-        key = node.op, node.attrs, node.dtype, tuple(_identity(i) for i in node.inputs)
-        found = self.known.get(key)
-        if found is None:
-            if node.inputs and all(
-                not isinstance(i, Node) or i.op == "constant" for i in node.inputs
-            ):
-                node = fold_constants(node)
-            self.known[key] = self.known[id(node)] = node
-            self.nodes.append(node)
-            return node
-        return found
+def fold_and_cse(program: Program) -> Program:
+    """Fold constants, compute common subexpressions once, apply peephole rules."""
+    nodes: list[Node] = []
+    new: dict[int, Node] = {}  # by id of an old node, or of one of `nodes` itself
+    known: dict[Any, Node] = {}  # by what it computes
+    for node in program.nodes:
+        made = peephole(node.with_inputs(new))
+        if id(made) not in new:
+            if made.inputs:
+                key = made.op, made.attrs, made.dtype, tuple([_identity(i) for i in made.inputs])
+                if key not in known:
+                    known[key] = fold_constants(made)
+                made = known[key]
+            if id(made) not in new:
+                nodes.append(made)
+                new[id(made)] = made
+        new[id(node)] = made
+    return program.rewritten(nodes, new)
 
 
 def _identity(value: Any) -> Any:
-    if isinstance(value, Node):
-        return id(value)
-    return type(value), repr(value)
-
-
-def fold_and_cse(program: Program) -> Program:
-    """Fold constants, compute common subexpressions once, apply peephole rules."""
-    builder = _Builder()
-    new: dict[int, Node] = {}
-    for node in program.nodes:
-        node_ = node
-        if any(new[id(i)] is not i for i in node.nodes):
-            inputs = tuple([new[id(i)] if type(i) is Node else i for i in node.inputs])
-            node_ = Node(node.op, inputs, node.attrs, node.shape, node.dtype, node.value)
-        new[id(node)] = builder.add(node_)
-    leaves = [new[id(r)] if isinstance(r, Node) else r for r in program.leaves]
-    return Program(program.inputs, builder.nodes, program.results, leaves)
+    return id(value) if type(value) is Node else (type(value), repr(value))
 
 
 def fold_constants(node: Node) -> Node:
-    """Return the result of an operation on constants as a constant."""
+    """Return the result of an operation on constants as a constant; else the node itself."""
+    if any(i.op != "constant" for i in node.nodes):
+        return node
     given = [i.value if isinstance(i, Node) else i for i in node.inputs]
     with np.errstate(all="ignore"):
-        value = np.asarray(call(_numpy(), node, given))
+        value = np.asarray(call(_numpy, node, given))
     return Node("constant", shape=value.shape, dtype=value.dtype, value=value)
 
 
@@ -121,7 +98,7 @@ def eliminate_dead_code(program: Program) -> Program:
     for node in reversed(program.nodes):
         if id(node) in needed or node.op == "input":
             kept.append(node)
-            needed |= {id(i) for i in node.nodes}
+            needed.update(map(id, node.nodes))
     return replace(program, nodes=kept[::-1])
 
 
@@ -142,7 +119,7 @@ def fuse_horizontally(program: Program) -> Program:
     if not joined.instead:
         return program
     try:
-        return fold_and_cse(_sorted(program, joined.instead))
+        return fold_and_cse(eliminate_dead_code(_sorted(program, joined.instead)))
     except _CycleError:  # two vectors need parts of each other
         return program
 
@@ -158,7 +135,7 @@ class _HorizontalFusion:
         self.instead: dict[int, Node] = {}  # by id of the old node
         self.keep: list[Node] = []  # so that ids stay what they are
         self.packs: dict[tuple[int, ...], Node | None] = {}
-        self.forms: dict[int, Any] = {}
+        self.forms: dict[tuple[int, int], Any] = {}  # by id and depth
         self.above: dict[int, int] = {}  # the nodes that a node needs, as the bits of a number
         for i, node in enumerate(program.nodes):
             bits = 1 << i
@@ -242,11 +219,16 @@ class _HorizontalFusion:
             return a.op == b.op and a.inputs[0] is b.inputs[0]
         return a.op in ELEMENTWISE and self.form(a) == self.form(b)
 
-    def form(self, a: Node) -> Any:
-        """Return the operation and those of its operands, by which parts are compared."""
-        if id(a) not in self.forms:
-            self.forms[id(a)] = _form(a, 0)
-        return self.forms[id(a)]
+    def form(self, a: Any, depth: int = 0) -> Any:
+        """Return the operation and those of its operands, to a depth of 2, to compare parts by."""
+        if type(a) is not Node:
+            return _identity(a)
+        if (id(a), depth) not in self.forms:
+            form: Any = "view" if a.op in VIEWS else "array"
+            if depth < 2 and a.op in ELEMENTWISE:
+                form = a.op, a.dtype, tuple([self.form(i, depth + 1) for i in a.inputs])
+            self.forms[id(a), depth] = form
+        return self.forms[id(a), depth]
 
     def _independent(self, parts: tuple[Node, ...]) -> bool:
         """Tell whether no part depends on another."""
@@ -279,15 +261,6 @@ def _source(part: Node) -> Node:
     return part
 
 
-def _form(a: Any, depth: int) -> Any:
-    """Return the operation and those of its operands, to a depth of 2."""
-    if not isinstance(a, Node):
-        return _identity(a)
-    if depth == 2 or a.op not in ELEMENTWISE:
-        return "array" if a.op not in VIEWS else "view"
-    return a.op, a.dtype, tuple(_form(i, depth + 1) for i in a.inputs)
-
-
 def _side_by_side(parts: Iterable[Node]) -> tuple[str, Any, Any] | None:
     """Return the slice of a vector that consists of the parts, or None."""
     base, begin, end = None, 0, 0
@@ -315,44 +288,24 @@ def _sorted(program: Program, instead: dict[int, Node]) -> Program:
     done: dict[int, Node] = {}
     order: list[Node] = []
     begun: set[int] = set()
-
-    def visit(node: Node) -> Node:
-        stack = [(node, False)]
-        while stack:
-            now, ready = stack.pop()
-            if id(now) in done:
-                continue
-            new = instead.get(id(now))
-            if new is not None:
-                if ready:
-                    done[id(now)] = done[id(new)]
-                elif id(now) in begun:
-                    raise _CycleError
-                else:
-                    begun.add(id(now))
-                    stack += [(now, True), (new, False)]
-                continue
-            if not ready:
-                if id(now) in begun:
-                    raise _CycleError
-                begun.add(id(now))
-                stack.append((now, True))
-                stack += [(i, False) for i in reversed(now.nodes) if id(i) not in done]
-                continue
-            made = now
-            if any(done[id(i)] is not i for i in now.nodes):
-                inputs = tuple([done[id(i)] if type(i) is Node else i for i in now.inputs])
-                made = Node(now.op, inputs, now.attrs, now.shape, now.dtype, now.value)
-            done[id(now)] = made
-            order.append(made)
-        return done[id(node)]
-
-    for node in program.inputs:
-        visit(node)
-    for node in program.nodes:
-        visit(node)
-    leaves = [done[id(r)] if isinstance(r, Node) else r for r in program.leaves]
-    return Program(program.inputs, order, program.results, leaves)
+    stack = [*reversed(program.nodes), *reversed(program.inputs)]
+    while stack:
+        node = stack.pop()
+        if id(node) in done:
+            continue
+        new = instead.get(id(node))
+        missing = [i for i in (node.nodes if new is None else [new]) if id(i) not in done]
+        if missing:
+            if id(node) in begun:
+                raise _CycleError
+            begun.add(id(node))
+            stack += [node, *reversed(missing)]
+        elif new is not None:
+            done[id(node)] = done[id(new)]
+        else:
+            done[id(node)] = node.with_inputs(done)
+            order.append(done[id(node)])
+    return program.rewritten(order, done)
 
 
 def materialize_reshapes(program: Program) -> Program:
@@ -360,17 +313,11 @@ def materialize_reshapes(program: Program) -> Program:
     new: dict[int, Node] = {}
     nodes: list[Node] = []
     for node in program.nodes:
-        inputs = tuple([new[id(i)] if type(i) is Node else i for i in node.inputs])
-        x: Any = inputs[0] if inputs else None
-        if node.op == "reshape":
-            found = within_root(x)
-            if found is None or reshaped(found, x.shape, node.shape, x.dtype.itemsize) is None:
-                inputs = (Node("copy", (x,), (), x.shape, x.dtype),)
-                nodes.append(inputs[0])
-        made = node
-        if any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
-            made = Node(node.op, inputs, node.attrs, node.shape, node.dtype, node.value)
-        new[id(node)] = made
+        made = node.with_inputs(new)
+        if made.op == "reshape" and within_root(made) is None:
+            x = made.inputs[0]
+            nodes.append(Node("copy", (x,), (), x.shape, x.dtype))
+            made = Node("reshape", (nodes[-1],), node.attrs, node.shape, node.dtype)
         nodes.append(made)
-    leaves = [new[id(r)] if isinstance(r, Node) else r for r in program.leaves]
-    return replace(program, nodes=nodes, leaves=leaves)
+        new[id(node)] = made
+    return program.rewritten(nodes, new)

@@ -7,16 +7,18 @@ of the standard's functions below, cannot be traced: the function then runs eage
 
 import functools
 import importlib.util
-import math
 import operator
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, NoReturn
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
+from .. import _numpy
 from ..tree import leaves
 from .ir import (
     CALLED,
@@ -25,7 +27,6 @@ from .ir import (
     Node,
     Program,
     Shape,
-    _numpy,
     call,
     frozen,
     same_bits,
@@ -35,7 +36,9 @@ __all__ = ["Untraceable", "line_of_error", "trace"]
 
 
 class Untraceable(TypeError):  # noqa: N818 (it is caught, and becomes a warning)
-    """An operation cannot be traced; the message names it."""
+    """An operation cannot be traced; the message names it, `where` its line if it is known."""
+
+    where = ""
 
 
 class _NoAttributeError(Untraceable, AttributeError):
@@ -106,7 +109,7 @@ class Tracer:
         if self.closed:
             what = "an array of an earlier trace, which was kept: the function is not pure, and"
         if not self.problem:
-            self.problem, self.where = what, line_of(sys._getframe(1))
+            self.problem, self.where = what, _line_of(traceback.walk_stack(sys._getframe(1)))
         raise kind(f"{what} cannot be compiled")
 
 
@@ -127,8 +130,8 @@ class TracedArray:
     size = property(lambda self: self._node.size)
     nbytes = property(lambda self: self._node.nbytes)
     device = property(lambda self: "cpu")
-    T = property(lambda self: _permute(self, tuple(range(self.ndim))[::-1]))
-    mT = property(lambda self: _matrix_transpose(self))  # noqa: N815 (the standard's name)
+    T = property(lambda self: _permute(self._tracer, self, tuple(range(self.ndim))[::-1]))
+    mT = property(lambda self: _matrix_transpose(self._tracer, self))  # noqa: N815 (the standard's name)
     __class__ = property(lambda self: np.ndarray)  # for isinstance
 
     def __repr__(self) -> str:
@@ -172,24 +175,6 @@ class TracedArray:
             self._tracer.refuse(f"x.{name}, which is not of the standard,", _NoAttributeError)
         raise AttributeError(f"'Traced' object has no attribute {name!r}")
 
-    def __pow__(self, other: Any) -> Any:
-        return _power(self, other)
-
-    def __rpow__(self, other: Any) -> Any:
-        return _elementwise("pow", other, self)
-
-    def __matmul__(self, other: Any) -> Any:
-        return _matmul(self, other)
-
-    def __rmatmul__(self, other: Any) -> Any:
-        return _matmul(other, self)
-
-    def __pos__(self) -> Any:
-        return _elementwise("positive", self)
-
-    def __abs__(self) -> Any:
-        return _elementwise("abs", self)
-
 
 def _looks(name: str, text: str) -> None:
     def method(self: TracedArray, *args: Any, **kwargs: Any) -> NoReturn:
@@ -219,11 +204,33 @@ for _name, _text in {
 # Elementwise ------------------------------------------------------------------------------------
 
 
-def _tracer(*args: Any) -> Tracer | None:
-    for a in args:
+def _tracer(values: Iterable[Any]) -> Tracer | None:
+    """Return the trace of the first traced array among values, which may be in tuples or lists."""
+    for a in values:
         if type(a) is TracedArray:
             return a._tracer
+        found = _tracer(a) if isinstance(a, (tuple, list)) else None
+        if found is not None:
+            return found
     return None
+
+
+def _or_numpys(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of arrays: this one of a trace and its arrays, NumPy's for all others."""
+
+    def either(*args: Any, **kwargs: Any) -> Any:
+        tracer = _tracer(args) or _tracer(kwargs.values())
+        if tracer is None:
+            return getattr(_numpy, name)(*args, **kwargs)
+        if (
+            args
+            and type(args[0]) is not TracedArray
+            and isinstance(args[0], np.ndarray | np.generic)
+        ):
+            args = TracedArray(tracer, tracer.operand(args[0])), *args[1:]
+        return function(tracer, *args, **kwargs)
+
+    return either
 
 
 @functools.lru_cache(maxsize=4096)
@@ -232,17 +239,14 @@ def _dtype(op: str, kinds: tuple[Any, ...], attrs: tuple[Any, ...] = ()) -> Any:
     node = Node(op, attrs=attrs)
     given = [np.ones(1, k) if isinstance(k, np.dtype) else k[1] for k in kinds]
     with np.errstate(all="ignore"):
-        return np.asarray(call(_numpy(), node, given)).dtype
+        return np.asarray(call(_numpy, node, given)).dtype
 
 
 def _kinds(operands: list[Any]) -> tuple[Any, ...]:
     return tuple([o.dtype if type(o) is Node else (type(o), o) for o in operands])
 
 
-def _elementwise(op: str, *args: Any, **kwargs: Any) -> Any:
-    tracer = _tracer(*args, *kwargs.values())
-    if tracer is None:
-        return getattr(_numpy(), op)(*args, **kwargs)
+def _elementwise(op: str, tracer: Tracer, *args: Any, **kwargs: Any) -> Any:
     if op == "clip":  # the bounds may be named, and left out
         x, low, high = (*args, None, None)[:3]
         args = (x, kwargs.pop("min", low), kwargs.pop("max", high))
@@ -264,21 +268,18 @@ def _elementwise(op: str, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
-def _power(x: TracedArray, other: Any) -> Any:
+def _power(tracer: Tracer, x: Any, other: Any) -> Any:
     """x ** other, with the short cuts that NumPy's operator takes, and its function does not."""
     if type(other) in (int, float) and x.dtype.kind in "fc" and x.ndim:
         short = {2: "square", 0.5: "sqrt", -1: "reciprocal", 1: "positive"}
         if other in short:
-            return _elementwise(short[other], x)
+            return _elementwise(short[other], tracer, x)
     if type(other) is int and other == 2 and x.dtype.kind in "iu" and x.ndim:
-        return _elementwise("square", x)
-    return _elementwise("pow", x, other)
+        return _elementwise("square", tracer, x)
+    return _elementwise("pow", tracer, x, other)
 
 
-def _astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Any:
-    tracer = _tracer(x)
-    if tracer is None:
-        return _numpy().astype(x, dtype, copy=copy)
+def _astype(tracer: Tracer, x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Any:
     dtype = np.dtype(dtype)
     if dtype.kind not in "biufc":
         tracer.refuse(f"astype to {dtype}")
@@ -286,35 +287,36 @@ def _astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> 
         if not copy:
             return x
         if dtype.kind == "b":
-            return _elementwise("logical_or", x, False)
+            return _elementwise("logical_or", tracer, x, False)
         return tracer.add(Node("positive", (x._node,), (), x.shape, dtype))
     return tracer.add(Node("astype", (x._node,), (("dtype", dtype.name),), x.shape, dtype))
 
 
-def _arithmetic(name: str, op: str) -> None:
+def _operator(name: str, function: Callable[..., Any]) -> None:
+    """Give arrays of a trace an operator of two operands: x + y, y + x and x += y."""
+
     def forward(self: TracedArray, other: Any) -> Any:
-        return _elementwise(op, self, other)
+        return function(self._tracer, self, other)
 
     def backward(self: TracedArray, other: Any) -> Any:
-        return _elementwise(op, other, self)
+        return function(self._tracer, other, self)
 
     def inplace(self: TracedArray, other: Any) -> Any:
-        return _in_place(self, op, other)
+        return _in_place(self, function(self._tracer, self, other))
 
     setattr(TracedArray, f"__{name}__", forward)
     setattr(TracedArray, f"__r{name}__", backward)
     setattr(TracedArray, f"__i{name}__", inplace)
 
 
-def _in_place(x: TracedArray, op: str, other: Any) -> TracedArray:
-    """x += other: the same name then stands for a new node, if nothing else shares its memory."""
+def _in_place(x: TracedArray, after: TracedArray) -> TracedArray:
+    """x += y: the same name then stands for a new node, if nothing else shares its memory."""
     tracer = x._tracer
     if id(x._node) in tracer.shared:
         tracer.refuse("an operator in place (+=) on an argument, or on what shares memory,")
-    after = _power(x, other) if op == "pow" else _elementwise(op, x, other)
     if after.shape != x.shape or not np.can_cast(after.dtype, x.dtype, "same_kind"):
         tracer.refuse("an operator in place (+=) that changes shape or kind")
-    x._node = _astype(after, x.dtype, copy=False)._node
+    x._node = _astype(tracer, after, x.dtype, copy=False)._node
     return x
 
 
@@ -331,8 +333,8 @@ for _name, _op in {
     "lshift": "bitwise_left_shift",
     "rshift": "bitwise_right_shift",
 }.items():
-    _arithmetic(_name, _op)
-TracedArray.__ipow__ = lambda self, other: _in_place(self, "pow", other)  # type: ignore[attr-defined]
+    _operator(_name, functools.partial(_elementwise, _op))
+_operator("pow", _power)
 for _name, _op in {
     "lt": "less",
     "le": "less_equal",
@@ -341,44 +343,40 @@ for _name, _op in {
     "eq": "equal",
     "ne": "not_equal",
 }.items():
-    setattr(TracedArray, f"__{_name}__", lambda self, other, op=_op: _elementwise(op, self, other))
-for _name, _op in {"neg": "negative", "invert": "bitwise_invert"}.items():
-    setattr(TracedArray, f"__{_name}__", lambda self, op=_op: _elementwise(op, self))
+    setattr(
+        TracedArray,
+        f"__{_name}__",
+        lambda self, other, op=_op: _elementwise(op, self._tracer, self, other),
+    )
+for _name, _op in {
+    "neg": "negative",
+    "pos": "positive",
+    "abs": "abs",
+    "invert": "bitwise_invert",
+}.items():
+    setattr(TracedArray, f"__{_name}__", lambda self, op=_op: _elementwise(op, self._tracer, self))
 
 
 # Reductions and products ------------------------------------------------------------------------
 
 
 def _axes(tracer: Tracer, axis: Any, ndim: int) -> tuple[int, ...]:
-    if axis is None:
-        return tuple(range(ndim))
+    """Return axes as numbers from 0 up; None is all of them."""
     try:
-        given = [operator.index(a) for a in (axis if isinstance(axis, tuple | list) else (axis,))]
-    except Untraceable:
-        raise
+        return tuple(range(ndim)) if axis is None else normalize_axis_tuple(axis, ndim)
     except TypeError:
         tracer.refuse(f"axis={axis!r}")
-    for a in given:
-        if not -ndim <= a < ndim:
-            raise np.exceptions.AxisError(a, ndim)
-    found = tuple(a % ndim for a in given)
-    if len(set(found)) < len(found):
-        raise ValueError("duplicate value in 'axis'")
-    return found
 
 
-def _reduction(op: str, x: Any, /, *, axis: Any = None, keepdims: bool = False, **more: Any) -> Any:
-    tracer = _tracer(x, axis, *more.values())
-    if tracer is None:
-        return getattr(_numpy(), op)(x, axis=axis, keepdims=keepdims, **more)
+def _reduction(
+    op: str, tracer: Tracer, x: Any, /, *, axis: Any = None, keepdims: bool = False, **more: Any
+) -> Any:
     dtype = more.pop("dtype", None)
     correction = more.pop("correction", 0) if op in ("var", "std") else 0
     if more:
         tracer.refuse(f"{op} with {', '.join(more)}")
-    if type(x) is not TracedArray:
-        x = TracedArray(tracer, tracer.operand(x))
     if dtype is not None:
-        x = _astype(x, dtype, copy=False)
+        x = _astype(tracer, x, dtype, copy=False)
         if op not in ("sum", "prod") or np.dtype(dtype).kind == "b":
             tracer.refuse(f"{op} with dtype")
     axes = _axes(tracer, axis, x.ndim)
@@ -398,13 +396,10 @@ def _reduction(op: str, x: Any, /, *, axis: Any = None, keepdims: bool = False, 
         attrs += (("correction", correction),)
     kind = _dtype(op, (x.dtype,))
     result = tracer.add(Node(op, (x._node,), attrs, shape, kind))
-    return result if dtype is None else _astype(result, dtype, copy=False)
+    return result if dtype is None else _astype(tracer, result, dtype, copy=False)
 
 
-def _matmul(a: Any, b: Any, /) -> Any:
-    tracer = _tracer(a, b)
-    if tracer is None:
-        return _numpy().matmul(a, b)
+def _matmul(tracer: Tracer, a: Any, b: Any, /) -> Any:
     m, n = tracer.operand(a), tracer.operand(b)
     if not isinstance(m, Node) or not isinstance(n, Node) or not m.shape or not n.shape:
         raise ValueError("matmul: expected arrays with one axis or more")
@@ -418,202 +413,140 @@ def _matmul(a: Any, b: Any, /) -> Any:
     return tracer.add(Node("matmul", (m, n), (), shape, _dtype("matmul", (m.dtype, n.dtype))))
 
 
+_operator("matmul", _matmul)
+
+
 # Views: the same numbers in another shape -------------------------------------------------------
 
 
 def _view(x: TracedArray, op: str, made: Shape, /, **attrs: Any) -> TracedArray:
     tracer, node = x._tracer, x._node
-    view = Node(op, (node,), tuple(attrs.items()), tuple(int(n) for n in made), node.dtype)
+    view = Node(op, (node,), tuple(attrs.items()), made, node.dtype)
     tracer.shared |= {id(node), id(view)}
     return tracer.add(view)
 
 
-def _reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Any:
-    if type(x) is not TracedArray:
-        return _numpy().reshape(x, shape, copy=copy)
-    try:
-        wanted = tuple(operator.index(n) for n in shape)
-    except Untraceable:
-        raise
-    except TypeError:
-        wanted = (operator.index(shape),)  # NumPy takes a number, too
-    known = math.prod(n for n in wanted if n != -1)
-    if wanted.count(-1) == 1 and known and x.size % known == 0:
-        wanted = tuple(x.size // known if n == -1 else n for n in wanted)
-    if -1 in wanted or math.prod(wanted) != x.size:
-        raise ValueError(f"cannot reshape array of shape {x.shape} into shape {shape}")
-    return _view(x, "reshape", wanted, shape=wanted)
+def _stand_in(x: TracedArray) -> Any:
+    """Return an array of NumPy's of the shape of x; its views have the shapes of the views of x."""
+    return np.ndarray(x.shape, bool, b"\0", strides=(0,) * x.ndim)  # all elements are one byte
 
 
-def _permute(x: Any, /, axes: Any) -> Any:
-    if type(x) is not TracedArray:
-        return _numpy().permute_dims(x, axes)
-    given = tuple(operator.index(a) for a in axes)
-    if sorted(a % x.ndim if x.ndim else a for a in given) != list(range(x.ndim)):
+def _reshape(tracer: Tracer, x: Any, /, shape: Any, *, copy: bool | None = None) -> Any:
+    made = _stand_in(x).reshape(shape).shape
+    return _view(x, "reshape", made, shape=made)
+
+
+def _permute(tracer: Tracer, x: Any, /, axes: Any) -> Any:
+    order = _axes(tracer, tuple(axes), x.ndim)
+    if len(order) != x.ndim:
         raise ValueError(f"axes {axes} don't match array of shape {x.shape}")
-    order = tuple(a % x.ndim for a in given)
     return _view(x, "permute_dims", tuple(x.shape[a] for a in order), axes=order)
 
 
-def _matrix_transpose(x: Any, /) -> Any:
-    if type(x) is not TracedArray:
-        return _numpy().matrix_transpose(x)
+def _matrix_transpose(tracer: Tracer, x: Any, /) -> Any:
     if x.ndim < 2:
         raise ValueError(f"matrix_transpose: expected two axes or more, got shape {x.shape}")
-    return _permute(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+    return _permute(tracer, x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
 
 
-def _moveaxis(x: Any, source: Any, destination: Any, /) -> Any:
-    if type(x) is not TracedArray:
-        return _numpy().moveaxis(x, source, destination)
-    start, end = _axes(x._tracer, source, x.ndim), _axes(x._tracer, destination, x.ndim)
+def _moveaxis(tracer: Tracer, x: Any, source: Any, destination: Any, /) -> Any:
+    start, end = _axes(tracer, source, x.ndim), _axes(tracer, destination, x.ndim)
     order = [a for a in range(x.ndim) if a not in start]
     for to, a in sorted(zip(end, start, strict=True)):
         order.insert(to, a)
-    return _permute(x, tuple(order))
+    return _permute(tracer, x, order)
 
 
-def _expand_dims(x: Any, /, *, axis: Any = 0) -> Any:
-    if type(x) is not TracedArray:
-        return _numpy().expand_dims(x, axis=axis)
-    count = len(axis) if isinstance(axis, tuple) else 1
-    axes = _axes(x._tracer, axis, x.ndim + count)
-    left = iter(x.shape)
-    return _reshape(x, tuple(1 if a in axes else next(left) for a in range(x.ndim + count)))
+def _expand_dims(tracer: Tracer, x: Any, /, *, axis: Any = 0) -> Any:
+    return _reshape(tracer, x, np.expand_dims(_stand_in(x), axis).shape)
 
 
-def _squeeze(x: Any, /, axis: Any = None) -> Any:
-    if type(x) is not TracedArray:
-        return _numpy().squeeze(x, axis=axis)
-    axes = _axes(x._tracer, axis, x.ndim)
-    if axis is None:
-        axes = tuple(a for a in axes if x.shape[a] == 1)
-    if any(x.shape[a] != 1 for a in axes):
-        raise ValueError("cannot select an axis to squeeze out which has size not equal to one")
-    return _reshape(x, tuple(n for a, n in enumerate(x.shape) if a not in axes))
+def _squeeze(tracer: Tracer, x: Any, /, axis: Any = None) -> Any:
+    return _reshape(tracer, x, _stand_in(x).squeeze(axis).shape)
 
 
-def _broadcast_to(x: Any, /, shape: Any) -> Any:
-    if type(x) is not TracedArray:
-        return _numpy().broadcast_to(x, shape)
-    wanted = tuple(operator.index(n) for n in shape)
-    if np.broadcast_shapes(x.shape, wanted) != wanted:
-        raise ValueError(f"cannot broadcast an array of shape {x.shape} to {wanted}")
-    return x if wanted == x.shape else _view(x, "broadcast_to", wanted, shape=wanted)
+def _broadcast_to(tracer: Tracer, x: Any, /, shape: Any) -> Any:
+    made = np.broadcast_to(_stand_in(x), shape).shape
+    return x if made == x.shape else _view(x, "broadcast_to", made, shape=made)
 
 
-def _broadcast_arrays(*arrays: Any) -> list[Any]:
+def _broadcast_arrays(tracer: Tracer, *arrays: Any) -> list[Any]:
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
-    return [_broadcast_to(a, shape) for a in arrays]
+    return [NAMESPACE.broadcast_to(a, shape) for a in arrays]
 
 
-def _flip(x: Any, /, *, axis: Any = None) -> Any:
-    if type(x) is not TracedArray:
-        return _numpy().flip(x, axis=axis)
-    axes = _axes(x._tracer, axis, x.ndim)
+def _flip(tracer: Tracer, x: Any, /, *, axis: Any = None) -> Any:
+    axes = _axes(tracer, axis, x.ndim)
     back, whole = slice(None, None, -1), slice(None)
     return x[tuple(back if a in axes else whole for a in range(x.ndim))]
 
 
+_ARRAYS = (bool, np.bool, np.ndarray, list, tuple)  # what an index takes for an array
+
+
 def _getitem(x: TracedArray, key: Any) -> TracedArray:
-    tracer = x._tracer
     keys = key if isinstance(key, tuple) else (key,)
-    plain: list[Any] = []
-    for k in keys:
-        if k is None or k is Ellipsis:
-            plain.append(k)
-        elif isinstance(k, slice):
-            ends = [None if e is None else operator.index(e) for e in (k.start, k.stop, k.step)]
-            plain.append(slice(*ends))
-        elif isinstance(k, bool | np.bool | np.ndarray | TracedArray | list):
-            tracer.refuse("an array as an index, x[array] (take does it),")
-        else:
-            try:
-                plain.append(operator.index(k))
-            except TypeError:
-                tracer.refuse(f"the index {k!r}")
-    axes = sum(k is not None and k is not Ellipsis for k in plain)
-    if plain.count(Ellipsis) > 1 or axes > x.ndim:
-        raise IndexError(f"too many indices for an array of shape {x.shape}: {key}")
-    if Ellipsis not in plain:
-        plain.append(Ellipsis)
-    at = plain.index(Ellipsis)
-    plain[at : at + 1] = [slice(None)] * (x.ndim - axes)
-    # Every axis has its key now: integers from 0 up, slices as ranges
-    shape: list[int] = []
-    full: list[Any] = []
+    if any([isinstance(k, _ARRAYS) for k in keys]):
+        x._tracer.refuse("an array as an index, x[array] (take does it),")
+    if Ellipsis not in keys:
+        keys = (*keys, ...)
+    made = _stand_in(x)[keys].shape  # or NumPy's error
+    # Every axis gets its key
+    at, axes = keys.index(Ellipsis), sum(k is not None for k in keys) - 1
+    keys = (*keys[:at], *[slice(None)] * (x.ndim - axes), *keys[at + 1 :])
     left = iter(x.shape)
-    for k in plain:
-        if k is None:
-            shape.append(1)
-            full.append(None)
-            continue
-        n = next(left)
-        if isinstance(k, slice):
-            found = range(*k.indices(n))
-            shape.append(len(found))
-            if not found:
-                full.append(slice(0, 0, 1))
-                continue
-            stop = found[-1] + (1 if found.step > 0 else -1)
-            full.append(slice(found.start, None if stop < 0 else stop, found.step))
-        else:
-            if not -n <= k < n:
-                raise IndexError(f"index {k} is out of bounds for an axis of size {n}")
-            full.append(k % n)
-    if all(isinstance(k, slice) for k in full) and tuple(shape) == x.shape:
-        forward = all(k.step == 1 for k in full)
-        if forward:
-            return _view(x, "reshape", x.shape, shape=x.shape)  # the whole: x[:]
-    return _view(x, "getitem", tuple(shape), key=frozen(tuple(full)))
+    full = tuple(None if k is None else _from_zero(k, next(left)) for k in keys)
+    if made == x.shape and all(isinstance(k, slice) and k.step == 1 for k in full):
+        return _view(x, "reshape", made, shape=made)  # the whole: x[:]
+    return _view(x, "getitem", made, key=frozen(full))
+
+
+def _from_zero(k: Any, n: int) -> Any:
+    """Return an index of n elements as a number from 0 up, a slice with the ends of its range."""
+    if not isinstance(k, slice):
+        return operator.index(k) % n
+    found = range(*k.indices(n))
+    if not found:
+        return slice(0, 0, 1)
+    stop = found[-1] + (1 if found.step > 0 else -1)
+    return slice(found.start, None if stop < 0 else stop, found.step)
 
 
 # Arrays made of arrays --------------------------------------------------------------------------
 
 
-def _concat(arrays: Any, /, *, axis: int | None = 0) -> Any:
-    tracer = _tracer(*arrays)
-    if tracer is None:
-        return _numpy().concat(arrays, axis=axis)
+def _concat(tracer: Tracer, arrays: Any, /, *, axis: int | None = 0) -> Any:
     parts = [TracedArray(tracer, tracer.operand(a)) for a in arrays]
     if axis is None:
-        parts, axis = [_reshape(p, (-1,)) if p.size else _reshape(p, (0,)) for p in parts], 0
+        parts, axis = [_reshape(tracer, p, -1) for p in parts], 0
     (axis,) = _axes(tracer, axis, parts[0].ndim)
     shapes = {p.shape[:axis] + p.shape[axis + 1 :] for p in parts}
     if len(shapes) > 1 or len({p.ndim for p in parts}) > 1:
         raise ValueError(f"concat: shapes {[p.shape for p in parts]} do not fit")
     dtype = np.result_type(*(p.dtype for p in parts))
-    parts = [_astype(p, dtype, copy=False) for p in parts]
+    parts = [_astype(tracer, p, dtype, copy=False) for p in parts]
     shape = list(parts[0].shape)
     shape[axis] = sum(p.shape[axis] for p in parts)
     nodes = tuple(p._node for p in parts)
     return tracer.add(Node("concat", nodes, (("axis", axis),), tuple(shape), dtype))
 
 
-def _stack(arrays: Any, /, *, axis: int = 0) -> Any:
-    tracer = _tracer(*arrays)
-    if tracer is None:
-        return _numpy().stack(arrays, axis=axis)
+def _stack(tracer: Tracer, arrays: Any, /, *, axis: int = 0) -> Any:
     parts = [TracedArray(tracer, tracer.operand(a)) for a in arrays]
     if len({p.shape for p in parts}) > 1:
         raise ValueError("all input arrays must have the same shape")
     (axis,) = _axes(tracer, axis, parts[0].ndim + 1)
-    return _concat([_expand_dims(p, axis=axis) for p in parts], axis=axis)
+    return _concat(tracer, [_expand_dims(tracer, p, axis=axis) for p in parts], axis=axis)
 
 
-def _unstack(x: Any, /, *, axis: int = 0) -> Any:
-    if type(x) is not TracedArray:
-        return _numpy().unstack(x, axis=axis)
-    (axis,) = _axes(x._tracer, axis, x.ndim)
+def _unstack(tracer: Tracer, x: Any, /, *, axis: int = 0) -> Any:
+    (axis,) = _axes(tracer, axis, x.ndim)
     whole = (slice(None),) * axis
     return tuple(x[(*whole, i, ...)] for i in range(x.shape[axis]))
 
 
-def _take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
-    tracer = _tracer(x, indices)
-    if tracer is None:
-        return _numpy().take(x, indices, axis=axis)
-    a, i = tracer.operand(x), tracer.operand(indices)
+def _take(tracer: Tracer, x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
+    a, i = x._node, tracer.operand(indices)
     if axis is None and len(a.shape) != 1:
         tracer.refuse("take without an axis")
     if not isinstance(i, Node) or i.dtype.kind not in "iu":
@@ -628,10 +561,8 @@ def _take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
 def _like(name: str) -> Callable[..., Any]:
     """zeros_like and the like: a constant, as the shape is known."""
 
-    def function(x: Any, /, *rest: Any, dtype: Any = None, device: Any = None) -> Any:
-        if type(x) is not TracedArray:
-            return getattr(_numpy(), name)(x, *rest, dtype=dtype, device=device)
-        maker = getattr(_numpy(), name.removesuffix("_like"))
+    def function(_: Tracer, x: Any, /, *rest: Any, dtype: Any = None, device: Any = None) -> Any:
+        maker = getattr(_numpy, name.removesuffix("_like"))
         return maker(x.shape, *rest, dtype=x.dtype if dtype is None else dtype)
 
     return function
@@ -639,21 +570,15 @@ def _like(name: str) -> Callable[..., Any]:
 
 def _asarray(x: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
     if type(x) is not TracedArray:
-        return _numpy().asarray(x, dtype=dtype, device=device, copy=copy)
-    return _astype(x, x.dtype if dtype is None else dtype, copy=bool(copy))
-
-
-def _result_type(*given: Any) -> Any:
-    return np.result_type(*(g.dtype if type(g) is TracedArray else g for g in given))
-
-
-def _can_cast(given: Any, to: Any, /) -> bool:
-    return bool(np.can_cast(given.dtype if type(given) is TracedArray else given, to))
+        return _numpy.asarray(x, dtype=dtype, device=device, copy=copy)
+    return _astype(x._tracer, x, x.dtype if dtype is None else dtype, copy=bool(copy))
 
 
 def _about(name: str) -> Callable[..., Any]:
-    def function(x: Any, /, *args: Any) -> Any:
-        return getattr(_numpy(), name)(x.dtype if type(x) is TracedArray else x, *args)
+    """can_cast and the like, which ask about dtypes: those of arrays, too."""
+
+    def function(*args: Any) -> Any:
+        return getattr(_numpy, name)(*[a.dtype if type(a) is TracedArray else a for a in args])
 
     return function
 
@@ -662,51 +587,41 @@ class _Namespace(SimpleNamespace):
     """The standard's functions, on arrays of a trace; on others they are NumPy's."""
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(_numpy(), name)  # an AttributeError where NumPy has none of the name
+        found = getattr(_numpy, name)  # an AttributeError where NumPy has none of the name
         if not callable(found) or isinstance(found, type):
             return found  # pi, float32
 
-        @functools.wraps(found)
-        def function(*args: Any, **kwargs: Any) -> Any:
-            inside = [*args, *kwargs.values()]
-            inside += [i for a in inside if isinstance(a, tuple | list) for i in a]
-            tracer = _tracer(*inside)
-            if tracer is not None:
-                tracer.refuse(f"the function {name}")
-            return found(*args, **kwargs)
+        def refuse(tracer: Tracer, *args: Any, **kwargs: Any) -> Any:
+            tracer.refuse(f"the function {name}")
 
-        return function
+        return _or_numpys(name, refuse)
 
 
-NAMESPACE = _Namespace(
-    __name__="portnet.compiler.trace",
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{op: functools.partial(_elementwise, op) for op in ELEMENTWISE | CALLED},
     **{op: functools.partial(_reduction, op) for op in REDUCTIONS},
-    **{
-        f.__name__.lstrip("_"): f
-        for f in (
-            _asarray,
-            _astype,
-            _broadcast_arrays,
-            _broadcast_to,
-            _can_cast,
-            _concat,
-            _expand_dims,
-            _flip,
-            _matmul,
-            _matrix_transpose,
-            _moveaxis,
-            _reshape,
-            _result_type,
-            _squeeze,
-            _stack,
-            _take,
-            _unstack,
-        )
-    },
     **{name: _like(name) for name in ("zeros_like", "ones_like", "full_like", "empty_like")},
-    **{name: _about(name) for name in ("isdtype", "finfo", "iinfo")},
-    permute_dims=_permute,
+    "astype": _astype,
+    "broadcast_arrays": _broadcast_arrays,
+    "broadcast_to": _broadcast_to,
+    "concat": _concat,
+    "expand_dims": _expand_dims,
+    "flip": _flip,
+    "matmul": _matmul,
+    "matrix_transpose": _matrix_transpose,
+    "moveaxis": _moveaxis,
+    "permute_dims": _permute,
+    "reshape": _reshape,
+    "squeeze": _squeeze,
+    "stack": _stack,
+    "take": _take,
+    "unstack": _unstack,
+}
+NAMESPACE = _Namespace(
+    __name__="portnet.compiler.trace",
+    **{name: _or_numpys(name, function) for name, function in _FUNCTIONS.items()},
+    **{name: _about(name) for name in ("can_cast", "finfo", "iinfo", "isdtype", "result_type")},
+    asarray=_asarray,
 )
 
 
@@ -731,60 +646,62 @@ _NAMES = {
 }
 
 
+_BEFORE_AXIS = dict.fromkeys((*REDUCTIONS, "squeeze", "expand_dims", "concat", "stack"), 1)
+_BEFORE_AXIS["take"] = 2  # the number of arguments before the axis
+_KEYWORDS = {
+    **dict.fromkeys((*ELEMENTWISE, *CALLED, "matmul", "matrix_transpose"), frozenset[str]()),
+    **dict.fromkeys(("zeros_like", "ones_like", "astype", "reshape", "broadcast_to"), frozenset()),
+    **dict.fromkeys(_BEFORE_AXIS, frozenset(["axis"])),
+    **dict.fromkeys(REDUCTIONS, frozenset(["axis", "keepdims"])),
+}
+
+
 def _numpys(tracer: Tracer, name: str, method: str, args: Any, kwargs: Any) -> Any:
     """Do what a function of NumPy's does, if the standard has it."""
-    known = _NAMES.get(name, name)
-    names = {k for k, v in kwargs.items() if v is not None}
     if method != "__call__":
         tracer.refuse(f"np.{name}.{method}")
-    if known in ELEMENTWISE | CALLED and not names:
-        return _elementwise(known, *args)
-    if known in REDUCTIONS and names <= {"axis", "keepdims"} and len(args) <= 2:
-        return _reduction(known, args[0], **dict(zip(("axis",), args[1:], strict=False)), **kwargs)
-    if known == "transpose" and len(args) == 1 and not names:
+    known = _NAMES.get(name, name)
+    given = {k: v for k, v in kwargs.items() if v is not None or k == "axis"}
+    if known == "transpose" and len(args) == 1 and not given:
         return args[0].T
-    if known in ("reshape", "squeeze", "expand_dims", "concat", "stack", "take", "broadcast_to"):
-        if known in ("squeeze", "expand_dims", "concat", "stack") and len(args) == 2:
-            args, kwargs = args[:1], {"axis": args[1], **kwargs}
-        if known == "take" and len(args) == 3:
-            args, kwargs = args[:2], {"axis": args[2], **kwargs}
-        if set(kwargs) <= {"axis"}:
-            return getattr(NAMESPACE, known)(*args, **kwargs)
-    if known in ("matmul", "zeros_like", "ones_like", "matrix_transpose", "astype") and not names:
-        return getattr(NAMESPACE, known)(*args)
-    return tracer.refuse(f"np.{name}")
+    before = _BEFORE_AXIS.get(known, len(args))
+    if len(args) == before + 1:
+        args, given = args[:before], {"axis": args[before], **given}
+    if known not in _KEYWORDS or len(args) > before or not given.keys() <= _KEYWORDS[known]:
+        tracer.refuse(f"np.{name}")
+    return _FUNCTIONS[known](tracer, *args, **given)
 
 
 def _method_reshape(x: TracedArray, *shape: Any, **kwargs: Any) -> Any:
     if kwargs:
         x._tracer.refuse(f"x.reshape with {', '.join(kwargs)}")
-    return _reshape(x, shape[0] if len(shape) == 1 else shape)
+    return _reshape(x._tracer, x, shape[0] if len(shape) == 1 else shape)
 
 
 def _method_transpose(x: TracedArray, *axes: Any) -> Any:
     axes = axes[0] if len(axes) == 1 and axes[0] is not None else axes
-    return _permute(x, axes) if axes and axes != (None,) else x.T
+    return _permute(x._tracer, x, axes) if axes and axes != (None,) else x.T
 
 
 def _method_astype(x: TracedArray, dtype: Any, copy: bool = True) -> Any:
-    return _astype(x, dtype, copy=copy)
+    return _astype(x._tracer, x, dtype, copy=copy)
 
 
-def _method(op: str) -> Callable[..., Any]:
-    def method(x: TracedArray, *args: Any, **kwargs: Any) -> Any:
-        return _numpys(x._tracer, op, "__call__", (x, *args), kwargs)
-
-    return method
+def _method(op: str, x: TracedArray, *args: Any, **kwargs: Any) -> Any:
+    return _numpys(x._tracer, op, "__call__", (x, *args), kwargs)
 
 
 _METHODS: dict[str, Callable[..., Any]] = {
-    **{op: _method(op) for op in (*sorted(REDUCTIONS), "clip", "round", "squeeze", "take", "conj")},
+    **{
+        op: functools.partial(_method, op)
+        for op in (*sorted(REDUCTIONS), "clip", "round", "squeeze", "take", "conj")
+    },
     "reshape": _method_reshape,
     "transpose": _method_transpose,
     "astype": _method_astype,
-    "copy": lambda x: _astype(x, x.dtype),
-    "ravel": lambda x: _reshape(x, (-1,) if x.size else (0,)),
-    "flatten": lambda x: _astype(_reshape(x, (-1,) if x.size else (0,)), x.dtype),
+    "copy": lambda x: _astype(x._tracer, x, x.dtype),
+    "ravel": lambda x: _reshape(x._tracer, x, -1),
+    "flatten": lambda x: _astype(x._tracer, _reshape(x._tracer, x, -1), x.dtype),
 }
 
 
@@ -801,13 +718,6 @@ def trace(
     """
     tracer = Tracer()
     try:
-        return _traced(tracer, fn, kinds, rebuild)
-    finally:
-        tracer.closed = True
-
-
-def _traced(tracer: Tracer, fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
-    try:
         args, kwargs = rebuild([tracer.input(shape, dtype) for shape, dtype in kinds])
         results = fn(*args, **kwargs)
         ends = []
@@ -818,6 +728,8 @@ def _traced(tracer: Tracer, fn: Callable[..., Any], kinds: Any, rebuild: Any) ->
         if not tracer.problem:
             raise
         raise _untraceable(tracer) from error
+    finally:
+        tracer.closed = True
     if tracer.problem:  # fn caught the error
         raise _untraceable(tracer)
     return Program(tracer.inputs, tracer.nodes, results, ends)
@@ -825,7 +737,7 @@ def _traced(tracer: Tracer, fn: Callable[..., Any], kinds: Any, rebuild: Any) ->
 
 def _untraceable(tracer: Tracer) -> Untraceable:
     error = Untraceable(tracer.problem)
-    error.where = tracer.where  # type: ignore[attr-defined]
+    error.where = tracer.where
     return error
 
 
@@ -836,23 +748,15 @@ _LIBRARIES = tuple(
 )
 
 
-def line_of(frame: Any) -> str:
-    """Return "file:line, in f" of the innermost frame that belongs to the user, or to portnet."""
-    while frame is not None:
+def _line_of(lines: Iterable[tuple[Any, int]]) -> str:
+    """Return "file:line, in f" of the first frame that belongs to the user, or to portnet."""
+    for frame, line in lines:
         path = frame.f_code.co_filename
         if Path(path).parent != _OURS and not path.startswith(_LIBRARIES):
-            return f"{path}:{frame.f_lineno}, in {frame.f_code.co_qualname}"
-        frame = frame.f_back
+            return f"{path}:{line}, in {frame.f_code.co_qualname}"
     return "an unknown line"
 
 
-def line_of_error(traceback: TracebackType | None) -> str:
+def line_of_error(error: TracebackType | None) -> str:
     """Return "file:line, in f" of the innermost line of an error that belongs to the user."""
-    found = "an unknown line"
-    while traceback is not None:
-        path = traceback.tb_frame.f_code.co_filename
-        if Path(path).parent != _OURS and not path.startswith(_LIBRARIES):
-            name = traceback.tb_frame.f_code.co_qualname
-            found = f"{path}:{traceback.tb_lineno}, in {name}"
-        traceback = traceback.tb_next
-    return found
+    return _line_of(reversed(list(traceback.walk_tb(error))))

@@ -5,6 +5,7 @@ here, once: planning asks whether a view is a region without gaps, the layout ad
 whoever writes code reads the layout.
 """
 
+import functools
 from typing import NamedTuple
 
 from .ir import VIEWS, Node, Shape, unfrozen
@@ -87,6 +88,8 @@ def reshaped(x: Strided, before: Shape, after: Shape, width: int) -> Strided | N
 
 def region(node: Node) -> tuple[Node, int, int] | None:
     """Return (root, first element, elements) of a view that lies there without gaps, in order."""
+    if node.op not in VIEWS:
+        return node, 0, node.size
     found, width = within_root(node), node.dtype.itemsize
     if found is None or not is_contiguous(node.shape, found.strides, width):
         return None
@@ -99,6 +102,7 @@ def is_whole(node: Node) -> bool:
     return found is not None and found[1:] == (0, found[0].size)
 
 
+@functools.lru_cache(maxsize=1024)
 def contiguous(shape: Shape, width: int) -> Strides:
     """Return the strides of an array without gaps, row by row."""
     strides: list[int] = []
@@ -108,6 +112,7 @@ def contiguous(shape: Shape, width: int) -> Strides:
     return tuple(strides)
 
 
+@functools.lru_cache(maxsize=1024)
 def is_contiguous(shape: Shape, strides: Strides, width: int) -> bool:
     """Tell whether strides are those of an array without gaps, row by row."""
     for n, s in zip(reversed(shape), reversed(strides), strict=True):

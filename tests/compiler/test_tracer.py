@@ -579,7 +579,16 @@ def branches_on_ndarray(x):
     return x * 2 if isinstance(x, np.ndarray) else x * 3
 
 
-@pytest.mark.parametrize("fn", [updates_a_local_array, branches_on_ndarray])
+def multiplies_two_names_of_an_array(x):
+    y = x[:3] * namespace(x).ones((3, 3))
+    z = y
+    y @= namespace(x).ones((3, 3))
+    return z
+
+
+@pytest.mark.parametrize(
+    "fn", [updates_a_local_array, branches_on_ndarray, multiplies_two_names_of_an_array]
+)
 def test_functions_that_rely_on_numpy_arrays_are_replayed(fn):
     check(fn, a(3))
 

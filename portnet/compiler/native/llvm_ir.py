@@ -38,14 +38,28 @@ REGISTER = {
 }
 MEMORY = REGISTER | {"bool": "i8"}
 
-FLOATS = {"add": "fadd", "subtract": "fsub", "multiply": "fmul", "divide": "fdiv"}
+# Of the type t, operands a and b, and the suffix s of LLVM's functions.
+FLOATS = {
+    "add": "fadd {t} {a}, {b}",
+    "subtract": "fsub {t} {a}, {b}",
+    "multiply": "fmul {t} {a}, {b}",
+    "divide": "fdiv {t} {a}, {b}",
+    "negative": "fneg {t} {a}",
+    "square": "fmul {t} {a}, {a}",
+    "reciprocal": "fdiv {t} 0x3FF0000000000000, {a}",
+    "abs": "call {t} @llvm.fabs.{s}({t} {a})",
+    "sqrt": "call {t} @llvm.sqrt.{s}({t} {a})",
+    "isnan": "fcmp uno {t} {a}, {a}",
+}
 INTEGERS = {
-    "add": "add",
-    "subtract": "sub",
-    "multiply": "mul",
-    "bitwise_and": "and",
-    "bitwise_or": "or",
-    "bitwise_xor": "xor",
+    "add": "add {t} {a}, {b}",
+    "subtract": "sub {t} {a}, {b}",
+    "multiply": "mul {t} {a}, {b}",
+    "negative": "sub {t} 0, {a}",
+    "square": "mul {t} {a}, {a}",
+    "bitwise_and": "and {t} {a}, {b}",
+    "bitwise_or": "or {t} {a}, {b}",
+    "bitwise_xor": "xor {t} {a}, {b}",
 }
 BOOLEANS = {
     "logical_and": "and",
@@ -135,37 +149,20 @@ def compute(to: Block, op: str, given: list[Value], result: Any) -> Value:
             raise UnsupportedError(op)
         which = SHIFTS[op] if op == "bitwise_left_shift" else "ashr" if kind == "i" else "lshr"
         return Value(to.do(f"{which} {pair}"), result)
-    if op == "square":
-        return Value(to.do(f"mul {t} {a}, {a}"), result)
-    if op == "negative":
-        return Value(to.do(f"sub {t} 0, {a}"), result)
-    return Value(to.do(f"{_known(INTEGERS, op)} {pair}"), result)
+    return Value(to.do(_known(INTEGERS, op).format(t=t, a=a, b=b)), result)
 
 
 def _float(to: Block, op: str, t: str, a: str, b: str) -> str:
     suffix = "f32" if t == "float" else "f64"
-    if op in FLOATS:
-        return to.do(f"{FLOATS[op]} {t} {a}, {b}")
     if op in ("maximum", "minimum"):  # NaN wins; of two zeros the second
         first = to.do(f"fcmp {'ogt' if op == 'maximum' else 'olt'} {t} {a}, {b}")
         nan = to.do(f"fcmp uno {t} {a}, {a}")
         either = to.do(f"or i1 {first}, {nan}")
         return to.do(f"select i1 {either}, {t} {a}, {t} {b}")
-    if op == "negative":
-        return to.do(f"fneg {t} {a}")
-    if op == "square":
-        return to.do(f"fmul {t} {a}, {a}")
-    if op == "reciprocal":
-        return to.do(f"fdiv {t} {number(np.asarray(1.0)).text}, {a}")
-    if op in ("abs", "sqrt"):
-        name = "fabs" if op == "abs" else "sqrt"
-        return to.do(f"call {t} @llvm.{name}.{suffix}({t} {a})")
-    if op in ("isnan", "isfinite"):
-        if op == "isnan":
-            return to.do(f"fcmp uno {t} {a}, {a}")
-        size = to.do(f"call {t} @llvm.fabs.{suffix}({t} {a})")
+    if op == "isfinite":
+        size = _float(to, "abs", t, a, b)
         return to.do(f"fcmp olt {t} {size}, {number(np.asarray(np.inf)).text}")
-    raise UnsupportedError(op)
+    return to.do(_known(FLOATS, op).format(t=t, a=a, b=b, s=suffix))
 
 
 def converted(to: Block, value: Value, dtype: Any) -> Value:

@@ -98,9 +98,8 @@ class Lowering:
         self.items: list[_CompiledCall] = []
         self.functions: list[str] = []  # what is compiled
         self.done = 0  # operations that are compiled
-        self.bases: dict[
-            Base, int
-        ] = {}  # memory of which the functions know the address: its number
+        # Memory of which the functions know the address: its number
+        self.bases: dict[Base, int] = {}
         self.used: set[str] = set()  # those that are read or written
         self.addresses: list[int] = []  # of NumPy's functions and their data
         self.count = 0  # of functions that are called
@@ -110,8 +109,7 @@ class Lowering:
         for n in plan.operations:
             for i in n.nodes:
                 self.readers.setdefault(id(root(i)), []).append(n)
-        kept = [r for r in plan.program.leaves if isinstance(r, Node)]
-        self.kept = {id(root(n)) for n in [*kept, *(c for c, _ in plan.layout.copies)]}
+        self.kept = {id(root(r)) for r in plan.program.leaves if isinstance(r, Node)}
 
     def add(self, step: Step) -> bool:
         """Lower one more step; return whether it is supported."""
@@ -526,8 +524,7 @@ class Lowering:
                 to = out._replace(offset=out.offset + start * out.strides[axis])
                 if a.dtype != out.dtype or len(collapsed(part.shape, [a, to])[0]) > 2:
                     raise UnsupportedError("axes")
-                loop = _single_loop(part.shape, "positive", (a,), to)
-                loops.append(loop)
+                loops.append(_single_loop(part.shape, "positive", (a,), to))
         self.items += loops
 
 
