@@ -217,7 +217,6 @@ ALLOWED = {
         "transforms",
     },
     "estimators/inputs": {"_typing", "backend", "data"},
-    "estimators/network": {"_typing", "backend", "layers", "rng"},
     "estimators/objective": {
         "_typing",
         "backend",
@@ -244,6 +243,8 @@ ALLOWED = {
         "lbfgs",
         "losses",
     },
+    "estimators/sparse_dense": {"_typing", "backend", "layers", "rng"},
+    "estimators/coefs": {"_typing", "estimators/sparse_dense", "layers"},
     "estimators/base": {
         "_typing",
         "_validation",
@@ -251,8 +252,8 @@ ALLOWED = {
         "data",
         "data/dataset",
         "engine/epoch",
+        "estimators/coefs",
         "estimators/inputs",
-        "estimators/network",
         "estimators/solvers",
         "losses",
         "tree",

@@ -33,7 +33,7 @@ from ..data import checks
 from ..data.dataset import Dataset
 from ..engine.epoch import quiet
 from ..losses import Loss
-from . import inputs, network
+from . import coefs, inputs
 from .inputs import _host_weights
 from .solvers import FitState, fit_lbfgs, fit_stochastic, forward
 
@@ -81,7 +81,7 @@ class _MLP(BaseEstimator, ABC):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(network.HIDDEN))],
+        "activation": [StrOptions(set(coefs.HIDDEN))],
         "solver": [StrOptions({"lbfgs", *STOCHASTIC})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -301,7 +301,7 @@ class _MLP(BaseEstimator, ABC):
                 score=score if self.early_stopping else None,
             )
             self._store_solver_state(done)
-        self.coefs_, self.intercepts_ = network.to_coefs(done.params)
+        self.coefs_, self.intercepts_ = coefs.to_coefs(done.params)
         self.n_iter_, self.t_ = done.n_iter, done.t
         if not math.isnan(done.loss):
             self.loss_ = np.float64(done.loss)
@@ -309,7 +309,7 @@ class _MLP(BaseEstimator, ABC):
 
     def _network(self, data: Dataset) -> tuple[Any, Params]:
         """Return the model for dense or sparse data, and its parameters."""
-        return network.from_coefs(
+        return coefs.from_coefs(
             self.coefs_, self.intercepts_, self.activation, sparse=data.is_sparse
         )
 

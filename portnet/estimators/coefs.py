@@ -1,33 +1,12 @@
-"""Network: the model and parameters of scikit-learn's `coefs_`; the first layer may be sparse."""
+"""Coefs: from scikit-learn's `coefs_` and `intercepts_` to a model with parameters, and back."""
 
-from dataclasses import dataclass
-from typing import Any
-
-from .._typing import Array, Cache, Params
-from ..backend import namespace
+from .._typing import Array, Params
 from ..layers import ACTIVATIONS, Chain, Dense, Layer
-from ..rng import Key
+from .sparse_dense import SparseDense
 
-__all__ = ["HIDDEN", "SparseDense", "from_coefs", "to_coefs"]
+__all__ = ["HIDDEN", "from_coefs", "to_coefs"]
 
 HIDDEN = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
-
-
-@dataclass(frozen=True)
-class SparseDense(Dense):
-    """y = x W + b for a SciPy sparse matrix x (rows, n_in), on NumPy.
-
-    It is for the first layer of a network: dx is not computed.
-    """
-
-    def forward(self, params: Params, x: Any, key: Key | None = None) -> tuple[Array, Cache]:
-        """y = x W + b."""
-        return x @ params["W"] + params["b"], x
-
-    def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Any]:
-        """dW = x^T dy; db = the sum of the rows of dy."""
-        x = cache
-        return {"W": x.T @ dy, "b": namespace(dy).sum(dy, axis=-2, keepdims=True)}, None
 
 
 def from_coefs(
