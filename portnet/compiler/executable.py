@@ -4,10 +4,11 @@ import builtins
 import functools
 import warnings
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from .errors import MISS, CompileWarning, EagerError
-from .native_policy import native_after
+from .native_policy import native_after, pays_after
 from .numpy_codegen import NumPyCodegen, name_of_base
 from .planner import Plan, make, operations, result_text, trace_twice, with_arrays
 from .replay import Code, Replay, guarded_call
@@ -139,6 +140,17 @@ class Executable:
         replay.prepare(given, self.others)
         same = all(a is b for a, b in zip(given, arrays, strict=True))
         return Bound(self, replay) if replaced and same else None
+
+    def scan_pays(self, calls: int, row_numbers: tuple[int, ...]) -> bool:
+        """Tell whether a scan pays, if so many calls follow."""
+        if self.calls_left <= calls:
+            return True
+        if self.calls_left == inf or pays_after(self.plan, compiled=True) > calls:
+            return False
+        from .native.scan import is_compiled_already
+
+        lowered = self.lowered(row_numbers)
+        return lowered is not None and is_compiled_already(lowered)
 
     def lowered(self, row_numbers: tuple[int, ...]) -> Any:
         """Return the plan as one compiled function, not yet compiled: see `native.scan.lowered`."""

@@ -50,6 +50,7 @@ class StepExecutor:
         self.packed = isinstance(packings[0], Packing)
         self.seconds = 0.0  # per step, as measured; 0: unknown
         self.scan_pays = False  # whether it is time to make a scan
+        self._asked = False  # whether a scan would pay
         self._vectors: Packed | None = None  # params, state, sums
         self._current: Any = (None, None)  # the packed pytrees whose values the vectors have
         self._bound: dict[Any, Any] = {}  # by what may differ between batches
@@ -83,7 +84,7 @@ class StepExecutor:
         flags = epochs.orders is None, epochs.keys[0] is None, epochs.scale is None
         kind = epochs.size, epochs.rows, *flags, *map(id, epochs.dataset.arrays)
         if kind not in self._scans:
-            if not self.scan_pays and self.executable.calls_left > planned:
+            if not self.scan_pays and not self._scan_pays(start, epochs, planned):
                 return None
             self.scan_pays = False
             self._scans[kind] = epoch_scan(self, self.function, self.pack(start), epochs)
@@ -91,6 +92,17 @@ class StepExecutor:
                 for bound in self._bound.values():
                     bound.compile()
         return self._scans[kind]
+
+    def _scan_pays(self, start: EpochState, epochs: Epochs, planned: int) -> bool:
+        """Tell whether a scan pays; asked once, and then as steps go on."""
+        if self._asked:
+            return False
+        self._asked = True
+        arrays = [a for a in epochs.dataset.arrays if a is not None]
+        position = sum(len(v) for v in self.pack(start)[:2]) + 1 + len(arrays)
+        numbers = () if epochs.orders is None else (position,)
+        pays: bool = self.executable.scan_pays(planned, numbers)
+        return pays
 
     def restart_sums(self, packed: Any) -> Any:
         """Return params, state, sums with sums of 0, and a copy of the sums before."""

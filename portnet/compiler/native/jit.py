@@ -7,6 +7,7 @@ extra ``native``: llvmlite, numba's LLVM.
 
 import ctypes
 import functools
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -17,9 +18,9 @@ import numpy as np
 
 from ..settings import native_cpu
 from .numpy_c import c_library
-from .object_cache import cached_object
+from .object_cache import cached_object, is_cached
 
-__all__ = ["machine_code", "target_cpu", "why_not"]
+__all__ = ["is_compiled", "machine_code", "target_cpu", "why_not"]
 
 
 def why_not() -> str:
@@ -106,22 +107,37 @@ def machine_code(functions: tuple[str, ...], names: tuple[str, ...]) -> dict[str
 
 @functools.lru_cache(maxsize=64)  # LLVM does not give all of its memory back
 def _machine_code(functions: tuple[str, ...], names: tuple[str, ...], cpu: str) -> dict[str, Any]:
-    import llvmlite
     from llvmlite import binding
 
-    from ... import __version__
-
-    target = _target(cpu)
-    text = "\n".join([DECLARED, *functions])
-    versions = __version__, np.__version__, llvmlite.__version__, binding.llvm_version_info
-    key = [*versions, target.triple, cpu, binding.get_host_cpu_features().flatten(), text]
-    contents = cached_object("\n".join(map(str, key)), lambda: _compiled(text, target))
+    target, text = _target(cpu), "\n".join([DECLARED, *functions])
+    features = binding.get_host_cpu_features().flatten()
+    found = f"{binding.llvm_version_info} {target.triple} {cpu} {features}"
+    contents = cached_object(_key(text), found, lambda: _compiled(text, target))
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target)
     engine.add_object_file(binding.ObjectFileRef.from_data(contents))
     engine.finalize_object()
     kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-    found: dict[str, Any] = {n: kind(engine.get_function_address(n)) for n in names}
-    return found | {"engine": engine}
+    made: dict[str, Any] = {n: kind(engine.get_function_address(n)) for n in names}
+    return made | {"engine": engine}
+
+
+def is_compiled(functions: tuple[str, ...]) -> bool:
+    """Tell whether the cache has these functions; the compiler need not be loaded for that."""
+    return is_cached(_key("\n".join([DECLARED, *functions])))
+
+
+def _key(text: str) -> str:
+    """Return the program, the versions, and what NumPy knows about the processor, as a text."""
+    from ... import __version__
+
+    processor = np._core._multiarray_umath.__cpu_features__  # type: ignore[attr-defined]
+    known = [__version__, np.__version__, _version_of_llvmlite(), native_cpu(), processor, text]
+    return "\n".join(map(str, known))
+
+
+@functools.cache
+def _version_of_llvmlite() -> str:
+    return importlib.metadata.version("llvmlite")  # the import takes 0.03 s
 
 
 def _compiled(text: str, target: Any) -> bytes:

@@ -27,22 +27,24 @@ def is_cached(key: str) -> bool:
     return folder is not None and (folder / _name(key)).exists()
 
 
-def cached_object(key: str, compile: Callable[[], bytes]) -> bytes:
+def cached_object(key: str, target: str, compile: Callable[[], bytes]) -> bytes:
     """Return the object file of a key from the cache, or else compile it and put it there.
 
-    `key` is everything that the contents depend on: the program, the processor, the versions.
+    `key` and `target` are everything that the contents depend on: the program, the versions, the
+    processor. The file of a key is found without the compiler; it is used if it is for `target`.
     """
     folder = _folder()
     if folder is None:
         return compile()
-    path = folder / _name(key)
+    path, head = folder / _name(key), hashlib.sha256(target.encode()).digest()
     found = _read(path)
-    if found is None:
-        found = compile()
-        with contextlib.suppress(OSError):
-            _write(path, found)
-            _limit_size(folder)
-    return found
+    if found is not None and found[: len(head)] == head:
+        return found[len(head) :]
+    made = compile()
+    with contextlib.suppress(OSError):
+        _write(path, head + made)
+        _limit_size(folder)
+    return made
 
 
 def _name(key: str) -> str:

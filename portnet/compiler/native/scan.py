@@ -15,10 +15,10 @@ import numpy as np
 
 from ..memory import aligned
 from ..planner import Plan
-from .jit import machine_code
+from .jit import is_compiled, machine_code
 from .lowering import Lowering
 
-__all__ = ["Moving", "Scan", "lowered"]
+__all__ = ["Moving", "Scan", "is_compiled_already", "lowered"]
 
 
 class Moving(NamedTuple):
@@ -111,7 +111,7 @@ class Scan:
         self._numbers = np.zeros(13, np.int64)
         self._numbers[:2] = sum(self.counts), self.counts[0]
         for at, (plan, lowering, _) in zip((5, 9), plans, strict=False):
-            code = machine_code((*lowering.functions, TEXT), ("segment0", "scan"))
+            code = machine_code(_functions(lowering), ("segment0", "scan"))
             table = np.array([self._address(plan, lowering, base) for base in lowering.bases])
             moves = [
                 (number, moving[base[1]].array.ctypes.data, *moving[base[1]][1:])
@@ -159,6 +159,15 @@ class Scan:
     def calls_within(self, seconds: float) -> int:
         """Return how many calls take about so long; one, as long as none was measured."""
         return max(1, int(seconds / self.seconds)) if self.seconds else 1
+
+
+def _functions(lowering: Lowering) -> tuple[str, ...]:
+    return (*lowering.functions, TEXT)
+
+
+def is_compiled_already(lowering: Lowering) -> bool:
+    """Tell whether the cache has the machine code of a plan."""
+    return is_compiled(_functions(lowering))
 
 
 def lowered(plan: Plan, row_numbers: Collection[int]) -> Lowering | None:

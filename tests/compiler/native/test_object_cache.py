@@ -25,6 +25,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+TARGET = "a processor"
+
+
 class Compiler:
     """Counts how often it compiles."""
 
@@ -40,63 +43,73 @@ def test_contents_are_compiled_once_for_each_key(folder):
     one, two = Compiler(b"one"), Compiler(b"two")
     assert not is_cached("1")
     for _ in range(3):
-        assert cached_object("1", one) == b"one"
-        assert cached_object("2", two) == b"two"
+        assert cached_object("1", TARGET, one) == b"one"
+        assert cached_object("2", TARGET, two) == b"two"
     assert (one.count, two.count) == (1, 1)
     assert is_cached("1")
     assert len(list(folder.iterdir())) == 2
 
 
+def test_contents_for_another_target_are_not_used(folder):
+    """A home folder may be that of several machines."""
+    one, two = Compiler(b"one"), Compiler(b"two")
+    assert cached_object("key", TARGET, one) == b"one"
+    assert cached_object("key", "another", two) == b"two"
+    assert cached_object("key", "another", one) == b"two"
+    assert cached_object("key", TARGET, one) == b"one"
+    assert (one.count, two.count) == (2, 1)
+
+
 def test_folder_is_made_for_the_user_alone(folder):
-    cached_object("key", Compiler())
+    cached_object("key", TARGET, Compiler())
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("cut", [0, 10, -1, None])
 def test_damaged_file_is_ignored_and_written_again(folder, cut):
-    cached_object("key", Compiler())
+    cached_object("key", TARGET, Compiler())
     (file,) = folder.iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[:cut] if cut is not None else whole[:-1] + b"?")
     again = Compiler()
-    assert cached_object("key", again) == b"machine code"
+    assert cached_object("key", TARGET, again) == b"machine code"
     assert again.count == 1
     assert file.read_bytes() == whole
 
 
 def test_file_or_folder_that_others_may_write_is_ignored(folder):
     compiler = Compiler()
-    cached_object("key", compiler)
+    cached_object("key", TARGET, compiler)
     (file,) = folder.iterdir()
     file.chmod(0o666)
-    cached_object("key", compiler)
+    cached_object("key", TARGET, compiler)
     assert compiler.count == 2
-    cached_object("key", compiler)  # the file was written anew
+    cached_object("key", TARGET, compiler)  # the file was written anew
     assert compiler.count == 2
     folder.chmod(0o777)
-    cached_object("key", compiler)
+    cached_object("key", TARGET, compiler)
     assert compiler.count == 3
     assert not is_cached("key")
 
 
 def test_link_is_ignored(folder, tmp_path):
     compiler = Compiler()
-    cached_object("key", compiler)
+    cached_object("key", TARGET, compiler)
     (file,) = folder.iterdir()
     file.rename(tmp_path / "elsewhere")
     file.symlink_to(tmp_path / "elsewhere")
-    cached_object("key", compiler)
+    cached_object("key", TARGET, compiler)
     assert compiler.count == 2
     (tmp_path / "linked").symlink_to(folder)
     os.environ["PORTNET_CACHE_DIR"] = str(tmp_path / "linked")
-    cached_object("key", compiler)
+    cached_object("key", TARGET, compiler)
     assert compiler.count == 3
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_what_belongs_to_another_user_is_ignored(folder, monkeypatch, what):
     compiler = Compiler()
-    cached_object("key", compiler)
+    cached_object("key", TARGET, compiler)
     asked = []
     belongs = object_cache._belongs_to_user
 
@@ -111,14 +124,14 @@ def test_what_belongs_to_another_user_is_ignored(folder, monkeypatch, what):
             monkeypatch.setattr(object_cache, "_belongs_to_user", other_user)
 
     monkeypatch.setattr(object_cache, "_belongs_to_user", other_user)
-    cached_object("key", compiler)
+    cached_object("key", TARGET, compiler)
     assert compiler.count == 2
 
 
 def test_folder_that_cannot_be_made_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PORTNET_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    assert cached_object("key", Compiler()) == b"machine code"
+    assert cached_object("key", TARGET, Compiler()) == b"machine code"
     assert not is_cached("key")
 
 
@@ -150,24 +163,24 @@ def test_full_disk_is_no_error_and_leaves_nothing(folder, monkeypatch, fails):
     }
     with monkeypatch.context() as m:
         m.setattr(*target[fails])
-        assert cached_object("key", Compiler()) == b"machine code"
+        assert cached_object("key", TARGET, Compiler()) == b"machine code"
     assert list(folder.iterdir()) == []
 
 
 def test_size_is_limited_and_files_used_last_are_kept(folder, monkeypatch):
     monkeypatch.setattr(object_cache, "LIMIT", 5000)
     for k in range(4):
-        cached_object(str(k), Compiler(bytes(1000)))
+        cached_object(str(k), TARGET, Compiler(bytes(1000)))
         path = folder / object_cache._name(str(k))
         os.utime(path, (1e9 + k, 1e9 + k))
-    assert cached_object("0", Compiler(b"wrong")) == bytes(1000)  # now it was used last
-    cached_object("new", Compiler(bytes(1000)))
+    assert cached_object("0", TARGET, Compiler(b"wrong")) == bytes(1000)  # now it was used last
+    cached_object("new", TARGET, Compiler(bytes(1000)))
     assert [is_cached(k) for k in ("0", "1", "2", "3", "new")] == [True, False, True, True, True]
 
 
 def test_no_files_with_portnet_cache_0(folder, monkeypatch):
     monkeypatch.setenv("PORTNET_CACHE", "0")
-    cached_object("key", Compiler())
+    cached_object("key", TARGET, Compiler())
     assert not folder.exists()
     assert settings.cache_folder() is None
 
@@ -208,19 +221,21 @@ def test_function_found_in_the_cache_is_not_compiled_and_has_the_same_bits(
     assert first.tobytes() == second.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("changed", ["numpy", "llvmlite", "portnet", "processor"])
+@pytest.mark.parametrize("changed", ["numpy", "llvmlite", "portnet", "processor", "features"])
 def test_other_versions_or_another_processor_compile_anew(folder, native, monkeypatch, changed):
-    import llvmlite
-
+    compiled, whole = [], jit._compiled
+    monkeypatch.setattr(jit, "_compiled", lambda *args: compiled.append(0) or whole(*args))
     results()
     if changed == "processor":
-        monkeypatch.setenv("PORTNET_NATIVE_CPU", jit.target_cpu())
         monkeypatch.setattr(jit, "target_cpu", lambda: GENERIC)
+    elif changed == "llvmlite":
+        monkeypatch.setattr(jit, "_version_of_llvmlite", lambda: "0.0.0")
+    elif changed == "features":
+        monkeypatch.setattr(np._core._multiarray_umath, "__cpu_features__", {})
     else:
-        module = {"numpy": np, "llvmlite": llvmlite, "portnet": portnet}[changed]
-        monkeypatch.setattr(module, "__version__", "0.0.0")
+        monkeypatch.setattr({"numpy": np, "portnet": portnet}[changed], "__version__", "0.0.0")
     results()
-    assert len(list(folder.iterdir())) == 2
+    assert len(compiled) == 2
 
 
 GENERIC = "x86-64" if os.uname().machine == "x86_64" else "generic"
