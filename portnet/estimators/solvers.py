@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from .._typing import Array, Params, State
+from .._typing import Array, Host, Params, State
 from ..backend import namespace
 from ..data.dataset import Dataset
 from ..engine.compile_cache import compile_cached, compiler_for, release
@@ -103,27 +103,54 @@ def fit_stochastic(
     if now.solver is None:
         now = replace(now, solver=_solver(options, now.params))
     parts = model, loss, now.solver.rule, float(options.alpha)
-    compiled = getattr(options, "compile", True)
-    executor = EpochExecutor(objective.make_penalized_step, parts, compiled=compiled)
-    order = np.arange(len(data)) if data.order is None else data.order
-    ended = False
+    rows, steps = len(data), -(-len(data) // batch_size)
+    at_least = int(min(options.max_iter, options.n_iter_no_change + 1))  # epochs
+    executor = EpochExecutor(
+        objective.make_penalized_step,
+        parts,
+        compiled=getattr(options, "compile", True),
+        planned=0 if incremental else at_least * steps,
+    )
+    orders = _Orders(data, rng if options.shuffle else None)
+    looked_at = incremental or score is not None or _is_invscaling(options)  # after each epoch
+    ended, one_by_one = False, 0
     with interrupts() as interrupted, closing(executor):
         while not ended:
-            if options.shuffle:
-                order = order[rng.permutation(len(order))]
-                data = replace(data, order=order)
-            after = _epoch(executor, data, now, batch_size, interrupted)
-            if interrupted:  # keep the steps, but do not count the epoch
-                now = replace(after, n_iter=now.n_iter, t=now.t, loss=now.loss)
-                now = replace(now, warning="Training interrupted by user.", category=UserWarning)
-                break
-            if not math.isfinite(after.loss):
+            count = 1
+            if not looked_at and not one_by_one:  # no rule ends training before
+                least = min(options.n_iter_no_change + 1 - now.no_improvement, options.max_iter)
+                least = min(least, options.max_iter - now.n_iter)
+                count = max(1, min(int(least), executor.epochs_at_once(0.05, rows, steps)))
+            end = run_epochs(
+                executor,
+                now.params,
+                now.solver.state,
+                Epochs(data, batch_size, [None] * count, orders.draw(count)),
+                interrupted,
+                look_at=lambda params, state: (params, state),
+                packed=True,
+            )
+            finite = end.finite and all(map(math.isfinite, end.losses))
+            if not finite and count > 1:  # which epoch is it? They are made again
+                orders.keep(0)
+                one_by_one = count
+                continue
+            orders.keep(len(end.losses))
+            one_by_one -= one_by_one > 0
+            solver = replace(now.solver, state=end.state)
+            if not interrupted and not finite:
                 now = _diverged(now)
                 break
-            _print(options, f"Iteration {after.n_iter}, loss = {after.loss:.8f}")
-            now.losses.append(after.loss)
-            now = _with_best(options, after, score)
-            if options.solver == "sgd" and options.learning_rate == "invscaling":
+            now = replace(now, params=end.params, solver=solver)
+            for loss_sum in end.losses[:-1] if interrupted else end.losses:
+                now = replace(now, loss=loss_sum / rows, n_iter=now.n_iter + 1, t=now.t + rows)
+                _print(options, f"Iteration {now.n_iter}, loss = {now.loss:.8f}")
+                now.losses.append(now.loss)
+                now = _with_best(options, now, score)
+            if interrupted:  # the steps of the last epoch are kept, but it does not count
+                now = replace(now, warning="Training interrupted by user.", category=UserWarning)
+                break
+            if _is_invscaling(options):
                 lr = float(options.learning_rate_init) / (now.t + 1) ** options.power_t
                 now = replace(now, solver=_with_rate(now.solver, lr))
             if now.no_improvement > options.n_iter_no_change:
@@ -141,27 +168,39 @@ def fit_stochastic(
     return replace(now, params=unpacked(params), best=unpacked(now.best), solver=solver)
 
 
-def _epoch(
-    executor: EpochExecutor, data: Dataset, now: FitState, size: int, interrupted: list[int]
-) -> FitState:
-    """Train one epoch; its loss, the mean over the rows, is NaN if it diverged."""
-    end = run_epochs(
-        executor,
-        now.params,
-        now.solver.state,
-        Epochs(data, size),
-        interrupted,
-        look_at=lambda params, state: (params, state),
-        packed=True,
-    )
-    return replace(
-        now,
-        params=end.params,
-        solver=replace(now.solver, state=end.state),
-        loss=end.losses[-1] / len(data) if end.finite else math.nan,
-        n_iter=now.n_iter + 1,
-        t=now.t + len(data),
-    )
+class _Orders:
+    """The orders of the epochs: each shuffles the one before it, as in scikit-learn.
+
+    Without `rng`, the order stays.
+    """
+
+    def __init__(self, data: Dataset, rng: np.random.RandomState | None) -> None:
+        shuffled = data.order is None and rng is not None
+        self.order, self.rng = np.arange(len(data)) if shuffled else data.order, rng
+        self._drawn: list[Host] = []
+        self._before: Any = None  # order and state of rng, before the last orders were drawn
+
+    def draw(self, count: int) -> list[Host] | None:
+        """Return the orders of the next epochs; None for all rows as they are."""
+        if self.order is None or self.rng is None:
+            return None if self.order is None else [self.order] * count
+        self._before = self.order, self.rng.get_state() if count > 1 else None
+        self._drawn = []
+        for _ in range(count):
+            self.order = self.order[self.rng.permutation(len(self.order))]
+            self._drawn.append(self.order)
+        return self._drawn
+
+    def keep(self, count: int) -> None:
+        """Go back to where only the first `count` of the last orders are drawn."""
+        if self.rng is not None and count < len(self._drawn):
+            self.order, state = self._before
+            self.rng.set_state(state)
+            self.draw(count)
+
+
+def _is_invscaling(options: Any) -> bool:
+    return bool(options.solver == "sgd" and options.learning_rate == "invscaling")
 
 
 def _with_best(options: Any, now: FitState, score: Callable[[Params], float] | None) -> FitState:

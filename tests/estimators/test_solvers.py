@@ -14,7 +14,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 import portnet
 from portnet import MLPClassifier, MLPRegressor
-from portnet.engine import epoch_state
+from portnet.compiler import native_policy
+from portnet.engine import epoch_scan, epoch_state
 from portnet.estimators import objective, solvers
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -25,15 +26,16 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 def test_keyboard_interrupt_ends_training_and_keeps_the_weights(monkeypatch):
     """It gives scikit-learn's warning and keeps the weights reached so far."""
-    epochs, whole = [], solvers._epoch
+    calls, whole = [], solvers.run_epochs
 
-    def epoch(step, rows, now, size, pressed):
-        epochs.append(now.n_iter)
-        if len(epochs) == 3:
-            pressed.append(2)
-        return whole(step, rows, now, size, pressed)
+    def run_epochs(executor, params, state, epochs, interrupted, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            interrupted.append(2)
+        return whole(executor, params, state, epochs, interrupted, **options)
 
-    monkeypatch.setattr(solvers, "_epoch", epoch)
+    monkeypatch.setattr(solvers, "run_epochs", run_epochs)
+    monkeypatch.setattr(solvers.EpochExecutor, "epochs_at_once", lambda *args: 1)
     net = MLPClassifier(batch_size=50, **SMALL)
     with pytest.warns(UserWarning, match="Training interrupted by user."):
         net.fit(X, Y)
@@ -149,6 +151,72 @@ def test_keyboard_interrupt_of_compiled_steps_keeps_the_finished_steps(solver, w
     assert net.n_iter_ == 11 // (-(-len(X) // 50))
     for p, q in zip(params(net), params(ends), strict=True):
         np.testing.assert_array_equal(p, q)
+
+
+# Several epochs at once --------------------------------------------------------------------------
+
+
+def fitted(monkeypatch, count, options, stop=None, warns=True):
+    """Return a network trained `count` epochs at once, and what its random state draws next.
+
+    `stop` is the step after which Ctrl-C is pressed.
+    """
+    made = []
+
+    def run_epochs(executor, params, state, epochs, interrupted, **given):
+        def advance(n):
+            made.append(n)
+            if stop is not None and sum(made) >= stop:
+                interrupted.append(2)
+
+        return whole(executor, params, state, epochs, interrupted, advance=advance, **given)
+
+    whole = solvers.run_epochs
+    with monkeypatch.context() as m, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        m.setattr(solvers.EpochExecutor, "epochs_at_once", lambda *args: count)
+        m.setattr(solvers, "run_epochs", run_epochs)
+        m.setattr(epoch_scan, "PIECE", 0.0)
+        options = {"batch_size": 40, "tol": 1e-2, "max_iter": 60, "n_iter_no_change": 4} | options
+        net = MLPClassifier((6,), random_state=3, **options).fit(X, Y)
+    return net, net._random_state.randint(2**31)
+
+
+ALL_AT_ONCE = [
+    {},
+    {"shuffle": False},
+    {"solver": "sgd", "learning_rate": "adaptive", "learning_rate_init": 0.3},
+    {"solver": "sgd", "learning_rate": "invscaling"},
+    {"early_stopping": True},
+    {"max_iter": 7},
+]
+
+
+@pytest.mark.parametrize("native", ["never", "always"])
+@pytest.mark.parametrize("stop", [None, 1, 4, 9, 12])
+@pytest.mark.parametrize("options", ALL_AT_ONCE, ids=str)
+def test_epochs_at_once_equal_epochs_one_by_one(options, stop, native, monkeypatch):
+    """Weights, losses, number of iterations and random state; also where Ctrl-C ends training."""
+    if native == "always" and native_policy.why_no_machine_code():
+        pytest.skip(f"no machine code: {native_policy.why_no_machine_code()}")
+    monkeypatch.setenv("PORTNET_NATIVE", native)
+    (one, drawn_by_one), (many, drawn) = (
+        fitted(monkeypatch, count, options, stop) for count in (1, 5)
+    )
+    assert (many.n_iter_, many.t_, drawn) == (one.n_iter_, one.t_, drawn_by_one)
+    assert many.loss_curve_ == one.loss_curve_
+    for p, q in zip(params(many), params(one), strict=True):
+        np.testing.assert_array_equal(p, q)
+
+
+def test_divergence_in_epochs_at_once_is_that_of_one_epoch(monkeypatch):
+    errors = []
+    for count in (1, 5):
+        options = {"solver": "sgd", "learning_rate_init": 1e200, "activation": "identity"}
+        with pytest.raises(ValueError, match="non-finite parameter weights") as error:
+            fitted(monkeypatch, count, options)
+        errors.append(str(error.value))
+    assert errors[0] == errors[1]
 
 
 # Divergence --------------------------------------------------------------------------------------
