@@ -7,13 +7,13 @@ is dx = dy y'. ``@`` is the matrix product, .T the transpose; all other products
 
 Notebooks often have samples as columns, and A = relu(Z):
 
-| notebook (columns are samples)      | here (rows are samples)                         |
-|-------------------------------------|-------------------------------------------------|
-| ``Z1 = W1 @ X + b1``                | ``y = x @ W + b``                               |
-| ``dW2 = dZ2 @ A1.T / m``            | ``dW = x.T @ dy``; the loss puts 1/m into dy    |
-| ``db2 = sum(dZ2, axis=1) / m``      | ``db = sum(dy, axis=-2)``                       |
-| ``dA1 = W2.T @ dZ2``                | ``dx = dy @ W.T``                               |
-| ``dZ1 = dA1 * relu_derivative(Z1)`` | ``dx = dy * (y > 0)``, the `backward` of ReLU   |
+| notebook (columns are samples)      | here (rows are samples)                       |
+|-------------------------------------|-----------------------------------------------|
+| ``Z1 = W1 @ X + b1``                | ``y = x @ W + b``                             |
+| ``dW2 = dZ2 @ A1.T / m``            | ``dW = x.T @ dy``; the loss puts 1/m into dy  |
+| ``db2 = sum(dZ2, axis=1) / m``      | ``db = sum(dy, axis=-2)``                     |
+| ``dA1 = W2.T @ dZ2``                | ``dx = dy @ W.T``                             |
+| ``dZ1 = dA1 * relu_derivative(Z1)`` | ``dx = dy * (y > 0)``, the `backward` of ReLU |
 
 m is the number of rows. Axes are counted from the end (-2 is the rows), so that x and params may
 share more in front.

@@ -16,6 +16,7 @@ steps, faster, and adds validation, callbacks and a history.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from . import rng, tree  # random numbers, pytrees
 from ._typing import Array, Params, State  # names of types
@@ -142,7 +143,7 @@ def init(
 
 
 def train_epoch(
-    step: Step, params: Params, state: State, batches: Iterable[tuple[Array, ...]]
+    step: Step, params: Params, state: State, batches: Iterable[tuple[Any, ...]]
 ) -> tuple[Params, State, list[Array]]:
     """Make a step for each batch; return the new parameters and state, and the loss of each batch.
 
