@@ -1,33 +1,34 @@
 """Layers: the forward equation of each, and backpropagation through it, side by side.
 
 A layer maps its input x (rows, n_in) to its output y (rows, n_out); each row is a sample. (The y of
-training.py is something else: the targets.) With L the loss, dy = dL/dy, dx = dL/dx and dW = dL/dW
-are gradients; the fraction dy/dx is the derivative of the layer's equation. The chain rule for an
-elementwise layer is dx = dy times dy/dx.
+training.py is something else: the targets.) With L the loss of a batch, dy = dL/dy, dx = dL/dx and
+dW = dL/dW are gradients. y' is the derivative of an elementwise layer's equation, whose chain rule
+is dx = dy y'. ``@`` is the matrix product, .T the transpose; all other products are elementwise.
 
-Notebooks often use the transpose, with samples as columns:
+Notebooks often have samples as columns, and A = relu(Z):
 
-| notebook (columns are samples)      | here (rows are samples)                                |
-|-------------------------------------|--------------------------------------------------------|
-| ``Z1 = W1 @ X + b1``                | ``y = matmul(x, W) + b``                               |
-| ``dW2 = dZ2 @ A1.T / m``            | ``dW = matmul(x^T, dy)``; the loss puts 1/m into dy    |
-| ``db2 = sum(dZ2, axis=1) / m``      | ``db = sum(dy, axis=-2)``                              |
-| ``dA1 = W2.T @ dZ2``                | ``dx = matmul(dy, W^T)``                               |
-| ``dZ1 = dA1 * relu_derivative(Z1)`` | ``dx = dy * (y > 0)``, the `backward` of ReLU          |
+| notebook (columns are samples)      | here (rows are samples)                       |
+|-------------------------------------|-----------------------------------------------|
+| ``Z1 = W1 @ X + b1``                | ``y = x @ W + b``                             |
+| ``dW2 = dZ2 @ A1.T / m``            | ``dW = x.T @ dy``; the loss puts 1/m into dy  |
+| ``db2 = sum(dZ2, axis=1) / m``      | ``db = sum(dy, axis=-2)``                     |
+| ``dA1 = W2.T @ dZ2``                | ``dx = dy @ W.T``                             |
+| ``dZ1 = dA1 * relu_derivative(Z1)`` | ``dx = dy * (y > 0)``, the `backward` of ReLU |
 
-m is the number of rows. Axes are counted from the end, so that arrays may have more axes in
-front: -2 is that of the rows.
+m is the number of rows. Axes are counted from the end (-2 is the rows), so that x and params may
+share more in front.
 
-A layer is any object with three pure methods (there is no base class):
+A layer is any object with three methods; all but `init`, which draws from a generator, are pure:
 
 * ``init(rng, n_in) -> params, n_out`` draws initial parameters, NumPy arrays, from NumPy's
   Generator `rng`; `portnet.init` (training.py) calls it and moves the parameters to the backend;
 * ``forward(params, x, key=None) -> y, cache``: `cache` is what `backward` needs; `key` is None in
-  inference; in training, layers such as Dropout draw random numbers from it (`portnet.rng.key`);
+  inference; in training, layers such as Dropout get random numbers from it. A key is two integers
+  to hash: `salt`, new in each epoch and layer, and `first`, new in each batch (`portnet.rng.Key`);
 * ``backward(params, cache, dy) -> dparams, dx``.
 
 The parameters are a pytree, () if there are none. ``xp = namespace(x)`` is the array library of x:
-read it as ``np``. Layers never cast: x and the parameters must have the same dtype. They are
+read it as ``np``. Layers never cast: give x and the parameters the same dtype. They are
 stateless: there is LayerNorm but no BatchNorm, whose running averages are state. As frozen
 dataclasses they get a constructor from their fields, which are immutable.
 """
@@ -51,7 +52,8 @@ from ._validation import (  # for errors with clear messages
     sizes_in_a_list,
 )
 from .backend import ShapeError, namespace
-from .rng import INITIALIZERS, Generator, Key, fold, keep_mask, zeros  # Generator is NumPy's
+from .rng import INITIALIZERS, Generator, Key, fold, keep_mask  # Generator is NumPy's
+from .rng import zeros as initial_zeros  # an initialiser: a function of (rng, n_in, n_out)
 
 __all__ = [
     "ACTIVATIONS",
@@ -78,7 +80,7 @@ _LAYER_METHODS = ("init", "forward", "backward")
 
 
 class Layer(Protocol):
-    """The protocol of a layer, for type checkers: three pure methods.
+    """The protocol of a layer, for type checkers: three methods.
 
     Shapes: x and dx (rows, n_in), y and dy (rows, n_out). Parameters have any shape.
 
@@ -113,7 +115,7 @@ class Layer(Protocol):
 
 @dataclass(frozen=True)
 class Dense:
-    """y = x W + b.
+    """y = x @ W + b.
 
     Parameters
     ----------
@@ -127,11 +129,11 @@ class Dense:
     Notes
     -----
     x has shape (rows, n_in), y (rows, n_out), W (n_in, n_out) and b (1, n_out).
-    The chain rule, for row r, input i and output j:
+    The chain rule, for row k, input i and output j:
 
-    * dW = x^T dy, as dW_ij = sum_r x_ri dy_rj;
-    * db = the sum of the rows of dy, as db_j = sum_r dy_rj;
-    * dx = dy W^T, as dx_ri = sum_j dy_rj W_ij.
+    * dW = x.T @ dy, as dW_ij = sum_k x_ki dy_kj;
+    * db = the sum of the rows of dy, as db_j = sum_k dy_kj;
+    * dx = dy @ W.T, as dx_ki = sum_j dy_kj W_ij.
 
     Examples
     --------
@@ -162,20 +164,20 @@ class Dense:
     def init(self, rng: Generator, n_in: int) -> tuple[Params, int]:
         """W from the initialiser, b = 0."""
         initializer = self.weights if callable(self.weights) else INITIALIZERS[self.weights]
-        W, b = initializer(rng, n_in, self.n_out), zeros(rng, 1, self.n_out)
+        W, b = initializer(rng, n_in, self.n_out), initial_zeros(rng, 1, self.n_out)
         if W.shape != (n_in, self.n_out):
             raise ShapeError(f"{self}: expected W of shape {(n_in, self.n_out)}, got {W.shape}")
         return {"W": W, "b": b}, self.n_out
 
     def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
-        """y = x W + b; raises ShapeError unless x is (rows, n_in)."""
+        """y = x @ W + b; raises ShapeError unless x is (rows, n_in)."""
         W, b = params["W"], params["b"]
         xp = namespace(x, W, b)  # raises TypeError if they are of different libraries
         _check_width(self, x, W.shape[-2])
         return xp.matmul(x, W) + b, x
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
-        """dW = x^T dy; db = the sum of the rows of dy; dx = dy W^T."""
+        """dW = x.T @ dy; db = the sum of the rows of dy; dx = dy @ W.T."""
         x, W = cache, params["W"]
         xp = namespace(dy)
         dW = xp.matmul(xp.matrix_transpose(x), dy)
@@ -198,7 +200,7 @@ class _NoParameters:
 
 @dataclass(frozen=True)
 class Identity(_NoParameters):
-    """y = x;  dy/dx = 1.
+    """y = x;  y' = 1.
 
     Shapes: x, y, dy and dx are (rows, n_in).
 
@@ -225,7 +227,7 @@ class Identity(_NoParameters):
 
 @dataclass(frozen=True)
 class ReLU(_NoParameters):
-    """y = max(x, 0);  dy/dx = 1 where y > 0, else 0 (0 at x = 0, the usual convention).
+    """y = max(x, 0);  y' = 1 where y > 0, else 0 (0 at x = 0, the usual convention).
 
     Shapes: x, y, dy and dx are (rows, n_in).
 
@@ -254,7 +256,7 @@ class ReLU(_NoParameters):
 
 @dataclass(frozen=True)
 class LeakyReLU(_NoParameters):
-    """y = max(x, slope x);  dy/dx = 1 where y > 0, else slope (Maas et al. 2013).
+    """y = max(x, slope x);  y' = 1 where y > 0, else slope (Maas et al. 2013).
 
     Shapes: x, y, dy and dx are (rows, n_in).
 
@@ -286,7 +288,7 @@ class LeakyReLU(_NoParameters):
         return y, y
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
-        """dx = dy times 1 where y > 0, else slope."""
+        """dx = dy y', y' = 1 where y > 0, else slope."""
         y = cache
         mask = namespace(y).astype(y > 0, y.dtype)
         return (), dy * (mask + self.slope * (1.0 - mask))
@@ -294,7 +296,7 @@ class LeakyReLU(_NoParameters):
 
 @dataclass(frozen=True)
 class Sigmoid(_NoParameters):
-    """y = s(x) = 1 / (1 + e^-x), the logistic function;  dy/dx = y (1 - y).
+    """y = 1 / (1 + e^-x), the logistic function;  y' = y (1 - y).
 
     It is computed as (tanh(x/2) + 1) / 2, which cannot overflow.
 
@@ -325,7 +327,7 @@ class Sigmoid(_NoParameters):
 
 @dataclass(frozen=True)
 class Tanh(_NoParameters):
-    """y = tanh(x);  dy/dx = 1 - y^2.
+    """y = tanh(x);  y' = 1 - y^2.
 
     Shapes: x, y, dy and dx are (rows, n_in).
 
@@ -354,7 +356,7 @@ class Tanh(_NoParameters):
 
 @dataclass(frozen=True)
 class Softplus(_NoParameters):
-    """y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|);  dy/dx = 1 / (1 + e^-x) = 1 - e^-y.
+    """y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|);  y' = 1 / (1 + e^-x) = 1 - e^-y.
 
     Shapes: x, y, dy and dx are (rows, n_in).
 
@@ -384,7 +386,7 @@ class Softplus(_NoParameters):
 
 @dataclass(frozen=True)
 class SiLU(_NoParameters):
-    """y = x s, s = 1 / (1 + e^-x);  dy/dx = s (1 + x (1 - s)).
+    """y = x s, s = 1 / (1 + e^-x);  y' = s (1 + x (1 - s)).
 
     Also called swish (Elfwing et al. 2017).
 
@@ -404,7 +406,7 @@ class SiLU(_NoParameters):
 
     def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
         """y = x s."""
-        s = 0.5 * namespace(x).tanh(0.5 * x) + 0.5
+        s = 0.5 * namespace(x).tanh(0.5 * x) + 0.5  # as in Sigmoid: it cannot overflow
         return x * s, (x, s)
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
@@ -418,11 +420,10 @@ _GELU_C, _GELU_A = math.sqrt(2 / math.pi), 0.044715
 
 @dataclass(frozen=True)
 class GELU(_NoParameters):
-    """y = x (1 + t) / 2, t = tanh(u), u = c x (1 + a x^2), c = sqrt(2 / pi), a = 0.044715.
+    """y = x (1 + h) / 2, h = tanh(u), u = c x (1 + a x^2), c = sqrt(2 / pi), a = 0.044715.
 
-    dy/dx = ((1 + t) + x (1 - t^2) du/dx) / 2, with du/dx = c (1 + 3 a x^2). This is the tanh form
-    of Hendrycks and Gimpel (2016); the exact one needs the error function, which the array API
-    does not have.
+    y' = ((1 + h) + x (1 - h^2) u') / 2, with u' = c (1 + 3 a x^2). This is the tanh form of
+    Hendrycks and Gimpel (2016); the exact y = x P(N(0, 1) < x) needs erf, which `xp` does not have.
 
     Shapes: x, y, dy and dx are (rows, n_in).
 
@@ -439,15 +440,15 @@ class GELU(_NoParameters):
     """
 
     def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
-        """y = x (1 + t) / 2."""
-        t = namespace(x).tanh(_GELU_C * x * (1.0 + _GELU_A * x * x))  # tanh(u)
-        return 0.5 * x * (1.0 + t), (x, t)
+        """y = x (1 + h) / 2."""
+        h = namespace(x).tanh(_GELU_C * x * (1.0 + _GELU_A * x * x))  # tanh(u)
+        return 0.5 * x * (1.0 + h), (x, h)
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
-        """dx = dy ((1 + t) + x (1 - t^2) du/dx) / 2."""
-        x, t = cache
-        du_dx = _GELU_C * (1.0 + 3 * _GELU_A * x * x)
-        return (), dy * (0.5 * (1.0 + t + x * (1.0 - t * t) * du_dx))
+        """dx = dy ((1 + h) + x (1 - h^2) u') / 2."""
+        x, h = cache
+        du_dx = _GELU_C * (1.0 + 3 * _GELU_A * x * x)  # u'
+        return (), dy * (0.5 * (1.0 + h + x * (1.0 - h * h) * du_dx))
 
 
 # Dropout and normalisation ----------------------------------------------------------------------
@@ -455,7 +456,7 @@ class GELU(_NoParameters):
 
 @dataclass(frozen=True)
 class Dropout(_NoParameters):
-    """y = x m, each m = 0 with probability `rate`, else 1 / (1 - rate); in inference y = x.
+    """y = x mask, mask = 0 with probability `rate`, else 1 / (1 - rate); in inference y = x.
 
     Shapes: x, y, dy and dx are (rows, n_in).
 
@@ -467,8 +468,8 @@ class Dropout(_NoParameters):
 
     Notes
     -----
-    m is determined by (seed, epoch, layer, row, column), not drawn from a generator: the key holds
-    the seed and the epoch, see `portnet.rng`.
+    mask is determined by (seed, epoch, layer, row, column), not drawn from a generator: the key
+    holds the seed and the epoch, see `portnet.rng`.
 
     Examples
     --------
@@ -487,17 +488,17 @@ class Dropout(_NoParameters):
         check_number(self, "rate", "0 <= rate < 1, the probability to drop", lambda r: 0 <= r < 1)
 
     def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
-        """y = x m, or x where key is None."""
+        """y = x mask, or x where key is None."""
         if key is None or self.rate == 0:
             return x, None
         kept = keep_mask(key, x, self.rate)  # of the shape of x, False with probability rate
-        m = namespace(x).astype(kept, x.dtype) * (1 / (1 - self.rate))
-        return x * m, m
+        mask = namespace(x).astype(kept, x.dtype) * (1 / (1 - self.rate))
+        return x * mask, mask
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
-        """dx = dy m, or dy in inference."""
-        m = cache
-        return (), dy if m is None else dy * m
+        """dx = dy mask, or dy in inference."""
+        mask = cache
+        return (), dy if mask is None else dy * mask
 
 
 @dataclass(frozen=True)
@@ -514,7 +515,7 @@ class LayerNorm:
 
     Notes
     -----
-    With dx_hat = dy gamma and r = 1 / sqrt(var(x) + eps), means over each row:
+    With dx_hat = dy gamma, r = 1 / sqrt(var(x) + eps) and means over each row:
 
     * dx = r (dx_hat - mean(dx_hat) - x_hat mean(dx_hat x_hat)), as mean(x) and var(x) depend on x;
     * dgamma = the sum of the rows of dy x_hat;
@@ -538,7 +539,7 @@ class LayerNorm:
 
     def init(self, rng: Generator, n_in: int) -> tuple[Params, int]:
         """gamma = 1, beta = 0."""
-        zero = zeros(rng, 1, n_in)
+        zero = initial_zeros(rng, 1, n_in)
         return {"gamma": zero + 1.0, "beta": zero}, n_in
 
     def forward(self, params: Params, x: Array, key: Key | None = None) -> tuple[Array, Cache]:
@@ -736,17 +737,17 @@ def mlp(
     Parameters
     ----------
     sizes : sequence of int
-        Inputs, hidden layers, outputs: ``[32, 128, 128, 8]``.
+        Inputs, units of each hidden layer (any but the last), outputs: ``[32, 128, 128, 8]``.
     activation : name, layer, or one of these for each hidden layer
         A name of `ACTIVATIONS`. The last Dense has none: the losses take its raw outputs (for
         classes, the logits: scores that sigmoid or softmax turns into probabilities).
     dropout : float
         The probability to drop a hidden unit.
-    norm : {"layer"}, layer or None
+    norm : "layer", a layer or None
         Between each hidden Dense and its activation: "layer" is LayerNorm.
     weights : str or callable, optional
-        The initialiser of every Dense. By default "he_normal" before ReLU and similar activations,
-        which keeps the scale of their outputs (He et al. 2015), else "glorot_uniform".
+        The initialiser of every Dense. By default "he_normal", to keep the scale of outputs, before
+        ReLU-like activations (He et al. 2015), else "glorot_uniform".
 
     Examples
     --------

@@ -5,29 +5,29 @@ A loss is a function ``loss(pred, target, weight=None) -> value, dpred``:
 * `pred` (rows, n_out) is the raw output of the network, without a last activation;
 * `target` has the shape and dtype of `pred`, or is (rows,) integer labels for softmax;
 * `weight` (rows,) holds the weights of the rows;
-* `value` is 0-d, and `dpred` = dvalue/dpred has the shape of `pred`.
+* `value` is the loss of the batch, 0-d, and `dpred` = dvalue/dpred has the shape of `pred`.
 
-| symbol | meaning                                                                         |
-|--------|---------------------------------------------------------------------------------|
-| z      | `pred` in the losses of counts and classes, where the prediction is exp(z) or p |
-| p      | probabilities: sigmoid(z) or softmax(z)                                         |
-| t      | `target`                                                                        |
-| e      | pred - target                                                                   |
-| l, w   | the loss and the weight of a row; w = 1 without weights                         |
-| sum_j  | the sum over the outputs                                                        |
+| symbol | meaning                                                               |
+|--------|-----------------------------------------------------------------------|
+| z      | `pred` in the losses of counts and classes, which predict exp(z) or p |
+| p      | probabilities: sigmoid(z) or softmax(z)                               |
+| t      | `target`; for labels one-hot: 1 for the class, 0 for the others       |
+| e      | pred - target                                                         |
+| l, w   | the loss and the weight of one row; w = 1 without weights             |
+| sum_j  | the sum over the outputs                                              |
 
 The z that sigmoid or softmax turns into probabilities are called logits. The cross-entropies take
 logits, not probabilities, so that they need no logarithm of 0.
 
-Every loss sums over outputs and averages over rows: value = sum(w l) / sum(w), where the
-denominator is 1 if all weights are 0. ``reduction="sum"`` omits the division.
+Every loss sums over outputs and averages over rows: value = sum(w l) / sum(w), where a sum(w) of 0
+is replaced by 1. ``reduction="sum"`` omits the division.
 
-Any function with this signature and this division is a loss: Trainer relies on the division if a
-batch has weights. portnet's losses also have
+Any function with this signature is a loss; Trainer takes its value for this mean, unless the loss
+has ``reduction = "sum"``. portnet's losses also have
 
-* ``mean(pred)``, the predicted mean of the target: pred itself, exp(z) for counts, p for classes
-  (in statistics, the inverse link function);
-* ``low`` and ``high``, the range of valid targets;
+* ``mean(pred)``, the prediction for the target: pred itself, exp(z) for counts, p for classes (in
+  statistics, the inverse link function); AbsoluteError predicts a median;
+* ``low`` and ``high``, the range of valid t;
 * ``classes(mean)`` (cross-entropies only), the predicted classes or labels, from the probabilities
   that ``mean(pred)`` returned.
 """
@@ -60,7 +60,7 @@ Loss = Callable[[Array, Array, Array | None], ValueAndGrad]  # the type of a los
 class Reduced:
     """Base class of portnet's losses: the reduction from losses of rows to one value.
 
-    By default pred is the prediction itself, and targets have no bounds.
+    By default the prediction is pred, and targets have no bounds.
 
     Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
 
@@ -81,13 +81,13 @@ class Reduced:
     """
 
     reduction: str = field(default="mean", kw_only=True)
-    low, high = -inf, inf  # the range of valid targets
+    low, high = -inf, inf  # the range of valid t
 
     def __post_init__(self) -> None:
         check_choice("reduction", self.reduction, ("mean", "sum"))
 
     def mean(self, pred: Array) -> Array:
-        """Return the predicted mean of the target: pred."""
+        """Return the prediction for the target: pred."""
         return pred
 
     def _reduce(self, row_loss: Array, row_dpred: Array, weight: Array | None) -> ValueAndGrad:
@@ -207,10 +207,10 @@ class Huber(Reduced):
 
 @dataclass(frozen=True)
 class PoissonLoss(Reduced):
-    """l = sum_j exp(z_j) - t_j z_j;  dl/dz = exp(z) - t, for counts t with mean exp(z).
+    """l = sum_j (exp(z_j) - t_j z_j);  dl/dz = exp(z) - t, for counts t with mean exp(z).
 
-    z = pred is the logarithm of the mean. log(t!) is omitted, as it does not depend on z. exp(z)
-    overflows for z > 88 in float32 and z > 709 in float64.
+    l is -log of the Poisson probability of t, without the constant log(t!). exp(z) overflows for
+    z = pred > 88 in float32 and > 709 in float64.
 
     Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
 
@@ -238,7 +238,7 @@ class PoissonLoss(Reduced):
         return self._reduce(xp.sum(mean - t * z, axis=-1), mean - t, weight)
 
     def mean(self, pred: Array) -> Array:
-        """Return the predicted mean of the target: exp(z)."""
+        """Return the prediction for the target, its mean: exp(z)."""
         z = pred
         mean: Array = namespace(z).exp(z)
         return mean
@@ -246,11 +246,10 @@ class PoissonLoss(Reduced):
 
 @dataclass(frozen=True)
 class SigmoidCrossEntropy(Reduced):
-    """l = sum_j log(1 + exp(z_j)) - t_j z_j;  dl/dz = p - t, p = sigmoid(z) = 1 / (1 + exp(-z)).
+    """l = sum_j (log(1 + exp(z_j)) - t_j z_j);  dl/dz = p - t, p = sigmoid(z) = 1 / (1 + exp(-z)).
 
-    l is sum_j -t_j log(p_j) - (1 - t_j) log(1 - p_j), written with the logits z = pred. Targets are
-    0 <= t <= 1. There is one output for two classes, or one for each label if a sample can have
-    several.
+    l is sum_j (-t_j log(p_j) - (1 - t_j) log(1 - p_j)), written with the logits z = pred. Targets
+    are 0 <= t <= 1. One output serves two classes; of several outputs, each is its own yes or no.
 
     Shapes: pred, target and dpred are (rows, n_out), weight (rows,), value 0-d.
 
@@ -295,8 +294,7 @@ class SigmoidCrossEntropy(Reduced):
 class SoftmaxCrossEntropy(Reduced):
     """l = -sum_j t_j log(p_j);  dl/dz = p - t, p_j = softmax(z)_j = exp(z_j) / sum_k exp(z_k).
 
-    z = pred are the logits. dl/dz = p - t holds where the t of a row sum to 1; in general it is
-    p sum_j t_j - t.
+    z = pred are the logits. dl/dz is p sum_j t_j - t, which is p - t where the t of a row sum to 1.
 
     Parameters
     ----------
@@ -309,8 +307,9 @@ class SoftmaxCrossEntropy(Reduced):
     -----
     pred and dpred are (rows, classes), weight (rows,), value 0-d. The target is (rows,) integer
     labels 0 .. classes - 1, or (rows, classes) probabilities in the dtype of pred.
-    A label out of range contributes 0: to raise an error, the loss would have to wait for the
-    device, such as a GPU. Trainer and `check_gradients` raise it.
+    A label out of range gives t = 0 and l = 0 (t = label_smoothing / classes with label smoothing):
+    to raise an error, the loss would have to wait for the device, such as a GPU. Trainer and
+    `check_gradients` raise it.
     log(p) is computed as z - max(z) - log(sum(exp(z - max(z)))), which cannot overflow.
 
     Examples
@@ -401,6 +400,6 @@ def _checked_namespace(loss: Reduced, pred: Array, target: Array) -> Namespace:
     if pred.shape != target.shape or pred.dtype != target.dtype:
         raise ShapeError(
             f"{type(loss).__name__}: expected target of shape {tuple(pred.shape)} and dtype "
-            f"{pred.dtype}, like the prediction, got {tuple(target.shape)} and {target.dtype}"
+            f"{pred.dtype}, like pred, got {tuple(target.shape)} and {target.dtype}"
         )
     return xp

@@ -6,8 +6,8 @@ An optimizer has two pure methods, as in optax (so that optax's optimizers can b
   from `portnet.init` (training.py);
 * ``update(grads, state, params) -> updates, state``: the updates are *added* to the parameters.
 
-In the equations param is a parameter, g its gradient and u its update; ``<-`` is an assignment. t
-is the number of steps made so far (in losses.py, t is the target).
+In the equations param is a parameter, g its gradient (in `grads`; `dparams` in layers.py) and u its
+update; ``<-`` is an assignment. t is the number of steps made so far (in losses.py, the target).
 
 Gradients, updates and averages in the state are pytrees like the parameters: nested tuples, lists
 and dicts of arrays. ``tree.map(f, a, b)`` calls f with each array of a and the array at the same
@@ -25,7 +25,11 @@ from typing import Any, NamedTuple, Protocol
 
 from . import tree
 from ._typing import Array, Params, State  # names of types
-from ._validation import check_decay, check_number, decays  # for errors with clear messages
+from ._validation import (
+    check_decay,  # these two raise errors with clear messages
+    check_number,
+    decays,  # which parameters decay, by dict key
+)
 from .backend import ShapeError, device, namespace  # namespace(x): the array library of x
 
 __all__ = [
@@ -130,8 +134,8 @@ class MomentumState(NamedTuple):
 class Momentum:
     """v <- beta v + g;  u = -lr v: the heavy-ball method (Polyak 1964; Sutskever et al. 2013).
 
-    The velocity v is a sum of past gradients. Shapes: updates, gradients and v have the shapes of
-    the parameters; t is 0-d.
+    v, the velocity, is a fading sum of g. Shapes: updates, gradients and v have the shapes of the
+    parameters; t is 0-d.
 
     Parameters
     ----------
@@ -175,8 +179,8 @@ class Momentum:
 class Nesterov(Momentum):
     """v <- beta v + g;  u = -lr (g + beta v): Nesterov's accelerated gradient.
 
-    Nesterov (1983), in the form of Sutskever et al. (2013), rewritten for gradients at the current
-    parameters instead of a point ahead of them. v is the velocity, as in `Momentum`.
+    Nesterov (1983), as in Sutskever et al. (2013), but param is the point ahead where they take the
+    gradient. v is the velocity, as in `Momentum`.
 
     Shapes: updates, gradients and v have the shapes of the parameters; t is 0-d.
 
@@ -229,8 +233,9 @@ class RMSPropState(NamedTuple):
 class RMSProp:
     """v <- beta v + (1 - beta) g^2;  u = -lr g / (sqrt(v) + eps).
 
-    Tieleman and Hinton (2012), lecture 6.5. v is a running mean of g^2. Each coordinate moves by
-    about lr; the first steps are larger, up to lr / sqrt(1 - beta), as v starts at 0.
+    Tieleman and Hinton (2012), lecture 6.5. v is a running mean of g^2, in which recent steps
+    count most. Each coordinate moves by about lr; the first steps are larger, up to
+    lr / sqrt(1 - beta), as v starts at 0.
 
     Shapes: updates, gradients and v have the shapes of the parameters; t is 0-d.
 
@@ -299,8 +304,8 @@ class Adam:
 
     m <- beta1 m + (1 - beta1) g and v <- beta2 v + (1 - beta2) g^2 are running means of the
     gradient and of its square. They start at 0; the divisions correct this bias (Kingma and Ba
-    2015, algorithm 1). In these equations t includes the step that is made: it is 1 in the first
-    step, where a schedule gets 0.
+    2015, algorithm 1). Here t counts the step being made: 1 in the first step, where a schedule
+    gets 0.
 
     Shapes: updates, gradients, m and v have the shapes of the parameters; t is 0-d.
 
@@ -361,7 +366,7 @@ class AdamW(Adam):
     """u = Adam's u - lr decay param: decoupled weight decay (Loshchilov and Hutter 2019).
 
     A decay that is added to the gradient (`portnet.transforms.WeightDecay`) is divided by
-    sqrt(v_hat), so that weights with large gradients hardly decay; here it is added afterwards.
+    sqrt(v_hat), so that parameters with large g hardly decay; here it is not divided.
 
     Shapes: updates, gradients, m and v have the shapes of the parameters; t is 0-d.
 
@@ -374,7 +379,7 @@ class AdamW(Adam):
     decay : float
         The factor of weight decay, at least 0.
     only : str, optional
-        The name of the parameters that decay, such as "W". By default every parameter decays,
+        The dict key of the parameters that decay, such as "W". By default every parameter decays,
         biases included, as in PyTorch and optax.
 
     Examples

@@ -1,8 +1,11 @@
 """Training: the training step, and the plain loop over batches.
 
-A step has four parts: the model, a layer (layers.py), predicts; the loss (losses.py) compares the
-prediction with the targets; the model propagates the gradient of the loss back to its parameters;
-the optimizer (optimizers.py) turns the gradients into updates, which are added to the parameters.
+A batch is some rows of the data, each a sample; an epoch is a pass over the batches of all rows.
+
+A step has four parts: the model, a layer (layers.py), computes `pred`; the loss (losses.py)
+compares pred with the targets; the model propagates the gradient of the loss back to its
+parameters; the optimizer (optimizers.py) turns the gradients (`grads`; `dparams` in layers.py, g in
+the equations of optimizers.py) into updates, which are added to the parameters.
 
 Parameters, gradients and updates are pytrees: nested tuples, lists and dicts of arrays, such as
 ``({"W": W1, "b": b1}, (), {"W": W2, "b": b2})``. ``tree.map(f, a, b)`` calls f with each array of a
@@ -13,9 +16,10 @@ steps, faster, and adds validation, callbacks and a history.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from . import rng, tree  # random numbers, pytrees
-from ._typing import Array, Params, State  # names of types, all Any
+from ._typing import Array, Params, State  # names of types
 from ._validation import check_integer, check_pair, name_of  # for errors with clear messages
 from .backend import ShapeError, backend_of, get_backend
 from .layers import Layer
@@ -34,21 +38,21 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
 
     * `params` are the parameters of the model, first ``portnet.init(model)``;
     * `state` is the state of the optimizer, first ``optimizer.init(params)``;
-    * `x` (rows, n_in) and `y` are the inputs and the targets of a batch;
+    * `x` (rows, n_in): inputs of a batch; `y` (rows, n_out) or (rows,): targets;
     * `weight` (rows,) holds the weights of the rows in the loss;
-    * `key` (`portnet.rng.key`) determines the random numbers of layers such as Dropout; without it
-      they work as in inference, that is, as for predictions after training;
+    * `key`, a new `portnet.rng.key` in each step, determines the random numbers of Dropout; without
+      it Dropout does nothing, as in inference, that is, in predictions after training;
     * `scale`, a 0-d array (of shape ()), multiplies the updates;
     * `value`, a 0-d array, is the loss before the update.
 
-    No branch depends on the values of arrays, so that `portnet.compile` can compile the step.
+    No `if` depends on the values of arrays, so that `portnet.compile` can speed up the step.
     Raises ShapeError if shapes do not match.
 
     Examples
     --------
     >>> import numpy as np
     >>> import portnet
-    >>> net, sgd, X = portnet.mlp([1, 1]), portnet.SGD(0.1), np.array([[1.0], [2.0]])  # y = x W + b
+    >>> net, sgd, X = portnet.mlp([1, 1]), portnet.SGD(0.1), np.array([[1.0], [2.0]])  # x @ W + b
     >>> step = portnet.make_step(net, portnet.SquaredError(), sgd)
     >>> params = portnet.init(net, like=X)
     >>> params, state, before = step(params, sgd.init(params), X, 3.0 * X)
@@ -84,7 +88,7 @@ def _apply(params: Params, updates: Params, optimizer: Optimizer) -> Params:
     """Return param + update for every parameter; errors name the optimizer."""
     try:
         return tree.map(_add, params, updates)
-    except ValueError as error:  # other shapes, or another structure
+    except ValueError as error:  # ShapeError (a ValueError), or another structure
         error.add_note(
             f"these are the updates of {name_of(optimizer)}: update(grads, state, params) returns "
             "updates, a pytree like params, and state"
@@ -104,7 +108,7 @@ def _add(param: Array, update: Array) -> Array:
 def init(
     model: Layer, n_in: int | None = None, *, seed: int = 0, like: Array | None = None
 ) -> Params:
-    """Return initial parameters of a model: the same for the same seed on every backend.
+    """Return initial parameters of a model; they depend on the seed, not on the backend.
 
     A backend is an array library, a device and a floating dtype. The model's own method `init`
     draws the parameters as NumPy arrays; this function moves them to the backend.
@@ -113,7 +117,7 @@ def init(
     ----------
     model : layer
     n_in : int, optional
-        Number of inputs; not needed for models of `portnet.mlp`.
+        Number of inputs; by default the `n_in` of the model.
     seed : int
         Seed of the random numbers, at least 0.
     like : array, optional
@@ -139,7 +143,7 @@ def init(
 
 
 def train_epoch(
-    step: Step, params: Params, state: State, batches: Iterable[tuple[Array, ...]]
+    step: Step, params: Params, state: State, batches: Iterable[tuple[Any, ...]]
 ) -> tuple[Params, State, list[Array]]:
     """Make a step for each batch; return the new parameters and state, and the loss of each batch.
 
@@ -149,8 +153,9 @@ def train_epoch(
         As returned by `make_step`.
     params, state : pytrees of arrays
         They are not modified. Start with ``state = optimizer.init(params)``.
-    batches : iterable of (x, y) or (x, y, weight)
-        Each x is (rows, n_in); y holds the targets, weight (rows,) the weights of the rows.
+    batches : iterable of (x, y), (x, y, weight) or (x, y, weight, key)
+        The arguments of `step` after state; without its key, Dropout does nothing. weight is
+        (rows,) or None.
 
     Returns
     -------

@@ -230,7 +230,7 @@ def test_losses_are_hashable_comparable_and_picklable(loss):
         (
             lambda: losses.SigmoidCrossEntropy()(PRED, np.ones((4, 3), int)),
             portnet.ShapeError,
-            "dtype float64, like the prediction, got .* int64",
+            "dtype float64, like pred, got .* int64",
         ),
         (
             lambda: losses.SoftmaxCrossEntropy()(PRED, np.ones(4)),

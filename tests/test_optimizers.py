@@ -357,7 +357,7 @@ def test_weight_decay_does_not_depend_on_the_batch_size():
                 "squared_error",
                 optimizer,
                 batch,
-            )  # the gradient of the loss is 0 here: x W = 0 throughout
+            )  # the gradient of the loss is 0 here: x @ W = 0 throughout
             run = trainer.fit(X, y, epochs=1)
         steps = 8 // batch
         np.testing.assert_allclose(run.params["W"], [[0.95**steps], [-(0.95**steps)]], rtol=1e-12)

@@ -1,8 +1,9 @@
 """The compiler: trace a function once, then replay it at the speed of code written for the device.
 
 In reading order: `ir` (what a trace is), `tracer` (how it is made), `simplify` (fewer operations),
-`schedule` and `memory` (order and locations), `planner` (all of it in a row), `numpy_codegen`
-(calls with ``out=``), `replay` and `executable` (how a plan runs), `api` (`portnet.compile`).
+`schedule` (their order), `memory` (where results are written), `planner` (all of these in a row),
+`numpy_codegen` (calls with ``out=``), `replay` (the buffers), `executable` (a plan as code), `api`
+(`portnet.compile`), `native/` (machine code).
 """
 
 from .api import Compiled, compile
