@@ -216,6 +216,7 @@ ALLOWED = {
         "training",
         "transforms",
     },
+    "estimators/idle_executors": {"_typing", "data/dataset", "engine/epoch"},
     "estimators/inputs": {"_typing", "backend", "data"},
     "estimators/objective": {
         "_typing",
@@ -237,6 +238,7 @@ ALLOWED = {
         "engine/inference",
         "engine/interrupts",
         "engine/packing",
+        "estimators/idle_executors",
         "estimators/objective",
         "estimators/optimizers",
         "layers",

@@ -96,6 +96,11 @@ class EpochExecutor:
         taken = self._steps[0].seconds * steps if self._steps and is_cacheable(self.parts) else 0
         return max(1, min(int(seconds / taken), most_epochs(rows))) if taken else 1
 
+    @property
+    def nbytes(self) -> int:
+        """The size of the buffers."""
+        return sum(step.nbytes for step in self._steps)
+
     def close(self) -> None:
         """Release the memory of compiled functions."""
         for step in self._steps:
@@ -113,6 +118,7 @@ def _run_by_calls(
     """
     steps, first = epochs.steps, start.made(epochs)
     packed, before, made = step.pack(start), list(start.before), first
+    step.steps_begin()
     torn = stopped = False  # torn: in the middle of a packed step
 
     def make(number: int) -> Any:

@@ -45,6 +45,7 @@ class EpochScan:
         """Make steps until the end; return whether `after` ended it before. See `EpochExecutor`."""
         scan, steps = self.scan, epochs.steps
         self.step.pack(start)
+        self.step.steps_begin()
         self.sums[: len(epochs.keys)] = 0.0
         for e, sums in enumerate((*start.before, start.sums)):
             self.sums[e] = sums

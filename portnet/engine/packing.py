@@ -1,12 +1,13 @@
 """Packing: a pytree as one flat vector for each dtype."""
 
+import functools
 from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
 
 from .. import tree
-from .._typing import Host, Namespace, Tree
+from .._typing import DType, Host, Namespace, Tree
 from ..backend import namespace
 
 __all__ = ["UNPACKED", "PackedTree", "Packing", "unpacked"]
@@ -66,8 +67,13 @@ class Packing:
                 )
         number = iter(range(len(arrays)))
         form = tree.map(lambda leaf: next(number), pytree)
-        leaves = tuple([(leaf.shape, leaf.dtype.name) for leaf in arrays])
+        leaves = tuple([(leaf.shape, _name(leaf.dtype)) for leaf in arrays])
         return cls(leaves, _structure(pytree), form)
+
+    @functools.cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of the dtypes: there is a vector for each."""
+        return tuple(dict.fromkeys(kind for _, kind in self.leaves))
 
     def pack(self, pytree: Tree) -> dict[str, Host]:
         """Return the vectors by the name of their dtype; copies."""
@@ -78,13 +84,13 @@ class Packing:
             return {}
         xp = namespace(*leaves)
         return {
-            kind: xp.concat([xp.reshape(a, (-1,)) for a in leaves if a.dtype.name == kind])
-            for kind in dict.fromkeys(kind for _, kind in self.leaves)
+            kind: xp.concat([xp.reshape(a, (-1,)) for a in leaves if _name(a.dtype) == kind])
+            for kind in self.kinds
         }
 
     def _checked(self, pytree: Tree) -> list[Host]:
         leaves = tree.leaves(pytree)
-        given = tuple([(tuple(a.shape), a.dtype.name) for a in leaves])
+        given = tuple([(tuple(a.shape), _name(a.dtype)) for a in leaves])
         if given != self.leaves or _structure(pytree) != self.structure:
             raise ValueError(
                 f"a step changed the structure of its state: {self.leaves} became {given}"
@@ -112,6 +118,11 @@ class Packing:
             begin[kind] = start + prod(shape)
             arrays.append(xp.reshape(vectors[kind][start : begin[kind]], shape))
         return _fill_in(self.pytree, arrays)
+
+
+@functools.cache
+def _name(dtype: DType) -> str:
+    return str(dtype.name)  # NumPy takes longer to find it than to copy a small array
 
 
 def _fill_in(pytree: Tree, arrays: list[Host]) -> Tree:

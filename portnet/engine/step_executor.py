@@ -81,25 +81,34 @@ class StepExecutor:
         """Return the epochs as machine code, if that pays and can be made; else None."""
         if self.executable is None:
             return None
+        if not planned:  # a few steps, as in partial_fit: the calls themselves become machine code
+            if self.scan_pays:
+                self._compile_calls()
+            return None
         flags = epochs.orders is None, epochs.keys[0] is None, epochs.scale is None
         kind = epochs.size, epochs.rows, *flags, *map(id, epochs.dataset.arrays)
         if kind not in self._scans:
-            if not self.scan_pays and not self._scan_pays(start, epochs, planned):
+            if not self.scan_pays and not self._scan_pays(epochs, planned):
                 return None
             self.scan_pays = False
             self._scans[kind] = epoch_scan(self, self.function, self.pack(start), epochs)
             if self._scans[kind] is None:
-                for bound in self._bound.values():
-                    bound.compile()
+                self._compile_calls()
         return self._scans[kind]
 
-    def _scan_pays(self, start: EpochState, epochs: Epochs, planned: int) -> bool:
+    def _compile_calls(self) -> None:
+        self.scan_pays = False
+        for bound in self._bound.values():
+            if bound is not None:
+                bound.compile()
+
+    def _scan_pays(self, epochs: Epochs, planned: int) -> bool:
         """Tell whether a scan pays; asked once, and then as steps go on."""
         if self._asked:
             return False
         self._asked = True
         arrays = [a for a in epochs.dataset.arrays if a is not None]
-        position = sum(len(v) for v in self.pack(start)[:2]) + 1 + len(arrays)
+        position = sum(len(packing.kinds) for packing in self.packings) + 1 + len(arrays)
         numbers = () if epochs.orders is None else (position,)
         pays: bool = self.executable.scan_pays(planned, numbers)
         return pays
@@ -112,6 +121,11 @@ class StepExecutor:
         before = sums.copy()
         sums[...] = 0.0
         return packed, before
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the buffers of bound steps."""
+        return sum(bound.executable.nbytes for bound in self._bound.values() if bound is not None)
 
     def close(self) -> None:
         """Return the buffers of bound steps."""
@@ -134,8 +148,12 @@ class StepExecutor:
                 self.packings[0].fill(self._vectors[0], params)
                 self.packings[1].fill(self._vectors[1], state)
             self._vectors[2][...] = sums
-        self._current = None, None
+        self._current = params, state
         return self._vectors
+
+    def steps_begin(self) -> None:
+        """Say that the vectors no longer have the values that were packed last."""
+        self._current = None, None
 
     @property
     def vectors(self) -> Packed:

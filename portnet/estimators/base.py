@@ -129,6 +129,10 @@ class _MLP(BaseEstimator, ABC):
         """Return unchecked y, on the host if it is encoded there."""
 
     @abstractmethod
+    def _is_plain(self, y: object, rows: int) -> bool:
+        """Return whether y is a NumPy array (rows,) that needs no checks."""
+
+    @abstractmethod
     def _learn_targets(self, y: ArrayLike, backend: Backend, incremental: bool) -> None:
         """Set the number of outputs and the classes from y, or check y against the classes."""
 
@@ -219,7 +223,7 @@ class _MLP(BaseEstimator, ABC):
     ) -> FitState:
         """Check the data, initialize or continue the network, train, and set the attributes."""
         if incremental:  # scikit-learn validates the parameters in the first call only
-            self._validate_params()
+            self._validate_changed_params()
             if self.early_stopping:
                 raise ValueError("partial_fit does not support early_stopping=True")
         hidden = self._hidden_sizes()
@@ -243,6 +247,14 @@ class _MLP(BaseEstimator, ABC):
             if held_out is None and self.early_stopping and self.solver in STOCHASTIC:
                 data, held_out = self._split(data, to_numpy(y), weight, rng)
             return self._run_solver(data, held_out, rng, incremental)
+
+    def _validate_changed_params(self) -> None:
+        """Validate the parameters, unless they are the objects that were validated last."""
+        now = [self.__dict__.get(name) for name in self._get_param_names()]
+        last = self.__dict__.get("_validated", [])
+        if len(now) != len(last) or any(a is not b for a, b in zip(now, last, strict=True)):
+            self._validate_params()
+            self._validated = now
 
     def _generator(self, resume: bool) -> np.random.RandomState:
         """Return a new random generator, or the previous one to resume with the same seed."""
@@ -402,6 +414,9 @@ class _MLP(BaseEstimator, ABC):
         """Return the backend with the network's dtype, X on it (or CSR), and y."""
         numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
         given = X
+        named = first or hasattr(self, "feature_names_in_")
+        if not named and checks.is_plain(X, self.n_features_in_) and self._is_plain(y, len(X)):
+            return backend, inputs.to_backend(X, backend), y
         if is_host(X):
             y = y if is_host(y) else to_numpy(y)
             X, y = validate_data(

@@ -306,9 +306,22 @@ class MLPClassifier(ClassifierMixin, _MLP):
         labels.refuse_mixed(y, "y")
         return y
 
+    def _is_plain(self, y: object, rows: int) -> bool:
+        return type(y) is np.ndarray and y.dtype.kind in "iub" and y.shape == (rows,)
+
+    def _has_known_classes(self, y: Host) -> bool:
+        known = self._host_classes
+        plain = self._is_plain(y, len(y)) and known.dtype.kind in "iub"
+        if not plain or _is_multilabel(self._label_binarizer):
+            return False
+        position = np.minimum(np.searchsorted(known, y), len(known) - 1)
+        return bool((known[position] == y).all())
+
     def _learn_targets(self, y: ArrayLike, backend: Backend, incremental: bool) -> None:
         """Set the classes from y, or check y against the known classes."""
-        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+        if incremental and not self.warm_start and self._has_known_classes(y):
+            pass
+        elif not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
         else:
             classes, known = unique_labels(y), self._host_classes

@@ -193,6 +193,11 @@ class MLPRegressor(RegressorMixin, _MLP):
         except (ValueError, TypeError, OverflowError):
             return y
 
+    def _is_plain(self, y: object, rows: int) -> bool:
+        if type(y) is not np.ndarray or y.shape != (rows,) or y.dtype.char not in "fd":
+            return False
+        return y.dtype.isnative and bool(np.isfinite(y).all())
+
     def _learn_targets(self, y: ArrayLike, backend: Backend, incremental: bool) -> None:
         self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
 

@@ -7,7 +7,6 @@ reads numbers once per epoch, or once per evaluation of L-BFGS.
 
 import math
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +26,7 @@ from ..layers import Layer
 from ..lbfgs import LBFGS
 from ..losses import Loss
 from . import objective
+from .idle_executors import executor_of
 from .optimizers import SklearnAdam, SklearnSGD
 
 __all__ = ["FitState", "fit_lbfgs", "fit_stochastic", "forward"]
@@ -105,7 +105,7 @@ def fit_stochastic(
     parts = model, loss, now.solver.rule, float(options.alpha)
     rows, steps = len(data), -(-len(data) // batch_size)
     at_least = int(min(options.max_iter, options.n_iter_no_change + 1))  # epochs
-    executor = EpochExecutor(
+    new = EpochExecutor(
         objective.make_penalized_step,
         parts,
         compiled=getattr(options, "compile", True),
@@ -114,7 +114,8 @@ def fit_stochastic(
     orders = _Orders(data, rng if options.shuffle else None)
     looked_at = incremental or score is not None or _is_invscaling(options)  # after each epoch
     ended, one_by_one = False, 0
-    with interrupts() as interrupted, closing(executor):
+    kept = executor_of(options, new, data, now.params, keep=incremental)
+    with interrupts() as interrupted, kept as executor:
         while not ended:
             count = 1
             if not looked_at and not one_by_one:  # no rule ends training before

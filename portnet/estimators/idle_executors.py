@@ -1,0 +1,41 @@
+"""Idle executors: `partial_fit` on small chunks need not prepare its steps in each call."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from .._typing import Params
+from ..data.dataset import Dataset
+from ..engine.epoch import EpochExecutor
+
+__all__ = ["executor_of"]
+
+KEPT = 1 << 20  # bytes: larger buffers are not kept
+
+_idle: WeakKeyDictionary[Any, tuple[object, EpochExecutor]] = WeakKeyDictionary()  # by estimator
+
+
+@contextmanager
+def executor_of(
+    estimator: object, new: EpochExecutor, data: Dataset, params: Params, keep: bool
+) -> Iterator[EpochExecutor]:
+    """Give the executor of the estimator's last call, if it makes the same steps, or else `new`.
+
+    It is closed in the end, or kept for the next call.
+    """
+    shapes = [(tuple(p["W"].shape), str(p["W"].dtype)) for p in params if p]
+    key = new.parts, new.compiled, data.backend, shapes
+    before, executor = _idle.pop(estimator, (key, new))
+    if before != key:
+        executor.close()
+        executor = new
+    kept = False
+    try:
+        yield executor
+        kept = keep and executor.nbytes <= KEPT
+    finally:
+        if kept:
+            _idle[estimator] = key, executor
+        else:
+            executor.close()
