@@ -54,7 +54,7 @@ def test_kept_executor_equals_a_new_one_in_each_call(solver, between):
     for change in (between or (lambda net, k: net), with_new_executors):
         net = MLPClassifier((5,), solver=solver, batch_size=30, random_state=0)
         nets.append(trained(net, X, Y, change, classes=np.unique(Y)))
-        net = MLPRegressor((5,), solver=solver, batch_size=30, random_state=0)
+        net = MLPRegressor(hidden_layer_sizes=(5,), solver=solver, batch_size=30, random_state=0)
         nets.append(trained(net, XR, YR, change))
     for kept, new in (nets[::2], nets[1::2]):
         for p, q in zip(params(kept), params(new), strict=True):
