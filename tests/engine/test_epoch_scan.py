@@ -50,7 +50,7 @@ def epochs_of(data, size, count, shuffle=True, scale=None, key=True):
 
 def run(parts, epochs, compiled, start=None, after=lambda made: False):
     """Return the state after the epochs, unpacked, and whether a scan made them."""
-    executor = EpochExecutor(portnet.make_step, parts, True, compiled)
+    executor = EpochExecutor(portnet.make_step, parts, True, compiled, planned=10**6)
     if start is None:
         params = portnet.init(parts[0], 5, seed=1, like=epochs.dataset.X)
         start = EpochState(params, parts[2].init(params), np.zeros(2))
