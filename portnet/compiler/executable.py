@@ -45,6 +45,9 @@ class Executable:
         self.native = ""  # a summary of what is compiled
         self._generate(None)
         self.calls_left = native_after(plan)  # until machine code pays; inf: it never does
+        # How many calls are left when it would pay to use machine code that the cache has.
+        left = self.calls_left - pays_after(plan, compiled=True)
+        self.ask_cache_at = left if 0 < left < inf else None
         self._lowered: dict[Any, Any] = {}  # by row numbers: see `scan`
         self.scanned = False  # whether it is a part of a compiled scan
 
@@ -89,23 +92,35 @@ class Executable:
         self.nbytes = sum((*layout.buffers, *layout.blocks, *staged.values()))
         self.pool = []  # replays of the code before
 
-    def _compile(self) -> None:
-        """Use machine code in replays from now on."""
+    def _compile(self, only_from_cache: bool = False) -> None:
+        """Use machine code in replays from now on; or else only if it is compiled already."""
         from .native.lowering import Lowering
 
         lowering = Lowering(self.plan)
         try:
+            if only_from_cache and not self._is_compiled(Lowering(self.plan)):
+                return
             self._generate(lowering)
         except Exception as error:  # an error of LLVM must not end a training
             _warn_of_llvm(error)
         else:
             self.native = lowering.summary()
 
+    def _is_compiled(self, lowering: Any) -> bool:
+        """Tell whether the cache has the machine code of a replay."""
+        from .native.jit import is_compiled
+
+        for step in self.plan.steps:
+            if not lowering.add(step):
+                lowering.close()
+        lowering.close()
+        return is_compiled(tuple(lowering.functions))
+
     def _take_replay(self) -> Replay | None:
         """Count a call, and return a free replay, or None."""
         self.calls_left -= 1
-        if self.calls_left == 0:
-            self._compile()
+        if self.calls_left in (0, self.ask_cache_at) and not self.native:
+            self._compile(only_from_cache=self.calls_left > 0)
         try:
             return self.pool.pop()
         except IndexError:

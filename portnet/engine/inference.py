@@ -11,7 +11,7 @@ from .compile_cache import compile_cached, compiler_for, is_cacheable, release
 
 __all__ = ["forward", "forward_dataset"]
 
-CACHED = 2**18  # bytes of a layer's outputs for a block of rows
+CACHED = 2**15  # outputs of a layer for a block of rows
 SMALL = 64  # rows up to which a block is never cut
 WORTH = 4  # blocks from which on a plan is made
 
@@ -29,10 +29,7 @@ def forward(model: Model, params: Params, X: Array, size: int, *, compiled: bool
     backend = backend_of(X)
     if backend.is_host and is_cacheable(model):
         widest = max((max(p.shape, default=1) for p in tree.leaves(params)), default=1)
-        worth, size = (
-            WORTH,
-            min(size, max(SMALL, CACHED // (int(X.dtype.itemsize) * max(widest, X.shape[1])))),
-        )
+        worth, size = WORTH, min(size, max(SMALL, CACHED // max(widest, X.shape[1])))
     if count <= size:
         return model.forward(params, X)[0]
     eager = functools.partial(_outputs, model)

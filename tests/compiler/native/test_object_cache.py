@@ -221,6 +221,26 @@ def test_function_found_in_the_cache_is_not_compiled_and_has_the_same_bits(
     assert first.tobytes() == second.tobytes() == expected.tobytes()
 
 
+def test_calls_use_machine_code_of_the_cache_sooner_than_they_compile(folder, monkeypatch):
+    monkeypatch.setenv("PORTNET_NATIVE", "auto")
+    x = np.linspace(-1, 1, 2**14).reshape(128, 128)
+
+    def calls_until_native():
+        jit._machine_code.cache_clear()
+        compiled = portnet.compile(lambda x: portnet.namespace(x).exp(x) * 2.0 + 1.0)
+        expected, count = compiled(x), 1
+        (executable,) = compiled._entries.values()
+        while not executable.native:
+            assert compiled(x).tobytes() == expected.tobytes()
+            count += 1
+        assert compiled(x).tobytes() == expected.tobytes()
+        return count
+
+    first = calls_until_native()
+    monkeypatch.setattr(jit, "_compiled", lambda text, target: pytest.fail("compiled again"))
+    assert calls_until_native() < first
+
+
 @pytest.mark.parametrize("changed", ["numpy", "llvmlite", "portnet", "processor", "features"])
 def test_other_versions_or_another_processor_compile_anew(folder, native, monkeypatch, changed):
     compiled, whole = [], jit._compiled
