@@ -1,6 +1,7 @@
 """Epochs inside machine code: the same bits as steps made eagerly, one by one."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -313,3 +314,13 @@ def test_failure_of_llvm_warns_and_goes_on_by_calls(monkeypatch):
     with pytest.warns(portnet.CompileWarning, match=r"NumPy goes on: RuntimeError: no such"):
         run = trainer().fit(X, LABELS, epochs=3)
     assert_same_run(run, expected)
+
+
+def test_threads_that_train_at_once_equal_one_after_the_other():
+    def fit(seed):
+        return trainer(seed=seed).fit(X, LABELS, epochs=20)
+
+    expected = [fit(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        for run, alone in zip(threads.map(fit, range(4)), expected, strict=True):
+            assert_same_run(run, alone)

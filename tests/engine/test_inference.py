@@ -1,9 +1,14 @@
 """Inference: outputs computed in blocks of rows equal those of one product."""
 
+import importlib.util
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 import portnet
+from portnet.compiler import native_policy
 from portnet.data.dataset import Dataset
 from portnet.engine import inference
 
@@ -42,3 +47,33 @@ def test_outputs_of_a_dataset_are_in_its_order(xp):
     data = Dataset(portnet.get_backend(), xp.asarray(X), None, None, order)
     out = inference.forward_dataset(NET, xp.tree(PARAMS), data, 100)
     xp.assert_close(out, EXPECTED[order])
+
+
+# Threads -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("native", ["never", "always"])
+@pytest.mark.parametrize("rows", [1, 10, 3000])
+def test_predictions_of_several_threads_equal_those_of_one(rows, native, monkeypatch):
+    """A server answers with one network from several threads at once."""
+    if native == "always" and native_policy.why_no_machine_code():
+        pytest.skip(f"no machine code: {native_policy.why_no_machine_code()}")
+    monkeypatch.setenv("PORTNET_NATIVE", native)
+    draw = np.random.default_rng(0)
+    data = draw.standard_normal((4, rows, 6)).astype("float32")
+    labels = draw.integers(0, 3, rows)
+    net = portnet.mlp([6, 40, 3], "tanh", dropout=0.5)
+    run = portnet.Trainer(net, "softmax_cross_entropy").fit(data[0], labels, epochs=1)
+    predict = [run.predict, run.predict_class]
+    if importlib.util.find_spec("sklearn") is not None and rows > 1:
+        estimator = portnet.MLPClassifier((40,), max_iter=2, tol=10.0, n_iter_no_change=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            estimator.fit(data[0], labels)
+        predict += [estimator.predict, estimator.predict_proba]
+    for function in predict:
+        expected = [function(x) for x in data]
+        with ThreadPoolExecutor(4) as threads:
+            answers = threads.map(function, [data[k % 4] for k in range(60)])
+            for k, answer in enumerate(answers):
+                np.testing.assert_array_equal(answer, expected[k % 4])
