@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from . import BackendUnavailableError, __version__, backends, get_backend
 from ._validation import how_to_install
 from .compiler.native_policy import check_native_cpu, why_no_machine_code
-from .compiler.settings import native_cpu, native_mode
+from .compiler.settings import cache_folder, native_cpu, native_mode
 
 __all__ = ["main"]
 
@@ -30,6 +30,7 @@ def main() -> None:
         except PackageNotFoundError:
             print(f"  {package} not installed" + (f": {how_to_install(extra)}" if extra else ""))
     print(f"\nNumPy steps are compiled to machine code: {_machine_code()}")
+    print(f"machine code is kept in {cache_folder() or 'no folder'}")
     print("\nbackends")
     for status in backends():
         head = f"  {status.name:<17} {'usable' if status.usable else 'not usable':<11}"

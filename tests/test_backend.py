@@ -239,6 +239,10 @@ def test_command_line_reports_the_portnet_native_settings():
         done = subprocess.run(command, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr
         assert f"\nNumPy steps are compiled to machine code: {expected}" in done.stdout
+    for value, expected in (("0", "no folder"), ("1", "/tmp/portnet")):
+        env = os.environ | {"PORTNET_CACHE": value, "PORTNET_CACHE_DIR": "/tmp/portnet"}
+        done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+        assert f"machine code is kept in {expected}\n" in done.stdout
 
 
 def test_command_line_fails_without_traceback_for_an_unknown_default():
