@@ -71,7 +71,7 @@ def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compil
 
     The environment variable ``PORTNET_NATIVE`` is read when a plan is made: "auto" (the default);
     "always" compiles at the first call, and is an error where machine code cannot be made; "never".
-    Machine code is kept in files of the user's, in ``PORTNET_CACHE_DIR`` or else the user's folder of
+    Machine code is kept in the user's files, in ``PORTNET_CACHE_DIR`` or else the user's folder of
     caches, so that another process need not compile it; ``PORTNET_CACHE=0`` keeps none. Files that
     are damaged, or that somebody else could have written, are ignored.
     ``PORTNET_NATIVE_CPU`` is LLVM's name of the processor to compile for, such as x86-64-v3:
