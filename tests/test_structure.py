@@ -95,6 +95,7 @@ ALLOWED = {
     "compiler/executable": {
         "compiler/errors",
         "compiler/explain",
+        "compiler/native/jit",
         "compiler/native/lowering",
         "compiler/native/scan",
         "compiler/native_policy",
