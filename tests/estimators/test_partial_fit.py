@@ -1,6 +1,7 @@
 """partial_fit in small chunks: what it keeps from call to call changes no result."""
 
 import copy
+import os
 import pickle
 
 import numpy as np
@@ -111,6 +112,9 @@ def test_parameter_that_became_invalid_raises():
     net.partial_fit(X, Y)
 
 
+@pytest.mark.skipif(
+    os.environ.get("PORTNET_TESTS") == "eager", reason="PORTNET_TESTS=eager: there are no buffers"
+)
 def test_executor_goes_with_its_estimator_and_large_ones_are_not_kept(monkeypatch):
     idle_executors._idle.clear()
     net = fitted()
