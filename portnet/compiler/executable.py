@@ -156,11 +156,18 @@ class Executable:
         same = all(a is b for a, b in zip(given, arrays, strict=True))
         return Bound(self, replay) if replaced and same else None
 
-    def scan_pays(self, calls: int, row_numbers: tuple[int, ...]) -> bool:
-        """Tell whether a scan pays, if so many calls follow."""
+    def scan_pays(self, calls: int, likely: int, row_numbers: tuple[int, ...]) -> bool:
+        """Tell whether a scan pays, if `calls` follow for certain, and `likely` as many in all.
+
+        It is compiled for those that are certain, and taken from the cache for those that are
+        likely, or when so many were made that it would have paid.
+        """
         if self.calls_left <= calls:
             return True
-        if self.calls_left == inf or pays_after(self.plan, compiled=True) > calls:
+        if self.calls_left == inf:
+            return False
+        due = self.ask_cache_at is not None and self.calls_left <= self.ask_cache_at
+        if not due and pays_after(self.plan, compiled=True) > likely:
             return False
         from .native.scan import is_compiled_already
 
@@ -193,7 +200,7 @@ class Bound:
         self.executable, self.replay = executable, replay
 
     def __call__(self, arrays: list[Any]) -> bool:
-        """Do a call, and return whether machine code pays from now on: see `compile`.
+        """Do a call, and return whether machine code may pay from now on: see `scan_pays`.
 
         `arrays` are all those of the arguments, in their order.
         """
@@ -203,12 +210,15 @@ class Bound:
             self.replay = Replay(executable.plan, executable.code)
             self.replay.prepare(list(arrays), executable.others)
         self.replay.function(*arrays)
-        return executable.calls_left == 0
+        return executable.calls_left in (0, executable.ask_cache_at)
 
     def compile(self) -> None:
-        """Use machine code from now on, for what can be lowered."""
+        """Use machine code from now on, for what can be lowered: compiled, or that of the cache.
+
+        What the cache does not have is compiled where the calls that are made have paid for it.
+        """
         if not self.executable.native:
-            self.executable._compile()
+            self.executable._compile(only_from_cache=self.executable.calls_left > 0)
 
     def close(self) -> None:
         """Return the buffers to the pool of the plan."""

@@ -53,10 +53,10 @@ def pays_after(plan: "Plan", compiled: bool = False) -> float:
     """Return after how many calls machine code has paid; inf: there is nothing to compile.
 
     Compiling takes 0.06 s and 1.5 ms for each operation, or 0.03 s where the code is `compiled`
-    already; a call of NumPy's costs 0.6 us, and an elementwise operation 0.15 ns for each element.
+    already; a call of NumPy's costs 0.8 us, and an elementwise operation 0.15 ns for each element.
     """
     count = len(plan.operations)
     cost = 0.03 if compiled else 0.06 + 1.5e-3 * count
     elements = sum(n.size for n in plan.operations if n.op in ELEMENTWISE)
-    saved = 6e-7 * count + 1.5e-10 * elements
+    saved = 8e-7 * count + 1.5e-10 * elements
     return max(1, int(cost / saved)) if count else inf

@@ -38,7 +38,9 @@ class EpochExecutor:
     compiled : bool
         Whether to compile the step where the backend allows it.
     planned : int
-        How many steps will be made at least: machine code must pay for itself.
+        How many steps will be made at least; 0 for a few: machine code must pay for itself.
+    likely : int, optional
+        How many there may well be. By default `planned`.
     """
 
     make: Callable[..., Step]
@@ -46,6 +48,7 @@ class EpochExecutor:
     averaged: bool = True
     compiled: bool = True
     planned: int = 0
+    likely: int = 0
     _steps: list[StepExecutor] = field(default_factory=list, compare=False, repr=False)
 
     def run(
@@ -63,7 +66,11 @@ class EpochExecutor:
         epochs = epochs.on_device()
         step, now, stopped = self._step(start, epochs), start, False
         while not stopped and now.made(epochs) < len(epochs.keys) * epochs.steps:
-            scan, before, began = step.scan(now, epochs, self.planned), now, time.perf_counter()
+            scan, before, began = (
+                step.scan(now, epochs, self.planned, self.likely),
+                now,
+                time.perf_counter(),
+            )
             try:
                 if scan is None:
                     now, stopped = _run_by_calls(step, now, epochs, after)

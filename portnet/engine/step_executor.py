@@ -77,7 +77,9 @@ class StepExecutor:
         self.scan_pays = bound(flat)
         return packed
 
-    def scan(self, start: EpochState, epochs: Epochs, planned: int) -> EpochScan | None:
+    def scan(
+        self, start: EpochState, epochs: Epochs, planned: int, likely: int
+    ) -> EpochScan | None:
         """Return the epochs as machine code, if that pays and can be made; else None."""
         if self.executable is None:
             return None
@@ -88,9 +90,11 @@ class StepExecutor:
         flags = epochs.orders is None, epochs.keys[0] is None, epochs.scale is None
         kind = epochs.size, epochs.rows, *flags, *map(id, epochs.dataset.arrays)
         if kind not in self._scans:
-            if not self.scan_pays and not self._scan_pays(epochs, planned):
+            if self._asked and not self.scan_pays:
                 return None
-            self.scan_pays = False
+            self._asked, self.scan_pays = True, False
+            if not self._scan_pays(epochs, planned, max(planned, likely)):
+                return None
             self._scans[kind] = epoch_scan(self, self.function, self.pack(start), epochs)
             if self._scans[kind] is None:
                 self._compile_calls()
@@ -102,15 +106,11 @@ class StepExecutor:
             if bound is not None:
                 bound.compile()
 
-    def _scan_pays(self, epochs: Epochs, planned: int) -> bool:
-        """Tell whether a scan pays; asked once, and then as steps go on."""
-        if self._asked:
-            return False
-        self._asked = True
+    def _scan_pays(self, epochs: Epochs, planned: int, likely: int) -> bool:
         arrays = [a for a in epochs.dataset.arrays if a is not None]
         position = sum(len(packing.kinds) for packing in self.packings) + 1 + len(arrays)
         numbers = () if epochs.orders is None else (position,)
-        pays: bool = self.executable.scan_pays(planned, numbers)
+        pays: bool = self.executable.scan_pays(planned, likely, numbers)
         return pays
 
     def restart_sums(self, packed: Any) -> Any:

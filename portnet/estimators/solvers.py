@@ -110,6 +110,7 @@ def fit_stochastic(
         parts,
         compiled=getattr(options, "compile", True),
         planned=0 if incremental else at_least * steps,
+        likely=0 if incremental else options.max_iter // 2 * steps,
     )
     orders = _Orders(data, rng if options.shuffle else None)
     looked_at = incremental or score is not None or _is_invscaling(options)  # after each epoch
