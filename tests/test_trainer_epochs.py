@@ -140,7 +140,7 @@ def test_interrupt_before_epochs_are_made_again_is_no_divergence(monkeypatch):
 
     monkeypatch.setattr(portnet.trainer.EpochExecutor, "epochs_at_once", lambda *args: 9)
     monkeypatch.setattr(portnet.trainer.rng, "order", order)
-    optimizer = portnet.SGD(portnet.ExponentialDecay(0.1, 1, 1e9))  # it grows
-    fit = portnet.Trainer(portnet.mlp([4, 3]), "squared_error", optimizer, batch_size=16).fit
+    net, optimizer = portnet.mlp([4, 3]), portnet.SGD(20.0)  # too large
+    fit = portnet.Trainer(net, "squared_error", optimizer, batch_size=16).fit
     with pytest.warns(UserWarning, match="interrupted after epoch 1"):
         assert fit(X, X[:, :3], epochs=30).epoch == 1
