@@ -313,7 +313,9 @@ class _NoBar(nullcontext[Any]):
 
 def _progress_bar(total: int, shown: bool | None) -> Any:
     """Return a progress bar over steps; by default one that is drawn on a terminal only."""
-    if shown is False or (shown is None and not sys.stderr.isatty()):
+    # Programs without a console have no stderr, and others replace it by an object of their own.
+    is_terminal = getattr(sys.stderr, "isatty", bool)
+    if shown is False or (shown is None and not is_terminal()):
         return _NoBar()  # tqdm takes as long to import as a small network to train
     from tqdm.auto import tqdm
 
@@ -380,7 +382,7 @@ def _train_epochs(
             )
             finite = end.finite and all(map(math.isfinite, end.losses))
             if not finite and len(numbers) > 1:  # which epoch is it? They are made again
-                one_by_one = len(numbers)
+                one_by_one, finite = len(numbers), True
                 continue
             if not finite:
                 break

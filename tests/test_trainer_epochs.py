@@ -120,3 +120,27 @@ def test_fit_without_a_bar_imports_no_progress_bar():
         "assert 'tqdm' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("stderr", [None, object()], ids=["none", "no isatty"])
+def test_stderr_that_is_no_file_has_no_bar(stderr, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stderr)
+    assert trainer().fit(X, LABELS, epochs=2).epoch == 2
+
+
+def test_interrupt_before_epochs_are_made_again_is_no_divergence(monkeypatch):
+    """Epochs that are not finite are made again: the epoch that was is not known before."""
+    whole, calls = portnet.trainer.rng.order, []
+
+    def order(seed, epoch, rows):
+        calls.append(epoch)
+        if calls.count(1) == 2:  # epoch 2, again
+            raise KeyboardInterrupt  # as a handler other than Python's does
+        return whole(seed, epoch, rows)
+
+    monkeypatch.setattr(portnet.trainer.EpochExecutor, "epochs_at_once", lambda *args: 9)
+    monkeypatch.setattr(portnet.trainer.rng, "order", order)
+    net, optimizer = portnet.mlp([4, 3]), portnet.SGD(20.0)  # too large
+    fit = portnet.Trainer(net, "squared_error", optimizer, batch_size=16).fit
+    with pytest.warns(UserWarning, match="interrupted after epoch 1"):
+        assert fit(X, X[:, :3], epochs=30).epoch == 1

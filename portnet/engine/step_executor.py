@@ -63,10 +63,10 @@ class StepExecutor:
             return eager
         arrays, index, key = inputs
         rows = arrays[1] if index is None else index
-        kind = rows.shape[0], index is None, scale is None
+        given = [*arrays, index, *(key or ()), scale]
+        kind = rows.shape[0], *[a is None for a in given]  # partial_fit may have weights, or none
         params, state, sums = packed
-        flat = [*params.values(), *state.values(), sums, *arrays, index, *(key or ()), scale]
-        flat = [a for a in flat if a is not None]
+        flat = [*params.values(), *state.values(), sums, *[a for a in given if a is not None]]
         if kind not in self._bound:
             executable = self.function.executable(*packed, *inputs, scale)
             self._bound[kind] = executable and executable.bind(flat)

@@ -186,7 +186,9 @@ class _Orders:
         """Return the orders of the next epochs; None for all rows as they are."""
         if self.order is None or self.rng is None:
             return None if self.order is None else [self.order] * count
-        self._before = self.order, self.rng.get_state() if count > 1 else None
+        # legacy=False: a RandomState may have another generator than MT19937
+        state = self.rng.get_state(legacy=False) if count > 1 else None
+        self._before = self.order, state
         self._drawn = []
         for _ in range(count):
             self.order = self.order[self.rng.permutation(len(self.order))]

@@ -9,6 +9,7 @@ import pytest
 from problems import XR, YR, X, Y, params
 
 from portnet import MLPClassifier, MLPRegressor
+from portnet.compiler import native_policy
 from portnet.estimators import idle_executors
 
 CHUNKS = [slice(0, 40), slice(40, 41), slice(41, 51), slice(51, 150), slice(0, 40)]
@@ -124,3 +125,31 @@ def test_executor_goes_with_its_estimator_and_large_ones_are_not_kept(monkeypatc
     monkeypatch.setattr(idle_executors, "KEPT", 100)
     net = fitted()
     assert net not in idle_executors._idle
+
+
+@pytest.mark.parametrize("native", ["never", "always"])
+def test_calls_with_and_without_weights_equal_eager_ones(native, monkeypatch):
+    if native == "always" and native_policy.why_no_machine_code():
+        pytest.skip(native_policy.why_no_machine_code())
+    monkeypatch.setenv("PORTNET_NATIVE", native)
+    weights = [None, np.linspace(0.5, 1.5, 20), None, np.arange(20.0), None]
+    nets = [MLPRegressor(hidden_layer_sizes=(5,), random_state=0, compile=c) for c in (True, False)]
+    for net in nets:
+        for weight in weights:
+            net.partial_fit(XR[:20], YR[:20], weight)
+    for p, q in zip(*map(params, nets), strict=True):
+        np.testing.assert_array_equal(p, q)
+
+
+class ComparesParameters(MLPRegressor):
+    def __eq__(self, other):  # and so there is no hash
+        return type(other) is type(self) and other.get_params() == self.get_params()
+
+
+def test_estimator_without_a_hash_trains():
+    other = fitted()  # it keeps an executor
+    net = ComparesParameters(hidden_layer_sizes=(5,), max_iter=2, random_state=0)
+    for _ in range(2):
+        net.partial_fit(XR, YR)
+    net.set_params(max_iter=9, tol=1e9, n_iter_no_change=1).fit(XR, YR)
+    assert other.t_ == len(X)

@@ -209,6 +209,15 @@ def test_epochs_at_once_equal_epochs_one_by_one(options, stop, native, monkeypat
         np.testing.assert_array_equal(p, q)
 
 
+def test_epochs_at_once_with_another_generator_do_not_warn(monkeypatch):
+    """RandomState.get_state warns unless its generator is MT19937."""
+    monkeypatch.setattr(solvers.EpochExecutor, "epochs_at_once", lambda *args: 5)
+    rng = np.random.RandomState(np.random.PCG64(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        MLPClassifier((6,), max_iter=8, random_state=rng).fit(X, Y)
+
+
 def test_divergence_in_epochs_at_once_is_that_of_one_epoch(monkeypatch):
     errors = []
     for count in (1, 5):

@@ -24,7 +24,8 @@ _CHECKSUM = hashlib.sha256().digest_size
 def is_cached(key: str) -> bool:
     """Tell whether there is a file of this key; it may still turn out to be unusable."""
     folder = _folder()
-    return folder is not None and (folder / _name(key)).exists()
+    # Path.exists raises where the folder cannot be searched.
+    return folder is not None and os.path.exists(folder / _name(key))
 
 
 def cached_object(key: str, target: str, compile: Callable[[], bytes]) -> bytes:

@@ -290,3 +290,17 @@ def test_processes_at_once_and_one_after_them_find_the_same_results(folder):
     assert len({loss for _, loss in found}) == 1
     assert int(found[-1][0]) == 0  # the last one compiled nothing
     assert not [path for path in folder.iterdir() if path.suffix != ".o"]
+
+
+def test_folder_that_cannot_be_searched_has_nothing(folder, monkeypatch):
+    """Path.exists raises there."""
+    cached_object("key", TARGET, Compiler())
+    found = os.stat
+
+    def stat(path, *args, **options):
+        if str(path).endswith(".o"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return found(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert not is_cached("key")
