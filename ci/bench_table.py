@@ -108,7 +108,7 @@ def table(result):
         *_disturbed(found, a),
         *[f"\nLeft out: {peer}, not installed (`pip install {peer}`)." for peer in a["left out"]],
         "",
-        "Everybody has the same number of threads, sizes, dtype, data, order of the rows and "
+        "Every contender has the same number of threads, sizes, dtype, data, order of the rows and "
         "initial parameters, and after the same steps the same loss. Times are the minimum of "
         "interleaved rounds, with the median in brackets. `ci/bench_peers.py` says what each one "
         "does.",
@@ -145,7 +145,7 @@ def _whole_fits(found):
             if least is not None:
                 verdicts.append(ratio >= least)
                 cells[-1] += ", met" if verdicts[-1] else ", **MISSED**"
-        for ratios in beside.values():
+        for ratios in filter(None, beside.values()):
             cells.append(", ".join(f"{r:.2f}" for r in ratios.get((row.title, who), [])))
         rows.append(cells)
     if not rows:
@@ -362,9 +362,9 @@ def summary(result):
         *_grid(heads, rows),
         f"One thread of {a['cpu']}, {a['date']}: the same data and results for all; minima of "
         "rounds in turn. Each time is from the call to its end, in a new process, after the "
-        "imports of the libraries. portnet keeps compiled code in a folder, with the extra `native`: it is "
-        "empty in the first process, and the second process finds it filled. The whole table, with "
-        "targets, two threads, single training steps and memory, is in "
+        "imports of the libraries. portnet keeps compiled code in a folder, with the extra "
+        "`native`: it is empty in the first process, and the second process finds it filled. The "
+        "whole table, with targets, two threads, single training steps and memory, is in "
         "[ci/results/bench-cpu.md](ci/results/bench-cpu.md).",
         "",
         PICTURE,
