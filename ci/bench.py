@@ -1,15 +1,17 @@
 """Time portnet beside its peers, in one run, and write the table.
 
-    python ci/bench.py [--quick] [--only tiny,xor] [--threads 1,2] [--rounds 5] [--out FOLDER]
+    python ci/bench.py [--quick] [--only whole,tiny,xor] [--threads 1,2] [--rounds 5] [--out FOLDER]
 
-Every part runs in a process of its own, whose number of threads is set before anything is imported,
-the same for NumPy, torch and JAX. All competitors of a workload are in one process: first they must
-have the same loss after the same steps, then they are timed in turn, A B C A B C; each round lasts
-about 0.2 s (two steps, where those take longer) and begins at the initial parameters. A number in
-the table is the minimum of the rounds (the JSON has all of them), a ratio is other / portnet.
-Targets count with the first number of threads, one; with two, the steps are reported beside. A
-whole run takes less than ten minutes on two free cores. bench_peers.py says what each competitor
-does, bench_parts.py what is measured.
+First come whole fits, which is what users run: each contender has a new process in each round.
+Every other part runs in a process of its own, whose number of threads is set before anything is
+imported, the same for NumPy, torch and JAX. All competitors of a training step are in one process:
+first they must have the same loss after the same steps, then they are timed in turn, A B C A B C;
+each round lasts about 0.2 s (two steps, where those take longer) and begins at the initial
+parameters. A number in the table is the minimum of the rounds (the JSON has all of them), a ratio
+is other / portnet. Targets count with the first number of threads, one; with two, steps and whole
+fits are reported beside. A whole run takes about half an hour on two free cores. bench_whole.py has
+the whole fits; bench_peers.py says what each competitor of a step does, bench_parts.py what else is
+measured.
 """
 
 import argparse
@@ -46,6 +48,7 @@ def in_a_process(case):
 
 def cases(args):
     """Return everything to measure, part by part."""
+    import bench_whole
     from bench_parts import PARTS
     from bench_peers import missing
 
@@ -53,15 +56,10 @@ def cases(args):
     chosen, seconds = args.only or list(PARTS), 0.05 if args.quick else 0.2
     if unknown := sorted(set(chosen) - set(PARTS)):
         sys.exit(f"--only: no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    once = (
-        "fit",
-        "predict",
-        "import",
-        "rows",
-        "width",
-        "memory",
-    )  # with the first number of threads only
+    # With the first number of threads only:
+    once = ["fit", "predict", "import", "rows", "width", "memory"] + ["whole"] * args.quick
     left_out = missing() + (["10000000"] if args.quick else [])
+    left_out += [name for name in bench_whole.ROWS if name not in bench_whole.names(args.quick)]
     left_out += list(PARTS["fit"][1]) if "scikit-learn" in left_out else []
     return [
         {"part": part, "name": name, "threads": threads, "rounds": rounds, "seconds": seconds}
@@ -77,7 +75,9 @@ def cases(args):
 def main():
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--quick", action="store_true", help="short rounds; writes no files")
-    options.add_argument("--only", type=lambda text: text.split(","), help="tiny,fit,memory,...")
+    options.add_argument(
+        "--only", type=lambda text: text.split(","), help="whole,tiny,fit,memory,..."
+    )
     options.add_argument("--rounds", type=int, help="of each competitor, in turn; 5, quick: 2")
     options.add_argument(
         "--threads", type=lambda text: [int(n) for n in text.split(",")], default=[1, 2]

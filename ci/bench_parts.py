@@ -13,6 +13,7 @@ from math import ceil
 from pathlib import Path
 
 import bench_peers as peers
+import bench_whole
 import numpy as np
 
 import portnet
@@ -240,11 +241,15 @@ def importing(name, rounds, seconds):
     return {"steps": found}
 
 
-PARTS = {workload: (steps, [workload]) for workload in peers.WORKLOADS} | {
-    "fit": (fit, ["digits", "table"]),
-    "predict": (predict, ["1", "1000", "100000"]),
-    "import": (importing, ["import"]),
-    "rows": (rows, ["10000", "100000", "1000000", "10000000"]),
-    "width": (width, ["64", "128", "256", "512", "1024", "2048"]),
-    "memory": (memory, ["portnet", "portnet eager", "torch", "jax"]),
-}
+PARTS = (
+    {"whole": (bench_whole.whole, list(bench_whole.ROWS))}
+    | {workload: (steps, [workload]) for workload in peers.WORKLOADS}
+    | {
+        "fit": (fit, ["digits", "table"]),
+        "predict": (predict, ["1", "1000", "100000"]),
+        "import": (importing, ["import"]),
+        "rows": (rows, ["10000", "100000", "1000000", "10000000"]),
+        "width": (width, ["64", "128", "256", "512", "1024", "2048"]),
+        "memory": (memory, ["portnet", "portnet eager", "torch", "jax"]),
+    }
+)

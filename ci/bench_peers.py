@@ -14,7 +14,7 @@ reads the loss in each step, as the documents do.
   number of its steps; at least two epochs. No early stopping. scikit-learn draws its own
   parameters and orders.
 * by hand: NumPy as one writes it after reading about backpropagation. For `tiny` and `xor` the
-  documents' loops (tests/by_hand.py), else a plain Adam.
+  documents' loops (examples/by_hand.py), else a plain Adam.
 * torch: eager, torch.optim.Adam with its defaults, and with foreach=True and fused=True.
 * jax: jit of one step, parameters and state donated.
 * floor: only the matrix products of the step, into preallocated arrays; the first layer has no dx.
@@ -207,7 +207,7 @@ def by_hand(problem):
 
 
 def _document_by_hand(problem):
-    loops, weights = _import("tests", "by_hand"), problem.weights
+    loops, weights = _import("examples", "by_hand"), problem.weights
     if problem.document == "xor":
         (W1, b1), (W2, b2) = weights
         columns = W1.T, b1.T, W2.T, b2.T

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_peers import WORKLOADS, missing
+from bench_whole import ROWS, TIMES
 
 HERE = Path(__file__).parent
 
@@ -107,16 +108,71 @@ def table(result):
         *_disturbed(found, a),
         *[f"\nLeft out: {peer}, not installed (`pip install {peer}`)." for peer in a["left out"]],
         "",
-        "Everybody has the same number of threads, sizes, dtype, data, order of the rows and "
+        "Every contender has the same number of threads, sizes, dtype, data, order of the rows and "
         "initial parameters, and after the same steps the same loss. Times are the minimum of "
         "interleaved rounds, with the median in brackets. `ci/bench_peers.py` says what each one "
         "does.",
         "",
+        *_whole_fits(found),
         *_targets(found),
     ]
     for threads in found.threads:
         lines += _steps(found, threads)
     return "\n".join(lines + _whole(found) + _growth(found) + _memory(found)) + "\n"
+
+
+def whole_fits(found, threads):
+    """Yield of each row and other contender: row, other, portnet's two times, the other's time."""
+    for name, row in ROWS.items():
+        mine = [found.best("whole", name, threads, f"portnet {time}") for time in TIMES]
+        for who in row.contenders:
+            other = found.best("whole", name, threads, who)
+            if other:
+                yield row, who, mine, other
+
+
+def _whole_fits(found):
+    """Return the table of whole fits, with targets for the first number of threads."""
+    first, *more = found.threads
+    beside = {n: {(r.title, w): [t / m for m in ms] for r, w, ms, t in whole_fits(found, n)}
+              for n in more}  # fmt: skip
+    rows, verdicts = [], []
+    for row, who, mine, other in whole_fits(found, first):
+        cells = [row.title, who, *map(_time, mine), _time(other)]
+        for least, seconds in zip(row.targets.get(who, (None, None)), mine, strict=True):
+            ratio = other / seconds
+            cells += [f"{ratio:.2f}", "" if least is None else f">= {least:g}"]
+            if least is not None:
+                verdicts.append(ratio >= least)
+                cells[-1] += ", met" if verdicts[-1] else ", **MISSED**"
+        for ratios in filter(None, beside.values()):
+            cells.append(", ".join(f"{r:.2f}" for r in ratios.get((row.title, who), [])))
+        rows.append(cells)
+    if not rows:
+        return []
+    heads = ["work", "other", "portnet, first", "portnet, second", "other's time"]
+    heads += ["other / portnet, first", "target", "other / portnet, second", "target"]
+    heads += [f"{_threads(n)}: first, second" for n in more if beside[n]]
+    return [
+        f"## Whole fits, in new processes, {_threads(first)}",
+        "",
+        _met(verdicts),
+        "",
+        "Each contender runs in a new process in each round, from the call to its end: imports of "
+        "the library are not counted, those during the work are. portnet first has no compiled "
+        "code in its cache, portnet second has that of the first. Contenders without targets are "
+        "reported only. Predictions are one call of many in a process. `ci/bench_whole.py` has "
+        "the work.",
+        "",
+        *_grid(heads, rows),
+    ]
+
+
+def _met(verdicts):
+    """Return how many targets are met, in words."""
+    missed = verdicts.count(False)
+    words = f"{len(verdicts) - missed} of {len(verdicts)} targets met"
+    return words + f", {missed} MISSED" * bool(missed) + "."
 
 
 def _targets(found):
@@ -150,10 +206,9 @@ def _targets(found):
         return []
     heads = ["workload", "what", _threads(first), "target", "verdict"]
     heads += [f"{_threads(n)}, reported" for n in more]
-    count = sum("MISSED" in row[4] for row in rows)
-    words = f"{len(rows) - count} of {len(rows)} targets met" + f", {count} MISSED" * bool(count)
-    words += f". What counts is the run with {_threads(first)}."
-    return ["## Targets", "", words, "", *_grid(heads, rows)]
+    words = _met(["MISSED" not in row[4] for row in rows])
+    words += f" What counts is the run with {_threads(first)}."
+    return ["## Targets of steps, memory and growth", "", words, "", *_grid(heads, rows)]
 
 
 def _disturbed(found, a):
@@ -286,18 +341,45 @@ def _grid(heads, rows):
 BEGIN, END = "<!-- ci/bench.py writes from here -->", "<!-- to here -->"
 
 
+PICTURE = (
+    "![time of a step in portnet's, and cost against rows and width](ci/results/bench-cpu.svg)"
+)
+TITLES = {"by hand": "NumPy by hand", "torch": "PyTorch", "jax": "JAX, jit"}
+
+
 def summary(result):
-    """Return what README shows: one training step, with the first number of threads."""
+    """Return what README shows: whole fits, with the first number of threads."""
     a, found = result["about"], Found(result)
+    rows = [
+        [row.title, *map(_time, mine), _time(other), TITLES.get(who, who)]
+        for row, who, mine, other in whole_fits(found, found.threads[0])
+        if who in row.targets
+    ]
+    if not rows:  # results that were measured before there were whole fits
+        return _step_summary(a, found)
+    heads = ["whole fits and predictions", "portnet, first", "portnet, second", "other", "which"]
+    return [
+        *_grid(heads, rows),
+        f"One thread of {a['cpu']}, {a['date']}: the same data and results for all; minima of "
+        "rounds in turn. Each time is from the call to its end, in a new process, after the "
+        "imports of the libraries. portnet keeps compiled code in a folder, with the extra "
+        "`native`: it is empty in the first process, and the second process finds it filled. The "
+        "whole table, with targets, two threads, single training steps and memory, is in "
+        "[ci/results/bench-cpu.md](ci/results/bench-cpu.md).",
+        "",
+        PICTURE,
+    ]
+
+
+def _step_summary(a, found):
     threads, shown = found.threads[0], ["portnet", "by hand", "scikit-learn", "torch", "jax"]
-    titles = {"by hand": "NumPy by hand", "torch": "PyTorch", "jax": "JAX, jit"}
     rows = []
     for name, workload in WORKLOADS.items():
         best = [found.best(name, name, threads, who) for who in shown]
         cells = ["" if s is None else f"{1e6 * s:,.0f}" for s in best]
         sizes = "-".join(map(str, workload.sizes))
         rows.append([f"{sizes}, batch {workload.batch:,}", *cells])
-    heads = ["microseconds of a training step", *[titles.get(who, who) for who in shown]]
+    heads = ["microseconds of a training step", *[TITLES.get(who, who) for who in shown]]
     return [
         *_grid(heads, rows),
         f"One thread of {a['cpu']}, {a['date']}: the same parameters, batches and losses for every "
@@ -305,7 +387,7 @@ def summary(result):
         "`native`; the whole table, with memory, fits, predictions and what was missed, is in "
         "[ci/results/bench-cpu.md](ci/results/bench-cpu.md).",
         "",
-        "![time of a step in portnet's, and cost against rows and width](ci/results/bench-cpu.svg)",
+        PICTURE,
     ]
 
 

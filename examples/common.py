@@ -1,8 +1,9 @@
-"""What the examples share: the options --backend and --out, and how a picture is drawn."""
+"""What the examples share: the options --backend and --out, times and pictures."""
 
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,18 @@ def scikit_learn_data(options: argparse.ArgumentParser, loader: str, **how: Any)
     except ImportError:
         options.error('the data come with scikit-learn: pip install ".[sklearn]"')
     return getattr(datasets, loader)(**how)
+
+
+def timed(call: Callable[..., Any], *args: Any, **options: Any) -> tuple[Any, float]:
+    """Return what a call returns, and how many seconds it took."""
+    began = time.perf_counter()
+    return call(*args, **options), time.perf_counter() - began
+
+
+def beside(seconds: float, loop: Callable[..., Any], *args: Any, **options: Any) -> None:
+    """Print how long portnet took, and how long the document's loop takes."""
+    _, other = timed(loop, *args, **options)
+    print(f"portnet: {seconds:.2f} s; the document's loop: {other:.2f} s")
 
 
 def picture(draw: Callable[..., Any], path: Path, *args: Any, **options: Any) -> None:

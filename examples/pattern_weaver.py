@@ -5,6 +5,7 @@ the mean cross-entropy from weights drawn with seed 42, then 0/1 predictions for
 Run as a script, it learns to tell crosses from pluses on noisy 5 x 5 grids.
 """
 
+import by_hand
 import common
 import numpy as np
 
@@ -58,9 +59,10 @@ def main():
     args = common.begin(options)
     X, y = patterns(400, args.noise, seed=0)
     Xt, yt = patterns(400, args.noise, seed=1)
-    run = train(X, y, epochs=args.epochs)
+    run, seconds = common.timed(train, X, y, epochs=args.epochs)
     print(f"Training accuracy: {(predictions(run, X) == y).mean():.3f}")
     print(f"Accuracy on new patterns: {(predictions(run, Xt) == yt).mean():.3f}")
+    common.beside(seconds, by_hand.pattern_recognition, X, y, epochs=args.epochs)
     captions = [("plus" if p < 0.5 else "cross") + f" {p:.2f}" for p in run.predict(Xt[:10])[:, 0]]
     title = "Noisy pluses and crosses, with the probability of a cross"
     images = list(Xt[:10].reshape(-1, 5, 5))

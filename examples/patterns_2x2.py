@@ -7,6 +7,7 @@ Then matrices are classified: given as arguments ("1 0 1 0" or 1 0 1 0), or else
 
 import sys
 
+import by_hand
 import common
 import numpy as np
 
@@ -14,9 +15,7 @@ import portnet
 from portnet import plots
 
 NAMES = ("solid", "vertical", "horizontal", "diagonal")
-X = np.array(
-    [["1111", "0000", "1010", "0101", "1100", "0011", "1001", "0110"]][0], dtype="S4"
-).view("S1").reshape(8, 4).astype(float)  # fmt: skip
+X = np.array([list(c) for c in "1111 0000 1010 0101 1100 0011 1001 0110".split()], dtype=float)
 Y = np.repeat(np.arange(4), 2)
 NET = portnet.mlp([4, 8, 4], activation="relu", weights="he_normal")
 
@@ -94,12 +93,13 @@ def main():
     options.add_argument("--epochs", type=common.at_least(1), default=10_000)
     args = common.begin(options)
     init = args.init or ("document" if args.seed is None else "he")
-    run = train(init, args.seed or 0, args.epochs)
+    run, seconds = common.timed(train, init, args.seed or 0, args.epochs)
+    W1, _, W2 = (p and p["W"] for p in document_weights())
+    common.beside(seconds, by_hand.patterns_2x2, X, Y, W1.T, W2.T, epochs=args.epochs)
     every = np.array([[float(c) for c in f"{n:04b}"] for n in range(16)])
     proba = run.predict_proba(every)
     guess = ["" if (x == X).all(axis=1).any() else "guess: " for x in every]
-    named = zip(guess, proba, strict=True)
-    captions = [f"{g}{NAMES[p.argmax()]} {p.max():.2f}" for g, p in named]
+    captions = [f"{g}{NAMES[p.argmax()]} {p.max():.2f}" for g, p in zip(guess, proba, strict=True)]
     title = "All sixteen matrices: the eight that were learned, and guesses for the others"
     images, out = list(every.reshape(-1, 2, 2)), args.out / "patterns_2x2.png"
     common.picture(plots.images, out, images, captions, columns=8, title=title)

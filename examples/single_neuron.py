@@ -8,6 +8,7 @@ beside the right one.
 
 from dataclasses import dataclass
 
+import by_hand
 import common
 import numpy as np
 
@@ -50,12 +51,15 @@ def main():
     options = common.parser(__doc__)
     options.add_argument("--epochs", type=common.at_least(1), default=10_000)
     args = common.begin(options)
+    run, seconds = common.timed(train, DocumentSigmoid(), args.epochs)
     runs = {
-        "with the document's derivative": train(DocumentSigmoid(), args.epochs),
+        "with the document's derivative": run,
         "with the derivative of the sigmoid": train(portnet.Sigmoid(), args.epochs),
     }
     for name, run in runs.items():
         report(name, run)
+    weights, bias = START[0]["W"], START[0]["b"][0]
+    common.beside(seconds, by_hand.single_neuron, X, Y, weights, bias, epochs=args.epochs)
     try:
         portnet.check_layer(DocumentSigmoid())
     except portnet.GradientError as error:

@@ -4,6 +4,9 @@ The document's gradient is a sum over the rows while the loss that it prints is 
 loss is the sum (``reduction="sum"``), divided by the rows for printing.
 """
 
+import time
+
+import by_hand
 import common
 import numpy as np
 
@@ -34,13 +37,17 @@ def main():
     options.add_argument("--epochs", type=common.at_least(1), default=2000)
     args = common.begin(options)
     X, y, params = document()
+    began = time.perf_counter()
     for run in trainer(params).epochs(X, y, epochs=args.epochs):
         if run.epoch % 400 == 0:
             loss = run.history["loss"][-1] / len(X)
             accuracy = run.evaluate(X, y, metrics=["accuracy"])["accuracy"]
             print(f"Epoch {run.epoch}, Loss {loss:.4f}, Acc {accuracy:.3f}")
+    seconds = time.perf_counter() - began
     accuracy = run.evaluate(X, y, metrics=["accuracy"])["accuracy"]
     print(f"Final training accuracy: {accuracy:.3f}")
+    weights = [(p["W"], p["b"]) for p in params[::2]]
+    common.beside(seconds, by_hand.two_blobs, X, y, weights, epochs=args.epochs)
     out = args.out / "two_blobs.png"
     common.picture(plots.decision_boundary, out, run, X, y, title="Two blobs, 2-8-4-1")
 

@@ -5,6 +5,7 @@ error is the half, doubled for printing. The exercise asks which converges faste
 batch gradient descent: both run here from the same weights with the same learning rate.
 """
 
+import by_hand
 import common
 import numpy as np
 
@@ -58,11 +59,13 @@ def main():
     args = common.begin(options)
     start = trainer(1).fit(X, Y, epochs=0)
     print("Loss for the initialized weights:", 2 * start.evaluate([[0, 1]], [[1]])["loss"])
-    sgd = trainer(1).fit(X, Y, epochs=args.epochs)
+    sgd, seconds = common.timed(trainer(1).fit, X, Y, epochs=args.epochs)
     lines = {"stochastic (4 steps an epoch)": mean_squares(sgd)}
     for epoch in range(0, args.epochs, 1000):
         print(f"Epoch {epoch + 1}, Loss: {mean_squares(sgd)[epoch]}")
     print("Predicted Output after Training:\n", sgd.predict(X).T)
+    columns = [p[name].T for p in document_weights() if p for name in ("W", "b")]
+    common.beside(seconds, by_hand.xor, X, Y, columns, epochs=args.epochs)
 
     lines["batch, mean gradient"] = mean_squares(trainer(None).fit(X, Y, epochs=args.epochs))
     summed = trainer(None, "sum").fit(X, Y, epochs=args.epochs)

@@ -6,7 +6,6 @@ import re
 import sys
 from pathlib import Path
 
-import by_hand
 import numpy as np
 import pytest
 
@@ -16,6 +15,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ["pattern_weaver", "two_blobs", "patterns_2x2", "single_neuron", "xor", "blobs"]
 NAMES += ["training_features", "sklearn_pipeline"]
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "ci")]
+SECONDS = r"^portnet: \d+\.\d\d s; the document's loop: \d+\.\d\d s\n"
+by_hand = importlib.import_module("by_hand")
 
 
 def example(name):
@@ -24,7 +25,10 @@ def example(name):
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """Run an example with arguments; return its output, and write its plot to tmp_path."""
+    """Run an example with arguments; return its output, and write its plot to tmp_path.
+
+    The line with the seconds is not in the output but in `run.seconds`.
+    """
 
     def run(name, *args, stdin="", code=0):
         if name in ("training_features", "sklearn_pipeline"):
@@ -38,8 +42,8 @@ def run(monkeypatch, capsys, tmp_path):
             ended = end.code or 0
         out, err = capsys.readouterr()
         assert ended == code, err
-        run.err = err
-        return out
+        run.err, run.seconds = err, re.findall(SECONDS, out, re.MULTILINE)
+        return re.sub(SECONDS, "", out, flags=re.MULTILINE)
 
     return run
 
@@ -115,9 +119,9 @@ def test_single_neuron_reaches_the_weights_of_the_document(run):
     assert "-0.41953547" not in right
     assert "check_layer: DocumentSigmoid() in inference: dx is wrong" in right
     X, Y = np.array([[0, 0], [0, 1], [1, 1], [1, 0]]), np.array([[0], [1], [1], [0]])
-    weights, bias = by_hand.single_neuron(X, Y, np.array([[0.1], [0.2]]), 0.3)
+    _, weights, bias = by_hand.single_neuron(X, Y, np.array([[0.1], [0.2]]), 0.3)
     np.testing.assert_allclose(
-        [*weights.ravel(), bias], [-0.41953547, 8.98887811, -4.19706344], atol=6e-9
+        [*weights.ravel(), *bias], [-0.41953547, 8.98887811, -4.19706344], atol=6e-9
     )
 
 
@@ -160,7 +164,7 @@ def test_xor_verdict_names_the_fastest_method():
 def test_patterns_2x2_from_document_weights_equals_the_loop():
     patterns = example("patterns_2x2")
     W1, _, W2 = (p and p["W"] for p in patterns.document_weights())
-    expected = by_hand.patterns_2x2(patterns.X, patterns.Y, W1.T, W2.T, epochs=3000)
+    _, expected = by_hand.patterns_2x2(patterns.X, patterns.Y, W1.T, W2.T, epochs=3000)
     with portnet.use_backend("numpy", dtype="float64"):
         run = patterns.train("document", 0, 3000)
         np.testing.assert_allclose(run.predict_proba(patterns.X), expected, rtol=1e-9)
@@ -350,6 +354,12 @@ def test_example_without_matplotlib_warns_and_runs(run, monkeypatch):
     run("two_blobs", "--epochs", 2)
     assert "no picture: plots need matplotlib: pip install " in run.err
     assert 'pip install ".[plot]" in a checkout of portnet' in run.err
+
+
+@pytest.mark.parametrize("name", NAMES[:5])
+def test_example_of_a_document_prints_the_seconds_of_both_loops(name, run):
+    run(name, *["0 1 0 1"] * (name == "patterns_2x2"), "--epochs", 3)
+    assert len(run.seconds) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)

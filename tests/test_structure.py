@@ -515,11 +515,55 @@ def test_doctests_of_every_module_pass():
             assert doctest.testmod(module).failed == 0, path.name
 
 
-def test_readme_table_equals_the_measured_results(monkeypatch):
+@pytest.fixture
+def bench_table(monkeypatch):
     monkeypatch.syspath_prepend(PACKAGE.parent / "ci")
-    import bench_table
+    return importlib.import_module("bench_table")
 
+
+def test_readme_table_equals_the_measured_results(bench_table):
     result = json.loads((PACKAGE.parent / "ci/results/bench-cpu.json").read_text())
     shown = (PACKAGE.parent / "README.md").read_text().partition(bench_table.BEGIN)[2]
     expected = ["", *bench_table.summary(result), ""]
     assert shown.partition(bench_table.END)[0] == "\n".join(expected)
+
+
+def test_whole_fits_have_targets_for_the_first_and_the_second_process(bench_table):
+    rows = bench_table.ROWS
+    assert list(rows)[:5] == ["001", "001-long", "004", "004-shuffled", "003"]
+    assert {name for name, row in rows.items() if row.long} == {
+        "200000",
+        "trainer-long",
+        "predict-million",
+    }
+    for name, row in rows.items():
+        assert "portnet" in row.contenders, name
+        assert set(row.targets) <= set(row.contenders) - {"portnet"}, name
+        assert all(len(targets) == 2 for targets in row.targets.values()), name
+    assert rows["001"].targets == {"the document's loop": (1.0, 1.5)}
+    assert rows["trainer"].targets == {"torch": (3, 3), "jax": (0.85, 0.85)}
+
+
+def test_whole_fits_come_first_with_what_was_missed(bench_table):
+    result = json.loads((PACKAGE.parent / "ci/results/bench-cpu.json").read_text())
+    times = {"portnet first": 2.0, "portnet second": 1.0, "the document's loop": 1.9}
+    steps = {who: {"seconds": [t, t + 1]} for who, t in times.items()}
+    case = {"part": "whole", "name": "001", "threads": 1, "found": {"steps": steps}}
+    result["cases"] = [c for c in result["cases"] if c["part"] != "whole"] + [case]
+    headings = [ln for ln in bench_table.table(result).splitlines() if ln.startswith("## ")]
+    assert headings[0] == "## Whole fits, in new processes, 1 thread"
+    text = "\n".join(bench_table.table(result).splitlines())
+    assert "1 of 2 targets met, 1 MISSED." in text
+    assert (
+        "| the document's loop | 2.00 s | 1.00 s | 1.90 s | 0.95 | >= 1, **MISSED** | 1.90 | "
+        ">= 1.5, met |" in text
+    )
+    shown = bench_table.summary(result)
+    assert shown[2].endswith("| 2.00 s | 1.00 s | 1.90 s | the document's loop |")
+
+
+def test_contenders_of_a_whole_fit_agree(bench_table, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
+    steps = importlib.import_module("bench_whole").whole("004", 1, 0.0)["steps"]
+    assert list(steps) == ["portnet first", "portnet second", "the document's loop"]
+    assert steps["portnet second"]["numbers"][0] == pytest.approx(0.3239537158130419)
