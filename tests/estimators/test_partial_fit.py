@@ -1,11 +1,14 @@
 """partial_fit in small chunks: what it keeps from call to call changes no result."""
 
+import pytest
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+
 import copy
 import os
 import pickle
 
 import numpy as np
-import pytest
 from problems import XR, YR, X, Y, params
 
 from portnet import MLPClassifier, MLPRegressor
