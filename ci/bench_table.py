@@ -162,8 +162,8 @@ def _whole_fits(found):
         "the library are not counted, those during the work are. portnet first has no compiled "
         "code in its cache, portnet second has that of the first. Contenders without targets are "
         "reported only. PyTorch imports its compiler when the first optimizer is made, and JAX "
-        "compiles the epoch: that is most of their time in 5 epochs. Predictions are one call of many in a process. `ci/bench_whole.py` has "
-        "the work.",
+        "compiles the epoch: that is most of their time in 5 epochs. Predictions are one call of "
+        "many in a process. `ci/bench_whole.py` has the work.",
         "",
         *_grid(heads, rows),
     ]
