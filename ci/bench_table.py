@@ -161,8 +161,9 @@ def _whole_fits(found):
         "Each contender runs in a new process in each round, from the call to its end: imports of "
         "the library are not counted, those during the work are. portnet first has no compiled "
         "code in its cache, portnet second has that of the first. Contenders without targets are "
-        "reported only. Predictions are one call of many in a process. `ci/bench_whole.py` has "
-        "the work.",
+        "reported only. PyTorch imports its compiler when the first optimizer is made, and JAX "
+        "compiles the epoch: that is most of their time in 5 epochs. Predictions are one call of "
+        "many in a process. `ci/bench_whole.py` has the work.",
         "",
         *_grid(heads, rows),
     ]
@@ -362,7 +363,8 @@ def summary(result):
         *_grid(heads, rows),
         f"One thread of {a['cpu']}, {a['date']}: the same data and results for all; minima of "
         "rounds in turn. Each time is from the call to its end, in a new process, after the "
-        "imports of the libraries. portnet keeps compiled code in a folder, with the extra "
+        "imports of the libraries; PyTorch imports its compiler, and JAX compiles, during the fit. "
+        "portnet keeps compiled code in a folder, with the extra "
         "`native`: it is empty in the first process, and the second process finds it filled. The "
         "whole table, with targets, two threads, single training steps and memory, is in "
         "[ci/results/bench-cpu.md](ci/results/bench-cpu.md).",
