@@ -15,7 +15,7 @@ import numpy as np
 from .. import tree
 from .._typing import Params, State, Tree
 from ..backend import read_floats
-from .compile_cache import compiler_for, is_cacheable, release
+from .compile_cache import compiler_for, release
 from .epoch_scan import most_epochs
 from .epoch_state import Epochs, EpochState
 from .packing import PackedTree, unpacked
@@ -95,12 +95,14 @@ class EpochExecutor:
         return self._steps[0]
 
     def epochs_at_once(self, seconds: float, rows: int, steps: int) -> int:
-        """Return how many epochs of so many steps take about so long; 1 unless it may be more.
+        """Return how many epochs of so many steps take about so long; 1 where steps are eager.
 
         Whoever trains several epochs at once looks at them afterwards, and may have to make them
-        again, one by one: that must not be seen from outside, as in a user's own layer.
+        again, one by one: that must not be seen from outside, as by a user's own layer that is
+        called.
         """
-        taken = self._steps[0].seconds * steps if self._steps and is_cacheable(self.parts) else 0
+        compiled = [step for step in self._steps if step.executable is not None]
+        taken = compiled[0].seconds * steps if compiled else 0
         return max(1, min(int(seconds / taken), most_epochs(rows))) if taken else 1
 
     @property
