@@ -38,7 +38,9 @@ def main():
     args = common.begin(options)
     X, y, params = document()
     began = time.perf_counter()
-    for run in trainer(params).epochs(X, y, epochs=args.epochs):
+    run = trainer(params).fit(X, y, epochs=0)
+    for done in range(0, args.epochs, 400):
+        run = run.fit(X, y, epochs=min(400, args.epochs - done))
         if run.epoch % 400 == 0:
             loss = run.history["loss"][-1] / len(X)
             accuracy = run.evaluate(X, y, metrics=["accuracy"])["accuracy"]
