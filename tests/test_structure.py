@@ -30,6 +30,7 @@ ALLOWED = {
         "compiler/native/object_cache",
         "compiler/settings",
     },
+    "compiler/native/background": {"compiler/native/jit"},
     "compiler/signature": set(),
     "compiler/views": {"compiler/ir"},
     "compiler/schedule": {"compiler/ir", "compiler/views"},
@@ -95,6 +96,7 @@ ALLOWED = {
     "compiler/executable": {
         "compiler/errors",
         "compiler/explain",
+        "compiler/native/background",
         "compiler/native/jit",
         "compiler/native/lowering",
         "compiler/native/scan",
@@ -102,6 +104,7 @@ ALLOWED = {
         "compiler/numpy_codegen",
         "compiler/planner",
         "compiler/replay",
+        "compiler/settings",
         "compiler/signature",
         "compiler/simplify",
     },

@@ -192,6 +192,15 @@ class Compiled:
         entry = self._entries.get(self._key_of(args, {})[0])
         return entry if hasattr(entry, "bind") else None
 
+    def scan_pays(
+        self, calls: Sequence[Any], certain: int, likely: int, row_numbers: Sequence[int]
+    ) -> bool:
+        """Tell whether a scan of such calls pays: see `executable.scan_pays`."""
+        from .executable import scan_pays
+
+        found = [self.executable(*args) for args in calls]
+        return None not in found and scan_pays(found, certain, likely, tuple(row_numbers))
+
     def scan(
         self, turns: Sequence[tuple[Any, int]], moving: list[Any], row_numbers: Sequence[int]
     ) -> Any:

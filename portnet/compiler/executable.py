@@ -12,10 +12,11 @@ from .native_policy import native_after, pays_after
 from .numpy_codegen import NumPyCodegen, name_of_base
 from .planner import Plan, make, operations, result_text, trace_twice, with_arrays
 from .replay import Code, Replay, guarded_call
+from .settings import native_mode
 from .signature import key_of
 from .simplify import simplify
 
-__all__ = ["Bound", "Executable", "build", "scan"]
+__all__ = ["Bound", "Executable", "build", "scan", "scan_pays"]
 
 
 def _call(lowering: Any, codegen: NumPyCodegen) -> None:
@@ -50,6 +51,7 @@ class Executable:
         self.ask_cache_at = left if 0 < left < inf else None
         self._lowered: dict[Any, Any] = {}  # by row numbers: see `scan`
         self.scanned = False  # whether it is a part of a compiled scan
+        self.compilation: Any = None  # the scan's machine code, compiled in the background
 
     def _generate(self, lowering: Any) -> None:
         """Generate the code of the replay: machine code for what can be lowered, else NumPy calls.
@@ -156,24 +158,6 @@ class Executable:
         same = all(a is b for a, b in zip(given, arrays, strict=True))
         return Bound(self, replay) if replaced and same else None
 
-    def scan_pays(self, calls: int, likely: int, row_numbers: tuple[int, ...]) -> bool:
-        """Tell whether a scan pays, if `calls` follow for certain, and `likely` as many in all.
-
-        It is compiled for those that are certain, and taken from the cache for those that are
-        likely, or when so many were made that it would have paid.
-        """
-        if self.calls_left <= calls:
-            return True
-        if self.calls_left == inf:
-            return False
-        due = self.ask_cache_at is not None and self.calls_left <= self.ask_cache_at
-        if not due and pays_after(self.plan, compiled=True) > likely:
-            return False
-        from .native.scan import is_compiled_already
-
-        lowered = self.lowered(row_numbers)
-        return lowered is not None and is_compiled_already(lowered)
-
     def lowered(self, row_numbers: tuple[int, ...]) -> Any:
         """Return the plan as one compiled function, not yet compiled: see `native.scan.lowered`."""
         from .native.scan import lowered
@@ -210,6 +194,9 @@ class Bound:
             self.replay = Replay(executable.plan, executable.code)
             self.replay.prepare(list(arrays), executable.others)
         self.replay.function(*arrays)
+        compilation = executable.compilation
+        if compilation is not None and compilation.finished:
+            return True
         return executable.calls_left in (0, executable.ask_cache_at)
 
     def compile(self) -> None:
@@ -224,6 +211,38 @@ class Bound:
         """Return the buffers to the pool of the plan."""
         if self.replay.code is self.executable.code:
             self.executable.pool.append(self.replay)
+
+
+def scan_pays(
+    executables: list[Executable], calls: int, likely: int, row_numbers: tuple[int, ...]
+) -> bool:
+    """Tell whether a scan pays now, if `calls` follow for certain, and `likely` as many in all.
+
+    It pays if the machine code is in the cache. Else that is compiled in the background, while the
+    calls go on; or at once, where there is one core, for calls that are certain to follow.
+    """
+    first = executables[0]
+    if first.calls_left == inf:
+        return False
+    if first.compilation is not None:
+        return all(e.compilation is None or e.compilation.finished for e in executables)
+    certain = first.calls_left <= calls
+    due = first.ask_cache_at is not None and first.calls_left <= first.ask_cache_at
+    if not (certain or due or pays_after(first.plan, compiled=True) <= likely):
+        return False
+    lowered = [executable.lowered(row_numbers) for executable in executables]
+    if None in lowered:
+        return certain
+    from .native.background import Compilation, has_spare_core
+    from .native.scan import NAMES, functions_of, is_compiled_already
+
+    if all(map(is_compiled_already, lowered)):
+        return True
+    if native_mode() == "always" or not has_spare_core():
+        return certain
+    for executable, low in zip(executables, lowered, strict=True):
+        executable.compilation = Compilation(functions_of(low), NAMES)
+    return False
 
 
 def scan(

@@ -33,7 +33,7 @@ def cache_folder() -> Path | None:
         return None
     chosen = os.environ.get("PORTNET_CACHE_DIR")
     if chosen:
-        return Path(chosen)
+        return Path(chosen).expanduser()
     try:
         caches = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
     except RuntimeError:  # the user has no home folder

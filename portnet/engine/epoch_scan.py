@@ -112,9 +112,8 @@ def epoch_scan(step: Any, function: Compiled, packed: Any, epochs: Epochs) -> Ep
     if scale is not None:
         moving.append((scale, 0, 0))
     turns = []
-    for s, count in ((0, rows // size), (rows // size, int(rows % size > 0))):
-        if count:
-            inputs = epochs.inputs(0, s, step.key)
-            turns.append(((*packed, *inputs, epochs.scale), count))
+    for s, count in epochs.kinds_of_steps:
+        inputs = epochs.inputs(0, s, step.key)
+        turns.append(((*packed, *inputs, epochs.scale), count))
     scan = function.scan(turns, moving, row_numbers)
     return None if scan is None else EpochScan(scan, step, orders, salts, sums, scale)

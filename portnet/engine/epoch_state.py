@@ -63,6 +63,12 @@ class Epochs:
         """The number of steps of an epoch."""
         return -(-self.rows // self.size)
 
+    @property
+    def kinds_of_steps(self) -> list[tuple[int, int]]:
+        """The first step with a full batch, and with a shorter one; how many there are of each."""
+        full, rest = divmod(self.rows, self.size)
+        return [(s, n) for s, n in ((0, full), (full, int(rest > 0))) if n]
+
     def on_device(self) -> "Epochs":
         """Return the epochs with their orders where a step takes from them."""
         data, orders = self.dataset, self.orders

@@ -10,6 +10,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ class StepExecutor:
             if self._asked and not self.scan_pays:
                 return None
             self._asked, self.scan_pays = True, False
-            if not self._scan_pays(epochs, planned, max(planned, likely)):
+            if not self._scan_pays(start, epochs, planned, max(planned, likely)):
                 return None
             self._scans[kind] = epoch_scan(self, self.function, self.pack(start), epochs)
             if self._scans[kind] is None:
@@ -106,11 +107,18 @@ class StepExecutor:
             if bound is not None:
                 bound.compile()
 
-    def _scan_pays(self, epochs: Epochs, planned: int, likely: int) -> bool:
+    def _scan_pays(self, start: EpochState, epochs: Epochs, planned: int, likely: int) -> bool:
+        if self.executable.calls_left == inf:
+            return False
         arrays = [a for a in epochs.dataset.arrays if a is not None]
         position = sum(len(packing.kinds) for packing in self.packings) + 1 + len(arrays)
-        numbers = () if epochs.orders is None else (position,)
-        pays: bool = self.executable.scan_pays(planned, likely, numbers)
+        numbers = [] if epochs.orders is None else [position]
+        packed = self.pack(start)
+        batches = [
+            (*packed, *epochs.inputs(0, s, self.key), epochs.scale)
+            for s, _ in epochs.kinds_of_steps
+        ]
+        pays: bool = self.function.scan_pays(batches, planned, likely, numbers)
         return pays
 
     def restart_sums(self, packed: Any) -> Any:

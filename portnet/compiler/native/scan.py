@@ -18,7 +18,9 @@ from ..planner import Plan
 from .jit import is_compiled, machine_code
 from .lowering import Lowering
 
-__all__ = ["Moving", "Scan", "is_compiled_already", "lowered"]
+__all__ = ["NAMES", "Moving", "Scan", "functions_of", "is_compiled_already", "lowered"]
+
+NAMES = "segment0", "scan"  # of the functions that are called
 
 
 class Moving(NamedTuple):
@@ -111,7 +113,7 @@ class Scan:
         self._numbers = np.zeros(13, np.int64)
         self._numbers[:2] = sum(self.counts), self.counts[0]
         for at, (plan, lowering, _) in zip((5, 9), plans, strict=False):
-            code = machine_code(_functions(lowering), ("segment0", "scan"))
+            code = machine_code(functions_of(lowering), NAMES)
             table = np.array([self._address(plan, lowering, base) for base in lowering.bases])
             moves = [
                 (number, moving[base[1]].array.ctypes.data, *moving[base[1]][1:])
@@ -161,13 +163,14 @@ class Scan:
         return max(1, int(seconds / self.seconds)) if self.seconds else 1
 
 
-def _functions(lowering: Lowering) -> tuple[str, ...]:
+def functions_of(lowering: Lowering) -> tuple[str, ...]:
+    """Return the text of what is compiled for a plan."""
     return (*lowering.functions, TEXT)
 
 
 def is_compiled_already(lowering: Lowering) -> bool:
     """Tell whether the cache has the machine code of a plan."""
-    return is_compiled(_functions(lowering))
+    return is_compiled(functions_of(lowering))
 
 
 def lowered(plan: Plan, row_numbers: Collection[int]) -> Lowering | None:
