@@ -54,6 +54,9 @@ SAME = frozenset(
     """.split()
 )
 
+# The names with underscores that the standard has: NumPy asks objects for others of this kind.
+STANDARD = ("__array_namespace_info__", "__array_api_version__")
+
 
 # Below, names such as all, any, sum and bool are NumPy's, once they were asked for.
 
@@ -96,7 +99,7 @@ def __getattr__(name: str) -> Any:
         found = getattr(np, name)
     elif name == "__array_namespace_info__" and hasattr(np, name):  # NumPy 2.1
         found = np.__array_namespace_info__
-    elif name.startswith("__") and name != "__array_namespace_info__":
+    elif name.startswith("__") and name not in STANDARD:
         raise AttributeError(name)
     else:
         found = getattr(importlib.import_module("array_api_compat.numpy"), name)

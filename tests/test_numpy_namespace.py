@@ -84,3 +84,7 @@ def test_training_loads_no_other_parts_of_numpy():
         "assert not slow, slow"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_version_of_the_standard_is_that_of_array_api_compat():
+    assert _numpy.__array_api_version__ == compat.__array_api_version__

@@ -158,6 +158,28 @@ def test_large_batches_and_wide_layers_equal_eager_steps():
         assert_same_state(actual, expected)
 
 
+class Correlation:
+    """The gradient are the targets themselves."""
+
+    def __call__(self, pred, target, weight=None):
+        return portnet.namespace(pred).mean(pred * target), target
+
+
+def test_targets_that_are_the_inputs_equal_calls_of_numpy(monkeypatch):
+    """NumPy has a function of its own for x^T x."""
+    X = DRAW.standard_normal((200, 50))
+    data, parts = (
+        Dataset(get_backend(), X, X),
+        (portnet.mlp([50, 50]), Correlation(), portnet.SGD()),
+    )
+    params, ends = portnet.init(parts[0], seed=1, like=X), []
+    for mode in ("never", "always"):
+        monkeypatch.setenv("PORTNET_NATIVE", mode)
+        start = EpochState(params, parts[2].init(params), np.zeros(2))
+        ends.append(run(parts, epochs_of(data, 200, 2, shuffle=False), True, start)[0])
+    assert_same_state(*ends)
+
+
 # Where it begins and ends ------------------------------------------------------------------------
 
 

@@ -453,7 +453,9 @@ class Lowering:
                 raise UnsupportedError("strides")
             by_column.append(columnwise)
         kinds = _kind(x.shape), _kind(W.shape)
-        if (a.base, a.offset) == (b.base, b.offset):
+        # Two arguments may be one array: targets that are the inputs.
+        arguments = all(self.layout[i].base[0] == "argument" for i in (x, W))
+        if (a.base, a.offset) == (b.base, b.offset) or arguments:
             raise UnsupportedError("a product of a matrix with itself")
         if "one" in kinds:
             of_one = [

@@ -73,8 +73,9 @@ def _belongs_to_user(status: os.stat_result, kind: Callable[[int], bool]) -> boo
 def _read(path: Path) -> bytes | None:
     """Return the contents of a file; None if it cannot be used."""
     try:
-        # A link, or a file of somebody else, might hold other people's code.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        # A link, or a file of somebody else, might hold other people's code; a pipe would wait.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        with os.fdopen(os.open(path, flags), "rb") as file:
             if not _belongs_to_user(os.fstat(file.fileno()), stat.S_ISREG):
                 return None
             contents = file.read()

@@ -304,3 +304,11 @@ def test_folder_that_cannot_be_searched_has_nothing(folder, monkeypatch):
 
     monkeypatch.setattr(os, "stat", stat)
     assert not is_cached("key")
+
+
+def test_pipe_in_place_of_a_file_does_not_wait(folder):
+    cached_object("key", TARGET, Compiler())
+    (file,) = folder.iterdir()
+    file.unlink()
+    os.mkfifo(file, 0o600)
+    assert cached_object("key", TARGET, Compiler(b"new")) == b"new"
