@@ -114,57 +114,70 @@ def fit_stochastic(
     )
     orders = _Orders(data, rng if options.shuffle else None)
     looked_at = incremental or score is not None or _is_invscaling(options)  # after each epoch
-    ended, one_by_one = False, 0
-    kept = executor_of(options, new, data, now.params, keep=incremental)
+    one_by_one = 0
+
+    def train(
+        now: FitState, executor: EpochExecutor, interrupted: list[int]
+    ) -> tuple[FitState, bool]:
+        """Train one epoch, or as many as no rule looks at; return whether training ends."""
+        nonlocal one_by_one
+        count = 1
+        if not looked_at and not one_by_one:  # no rule ends training before
+            least = min(options.n_iter_no_change + 1 - now.no_improvement, options.max_iter)
+            least = min(least, options.max_iter - now.n_iter)
+            count = max(1, min(int(least), executor.epochs_at_once(0.05, rows, steps)))
+        end = run_epochs(
+            executor,
+            now.params,
+            now.solver.state,
+            Epochs(data, batch_size, [None] * count, orders.draw(count)),
+            interrupted,
+            look_at=lambda params, state: (params, state),
+            packed=True,
+        )
+        finite = end.finite and all(map(math.isfinite, end.losses))
+        if not finite and count > 1:  # which epoch is it? They are made again
+            orders.keep(0)
+            one_by_one = count
+            return now, False
+        orders.keep(len(end.losses))
+        one_by_one -= one_by_one > 0
+        if not interrupted and not finite:
+            return _diverged(now), True
+        solver = replace(now.solver, state=end.state)
+        now = replace(now, params=end.params, solver=solver)
+        now = replace(now, losses=[*now.losses], scores=[*now.scores])
+        for loss_sum in end.losses[:-1] if interrupted else end.losses:
+            now = replace(now, loss=loss_sum / rows, n_iter=now.n_iter + 1, t=now.t + rows)
+            _print(options, f"Iteration {now.n_iter}, loss = {now.loss:.8f}")
+            now.losses.append(now.loss)
+            now = _with_best(options, now, score)
+        if interrupted:  # the steps of the last epoch are kept, but it does not count
+            return _interrupted(now), True
+        if _is_invscaling(options):
+            lr = float(options.learning_rate_init) / (now.t + 1) ** options.power_t
+            now = replace(now, solver=_with_rate(now.solver, lr))
+        ended = incremental
+        if now.no_improvement > options.n_iter_no_change:
+            now, stopped = _no_progress(options, now)
+            ended = ended or stopped
+        if not ended and now.n_iter == options.max_iter:
+            message = (
+                f"Stochastic Optimizer: Maximum iterations ({int(options.max_iter)}) reached "
+                "and the optimization hasn't converged yet."
+            )
+            return replace(now, warning=message), True
+        return now, ended
+
+    kept, ended = executor_of(options, new, data, now.params, keep=incremental), False
     with interrupts() as interrupted, kept as executor:
         while not ended:
-            count = 1
-            if not looked_at and not one_by_one:  # no rule ends training before
-                least = min(options.n_iter_no_change + 1 - now.no_improvement, options.max_iter)
-                least = min(least, options.max_iter - now.n_iter)
-                count = max(1, min(int(least), executor.epochs_at_once(0.05, rows, steps)))
-            end = run_epochs(
-                executor,
-                now.params,
-                now.solver.state,
-                Epochs(data, batch_size, [None] * count, orders.draw(count)),
-                interrupted,
-                look_at=lambda params, state: (params, state),
-                packed=True,
-            )
-            finite = end.finite and all(map(math.isfinite, end.losses))
-            if not finite and count > 1:  # which epoch is it? They are made again
-                orders.keep(0)
-                one_by_one = count
-                continue
-            orders.keep(len(end.losses))
-            one_by_one -= one_by_one > 0
-            solver = replace(now.solver, state=end.state)
-            if not interrupted and not finite:
-                now = _diverged(now)
-                break
-            now = replace(now, params=end.params, solver=solver)
-            for loss_sum in end.losses[:-1] if interrupted else end.losses:
-                now = replace(now, loss=loss_sum / rows, n_iter=now.n_iter + 1, t=now.t + rows)
-                _print(options, f"Iteration {now.n_iter}, loss = {now.loss:.8f}")
-                now.losses.append(now.loss)
-                now = _with_best(options, now, score)
-            if interrupted:  # the steps of the last epoch are kept, but it does not count
-                now = replace(now, warning="Training interrupted by user.", category=UserWarning)
-                break
-            if _is_invscaling(options):
-                lr = float(options.learning_rate_init) / (now.t + 1) ** options.power_t
-                now = replace(now, solver=_with_rate(now.solver, lr))
-            if now.no_improvement > options.n_iter_no_change:
-                now, ended = _no_progress(options, now)
-            if incremental:
-                break
-            if not ended and now.n_iter == options.max_iter:
-                message = (
-                    f"Stochastic Optimizer: Maximum iterations ({int(options.max_iter)}) reached "
-                    "and the optimization hasn't converged yet."
-                )
-                now, ended = replace(now, warning=message), True
+            try:
+                now, ended = train(now, executor, interrupted)
+            except KeyboardInterrupt:  # raised outside of steps by a handler other than Python's
+                if interrupted:  # the second one
+                    raise
+                now, ended = _interrupted(now), True
     params = now.params if now.best is None else now.best
     solver = replace(now.solver, state=unpacked(now.solver.state))
     return replace(now, params=unpacked(params), best=unpacked(now.best), solver=solver)
@@ -201,6 +214,10 @@ class _Orders:
             self.order, state = self._before
             self.rng.set_state(state)
             self.draw(count)
+
+
+def _interrupted(now: FitState) -> FitState:
+    return replace(now, warning="Training interrupted by user.", category=UserWarning)
 
 
 def _is_invscaling(options: Any) -> bool:

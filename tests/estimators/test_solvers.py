@@ -182,6 +182,35 @@ def fitted(monkeypatch, count, options, stop=None, warns=True):
     return net, net._random_state.randint(2**31)
 
 
+@pytest.mark.parametrize("place", ["permutation", "get_state"])
+def test_interrupt_that_is_raised_between_steps_keeps_the_weights(place, monkeypatch):
+    """A handler other than Python's may raise anywhere, also while orders are drawn."""
+
+    class Random(np.random.RandomState):
+        calls = 0
+
+        def raise_sometime(self, name, *args, **options):
+            if name == place:
+                self.calls += 1
+                if self.calls == 7:
+                    raise KeyboardInterrupt
+            return getattr(super(), name)(*args, **options)
+
+        def permutation(self, *args):
+            return self.raise_sometime("permutation", *args)
+
+        def get_state(self, *args, **options):
+            return self.raise_sometime("get_state", *args, **options)
+
+    monkeypatch.setattr(solvers.EpochExecutor, "epochs_at_once", lambda *args: 4)
+    options = {"batch_size": 40, "max_iter": 60, "tol": 0.0, "n_iter_no_change": 60}
+    net = MLPClassifier((6,), random_state=Random(0), **options)
+    with pytest.warns(UserWarning, match="Training interrupted by user."):
+        net.fit(X, Y)
+    assert 0 < net.n_iter_ == len(net.loss_curve_) < 60
+    assert net.predict(X).shape == Y.shape
+
+
 ALL_AT_ONCE = [
     {},
     {"shuffle": False},
