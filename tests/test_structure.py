@@ -104,7 +104,6 @@ ALLOWED = {
         "compiler/numpy_codegen",
         "compiler/planner",
         "compiler/replay",
-        "compiler/settings",
         "compiler/signature",
         "compiler/simplify",
     },

@@ -12,7 +12,6 @@ from .native_policy import native_after, pays_after
 from .numpy_codegen import NumPyCodegen, name_of_base
 from .planner import Plan, make, operations, result_text, trace_twice, with_arrays
 from .replay import Code, Replay, guarded_call
-from .settings import native_mode
 from .signature import key_of
 from .simplify import simplify
 
@@ -218,8 +217,9 @@ def scan_pays(
 ) -> bool:
     """Tell whether a scan pays now, if `calls` follow for certain, and `likely` as many in all.
 
-    It pays if the machine code is in the cache. Else that is compiled in the background, while the
-    calls go on; or at once, where there is one core, for calls that are certain to follow.
+    It pays if the machine code is in the cache, or if so many calls are certain that it is compiled
+    at once. For calls that are likely it is compiled in the background, while the calls go on,
+    where there is a core for it.
     """
     first = executables[0]
     if first.calls_left == inf:
@@ -238,7 +238,7 @@ def scan_pays(
 
     if all(map(is_compiled_already, lowered)):
         return True
-    if native_mode() == "always" or not has_spare_core():
+    if certain or not has_spare_core():
         return certain
     for executable, low in zip(executables, lowered, strict=True):
         executable.compilation = Compilation(functions_of(low), NAMES)

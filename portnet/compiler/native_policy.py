@@ -6,7 +6,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from .ir import ELEMENTWISE
-from .settings import native_cpu, native_mode
+from .settings import cache_folder, native_cpu, native_mode
 
 __all__ = ["check_native_cpu", "native_after", "pays_after", "why_no_machine_code"]
 
@@ -52,11 +52,14 @@ def native_after(plan: "Plan") -> float:
 def pays_after(plan: "Plan", compiled: bool = False) -> float:
     """Return after how many calls machine code has paid; inf: there is nothing to compile.
 
-    Compiling takes 0.06 s and 1.5 ms for each operation, or 0.03 s where the code is `compiled`
-    already; a call of NumPy's costs 0.8 us, and an elementwise operation 0.15 ns for each element.
+    Compiling takes 0.05 s and 1.2 ms for each operation, of which a half counts where the code is
+    kept for the next process; or 0.03 s where it is `compiled` already. A call of NumPy's costs
+    0.8 us, and an elementwise operation 0.15 ns for each element.
     """
     count = len(plan.operations)
-    cost = 0.03 if compiled else 0.06 + 1.5e-3 * count
+    cost = 0.03
+    if not compiled:
+        cost = max(cost, (0.05 + 1.2e-3 * count) * (0.5 if cache_folder() else 1))
     elements = sum(n.size for n in plan.operations if n.op in ELEMENTWISE)
     saved = 8e-7 * count + 1.5e-10 * elements
     return max(1, int(cost / saved)) if count else inf

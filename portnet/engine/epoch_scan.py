@@ -15,6 +15,7 @@ from .epoch_state import Epochs, EpochState
 __all__ = ["EpochScan", "epoch_scan", "most_epochs"]
 
 PIECE = 0.05  # seconds: after so long a signal is answered, and a progress bar moves
+COPIED = 1 << 28  # bytes of data up to which they may be copied to lie row by row
 MOST = 1 << 17  # row numbers that are kept at once
 
 
@@ -85,11 +86,17 @@ def most_epochs(rows: int) -> int:
 def epoch_scan(step: Any, function: Compiled, packed: Any, epochs: Epochs) -> EpochScan | None:
     """Return epochs as a compiled function; None where a part of a step needs NumPy's calls.
 
-    Arrays must be C-contiguous; the calls read them where they are.
+    The calls read the data where they are: they must lie row by row, or are copied, once, where
+    batches are taken from them.
     """
     size, rows = epochs.size, epochs.rows
     arrays: list[Any] = [a for a in epochs.dataset.arrays if a is not None]
-    if not all(type(a) is np.ndarray and a.flags.c_contiguous and a.flags.aligned for a in arrays):
+    if not all(type(a) is np.ndarray for a in arrays):
+        return None
+    given = arrays
+    if epochs.orders is not None and sum(a.nbytes for a in arrays) <= COPIED:  # rows are taken
+        arrays = [np.require(a, requirements=["C", "A"]) for a in arrays]
+    if not all(a.flags.c_contiguous and a.flags.aligned for a in arrays):
         return None
     capacity = most_epochs(rows)
     orders = None if epochs.orders is None else np.zeros((capacity, rows), np.int64)
@@ -116,4 +123,7 @@ def epoch_scan(step: Any, function: Compiled, packed: Any, epochs: Epochs) -> Ep
         inputs = epochs.inputs(0, s, step.key)
         turns.append(((*packed, *inputs, epochs.scale), count))
     scan = function.scan(turns, moving, row_numbers)
-    return None if scan is None else EpochScan(scan, step, orders, salts, sums, scale)
+    if scan is None:
+        return None
+    scan.kept += given  # it is known by them
+    return EpochScan(scan, step, orders, salts, sums, scale)
