@@ -229,6 +229,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
             y = self._host_labels(y)
             if hasattr(self, "classes_"):
                 self.classes_ = self._host_classes  # on the host, to be compared with `classes`
+            if hasattr(self, "classes_") and self._are_known(classes):
+                return self._fit(X, y, sample_weight, incremental=True)
             labels.refuse_mixed(classes, "classes")
             if _check_partial_fit_first_call(self, classes):
                 multilabel = type_of_target(y).startswith("multilabel")
@@ -308,6 +310,15 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     def _is_plain(self, y: object, rows: int) -> bool:
         return type(y) is np.ndarray and y.dtype.kind in "iub" and y.shape == (rows,)
+
+    def _are_known(self, classes: ArrayLike) -> bool:
+        """Return whether these are the known classes, as integers in order, or None."""
+        if classes is None:
+            return True
+        given = np.asarray(classes) if isinstance(classes, list | np.ndarray) else None
+        if given is None or given.ndim != 1 or given.dtype.kind not in "iub":
+            return False
+        return given.dtype == self._host_classes.dtype and np.array_equal(given, self._host_classes)
 
     def _has_known_classes(self, y: Host) -> bool:
         known = self._host_classes

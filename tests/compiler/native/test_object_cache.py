@@ -225,9 +225,14 @@ def test_calls_use_machine_code_of_the_cache_sooner_than_they_compile(folder, mo
     monkeypatch.setenv("PORTNET_NATIVE", "auto")
     x = np.linspace(-1, 1, 2**14).reshape(128, 128)
 
+    def many_operations(x):
+        for _ in range(20):
+            x = portnet.namespace(x).exp(-x) * 0.5 + 0.1
+        return x
+
     def calls_until_native():
         jit._machine_code.cache_clear()
-        compiled = portnet.compile(lambda x: portnet.namespace(x).exp(x) * 2.0 + 1.0)
+        compiled = portnet.compile(many_operations)
         expected, count = compiled(x), 1
         (executable,) = compiled._entries.values()
         while not executable.native:
