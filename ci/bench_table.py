@@ -356,8 +356,6 @@ def summary(result):
         for row, who, mine, other in whole_fits(found, found.threads[0])
         if who in row.targets
     ]
-    if not rows:  # results that were measured before there were whole fits
-        return _step_summary(a, found)
     heads = ["whole fits and predictions", "portnet, first", "portnet, second", "other", "which"]
     return [
         *_grid(heads, rows),
@@ -366,27 +364,7 @@ def summary(result):
         "imports of the libraries; PyTorch imports its compiler, and JAX compiles, during the fit. "
         "portnet keeps compiled code in a folder, with the extra "
         "`native`: it is empty in the first process, and the second process finds it filled. The "
-        "whole table, with targets, two threads, single training steps and memory, is in "
-        "[ci/results/bench-cpu.md](ci/results/bench-cpu.md).",
-        "",
-        PICTURE,
-    ]
-
-
-def _step_summary(a, found):
-    threads, shown = found.threads[0], ["portnet", "by hand", "scikit-learn", "torch", "jax"]
-    rows = []
-    for name, workload in WORKLOADS.items():
-        best = [found.best(name, name, threads, who) for who in shown]
-        cells = ["" if s is None else f"{1e6 * s:,.0f}" for s in best]
-        sizes = "-".join(map(str, workload.sizes))
-        rows.append([f"{sizes}, batch {workload.batch:,}", *cells])
-    heads = ["microseconds of a training step", *[TITLES.get(who, who) for who in shown]]
-    return [
-        *_grid(heads, rows),
-        f"One thread of {a['cpu']}, {a['date']}: the same parameters, batches and losses for every "
-        "contender, minima of interleaved rounds. portnet is `portnet.compile` with the extra "
-        "`native`; the whole table, with memory, fits, predictions and what was missed, is in "
+        "whole table, with targets, single training steps and memory, is in "
         "[ci/results/bench-cpu.md](ci/results/bench-cpu.md).",
         "",
         PICTURE,
