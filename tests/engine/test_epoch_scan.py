@@ -271,6 +271,21 @@ def test_compiled_calls_are_cut_to_a_twentieth_of_a_second(monkeypatch):
     assert set(counts) <= {1, 2}
 
 
+def test_sums_of_a_block_of_epochs_are_not_those_of_the_block_before():
+    data = Dataset(get_backend(), DATA.astype("float32"), CLASSES)
+    executor = EpochExecutor(
+        portnet.make_step, (NET, SOFTMAX, portnet.Adam()), True, True, planned=10**6
+    )
+    params = portnet.init(NET, 5, seed=1, like=data.X)
+    start = EpochState(params, portnet.Adam().init(params), np.zeros(2))
+    sums = []
+    for _ in range(2):  # the same three epochs twice, in the buffers of one scan
+        end = executor.run(start, epochs_of(data, 8, 3))
+        sums.append(np.array([*end.before, end.sums]))
+    executor.close()
+    np.testing.assert_array_equal(*sums)
+
+
 # What is scanned ---------------------------------------------------------------------------------
 
 

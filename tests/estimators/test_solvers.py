@@ -257,6 +257,23 @@ def test_divergence_in_epochs_at_once_is_that_of_one_epoch(monkeypatch):
     assert errors[0] == errors[1]
 
 
+def test_epochs_that_are_made_again_have_the_same_orders(monkeypatch):
+    seen, whole = [], solvers.run_epochs
+
+    def run_epochs(executor, params, state, epochs, interrupted, **options):
+        seen.append([order.tolist() for order in epochs.orders])
+        end = whole(executor, params, state, epochs, interrupted, **options)
+        return end._replace(finite=False) if len(seen) == 1 else end
+
+    monkeypatch.setattr(solvers, "run_epochs", run_epochs)
+    monkeypatch.setattr(solvers.EpochExecutor, "epochs_at_once", lambda *args: 3)
+    options = {"batch_size": 40, "max_iter": 4, "tol": 0.0, "n_iter_no_change": 60}
+    MLPClassifier((6,), random_state=0, **options).fit(X, Y)
+    block, *one_by_one = seen
+    assert len(block) == 3
+    assert [orders[0] for orders in one_by_one[:3]] == block
+
+
 # Divergence --------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,11 @@ class Compilation:
         # Not a daemon: LLVM must not run while the process ends.
         self._thread = threading.Thread(target=self._run, name="portnet compiles")
         _running.add(self)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread can start: it is compiled where it is asked for
+            self.finished = True
+            _running.discard(self)
 
     def _run(self) -> None:
         try:
@@ -45,7 +49,8 @@ class Compilation:
 
     def wait(self) -> None:
         """Return when it is finished."""
-        self._thread.join()
+        if not self.finished:
+            self._thread.join()
 
 
 _running: set[Any] = set()

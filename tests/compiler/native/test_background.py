@@ -106,6 +106,20 @@ def test_failure_in_the_background_warns_and_the_calls_go_on(monkeypatch):
 
 
 @pytest.mark.usefixtures("fresh")
+def test_thread_that_cannot_start_is_no_error(monkeypatch):
+    def no_thread(self):
+        raise RuntimeError("can't start new thread")
+
+    counts = counting_scans(monkeypatch)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    run = fit()
+    assert not background._running
+    assert sum(counts) > 0  # it is compiled in the fit
+    monkeypatch.setenv("PORTNET_NATIVE", "never")
+    assert_same_run(run, fit())
+
+
+@pytest.mark.usefixtures("fresh")
 def test_with_one_core_nothing_is_compiled_in_the_background(monkeypatch):
     monkeypatch.setattr(background, "has_spare_core", lambda: False)
     counts = counting_scans(monkeypatch)
