@@ -61,6 +61,6 @@ def _wait_for_all() -> None:
         compilation.wait()
 
 
-# A child process has copies of LLVM's locks, which nobody would open there.
+# A child process has copies of LLVM's locks, which no thread would release there.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_wait_for_all)
