@@ -12,6 +12,7 @@ from .native_policy import native_after, pays_after
 from .numpy_codegen import NumPyCodegen, name_of_base
 from .planner import Plan, make, operations, result_text, trace_twice, with_arrays
 from .replay import Code, Replay, guarded_call
+from .settings import native_mode
 from .signature import key_of
 from .simplify import simplify
 
@@ -44,13 +45,14 @@ class Executable:
         self.pool: list[Replay] = []
         self.native = ""  # a summary of what is compiled
         self._generate(None)
-        self.calls_left = native_after(plan)  # until machine code pays; inf: it never does
-        # How many calls are left when it would pay to use machine code that the cache has.
-        left = self.calls_left - pays_after(plan, compiled=True)
-        self.ask_cache_at = left if 0 < left < inf else None
-        self._lowered: dict[Any, Any] = {}  # by row numbers: see `scan`
+        self.native_after = native_after(plan)
+        self.calls_left = self.native_after  # until machine code pays; inf: it never does
+        # How many calls are left when it pays to use machine code that the cache has.
+        left = self.calls_left - pays_after(plan, cached=True)
+        self.look_at = left if 0 < left < inf else None
+        self._codes: dict[Any, Any] = {}  # by row numbers: see `code_of_scan`
         self.scanned = False  # whether it is a part of a compiled scan
-        self.compilation: Any = None  # the scan's machine code, compiled in the background
+        self.compilation: Any = None  # of the scan's machine code, by another process
 
     def _generate(self, lowering: Any) -> None:
         """Generate the code of the replay: machine code for what can be lowered, else NumPy calls.
@@ -75,7 +77,7 @@ class Executable:
                     codegen.body.insert(0, f"copyto({copy}, {name_of_base(of.base)})")
             compiled = lowering.compile()
             bases = [
-                lowering.addresses[k] if kind == "address" else name_of_base((kind, k))
+                lowering.address(k) if kind == "address" else name_of_base((kind, k))
                 for kind, k in lowering.bases
             ]
         prologue, body = codegen.finish(self.returned)
@@ -120,7 +122,7 @@ class Executable:
     def _take_replay(self) -> Replay | None:
         """Count a call, and return a free replay, or None."""
         self.calls_left -= 1
-        if self.calls_left in (0, self.ask_cache_at) and not self.native:
+        if self.calls_left in (0, self.look_at) and not self.native:
             self._compile(only_from_cache=self.calls_left > 0)
         try:
             return self.pool.pop()
@@ -157,13 +159,13 @@ class Executable:
         same = all(a is b for a, b in zip(given, arrays, strict=True))
         return Bound(self, replay) if replaced and same else None
 
-    def lowered(self, row_numbers: tuple[int, ...]) -> Any:
-        """Return the plan as one compiled function, not yet compiled: see `native.scan.lowered`."""
-        from .native.scan import lowered
+    def code_of_scan(self, row_numbers: tuple[int, ...]) -> Any:
+        """Return the plan as one compiled function: see `native.scan.PlanCode`."""
+        from .native.scan import PlanCode
 
-        if row_numbers not in self._lowered:
-            self._lowered[row_numbers] = lowered(self.plan, row_numbers)
-        return self._lowered[row_numbers]
+        if row_numbers not in self._codes:
+            self._codes[row_numbers] = PlanCode(self.plan, row_numbers)
+        return self._codes[row_numbers]
 
     def explain(self) -> str:
         """Return a description of the plan."""
@@ -195,8 +197,9 @@ class Bound:
         self.replay.function(*arrays)
         compilation = executable.compilation
         if compilation is not None and compilation.finished:
+            executable.compilation = None
             return True
-        return executable.calls_left in (0, executable.ask_cache_at)
+        return executable.calls_left in (0, executable.look_at)
 
     def compile(self) -> None:
         """Use machine code from now on, for what can be lowered: compiled, or that of the cache.
@@ -218,30 +221,30 @@ def scan_pays(
     """Tell whether a scan pays now, if `calls` follow for certain, and `likely` as many in all.
 
     It pays if the machine code is in the cache, or if so many calls are certain that it is compiled
-    at once. For calls that are likely it is compiled in the background, while the calls go on,
-    where there is a core for it.
+    at once. For fewer, or for likely ones, another process compiles it while the calls go on, where
+    that is possible.
     """
     first = executables[0]
     if first.calls_left == inf:
         return False
-    if first.compilation is not None:
-        return all(e.compilation is None or e.compilation.finished for e in executables)
     certain = first.calls_left <= calls
-    due = first.ask_cache_at is not None and first.calls_left <= first.ask_cache_at
-    if not (certain or due or pays_after(first.plan, compiled=True) <= likely):
+    due = first.look_at is not None and first.calls_left <= first.look_at
+    if not (certain or due or pays_after(first.plan, cached=True) <= max(calls, likely)):
         return False
-    lowered = [executable.lowered(row_numbers) for executable in executables]
-    if None in lowered:
-        return certain
-    from .native.background import Compilation, has_spare_core
-    from .native.scan import NAMES, functions_of, is_compiled_already
-
-    if all(map(is_compiled_already, lowered)):
+    codes = [executable.code_of_scan(row_numbers) for executable in executables]
+    if all([code.find() for code in codes]):
         return True
-    if certain or not has_spare_core():
+    if any(code.needs_numpy for code in codes):
+        return certain  # the calls themselves then become machine code
+    if native_mode() == "always" or 2 * first.native_after <= calls:
+        return certain  # until another process is done, the calls would cost more
+    from .native.background import Compilation, can_compile_beside
+
+    if first.compilation is not None and not first.compilation.is_lost:
+        return False
+    if not can_compile_beside():
         return certain
-    for executable, low in zip(executables, lowered, strict=True):
-        executable.compilation = Compilation(functions_of(low), NAMES)
+    first.compilation = Compilation(codes)
     return False
 
 
@@ -253,13 +256,13 @@ def scan(
     `moving` are the arguments: array, bytes that it moves with each call, and with each turn. None
     where a part of a plan needs NumPy.
     """
-    lowered = [executable.lowered(row_numbers) for executable, _ in turns]
-    if None in lowered:
-        return None
     from .native.scan import Moving, Scan
 
-    plans = [(e.plan, low, n) for (e, n), low in zip(turns, lowered, strict=True)]
+    codes = [executable.code_of_scan(row_numbers) for executable, _ in turns]
     try:
+        if not all([code.find() or code.load(code.contents()) for code in codes]):
+            return None
+        plans = [(code, n) for code, (_, n) in zip(codes, turns, strict=True)]
         made = Scan(plans, [Moving(*m) for m in moving])
     except Exception as error:  # an error of LLVM must not end a training
         _warn_of_llvm(error)

@@ -27,9 +27,9 @@ def why_no_machine_code() -> str:
 def check_native_cpu() -> None:
     """Raise ValueError where PORTNET_NATIVE_CPU names a processor that LLVM does not know."""
     if native_cpu():
-        from .native.jit import target_cpu
+        from .native.jit import check_cpu
 
-        target_cpu()
+        check_cpu(native_cpu())
 
 
 def native_after(plan: "Plan") -> float:
@@ -49,17 +49,26 @@ def native_after(plan: "Plan") -> float:
     return 1 if mode == "always" else pays_after(plan)
 
 
-def pays_after(plan: "Plan", compiled: bool = False) -> float:
+def pays_after(plan: "Plan", cached: bool = False) -> float:
     """Return after how many calls machine code has paid; inf: there is nothing to compile.
 
-    Compiling takes 0.05 s and 1.2 ms for each operation, of which a half counts where the code is
-    kept for the next process; or 0.03 s where it is `compiled` already. A call of NumPy's costs
-    0.8 us, and an elementwise operation 0.15 ns for each element.
+    To compile it takes 0.05 s and 1.2 ms for each operation, of which a half counts where the code
+    is kept for the next process. Code that is `cached` takes 6 ms to look for, and 0.03 s where
+    LLVM must load it. A call of NumPy's costs 0.8 us, and an elementwise operation 0.15 ns for each
+    element.
     """
     count = len(plan.operations)
-    cost = 0.03
-    if not compiled:
-        cost = max(cost, (0.05 + 1.2e-3 * count) * (0.5 if cache_folder() else 1))
+    cost = (0.05 + 1.2e-3 * count) * (0.5 if cache_folder() else 1)
+    if cached:
+        cost = 0.006 if loads_without_llvm() else 0.03
     elements = sum(n.size for n in plan.operations if n.op in ELEMENTWISE)
     saved = 8e-7 * count + 1.5e-10 * elements
     return max(1, int(cost / saved)) if count else inf
+
+
+@functools.cache
+def loads_without_llvm() -> bool:
+    """Tell whether compiled code of the cache is loaded without LLVM here."""
+    from .native.loader import processor
+
+    return bool(processor())

@@ -1,6 +1,7 @@
 """Epochs inside machine code: the same bits as steps made eagerly, one by one."""
 
 import os
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +13,7 @@ from portnet import rng, tree
 from portnet.backend import get_backend
 from portnet.compiler import native_policy
 from portnet.data.dataset import Dataset
-from portnet.engine import epoch_scan
+from portnet.engine import compile_cache, epoch_scan
 from portnet.engine.epoch import EpochExecutor
 from portnet.engine.epoch_state import Epochs, EpochState
 from portnet.engine.packing import unpacked
@@ -25,6 +26,9 @@ if native_policy.why_no_machine_code():
 if os.environ.get("PORTNET_TESTS") == "eager":
     pytest.skip("PORTNET_TESTS=eager: no step is compiled", allow_module_level=True)
 
+from portnet.compiler.native.plan_text import plan_of
+from portnet.compiler.native.scan import PlanCode
+
 DRAW = np.random.default_rng(7)
 ROWS = 23
 DATA = DRAW.standard_normal((ROWS, 5))
@@ -35,7 +39,22 @@ WEIGHT = DRAW.uniform(0.5, 2, ROWS)
 
 @pytest.fixture(autouse=True)
 def native(monkeypatch):
+    """Machine code is used at once, and another process would make the same."""
     monkeypatch.setenv("PORTNET_NATIVE", "always")
+    whole = PlanCode.contents
+
+    def contents(code):
+        again = PlanCode(*plan_of(code.text))
+        assert again.text == code.text
+        if code.lowering is None:
+            assert again.lowering is None
+        else:
+            assert again.lowering.functions == code.lowering.functions
+            made = [[c._kept(*base) for base in c.lowering.bases] for c in (again, code)]
+            assert made[0] == made[1]
+        return whole(code)
+
+    monkeypatch.setattr(PlanCode, "contents", contents)
 
 
 def epochs_of(data, size, count, shuffle=True, scale=None, key=True):
@@ -341,13 +360,16 @@ def test_row_numbers_are_trusted_only_where_they_are_the_orders():
 
 
 def test_failure_of_llvm_warns_and_goes_on_by_calls(monkeypatch):
-    from portnet.compiler.native import scan
+    from portnet.compiler.native import jit, scan
 
-    def fails(functions, names):
+    def fails(text):
         raise RuntimeError("no such processor")
 
     expected = trainer().fit(X, LABELS, epochs=3)
-    monkeypatch.setattr(scan, "machine_code", fails)
+    monkeypatch.setattr(scan, "compiled", fails)
+    jit.forget()
+    monkeypatch.setenv("PORTNET_CACHE", "0")
+    monkeypatch.setattr(compile_cache, "_kept", OrderedDict())
     with pytest.warns(portnet.CompileWarning, match=r"NumPy goes on: RuntimeError: no such"):
         run = trainer().fit(X, LABELS, epochs=3)
     assert_same_run(run, expected)

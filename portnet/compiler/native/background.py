@@ -1,66 +1,83 @@
-"""Background: machine code is compiled in a thread, while the calls go on without it.
+"""Background: another process compiles machine code, while the calls here go on without it.
 
-LLVM runs without Python's lock. The results have the same bits with and without machine code, so
-that it does not matter when it is ready.
+The results have the same bits with and without machine code, so that it does not matter when it is
+ready. The other process puts it into the cache, too, even if this one has ended meanwhile. It is no
+thread of this process: Python, which lowers, and the import of LLVM would hold Python's lock.
 """
 
+import json
 import os
+import sys
 import threading
-from typing import Any
+import time
 
-from .jit import machine_code
+from .llvm import python
+from .plan_text import plan_of
+from .scan import PlanCode
 
-__all__ = ["Compilation", "has_spare_core"]
+__all__ = ["Compilation", "can_compile_beside"]
+
+_seconds = [0.0]  # that the other processes have taken
+SHARE = 0.5  # of the time that this process computes, at most
 
 
-def has_spare_core() -> bool:
-    """Tell whether a thread can run beside the caller's."""
+def can_compile_beside() -> bool:
+    """Tell whether another process may compile now: one at a time, on a core that is free.
+
+    Where many processes share the cores, as in a search for parameters, they do not slow each other
+    down by much: compilers take `SHARE` of their time at most, after the first.
+    """
+    if getattr(sys, "frozen", False) or "python" not in os.path.basename(sys.executable or ""):
+        return False  # a program that contains Python would start itself
+    if _running or _seconds[0] > SHARE * time.process_time():
+        return False
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) > 1
     return (os.cpu_count() or 1) > 1
 
 
 class Compilation:
-    """Functions that are compiled in a thread: `machine_code` then returns them at once.
+    """The code of plans, that another process compiles; it is loaded here when it is ready."""
 
-    If that fails, `machine_code` raises the error.
-    """
-
-    def __init__(self, functions: tuple[str, ...], names: tuple[str, ...]) -> None:
+    def __init__(self, codes: list[PlanCode]) -> None:
         self.finished = False
-        self._given = functions, names
-        # Not a daemon: LLVM must not run while the process ends.
-        self._thread = threading.Thread(target=self._run, name="portnet compiles")
+        self._codes, self._process = [code for code in codes if not code.functions], os.getpid()
+        self._thread = threading.Thread(target=self._run, name="portnet compiles", daemon=True)
         _running.add(self)
         try:
             self._thread.start()
-        except RuntimeError:  # no thread can start: it is compiled where it is asked for
+        except RuntimeError:  # no thread can start
             self.finished = True
             _running.discard(self)
 
     def _run(self) -> None:
+        began = time.perf_counter()
         try:
-            machine_code(*self._given)
-        except Exception:  # raised again where the functions are asked for
+            texts = json.dumps([code.text for code in self._codes])
+            done = python(f"from {__name__} import compile_given; compile_given()", True, texts)
+            for code, contents in zip(self._codes, json.loads(done.stdout), strict=True):
+                code.load(bytes.fromhex(contents))
+        except Exception:  # without the code the calls go on
             pass
         finally:
+            _seconds[0] += time.perf_counter() - began
             self.finished = True
             _running.discard(self)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether this process is a copy of the one that waits."""
+        return self._process != os.getpid()
+
     def wait(self) -> None:
         """Return when it is finished."""
-        if not self.finished:
-            self._thread.join()
+        self._thread.join()
 
 
-_running: set[Any] = set()
+def compile_given() -> None:
+    """Compile plans, given as texts on the standard input: the work of the other process."""
+    plans = [plan_of(text) for text in json.load(sys.stdin)]
+    json.dump([PlanCode(*plan).contents().hex() for plan in plans], sys.stdout)
 
 
-def _wait_for_all() -> None:
-    for compilation in list(_running):
-        compilation.wait()
-
-
-# A child process has copies of LLVM's locks, which no thread would release there.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_wait_for_all)
+_running: set[Compilation] = set()

@@ -37,6 +37,7 @@ from .llvm_ir import (
     rows_text,
     take_text,
 )
+from .numpy_c import CName
 
 __all__ = ["FEW", "Lowering"]
 
@@ -101,7 +102,7 @@ class Lowering:
         # Memory of which the functions know the address: its number
         self.bases: dict[Base, int] = {}
         self.used: set[str] = set()  # those that are read or written
-        self.addresses: list[int] = []  # of NumPy's functions and their data
+        self.names: list[CName] = []  # of NumPy's functions and their data
         self.count = 0  # of functions that are called
         self.known: dict[str, str] = {}  # the text of a function: its name
         self.named = 0  # pointers
@@ -134,6 +135,10 @@ class Lowering:
         """Return the compiled functions by name."""
         names = tuple([f"segment{i}" for i in range(self.count)])
         return machine_code(tuple(self.functions), names) if names else {}
+
+    def address(self, number: int) -> int | None:
+        """Return the address that a base of kind "address" stands for in this process."""
+        return numpy_c.address(self.names[number])
 
     def summary(self) -> str:
         """Return a summary of what is compiled."""
@@ -199,18 +204,22 @@ class Lowering:
         self.bases.setdefault(base, len(self.bases))
         return _pointer_name(base)
 
-    def _address(self, address: int) -> str:
+    def _address(self, name: CName) -> str:
         """Return the name of the pointer to a function, or to data, of NumPy's.
 
         It comes from the table: the text of the functions is the same in every process.
         """
-        if address not in self.addresses:
-            self.addresses.append(address)
-        return f"%{self._base(('address', self.addresses.index(address)))}"
+        if name not in self.names:
+            self.names.append(name)
+        return f"%{self._base(('address', self.names.index(name)))}"
 
-    def _loop(self, call: numpy_c.CLoop) -> list[str]:
-        """Return the names of the function and of the data of a loop."""
-        return [self._address(call.function), self._address(call.data)]
+    def _loop(self, ufunc: Any, *dtypes: Any) -> list[str]:
+        """Return the names of the function and of the data of NumPy's loop for these dtypes."""
+        if numpy_c.loop(ufunc, dtypes) is None:
+            raise UnsupportedError(ufunc.__name__)
+        kinds = tuple([d.name for d in dtypes])
+        name = ufunc.__name__
+        return [self._address(CName(part, name, kinds)) for part in ("function", "data")]
 
     def _access(self, node: Node) -> Access:
         """Return where the elements of a node lie, which must be the same in each call."""
@@ -377,13 +386,11 @@ class Lowering:
                 base = self._base(self.layout.constants.add(o))
                 accesses.append((Access(base, 0, (), dtype), stride, 1))
         out = self._access(node)
-        call = numpy_c.loop(UFUNCS[node.op], (*dtypes, node.dtype))
-        if call is None:
-            raise UnsupportedError(node.op)
+        call = self._loop(UFUNCS[node.op], *dtypes, node.dtype)
         accesses.append((out, out.dtype.itemsize, node.size))
         item = _CompiledCall([], [], [])
         pointers = [self._pointer(a.base, a.offset, item.lines) for a, _, _ in accesses]
-        item.lines += c_call(pointers, node.size, [s for _, s, _ in accesses], self._loop(call))
+        item.lines += c_call(pointers, node.size, [s for _, s, _ in accesses], call)
         spans = [(a.base, a.offset, a.offset + n * a.dtype.itemsize) for a, _, n in accesses]
         item.reads, item.writes = spans[:-1], spans[-1:]
         self.items.append(item)
@@ -424,9 +431,9 @@ class Lowering:
     def _repeated(self, node: Node, op: str, outer: int, count: int, columns: int) -> _CompiledCall:
         """Return calls of one of NumPy's functions, for each row."""
         x, out, dtype = self._access(node.nodes[0]), self._access(node), node.dtype
-        call = numpy_c.loop(BINARY[op], (dtype,) * 3)
-        if call is None or (columns > 1 and op not in ("max", "min")):
+        if columns > 1 and op not in ("max", "min"):
             raise UnsupportedError(op)
+        call = self._loop(BINARY[op], dtype, dtype, dtype)
         item = _CompiledCall([self._span(node.nodes[0])], [self._span(node)], [])
         o = self._pointer(out.base, out.offset, item.lines)
         p = self._pointer(x.base, x.offset, item.lines)
@@ -434,7 +441,7 @@ class Lowering:
             text = rows_text(op, dtype, outer, count)
         else:
             text = columns_text(dtype, count, columns)
-        item.lines = self._call(text, [o, p, *self._loop(call)], item.lines)
+        item.lines = self._call(text, [o, p, *call], item.lines)
         return item
 
     def _product(self, node: Node) -> None:
@@ -487,16 +494,17 @@ class Lowering:
         if found is None:
             raise UnsupportedError("BLAS")
         given = given.replace("INT", f"i{found.bits}")
+        address = self._address(CName("product", call, (node.dtype.name,), found.bits))
         if call == "dot":  # NumPy adds it to 0, which has no effect but on -0
             self.named += 1
             value = f"%d{self.named}"
             item.lines += [
-                f"{value} = call {t} {self._address(found.function)}({given})",
+                f"{value} = call {t} {address}({given})",
                 f"{value}.0 = fadd {t} {value}, 0.0",
                 f"store {t} {value}.0, ptr {po}",
             ]
         else:
-            item.lines.append(f"call void {self._address(found.function)}({given})")
+            item.lines.append(f"call void {address}({given})")
         self.items.append(item)
 
     def _take(self, node: Node) -> None:

@@ -14,10 +14,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["CLoop", "c_library", "loop", "product"]
+__all__ = ["CLoop", "CName", "address", "c_library", "loop", "product"]
 
 ROW_MAJOR, NO_TRANS, TRANS = 101, 111, 112  # cblas.h
 _ADDRESS = ctypes.c_void_p
+
+
+class CName(NamedTuple):
+    """What stands for an address, which differs from process to process.
+
+    kind "function" or "data": of the loop of ufunc `name` for these dtypes. kind "product": of a
+    matrix product, `bits` those of its integers.
+    """
+
+    kind: str
+    name: str
+    dtypes: tuple[str, ...]
+    bits: int = 64
 
 
 class CLoop(NamedTuple):
@@ -86,6 +99,16 @@ def _as_numpy(ufunc: Any, found: CLoop, dtypes: tuple[Any, ...]) -> bool:
         )
         expected = ufunc(*given)
     return bool(expected.dtype == result.dtype and expected.tobytes() == result.tobytes())
+
+
+def address(of: CName) -> int | None:
+    """Return the address that a name stands for; None where this NumPy has none such."""
+    dtypes = tuple([np.dtype(d) for d in of.dtypes])
+    if of.kind == "product":
+        found = product(of.name, *dtypes)
+        return found.function if found is not None and found.bits == of.bits else None
+    call = loop(getattr(np, of.name), dtypes)
+    return None if call is None else getattr(call, of.kind)
 
 
 class Product(NamedTuple):

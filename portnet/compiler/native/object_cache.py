@@ -28,19 +28,22 @@ def is_cached(key: str) -> bool:
     return folder is not None and os.path.exists(folder / _name(key))
 
 
-def cached_object(key: str, target: str, compile: Callable[[], bytes]) -> bytes:
+def cached_object(key: str, target: str, compile: Callable[[], bytes] | None) -> bytes:
     """Return the object file of a key from the cache, or else compile it and put it there.
 
     `key` and `target` are everything that the contents depend on: the program, the versions, the
     processor. The file of a key is found without the compiler; it is used if it is for `target`.
+    Without `compile`, b"" is what is not there.
     """
     folder = _folder()
     if folder is None:
-        return compile()
+        return compile() if compile else b""
     path, head = folder / _name(key), hashlib.sha256(target.encode()).digest()
     found = _read(path)
     if found is not None and found[: len(head)] == head:
         return found[len(head) :]
+    if compile is None:
+        return b""
     made = compile()
     with contextlib.suppress(OSError):
         _write(path, head + made)

@@ -7,6 +7,8 @@ batch.
 """
 
 import ctypes
+import functools
+import json
 import time
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -15,12 +17,112 @@ import numpy as np
 
 from ..memory import aligned
 from ..planner import Plan
-from .jit import is_compiled, machine_code
-from .lowering import Lowering
+from .jit import compiled, loaded, object_file
+from .numpy_c import CName, address
+from .plan_text import SMALL, plan_text
 
-__all__ = ["NAMES", "Moving", "Scan", "functions_of", "is_compiled_already", "lowered"]
+__all__ = ["Moving", "PlanCode", "Scan"]
 
 NAMES = "segment0", "scan"  # of the functions that are called
+
+
+class PlanCode:
+    """A plan as one compiled function, of the cache or compiled now.
+
+    Parameters
+    ----------
+    plan : Plan
+        Each result must replace a donated argument.
+    row_numbers : collection of int
+        See `Lowering`.
+
+    Attributes
+    ----------
+    functions : dict
+        The compiled functions; empty as long as none is loaded.
+    bases : list
+        What the table of the function has to hold, as in `Lowering`, but that may be kept: a small
+        constant is ("value", dtype, shape, bytes), an address ("address", CName).
+    """
+
+    def __init__(self, plan: Plan, row_numbers: Collection[int]) -> None:
+        self.plan, self.row_numbers = plan, row_numbers
+        self.functions: dict[str, Any] = {}
+        self.bases: list[Any] = []
+        self.text = plan_text(plan, row_numbers)  # it is known by it
+        self.needs_numpy = False  # for a part of the plan, so that there is no code; if it is known
+
+    def find(self) -> bool:
+        """Load the code from the cache; return whether it is there."""
+        return bool(self.functions) or self.load(object_file(self.text, None))
+
+    @functools.cached_property
+    def lowering(self) -> Any:
+        """The plan lowered to one function; None if a part of it needs NumPy."""
+        from .lowering import Lowering
+
+        if len(self.plan.donated) != len(self.plan.program.leaves):
+            return None
+        lowering = Lowering(self.plan, self.row_numbers)
+        supported = all(lowering.add(step) for step in self.plan.steps)
+        supported = supported and all(lowering.add_copy(*c) for c in self.plan.layout.copies)
+        return lowering if supported and lowering.close() else None
+
+    def contents(self) -> bytes:
+        """Return the bases, in one line, and the object file, compiled if the cache has none."""
+        return object_file(self.text, self._compiled)
+
+    def _compiled(self) -> bytes:
+        if self.lowering is None:
+            return b"null\n"
+        bases = [self._kept(*base) for base in self.lowering.bases]
+        code = compiled("\n".join([*self.lowering.functions, TEXT]))
+        return json.dumps(bases).encode() + b"\n" + code
+
+    def _kept(self, kind: str, number: int) -> Any:
+        """Return a base of the lowering in a form that can be kept."""
+        if kind == "address":
+            return kind, self.lowering.names[number]
+        array = self.plan.layout.constants.arrays[number] if kind == "constant" else None
+        if array is not None and array.nbytes <= SMALL:
+            return "value", array.dtype.str, array.shape, array.tobytes().hex()
+        return kind, number
+
+    def load(self, contents: bytes) -> bool:
+        """Load what `contents` returned; return whether that is possible here."""
+        bases, _, code = contents.partition(b"\n")
+        self.needs_numpy = bases == b"null"
+        if not code:
+            return False
+        self.bases = json.loads(bases)
+        if None in map(self._c_address, self.bases):
+            return False
+        self.functions = loaded(self.text, NAMES, code)
+        return True
+
+    def _c_address(self, base: Any) -> int | None:
+        """Return the address of a function or of data of NumPy's; 0 for other bases."""
+        if base[0] != "address":
+            return 0
+        kind, name, dtypes, bits = base[1]
+        return address(CName(kind, name, tuple(dtypes), bits))
+
+    def table(self) -> tuple[Any, list[Any]]:
+        """Return the addresses of the bases, 0 for arguments, and the arrays to be kept."""
+        kept: list[Any] = []
+        addresses = []
+        for base in self.bases:
+            kind, array = base[0], None
+            if kind == "value":
+                _, dtype, shape, value = base
+                array = np.frombuffer(bytearray.fromhex(value), dtype).reshape(shape)
+            elif kind == "constant":
+                array = self.plan.layout.constants.arrays[base[1]]
+            elif kind == "buffer":
+                array = aligned(self.plan.layout.buffers[base[1]])
+            kept.append(array)
+            addresses.append(self._c_address(base) if array is None else array.ctypes.data)
+        return np.array(addresses), kept
 
 
 class Moving(NamedTuple):
@@ -95,52 +197,37 @@ done:
 
 
 class Scan:
-    """Calls of one or two plans in turns; each plan is lowered by `lowered`.
+    """Calls of one or two plans in turns.
 
     Parameters
     ----------
-    plans : list of (Plan, Lowering, int)
-        What is called, and how often in each turn.
+    plans : list of (PlanCode, int)
+        What is called, compiled, and how often in each turn.
     moving : list of Moving
         The arguments, in their order, C-contiguous; their arrays are kept. `donated` ones hold the
         results.
     """
 
-    def __init__(self, plans: list[tuple[Plan, Lowering, int]], moving: list[Moving]) -> None:
-        self.counts = [count for _, _, count in plans]
+    def __init__(self, plans: list[tuple[PlanCode, int]], moving: list[Moving]) -> None:
+        self.counts = [count for _, count in plans]
         self.kept: list[Any] = [m.array for m in moving]
         self.seconds = 0.0  # per call, as measured; 0: unknown
         self._numbers = np.zeros(13, np.int64)
         self._numbers[:2] = sum(self.counts), self.counts[0]
-        for at, (plan, lowering, _) in zip((5, 9), plans, strict=False):
-            code = machine_code(functions_of(lowering), NAMES)
-            table = np.array([self._address(plan, lowering, base) for base in lowering.bases])
+        for at, (code, _) in zip((5, 9), plans, strict=False):
+            table, kept = code.table()
             moves = [
                 (number, moving[base[1]].array.ctypes.data, *moving[base[1]][1:])
-                for number, base in enumerate(lowering.bases)
+                for number, base in enumerate(code.bases)
                 if base[0] in ("donated", "staged")
             ]
             moved = np.array(moves, np.int64)
-            function = ctypes.cast(code["segment0"], ctypes.c_void_p).value or 0
+            function = ctypes.cast(code.functions["segment0"], ctypes.c_void_p).value or 0
             self._numbers[at : at + 4] = function, table.ctypes.data, moved.ctypes.data, len(moves)
-            self.kept += [code, table, moved]
+            self.kept += [code.functions, kept, table, moved]
             if at == 5:
-                self._function = code["scan"]
+                self._function = code.functions["scan"]
         self._at = self._numbers.ctypes.data
-
-    def _address(self, plan: Plan, lowering: Lowering, base: Any) -> int:
-        """Return the address of a base; 0 for an argument, which moves."""
-        kind, number = base
-        if kind in ("donated", "staged"):
-            return 0
-        if kind == "address":
-            return int(lowering.addresses[number])
-        if kind == "constant":
-            array = plan.layout.constants.arrays[number]
-        else:
-            array = aligned(plan.layout.buffers[number])
-        self.kept.append(array)
-        return int(array.ctypes.data)
 
     @property
     def reached(self) -> int:
@@ -161,26 +248,3 @@ class Scan:
     def calls_within(self, seconds: float) -> int:
         """Return how many calls take about so long; one, as long as none was measured."""
         return max(1, int(seconds / self.seconds)) if self.seconds else 1
-
-
-def functions_of(lowering: Lowering) -> tuple[str, ...]:
-    """Return the text of what is compiled for a plan."""
-    return (*lowering.functions, TEXT)
-
-
-def is_compiled_already(lowering: Lowering) -> bool:
-    """Tell whether the cache has the machine code of a plan."""
-    return is_compiled(functions_of(lowering))
-
-
-def lowered(plan: Plan, row_numbers: Collection[int]) -> Lowering | None:
-    """Return a plan as one compiled function; None if a part of it needs NumPy.
-
-    Each result must replace a donated argument. See `Lowering` for `row_numbers`.
-    """
-    if len(plan.donated) != len(plan.program.leaves):
-        return None
-    lowering = Lowering(plan, row_numbers)
-    supported = all(lowering.add(step) for step in plan.steps)
-    supported = supported and all(lowering.add_copy(*copy) for copy in plan.layout.copies)
-    return lowering if supported and lowering.close() else None

@@ -31,7 +31,7 @@ import portnet
 from portnet import tree
 from portnet.backend import namespace
 from portnet.compiler import CompileWarning, native_policy, planner
-from portnet.compiler.native import jit, llvm_ir, lowering
+from portnet.compiler.native import llvm, llvm_ir, lowering
 from portnet.compiler.simplify import simplify
 from portnet.engine import compile_cache
 from portnet.layers import ACTIVATIONS
@@ -541,9 +541,12 @@ def test_portnet_native_cpu_sets_the_target_processor(cpu, monkeypatch):
     if (cpu == "x86-64") != (platform.machine() == "x86_64"):
         pytest.skip(f"{cpu} is no target on {platform.machine()}")
 
+    compiled, whole = [], llvm.compiled
+    monkeypatch.setattr(llvm, "compiled", lambda text, to: compiled.append(to) or whole(text, to))
     monkeypatch.setenv("PORTNET_NATIVE_CPU", cpu)
-    assert jit.target_cpu() == cpu
+    monkeypatch.setenv("PORTNET_CACHE", "0")
     assert_native(monkeypatch, lambda x: x * 2.0 + namespace(x).exp(-x), np.arange(9.0))
+    assert compiled == [cpu]
 
 
 def test_machine_code_compiled_during_a_call_is_kept(monkeypatch):

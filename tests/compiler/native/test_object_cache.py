@@ -14,7 +14,7 @@ from portnet.compiler import native_policy, settings
 if native_policy.why_no_machine_code():
     pytest.skip(f"no machine code: {native_policy.why_no_machine_code()}", allow_module_level=True)
 
-from portnet.compiler.native import jit, object_cache
+from portnet.compiler.native import jit, llvm, loader, object_cache
 from portnet.compiler.native.object_cache import cached_object, is_cached
 
 
@@ -201,7 +201,7 @@ def test_folder_is_in_the_users_caches_by_default(monkeypatch, tmp_path):
 
 def results():
     """Return the results of a compiled function, compiled anew."""
-    jit._machine_code.cache_clear()
+    jit.forget()
     x = np.linspace(-1, 1, 12).reshape(3, 4)
     compiled = portnet.compile(lambda x: portnet.namespace(x).exp(x @ x.T) * 2.0 + 1.0)
     return compiled(x), np.exp(x @ x.T) * 2.0 + 1.0
@@ -216,7 +216,7 @@ def test_function_found_in_the_cache_is_not_compiled_and_has_the_same_bits(
     folder, native, monkeypatch
 ):
     first, expected = results()
-    monkeypatch.setattr(jit, "_compiled", lambda text, target: pytest.fail("compiled again"))
+    monkeypatch.setattr(llvm, "compiled", lambda text, cpu: pytest.fail("compiled again"))
     second, _ = results()
     assert first.tobytes() == second.tobytes() == expected.tobytes()
 
@@ -231,7 +231,7 @@ def test_calls_use_machine_code_of_the_cache_sooner_than_they_compile(folder, mo
         return x
 
     def calls_until_native():
-        jit._machine_code.cache_clear()
+        jit.forget()
         compiled = portnet.compile(many_operations)
         expected, count = compiled(x), 1
         (executable,) = compiled._entries.values()
@@ -242,17 +242,17 @@ def test_calls_use_machine_code_of_the_cache_sooner_than_they_compile(folder, mo
         return count
 
     first = calls_until_native()
-    monkeypatch.setattr(jit, "_compiled", lambda text, target: pytest.fail("compiled again"))
+    monkeypatch.setattr(llvm, "compiled", lambda text, cpu: pytest.fail("compiled again"))
     assert calls_until_native() < first
 
 
 @pytest.mark.parametrize("changed", ["numpy", "llvmlite", "portnet", "processor", "features"])
 def test_other_versions_or_another_processor_compile_anew(folder, native, monkeypatch, changed):
-    compiled, whole = [], jit._compiled
-    monkeypatch.setattr(jit, "_compiled", lambda *args: compiled.append(0) or whole(*args))
+    compiled, whole = [], llvm.compiled
+    monkeypatch.setattr(llvm, "compiled", lambda *args: compiled.append(0) or whole(*args))
     results()
     if changed == "processor":
-        monkeypatch.setattr(jit, "target_cpu", lambda: GENERIC)
+        monkeypatch.setattr(loader, "processor", lambda: "another processor")
     elif changed == "llvmlite":
         monkeypatch.setattr(jit, "_version_of_llvmlite", lambda: "0.0.0")
     elif changed == "features":
@@ -263,13 +263,11 @@ def test_other_versions_or_another_processor_compile_anew(folder, native, monkey
     assert len(compiled) == 2
 
 
-GENERIC = "x86-64" if os.uname().machine == "x86_64" else "generic"
-
 SCRIPT = """
 import numpy as np, portnet
-from portnet.compiler.native import jit
-compiled, whole = [], jit._compiled
-jit._compiled = lambda *args: compiled.append(0) or whole(*args)
+from portnet.compiler.native import llvm
+compiled, whole = [], llvm.compiled
+llvm.compiled = lambda *args: compiled.append(0) or whole(*args)
 x = np.linspace(-1, 1, 96).reshape(32, 3)
 run = portnet.Trainer(portnet.mlp([3, 5, 1]), "squared_error", "adam", 8).fit(x, x[:, :1], epochs=3)
 print(len(compiled), run.history["loss"][-1].hex())
