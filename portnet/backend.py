@@ -95,13 +95,13 @@ def namespace(*arrays: Array | float | None) -> Namespace:
     """
     if all(type(a) is np.ndarray or a is None for a in arrays):  # fast path, ten times faster
         return _numpy
+    a: Any
+    for a in arrays:  # traced arrays accept NumPy arrays as constants
+        if hasattr(type(a), "__portnet_trace__"):
+            return a.__array_namespace__()
     try:
         return _numpy.array_namespace(*arrays)
     except TypeError:
-        a: Any
-        for a in arrays:  # traced arrays accept NumPy arrays as constants
-            if hasattr(a, "__portnet_trace__"):
-                return a.__array_namespace__()
         kinds = [describe(a) for a in arrays if not isinstance(a, int | float | None)]
         raise TypeError(
             f"expected arrays of one library, got {' and '.join(dict.fromkeys(kinds)) or 'none'}; "

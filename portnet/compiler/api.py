@@ -102,10 +102,15 @@ def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compil
 
 
 class Compiled:
-    """A compiled function: see `compile`."""
+    """A compiled function: see `compile`.
 
-    def __init__(self, fn: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
-        self.fn, self.donate = fn, donate
+    A function that is known to be `pure` is traced once: any other is traced twice, to see that.
+    """
+
+    def __init__(
+        self, fn: Callable[..., Any], donate: tuple[int, ...] = (), pure: bool = False
+    ) -> None:
+        self.fn, self.donate, self.pure = fn, donate, pure
         self._entries: OrderedDict[Any, Any] = OrderedDict()  # by key: what does such a call
         self._last: Any = None  # what did the last call: it is tried first
         self._warned: set[Any] = set()  # keys and reasons that were warned of
@@ -253,7 +258,7 @@ class Compiled:
     def _build(self, args: Any, kwargs: Any) -> Any:
         from .executable import build  # import portnet needs no planner
 
-        return build(self.fn, self.donate, args, kwargs)
+        return build(self.fn, self.donate, args, kwargs, self.pure)
 
     def _keep(self, key: Any, entry: Any) -> None:
         self._entries[key] = entry

@@ -10,7 +10,7 @@ from typing import Any
 from .errors import MISS, CompileWarning, EagerError
 from .native_policy import native_after, pays_after
 from .numpy_codegen import NumPyCodegen, name_of_base
-from .planner import Plan, make, operations, result_text, trace_twice, with_arrays
+from .planner import Plan, make, operations, result_text, traced, with_arrays
 from .replay import Code, Replay, guarded_call
 from .settings import native_mode
 from .signature import key_of
@@ -44,7 +44,7 @@ class Executable:
         self.others = [i for i in range(len(plan.program.inputs)) if i not in self.donated]
         self.pool: list[Replay] = []
         self.native = ""  # a summary of what is compiled
-        self._generate(None)
+        self._code: Code | None = None  # not needed where all calls are parts of a scan
         self.native_after = native_after(plan)
         self.calls_left = self.native_after  # until machine code pays; inf: it never does
         # How many calls are left when it pays to use machine code that the cache has.
@@ -54,7 +54,19 @@ class Executable:
         self.scanned = False  # whether it is a part of a compiled scan
         self.compilation: Any = None  # of the scan's machine code, by another process
 
-    def _generate(self, lowering: Any) -> None:
+    @property
+    def code(self) -> Code:
+        """The code of a replay."""
+        return self._generate(None) if self._code is None else self._code
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the buffers of a replay."""
+        layout, code = self.plan.layout, self._code
+        staged = [] if code is None else code.staged.values()
+        return sum((*layout.buffers, *layout.blocks, *staged))
+
+    def _generate(self, lowering: Any) -> Code:
         """Generate the code of the replay: machine code for what can be lowered, else NumPy calls.
 
         `lowering` is None, or takes the steps one by one.
@@ -82,7 +94,7 @@ class Executable:
             ]
         prologue, body = codegen.finish(self.returned)
         guarded = functools.cache(lambda: builtins.compile(self.guard, "<portnet: guard>", "exec"))
-        self.code = Code(
+        made = Code(
             codegen.arrays,
             builtins.compile(prologue, "<portnet: prologue>", "exec"),
             builtins.compile(body, "<portnet: replay>", "exec"),
@@ -90,10 +102,11 @@ class Executable:
             codegen.names | self.named | compiled,
             staged,
             bases,
+            (prologue, body + self.guard),
         )
-        self.source = prologue, body + self.guard
-        self.nbytes = sum((*layout.buffers, *layout.blocks, *staged.values()))
         self.pool = []  # replays of the code before
+        self._code = made
+        return made
 
     def _compile(self, only_from_cache: bool = False) -> None:
         """Use machine code in replays from now on; or else only if it is compiled already."""
@@ -171,7 +184,7 @@ class Executable:
         """Return a description of the plan."""
         from .explain import explain
 
-        return explain(self.plan, self.native, self.source)
+        return explain(self.plan, self.native, self.code.source)
 
 
 class Bound:
@@ -277,8 +290,10 @@ def _warn_of_llvm(error: Exception) -> None:
     warnings.warn(message, CompileWarning, stacklevel=3)
 
 
-def build(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs: Any) -> Executable:
-    """Trace fn twice and plan it."""
+def build(
+    fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs: Any, pure: bool = False
+) -> Executable:
+    """Trace fn and plan it; `pure` says that it need not be traced twice to see that it is."""
     arrays: list[Any] = []
     ends = []
     for a in args:
@@ -299,7 +314,7 @@ def build(fn: Callable[..., Any], donate: tuple[int, ...], args: Any, kwargs: An
             k: with_arrays(v, left) for k, v in kwargs.items()
         }
 
-    program = trace_twice(fn, kinds, rebuild)
+    program = traced(fn, kinds, rebuild, pure)
     reusable = [i for d in donate if d < len(args) for i in range(ends[d - 1] if d else 0, ends[d])]
     plan = make(simplify(program), operations(program), reusable)
     return Executable(plan, program.results, None if kwargs else args)

@@ -1,6 +1,6 @@
 """Planner: from a function to a plan: trace, simplify, schedule, allocate.
 
-1. `trace_twice` traces the function; two traces that differ cannot be replayed.
+1. `traced` traces the function, twice; two traces that differ cannot be replayed.
 2. `simplify` removes operations.
 3. `schedule.grouped` orders them: elementwise operations on large arrays become groups that run
    block by block, so that intermediate values stay in the processor's cache.
@@ -23,7 +23,7 @@ from .simplify import materialize_reshapes
 from .tracer import Untraceable, line_of_error, trace
 from .views import root
 
-__all__ = ["Plan", "make", "operations", "result_text", "trace_twice", "with_arrays"]
+__all__ = ["Plan", "make", "operations", "result_text", "traced", "with_arrays"]
 
 
 @dataclass(eq=False)
@@ -81,11 +81,14 @@ def _results(program: Program, reusable: list[int]) -> tuple[Program, dict[int, 
     return program, donated
 
 
-def trace_twice(fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
-    """Trace fn twice; raise EagerError where it cannot be traced, or the traces differ."""
+def traced(fn: Callable[..., Any], kinds: Any, rebuild: Any, pure: bool = False) -> Program:
+    """Trace fn twice; raise EagerError where it cannot be traced, or the traces differ.
+
+    What is known to be `pure` is traced once.
+    """
     try:
         first = trace(fn, kinds, rebuild)
-        second = trace(fn, kinds, rebuild)
+        second = first if pure else trace(fn, kinds, rebuild)
     except Untraceable as error:
         where = error.where or line_of_error(error.__traceback__)
         raise EagerError(f"{error} (at {where})") from None
@@ -93,6 +96,8 @@ def trace_twice(fn: Callable[..., Any], kinds: Any, rebuild: Any) -> Program:
         where = line_of_error(error.__traceback__)
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         raise EagerError(f"tracing it raised {message} (at {where})") from None
+    if pure:
+        return first
     forms: list[Any] = [{}, {}]
     texts = [
         result_text(p.results, iter(range(len(p.leaves))), names)

@@ -26,6 +26,7 @@ class Code(NamedTuple):
     names: dict[str, Any]
     staged: dict[str, int]  # copies of arguments for machine code: name, bytes
     bases: list[str | int]  # the arrays whose addresses machine code needs, and other addresses
+    source: tuple[str, str]  # the text of prologue and body
 
 
 class Replay:

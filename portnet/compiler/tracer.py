@@ -45,6 +45,9 @@ class _NoAttributeError(Untraceable, AttributeError):
     """An attribute of NumPy arrays that the standard does not have."""
 
 
+_ARRAYS = (np.ndarray, np.generic)
+
+
 class Tracer:
     """Records the operations of one trace."""
 
@@ -64,6 +67,12 @@ class Tracer:
             self.refuse("")
         if np.geterr() != self.errors:
             self.refuse("np.errstate inside of the function")
+        return self.view(node)
+
+    def view(self, node: Node) -> "TracedArray":
+        """Record a node that computes nothing, and return its result."""
+        if self.closed:
+            self.refuse("")
         self.nodes.append(node)
         return TracedArray(self, node)
 
@@ -72,7 +81,7 @@ class Tracer:
         node = Node("input", shape=shape, dtype=dtype, value=len(self.inputs))
         self.inputs.append(node)
         self.shared.add(id(node))
-        return self.add(node)
+        return self.view(node)
 
     def constant(self, array: Any) -> Node:
         """Return the node of an array that is no argument, with its values of now."""
@@ -96,7 +105,7 @@ class Tracer:
             return x._node
         if type(x) in (bool, int, float, complex):
             return x
-        if isinstance(x, np.ndarray | np.generic):
+        if isinstance(x, _ARRAYS):
             if type(x) is not np.ndarray and not isinstance(x, np.generic | np.memmap):
                 self.refuse(f"an array of type {type(x).__name__}")
             return self.constant(x)
@@ -222,11 +231,7 @@ def _or_numpys(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         tracer = _tracer(args) or _tracer(kwargs.values())
         if tracer is None:
             return getattr(_numpy, name)(*args, **kwargs)
-        if (
-            args
-            and type(args[0]) is not TracedArray
-            and isinstance(args[0], np.ndarray | np.generic)
-        ):
+        if args and type(args[0]) is not TracedArray and isinstance(args[0], _ARRAYS):
             args = TracedArray(tracer, tracer.operand(args[0])), *args[1:]
         return function(tracer, *args, **kwargs)
 
@@ -422,8 +427,8 @@ _operator("matmul", _matmul)
 def _view(x: TracedArray, op: str, made: Shape, /, **attrs: Any) -> TracedArray:
     tracer, node = x._tracer, x._node
     view = Node(op, (node,), tuple(attrs.items()), made, node.dtype)
-    tracer.shared |= {id(node), id(view)}
-    return tracer.add(view)
+    tracer.shared.update((id(node), id(view)))
+    return tracer.view(view)
 
 
 def _stand_in(x: TracedArray) -> Any:
@@ -481,12 +486,12 @@ def _flip(tracer: Tracer, x: Any, /, *, axis: Any = None) -> Any:
     return x[tuple(back if a in axes else whole for a in range(x.ndim))]
 
 
-_ARRAYS = (bool, np.bool, np.ndarray, list, tuple)  # what an index takes for an array
+_AS_ARRAYS = (bool, np.bool, np.ndarray, list, tuple)  # what an index takes for an array
 
 
 def _getitem(x: TracedArray, key: Any) -> TracedArray:
     keys = key if isinstance(key, tuple) else (key,)
-    if any([isinstance(k, _ARRAYS) for k in keys]):
+    if any([isinstance(k, _AS_ARRAYS) for k in keys]):
         x._tracer.refuse("an array as an index, x[array] (take does it),")
     if Ellipsis not in keys:
         keys = (*keys, ...)
@@ -741,18 +746,20 @@ def _untraceable(tracer: Tracer) -> Untraceable:
     return error
 
 
-_OURS = Path(__file__).parent
-_LIBRARIES = tuple(
-    str(Path(importlib.util.find_spec(name).origin).parent)  # type: ignore[union-attr, arg-type]
-    for name in ("numpy", "array_api_compat")
-)
+@functools.cache
+def _libraries() -> tuple[str, ...]:
+    """Return the folders of the libraries whose lines are not the user's."""
+    return tuple(
+        str(Path(importlib.util.find_spec(name).origin).parent)  # type: ignore[union-attr, arg-type]
+        for name in ("numpy", "array_api_compat")
+    )
 
 
 def _line_of(lines: Iterable[tuple[Any, int]]) -> str:
     """Return "file:line, in f" of the first frame that belongs to the user, or to portnet."""
     for frame, line in lines:
         path = frame.f_code.co_filename
-        if Path(path).parent != _OURS and not path.startswith(_LIBRARIES):
+        if Path(path).parent != Path(__file__).parent and not path.startswith(_libraries()):
             return f"{path}:{line}, in {frame.f_code.co_qualname}"
     return "an unknown line"
 

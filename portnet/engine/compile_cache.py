@@ -28,14 +28,14 @@ def compile_cached(
 ) -> Compiled:
     """Return compile(make(*parts, *form)); the same function for equal, cacheable parts.
 
-    A second fit, or another `partial_fit`, then need not trace.
+    A second fit, or another `partial_fit`, then need not trace. These parts are pure.
     """
     if not is_cacheable(parts):
         return compile(make(*parts, *form), donate)
     name = make, parts, repr(parts), form, native_mode()
     with _lock:
         fn = _kept.pop(name, None)
-        _kept[name] = compile(make(*parts, *form), donate) if fn is None else fn
+        _kept[name] = Compiled(make(*parts, *form), donate, pure=True) if fn is None else fn
         while len(_kept) > 16:
             _kept.popitem(last=False)
         return _kept[name]

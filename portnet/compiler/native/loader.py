@@ -11,54 +11,16 @@ import mmap
 import platform
 import struct
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 __all__ = ["load", "processor"]
 
 
-class _Header(NamedTuple):
-    magic: bytes
-    kind: int
-    machine: int
-    version: int
-    entry: int
-    programs: int
-    sections: int
-    flags: int
-    size: int
-    program_size: int
-    program_count: int
-    section_size: int
-    section_count: int
-    names: int
-
-
-class _Section(NamedTuple):
-    name: int
-    kind: int
-    flags: int
-    address: int
-    offset: int
-    size: int
-    link: int
-    info: int
-    alignment: int
-    entry_size: int
-
-
-class _Symbol(NamedTuple):
-    name: int
-    info: int
-    other: int
-    section: int
-    value: int
-    size: int
-
-
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_SECTION = struct.Struct("<IIQQQQIIQQ")
-_SYMBOL = struct.Struct("<IBBHQQ")
-_RELOCATION = struct.Struct("<QQq")  # where; symbol and kind; what is added
+# The parts of a file, and which of their numbers are used. A name is where its text begins.
+_HEADER = struct.Struct("<7s9xHH20xQ10xHH2x")  # magic, kind, machine; of sections: at, size, count
+_SECTION = struct.Struct("<4xIQ8xQQIIQ8x")  # kind, flags, offset, size, link, target, alignment
+_SYMBOL = struct.Struct("<I2xHQ8x")  # name, section, value
+_RELOCATION = struct.Struct("<QIIq")  # where, kind, symbol, what is added
 _ELF64, _RELOCATABLE, _AMD64 = b"\x7fELF\x02\x01\x01", 1, 62
 _SYMBOLS, _RELOCATIONS, _ZEROS, _RELOCATIONS_IN_PLACE = 2, 4, 8, 9  # kinds of sections
 _LOADED = 2  # a flag of sections
@@ -98,59 +60,58 @@ def load(contents: bytes, names: tuple[str, ...]) -> dict[str, Any] | None:
 
 
 def _load(contents: bytes, names: tuple[str, ...]) -> dict[str, Any]:
-    head = _Header(*_HEADER.unpack_from(contents))
-    if (head.magic[:7], head.kind, head.machine) != (_ELF64, _RELOCATABLE, _AMD64):
+    *kind, at, size, count = _HEADER.unpack_from(contents)
+    if kind != [_ELF64, _RELOCATABLE, _AMD64]:
         raise ValueError("another kind of file")
-    sections = [
-        _Section(*_SECTION.unpack_from(contents, head.sections + i * head.section_size))
-        for i in range(head.section_count)
-    ]
-    starts, end = {}, 0  # where each section lies in memory
-    for i, s in enumerate(sections):
-        if s.flags & _LOADED and s.size:
-            starts[i] = -(-end // max(1, s.alignment)) * max(1, s.alignment)
-            end = starts[i] + s.size
+    sections = [_SECTION.unpack_from(contents, at + i * size) for i in range(count)]
+    starts: dict[int, int] = {}  # where each section lies in memory
+    end = 0
+    for i, (_, flags, _, length, _, _, alignment) in enumerate(sections):
+        if flags & _LOADED and length:
+            starts[i] = -(-end // max(1, alignment)) * max(1, alignment)
+            end = starts[i] + length
     memory = mmap.mmap(-1, end)
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     for i, start in starts.items():
-        if sections[i].kind != _ZEROS:
-            memory[start : start + sections[i].size] = _contents(contents, sections[i])
+        if sections[i][0] != _ZEROS:
+            part = _part(contents, sections[i])
+            memory[start : start + len(part)] = part
 
-    (table,) = [s for s in sections if s.kind == _SYMBOLS]
-    symbols = [_Symbol(*s) for s in _SYMBOL.iter_unpack(_contents(contents, table))]
-    texts = _contents(contents, sections[table.link])
+    (table,) = [s for s in sections if s[0] == _SYMBOLS]
+    symbols = list(_SYMBOL.iter_unpack(_part(contents, table)))
+    texts = _part(contents, sections[table[4]])
 
-    def name(symbol: _Symbol) -> str:
-        return texts[symbol.name : texts.index(b"\0", symbol.name)].decode()
+    def text(name: int) -> str:
+        return texts[name : texts.index(b"\0", name)].decode()
 
-    def address(symbol: _Symbol) -> int:
-        if symbol.section == _UNDEFINED:  # memcpy and the like
-            function = getattr(ctypes.CDLL(None), name(symbol))
+    def address(name: int, section: int, value: int) -> int:
+        if section == _UNDEFINED:  # memcpy and the like
+            function = getattr(ctypes.CDLL(None), text(name))
             return ctypes.cast(function, ctypes.c_void_p).value or 0
-        return base + starts[symbol.section] + symbol.value
+        return base + starts[section] + value
 
-    for s in sections:
-        if s.kind == _RELOCATIONS_IN_PLACE or (s.kind == _RELOCATIONS and s.info in starts):
-            for where, what, added in _RELOCATION.iter_unpack(_contents(contents, s)):
-                if s.kind != _RELOCATIONS or what & 0xFFFFFFFF != _ABSOLUTE:
+    for section in sections:
+        kind, target = section[0], section[5]
+        if kind == _RELOCATIONS_IN_PLACE or (kind == _RELOCATIONS and target in starts):
+            for where, how, symbol, added in _RELOCATION.iter_unpack(_part(contents, section)):
+                if kind != _RELOCATIONS or how != _ABSOLUTE:
                     raise ValueError("another kind of relocation")
-                if where + 8 > sections[s.info].size:
+                if where + 8 > sections[target][3]:
                     raise ValueError("a relocation outside of its section")
-                to = address(symbols[what >> 32]) + added
-                struct.pack_into("<Q", memory, starts[s.info] + where, to)
+                to = address(*symbols[symbol]) + added
+                struct.pack_into("<Q", memory, starts[target] + where, to)
 
     libc = ctypes.CDLL(None, use_errno=True)
-    given = ctypes.c_void_p(base), ctypes.c_size_t(end), _READ | _EXECUTE
-    if libc.mprotect(*given):
+    if libc.mprotect(ctypes.c_void_p(base), ctypes.c_size_t(end), _READ | _EXECUTE):
         raise OSError(ctypes.get_errno(), "memory cannot be made executable")
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-    defined = {name(s): s for s in symbols if s.section != _UNDEFINED}
-    return {n: kind(address(defined[n])) for n in names} | {"memory": memory}
+    defined = {text(s[0]): s for s in symbols if s[1] != _UNDEFINED}
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    return {n: call(address(*defined[n])) for n in names} | {"memory": memory}
 
 
-def _contents(contents: bytes, section: _Section) -> bytes:
+def _part(contents: bytes, section: tuple[int, ...]) -> bytes:
     """Return the bytes of a section."""
-    end = section.offset + section.size
-    if end > len(contents):
+    offset, size = section[2], section[3]
+    if offset + size > len(contents):
         raise ValueError("the file ends too soon")
-    return contents[section.offset : end]
+    return contents[offset : offset + size]

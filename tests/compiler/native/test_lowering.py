@@ -466,21 +466,19 @@ def test_fit_follows_portnet_native_after_an_equal_fit(monkeypatch):
 
 
 def test_pays_after_depends_on_the_size_of_the_work():
-    small = planner.trace_twice(lambda x: x * 2.0, [((10,), np.dtype(float))], lambda t: (t, {}))
+    small = planner.traced(lambda x: x * 2.0, [((10,), np.dtype(float))], lambda t: (t, {}))
     calls = [
         native_policy.pays_after(planner.make(simplify(p), 1, []))
         for p in (
             small,
-            planner.trace_twice(
-                lambda x: x * 2.0, [((10**7,), np.dtype(float))], lambda t: (t, {})
-            ),
-            planner.trace_twice(lambda x: x[1:], [((10,), np.dtype(float))], lambda t: (t, {})),
+            planner.traced(lambda x: x * 2.0, [((10**7,), np.dtype(float))], lambda t: (t, {})),
+            planner.traced(lambda x: x[1:], [((10,), np.dtype(float))], lambda t: (t, {})),
         )
     ]
     assert calls[0] > 10_000 > 100 > calls[1] > 0
     assert calls[2] == np.inf  # never, as there is nothing to compile
     enormous = [((10**12,), np.dtype(float))]
-    large = planner.trace_twice(lambda x: x * 2.0, enormous, lambda t: (t, {}))
+    large = planner.traced(lambda x: x * 2.0, enormous, lambda t: (t, {}))
     assert native_policy.pays_after(planner.make(simplify(large), 1, [])) == 1
 
 
