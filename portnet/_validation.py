@@ -6,7 +6,6 @@ is constructed, so that errors are raised there and not during training.
 
 import difflib
 import functools
-import importlib.metadata
 import inspect
 import math
 import operator
@@ -110,9 +109,11 @@ OPTIONS_ELSEWHERE = {
 
 def how_to_install(extra: str) -> str:
     """Return the pip command that installs the dependencies of an extra of portnet."""
+    from importlib import metadata  # which takes 0.01 s
+
     try:
-        lines = importlib.metadata.requires("portnet") or []
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout, not installed
+        lines = metadata.requires("portnet") or []
+    except metadata.PackageNotFoundError:  # run from a checkout, not installed
         lines = []
     needed = [r.partition(";")[0].strip() for r in lines if re.search(f"extra == .{extra}\\b", r)]
     local = f'pip install ".[{extra}]" in a checkout of portnet'

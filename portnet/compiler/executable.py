@@ -150,7 +150,7 @@ class Executable:
         try:
             return replay.call(args)
         finally:
-            if replay.code is self.code:  # else it was generated again meanwhile
+            if replay.code is self._code:  # else it was generated again meanwhile
                 self.pool.append(replay)
 
     def __call__(self, arrays: list[Any], args: Any, kwargs: Any) -> Any:
@@ -161,7 +161,7 @@ class Executable:
                 replay.prepare(arrays, self.others)
             return replay.function(*arrays)
         finally:
-            if replay.code is self.code:  # else it was generated again meanwhile
+            if replay.code is self._code:  # else it was generated again meanwhile
                 self.pool.append(replay)
 
     def bind(self, arrays: list[Any]) -> "Bound | None":
@@ -204,7 +204,7 @@ class Bound:
         """
         executable = self.executable
         executable.calls_left -= 1
-        if self.replay.code is not executable.code:  # it is machine code now
+        if self.replay.code is not executable._code:  # it is machine code now
             self.replay = Replay(executable.plan, executable.code)
             self.replay.prepare(list(arrays), executable.others)
         self.replay.function(*arrays)
@@ -224,7 +224,7 @@ class Bound:
 
     def close(self) -> None:
         """Return the buffers to the pool of the plan."""
-        if self.replay.code is self.executable.code:
+        if self.replay.code is self.executable._code:
             self.executable.pool.append(self.replay)
 
 
