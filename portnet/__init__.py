@@ -24,6 +24,7 @@ from .callbacks import EarlyStopping, ReduceOnPlateau, Report
 from .compiler import CompileWarning, compile
 from .data.checks import DataError
 from .divergence import DivergenceError
+from .files import CheckpointError, ModelFileError, ResumeMismatchError, load, save
 from .gradcheck import GradientError, check_gradients, check_layer, check_loss
 from .layers import (
     GELU,
@@ -69,6 +70,7 @@ __all__ = [
     "AdamW",
     "BackendUnavailableError",
     "Chain",
+    "CheckpointError",
     "ClipNorm",
     "CompileWarning",
     "Constant",
@@ -85,6 +87,7 @@ __all__ = [
     "InverseDecay",
     "LayerNorm",
     "LeakyReLU",
+    "ModelFileError",
     "Momentum",
     "Nesterov",
     "OptimizerError",
@@ -94,6 +97,7 @@ __all__ = [
     "ReduceOnPlateau",
     "Report",
     "Residual",
+    "ResumeMismatchError",
     "Run",
     "ShapeError",
     "SiLU",
@@ -116,9 +120,11 @@ __all__ = [
     "compile",
     "get_backend",
     "init",
+    "load",
     "make_step",
     "mlp",
     "namespace",
+    "save",
     "set_backend",
     "to_numpy",
     "train_epoch",

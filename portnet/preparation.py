@@ -1,8 +1,10 @@
 """Preparation of a fit: check options and data, move the data, begin or resume a run."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from os import PathLike
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +18,12 @@ from .data.checks import DataError
 from .data.dataset import Dataset
 from .data.split import split
 from .engine.full_batch import Gradient, gradient_of, value_and_grad
+from .files import checkpoint as checkpoints
 from .lbfgs import LBFGS
 from .model_checks import try_out
 from .run import EpochProgress, Metric, Run, TrainerLike
 
-__all__ = ["FitOptions", "epoch_plan", "full_gradient_of", "prepare"]
+__all__ = ["Fit", "FitOptions", "epoch_plan", "full_gradient_of", "prepare"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,11 @@ class FitOptions:
     callbacks: Iterable[Callback] = ()
     progress: bool | None = None
     verbose: bool = False
-    resume: Run | None = None
+    resume: Run | str | PathLike[str] | bool | None = None
+    checkpoint: Any = None
+    every: int | str = 1
+    keep: int = 1
+    on_checkpoint_error: str = "raise"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", check_integer("epochs", self.epochs, 0))
@@ -65,20 +72,53 @@ class FitOptions:
             given = getattr(self, name)
             if given is not None and (not isinstance(given, bool | int) or given not in (0, 1, 2)):
                 raise TypeError(f"{name}: expected True or False, got {given!r}")
-        if not isinstance(self.resume, Run | None):
-            raise TypeError(f"resume: expected a run that fit returned, got {self.resume!r}")
+        given = self.checkpoint
+        if given is not None:
+            given = checkpoints.Checkpoint.of(
+                given, self.every, self.keep, self.on_checkpoint_error
+            )
+            object.__setattr__(self, "checkpoint", given)
+        elif (self.every, self.keep, self.on_checkpoint_error) != (1, 1, "raise"):
+            raise ValueError("every, keep and on_checkpoint_error need checkpoint=path")
+        if self.resume is True:
+            if given is None:
+                raise ValueError("resume=True goes on from the checkpoint: give checkpoint=path")
+            there = os.path.exists(given.path)
+            object.__setattr__(self, "resume", given.path if there else None)
+        if not isinstance(self.resume or None, Run | str | PathLike | None):
+            raise TypeError(
+                "resume: expected a run that fit returned, or the path of a checkpoint, got "
+                f"{self.resume!r}"
+            )
 
 
-def prepare(
-    trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions
-) -> tuple[Run, Dataset, Dataset | None]:
-    """Return the run before the first step, the training data and the validation data."""
-    before, fraction = options.resume, options.validation
+class Fit(NamedTuple):
+    """A prepared fit: the run before the first step, the data, the last epoch, what writes files.
+
+    `held_out` is the validation data, `writer` writes checkpoints; each may be None.
+    """
+
+    run: Run
+    data: Dataset
+    held_out: Dataset | None
+    last: int
+    writer: checkpoints.Writer | None
+
+
+def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions) -> Fit:
+    """Check everything, move the data, and begin or resume a run; nothing is trained."""
+    before, fraction, common = options.resume or None, options.validation, None
+    if isinstance(before, str | PathLike):
+        before, common = checkpoints.resumed(before, trainer)
     if isinstance(trainer.optimizer, LBFGS) and options.reduce_on_plateau is not None:
         raise ValueError("reduce_on_plateau: LBFGS finds the length of its steps by itself")
     held_out = {} if isinstance(fraction, float) else checks.validation_set(fraction)
     arrays = {"X": X, "y": y, "sample_weight": options.sample_weight}
     arrays |= {f"validation {name}": a for name, a in held_out.items()}
+    if isinstance(before, Run) and common is not None:  # a file: it goes where the data are
+        to = checks.backend_for(**arrays)
+        before = before.to(to.name, device=to.device)
+    assert isinstance(before, Run | None)
     if before is None:
         backend, width = checks.backend_for(**arrays), getattr(trainer.model, "n_in", None)
     else:
@@ -94,6 +134,8 @@ def prepare(
             run = replace(_new(trainer, X, y, backend), feature_names=names)
         else:
             run = _resumed(trainer, before, options.reduce_on_plateau is not None)
+            if common is not None:
+                run = replace(run, stopped=before.stopped)
         if options.metrics is not None:
             chosen = checks.named_metrics(options.metrics, trainer.loss, run.outputs)
             run = replace(run, metrics=chosen)
@@ -128,7 +170,29 @@ def prepare(
                 f"continues with the same only, got {epoch_plan(trainer, data)}"
             )
         run = replace(run, step=0, _progress=EpochProgress())
-    return run, data, checked
+    start, writer = run.epoch, None
+    if common or options.checkpoint is not None:
+        now = _in_common(run, data, checked, options, (common or {}).get("start", start))
+        found = checkpoints.differences(common, now) if common else []
+        if found:
+            raise checkpoints.mismatch(str(options.resume), found)
+        start = now["start"]
+        if options.checkpoint is not None:
+            writer = checkpoints.Writer(options.checkpoint, now)
+    return Fit(run, data, checked, start + options.epochs, writer)
+
+
+def _in_common(
+    run: Run, data: Dataset, held_out: Dataset | None, options: FitOptions, start: int
+) -> dict[str, Any]:
+    """Return what a fit that resumes this one must have in common with it."""
+    chosen = {
+        "validation": options.validation if isinstance(options.validation, float) else None,
+        "class_weight": options.class_weight,
+        "early_stopping": options.early_stopping,
+        "reduce_on_plateau": options.reduce_on_plateau,
+    }
+    return checkpoints.fingerprint(run, data, held_out, chosen, start)
 
 
 def epoch_plan(trainer: TrainerLike, data: Dataset) -> str:
@@ -153,6 +217,11 @@ def _new(trainer: TrainerLike, X: Array, y: ArrayLike, backend: Backend) -> Run:
 def _resumed(trainer: TrainerLike, run: Run, plateau: bool) -> Run:
     """Return a run that a trainer continues from the parameters after its last step."""
     scale, monitors = run._scale, dict(run._monitors)
+    if run.state is None:
+        raise ValueError(
+            "resume: the run has no optimizer state: it was saved without it (state=True keeps "
+            "it). To start anew from its parameters, give Trainer(..., params=run.params)"
+        )
     if run.trainer is not trainer:
         if trainer.params is not None:
             raise ValueError(

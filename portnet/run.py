@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from .data import checks
 from .data import labels as _labels
 from .data.dataset import Dataset
 from .engine.inference import forward
+from .files import save
 from .layers import Layer
 from .metrics import two_columns
 
@@ -216,6 +218,20 @@ class Run:
 
             names = ("params", "state", "_last", "_best")
             return replace(self, backend=backend, **{n: move(getattr(self, n)) for n in names})
+
+    def save(self, path: str | PathLike[str], *, state: bool = False) -> None:
+        """Write the run to a file, which `portnet.load` reads: see `portnet.save`.
+
+        `state` says whether to write what continuing exactly needs.
+        """
+        save(self, path, state=state)
+
+    def without_state(self) -> "Run":
+        """Return the run without the optimizer's state: it predicts, but cannot be continued.
+
+        A pickle of it is a third as large, with Adam.
+        """
+        return replace(self, state=None, step=0, _progress=EpochProgress(), _last=None, _best=None)
 
     def predict(self, X: ArrayLike) -> AnyArray:
         """Return the mean of the target for each row, in the library of X.

@@ -5,12 +5,14 @@ values from the device once per epoch; within an epoch, losses are added up on t
 """
 
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -35,13 +37,14 @@ from .divergence import divergence_error, warn_of_unscaled_inputs
 from .engine.epoch import EpochExecutor, quiet, run_epochs
 from .engine.epoch_state import Epochs
 from .engine.full_batch import Gradient, value_and_grad
-from .engine.interrupts import interrupts
+from .engine.interrupts import PAUSE, interrupts
 from .engine.packing import unpacked
+from .files.checkpoint import Writer
 from .layers import Layer
 from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
-from .preparation import FitOptions, epoch_plan, full_gradient_of, prepare
+from .preparation import Fit, FitOptions, epoch_plan, full_gradient_of, prepare
 from .run import EpochProgress, Metric, Run, TrainerLike, record, warn, with_run
 from .training import make_step
 from .transforms import refuse_transforms
@@ -133,7 +136,11 @@ class Trainer:
         callbacks: Iterable[Callback] = (),
         progress: bool | None = None,
         verbose: bool = False,
-        resume: Run | None = None,
+        resume: Run | str | PathLike[str] | bool | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        every: int | str = 1,
+        keep: int = 1,
+        on_checkpoint_error: str = "raise",
     ) -> Run:
         """Train from the initial parameters for a number of epochs and return the run.
 
@@ -172,11 +179,26 @@ class Trainer:
             Whether to draw a progress bar; by default where stderr is a terminal.
         verbose : bool
             Whether to print a line with the metrics of each epoch.
-        resume : Run, optional
-            Go on from this run, with this trainer's optimizer (of the same kind), batch size and so
-            on, as ``resume.fit(...)`` does with the run's own. An epoch that was interrupted then
-            begins anew where the batches are others, and the scale of a plateau where the optimizer
-            is another.
+        resume : Run or path or bool, optional
+            A path is that of a checkpoint: training goes on exactly where it ended, until `epochs`
+            in all, as if it had not ended. True is the path of `checkpoint`, if it exists.
+            From a run, training goes on for `epochs` more, with this trainer's optimizer (of the
+            same kind), batch size and so on, as ``resume.fit(...)`` does with the run's own. An
+            epoch that was interrupted then begins anew where the batches are others, and the scale
+            of a plateau where the optimizer is another.
+        checkpoint : path, optional
+            Where to write the run from time to time, with all that continuing exactly needs, and at
+            the end. `portnet.load` reads it. Only with it, SIGTERM, which ends jobs on clusters,
+            ends training after the step, writes the file, and exits with status 143.
+        every : int or str
+            A number of epochs, or a text such as "500 steps" or "30 seconds"; within an epoch, a
+            checkpoint is written up to 0.05 s after it is due.
+        keep : int
+            How many checkpoints stay: older ones as NAME-epoch-3, the one of the best epoch of
+            early stopping as NAME-best.
+        on_checkpoint_error : {"raise", "warn"}
+            What to do if a checkpoint cannot be written. That it cannot be written at all is an
+            error before training begins.
 
         Returns
         -------
@@ -190,6 +212,12 @@ class Trainer:
             for data and options that cannot be used, before anything is computed.
         DivergenceError
             where the loss stops being finite.
+        CheckpointError
+            where a checkpoint cannot be written; the run so far is the error's `run`.
+        ResumeMismatchError
+            where a checkpoint belongs to other data or options: the message lists them.
+        ModelFileError
+            for a file that is no checkpoint.
         """
         options = FitOptions(
             epochs=epochs,
@@ -203,15 +231,19 @@ class Trainer:
             progress=progress,
             verbose=verbose,
             resume=resume,
+            checkpoint=checkpoint,
+            every=every,
+            keep=keep,
+            on_checkpoint_error=on_checkpoint_error,
         )
-        run, data, held_out = prepare(self, X, y, options)
-        last = run.epoch + options.epochs
+        prepared = prepare(self, X, y, options)
+        run = prepared.run
         try:
-            with interrupts() as interrupted:
-                for trained in _epochs(run, data, held_out, options, interrupted):
+            with interrupts(prepared.writer is not None) as interrupted:
+                for trained in _epochs(prepared, options, interrupted):
                     run = trained
         except KeyboardInterrupt as error:
-            run = interrupted_run(getattr(error, "run", run), last)
+            run = interrupted_run(getattr(error, "run", run), prepared.last)
         stopping = options.early_stopping
         return run.best if stopping and stopping.restore and run._best is not None else run
 
@@ -229,53 +261,56 @@ class Trainer:
         Ctrl-C raises KeyboardInterrupt after a step, and the run so far is the error's `run`.
         """
         chosen = FitOptions(**options)
-        return _epochs(*prepare(self, X, y, chosen), chosen)
+        return _epochs(prepare(self, X, y, chosen), chosen)
 
 
 # The loop ---------------------------------------------------------------------------------------
 
 
 def _epochs(
-    run: Run,
-    data: Dataset,
-    held_out: Dataset | None,
-    options: FitOptions,
-    interrupted: list[int] | None = None,
+    prepared: Fit, options: FitOptions, interrupted: list[int] | None = None
 ) -> Iterator[Run]:
     """Yield the run after every epoch; `interrupted` becomes non-empty on Ctrl-C.
 
     Without it, Ctrl-C is handled here, but not while the caller has the run.
     """
-    trainer, last = run.trainer, run.epoch + options.epochs
+    run, data, held_out, last, writer = prepared
+    trainer, steps_left = run.trainer, last - run.epoch
     history: dict[str, list[float]] = dict(run.history)
     executor, per_epoch = _executor(trainer, data.weight is not None), 1
     if isinstance(trainer.optimizer, LBFGS):
         train = partial(_one_iteration, function=full_gradient_of(run))
     else:
         per_epoch = -(-len(data) // (trainer.batch_size or len(data)))
-        executor = replace(executor, planned=options.epochs * per_epoch - run.step)
+        executor = replace(executor, planned=max(0, steps_left * per_epoch - run.step))
         train = partial(_train_epochs, executor=executor, history=history)
         if data.weight is not None and executor.averaged:
             with run.backend.active():
                 weight = data.weight / run.backend.xp.mean(data.weight)
             train = partial(train, weight=weight)
-    total = max(options.epochs * per_epoch - run.step, 0)
+    total = max(steps_left * per_epoch - run.step, 0)
     monitored = options.early_stopping, options.reduce_on_plateau
     watched = (*monitored, held_out, run.metrics, options.callbacks, options.verbose)
     alone = interrupted is not None and not any(map(bool, watched))  # nothing looks between epochs
     with _progress_bar(total, options.progress) as bar, closing(executor):
         while run.epoch < last and not run.stopped:
             began, values = time.perf_counter(), {}
-            handler = interrupts() if interrupted is None else nullcontext(interrupted)
+            handler: Any = nullcontext(interrupted)
+            if interrupted is None:
+                handler = interrupts(writer is not None)
+            before = run.epoch
             with handler as signals, run.backend.active():
                 scale = run._scale
                 try:
                     count = last - run.epoch if alone and run.epoch else 1
+                    count = count if writer is None else writer.epochs_until_due(count)
+                    advance = partial(_advance, bar, writer, signals)
                     with quiet():
-                        run, loss = train(run, data, bar.update, signals, count=count)
+                        run, loss = train(run, data, advance, signals, count=count)
                 except KeyboardInterrupt as error:  # an unfinished iteration of L-BFGS is lost
                     with_run(error, run)
                     raise
+                signals[:] = [number for number in signals if number != PAUSE]
                 if loss is not None:  # else Ctrl-C ended the epoch before its end
                     try:
                         values = _epoch_metrics(run, data, held_out)
@@ -294,9 +329,38 @@ def _epochs(
                     bar.set_postfix({"epoch": run.epoch} | values, refresh=False)
                 report = Report(run.epoch, last, values, time.perf_counter() - began, run)
                 run = callbacks.report_epoch(report, options.callbacks, options.verbose)
+            if writer is not None:
+                _write(writer, run, run.epoch - before, now=bool(signals))
             if signals:
-                raise with_run(KeyboardInterrupt(), run)
-            yield run
+                raise with_run(_ending(signals), run)
+            if values:
+                yield run
+    if writer is not None:
+        _write(writer, run, 0, now=True)
+
+
+def _advance(bar: Any, writer: Writer | None, signals: list[int], steps: int) -> None:
+    """Count steps; let the epoch pause where a checkpoint is due within it."""
+    bar.update(steps)
+    if writer is not None and writer.advance(steps) and not signals:
+        signals.append(PAUSE)
+
+
+def _write(writer: Writer, run: Run, epochs: int, now: bool) -> None:
+    """Write a checkpoint if it is due, after so many more epochs, or now."""
+    try:
+        if now:
+            writer.write(run)
+        else:
+            writer.after(run, epochs)
+    except Exception as error:
+        raise with_run(error, run)  # noqa: B904 (the error itself)
+
+
+def _ending(signals: list[int]) -> BaseException:
+    """Return what ends a fit that a signal has ended: after SIGTERM, the usual exit status."""
+    terminated = signal.SIGTERM in signals
+    return SystemExit(128 + signal.SIGTERM) if terminated else KeyboardInterrupt()
 
 
 class _NoBar(nullcontext[Any]):

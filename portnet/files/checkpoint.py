@@ -1,0 +1,244 @@
+"""Checkpoints: a run in a file from time to time, and what a resumed fit must have in common."""
+
+import json
+import os
+import re
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+
+from .._validation import check_integer, warn
+from ..backend import to_numpy
+from .atomic import check_writable, write_file
+from .encoding import encode
+from .errors import CheckpointError, ModelFileError, ResumeMismatchError
+from .models import TRAINER, open_run, run_from, to_buffers
+
+__all__ = ["Checkpoint", "Writer", "differences", "fingerprint", "resumed"]
+
+UNITS = "epochs", "steps", "seconds"
+ON_ERROR = "raise", "warn"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where and when a fit writes its run, checked; `Trainer.fit` documents the options."""
+
+    path: str
+    every: int = 1
+    unit: str = "epochs"
+    keep: int = 1
+    on_error: str = "raise"
+
+    @classmethod
+    def of(
+        cls, path: str | PathLike[str], every: int | str, keep: int, on_error: str
+    ) -> "Checkpoint":
+        """Return a checkpoint of the options of a fit; raise for options that cannot be used."""
+        if not isinstance(path, str | PathLike):
+            raise TypeError(f"checkpoint: expected a path, got {path!r}")
+        number, unit = every, "epochs"
+        if isinstance(every, str):
+            found = re.fullmatch(r"\s*(\d+)\s*([a-z]+?)s?\s*", every)
+            unit = f"{found[2]}s" if found else ""
+            number = int(found[1]) if found else 0
+        if (
+            unit not in UNITS
+            or isinstance(number, bool)
+            or not isinstance(number, int | np.integer)
+        ):
+            raise ValueError(
+                "every: expected a number of epochs, or a text such as '500 steps' or "
+                f"'30 seconds', got {every!r}"
+            )
+        if on_error not in ON_ERROR:
+            raise ValueError(f"on_checkpoint_error: expected 'raise' or 'warn', got {on_error!r}")
+        number, keep = check_integer("every", number, 1), check_integer("keep", keep, 1)
+        return cls(fspath(path), number, unit, keep, on_error)
+
+    def older(self, epoch: int, step: int) -> str:
+        """Return the name under which the checkpoint of an epoch is kept when a newer one comes."""
+        root, end = os.path.splitext(self.path)
+        return f"{root}-epoch-{epoch}{f'-step-{step}' if step else ''}{end}"
+
+    @property
+    def best(self) -> str:
+        """The name under which the checkpoint of the best epoch is kept."""
+        root, end = os.path.splitext(self.path)
+        return f"{root}-best{end}"
+
+
+class Writer:
+    """Writes the checkpoints of one fit.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    common : dict
+        What a resumed fit must have in common, as `fingerprint` returns it.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, common: Mapping[str, Any]) -> None:
+        self.checkpoint, self.common = checkpoint, common
+        self._steps, self._epochs, self._time = 0, 0, time.monotonic()
+        self._written: list[tuple[int, int]] = []  # epoch and step of those that are kept
+        check_writable(checkpoint.path)
+
+    def advance(self, steps: int) -> bool:
+        """Count steps; return whether a checkpoint is due after them, within an epoch."""
+        self._steps += steps
+        every, unit = self.checkpoint.every, self.checkpoint.unit
+        if unit == "steps":
+            return self._steps >= every
+        return unit == "seconds" and time.monotonic() - self._time >= every
+
+    def epochs_until_due(self, most: int) -> int:
+        """Return after how many epochs, at most, somebody has to look."""
+        if self.checkpoint.unit != "epochs":
+            return most
+        return max(1, min(most, self.checkpoint.every - self._epochs))
+
+    def after(self, run: Any, epochs: int) -> None:
+        """Write the run if that is due; `epochs` more are finished."""
+        self._epochs += epochs
+        if self.advance(0) or (
+            self.checkpoint.unit == "epochs" and self._epochs >= self.checkpoint.every
+        ):
+            self.write(run)
+
+    def write(self, run: Any) -> None:
+        """Write the run now, unless it is written already."""
+        self._steps, self._epochs, self._time = 0, 0, time.monotonic()
+        at = run.epoch, run.step
+        if self._written and self._written[-1] == at:
+            return
+        try:
+            self._keep_older()
+            write_file(
+                self.checkpoint.path,
+                to_buffers(run, state=True, more={"checkpoint": self.common}),
+            )
+        except CheckpointError as error:
+            if self.checkpoint.on_error == "raise":
+                raise
+            warn(f"training goes on without a checkpoint: {error}")
+            return
+        self._written.append(at)
+        if run.best_epoch == run.epoch and self.checkpoint.keep > 1:
+            _link(self.checkpoint.path, self.checkpoint.best)
+        self._delete_oldest()
+
+    def _keep_older(self) -> None:
+        """Give the newest checkpoint another name before it is replaced."""
+        if self.checkpoint.keep > 1 and self._written:
+            _link(self.checkpoint.path, self.checkpoint.older(*self._written[-1]))
+
+    def _delete_oldest(self) -> None:
+        """Delete all but the last ones; the newest has been written by now."""
+        while len(self._written) > self.checkpoint.keep:
+            with suppress(OSError):
+                os.unlink(self.checkpoint.older(*self._written.pop(0)))
+
+
+def _link(path: str, to: str) -> None:
+    """Give a file another name; a file of that name is replaced."""
+    with suppress(FileNotFoundError):
+        os.unlink(to)
+    try:
+        os.link(path, to)
+    except OSError:  # a file system without links
+        with open(path, "rb") as file:
+            write_file(to, [file.read()])
+
+
+# What a resumed fit must have in common -----------------------------------------------------------
+
+
+def fingerprint(
+    run: Any, data: Any, held_out: Any, options: Mapping[str, Any], start: int
+) -> dict[str, Any]:
+    """Return what the results of a fit depend on besides the run: checksums of data, options.
+
+    `start` is the epoch in which the fit began.
+    """
+    arrays = {"X": data.X, "y": data.y, "sample_weight": data.weight}
+    if held_out is not None:
+        arrays |= {
+            "validation X": held_out.X,
+            "validation y": held_out.y,
+            "validation sample_weight": held_out.weight,
+        }
+    return {
+        "start": start,
+        "data": {name: _checksum(a) for name, a in arrays.items() if a is not None},
+        "options": {name: encode(value, name, {}) for name, value in options.items()},
+        "metrics": sorted(run.metrics),
+    }
+
+
+def _checksum(array: Any) -> dict[str, Any]:
+    """Return shape, dtype and CRC-32 of an array."""
+    host, crc = to_numpy(array), 0
+    rows = max(1, (1 << 24) // max(1, host[:1].nbytes))
+    for begin in range(0, len(host), rows):
+        crc = zlib.crc32(np.ascontiguousarray(host[begin : begin + rows]).data, crc)
+    return {"shape": list(host.shape), "dtype": host.dtype.name, "crc32": f"{crc:08x}"}
+
+
+def differences(before: Any, now: Any, where: str = "") -> list[str]:
+    """Return where two JSON values differ, with both values."""
+    kinds = [
+        v.get("object", v.get("custom")) if isinstance(v, dict) else None for v in (before, now)
+    ]
+    if kinds[0] == kinds[1] and isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for key in dict.fromkeys([*before, *now]):
+            inside = where if key in ("fields", "tuple", "dict") else f"{where}.{key}"
+            found += differences(before.get(key), now.get(key), inside)
+        return found
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = enumerate(zip(before, now, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f"{where}[{i}]")]
+    if json.dumps(before) == json.dumps(now):
+        return []
+    before, now = [k or v for k, v in zip(kinds, (before, now), strict=True)]
+    return [f"{where.lstrip('.')}: {_short(before)} in the checkpoint, {_short(now)} now"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def resumed(path: str | PathLike[str], trainer: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the run of a checkpoint, on NumPy, with this trainer, and what it has in common.
+
+    Raises ResumeMismatchError for another trainer.
+    """
+    described, tensors = open_run(path)
+    now = {n: encode(getattr(trainer, n), n, {}) for n in TRAINER}
+    found = differences(described["run"]["trainer"]["dict"], now)
+    if found:
+        raise mismatch(path, found)
+    try:
+        run = run_from(described, tensors, {}, trainer)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ModelFileError(f"{fspath(path)}: {type(error).__name__}: {error}") from error
+    if run.state is None:
+        raise ModelFileError(f"{fspath(path)}: it has no optimizer state: it is no checkpoint")
+    return run, described.get("checkpoint", {})
+
+
+def mismatch(path: str | PathLike[str], found: list[str]) -> ResumeMismatchError:
+    """Return the error that lists differences."""
+    lines = "".join(f"\n  {line}" for line in found)
+    return ResumeMismatchError(
+        f"{fspath(path)} was made by another fit, and cannot be resumed exactly:{lines}\n"
+        "Give the same data and options, or start from it: Trainer.fit(resume=portnet.load(path))"
+    )

@@ -1,0 +1,270 @@
+"""Encoding: objects as JSON values and named arrays, and back; there is no code in it.
+
+An object of portnet's own is written as the name of its class and its fields. Only the classes
+listed in `MODULES` are made from a file, by calling them, so that their own checks apply. What is
+somebody else's is named, and the caller of `decode` gives the class or function of that name.
+
+=================================================  ==============================================
+JSON                                               stands for
+=================================================  ==============================================
+null, true, 3, 0.5, "text", [1, 2]                 the same in Python
+{"float": "nan"}                                   nan, inf, -inf
+{"tuple": [...]}, {"dict": {...}}                  a tuple, a dict with text as its keys
+{"items": [[key, value], ...]}                     a dict with other keys
+{"tensor": "layers.0.W"}                           an array; with "scalar": true, a NumPy scalar
+{"object": "Dense", "fields": {...}}               an object of portnet's own
+{"function": "accuracy"}                           a function of portnet's own
+{"custom": "Snake", "fields": {...}}               an object of somebody else's; fields null: as it
+                                                   is given
+=================================================  ==============================================
+"""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import array_api_compat
+import numpy as np
+
+from ..backend import to_numpy
+from .errors import ModelFileError
+
+__all__ = ["decode", "encode", "known_classes", "tensors_of"]
+
+# The modules whose classes may be made from a file, and which of their classes may not.
+MODULES = "layers", "losses", "optimizers", "transforms", "schedules", "lbfgs", "callbacks", "run"
+WITH_SKLEARN = "estimators.optimizers", "estimators.solvers"
+LEFT_OUT = {"Run", "History", "Report", "Result", "FitState"}
+Tensors = dict[str, np.ndarray[Any, Any]]
+
+
+def known_classes() -> dict[str, type]:
+    """Return the classes that may be made from a file, by name."""
+    package = __package__.rpartition(".")[0]
+    more = WITH_SKLEARN if f"{package}.estimators" in sys.modules else ()
+    return _classes_of((*MODULES, *more))
+
+
+@functools.cache
+def _classes_of(modules: tuple[str, ...]) -> dict[str, type]:
+    found: dict[str, type] = {}
+    for name in modules:
+        module = importlib.import_module(f"..{name}", __package__)
+        for key, kind in vars(module).items():
+            if not inspect.isclass(kind) or kind.__module__ != module.__name__:
+                continue
+            data = dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")
+            if data and not key.startswith("_") and key not in LEFT_OUT:
+                found[key] = kind
+    return found
+
+
+@functools.cache
+def _known_functions() -> dict[str, Callable[..., Any]]:
+    from ..metrics import METRICS
+
+    return dict(METRICS)
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+def encode(value: Any, name: str, tensors: Tensors) -> Any:
+    """Return a value as JSON; its arrays are added to `tensors`, under names that begin with name.
+
+    Raises TypeError, which names the place, for what cannot be written.
+    """
+    return _Encoder(tensors).encode(value, name)
+
+
+class _Encoder:
+    def __init__(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+        self.names: dict[int, str] = {}  # of arrays that are written, by id
+
+    def encode(self, value: Any, name: str) -> Any:
+        if value is None or isinstance(value, bool | str):
+            return value
+        if isinstance(value, np.generic) or array_api_compat.is_array_api_obj(value):
+            return self._array(value, name)
+        if isinstance(value, int):
+            return int(value)
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else {"float": repr(float(value))}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return self._object(value, dict(zip(value._fields, value, strict=True)), name)
+        if isinstance(value, tuple | list):
+            parts = [self.encode(v, _join(name, i)) for i, v in enumerate(value)]
+            return {"tuple": parts} if isinstance(value, tuple) else parts
+        if isinstance(value, dict):
+            if all(isinstance(k, str) for k in value):
+                return {"dict": {k: self.encode(v, _join(name, k)) for k, v in value.items()}}
+            pairs = enumerate(value.items())
+            return {
+                "items": [
+                    [self.encode(k, name), self.encode(v, _join(name, i))] for i, (k, v) in pairs
+                ]
+            }
+        if inspect.isfunction(value) or inspect.isbuiltin(value) or inspect.isclass(value):
+            return self._function(value, name)
+        if dataclasses.is_dataclass(value):
+            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+            return self._object(value, fields, name)
+        return self._object(value, getattr(value, "__dict__", {}), name)
+
+    def _array(self, value: Any, name: str) -> Any:
+        known = self.names.get(id(value))
+        if known is None:
+            known = name
+            while known in self.tensors:
+                known += "_"
+            self.tensors[known] = np.asarray(
+                value if isinstance(value, np.generic) else to_numpy(value)
+            )
+            self.names[id(value)] = known
+        scalar = {"scalar": True} if isinstance(value, np.generic) else {}
+        return {"tensor": known, **scalar}
+
+    def _object(self, value: Any, fields: Mapping[str, Any], name: str) -> Any:
+        kind = type(value)
+        ours = known_classes().get(kind.__name__) is kind
+        written = {k: self.encode(v, _join(name, k)) for k, v in fields.items()}
+        return {"object" if ours else "custom": kind.__name__, "fields": written}
+
+    def _function(self, value: Callable[..., Any], name: str) -> Any:
+        if _known_functions().get(value.__name__) is value:
+            return {"function": value.__name__}
+        if not value.__name__.isidentifier():
+            raise TypeError(
+                f"{name}: expected what has a name, got {value!r}: whoever loads the file gives it "
+                "by its name, custom={...}. Define it with def"
+            )
+        return {"custom": value.__name__, "fields": None}
+
+
+def _join(name: str, part: object) -> str:
+    return f"{name}.{part}" if name else str(part)
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+def decode(value: Any, tensors: Tensors, custom: Mapping[str, Any]) -> Any:
+    """Return what was encoded; `custom` has what is not portnet's own, by name.
+
+    Raises ModelFileError where something does not fit, and for a name that `custom` does not have.
+    """
+    try:
+        return _Decoder(tensors, custom).decode(value, "")
+    except RecursionError:
+        raise ModelFileError("objects are nested too deeply") from None
+
+
+def tensors_of(value: Any) -> set[str]:
+    """Return the names of the tensors that a JSON value names."""
+    if isinstance(value, list):
+        return set().union(*map(tensors_of, value))
+    if not isinstance(value, dict):
+        return set()
+    name = value.get("tensor")
+    own = {name} if isinstance(name, str) else set()
+    return own.union(*map(tensors_of, value.values()))
+
+
+class _Decoder:
+    def __init__(self, tensors: Tensors, custom: Mapping[str, Any]) -> None:
+        self.tensors, self.custom = tensors, custom
+
+    def decode(self, value: Any, where: str) -> Any:
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, list):
+            return [self.decode(v, _join(where, i)) for i, v in enumerate(value)]
+        for kind, method in self.KINDS.items():
+            if isinstance(value, dict) and kind in value:
+                try:
+                    return method(self, value, where)
+                except (KeyError, AttributeError) as error:
+                    raise ModelFileError(f"{where}: not as it is written: {error!r}") from None
+        raise ModelFileError(f"{where}: expected a known kind of value, got {str(value)[:80]}")
+
+    def _float(self, value: Any, where: str) -> float:
+        if value["float"] not in ("nan", "inf", "-inf"):
+            raise ModelFileError(f"{where}: expected nan, inf or -inf, got {value['float']!r:.80}")
+        return float(value["float"])
+
+    def _tuple(self, value: Any, where: str) -> Any:
+        if not isinstance(value["tuple"], list):
+            raise ModelFileError(f"{where}: expected a list, got {value['tuple']!r:.80}")
+        return tuple(self.decode(value["tuple"], where))
+
+    def _dict(self, value: Any, where: str) -> Any:
+        return {k: self.decode(v, _join(where, k)) for k, v in value["dict"].items()}
+
+    def _items(self, value: Any, where: str) -> Any:
+        try:
+            return {
+                self.decode(k, where): self.decode(v, _join(where, i))
+                for i, (k, v) in enumerate(value["items"])
+            }
+        except (TypeError, ValueError) as error:
+            raise ModelFileError(f"{where}: expected pairs, got {error}") from None
+
+    def _tensor(self, value: Any, where: str) -> Any:
+        name = value["tensor"]
+        if not isinstance(name, str) or name not in self.tensors:
+            raise ModelFileError(f"{where}: the file has no tensor {name!r:.80}")
+        array = self.tensors[name]
+        return array[()] if value.get("scalar") is True and array.ndim == 0 else array
+
+    def _function(self, value: Any, where: str) -> Any:
+        if value["function"] not in _known_functions():
+            raise ModelFileError(f"{where}: there is no function {value['function']!r:.80}")
+        return _known_functions()[value["function"]]
+
+    def _object(self, value: Any, where: str) -> Any:
+        kind = known_classes().get(value["object"])
+        if kind is None:
+            raise ModelFileError(
+                f"{where}: {value['object']!r:.80} is no class of this version of portnet"
+            )
+        return self._call(kind, self._fields(value, where), where)
+
+    def _custom(self, value: Any, where: str) -> Any:
+        name = value["custom"]
+        if name not in self.custom:
+            raise ModelFileError(
+                f"{where}: {name!r:.80} is not portnet's own. Give its class, or its function: "
+                f"portnet.load(path, custom={{{name!r:.80}: ...}})"
+            )
+        given = self.custom[name]
+        if value["fields"] is None or not inspect.isclass(given):
+            return given
+        return self._call(given, self._fields(value, where), where)
+
+    def _fields(self, value: Any, where: str) -> dict[str, Any]:
+        return {k: self.decode(v, _join(where, k)) for k, v in value["fields"].items()}
+
+    def _call(self, kind: type, fields: dict[str, Any], where: str) -> Any:
+        try:
+            return kind(**fields)
+        except RecursionError:
+            raise
+        except Exception as error:
+            raise ModelFileError(f"{where}: {kind.__name__} cannot be made: {error}") from error
+
+    KINDS: ClassVar[dict[str, Callable[..., Any]]] = {
+        "float": _float,
+        "tuple": _tuple,
+        "dict": _dict,
+        "items": _items,
+        "tensor": _tensor,
+        "object": _object,
+        "function": _function,
+        "custom": _custom,
+    }

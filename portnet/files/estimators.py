@@ -1,0 +1,179 @@
+"""Estimators in files: parameters and fitted attributes; without scikit-learn, a predictor."""
+
+import importlib
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from ..layers import Chain, Dense
+from .encoding import decode, encode
+from .errors import ModelFileError
+from .predictor import Predictor
+from .shapes import check_parameters
+
+__all__ = ["describe", "estimator_from", "is_estimator"]
+
+_PACKAGE = __package__.rpartition(".")[0]  # the estimators need scikit-learn: never imported above
+CLASSES = "MLPClassifier", "MLPRegressor"
+ACTIVATION_OF = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
+OUTPUTS = "softmax", "logistic", "identity", "exp"
+NETWORK = "coefs_", "intercepts_", "n_features_in_", "n_outputs_", "n_layers_", "out_activation_"
+# Fitted attributes besides the network; not every fit has all of them.
+RESULTS = (
+    "n_iter_",
+    "t_",
+    "loss_",
+    "best_loss_",
+    "best_validation_score_",
+    "_no_improvement_count",
+)
+LISTS = "loss_curve_", "validation_scores_"
+
+
+def is_estimator(thing: object) -> bool:
+    """Tell whether a thing is one of portnet's estimators, or a predictor that was loaded."""
+    return _class_of(thing) != ""
+
+
+def _class_of(thing: object) -> str:
+    """Return the name of the estimator that a thing is, also as a subclass; "" for none."""
+    for kind in type(thing).__mro__:
+        if kind.__module__.startswith(f"{_PACKAGE}.estimators.") and kind.__name__ in CLASSES:
+            return kind.__name__
+    return ""
+
+
+def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, Any]:
+    """Return the description of a fitted estimator."""
+    if not hasattr(estimator, "coefs_"):
+        raise TypeError(
+            f"save: expected a fitted estimator, got {type(estimator).__name__}: fit it"
+        )
+    given = dict(estimator.__dict__)
+    parameters = estimator.get_params(deep=False)
+    if isinstance(parameters.get("random_state"), np.random.RandomState):
+        parameters["random_state"] = None  # a generator that others may use, too
+    fitted: dict[str, Any] = {n: given[n] for n in (*NETWORK, *RESULTS) if n in given}
+    fitted |= {n: _numbers(given[n]) for n in LISTS if n in given}
+    if "feature_names_in_" in given:
+        fitted["feature_names_in_"] = [str(name) for name in given["feature_names_in_"]]
+    binarizer = given.get("_label_binarizer")
+    if binarizer is not None:
+        fitted["labels"] = {
+            "classes": _labels(binarizer.classes_),
+            "kind": str(binarizer.y_type_),
+            "sparse": bool(binarizer.sparse_input_),
+        }
+    if state:
+        fitted["optimizer"] = given.get("_optimizer")
+        fitted["class_counts"] = given.get("_class_counts", ())
+        rng = given.get("_random_state")
+        if rng is not None:
+            fitted["generator"], fitted["seed"] = rng.get_state(legacy=False), given.get("_seed")
+            if isinstance(fitted["seed"], np.random.RandomState):
+                fitted["seed"] = None
+    return {
+        "class": _class_of(estimator),
+        "parameters": encode(parameters, "parameters", tensors),
+        "fitted": encode(fitted, "", tensors),
+    }
+
+
+def _numbers(values: Any) -> Any:
+    return None if values is None else np.array(values, np.float64)
+
+
+def _labels(classes: Any) -> Any:
+    """Return classes as an array of numbers, or as a dict of a dtype and a list of text."""
+    if classes.dtype.kind in "OU":
+        if not all(isinstance(c, str) for c in classes):
+            raise TypeError(f"classes_: expected text or numbers, got {classes[:5]!r}")
+        return {"dtype": classes.dtype.kind, "names": classes.tolist()}
+    return classes
+
+
+def estimator_from(
+    described: Mapping[str, Any], tensors: dict[str, Any], custom: Mapping[str, Any]
+) -> Any:
+    """Return the estimator of a description; a `Predictor` where scikit-learn is not installed."""
+    name = described.get("class")
+    if name not in CLASSES:
+        raise ModelFileError(f"expected one of {', '.join(CLASSES)}, got {name!r:.80}")
+    with_sklearn = find_spec("sklearn") is not None
+    fitted = dict(described["fitted"]["dict"])
+    if not with_sklearn:  # the optimizers are scikit-learn's
+        for key in ("optimizer", "generator", "class_counts", "seed"):
+            fitted.pop(key, None)
+    else:
+        wing = importlib.import_module(f"{_PACKAGE}.estimators")
+    values = decode({"dict": fitted}, tensors, custom)
+    parameters = decode(described["parameters"], tensors, custom)
+    _check(values, parameters)
+    labels = values.pop("labels", None)
+    if (labels is None) == (name == "MLPClassifier"):
+        raise ModelFileError(f"{name}: expected labels for a classifier only")
+    if labels is not None:
+        labels["classes"] = _classes_from(labels["classes"])
+    if not with_sklearn:
+        return Predictor.of(name, values, parameters, labels)
+    return _fitted(getattr(wing, name), values, parameters, labels)
+
+
+def _check(values: dict[str, Any], parameters: dict[str, Any]) -> None:
+    """Raise ModelFileError unless the arrays are those of a network of these sizes."""
+    missing = [n for n in NETWORK if n not in values]
+    if missing or parameters.get("activation") not in ACTIVATION_OF:
+        raise ModelFileError(f"the estimator has no {missing[0] if missing else 'activation'}")
+    coefs, intercepts = values["coefs_"], values["intercepts_"]
+    lists = isinstance(coefs, list) and isinstance(intercepts, list)
+    if not lists or not len(coefs) == len(intercepts) == values["n_layers_"] - 1 >= 1:
+        raise ModelFileError("expected coefs_ and intercepts_ of each layer")
+    hidden = parameters["hidden_layer_sizes"]
+    hidden = list(hidden) if isinstance(hidden, tuple | list | np.ndarray) else [hidden]
+    sizes = [*hidden, values["n_outputs_"]]
+    if len(sizes) != len(coefs) or values["out_activation_"] not in OUTPUTS:
+        raise ModelFileError(f"expected {len(sizes)} layers, got {len(coefs)}")
+    model = Chain([Dense(int(n)) for n in sizes])
+    params = [{"W": W, "b": b[None, :]} for W, b in zip(coefs, intercepts, strict=True)]
+    check_parameters(model, tuple(params), values["n_features_in_"], "coefs_")
+
+
+def _classes_from(labels: Any) -> Any:
+    if isinstance(labels, dict):
+        kind = {"O": object, "U": np.str_}[labels["dtype"]]
+        return np.array([str(name) for name in labels["names"]], kind)
+    if getattr(labels, "ndim", 0) != 1:
+        raise ModelFileError("expected classes (classes,)")
+    return labels
+
+
+def _fitted(
+    kind: Any, values: dict[str, Any], parameters: dict[str, Any], labels: dict[str, Any] | None
+) -> Any:
+    """Return a fitted estimator of a class."""
+    estimator = kind(**parameters)
+    optimizer, generator, counts, seed = [
+        values.pop(n, None) for n in ("optimizer", "generator", "class_counts", "seed")
+    ]
+    for name in LISTS:
+        if values.get(name) is not None:
+            values[name] = list(values[name])
+    if "feature_names_in_" in values:
+        values["feature_names_in_"] = np.array(values["feature_names_in_"], object)
+    estimator.__dict__.update(values)
+    if labels is not None:
+        from sklearn.preprocessing import LabelBinarizer
+
+        binarizer = LabelBinarizer()
+        binarizer.classes_, binarizer.y_type_ = labels["classes"], labels["kind"]
+        binarizer.sparse_input_ = labels["sparse"]
+        estimator._label_binarizer, estimator.classes_ = binarizer, labels["classes"]
+    if optimizer is not None:
+        estimator._optimizer, estimator._class_counts = optimizer, tuple(counts or ())
+    if generator is not None:
+        rng = np.random.RandomState(0)
+        rng.set_state(generator)
+        estimator._random_state, estimator._seed = rng, seed
+    return estimator

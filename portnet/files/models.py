@@ -1,0 +1,293 @@
+"""Models: networks, runs and estimators in files; the package's docstring has the format."""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+
+from .. import tree
+from .._typing import Device, Params
+from ..backend import get_backend, use_backend
+from . import estimators
+from .atomic import write_file
+from .container import Container, open_container, pack
+from .encoding import decode, encode, tensors_of
+from .errors import ModelFileError
+from .shapes import check_parameters
+
+__all__ = [
+    "TRAINER",
+    "VERSION",
+    "describe",
+    "load",
+    "open_run",
+    "read",
+    "run_from",
+    "save",
+    "to_buffers",
+]
+
+VERSION = 1  # of the format; larger for what older versions of portnet cannot read
+Path = str | PathLike[str]
+# Fields of a run that only continuing needs.
+STATE = "state", "_last", "_best", "_progress", "step"
+
+
+def save(thing: Any, path: Path, *, state: bool = False) -> None:
+    """Write a network, a run or a fitted estimator to a file: see `portnet.save`."""
+    write_file(path, to_buffers(thing, state=state))
+
+
+def to_buffers(thing: Any, *, state: bool, more: Mapping[str, Any] | None = None) -> list[Any]:
+    """Return the parts of the file of a thing; `more` has further values of its description."""
+    if not isinstance(state, bool):
+        raise TypeError(f"state: expected True or False, got {state!r}")
+    tensors: dict[str, Any] = {}
+    kind, values = _kind_of(thing)
+    if kind == "network":
+        model, params = values
+        described = {
+            "model": encode(model, "model", tensors),
+            "params": encode(params, "layers", tensors),
+        }
+        _refuse_other_arrays(described["params"], "params")
+    elif kind == "run":
+        described = _describe_run(values, tensors, state)
+    else:
+        described = estimators.describe(values, tensors, state)
+    text = json.dumps({"kind": kind, **described, **_made(), **(more or {})}, allow_nan=False)
+    return pack(tensors, {"format_version": str(VERSION), "portnet": text})
+
+
+def _kind_of(thing: Any) -> tuple[str, Any]:
+    """Return what a thing is: a network, a run, an estimator."""
+    if type(thing) is _class("Run"):
+        return "run", thing
+    if isinstance(thing, tuple) and len(thing) == 2 and hasattr(thing[0], "forward"):
+        return "network", thing
+    if estimators.is_estimator(thing):
+        return "estimator", thing
+    raise TypeError(
+        "save: expected a run, a fitted MLPClassifier or MLPRegressor, or a network with its "
+        f"parameters, (model, params), got {type(thing).__name__}"
+    )
+
+
+def _class(name: str) -> Any:
+    """Return Run or Trainer: they save and load, so that this file cannot import them."""
+    module = sys.modules[f"{__package__.rpartition('.')[0]}.{name.lower()}"]
+    return getattr(module, name)
+
+
+def _made() -> dict[str, Any]:
+    """Return when and with which versions a file is made."""
+    from .. import __version__
+
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    versions = {"portnet": __version__, "python": platform.python_version()}
+    return {"made": {"time": now, **versions, "numpy": np.__version__}}
+
+
+def _refuse_other_arrays(value: Any, name: str) -> None:
+    if not tensors_of(value):
+        raise TypeError(f"{name}: expected a pytree of arrays, got one without arrays")
+
+
+# Runs -------------------------------------------------------------------------------------------
+
+TRAINER = "model", "loss", "optimizer", "batch_size", "seed", "shuffle", "compile"
+RUN = "inputs", "outputs", "metrics", "feature_names", "epoch", "stopped"
+PRIVATE = "_monitors", "_scale", "_one_dimensional"
+
+
+def _describe_run(run: Any, tensors: dict[str, Any], state: bool) -> dict[str, Any]:
+    """Return the description of a run."""
+    names = {"params": "layers", "state": "optimizer", "_last": "last", "_best": "best"}
+    given: dict[str, Any] = {n: getattr(run, n) for n in (*RUN, *PRIVATE)}
+    given |= {n: getattr(run, n) for n in STATE} if state else {}
+    history = {name: np.array(values) for name, values in run.history.items()}
+    together = {
+        "trainer": {n: getattr(run.trainer, n) for n in TRAINER},
+        "params": run.params,
+        **given,
+        "history": history,
+        "classes": None if run.classes is None else run.classes.tolist(),
+    }
+    # In one go: arrays that several fields share are written once.
+    parts = {names.get(n, n): value for n, value in together.items()}
+    encoded = encode(parts, "", tensors)["dict"]
+    described = {n: encoded[names.get(n, n)] for n in together}
+    return {"run": described, "backend": run.backend.name, "dtype": run.backend.dtype}
+
+
+def run_from(
+    described: Mapping[str, Any],
+    tensors: dict[str, Any],
+    custom: Mapping[str, Any],
+    trainer: Any = None,
+) -> Any:
+    """Return the run of a description, on NumPy; with a trainer that is given, or that in it."""
+    Run, Trainer = _class("Run"), _class("Trainer")
+    encoded = _dict(described, "run")
+    skipped = () if trainer is None else ("trainer",)
+    values = {n: decode(v, tensors, custom) for n, v in encoded.items() if n not in skipped}
+    values.setdefault("trainer", {})
+    missing = {"trainer", "params", "history", "classes", *RUN, *PRIVATE} - set(values)
+    if missing:
+        raise ModelFileError(f"the run has no {sorted(missing)[0]}")
+    given = values.pop("trainer")
+    trainer = Trainer(**given) if trainer is None else trainer
+    with use_backend("numpy", dtype=described["dtype"]) as backend:
+        pass
+    n_out = check_parameters(trainer.model, values["params"], values["inputs"])
+    if n_out not in (None, values["outputs"]):
+        raise ModelFileError(f"expected {values['outputs']} outputs, got {n_out}")
+    for name in ("_last", "_best"):
+        if values.get(name) is not None:
+            check_parameters(trainer.model, values[name], values["inputs"], name)
+    history = {name: list(map(float, numbers)) for name, numbers in values.pop("history").items()}
+    classes = values.pop("classes")
+    names = values.pop("feature_names")
+    if "state" not in values:
+        fresh = trainer.optimizer.init(values["params"])
+        values["state"] = None if tree.leaves(fresh) else fresh  # none is needed
+    return Run(
+        trainer,
+        backend=backend,
+        classes=None if classes is None else np.array(classes, np.str_),
+        feature_names=None if names is None else tuple(names),
+        _history=history,
+        **values,
+    )
+
+
+def _dict(described: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = described.get(name)
+    if not isinstance(found, dict):
+        raise ModelFileError(f"expected a dict {name!r}, got {found!r:.80}")
+    return found
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+def load(
+    path: Path,
+    *,
+    backend: str | None = None,
+    device: Device = None,
+    custom: Mapping[str, Any] | None = None,
+    allow_nonfinite: bool = False,
+) -> Any:
+    """Return what was saved: see `portnet.load`."""
+    chosen = get_backend()
+    name, device = (chosen.name, chosen.device) if backend is None else (backend, device)
+    thing, described, _ = read(path, custom or {}, allow_nonfinite=allow_nonfinite)
+    if described["kind"] != "network":
+        return thing if name == "numpy" else thing.to(name, device=device)
+    model, params = thing
+    if name == "numpy":
+        return model, params
+    with use_backend(name, device=device, dtype=_dtype_of(params)) as to:
+        return model, tree.map(lambda a: to.asarray(a, a.dtype.name), params)
+
+
+def _dtype_of(params: Params) -> str:
+    return str(next((a.dtype.name for a in tree.leaves(params)), "float32"))
+
+
+def read(
+    path: Path, custom: Mapping[str, Any], *, allow_nonfinite: bool = False
+) -> tuple[Any, dict[str, Any], Container]:
+    """Return what was saved, on NumPy, its description, and the file."""
+    container = open_container(path)
+    try:
+        described = describe(container)
+        stand_ins = {
+            name: np.broadcast_to(np.zeros((), spec.dtype), spec.shape)
+            for name, spec in container.specs.items()
+        }
+        _build(described, stand_ins, custom)  # before anything is read: shapes may be enormous
+        tensors = container.read()
+        if not allow_nonfinite:
+            _check_finite(tensors, described)
+        return _build(described, tensors, custom), described, container
+    except ModelFileError as error:
+        raise _with_path(error, path) from error
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        # The description names portnet's own classes, with values that they refuse.
+        raise ModelFileError(f"{fspath(path)}: {type(error).__name__}: {error}") from error
+
+
+def open_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the description of a run in a file, and its arrays; the run itself is not made."""
+    container = open_container(path)
+    try:
+        described = describe(container)
+        if described["kind"] != "run":
+            raise ModelFileError(f"expected a run, got {described['kind']}")
+        return described, container.read()
+    except ModelFileError as error:
+        raise _with_path(error, path) from error
+
+
+def _with_path(error: ModelFileError, path: Path) -> ModelFileError:
+    name = fspath(path)
+    return error if str(error).startswith(name) else ModelFileError(f"{name}: {error}")
+
+
+def describe(container: Container) -> dict[str, Any]:
+    """Return the description in a file, as JSON; raise ModelFileError for other versions."""
+    version = container.metadata.get("format_version", "")
+    if not version.isdecimal() or not 1 <= int(version) <= VERSION:
+        raise ModelFileError(
+            f"expected format version 1 to {VERSION}, got {version!r:.20}: a newer version of "
+            "portnet made it, update portnet"
+        )
+    try:
+        described = json.loads(container.metadata.get("portnet", ""))
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"its description is no JSON: {error}") from None
+    if not isinstance(described, dict) or described.get("kind") not in BUILDERS:
+        raise ModelFileError("its description is not that of a network, a run or an estimator")
+    unknown = set(container.specs) - tensors_of(described)
+    if unknown:
+        raise ModelFileError(f"the tensor {min(unknown)!r:.80} belongs to nothing in it")
+    return described
+
+
+def _network_from(described: Mapping[str, Any], tensors: Any, custom: Mapping[str, Any]) -> Any:
+    model = decode(described.get("model"), tensors, custom)
+    params = decode(described.get("params"), tensors, custom)
+    if not hasattr(model, "forward"):
+        raise ModelFileError(f"expected a model, got {type(model).__name__}")
+    check_parameters(model, params, getattr(model, "n_in", None))
+    return model, params
+
+
+def _estimator_from(described: Mapping[str, Any], tensors: Any, custom: Mapping[str, Any]) -> Any:
+    return estimators.estimator_from(described, tensors, custom)
+
+
+BUILDERS = {"network": _network_from, "run": run_from, "estimator": _estimator_from}
+
+
+def _build(described: dict[str, Any], tensors: dict[str, Any], custom: Mapping[str, Any]) -> Any:
+    return BUILDERS[described["kind"]](described, tensors, custom)
+
+
+def _check_finite(tensors: dict[str, Any], described: dict[str, Any]) -> None:
+    """Raise ModelFileError for parameters that are not finite; a history may have NaN."""
+    for name, array in tensors.items():
+        if name.startswith("history") or array.dtype.kind != "f":
+            continue
+        if not np.isfinite(array.sum()) and not np.isfinite(array).all():
+            raise ModelFileError(
+                f"the tensor {name!r} has NaN or infinity: load(..., allow_nonfinite=True) takes "
+                "it as it is"
+            )

@@ -1,0 +1,150 @@
+"""Predictor: a fitted estimator that was opened where scikit-learn is not installed."""
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from .._typing import AnyArray, Array, ArrayLike, Device, Host, Params
+from ..backend import Backend, describe, get_backend, is_host, namespace, to_numpy, use_backend
+from ..data import checks
+from ..engine.inference import forward
+from ..layers import ACTIVATIONS, Chain, Dense, Layer
+from ..losses import SoftmaxCrossEntropy
+
+__all__ = ["Predictor"]
+
+_BLOCK = 16_384  # rows predicted at once
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A fitted `MLPClassifier` or `MLPRegressor` that predicts, and does nothing else.
+
+    `portnet.load` returns it where scikit-learn is not installed.
+
+    Attributes
+    ----------
+    name : str
+        The class of the estimator.
+    classes_ : array (classes,), or None
+        The class labels; None for a regressor.
+    n_features_in_, n_outputs_ : int
+    feature_names_in_ : tuple of str, or None
+    """
+
+    name: str
+    model: Layer = field(repr=False)
+    params: Params = field(repr=False)
+    backend: Backend
+    n_features_in_: int
+    n_outputs_: int
+    out_activation_: str = field(repr=False)
+    multilabel: bool = field(default=False, repr=False)
+    classes_: Host | None = None
+    feature_names_in_: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        values: dict[str, Any],
+        parameters: dict[str, Any],
+        labels: dict[str, Any] | None,
+    ) -> Self:
+        """Return the predictor of an estimator's attributes, on NumPy."""
+        activation = {"logistic": "sigmoid"}.get(parameters["activation"], parameters["activation"])
+        layers: list[Any] = []
+        params: list[Any] = []
+        for W, b in zip(values["coefs_"], values["intercepts_"], strict=True):
+            layers += [Dense(W.shape[1]), ACTIVATIONS[activation]]
+            params += [{"W": W, "b": b[None, :]}, ()]
+        with use_backend("numpy", dtype=values["coefs_"][0].dtype.name) as backend:
+            pass
+        names = values.get("feature_names_in_")
+        return cls(
+            name,
+            Chain(layers[:-1]),
+            tuple(params[:-1]),
+            backend,
+            values["n_features_in_"],
+            values["n_outputs_"],
+            values["out_activation_"],
+            labels is not None and labels["kind"] == "multilabel-indicator",
+            None if labels is None else labels["classes"],
+            None if names is None else tuple(names),
+        )
+
+    def to(self, name: str, *, device: Device = None, dtype: str | None = None) -> Self:
+        """Return the predictor on another backend: the arguments of `portnet.set_backend`."""
+        from dataclasses import replace
+
+        from .. import tree
+
+        with use_backend(name, device=device, dtype=dtype or self.backend.dtype) as backend:
+            return replace(self, backend=backend, params=tree.map(backend.asarray, self.params))
+
+    def predict(self, X: ArrayLike) -> AnyArray:
+        """Return the class of each row (rows,), 0 and 1 (rows, labels), or the mean of the target.
+
+        X is (rows, features); the result is in the library of X, text labels as a NumPy array.
+        """
+        if self.classes_ is None:
+            mean = self._answer(X, self._mean)
+            return mean[:, 0] if self.n_outputs_ == 1 else mean
+        codes = self._answer(X, self._codes)
+        if self.multilabel:
+            return codes
+        if is_host(X) or self.classes_.dtype.kind not in "iufb":
+            return self.classes_[to_numpy(codes)]
+        return namespace(codes).take(get_backend().asarray(self.classes_), codes)
+
+    def predict_proba(self, X: ArrayLike) -> AnyArray:
+        """Return the probability of each class (rows, classes), in the library of X."""
+        if self.classes_ is None:
+            raise TypeError(f"predict_proba needs a classifier, and this is a {self.name}")
+        return self._answer(X, self._probabilities)
+
+    def _answer(self, X: ArrayLike, finish: Any) -> AnyArray:
+        checks.check_feature_names(X, self.feature_names_in_)
+        if not is_host(X) and not self.backend.holds(X):
+            raise TypeError(
+                f"X is {describe(X)}, but the network is on {self.backend}: give "
+                "portnet.to_numpy(X)"
+            )
+        with self.backend.active(), np.errstate(all="ignore"):
+            x = checks.features(X, self.backend, width=self.n_features_in_)
+            answer = finish(forward(self.model, self.params, x, _BLOCK))
+        return to_numpy(answer) if is_host(X) else answer
+
+    def _mean(self, raw: Array) -> Array:
+        return namespace(raw).exp(raw) if self.out_activation_ == "exp" else raw
+
+    def _probabilities(self, raw: Array) -> Array:
+        xp = namespace(raw)
+        if self.out_activation_ == "softmax":
+            return SoftmaxCrossEntropy().mean(raw)
+        if self.n_outputs_ == 1:
+            both: Array = xp.concat([_logistic(-raw), _logistic(raw)], axis=-1)
+            return both
+        return _logistic(raw)
+
+    def _codes(self, raw: Array) -> Array:
+        xp, p = namespace(raw), self._probabilities(raw)
+        codes: Array
+        if self.out_activation_ == "softmax":
+            codes = xp.argmax(p, axis=-1)
+            return codes
+        if self.multilabel or self.n_outputs_ > 1:
+            codes = xp.astype(p > 0.5, xp.int64)
+            return codes
+        several = self.classes_ is not None and len(self.classes_) > 1
+        codes = xp.astype((p[:, 1] > p[:, 0]) & several, xp.int64)
+        return codes
+
+
+def _logistic(z: Array) -> Array:
+    """1 / (1 + e^-z), without overflow."""
+    xp = namespace(z)
+    p: Array = xp.exp(xp.minimum(z, xp.zeros_like(z))) / (1.0 + xp.exp(-xp.abs(z)))
+    return p
