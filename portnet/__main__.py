@@ -1,5 +1,10 @@
-"""``python -m portnet``: show what is installed and which backends can be used, or why not."""
+"""Command line.
 
+``python -m portnet`` shows what is installed and which backends can be used, or why not.
+``python -m portnet show FILE`` shows what is in a file that `portnet.save` wrote.
+"""
+
+import argparse
 import platform
 import textwrap
 from importlib.metadata import PackageNotFoundError, version
@@ -8,6 +13,8 @@ from . import BackendUnavailableError, __version__, backends, get_backend
 from ._validation import how_to_install
 from .compiler.native_policy import check_native_cpu, why_no_machine_code
 from .compiler.settings import cache_folder, native_cpu, native_mode
+from .files import ModelFileError
+from .files.show import text_of
 
 __all__ = ["main"]
 
@@ -21,7 +28,23 @@ PACKAGES = {  # package: the extra that installs it
 }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command: see above."""
+    parser = argparse.ArgumentParser("python -m portnet", description=__doc__.split("\n")[2])
+    commands = parser.add_subparsers(dest="command", metavar="show FILE")
+    show = commands.add_parser("show", help="show what is in a file")
+    show.add_argument("file", help="a network, a run, a checkpoint or an estimator")
+    given = parser.parse_args(arguments)
+    if given.command == "show":
+        try:
+            print(text_of(given.file))
+        except (OSError, ModelFileError) as error:
+            raise SystemExit(str(error)) from None
+    else:
+        show_installed()
+
+
+def show_installed() -> None:
     """Print the versions, whether steps are compiled to machine code, and the backends."""
     print(f"portnet {__version__}, Python {platform.python_version()}, {platform.system()}")
     for package, extra in PACKAGES.items():

@@ -1,6 +1,5 @@
 """Preparation of a fit: check options and data, move the data, begin or resume a run."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -80,12 +79,8 @@ class FitOptions:
             object.__setattr__(self, "checkpoint", given)
         elif (self.every, self.keep, self.on_checkpoint_error) != (1, 1, "raise"):
             raise ValueError("every, keep and on_checkpoint_error need checkpoint=path")
-        if self.resume is True:
-            if given is None:
-                raise ValueError("resume=True goes on from the checkpoint: give checkpoint=path")
-            there = os.path.exists(given.path)
-            object.__setattr__(self, "resume", given.path if there else None)
-        if not isinstance(self.resume or None, Run | str | PathLike | None):
+        object.__setattr__(self, "resume", checkpoints.path_to_resume(self.resume, given))
+        if not isinstance(self.resume, Run | str | PathLike | None):
             raise TypeError(
                 "resume: expected a run that fit returned, or the path of a checkpoint, got "
                 f"{self.resume!r}"
@@ -107,7 +102,7 @@ class Fit(NamedTuple):
 
 def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions) -> Fit:
     """Check everything, move the data, and begin or resume a run; nothing is trained."""
-    before, fraction, common = options.resume or None, options.validation, None
+    before, fraction, common = options.resume, options.validation, None
     if isinstance(before, str | PathLike):
         before, common = checkpoints.resumed(before, trainer)
     if isinstance(trainer.optimizer, LBFGS) and options.reduce_on_plateau is not None:
@@ -192,7 +187,12 @@ def _in_common(
         "early_stopping": options.early_stopping,
         "reduce_on_plateau": options.reduce_on_plateau,
     }
-    return checkpoints.fingerprint(run, data, held_out, chosen, start)
+    arrays = {"X": data.X, "y": data.y, "sample_weight": data.weight}
+    if held_out is not None:
+        arrays["validation X"], arrays["validation y"] = held_out.X, held_out.y
+        arrays["validation sample_weight"] = held_out.weight
+    found = checkpoints.fingerprint(arrays, chosen)
+    return {"start": start, "metrics": sorted(run.metrics), **found}
 
 
 def epoch_plan(trainer: TrainerLike, data: Dataset) -> str:

@@ -349,10 +349,8 @@ def _advance(bar: Any, writer: Writer | None, signals: list[int], steps: int) ->
 def _write(writer: Writer, run: Run, epochs: int, now: bool) -> None:
     """Write a checkpoint if it is due, after so many more epochs, or now."""
     try:
-        if now:
-            writer.write(run)
-        else:
-            writer.after(run, epochs)
+        if writer.is_due(epochs) or now:
+            writer.write(run, (run.epoch, run.step), run.best_epoch == run.epoch)
     except Exception as error:
         raise with_run(error, run)  # noqa: B904 (the error itself)
 

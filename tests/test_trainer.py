@@ -122,7 +122,9 @@ def test_resume_with_other_features_optimizer_or_model_raises():
         portnet.DataError, match=r"params\[0\]\['W'\]: expected shape \(5, 9\), got"
     ):
         trainer(model=portnet.mlp([5, 9, 3])).fit(X, LABELS, resume=run)
-    with pytest.raises(TypeError, match="resume: expected a run that fit returned, got True"):
+    with pytest.raises(TypeError, match="resume: expected a run that fit returned, or the path"):
+        trainer().fit(X, LABELS, resume=3)
+    with pytest.raises(ValueError, match="resume=True goes on from the checkpoint: give"):
         trainer().fit(X, LABELS, resume=True)
 
 

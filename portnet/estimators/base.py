@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -32,8 +33,10 @@ from ..backend import (
 from ..data import checks
 from ..data.dataset import Dataset
 from ..engine.epoch import quiet
+from ..engine.packing import unpacked
 from ..losses import Loss
 from . import coefs, inputs
+from .checkpoints import FitFiles
 from .inputs import _host_weights
 from .solvers import FitState, fit_lbfgs, fit_stochastic, forward
 
@@ -160,6 +163,11 @@ class _MLP(BaseEstimator, ABC):
         X_val: ArrayLike = None,
         y_val: ArrayLike = None,
         sample_weight_val: ArrayLike = None,
+        checkpoint: str | PathLike[str] | None = None,
+        every: int | str = 1,
+        keep: int = 1,
+        on_checkpoint_error: str = "raise",
+        resume: str | PathLike[str] | bool | None = None,
     ) -> Self:
         """Train from initial weights or, with `warm_start`, from the current weights.
 
@@ -177,6 +185,17 @@ class _MLP(BaseEstimator, ABC):
             Validation set for early stopping, instead of a part of X. In a Pipeline:
             ``transform_input=["X_val"]`` and ``set_fit_request(X_val=True, y_val=True)``.
         sample_weight_val : (validation rows,), optional
+        checkpoint : path, optional
+            Where sgd and adam write the estimator from time to time, and at the end;
+            `portnet.load` reads it. SIGTERM then ends training after the step, and the process with
+            status 143.
+        every : int or str
+            A number of epochs, or a text such as "30 seconds": then after the epoch.
+        keep, on_checkpoint_error
+            As in `portnet.Trainer.fit`.
+        resume : path or bool, optional
+            The path of a checkpoint: training goes on exactly where it ended, as if it had not
+            ended. True is that of `checkpoint`, if it exists.
 
         Returns
         -------
@@ -185,8 +204,13 @@ class _MLP(BaseEstimator, ABC):
             turned into an error: it is raised after the fit.
         """
         validation = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
+        files = None
+        if checkpoint is not None or resume not in (None, False) or every != 1:
+            if self.solver == "lbfgs":
+                raise ValueError("checkpoint and resume: give solver='sgd' or 'adam', not 'lbfgs'")
+            files = FitFiles(checkpoint, every, keep, on_checkpoint_error, resume)
         return self._fit_or_restore(
-            lambda: self._fit(X, y, sample_weight, validation),
+            lambda: self._fit(X, y, sample_weight, validation, files=files),
             X=X,
             y=y,
             sample_weight=sample_weight,
@@ -220,6 +244,7 @@ class _MLP(BaseEstimator, ABC):
         sample_weight: ArrayLike,
         validation: dict[str, ArrayLike] | None = None,
         incremental: bool = False,
+        files: FitFiles | None = None,
     ) -> FitState:
         """Check the data, initialize or continue the network, train, and set the attributes."""
         if incremental:  # scikit-learn validates the parameters in the first call only
@@ -235,6 +260,8 @@ class _MLP(BaseEstimator, ABC):
             self._learn_targets(y, backend, incremental)
             y = self._encode(y)
             rng = self._generator(incremental and not first)
+            if files is not None:
+                files.begin(self, rng)
             sizes = [X.shape[1], *hidden, self.n_outputs_]
             if first:
                 self._initialize(sizes, backend, rng)
@@ -246,7 +273,7 @@ class _MLP(BaseEstimator, ABC):
             held_out = self._given_validation(backend, **(validation or {}))
             if held_out is None and self.early_stopping and self.solver in STOCHASTIC:
                 data, held_out = self._split(data, to_numpy(y), weight, rng)
-            return self._run_solver(data, held_out, rng, incremental)
+            return self._run_solver(data, held_out, rng, incremental, files)
 
     def _validate_changed_params(self) -> None:
         """Validate the parameters, unless they are the objects that were validated last."""
@@ -286,6 +313,7 @@ class _MLP(BaseEstimator, ABC):
         validation: _Validation | None,
         rng: np.random.RandomState,
         incremental: bool,
+        files: FitFiles | None = None,
     ) -> FitState:
         """Run the solver and set the attributes to its result."""
         model, params = self._network(data)
@@ -301,23 +329,34 @@ class _MLP(BaseEstimator, ABC):
                 raw = forward(self._network(held_out)[0], params, held_out, compiled=self.compile)
                 return self._validation_score(raw, y, weight)
 
+            start, position = self._resume(start, incremental), None
+            if files is not None:
+                start, position = files.start(data, validation, start)
             done = fit_stochastic(
                 self,
                 model,
                 loss,
                 data,
-                self._resume(start, incremental),
+                start,
                 rng,
                 batch_size=self._batch_size(len(data)),
                 incremental=incremental,
                 score=score if self.early_stopping else None,
+                files=files,
+                position=position,
             )
+        self._store_result(done)
+        return done
+
+    def _store_result(self, done: FitState) -> None:
+        """Set the attributes to the result of a fit."""
+        if done.solver is not None:
             self._store_solver_state(done)
-        self.coefs_, self.intercepts_ = coefs.to_coefs(done.params)
+        params = unpacked(done.params)
+        self.coefs_, self.intercepts_ = coefs.to_coefs(params)
         self.n_iter_, self.t_ = done.n_iter, done.t
         if not math.isnan(done.loss):
             self.loss_ = np.float64(done.loss)
-        return done
 
     def _network(self, data: Dataset) -> tuple[Any, Params]:
         """Return the model for dense or sparse data, and its parameters."""
@@ -584,6 +623,18 @@ class _MLP(BaseEstimator, ABC):
                 data = Dataset(backend, self._features(X, backend))
                 result = finish(forward(*self._network(data), data, compiled=self.compile))
                 return inputs.on_host(result)[0] if is_host(X) else result
+
+    # Files --------------------------------------------------------------------------------------
+
+    def without_state(self) -> Self:
+        """Return a copy without the optimizer's state: it predicts, and its pickle is smaller.
+
+        A call of `partial_fit` begins with a new optimizer.
+        """
+        new = copy.copy(self)
+        for name in ("_optimizer", "_random_state", "_seed"):
+            new.__dict__.pop(name, None)
+        return new
 
     # Moving -------------------------------------------------------------------------------------
 

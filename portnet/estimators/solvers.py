@@ -6,6 +6,7 @@ reads numbers once per epoch, or once per evaluation of L-BFGS.
 """
 
 import math
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,9 +30,10 @@ from . import objective
 from .idle_executors import executor_of
 from .optimizers import SklearnAdam, SklearnSGD
 
-__all__ = ["FitState", "fit_lbfgs", "fit_stochastic", "forward"]
+__all__ = ["FitState", "Position", "fit_lbfgs", "fit_stochastic", "forward"]
 
 
+Position = tuple[Any, Any]  # an order of the rows, and the state of a generator
 FTOL = 2.220446049250313e-09  # SciPy's, for L-BFGS-B
 NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and "
@@ -92,13 +94,17 @@ def fit_stochastic(
     batch_size: int,
     incremental: bool = False,
     score: Callable[[Params], float] | None = None,
+    files: Any = None,
+    position: Position | None = None,
 ) -> FitState:
     """Train epochs of sgd or adam until a stopping rule holds; one epoch if incremental.
 
     With `score`, the result has the parameters of the best score or, as in scikit-learn, the last
     ones if no score is above the best of earlier fits.
 
-    Raises ValueError if an epoch is not finite and no parameters have a best score.
+    Raises ValueError if an epoch is not finite and no parameters have a best score. `files`, a
+    `checkpoints.FitFiles`, writes the state after epochs; `position` is that of the orders where
+    they go on.
     """
     if now.solver is None:
         now = replace(now, solver=_solver(options, now.params))
@@ -113,6 +119,8 @@ def fit_stochastic(
         likely=0 if incremental else options.max_iter // 2 * steps,
     )
     orders = _Orders(data, rng if options.shuffle else None)
+    if position is not None:
+        orders.go_to(position)
     looked_at = incremental or score is not None or _is_invscaling(options)  # after each epoch
     one_by_one = 0
 
@@ -126,6 +134,7 @@ def fit_stochastic(
             least = min(options.n_iter_no_change + 1 - now.no_improvement, options.max_iter)
             least = min(least, options.max_iter - now.n_iter)
             count = max(1, min(int(least), executor.epochs_at_once(0.05, rows, steps)))
+            count = count if files is None else files.epochs_until_due(count)
         end = run_epochs(
             executor,
             now.params,
@@ -170,17 +179,32 @@ def fit_stochastic(
         return now, ended
 
     kept, ended = executor_of(options, new, data, now.params, keep=incremental), False
-    with interrupts() as interrupted, kept as executor:
+    ended = ended or bool(position and _has_ended(options, now))
+    with interrupts(files is not None) as interrupted, kept as executor:
         while not ended:
+            before, at = now, None if files is None else orders.position
             try:
                 now, ended = train(now, executor, interrupted)
             except KeyboardInterrupt:  # raised outside of steps by a handler other than Python's
                 if interrupted:  # the second one
                     raise
                 now, ended = _interrupted(now), True
+            if files is not None:
+                done = now.n_iter - before.n_iter
+                if interrupted and not done:  # what is resumed begins with a whole epoch
+                    files.after(before, at, 0, ends=True)
+                elif done:
+                    files.after(now, orders.position, done, ends=ended or bool(interrupted))
+            if signal.SIGTERM in interrupted:
+                raise SystemExit(128 + signal.SIGTERM)
     params = now.params if now.best is None else now.best
     solver = replace(now.solver, state=unpacked(now.solver.state))
     return replace(now, params=unpacked(params), best=unpacked(now.best), solver=solver)
+
+
+def _has_ended(options: Any, now: FitState) -> bool:
+    """Tell whether a rule had ended the fit when its last checkpoint was written."""
+    return bool(now.n_iter >= options.max_iter or now.no_improvement > options.n_iter_no_change)
 
 
 class _Orders:
@@ -194,6 +218,17 @@ class _Orders:
         self.order, self.rng = np.arange(len(data)) if shuffled else data.order, rng
         self._drawn: list[Host] = []
         self._before: Any = None  # order and state of rng, before the last orders were drawn
+
+    @property
+    def position(self) -> Position:
+        """The last order, and the state of the generator."""
+        return self.order, None if self.rng is None else self.rng.get_state(legacy=False)
+
+    def go_to(self, position: Position) -> None:
+        """Go on from a position."""
+        self.order = position[0]
+        if self.rng is not None:
+            self.rng.set_state(position[1])
 
     def draw(self, count: int) -> list[Host] | None:
         """Return the orders of the next epochs; None for all rows as they are."""

@@ -18,9 +18,17 @@ from ..backend import to_numpy
 from .atomic import check_writable, write_file
 from .encoding import encode
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
-from .models import TRAINER, open_run, run_from, to_buffers
+from .models import TRAINER, open_file, run_from, to_buffers
 
-__all__ = ["Checkpoint", "Writer", "differences", "fingerprint", "resumed"]
+__all__ = [
+    "Checkpoint",
+    "Writer",
+    "differences",
+    "fingerprint",
+    "mismatch",
+    "path_to_resume",
+    "resumed",
+]
 
 UNITS = "epochs", "steps", "seconds"
 ON_ERROR = "raise", "warn"
@@ -75,7 +83,7 @@ class Checkpoint:
 
 
 class Writer:
-    """Writes the checkpoints of one fit.
+    """Writes the checkpoints of one fit: when, and under which names.
 
     Parameters
     ----------
@@ -104,33 +112,34 @@ class Writer:
             return most
         return max(1, min(most, self.checkpoint.every - self._epochs))
 
-    def after(self, run: Any, epochs: int) -> None:
-        """Write the run if that is due; `epochs` more are finished."""
+    def is_due(self, epochs: int) -> bool:
+        """Count finished epochs; return whether a checkpoint is due after them."""
         self._epochs += epochs
-        if self.advance(0) or (
-            self.checkpoint.unit == "epochs" and self._epochs >= self.checkpoint.every
-        ):
-            self.write(run)
+        ended = self.checkpoint.unit == "epochs" and self._epochs >= self.checkpoint.every
+        return ended or self.advance(0)
 
-    def write(self, run: Any) -> None:
-        """Write the run now, unless it is written already."""
+    def write(
+        self, thing: Any, at: tuple[int, int], is_best: bool = False, progress: Any = None
+    ) -> None:
+        """Write a run or an estimator now, unless it is written already.
+
+        `at` are epoch and step; `is_best` says whether that is the best epoch so far. `progress` is
+        what continuing needs besides.
+        """
         self._steps, self._epochs, self._time = 0, 0, time.monotonic()
-        at = run.epoch, run.step
         if self._written and self._written[-1] == at:
             return
         try:
             self._keep_older()
-            write_file(
-                self.checkpoint.path,
-                to_buffers(run, state=True, more={"checkpoint": self.common}),
-            )
+            buffers = to_buffers(thing, state=True, common=self.common, progress=progress)
+            write_file(self.checkpoint.path, buffers)
         except CheckpointError as error:
             if self.checkpoint.on_error == "raise":
                 raise
             warn(f"training goes on without a checkpoint: {error}")
             return
         self._written.append(at)
-        if run.best_epoch == run.epoch and self.checkpoint.keep > 1:
+        if is_best and self.checkpoint.keep > 1:
             _link(self.checkpoint.path, self.checkpoint.best)
         self._delete_oldest()
 
@@ -160,31 +169,19 @@ def _link(path: str, to: str) -> None:
 # What a resumed fit must have in common -----------------------------------------------------------
 
 
-def fingerprint(
-    run: Any, data: Any, held_out: Any, options: Mapping[str, Any], start: int
-) -> dict[str, Any]:
-    """Return what the results of a fit depend on besides the run: checksums of data, options.
-
-    `start` is the epoch in which the fit began.
-    """
-    arrays = {"X": data.X, "y": data.y, "sample_weight": data.weight}
-    if held_out is not None:
-        arrays |= {
-            "validation X": held_out.X,
-            "validation y": held_out.y,
-            "validation sample_weight": held_out.weight,
-        }
+def fingerprint(arrays: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a fit depends on besides its start, as JSON: checksums of arrays, options."""
     return {
-        "start": start,
         "data": {name: _checksum(a) for name, a in arrays.items() if a is not None},
         "options": {name: encode(value, name, {}) for name, value in options.items()},
-        "metrics": sorted(run.metrics),
     }
 
 
 def _checksum(array: Any) -> dict[str, Any]:
-    """Return shape, dtype and CRC-32 of an array."""
+    """Return shape, dtype and CRC-32 of an array; integers of all sizes have those of int64."""
     host, crc = to_numpy(array), 0
+    if host.dtype.kind in "iub":  # a backend may have no other integers than 32 bits
+        host = host.astype(np.int64)
     rows = max(1, (1 << 24) // max(1, host[:1].nbytes))
     for begin in range(0, len(host), rows):
         crc = zlib.crc32(np.ascontiguousarray(host[begin : begin + rows]).data, crc)
@@ -216,12 +213,24 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def path_to_resume(resume: Any, checkpoint: Checkpoint | None) -> Any:
+    """Return what to resume: True is the checkpoint that is written, if it is there; None: none.
+
+    Anything else is returned as it is.
+    """
+    if resume is True:
+        if checkpoint is None:
+            raise ValueError("resume=True goes on from the checkpoint: give checkpoint=path")
+        return checkpoint.path if os.path.exists(checkpoint.path) else None
+    return None if resume is False else resume
+
+
 def resumed(path: str | PathLike[str], trainer: Any) -> tuple[Any, dict[str, Any]]:
     """Return the run of a checkpoint, on NumPy, with this trainer, and what it has in common.
 
     Raises ResumeMismatchError for another trainer.
     """
-    described, tensors = open_run(path)
+    described, tensors = open_file(path, "run")
     now = {n: encode(getattr(trainer, n), n, {}) for n in TRAINER}
     found = differences(described["run"]["trainer"]["dict"], now)
     if found:

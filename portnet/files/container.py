@@ -22,6 +22,7 @@ never on its name.
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import math
@@ -34,7 +35,7 @@ import sys
 import threading
 import weakref
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -48,7 +49,8 @@ HEADER_LIMIT = 1 << 20  # bytes
 TENSOR_LIMIT = 10_000
 _NDIM_LIMIT = 64  # of NumPy
 _SHAPE_LIMIT = 1 << 48  # bytes: of an array without items, the sizes other than 0 count
-_BLOCK = 1 << 20  # bytes that are read while the checksum of the block before is computed
+_BLOCK = 1 << 21  # bytes that are read while the checksum of the block before is computed
+_THREADS = 4  # at most, for the checksum: disks are not faster
 _START = b'{"__metadata__":{"format":"portnet","crc32":"'
 _NO_CRC = b"00000000"
 _CRC_AT = 8 + len(_START)
@@ -108,7 +110,8 @@ def pack(
     for name, array in tensors.items():
         if not _is_name(name):
             raise ValueError(f"a tensor is named {_shown(name)}; expected text without NUL")
-        code = _code(array.dtype) if isinstance(array, np.ndarray) else None
+        # NumPy's functions return scalars where the array would have no dimension.
+        code = _code(array.dtype) if isinstance(array, np.ndarray | np.generic) else None
         if code is None:
             found = getattr(array, "dtype", type(array).__name__)
             raise TypeError(
@@ -139,9 +142,7 @@ def pack(
         )
     head = len(text).to_bytes(8, "little") + text
     data = [array.reshape(-1).view(np.uint8).data for _, _, array in arrays if array.size]
-    crc = zlib.crc32(head)
-    for buffer in data:
-        crc = zlib.crc32(buffer, crc)
+    crc = _checksum(_groups(data), zlib.crc32(head))
     return [head[:_CRC_AT] + _digits(crc) + head[_CRC_AT + 8 :], *data]
 
 
@@ -197,7 +198,7 @@ class Container:
         memory = np.empty(self.nbytes + 64, np.uint8)
         shift = -memory.__array_interface__["data"][0] % 64
         data = memory[shift : shift + self.nbytes]
-        crc = self._read_into(data.data, self._head_crc)
+        crc = _checksum(self._fill(data.data), self._head_crc)
         if _digits(crc) != self._expected:
             raise _error(
                 self.path,
@@ -219,42 +220,19 @@ class Container:
             arrays[name] = np.require(array, requirements="A")
         return arrays
 
-    def _read_into(self, data: memoryview, crc: int) -> int:
-        """Fill `data` from the file and return the checksum, which a second thread computes."""
+    def _fill(self, data: memoryview) -> Iterator[list[memoryview]]:
+        """Read the data of the file, and yield each block that has been read."""
         os.lseek(self._number, self._head_size, os.SEEK_SET)
-        blocks = [data[at : at + _BLOCK] for at in range(0, len(data), _BLOCK)]
-        ready: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
-        found = [crc]
-
-        def add_up() -> None:
-            while (block := ready.get()) is not None:
-                found[0] = zlib.crc32(block, found[0])
-
-        thread = threading.Thread(target=add_up, name="portnet-checksum", daemon=True)
-        if started := len(blocks) > 1:
-            try:
-                thread.start()
-            except RuntimeError:  # no more threads
-                started = False
-        try:
-            with open(self._number, "rb", buffering=0, closefd=False) as file:
-                for block in blocks:
-                    filled = 0
-                    while filled < len(block):
-                        count = file.readinto(block[filled:])
-                        if not count:
-                            raise _error(
-                                self.path, "became shorter while it was read", _LOAD_ANOTHER
-                            )
-                        filled += count
-                    ready.put(block)
-        finally:
-            ready.put(None)
-            if started:
-                thread.join()
-        if not started:
-            add_up()
-        return found[0]
+        with open(self._number, "rb", buffering=0, closefd=False) as file:
+            for at in range(0, len(data), _BLOCK):
+                block = data[at : at + _BLOCK]
+                filled = 0
+                while filled < len(block):
+                    count = file.readinto(block[filled:])
+                    if not count:
+                        raise _error(self.path, "became shorter while it was read", _LOAD_ANOTHER)
+                    filled += count
+                yield [block]
 
 
 def open_container(path: str | os.PathLike[str]) -> Container:
@@ -296,6 +274,86 @@ def _digits(crc: int) -> bytes:
     return f"{crc:08x}".encode()
 
 
+def _groups(buffers: Iterable[memoryview]) -> Iterator[list[memoryview]]:
+    """Yield the bytes of all buffers in groups of parts: a block in each but the last one."""
+    group: list[memoryview] = []
+    room = _BLOCK
+    for buffer in buffers:
+        while len(buffer) >= room:
+            yield [*group, buffer[:room]]
+            buffer = buffer[room:]
+            group, room = [], _BLOCK
+        if len(buffer):
+            group.append(buffer)
+            room -= len(buffer)
+    if group:
+        yield group
+
+
+def _checksum(groups: Iterable[list[memoryview]], crc: int) -> int:
+    """Return the CRC-32 of data that continue those of `crc`, computed in threads.
+
+    zlib releases Python's lock: the next group is read while the ones before are added up.
+    """
+    todo: queue.SimpleQueue[tuple[int, list[memoryview]] | None] = queue.SimpleQueue()
+    sizes: list[int] = []
+    found: dict[int, int] = {}
+
+    def add_up() -> None:
+        while (item := todo.get()) is not None:
+            own = 0
+            for part in item[1]:
+                own = zlib.crc32(part, own)
+            found[item[0]] = own
+
+    threads: list[threading.Thread] = []
+    wanted = min(_THREADS, os.cpu_count() or 1)
+    try:
+        for index, group in enumerate(groups):
+            sizes.append(sum(map(len, group)))
+            todo.put((index, group))
+            if index and len(threads) < wanted:  # a single group needs none
+                thread = threading.Thread(target=add_up, name="portnet-checksum", daemon=True)
+                try:
+                    thread.start()
+                    threads.append(thread)
+                except RuntimeError:  # no more threads
+                    wanted = len(threads)
+    finally:
+        for _ in threads:
+            todo.put(None)
+        for thread in threads:
+            thread.join()
+    if not threads:
+        todo.put(None)
+        add_up()
+    for index, size in enumerate(sizes):
+        crc = _times(crc, _power(size)) ^ found[index]
+    return crc
+
+
+@functools.lru_cache(16)
+def _power(size: int) -> int:
+    """Return the factor of a CRC-32 that `size` bytes follow: x**(8 size) modulo its polynomial."""
+    result, square = 1 << 31, 1 << 23  # the highest bit is 1, the next x
+    while size:
+        if size & 1:
+            result = _times(result, square)
+        square = _times(square, square)
+        size >>= 1
+    return result
+
+
+def _times(a: int, b: int) -> int:
+    """Return the product of two polynomials over GF(2) modulo that of CRC-32."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            product ^= b
+        b = b >> 1 ^ (0xEDB88320 if b & 1 else 0)
+    return product
+
+
 def _is_name(name: object) -> bool:
     return isinstance(name, str) and name not in ("", "__metadata__") and "\0" not in name
 
@@ -311,7 +369,8 @@ def _dtype(code: object) -> np.dtype[Any] | None:
     """Return the dtype of safetensors' code, None if it is unknown here."""
     if code == "BF16":
         with contextlib.suppress(ImportError):
-            return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+            found: np.dtype[Any] = np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+            return found
     return _DTYPES.get(code) if isinstance(code, str) else None
 
 
@@ -400,8 +459,8 @@ _SIGNATURES = {
 
 def _looks_like(first: bytes) -> str:
     """Return what other kind of file begins like this, "" if none that is known."""
-    # Bytes 3 to 7 of a container are 0: it is no other kind because of how long its header is.
-    if first[3:8].strip(b"\0") or len(first) < 8:
+    # The first bytes of a container depend on the length of its header, and may look like others.
+    if first[3:8].strip(b"\0") or first[8:9] not in (b"{", b""):
         if _PICKLE.match(first):
             return "a pickle"
         for signature, kind in _SIGNATURES.items():
@@ -518,8 +577,9 @@ def _spec(path: str, name: str, entry: Any) -> Spec:
         raise error(offsets, "data_offsets of two whole numbers, the first not above the second")
     # Python's integers do not overflow; the sizes of an empty array do in NumPy.
     begin, end = offsets
-    if math.prod(shape) * dtype.itemsize != end - begin:
-        raise error(offsets, f"{math.prod(shape) * dtype.itemsize:,} bytes for shape {shape}")
+    size = math.prod(shape) * dtype.itemsize
+    if size != end - begin:
+        raise error(offsets, f"{_shown(size)} bytes for shape {_shown(shape)}")
     if math.prod(filter(None, shape)) * dtype.itemsize > _SHAPE_LIMIT:
         raise error(shape, f"sizes for at most {_SHAPE_LIMIT:,} bytes, also where one is 0")
     return Spec(dtype, tuple(shape), begin, end)

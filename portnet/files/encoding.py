@@ -88,6 +88,7 @@ class _Encoder:
         self.names: dict[int, str] = {}  # of arrays that are written, by id
 
     def encode(self, value: Any, name: str) -> Any:
+        """Return a value as JSON."""
         if value is None or isinstance(value, bool | str):
             return value
         if isinstance(value, np.generic) or array_api_compat.is_array_api_obj(value):
@@ -181,6 +182,7 @@ class _Decoder:
         self.tensors, self.custom = tensors, custom
 
     def decode(self, value: Any, where: str) -> Any:
+        """Return what a JSON value stands for."""
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, list):

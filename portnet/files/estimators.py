@@ -157,9 +157,10 @@ def _fitted(
     optimizer, generator, counts, seed = [
         values.pop(n, None) for n in ("optimizer", "generator", "class_counts", "seed")
     ]
-    for name in LISTS:
-        if values.get(name) is not None:
-            values[name] = list(values[name])
+    if values.get("loss_curve_") is not None:
+        values["loss_curve_"] = list(values["loss_curve_"])
+    if values.get("validation_scores_") is not None:
+        values["validation_scores_"] = values["validation_scores_"].tolist()
     if "feature_names_in_" in values:
         values["feature_names_in_"] = np.array(values["feature_names_in_"], object)
     estimator.__dict__.update(values)

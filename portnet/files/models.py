@@ -25,7 +25,7 @@ __all__ = [
     "VERSION",
     "describe",
     "load",
-    "open_run",
+    "open_file",
     "read",
     "run_from",
     "save",
@@ -43,8 +43,14 @@ def save(thing: Any, path: Path, *, state: bool = False) -> None:
     write_file(path, to_buffers(thing, state=state))
 
 
-def to_buffers(thing: Any, *, state: bool, more: Mapping[str, Any] | None = None) -> list[Any]:
-    """Return the parts of the file of a thing; `more` has further values of its description."""
+def to_buffers(
+    thing: Any, *, state: bool, common: Mapping[str, Any] | None = None, progress: Any = None
+) -> list[Any]:
+    """Return the parts of the file of a thing.
+
+    A checkpoint has what a resumed fit must have in `common`, as JSON, and what else continuing
+    needs, its `progress`.
+    """
     if not isinstance(state, bool):
         raise TypeError(f"state: expected True or False, got {state!r}")
     tensors: dict[str, Any] = {}
@@ -60,7 +66,10 @@ def to_buffers(thing: Any, *, state: bool, more: Mapping[str, Any] | None = None
         described = _describe_run(values, tensors, state)
     else:
         described = estimators.describe(values, tensors, state)
-    text = json.dumps({"kind": kind, **described, **_made(), **(more or {})}, allow_nan=False)
+    if common is not None:
+        described["checkpoint"] = dict(common)
+        described["progress"] = encode(progress, "progress", tensors)
+    text = json.dumps({"kind": kind, **described, **_made()}, allow_nan=False)
     return pack(tensors, {"format_version": str(VERSION), "portnet": text})
 
 
@@ -103,6 +112,21 @@ def _refuse_other_arrays(value: Any, name: str) -> None:
 TRAINER = "model", "loss", "optimizer", "batch_size", "seed", "shuffle", "compile"
 RUN = "inputs", "outputs", "metrics", "feature_names", "epoch", "stopped"
 PRIVATE = "_monitors", "_scale", "_one_dimensional"
+KINDS: dict[str, Any] = {
+    "inputs": int,
+    "outputs": int,
+    "epoch": int,
+    "step": int,
+    "stopped": str,
+    "metrics": dict,
+    "feature_names": tuple | None,
+    "classes": list | None,
+    "history": dict,
+    "_monitors": dict,
+    "_progress": tuple,
+    "_scale": float,
+    "_one_dimensional": bool,
+}
 
 
 def _describe_run(run: Any, tensors: dict[str, Any], state: bool) -> dict[str, Any]:
@@ -140,6 +164,9 @@ def run_from(
     missing = {"trainer", "params", "history", "classes", *RUN, *PRIVATE} - set(values)
     if missing:
         raise ModelFileError(f"the run has no {sorted(missing)[0]}")
+    for name, kind in KINDS.items():
+        if name in values and not isinstance(values[name], kind):
+            raise ModelFileError(f"{name}: expected {kind}, got {values[name]!r:.80}")
     given = values.pop("trainer")
     trainer = Trainer(**given) if trainer is None else trainer
     with use_backend("numpy", dtype=described["dtype"]) as backend:
@@ -224,13 +251,14 @@ def read(
         raise ModelFileError(f"{fspath(path)}: {type(error).__name__}: {error}") from error
 
 
-def open_run(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the description of a run in a file, and its arrays; the run itself is not made."""
+def open_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the description in a file of a kind, and its arrays; nothing is made of them."""
     container = open_container(path)
     try:
         described = describe(container)
-        if described["kind"] != "run":
-            raise ModelFileError(f"expected a run, got {described['kind']}")
+        if described["kind"] != kind:
+            article = "an" if kind == "estimator" else "a"
+            raise ModelFileError(f"expected {article} {kind}, got a file of: {described['kind']}")
         return described, container.read()
     except ModelFileError as error:
         raise _with_path(error, path) from error

@@ -35,7 +35,9 @@ def test_signatures_extend_those_of_scikit_learn(name):
         a = list(inspect.signature(getattr(actual, method)).parameters)
         b = list(inspect.signature(getattr(others, method)).parameters)
         assert a[: len(b)] == b, method
-        assert set(a[len(b) :]) <= {"X_val", "y_val", "sample_weight_val"}
+        more = {"X_val", "y_val", "sample_weight_val"}
+        more |= {"checkpoint", "every", "keep", "on_checkpoint_error", "resume"}
+        assert set(a[len(b) :]) <= more
     public = {n for n in dir(others) if not n.startswith("_")}
     assert public <= set(dir(actual))
 

@@ -1,0 +1,158 @@
+"""Checkpoints of an estimator's fit: the estimator as it would be if the fit had ended there."""
+
+import copy
+import math
+from dataclasses import replace
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from .. import tree
+from .._typing import Host
+from ..data.dataset import Dataset
+from ..engine.packing import unpacked
+from ..files import checkpoint as checkpoints
+from ..files.encoding import decode
+from ..files.errors import ModelFileError
+from ..files.estimators import estimator_from
+from ..files.models import open_file
+from . import coefs
+from .solvers import FitState, Position
+
+__all__ = ["FitFiles"]
+
+# Parameters that may differ when a fit is resumed: they do not change its steps.
+FREE = "max_iter", "verbose", "compile", "backend", "warm_start"
+
+
+class FitFiles:
+    """The checkpoint that one fit writes, and that from which it is resumed; each may be None."""
+
+    def __init__(
+        self,
+        path: str | PathLike[str] | None,
+        every: int | str,
+        keep: int,
+        on_error: str,
+        resume: str | PathLike[str] | bool | None,
+    ) -> None:
+        self.checkpoint = None
+        if path is not None:
+            self.checkpoint = checkpoints.Checkpoint.of(path, every, keep, on_error)
+            if self.checkpoint.unit == "steps":
+                raise ValueError("every: estimators write after epochs: give epochs or seconds")
+        elif (every, keep, on_error) != (1, 1, "raise"):
+            raise ValueError("every, keep and on_checkpoint_error need checkpoint=path")
+        self.resume = checkpoints.path_to_resume(resume, self.checkpoint)
+        self.writer: checkpoints.Writer | None = None
+        self._described: dict[str, Any] = {}
+        self._tensors: dict[str, Any] = {}
+        self._first: Any = None
+        self._estimator: Any = None
+
+    def begin(self, estimator: Any, rng: np.random.RandomState) -> None:
+        """Read the checkpoint, and set the generator to where the resumed fit began."""
+        self._estimator = estimator
+        if self.resume is not None:
+            self._described, self._tensors = open_file(self.resume, "estimator")
+            if "progress" not in self._described:
+                raise ModelFileError(f"{self.resume}: an estimator, but no checkpoint of a fit")
+            rng.set_state(self._progress()["first"])
+        self._first = rng.get_state(legacy=False)
+
+    def _progress(self) -> Any:
+        return decode(self._described["progress"], self._tensors, {})
+
+    def start(
+        self, data: Dataset, validation: Any, start: FitState
+    ) -> tuple[FitState, Position | None]:
+        """Return the state from which training goes on, and the position of its orders.
+
+        Raises ResumeMismatchError where data or parameters are others than those of the checkpoint.
+        """
+        now = _in_common(self._estimator, data, validation)
+        position = None
+        if self.resume is not None:
+            found = checkpoints.differences(self._described["checkpoint"], now)
+            if found:
+                raise checkpoints.mismatch(str(self.resume), found)
+            start, position = self._resumed(data, start)
+        if self.checkpoint is not None:
+            self.writer = checkpoints.Writer(self.checkpoint, now)
+        return start, position
+
+    def _resumed(self, data: Dataset, start: FitState) -> tuple[FitState, Position]:
+        saved, progress = estimator_from(self._described, self._tensors, {}), self._progress()
+        move = data.backend.asarray
+
+        def on_backend(pytree: Any) -> Any:
+            return tree.map(lambda a: move(a, a.dtype.name) if hasattr(a, "dtype") else a, pytree)
+
+        _, params = coefs.from_coefs(
+            on_backend(saved.coefs_), on_backend(saved.intercepts_), saved.activation
+        )
+        solver = saved._optimizer
+        if not data.backend.is_host:
+            solver = type(solver)(solver.rule, on_backend(solver.state), solver.learning_rate)
+        state = FitState(
+            params,
+            loss=float(saved.loss_),
+            n_iter=saved.n_iter_,
+            t=saved.t_,
+            solver=solver,
+            best_loss=math.inf if saved.best_loss_ is None else float(saved.best_loss_),
+            best_score=progress["best_score"],
+            best=on_backend(progress["best"]),
+            no_improvement=saved._no_improvement_count,
+            losses=list(map(float, progress["losses"])),
+            scores=list(map(float, progress["scores"])),
+        )
+        return state, (progress["order"], progress["generator"])
+
+    def epochs_until_due(self, most: int) -> int:
+        """Return after how many epochs, at most, somebody has to look."""
+        return most if self.writer is None else self.writer.epochs_until_due(most)
+
+    def after(self, now: FitState, position: Position, epochs: int, ends: bool) -> None:
+        """Write the checkpoint if it is due after so many more epochs, or because training ends."""
+        if self.writer is None or not (self.writer.is_due(epochs) or ends):
+            return
+        snapshot: Any = copy.copy(self._estimator)
+        for name in ("loss_curve_", "validation_scores_"):
+            if getattr(snapshot, name, None) is not None:
+                setattr(snapshot, name, list(getattr(snapshot, name)))
+        solver = replace(now.solver, state=unpacked(now.solver.state))
+        now = replace(now, params=unpacked(now.params), best=unpacked(now.best), solver=solver)
+        snapshot._store_result(now)
+        progress = {
+            "first": self._first,
+            "order": position[0],
+            "generator": position[1],
+            "best": now.best,
+            "best_score": float(now.best_score),
+            "losses": np.array(now.losses, np.float64),
+            "scores": np.array(now.scores, np.float64),
+        }
+        is_best = now.no_improvement == 0
+        self.writer.write(snapshot, (now.n_iter, 0), is_best, progress)
+
+
+def _in_common(estimator: Any, data: Dataset, validation: Any) -> dict[str, Any]:
+    """Return what a fit that resumes this one must have in common with it."""
+    arrays: dict[str, Any] = _arrays(data, "")
+    if validation is not None:
+        arrays |= _arrays(validation.data, "validation ")
+        arrays |= {"validation y": validation.y, "validation sample_weight": validation.weight}
+    options = {k: v for k, v in estimator.get_params(deep=False).items() if k not in FREE}
+    if isinstance(options["random_state"], np.random.RandomState):
+        options["random_state"] = None  # its state is in the checkpoint
+    return checkpoints.fingerprint(arrays, options)
+
+
+def _arrays(data: Dataset, name: str) -> dict[str, Any]:
+    X: dict[str, Any] = {f"{name}X": data.X}
+    if data.is_sparse:
+        X = {f"{name}X.{part}": getattr(data.X, part) for part in ("data", "indices", "indptr")}
+    order: Host | None = data.order
+    return X | {f"{name}y": data.y, f"{name}sample_weight": data.weight, f"{name}rows": order}

@@ -1,0 +1,85 @@
+"""Show: what is in a file, as a text; nothing of it is made."""
+
+import json
+from os import PathLike, fspath
+from typing import Any
+
+from .container import Container, open_container
+from .errors import ModelFileError
+from .models import describe
+
+__all__ = ["text_of"]
+
+
+def text_of(path: str | PathLike[str]) -> str:
+    """Return what a file has: kind, when it was made, architecture, arrays.
+
+    Raises ModelFileError as `portnet.load` does for headers; the arrays are not read.
+    """
+    container = open_container(path)
+    try:
+        described = describe(container)
+    except ModelFileError as error:
+        raise ModelFileError(f"{fspath(path)}: {error}") from error
+    return "\n".join([*_head(described, container), "", *_tensors(container)])
+
+
+def _head(described: dict[str, Any], container: Container) -> list[str]:
+    made = described.get("made")
+    made = dict(made) if isinstance(made, dict) else {}
+    version = container.metadata.get("format_version")
+    kind = described["kind"] if "checkpoint" not in described else "checkpoint"
+    lines = [f"{kind}, format version {version}, {container.nbytes:,} bytes of arrays"]
+    when = _plain(made.pop("time", "an unknown time"))
+    versions = ", ".join(_plain(f"{name} {version}") for name, version in made.items())
+    lines.append(f"made {when} with {versions}")
+    shown: dict[str, Any] = {}
+    if described["kind"] == "network":
+        shown = {"model": described.get("model")}
+    elif described["kind"] == "run":
+        run = described.get("run")
+        run = run if isinstance(run, dict) else {}
+        trainer = run.get("trainer")
+        shown = dict(trainer["dict"]) if isinstance(trainer, dict) and "dict" in trainer else {}
+        names = "inputs", "outputs", "classes", "feature_names", "metrics", "epoch", "stopped"
+        shown |= {name: run.get(name) for name in names if run.get(name) not in (None, "")}
+        shown |= {name: described.get(name) for name in ("backend", "dtype")}
+    else:
+        shown = {"class": described.get("class"), "parameters": described.get("parameters")}
+    return lines + [f"  {name}: {_text(value)}" for name, value in shown.items()]
+
+
+def _tensors(container: Container) -> list[str]:
+    names = {name: _plain(name) for name in sorted(container.specs)}
+    width = max(map(len, names.values()), default=0)
+    specs = container.specs
+    return [
+        f"  {names[n]:<{width}}  {specs[n].dtype.name:<8} {tuple(specs[n].shape)}" for n in names
+    ]
+
+
+def _plain(text: object) -> str:
+    """Return a text without characters that a terminal would act on."""
+    return text if isinstance(text, str) and text.isprintable() else repr(text)
+
+
+def _text(value: Any) -> str:
+    """Return a value of a description as Python would write it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_text, value))}]"
+    if not isinstance(value, dict):
+        return repr(value)
+    for key in ("object", "custom"):
+        if key in value:
+            fields = value.get("fields")
+            inside = fields.items() if isinstance(fields, dict) else ()
+            return f"{_plain(value[key])}({', '.join(f'{k}={_text(v)}' for k, v in inside)})"
+    if isinstance(value.get("tuple"), list):
+        inner = ", ".join(map(_text, value["tuple"]))
+        return f"({inner},)" if len(value["tuple"]) == 1 else f"({inner})"
+    if isinstance(value.get("dict"), dict):
+        return f"{{{', '.join(f'{k!r}: {_text(v)}' for k, v in value['dict'].items())}}}"
+    for key in ("function", "float", "tensor"):
+        if isinstance(value.get(key), str):
+            return _plain(value[key])
+    return json.dumps(value)

@@ -1,0 +1,153 @@
+"""Checkpoints of estimators: a fit that ended after any epoch goes on as if it had not ended."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import portnet
+from portnet import MLPClassifier, MLPRegressor, tree
+from portnet.files import checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+DRAW = np.random.default_rng(0)
+X = DRAW.standard_normal((90, 5))
+Y = DRAW.integers(0, 3, 90)
+SPARSE = scipy.sparse.csr_matrix(np.where(X > 0, X, 0))
+OPTIONS = {
+    "adam": {},
+    "early stopping": {"early_stopping": True},
+    "sgd, adaptive": {"solver": "sgd", "learning_rate": "adaptive", "n_iter_no_change": 2},
+    "sgd, invscaling": {"solver": "sgd", "learning_rate": "invscaling"},
+    "in order": {"shuffle": False, "batch_size": 20},
+    "class weights": {"class_weight": "balanced"},
+}
+
+
+class DiedError(Exception):
+    """The process ends."""
+
+
+def classifier(**options):
+    return MLPClassifier(
+        **{"hidden_layer_sizes": (7,), "random_state": 3, "max_iter": 25} | options
+    )
+
+
+def dies_after(monkeypatch, writes):
+    whole, count = checkpoint.Writer.write, []
+
+    def write(self, *args, **options):
+        whole(self, *args, **options)
+        count.append(1)
+        if len(count) == writes:
+            raise DiedError
+
+    monkeypatch.setattr(checkpoint.Writer, "write", write)
+
+
+def assert_same_fit(a, b):
+    names = {n for n in (*vars(a), *vars(b)) if not n.startswith("_")}
+    for name in sorted(names | {"_no_improvement_count"}):
+        p, q = getattr(a, name), getattr(b, name)
+        if name != "random_state":
+            for i, j in zip(tree.leaves([p]), tree.leaves([q]), strict=True):
+                np.testing.assert_array_equal(i, j, name)
+    for p, q in zip(*(tree.leaves(e._optimizer.state) for e in (a, b)), strict=True):
+        np.testing.assert_array_equal(p, q)
+    for p, q in zip(*(e._random_state.get_state() for e in (a, b)), strict=True):
+        np.testing.assert_array_equal(p, q)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("data", [X, SPARSE], ids=["dense", "sparse"])
+def test_fit_that_died_goes_on_exactly(option, every, data, tmp_path, monkeypatch):
+    path, options = tmp_path / "net", OPTIONS[option]
+    expected = classifier(**options).fit(data, Y)
+    died = classifier(**options)
+    with monkeypatch.context() as m:
+        dies_after(m, 2)
+        with pytest.raises(DiedError):
+            died.fit(data, Y, checkpoint=path, every=every)
+    assert not hasattr(died, "coefs_")  # a fit that raises changes nothing
+    assert portnet.load(path).n_iter_ == 2 * every
+    again = classifier(**options).fit(data, Y, checkpoint=path, every=every, resume=True)
+    assert_same_fit(again, expected)
+    assert_same_fit(classifier(**options).fit(data, Y, resume=path), expected)  # it has ended
+
+
+def test_fit_without_a_seed_goes_on_with_the_same_validation_rows(tmp_path, monkeypatch):
+    path = tmp_path / "net"
+    options = {"early_stopping": True, "random_state": None}
+    with monkeypatch.context() as m:
+        dies_after(m, 3)
+        with pytest.raises(DiedError):
+            classifier(**options).fit(X, Y, checkpoint=path)
+    first = classifier(**options).fit(X, Y, resume=path)
+    assert_same_fit(classifier(**options).fit(X, Y, resume=path), first)
+
+
+def test_regressor_goes_on_exactly(tmp_path, monkeypatch):
+    make = lambda: MLPRegressor(random_state=1, max_iter=12)  # noqa: E731
+    expected = make().fit(X, X[:, 0])
+    with monkeypatch.context() as m:
+        dies_after(m, 5)
+        with pytest.raises(DiedError):
+            make().fit(X, X[:, 0], checkpoint=tmp_path / "net")
+    assert_same_fit(make().fit(X, X[:, 0], resume=tmp_path / "net"), expected)
+
+
+def test_checkpoint_is_a_fitted_estimator(tmp_path):
+    path = tmp_path / "net"
+    fitted = classifier().fit(X, Y, checkpoint=path)
+    again = portnet.load(path)
+    np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
+    assert again.loss_curve_ == fitted.loss_curve_
+
+
+def test_warm_start_keeps_its_curve(tmp_path):
+    plain, written = classifier(warm_start=True), classifier(warm_start=True)
+    plain.fit(X, Y).fit(X, Y)
+    written.fit(X, Y).fit(X, Y, checkpoint=tmp_path / "net")
+    assert written.loss_curve_ == plain.loss_curve_
+    assert portnet.load(tmp_path / "net").loss_curve_ == plain.loss_curve_
+
+
+def test_more_iterations_go_on_from_the_end(tmp_path):
+    classifier(max_iter=10).fit(X, Y, checkpoint=tmp_path / "net")
+    again = classifier(max_iter=25).fit(X, Y, resume=tmp_path / "net")
+    np.testing.assert_array_equal(again.coefs_[0], classifier().fit(X, Y).coefs_[0])
+
+
+def test_other_data_or_parameters_are_refused_with_every_difference(tmp_path):
+    path = tmp_path / "net"
+    classifier().fit(X, Y, checkpoint=path)
+    with pytest.raises(portnet.ResumeMismatchError) as error:
+        classifier(alpha=0.5, hidden_layer_sizes=(9,)).fit(X + 1, Y, resume=path)
+    for part in ("options.alpha: 0.0001 in the", "options.hidden_layer_sizes", "data.X.crc32"):
+        assert part in str(error.value)
+
+
+def test_what_cannot_be_resumed_is_an_error(tmp_path):
+    path = tmp_path / "net"
+    with pytest.raises(ValueError, match="give solver='sgd' or 'adam', not 'lbfgs'"):
+        classifier(solver="lbfgs").fit(X, Y, checkpoint=path)
+    with pytest.raises(ValueError, match="estimators write after epochs"):
+        classifier().fit(X, Y, checkpoint=path, every="3 steps")
+    with pytest.raises(ValueError, match="need checkpoint=path"):
+        classifier().fit(X, Y, every=3)
+    portnet.save(classifier().fit(X, Y), path)
+    with pytest.raises(portnet.ModelFileError, match="an estimator, but no checkpoint of a fit"):
+        classifier().fit(X, Y, resume=path)
+
+
+def test_estimator_on_another_library_goes_on(xp, tmp_path, monkeypatch):
+    x, path = xp.asarray(X.astype("float32")), tmp_path / "net"
+    expected = classifier(max_iter=6).fit(x, Y)
+    with monkeypatch.context() as m:
+        dies_after(m, 2)
+        with pytest.raises(DiedError):
+            classifier(max_iter=6).fit(x, Y, checkpoint=path)
+    again = classifier(max_iter=6).fit(x, Y, resume=path)
+    for a, b in zip(again.coefs_, expected.coefs_, strict=True):
+        np.testing.assert_array_equal(portnet.to_numpy(a), portnet.to_numpy(b))

@@ -1,0 +1,219 @@
+"""Checkpoints: a fit that ended anywhere goes on as if it had not ended."""
+
+import os
+
+import numpy as np
+import pytest
+from fits import LABELS, X, assert_same_run, trainer
+
+import portnet
+from portnet import tree
+from portnet.files import checkpoint
+
+NET = portnet.mlp([5, 8, 3], "gelu", norm="layer", dropout=0.1)
+WATCHED = {
+    "metrics": ["accuracy"],
+    "validation": 0.2,
+    "early_stopping": portnet.EarlyStopping(patience=50),
+    "reduce_on_plateau": portnet.ReduceOnPlateau(patience=1, min_change=0.1),
+}
+
+
+class DiedError(Exception):
+    """The process ends."""
+
+
+def dies_after(monkeypatch, writes):
+    """Let a fit die right after so many checkpoints."""
+    whole, count = checkpoint.Writer.write, []
+
+    def write(self, *args, **options):
+        whole(self, *args, **options)
+        count.append(1)
+        if len(count) == writes:
+            raise DiedError
+
+    monkeypatch.setattr(checkpoint.Writer, "write", write)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "run.safetensors")
+
+
+def fit(path=None, every=1, epochs=12, resume=None, options=WATCHED, **more):
+    made = trainer(model=NET, optimizer=portnet.chain(portnet.ClipNorm(1.0), portnet.Adam(0.01)))
+    files = {} if path is None else {"checkpoint": path, "every": every}
+    return made.fit(X, LABELS, epochs=epochs, resume=resume, **files, **options, **more)
+
+
+@pytest.mark.parametrize("options", [WATCHED, {}], ids=["watched", "alone"])
+@pytest.mark.parametrize("every", [1, 3, "1 step", "2 steps", "7 steps", "1 epoch"])
+@pytest.mark.parametrize("writes", [1, 3])
+def test_fit_that_died_goes_on_exactly(options, every, writes, path, monkeypatch):
+    expected = fit(options=options)
+    with monkeypatch.context() as m:
+        dies_after(m, writes)
+        with pytest.raises(DiedError):
+            fit(path, every, options=options)
+    there = portnet.load(path)
+    assert 0 < there.epoch * 6 + there.step < 12 * 6
+    assert_same_run(fit(path, every, resume=True, options=options), expected)
+    assert_same_run(fit(resume=path, options=options), expected)  # it has ended: nothing to do
+    np.testing.assert_array_equal(fit(resume=path, options=options).predict(X), expected.predict(X))
+
+
+def test_checkpoint_within_an_epoch_has_its_steps(path, monkeypatch):
+    monkeypatch.setenv("PORTNET_NATIVE", "never")  # a compiled call makes many steps
+    dies_after(monkeypatch, 2)
+    with pytest.raises(DiedError):
+        fit(path, "4 steps", options={})
+    there = portnet.load(path)
+    assert (there.epoch, there.step) == (1, 2)
+
+
+def test_seconds_are_counted_on_a_clock_that_does_not_jump(path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    written = []
+    whole = checkpoint.Writer.write
+    monkeypatch.setattr(
+        checkpoint.Writer,
+        "write",
+        lambda self, thing, *a, **k: written.append(thing.epoch) or whole(self, thing, *a, **k),
+    )
+
+    def later(report):
+        now[0] += 4.0
+
+    fit(path, "10 seconds", options={"callbacks": [later]})
+    assert written == [3, 6, 9, 12, 12]  # the last one at the end, where nothing is new
+
+
+def test_uninterrupted_fit_with_checkpoints_equals_one_without(path):
+    assert_same_run(fit(path, "5 steps"), fit())
+    assert portnet.load(path).epoch == 12
+
+
+def test_resume_true_without_a_file_begins(path):
+    assert_same_run(fit(path, resume=True), fit())
+
+
+def test_resumed_fit_that_has_ended_early_stays_so(path):
+    options = {"validation": 0.2, "early_stopping": portnet.EarlyStopping(patience=1)}
+    expected = fit(path, epochs=60, options=options)
+    assert expected.stopped.startswith("early stopping")
+    again = fit(path, epochs=60, resume=True, options=options)
+    assert (again.stopped, again.epoch) == (expected.stopped, expected.epoch)
+    assert_same_run(again, expected)
+
+
+def test_more_epochs_go_on_from_the_end(path):
+    fit(path, epochs=5)
+    assert_same_run(fit(path, epochs=12, resume=True), fit())
+
+
+def test_run_of_a_checkpoint_continues_as_any_run(path):
+    fit(path, epochs=5)
+    run = portnet.load(path)
+    assert_same_run(run.fit(X, LABELS, epochs=7, **WATCHED), fit().best)
+
+
+def test_epochs_writes_checkpoints_too(path):
+    made = trainer(model=NET)
+    for run in made.epochs(X, LABELS, epochs=3, checkpoint=path):
+        if run.epoch == 2:
+            break
+    assert portnet.load(path).epoch == 2
+    expected = trainer(model=NET).fit(X, LABELS, epochs=3)
+    assert_same_run(trainer(model=NET).fit(X, LABELS, epochs=3, resume=path), expected)
+
+
+def test_lbfgs_goes_on_exactly(path, monkeypatch):
+    def lbfgs(**more):
+        made = trainer(model=portnet.mlp([5, 4, 3]), optimizer="lbfgs")
+        return made.fit(X, LABELS, epochs=8, **more)
+
+    expected = lbfgs()
+    with monkeypatch.context() as m:
+        dies_after(m, 3)
+        with pytest.raises(DiedError):
+            lbfgs(checkpoint=path)
+    assert_same_run(lbfgs(resume=path), expected)
+
+
+def test_last_and_best_checkpoints_are_kept(path, tmp_path):
+    run = fit(path, keep=3, epochs=7)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == [
+        "run-best.safetensors",
+        "run-epoch-5.safetensors",
+        "run-epoch-6.safetensors",
+        "run.safetensors",
+    ]
+    epochs = [portnet.load(str(tmp_path / name)).epoch for name in names]
+    assert epochs == [run.best_epoch, 5, 6, 7]
+
+
+def test_checkpoint_moves_between_backends(xp, path):
+    x = xp.asarray(X.astype("float32"))
+    made = trainer(model=portnet.mlp([5, 8, 3]))
+    expected = made.fit(x, LABELS, epochs=4)
+    made.fit(x, LABELS, epochs=2, checkpoint=path)
+    assert_same_run(made.fit(x, LABELS, epochs=4, resume=path), expected)
+    with portnet.use_backend("numpy"):
+        run = made.fit(X.astype("float32"), LABELS, epochs=4, resume=path)
+    for p, q in zip(tree.leaves(run.params), tree.leaves(expected.params), strict=True):
+        np.testing.assert_allclose(p, portnet.to_numpy(q), rtol=1e-3, atol=1e-4)
+
+
+WRONG = {
+    "every": [
+        ({"every": 0}, "every"),
+        ({"every": "often"}, "every: expected"),
+        ({"every": 1.5}, "every: expected"),
+    ],
+    "keep": [({"keep": 0}, "keep"), ({"keep": "all"}, "keep")],
+    "on_checkpoint_error": [({"on_checkpoint_error": "ignore"}, "'raise' or 'warn'")],
+    "checkpoint": [({"checkpoint": 3}, "checkpoint: expected a path")],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_options_that_cannot_be_used_are_errors(name, path):
+    for options, message in WRONG[name]:
+        with pytest.raises((TypeError, ValueError), match=message):
+            trainer().fit(X, LABELS, **({"checkpoint": path} | options))
+        assert not os.path.exists(path)
+    with pytest.raises(ValueError, match="every, keep and on_checkpoint_error need checkpoint"):
+        trainer().fit(X, LABELS, every=3)
+
+
+def test_other_fit_is_refused_with_every_difference(path):
+    fit(path)
+    with pytest.raises(portnet.ResumeMismatchError) as error:
+        trainer(model=NET, optimizer=portnet.SGD(0.2), batch_size=8).fit(
+            X + 1, LABELS, epochs=12, resume=path, **WATCHED
+        )
+    assert 'optimizer: "Chained" in the checkpoint, "SGD" now' in str(error.value)
+    assert "batch_size: 16 in the checkpoint, 8 now" in str(error.value)
+    with pytest.raises(portnet.ResumeMismatchError) as error:
+        fit(resume=path, options={**WATCHED, "validation": 0.3, "class_weight": {0: 2.0}})
+    for part in ("options.validation: 0.2 in", "options.class_weight", "data.X.shape", "data.y"):
+        assert part in str(error.value)
+    with pytest.raises(portnet.ResumeMismatchError, match=r"data\.X\.crc32"):
+        trainer(model=NET, optimizer=portnet.chain(portnet.ClipNorm(1.0), portnet.Adam(0.01))).fit(
+            X * 2, LABELS, epochs=12, resume=path, **WATCHED
+        )
+
+
+def test_other_files_are_no_checkpoints(path):
+    net = portnet.mlp([5, 8, 3])
+    portnet.save((net, portnet.init(net, like=X)), path)
+    with pytest.raises(portnet.ModelFileError, match="expected a run, got a file of: network"):
+        trainer().fit(X, LABELS, resume=path)
+    trainer().fit(X, LABELS, epochs=1).save(path)
+    with pytest.raises(portnet.ModelFileError, match="no optimizer state: it is no checkpoint"):
+        trainer().fit(X, LABELS, resume=path)
+    with pytest.raises(FileNotFoundError):
+        trainer().fit(X, LABELS, resume=path + "x")

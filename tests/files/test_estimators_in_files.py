@@ -1,0 +1,244 @@
+"""Fitted estimators in files: what is loaded predicts the same, also without scikit-learn."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+
+import portnet
+from portnet import MLPClassifier, MLPRegressor, ModelFileError, tree
+from portnet.files import estimators
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+DRAW = np.random.default_rng(0)
+X = DRAW.standard_normal((60, 5))
+CODES = DRAW.integers(0, 3, 60)
+TARGETS = {
+    "numbers": CODES,
+    "text": np.array(["ant", "bee", "cat"])[CODES],
+    "objects": np.array(["ant", "bee", "cat"], object)[CODES],
+    "two numbers": (CODES > 0) * 2 - 1,
+    "truth": CODES > 1,
+    "floats": CODES * 1.0,
+    "labels": np.eye(3, dtype=int)[CODES],
+    "one class": np.zeros(60, int),
+}
+OPTIONS = {
+    "adam": {},
+    "sgd": {"solver": "sgd", "learning_rate": "adaptive"},
+    "lbfgs": {"solver": "lbfgs"},
+    "early stopping": {"early_stopping": True},
+    "two layers": {"hidden_layer_sizes": (6, 4), "activation": "logistic"},
+    "weights": {"class_weight": "balanced"},
+}
+
+
+def classifier(**options):
+    return MLPClassifier(**{"hidden_layer_sizes": (8,), "random_state": 3, "max_iter": 5} | options)
+
+
+def public(estimator):
+    return {k: v for k, v in vars(estimator).items() if not k.startswith("_")}
+
+
+def assert_same_attributes(a, b):
+    assert set(public(a)) == set(public(b))
+    for name, value in public(a).items():
+        for p, q in zip(tree.leaves([value]), tree.leaves([public(b)[name]]), strict=True):
+            assert np.array_equal(p, q) or (p != p and q != q), name
+            assert type(p) is type(q) or isinstance(p, np.ndarray), name
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "model")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_classifier_is_loaded_as_it_was(target, option, path):
+    y = TARGETS[target]
+    if option == "early stopping" and target == "one class":
+        pytest.skip("there is nothing to stratify")
+    fitted = classifier(**OPTIONS[option]).fit(X, y)
+    for state in (False, True):
+        portnet.save(fitted, path, state=state)
+        again = portnet.load(path)
+        assert type(again) is MLPClassifier
+        assert again.get_params() == fitted.get_params()
+        assert_same_attributes(again, fitted)
+        for method in ("predict", "predict_proba"):
+            a, b = (getattr(e, method)(X) for e in (again, fitted))
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+        assert again.score(X, y) == fitted.score(X, y)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "poisson"])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_regressor_is_loaded_as_it_was(loss, outputs, path):
+    y = np.abs(X[:, :outputs]) if outputs > 1 else np.abs(X[:, 0])
+    fitted = MLPRegressor(loss=loss, random_state=0, max_iter=5).fit(X, y)
+    portnet.save(fitted, path)
+    again = portnet.load(path)
+    assert_same_attributes(again, fitted)
+    np.testing.assert_array_equal(again.predict(X), fitted.predict(X))
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_partial_fit_continues_exactly_with_the_state(solver, path):
+    fitted = classifier(solver=solver).partial_fit(X, CODES, classes=[0, 1, 2])
+    portnet.save(fitted, path, state=True)
+    again = portnet.load(path)
+    for estimator in (fitted, again):
+        for _ in range(3):
+            estimator.partial_fit(X[:20], CODES[:20])
+    assert_same_attributes(again, fitted)
+
+
+def test_without_the_state_partial_fit_starts_the_optimizer_anew(path):
+    fitted = classifier().fit(X, CODES)
+    portnet.save(fitted, path)
+    again = portnet.load(path)
+    assert not hasattr(again, "_optimizer")
+    again.partial_fit(X, CODES)
+    assert again.t_ == fitted.t_ + 60
+
+
+def test_feature_names_are_kept_and_checked(path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(X, columns=list("abcde"))
+    fitted = classifier().fit(frame, CODES)
+    portnet.save(fitted, path)
+    again = portnet.load(path)
+    np.testing.assert_array_equal(again.feature_names_in_, fitted.feature_names_in_)
+    np.testing.assert_array_equal(again.predict(frame), fitted.predict(frame))
+    with pytest.raises(ValueError, match="feature names should match"):
+        again.predict(frame[list("edcba")])
+
+
+def test_random_generator_as_a_parameter_is_left_out(path):
+    fitted = classifier(random_state=np.random.RandomState(1)).fit(X, CODES)
+    portnet.save(fitted, path)
+    assert portnet.load(path).random_state is None
+
+
+def test_estimator_moves_between_backends(xp, path):
+    x = xp.asarray(X.astype("float32"))
+    fitted = classifier().fit(x, xp.asarray(CODES))
+    portnet.save(fitted, path, state=True)
+    on_host = portnet.load(path, backend="numpy")
+    assert type(on_host.coefs_[0]) is np.ndarray
+    back = portnet.load(path)
+    assert type(back.coefs_[0]) is type(fitted.coefs_[0])
+    for a, b, c in zip(fitted.coefs_, on_host.coefs_, back.coefs_, strict=True):
+        np.testing.assert_array_equal(portnet.to_numpy(a), b)
+        np.testing.assert_array_equal(portnet.to_numpy(c), b)
+
+
+def test_estimator_that_is_not_fitted_is_an_error(path):
+    with pytest.raises(TypeError, match="expected a fitted estimator, got MLPClassifier: fit it"):
+        portnet.save(MLPClassifier(), path)
+
+
+def test_pickle_without_state_is_smaller():
+    fitted = classifier(hidden_layer_sizes=(64,)).fit(X, CODES)
+    small = fitted.without_state()
+    assert len(pickle.dumps(fitted)) > 2 * len(pickle.dumps(small))
+    np.testing.assert_array_equal(small.predict_proba(X), fitted.predict_proba(X))
+    assert hasattr(fitted, "_optimizer")
+
+
+# Without scikit-learn ------------------------------------------------------------------------------
+
+SERVE = """
+import sys
+sys.modules["sklearn"] = None
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name == "sklearn" else find(name, *a)
+import numpy as np, portnet
+x = np.load(sys.argv[2])
+model = portnet.load(sys.argv[1])
+assert "MLP" in repr(model), model
+found = {"predict": model.predict(x)}
+if model.classes_ is not None:
+    found |= {"proba": model.predict_proba(x), "classes": model.classes_}
+np.savez(sys.argv[3], **{k: v.astype(str) if v.dtype == object else v for k, v in found.items()})
+assert "sklearn.base" not in sys.modules
+"""
+
+
+def served(path, tmp_path):
+    """Return what another process, without scikit-learn, predicts."""
+    np.save(tmp_path / "x.npy", X)
+    command = [sys.executable, "-c", SERVE, path, tmp_path / "x.npy", tmp_path / "out.npz"]
+    subprocess.run(command, check=True)
+    return dict(np.load(tmp_path / "out.npz"))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_second_process_without_scikit_learn_predicts_the_same(target, path, tmp_path):
+    fitted = classifier().fit(X, TARGETS[target])
+    portnet.save(fitted, path, state=True)
+    found = served(path, tmp_path)
+    np.testing.assert_array_equal(found["proba"], fitted.predict_proba(X))
+    np.testing.assert_array_equal(
+        found["predict"], fitted.predict(X).astype(found["predict"].dtype)
+    )
+    np.testing.assert_array_equal(found["classes"], fitted.classes_.astype(found["classes"].dtype))
+
+
+def test_regressor_without_scikit_learn_predicts_the_same(path, tmp_path):
+    fitted = MLPRegressor(random_state=0, max_iter=5).fit(X, X[:, 0])
+    portnet.save(fitted, path)
+    np.testing.assert_array_equal(served(path, tmp_path)["predict"], fitted.predict(X))
+
+
+def test_predictor_checks_its_rows(path, monkeypatch, xp):
+    fitted = classifier().fit(X.astype("float32"), CODES)
+    portnet.save(fitted, path)
+    monkeypatch.setattr(estimators, "find_spec", lambda name: None)
+    predictor = portnet.load(path, backend="numpy")
+    with pytest.raises(portnet.DataError, match="expected 5 features, got 4"):
+        predictor.predict(X[:, :4])
+    moved = portnet.load(path)  # to the backend of this thread
+    x = xp.asarray(X.astype("float32"))
+    found = portnet.to_numpy(moved.predict(x))
+    assert (found == fitted.predict(X.astype("float32"))).mean() > 0.95
+    regressor = MLPRegressor(random_state=0, max_iter=2).fit(X, X[:, 0])
+    portnet.save(regressor, path)
+    with pytest.raises(TypeError, match="predict_proba needs a classifier"):
+        portnet.load(path, backend="numpy").predict_proba(X)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_features_in_", 6),
+        ("n_outputs_", 2),
+        ("n_layers_", 9),
+        ("out_activation_", "cube"),
+        ("coefs_", []),
+        ("labels", None),
+    ],
+)
+def test_attributes_that_do_not_fit_are_refused(name, value, path):
+    import json
+
+    from portnet.files.container import open_container, pack
+    from portnet.files.models import describe
+
+    portnet.save(classifier().fit(X, CODES), path)
+    container = open_container(path)
+    described, arrays = describe(container), container.read()
+    described["fitted"]["dict"][name] = value
+    with open(path, "wb") as file:
+        for part in pack(arrays, {"format_version": "1", "portnet": json.dumps(described)}):
+            file.write(part)
+    with pytest.raises(ModelFileError):
+        portnet.load(path)

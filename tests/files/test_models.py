@@ -1,0 +1,462 @@
+"""Networks, runs and estimators in files: what is loaded is what was saved."""
+
+import json
+import pickle
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from fits import LABELS, NAMES, RESUME_CASES, X, assert_equal, assert_same_run, classifier, trainer
+
+import portnet
+from portnet import ModelFileError, tree
+from portnet.files import encoding
+from portnet.files.container import open_container, pack
+from portnet.files.models import describe
+from portnet.layers import ACTIVATIONS
+from portnet.losses import LOSSES
+from portnet.optimizers import OPTIMIZERS
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "model.safetensors")
+
+
+def reloaded(thing, path, custom=None, **options):
+    portnet.save(thing, path, **options)
+    return portnet.load(path, custom=custom)
+
+
+# Networks ----------------------------------------------------------------------------------------
+
+LAYERS = [
+    portnet.Dense(4, "he_uniform"),
+    *ACTIVATIONS.values(),
+    portnet.LeakyReLU(0.3),
+    portnet.Dropout(0.2),
+    portnet.LayerNorm(1e-3),
+    portnet.Residual(portnet.Chain([portnet.Dense(6), portnet.Tanh(), portnet.Dense(3)])),
+    portnet.mlp([3, 5, 2], "silu", norm="layer", dropout=0.1),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=repr)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_layer_is_loaded_as_it_was(layer, dtype, path):
+    params = portnet.init(layer, 3, seed=1, like=np.zeros(1, dtype))
+    if not tree.leaves(params):
+        layer = portnet.Chain([portnet.Dense(3), layer])
+        params = portnet.init(layer, 3, seed=1, like=np.zeros(1, dtype))
+    model, found = reloaded((layer, params), path)
+    assert model == layer
+    assert tree.paths(found) == tree.paths(params)
+    for p, q in zip(tree.leaves(found), tree.leaves(params), strict=True):
+        assert (p.dtype, p.shape, p.tobytes()) == (q.dtype, q.shape, q.tobytes())
+        p += 1.0  # it can be written
+
+
+def test_reader_of_twenty_lines_reads_a_network(path):
+    """As the docstring of portnet.files describes it."""
+    safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+    net = portnet.mlp([4, 6, 3], "tanh")
+    params = portnet.init(net, seed=2, like=np.zeros(1, "float32"))
+    portnet.save((net, params), path)
+
+    with open(path, "rb") as file:
+        whole = file.read()
+    (size,) = struct.unpack("<Q", whole[:8])
+    metadata = json.loads(whole[8 : 8 + size])["__metadata__"]
+    tensors = safetensors.load(whole)
+    crc = metadata["crc32"]
+    assert int(crc, 16) == zlib.crc32(whole.replace(crc.encode(), b"00000000", 1))
+    description = json.loads(metadata["portnet"])
+
+    def value(v, make=lambda name, fields: (name, fields)):
+        if isinstance(v, list):
+            return [value(i) for i in v]
+        if not isinstance(v, dict):
+            return v
+        if "tensor" in v:
+            return tensors[v["tensor"]]
+        if "object" in v:
+            return make(v["object"], {k: value(f) for k, f in v["fields"].items()})
+        inside = v.get("tuple", v.get("dict"))
+        return (
+            value(inside) if isinstance(inside, list) else {k: value(f) for k, f in inside.items()}
+        )
+
+    kind, fields = value(description["model"])
+    assert (kind, [name for name, _ in fields["layers"]]) == ("Chain", ["Dense", "Tanh", "Dense"])
+    assert_equal(value(description["params"])[0], params[0])
+    assert sorted(tensors) == ["layers.0.W", "layers.0.b", "layers.2.W", "layers.2.b"]
+
+
+@dataclass(frozen=True)
+class Snake:
+    """x + sin^2(a x) / a: a layer of the user's, with a field and a parameter."""
+
+    a: float = 1.0
+    table: tuple = (1, 2)
+
+    def init(self, rng, n_in):
+        return {"s": np.ones((1, n_in))}, n_in
+
+    def forward(self, params, x, key=None):
+        xp = portnet.namespace(x)
+        return params["s"] * (x + xp.sin(self.a * x) ** 2 / self.a), x
+
+    def backward(self, params, x, dy):
+        xp = portnet.namespace(x)
+        y = x + xp.sin(self.a * x) ** 2 / self.a
+        ds = xp.sum(dy * y, axis=0, keepdims=True)
+        return {"s": ds}, dy * params["s"] * (1.0 + xp.sin(2.0 * self.a * x))
+
+
+def own_loss(pred, target, weight=None):
+    xp = portnet.namespace(pred)
+    return xp.mean((pred - target) ** 2), 2.0 * (pred - target) / pred.shape[0]
+
+
+def test_custom_parts_are_given_at_load(path):
+    net = portnet.Chain([portnet.Dense(4), Snake(0.5), portnet.Dense(1)], n_in=5)
+    run = portnet.Trainer(net, own_loss, batch_size=32).fit(X, X[:, 0], epochs=2)
+    portnet.save(run, path, state=True)
+    with pytest.raises(ModelFileError, match=r"'Snake' is not portnet's own\. Give its class"):
+        portnet.load(path)
+    with pytest.raises(ModelFileError, match=r"loss: 'own_loss' is not portnet's own"):
+        portnet.load(path, custom={"Snake": Snake})
+    again = portnet.load(path, custom={"Snake": Snake, "own_loss": own_loss})
+    assert again.trainer.model == net
+    np.testing.assert_array_equal(again.predict(X), run.predict(X))
+    assert_same_run(again.fit(X, X[:, 0], epochs=2), run.fit(X, X[:, 0], epochs=2))
+
+
+def test_custom_class_of_other_fields_is_an_error(path):
+    net = portnet.Chain([portnet.Dense(4), Snake()])
+    portnet.save((net, portnet.init(net, 3, like=np.zeros(1))), path)
+
+    class Other:
+        pass
+
+    with pytest.raises(ModelFileError, match=r"layers\.1: Other cannot be made: .*argument"):
+        portnet.load(path, custom={"Snake": Other})
+
+
+def test_function_without_a_name_cannot_be_saved(path):
+    run = portnet.Trainer(portnet.mlp([5, 1]), lambda p, t, w: own_loss(p, t)).fit(X, X[:, 0])
+    with pytest.raises(TypeError, match=r"trainer\.loss: expected what has a name.*Define it with"):
+        portnet.save(run, path)
+
+
+@pytest.mark.parametrize("thing", [3, "text", None, (1, 2), portnet.mlp([2, 1]), {"W": np.ones(2)}])
+def test_other_things_are_an_error_and_write_nothing(thing, path, tmp_path):
+    with pytest.raises(TypeError, match="save: expected a run, a fitted MLPClassifier or"):
+        portnet.save(thing, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Runs --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RESUME_CASES)
+@pytest.mark.parametrize("state", [True, False])
+def test_run_of_every_optimizer_is_loaded_as_it_was(name, state, path):
+    optimizer, network = RESUME_CASES[name]
+    make = lambda: trainer(optimizer=optimizer, model=portnet.mlp([5, 8, 3], **network))  # noqa: E731
+    if name == "lbfgs" and network:
+        pytest.skip("L-BFGS takes no random layers")
+    run = make().fit(X, LABELS, epochs=3)
+    again = reloaded(run, path, state=state)
+    assert again.history == run.history
+    assert (again.epoch, again.outputs, again.backend) == (3, 3, run.backend)
+    assert_equal(again.params, run.params)
+    np.testing.assert_array_equal(again.predict_proba(X), run.predict_proba(X))
+    if state:
+        assert_same_run(again, run)
+        assert_same_run(again.fit(X, LABELS, epochs=2), run.fit(X, LABELS, epochs=2))
+    elif tree.leaves(run.state):
+        with pytest.raises(
+            ValueError, match=r"no optimizer state: it was saved without it \(state"
+        ):
+            again.fit(X, LABELS)
+    else:
+        again.fit(X, LABELS, epochs=1)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_run_of_every_loss_predicts_the_same(name, path):
+    y = LABELS if "softmax" in name else (LABELS > 1) * 1.0
+    model = portnet.mlp([5, 4, 3 if "softmax" in name else 1])
+    run = portnet.Trainer(model, name, batch_size=32).fit(X, y, epochs=2)
+    again = reloaded(run, path)
+    np.testing.assert_array_equal(again.predict(X), run.predict(X))
+    assert again.trainer.loss == run.trainer.loss
+    assert again.evaluate(X, y) == run.evaluate(X, y)
+
+
+def test_everything_about_a_run_is_kept(path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(X, columns=list("abcde"))
+    options = {
+        "validation": 0.2,
+        "metrics": ["accuracy", "log_loss"],
+        "early_stopping": portnet.EarlyStopping("validation_accuracy", patience=2),
+        "reduce_on_plateau": portnet.ReduceOnPlateau("loss", patience=1, min_change=1.0),
+    }
+    run = classifier().fit(frame, NAMES[LABELS], epochs=9, **options)
+    again = reloaded(run, path, state=True)
+    assert again.feature_names == tuple("abcde")
+    assert list(again.classes) == list(NAMES)
+    assert (again.stopped, again.best_epoch) == (run.stopped, run.best_epoch)
+    assert_equal(again.best.params, run.best.params)
+    assert_same_run(again, run)
+    assert list(again.predict_class(frame)) == list(run.predict_class(frame))
+    assert again.evaluate(frame, NAMES[LABELS]) == run.evaluate(frame, NAMES[LABELS])
+
+
+def test_run_that_was_interrupted_within_an_epoch_continues_exactly(path):
+    import signal
+
+    whole = trainer()
+    expected = whole.fit(X, LABELS, epochs=4)
+    steps = []
+
+    def stop(report):
+        steps.append(1)
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.warns(UserWarning, match="interrupted"):
+        run = whole.fit(X, LABELS, epochs=4, callbacks=[stop])
+    again = reloaded(run, path, state=True)
+    assert_same_run(again.fit(X, LABELS, epochs=4 - again.epoch), expected)
+
+
+def test_run_save_writes_the_same_as_save(path, tmp_path):
+    run = trainer().fit(X, LABELS, epochs=1)
+    run.save(path, state=True)
+    portnet.save(run, tmp_path / "other", state=True)
+    assert_same_run(portnet.load(path), portnet.load(tmp_path / "other"))
+
+
+def test_run_moves_between_backends_bit_for_bit(xp, path):
+    run = trainer().fit(xp.asarray(X.astype("float32")), LABELS, epochs=2)
+    portnet.save(run, path, state=True)
+    host = portnet.load(path, backend="numpy")
+    assert host.backend.name == "numpy"
+    assert_equal((host.params, host.state), (run.params, run.state))
+    back = portnet.load(path)  # the backend of this thread
+    assert back.backend == run.backend
+    assert_equal((back.params, back.state), (run.params, run.state))
+    by_name = portnet.load(path, backend=run.backend.name, device=run.backend.device)
+    assert by_name.backend == run.backend
+
+
+def test_network_goes_to_the_current_backend(xp, path):
+    net = portnet.mlp([3, 4, 2])
+    params = portnet.init(net, like=xp.asarray(X[:2].astype("float32")))
+    portnet.save((net, params), path)
+    _, found = portnet.load(path)
+    assert type(found[0]["W"]) is type(params[0]["W"])
+    assert_equal(found, params)
+
+
+def test_without_state_the_file_and_the_pickle_are_smaller(path, tmp_path):
+    run = trainer(model=portnet.mlp([5, 64, 3])).fit(X, LABELS, epochs=1)
+    run.save(path)
+    run.save(tmp_path / "state", state=True)
+    small, large = (tmp_path / n for n in ("model.safetensors", "state"))
+    assert large.stat().st_size > 2.5 * small.stat().st_size - 4000
+    assert len(pickle.dumps(run)) > 2 * len(pickle.dumps(run.without_state()))
+    np.testing.assert_array_equal(run.without_state().predict(X), run.predict(X))
+    with pytest.raises(ValueError, match="no optimizer state"):
+        run.without_state().fit(X, LABELS)
+
+
+def test_pickles_hold_no_compiled_code_and_no_buffers():
+    run = trainer(model=portnet.mlp([5, 64, 3])).fit(X, LABELS, epochs=1)
+    leaves = [*tree.leaves(run.params), *tree.leaves(run.state)]
+    assert len(pickle.dumps(run)) < sum(np.asarray(a).nbytes + 200 for a in leaves) + 3000
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_parameters_that_are_not_finite_are_refused(bad, path):
+    net = portnet.mlp([2, 3, 1])
+    params = portnet.init(net, like=np.zeros(1))
+    params[0]["W"][1, 1] = bad
+    portnet.save((net, params), path)
+    with pytest.raises(ModelFileError, match=r"'layers\.0\.W' has NaN or infinity: load\(\.\.\."):
+        portnet.load(path)
+    _, found = portnet.load(path, allow_nonfinite=True)
+    np.testing.assert_array_equal(found[0]["W"], params[0]["W"])
+
+
+# What is refused -----------------------------------------------------------------------------------
+
+
+def rewritten(path, change, tensors=None):
+    """Write the file anew with another description, and a right checksum."""
+    container = open_container(path)
+    described, arrays = describe(container), container.read()
+    described = change(described) or described
+    if tensors is not None:
+        arrays = tensors(arrays) or arrays
+    metadata = {"format_version": "1", "portnet": json.dumps(described)}
+    with open(path, "wb") as file:
+        for part in pack(arrays, metadata):
+            file.write(part)
+
+
+@pytest.fixture
+def run_path(path):
+    trainer().fit(X, LABELS, epochs=1).save(path, state=True)
+    return path
+
+
+def set_at(*keys, value):
+    def change(described):
+        inside = described
+        for key in keys[:-1]:
+            inside = inside[key]
+        inside[keys[-1]] = value
+
+    return change
+
+
+LAYER = "run", "trainer", "dict", "model", "fields", "layers", "tuple", 0
+WRONG = {
+    "an unknown layer": (set_at(*LAYER, "object", value="Conv"), "'Conv' is no class of this"),
+    "a class that is none": (set_at(*LAYER, "object", value="Run"), "'Run' is no class of this"),
+    "a function as a class": (set_at(*LAYER, "object", value="exec"), "'exec' is no class"),
+    "a class that is a list": (set_at(*LAYER, "object", value=[]), "unhashable|no class"),
+    "another width": (set_at(*LAYER, "fields", "n_out", value=9), r"expected shape \(5, 9\)"),
+    "a huge width": (set_at(*LAYER, "fields", "n_out", value=10**12), "expected shape"),
+    "a negative width": (set_at(*LAYER, "fields", "n_out", value=-1), "Dense cannot be made"),
+    "a width of text": (set_at(*LAYER, "fields", "n_out", value="8"), "Dense cannot be made"),
+    "fields of other names": (set_at(*LAYER, "fields", value={"no": 1}), "Dense cannot be made"),
+    "fields that are none": (set_at(*LAYER, "fields", value=3), "not as it is written"),
+    "an unknown kind": (set_at("kind", value="picture"), "not that of a network"),
+    "a network": (set_at("kind", value="network"), "expected a known kind of value, got|model"),
+    "an estimator": (set_at("kind", value="estimator"), "expected one of MLPClassifier"),
+    "no run": (set_at("run", value=None), "belongs to nothing in it"),
+    "a run of nothing": (set_at("run", value={}), "belongs to nothing in it"),
+    "other inputs": (set_at("run", "inputs", value=6), "expected 5 inputs, got 6"),
+    "other outputs": (set_at("run", "outputs", value=2), "expected 2 outputs, got 3"),
+    "inputs of text": (set_at("run", "inputs", value="5"), "inputs: expected"),
+    "another dtype": (set_at("dtype", value="float99"), "float99"),
+    "an unknown tensor": (
+        set_at("run", "params", value={"tensor": "x"}),
+        "belongs to nothing|no t",
+    ),
+    "params of another form": (set_at("run", "params", value=None), "belongs to nothing|expected"),
+    "an unknown metric": (
+        set_at("run", "metrics", value={"function": "eval"}),
+        "no function 'eval'",
+    ),
+    "a batch size of text": (
+        set_at("run", "trainer", "dict", "batch_size", value="many"),
+        "batch_size",
+    ),
+    "state of another form": (set_at("run", "state", value={"tuple": []}), "belongs to nothing|"),
+    "an unknown value": (set_at("run", "epoch", value={"what": 1}), "a known kind of value"),
+    "a deep value": (
+        set_at("run", "epoch", value=json.loads("[" * 300 + "]" * 300)),
+        "epoch: expected",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_descriptions_that_do_not_fit_are_refused(name, run_path):
+    change, message = WRONG[name]
+    rewritten(run_path, change)
+    with pytest.raises(ModelFileError, match=message) as error:
+        portnet.load(run_path)
+    assert str(error.value).startswith(run_path)
+
+
+def test_deep_description_is_refused(path):
+    deep = "[" * 100_000 + "]" * 100_000
+    with open(path, "wb") as file:
+        for part in pack({"x": np.ones(1)}, {"format_version": "1", "portnet": deep}):
+            file.write(part)
+    with pytest.raises(ModelFileError, match=r"its description is no JSON|nested"):
+        portnet.load(path)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        lambda a: {**a, "extra": np.ones(3)},
+        lambda a: {k: v for k, v in a.items() if k != "layers.0.b"},
+        lambda a: {k.replace("layers.0.W", "layers.0.w"): v for k, v in a.items()},
+        lambda a: {**a, "layers.0.W": a["layers.0.W"].T.copy()},
+        lambda a: {**a, "layers.0.W": a["layers.0.W"].astype(np.int32)},
+        lambda a: {**a, "layers.0.W": a["layers.0.W"][:0]},
+    ],
+    ids=["extra", "missing", "renamed", "another shape", "integers", "empty"],
+)
+def test_other_tensors_are_refused(tensors, run_path):
+    rewritten(run_path, lambda d: None, tensors)
+    with pytest.raises(ModelFileError, match=r"tensor|layers"):
+        portnet.load(run_path)
+
+
+@pytest.mark.parametrize("version", ["2", "99", "0", "-1", "1.0", "", "x"])
+def test_other_format_versions_are_refused(version, path):
+    with open(path, "wb") as file:
+        for part in pack({"x": np.ones(1)}, {"format_version": version, "portnet": "{}"}):
+            file.write(part)
+    with pytest.raises(ModelFileError, match=r"format version 1 to 1, got .*update portnet"):
+        portnet.load(path)
+
+
+def test_only_listed_classes_are_made():
+    """No class that does more than hold numbers."""
+    known = set(encoding.known_classes())
+    assert {"Dense", "Chain", "Adam", "AdamState", "SquaredError", "CosineDecay"} <= known
+    assert not known & {"Run", "Trainer", "Backend", "FitState", "Report"}
+    assert {type(make()).__name__ for make in OPTIMIZERS.values()} <= known
+
+
+# Command line ----------------------------------------------------------------------------------------
+
+
+def show(*arguments):
+    command = [sys.executable, "-m", "portnet", "show", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_show_prints_what_is_in_a_file_without_making_it(path):
+    net = portnet.Chain([portnet.Dense(4), Snake(0.5)])
+    run = portnet.Trainer(net, own_loss, batch_size=32).fit(X, X[:, :4], epochs=1)
+    run.save(path)
+    done = show(path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("run, format version 1, ")
+    assert f"portnet {portnet.__version__}" in done.stdout
+    assert "Snake(a=0.5, table=(1, 2))" in done.stdout
+    assert "layers.0.W    float32  (5, 4)" in done.stdout
+
+
+def test_show_prints_no_control_characters(path):
+    change = set_at(*LAYER, "object", value="\x1b[31mDense")
+    trainer().fit(X, LABELS, epochs=1).save(path)
+    rewritten(path, change)
+    done = show(path)
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+
+
+def test_show_of_no_model_says_what_it_is(path):
+    with open(path, "wb") as file:
+        pickle.dump({"W": 1}, file)
+    done = show(path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pickle" in done.stderr
+    assert show(path + "x").returncode == 1
