@@ -242,6 +242,8 @@ class Trainer:
             with interrupts(prepared.writer is not None) as interrupted:
                 for trained in _epochs(prepared, options, interrupted):
                     run = trained
+                if interrupted:  # by a signal that came after the last step, as in the last write
+                    raise with_run(_ending(interrupted), run)
         except KeyboardInterrupt as error:
             run = interrupted_run(getattr(error, "run", run), prepared.last)
         stopping = options.early_stopping
@@ -329,9 +331,10 @@ def _epochs(
                     bar.set_postfix({"epoch": run.epoch} | values, refresh=False)
                 report = Report(run.epoch, last, values, time.perf_counter() - began, run)
                 run = callbacks.report_epoch(report, options.callbacks, options.verbose)
+            ending = bool(signals)  # a later signal ends the next epoch: the file has this one then
             if writer is not None:
-                _write(writer, run, run.epoch - before, now=bool(signals))
-            if signals:
+                _write(writer, run, run.epoch - before, now=ending)
+            if ending:
                 raise with_run(_ending(signals), run)
             if values:
                 yield run

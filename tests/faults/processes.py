@@ -125,8 +125,17 @@ def differing(a, b):
         or arrays[n].shape != others[n].shape
         or arrays[n].tobytes() != others[n].tobytes()
     )
-    run, now = one["run"], other["run"]
+    run, now = ({k: _arrays(v) for k, v in described["run"].items()} for described in (one, other))
     return names + sorted(n for n in {*run, *now} if run.get(n) != now.get(n))
+
+
+def _arrays(described):
+    """Return a description with arrays for NumPy's scalars, which moved runs do not have."""
+    if isinstance(described, list):
+        return [_arrays(part) for part in described]
+    if isinstance(described, dict):
+        return {k: _arrays(v) for k, v in described.items() if k != "scalar"}
+    return described
 
 
 def quietly(call, *args, **options):
