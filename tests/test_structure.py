@@ -322,6 +322,7 @@ ALLOWED = {
         "files/encoding",
         "files/errors",
         "files/models",
+        "rng",
     },
     "trainer": {
         "_typing",

@@ -31,7 +31,9 @@ def environment(**more):
 def start(*command, **options):
     """Start Python with the arguments; its output is text in pipes."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *map(str, command)], env=environment(), **pipes | options)
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)], env=environment(), **pipes | options
+    )
 
 
 def finish(process):
@@ -105,9 +107,7 @@ def temporaries(folder):
 def leaves(*pytrees):
     """Return all arrays of pytrees on the host."""
     return [
-        portnet.to_numpy(leaf)
-        for leaf in portnet.tree.leaves(pytrees)
-        if hasattr(leaf, "dtype")
+        portnet.to_numpy(leaf) for leaf in portnet.tree.leaves(pytrees) if hasattr(leaf, "dtype")
     ]
 
 

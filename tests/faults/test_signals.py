@@ -1,6 +1,6 @@
 """Signals to a process that trains: what a preempted job leaves behind, and how it ends.
 
-    python tests/faults/test_signals.py
+python tests/faults/test_signals.py
 """
 
 import json
@@ -69,7 +69,6 @@ def interrupt_and_wait():
     signal.raise_signal(signal.SIGINT)
     say("waiting")
     threading.Event().wait()
-
 
 
 ACTIONS = {
