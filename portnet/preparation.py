@@ -21,6 +21,7 @@ from .data.dataset import Dataset
 from .data.split import split
 from .engine.full_batch import Gradient, gradient_of, value_and_grad
 from .files import checkpoint as checkpoints
+from .files.atomic import check_writable
 from .lbfgs import LBFGS
 from .model_checks import try_out
 from .run import EpochProgress, Metric, Run, TrainerLike
@@ -113,7 +114,7 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
     """Check everything, move the data, and begin or resume a run; nothing is trained."""
     before, fraction, common = options.resume or None, options.validation, None
     if options.checkpoint is not None:
-        checkpoints.check_writable(options.checkpoint.path)
+        check_writable(options.checkpoint.path)
     if isinstance(before, str | PathLike):
         given = options.metrics if isinstance(options.metrics, tuple) else (options.metrics,)
         before, common, found = checkpoints.resumed(before, trainer, given)

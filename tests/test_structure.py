@@ -309,6 +309,7 @@ ALLOWED = {
         "data/split",
         "engine/full_batch",
         "files",
+        "files/atomic",
         "lbfgs",
         "model_checks",
         "rng",

@@ -16,12 +16,12 @@ import numpy as np
 from .. import rng
 from .._validation import check_integer, warn
 from ..backend import to_numpy
-from .atomic import check_writable, link_file, write_file
+from .atomic import link_file, write_file
 from .encoding import encode
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
 from .models import TRAINER, open_run, run_from, to_buffers
 
-__all__ = ["Checkpoint", "Writer", "check_writable", "differences", "fingerprint", "resumed"]
+__all__ = ["Checkpoint", "Writer", "differences", "fingerprint", "resumed"]
 
 UNITS = "epochs", "steps", "seconds"
 ON_ERROR = "raise", "warn"

@@ -40,6 +40,8 @@ DATA = {
         {"data.X.crc32", "options.early_stopping"},
     ),
 }
+# Here the validation rows are others, too.
+SPLIT_OTHERWISE = "a label", "fewer rows", "weights", "class_weight", "validation", "no validation"
 TRAINERS = {
     "batch_size": ({"batch_size": 8}, {"batch_size"}),
     "seed": ({"seed": 2}, {"seed"}),
@@ -57,7 +59,7 @@ TRAINERS = {
 def stop_within(path, at=8, **options):
     """Train until a checkpoint within an epoch; return its path."""
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     write, wrote = checkpoint.write_file, []
@@ -66,11 +68,11 @@ def stop_within(path, at=8, **options):
         write(*args)
         wrote.append(1)
         if len(wrote) == at:
-            raise Stop
+            raise StopError
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "write_file", write_some)
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             trainer(compile=False, **options).fit(
                 X, LABELS, checkpoint=path, every="1 steps", **OPTIONS
             )
@@ -105,7 +107,7 @@ def test_other_data_or_options_are_listed(case, path):
         trainer().fit(x, y, resume=path, **OPTIONS | options)
     assert str(error.value).startswith(f"{path} was made by another fit")
     assert has_all(lines(error), expected)
-    if case not in ("a label", "fewer rows", "validation", "no validation"):  # another split
+    if case not in SPLIT_OTHERWISE:
         assert len(lines(error)) == len(expected)
     assert path.read_bytes() == before
 
