@@ -16,7 +16,7 @@ import numpy as np
 from .. import rng
 from .._validation import check_integer, warn
 from ..backend import to_numpy
-from .atomic import link_file, write_file
+from .atomic import link_file, remove_stale, write_file
 from .encoding import encode
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
 from .models import TRAINER, open_run, run_from, to_buffers
@@ -104,7 +104,10 @@ class Writer:
             self._written = [*(found for found in self._older() if found < at), at]
             if run.step and os.path.exists(checkpoint.best):
                 self._best = run.best_epoch or 0
-            self._keep_best(run)  # the process may have been killed before
+            # The process may have been killed before it did these.
+            self._keep_best(run)
+            self._delete_oldest()
+            remove_stale(checkpoint.path)
 
     def advance(self, steps: int) -> bool:
         """Count steps; return whether a checkpoint is due after them, within an epoch."""
