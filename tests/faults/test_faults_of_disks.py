@@ -99,7 +99,7 @@ def test_each_failing_call_leaves_a_checkpoint_and_says_so(keep, tmp_path):
         failed[faulty.failed] += 1
         epoch = portnet.load(path).epoch
         if error is None:  # a copy was made, or litter stayed, or there was nothing to do
-            assert faulty.failed in ("unlink", "link", "replace", "close")
+            assert faulty.failed in ("unlink", "close", *(["link", "replace"] if keep > 1 else []))
             assert run.epoch == 4
         else:
             assert (error.errno, error.filename) == (errno.EIO, path)
