@@ -1,6 +1,9 @@
 """Preparation of a fit: check options and data, move the data, begin or resume a run."""
 
+import os
+import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, NamedTuple
@@ -18,6 +21,7 @@ from .data.dataset import Dataset
 from .data.split import split
 from .engine.full_batch import Gradient, gradient_of, value_and_grad
 from .files import checkpoint as checkpoints
+from .files.atomic import check_writable
 from .lbfgs import LBFGS
 from .model_checks import try_out
 from .run import EpochProgress, Metric, Run, TrainerLike
@@ -67,6 +71,8 @@ class FitOptions:
             if not callable(call) or isinstance(call, type):
                 raise TypeError(f"callbacks: expected functions of a report, got {call!r}")
         object.__setattr__(self, "callbacks", calls)
+        if isinstance(self.metrics, Iterable) and not isinstance(self.metrics, str):
+            object.__setattr__(self, "metrics", tuple(self.metrics))  # they are looked at twice
         for name in ("progress", "verbose"):
             given = getattr(self, name)
             if given is not None and (not isinstance(given, bool | int) or given not in (0, 1, 2)):
@@ -103,8 +109,13 @@ class Fit(NamedTuple):
 def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions) -> Fit:
     """Check everything, move the data, and begin or resume a run; nothing is trained."""
     before, fraction, common = options.resume, options.validation, None
+    if options.checkpoint is not None:
+        check_writable(options.checkpoint.path)
     if isinstance(before, str | PathLike):
-        before, common = checkpoints.resumed(before, trainer)
+        given = options.metrics if isinstance(options.metrics, tuple) else (options.metrics,)
+        before, common, found = checkpoints.resumed(before, trainer, given)
+        if found:
+            raise _mismatch(trainer, X, y, options, common, found)
     if isinstance(trainer.optimizer, LBFGS) and options.reduce_on_plateau is not None:
         raise ValueError("reduce_on_plateau: LBFGS finds the length of its steps by itself")
     held_out = {} if isinstance(fraction, float) else checks.validation_set(fraction)
@@ -112,6 +123,7 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
     arrays |= {f"validation {name}": a for name, a in held_out.items()}
     if isinstance(before, Run) and common is not None:  # a file: it goes where the data are
         to = checks.backend_for(**arrays)
+        dtypes = {"dtype": before.backend.dtype}, {"dtype": to.dtype}
         before = before.to(to.name, device=to.device)
     assert isinstance(before, Run | None)
     if before is None:
@@ -152,13 +164,15 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
         run = callbacks.start_monitors(
             run, data, checked, options.early_stopping, options.reduce_on_plateau
         )
+        if run.stopped and before is not None and common is not None:  # as it ended
+            run = replace(run, _monitors=before._monitors)
         if options.early_stopping and options.early_stopping.monitor is None and checked is None:
             warn(
                 "early_stopping: there are no validation rows, so the training loss is monitored, "
                 "which says nothing of new data. Give validation=0.1, or (X, y); or choose it by "
                 'name: early_stopping=portnet.EarlyStopping("loss")'
             )
-    if run.step and run._progress.plan != epoch_plan(trainer, data):
+    if run.step and not common and run._progress.plan != epoch_plan(trainer, data):
         if before is not None and trainer is before.trainer:
             raise DataError(
                 f"the run stopped after step {run.step} of an epoch with {run._progress.plan}, and "
@@ -168,13 +182,40 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
     start, writer = run.epoch, None
     if common or options.checkpoint is not None:
         now = _in_common(run, data, checked, options, (common or {}).get("start", start))
-        found = checkpoints.differences(common, now) if common else []
+        found = []
+        if common:
+            found = checkpoints.differences(common | dtypes[0], now | dtypes[1])
         if found:
             raise checkpoints.mismatch(str(options.resume), found)
         start = now["start"]
         if options.checkpoint is not None:
-            writer = checkpoints.Writer(options.checkpoint, now)
+            checkpoints.check_writable_run(run)
+            path = options.resume if isinstance(options.resume, str | PathLike) else ""
+            resumed = common is not None and os.fspath(path) == options.checkpoint.path
+            at = (run.epoch, run.step) if resumed else None
+            writer = checkpoints.Writer(options.checkpoint, now, at, run.best_epoch or 0)
     return Fit(run, data, checked, start + options.epochs, writer)
+
+
+def _mismatch(
+    trainer: TrainerLike,
+    X: ArrayLike,
+    y: ArrayLike,
+    options: FitOptions,
+    common: dict[str, Any],
+    found: list[str],
+) -> Exception:
+    """Return the error for the checkpoint of another trainer: it lists other data, too."""
+    plain: dict[str, Any] = {"every": 1, "keep": 1, "on_checkpoint_error": "raise"}
+    plain |= {"resume": None, "checkpoint": None}
+    # Data that this trainer cannot take are not compared.
+    with suppress(Exception), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = prepare(trainer, X, y, replace(options, **plain))
+        now = _in_common(fit.run, fit.data, fit.held_out, options, common["start"])
+        now |= {"metrics": common["metrics"]} if options.metrics is None else {}
+        found += checkpoints.differences(common, now)
+    return checkpoints.mismatch(str(options.resume), found)
 
 
 def _in_common(

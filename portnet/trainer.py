@@ -242,6 +242,8 @@ class Trainer:
             with interrupts(prepared.writer is not None) as interrupted:
                 for trained in _epochs(prepared, options, interrupted):
                     run = trained
+                if interrupted:  # by a signal that came after the last step, as in the last write
+                    raise with_run(_ending(interrupted), run)
         except KeyboardInterrupt as error:
             run = interrupted_run(getattr(error, "run", run), prepared.last)
         stopping = options.early_stopping
@@ -329,9 +331,10 @@ def _epochs(
                     bar.set_postfix({"epoch": run.epoch} | values, refresh=False)
                 report = Report(run.epoch, last, values, time.perf_counter() - began, run)
                 run = callbacks.report_epoch(report, options.callbacks, options.verbose)
+            ending = bool(signals)  # a later signal ends the next epoch: the file has this one then
             if writer is not None:
-                _write(writer, run, run.epoch - before, now=bool(signals))
-            if signals:
+                _write(writer, run, run.epoch - before, now=ending)
+            if ending:
                 raise with_run(_ending(signals), run)
             if values:
                 yield run
@@ -350,7 +353,7 @@ def _write(writer: Writer, run: Run, epochs: int, now: bool) -> None:
     """Write a checkpoint if it is due, after so many more epochs, or now."""
     try:
         if writer.is_due(epochs) or now:
-            writer.write(run, (run.epoch, run.step), run.best_epoch == run.epoch)
+            writer.write(run, (run.epoch, run.step), run.best_epoch or 0)
     except Exception as error:
         raise with_run(error, run)  # noqa: B904 (the error itself)
 

@@ -276,6 +276,7 @@ ALLOWED = {
         "data/split",
         "engine/full_batch",
         "files",
+        "files/atomic",
         "lbfgs",
         "model_checks",
         "rng",
@@ -336,6 +337,7 @@ ALLOWED = {
         "files/encoding",
         "files/errors",
         "files/models",
+        "rng",
     },
     "trainer": {
         "_typing",

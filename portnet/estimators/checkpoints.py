@@ -3,7 +3,7 @@
 import copy
 import math
 from dataclasses import replace
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from .._typing import Host
 from ..data.dataset import Dataset
 from ..engine.packing import unpacked
 from ..files import checkpoint as checkpoints
+from ..files.atomic import check_writable
 from ..files.encoding import decode
 from ..files.errors import ModelFileError
 from ..files.estimators import estimator_from
@@ -54,6 +55,8 @@ class FitFiles:
     def begin(self, estimator: Any, rng: np.random.RandomState) -> None:
         """Read the checkpoint, and set the generator to where the resumed fit began."""
         self._estimator = estimator
+        if self.checkpoint is not None:
+            check_writable(self.checkpoint.path)
         if self.resume is not None:
             self._described, self._tensors = open_file(self.resume, "estimator")
             if "progress" not in self._described:
@@ -79,7 +82,9 @@ class FitFiles:
                 raise checkpoints.mismatch(str(self.resume), found)
             start, position = self._resumed(data, start)
         if self.checkpoint is not None:
-            self.writer = checkpoints.Writer(self.checkpoint, now)
+            goes_on = self.resume is not None and fspath(self.resume) == self.checkpoint.path
+            at = (start.n_iter, 0) if goes_on else None
+            self.writer = checkpoints.Writer(self.checkpoint, now, at)
         return start, position
 
     def _resumed(self, data: Dataset, start: FitState) -> tuple[FitState, Position]:
@@ -134,8 +139,8 @@ class FitFiles:
             "losses": np.array(now.losses, np.float64),
             "scores": np.array(now.scores, np.float64),
         }
-        is_best = now.no_improvement == 0
-        self.writer.write(snapshot, (now.n_iter, 0), is_best, progress)
+        best_epoch = 0 if now.no_improvement else now.n_iter
+        self.writer.write(snapshot, (now.n_iter, 0), best_epoch, progress)
 
 
 def _in_common(estimator: Any, data: Dataset, validation: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 
 from .errors import CheckpointError
 
-__all__ = ["check_writable", "remove_stale", "write_file"]
+__all__ = ["check_writable", "link_file", "remove_stale", "write_file"]
 
 _CHUNK = 64 << 20  # bytes of one write: Ctrl-C waits for its end
 _OTHER_HOST = 24 * 3600  # seconds after which a temporary file of another machine is stale
@@ -45,6 +45,31 @@ def write_file(
         os.replace(temporary, path)
         _sync_folder(numbers, path)
     remove_stale(path)
+
+
+def link_file(path: str | os.PathLike[str], to: str | os.PathLike[str]) -> None:
+    """Give a file a second name in its folder; a file of that name is replaced whole.
+
+    Where the file system has no links, the file is copied. Errors: CheckpointError;
+    FileNotFoundError if there is no such file.
+    """
+    path, to = os.fsdecode(path), os.fsdecode(to)
+    folder, name = os.path.split(path)
+    temporary_name = _temporary_name(name)  # of `path`: the next file there removes a stale one
+    temporary = os.path.join(folder, temporary_name)
+    _being_written.add(temporary_name)
+    try:
+        os.link(path, temporary)
+        os.replace(temporary, to)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        with open(path, "rb") as file:
+            write_file(to, iter(lambda: file.read(_CHUNK), b""))
+    finally:
+        with contextlib.suppress(OSError):  # renamed, or left where `to` is the same file already
+            os.unlink(temporary)
+        _being_written.discard(temporary_name)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -96,6 +121,10 @@ def _host() -> str:
     return f"{zlib.crc32(f'{socket.gethostname()} {numbers}'.encode()):08x}"
 
 
+def _temporary_name(name: str) -> str:
+    return f"{_prefix(name)}{os.getpid()}-{_host()}{secrets.token_hex(8)}.tmp"
+
+
 def _prefix(name: str) -> str:
     # File systems limit a name to 255 bytes, and the temporary one is longer.
     return f".{os.fsdecode(os.fsencode(name)[:200])}."
@@ -109,7 +138,7 @@ def _temporary(path: str, mode: int | None) -> Iterator[tuple[str, list[int]]]:
     unless the block has renamed it. OSError becomes CheckpointError.
     """
     folder, name = os.path.split(path)
-    temporary_name = f"{_prefix(name)}{os.getpid()}-{_host()}{secrets.token_hex(8)}.tmp"
+    temporary_name = _temporary_name(name)
     temporary = os.path.join(folder, temporary_name)
     numbers: list[int] = []
     _being_written.add(temporary_name)

@@ -5,7 +5,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import rng
 from .._validation import check_integer, warn
 from ..backend import to_numpy
-from .atomic import check_writable, write_file
+from .atomic import link_file, remove_stale, write_file
 from .encoding import encode
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
 from .models import TRAINER, open_file, run_from, to_buffers
@@ -23,6 +24,7 @@ from .models import TRAINER, open_file, run_from, to_buffers
 __all__ = [
     "Checkpoint",
     "Writer",
+    "check_writable_run",
     "differences",
     "fingerprint",
     "mismatch",
@@ -90,13 +92,31 @@ class Writer:
     checkpoint : Checkpoint
     common : dict
         What a resumed fit must have in common, as `fingerprint` returns it.
+    at : (epoch, step), optional
+        Where the fit goes on, if it is resumed from this checkpoint: older ones of it count, too.
+    best_epoch : int
+        The best epoch so far, if there is one.
     """
 
-    def __init__(self, checkpoint: Checkpoint, common: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        common: Mapping[str, Any],
+        at: tuple[int, int] | None = None,
+        best_epoch: int = 0,
+    ) -> None:
         self.checkpoint, self.common = checkpoint, common
         self._steps, self._epochs, self._time = 0, 0, time.monotonic()
+        self._best = 0  # the epoch that has the name of the best
         self._written: list[tuple[int, int]] = []  # epoch and step of those that are kept
-        check_writable(checkpoint.path)
+        if at is not None:
+            self._written = [*(found for found in self._older() if found < at), at]
+            if at[1] and os.path.exists(checkpoint.best):
+                self._best = best_epoch
+            # The process may have been killed before it did these.
+            self._keep_best(at[0], best_epoch)
+            self._delete_oldest()
+            remove_stale(checkpoint.path)
 
     def advance(self, steps: int) -> bool:
         """Count steps; return whether a checkpoint is due after them, within an epoch."""
@@ -119,12 +139,11 @@ class Writer:
         return ended or self.advance(0)
 
     def write(
-        self, thing: Any, at: tuple[int, int], is_best: bool = False, progress: Any = None
+        self, thing: Any, at: tuple[int, int], best_epoch: int = 0, progress: Any = None
     ) -> None:
         """Write a run or an estimator now, unless it is written already.
 
-        `at` are epoch and step; `is_best` says whether that is the best epoch so far. `progress` is
-        what continuing needs besides.
+        `at` are epoch and step. `progress` is what continuing needs besides.
         """
         self._steps, self._epochs, self._time = 0, 0, time.monotonic()
         if self._written and self._written[-1] == at:
@@ -133,37 +152,41 @@ class Writer:
             self._keep_older()
             buffers = to_buffers(thing, state=True, common=self.common, progress=progress)
             write_file(self.checkpoint.path, buffers)
+            self._written.append(at)
+            self._keep_best(at[0], best_epoch)
         except CheckpointError as error:
             if self.checkpoint.on_error == "raise":
                 raise
             warn(f"training goes on without a checkpoint: {error}")
             return
-        self._written.append(at)
-        if is_best and self.checkpoint.keep > 1:
-            _link(self.checkpoint.path, self.checkpoint.best)
         self._delete_oldest()
 
     def _keep_older(self) -> None:
         """Give the newest checkpoint another name before it is replaced."""
         if self.checkpoint.keep > 1 and self._written:
-            _link(self.checkpoint.path, self.checkpoint.older(*self._written[-1]))
+            with suppress(FileNotFoundError):  # somebody has moved it
+                link_file(self.checkpoint.path, self.checkpoint.older(*self._written[-1]))
+
+    def _keep_best(self, epoch: int, best_epoch: int) -> None:
+        """Give the first checkpoint after the best epoch its name."""
+        if self.checkpoint.keep > 1 and best_epoch == epoch != self._best:
+            with suppress(FileNotFoundError):
+                link_file(self.checkpoint.path, self.checkpoint.best)
+            self._best = epoch
+
+    def _older(self) -> list[tuple[int, int]]:
+        """Return epoch and step of the older checkpoints that there are."""
+        folder, name = os.path.split(self.checkpoint.path)
+        root, end = map(re.escape, os.path.splitext(name))
+        pattern = re.compile(rf"{root}-epoch-(\d+)(?:-step-(\d+))?{end}")
+        matches = filter(None, map(pattern.fullmatch, os.listdir(folder or os.curdir)))
+        return sorted((int(m[1]), int(m[2] or 0)) for m in matches)
 
     def _delete_oldest(self) -> None:
         """Delete all but the last ones; the newest has been written by now."""
         while len(self._written) > self.checkpoint.keep:
             with suppress(OSError):
                 os.unlink(self.checkpoint.older(*self._written.pop(0)))
-
-
-def _link(path: str, to: str) -> None:
-    """Give a file another name; a file of that name is replaced."""
-    with suppress(FileNotFoundError):
-        os.unlink(to)
-    try:
-        os.link(path, to)
-    except OSError:  # a file system without links
-        with open(path, "rb") as file:
-            write_file(to, [file.read()])
 
 
 # What a resumed fit must have in common -----------------------------------------------------------
@@ -225,23 +248,72 @@ def path_to_resume(resume: Any, checkpoint: Checkpoint | None) -> Any:
     return None if resume is False else resume
 
 
-def resumed(path: str | PathLike[str], trainer: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the run of a checkpoint, on NumPy, with this trainer, and what it has in common.
+def check_writable_run(run: Any) -> None:
+    """Raise TypeError if a run has what cannot be written: a function without a name."""
+    for name in TRAINER:
+        encode(getattr(run.trainer, name), f"trainer.{name}", {})
+    encode(run.metrics, "metrics", {})
 
-    Raises ResumeMismatchError for another trainer.
+
+def resumed(
+    path: str | PathLike[str], trainer: Any, metrics: Iterable[Any]
+) -> tuple[Any, dict[str, Any], list[str]]:
+    """Return the run of a checkpoint, on NumPy, with this trainer; its fingerprint; differences.
+
+    If the trainer differs, there is no run, and the differences are listed.
     """
     described, tensors = open_file(path, "run")
-    now = {n: encode(getattr(trainer, n), n, {}) for n in TRAINER}
-    found = differences(described["run"]["trainer"]["dict"], now)
-    if found:
-        raise mismatch(path, found)
     try:
-        run = run_from(described, tensors, {}, trainer)
+        now = {n: encode(getattr(trainer, n), n, {}) for n in TRAINER}
+        common = described.get("checkpoint")
+        if not isinstance(common, dict) or type(common.get("start")) is not int:
+            raise ModelFileError(
+                "it is a run, but no checkpoint. Start from it: fit(resume=portnet.load(path))"
+            )
+        found = differences(described["run"]["trainer"]["dict"], now)
+        if found:
+            return None, common, found
+        custom = _custom_of(described["run"], tensors, trainer, metrics)
+        run = run_from(described, tensors, custom, trainer)
+    except ModelFileError as error:
+        raise ModelFileError(f"{fspath(path)}: {error}") from error
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ModelFileError(f"{fspath(path)}: {type(error).__name__}: {error}") from error
     if run.state is None:
-        raise ModelFileError(f"{fspath(path)}: it has no optimizer state: it is no checkpoint")
-    return run, described.get("checkpoint", {})
+        raise ModelFileError(f"{fspath(path)}: it has no optimizer state")
+    return run, common, []
+
+
+def _custom_of(
+    described: Mapping[str, Any], tensors: Mapping[str, Any], trainer: Any, metrics: Iterable[Any]
+) -> dict[str, Any]:
+    """Return by name what a run has that is not portnet's own, but the fit's: see `decode`.
+
+    That is metrics, and the classes of the parameters and of the optimizer's state.
+    """
+    found = {getattr(m, "__name__", type(m).__name__): m for m in metrics if callable(m)}
+    if not _customs({n: v for n, v in described.items() if n not in ("trainer", "metrics")}):
+        return found
+    inputs = described["inputs"]
+    if not 0 < inputs <= sum(array.size for array in tensors.values()):
+        raise ModelFileError(f"it has {inputs} inputs, but no parameters for them")
+    params, _ = trainer.model.init(rng.generator(trainer.seed), inputs)
+
+    def add(pytree: Any) -> None:
+        if hasattr(pytree, "_fields"):
+            found[type(pytree).__name__] = type(pytree)
+        for part in pytree.values() if isinstance(pytree, dict) else pytree:
+            if isinstance(part, dict | list | tuple):
+                add(part)
+
+    add((params, trainer.optimizer.init(params)))
+    return found
+
+
+def _customs(value: Any) -> bool:
+    """Return whether a description names what is not portnet's own."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (isinstance(value, dict) and "custom" in value) or any(map(_customs, parts))
 
 
 def mismatch(path: str | PathLike[str], found: list[str]) -> ResumeMismatchError:

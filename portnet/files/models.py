@@ -310,9 +310,12 @@ def _build(described: dict[str, Any], tensors: dict[str, Any], custom: Mapping[s
 
 
 def _check_finite(tensors: dict[str, Any], described: dict[str, Any]) -> None:
-    """Raise ModelFileError for parameters that are not finite; a history may have NaN."""
+    """Raise ModelFileError for parameters that are not finite.
+
+    A history may have NaN, and an optimizer's state infinity, where a square overflows.
+    """
     for name, array in tensors.items():
-        if name.startswith("history") or array.dtype.kind != "f":
+        if name.startswith(("history", "optimizer")) or array.dtype.kind != "f":
             continue
         if not np.isfinite(array.sum()) and not np.isfinite(array).all():
             raise ModelFileError(

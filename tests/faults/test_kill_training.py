@@ -1,0 +1,140 @@
+"""Training is killed at random times and resumed, again and again: the same bits come out.
+
+    python tests/faults/test_kill_training.py [KILLS] [eager|compiled|lbfgs]...
+
+A run that was killed so often is equal to the one that was never killed: parameters, optimizer
+state, history, monitors and predictions, bit for bit.
+"""
+
+import inspect
+import os
+import sys
+import tempfile
+import time
+
+import numpy as np
+import processes
+import pytest
+from processes import Victim, differing, draws, kill_after, quietly, temporaries
+
+import portnet
+
+ROWS = np.random.default_rng(3).standard_normal((420, 12))
+LABELS = (ROWS[:, 0] + ROWS[:, 1] ** 2 > 1).astype(int) + (ROWS[:, 2] > 0.5)
+NET = portnet.mlp([12, 32, 16, 3], "tanh", dropout=0.2)
+MONITORS = {
+    "validation": 0.2,
+    "metrics": ["accuracy"],
+    "early_stopping": portnet.EarlyStopping(patience=6, min_change=1e-3),
+    "reduce_on_plateau": portnet.ReduceOnPlateau(patience=2),
+}
+ADAM = portnet.Adam(portnet.CosineDecay(0.02, 900, 20))
+
+
+def trainer(model=NET, optimizer=ADAM, **options):
+    given = {"batch_size": 16, "seed": 4} | options
+    return portnet.Trainer(model, "softmax_cross_entropy", optimizer, **given)
+
+
+KINDS = {
+    "eager": (trainer(compile=False), {"epochs": 60, "every": "3 steps", **MONITORS}),
+    "compiled": (trainer(batch_size=8), {"epochs": 60, "every": "3 steps", **MONITORS}),
+    "unwatched": (trainer(), {"epochs": 40, "every": "7 steps"}),
+    "lbfgs": (trainer(portnet.mlp([12, 8, 3], "tanh"), "lbfgs"), {"epochs": 60, "every": 1}),
+}
+
+
+def train(tell, kind, path, result):
+    """Train with a checkpoint from where it is; tell each one; write the run and predictions."""
+    from portnet.files import checkpoint
+
+    write = checkpoint.write_file
+
+    def telling(*args, **options):
+        write(*args, **options)
+        tell(b"c")
+
+    checkpoint.write_file = telling
+    which, options = KINDS[kind]
+    # One line: whoever finds the checkpoint goes on, and whoever finds none begins.
+    run = quietly(which.fit, ROWS, LABELS, checkpoint=path, resume=True, **options)
+    portnet.save(run, result, state=True)
+    np.save(result + ".npy", run.predict(ROWS))
+
+
+def compare(whole, result, folder):
+    """Return the names of what differs between two fits, in the files that `train` wrote."""
+    different = differing(whole, result) + temporaries(folder)
+    if np.load(whole + ".npy").tobytes() != np.load(result + ".npy").tobytes():
+        different.append("predictions")
+    return different
+
+
+def chains(kind, kills, folder, seed):
+    """Kill training so many times, in chains to its end; return whether all is as it should be."""
+    draw = draws(seed)
+    whole, path, result = (os.path.join(folder, n) for n in ("whole", "run.st", "result"))
+    began = time.perf_counter()
+    told, status = Victim(train, kind, os.path.join(folder, "other.st"), whole).end()
+    assert status == 0
+    checkpoints, seconds = len(told), time.perf_counter() - began
+    each, killed, places, ends, different = seconds / checkpoints, 0, set(), 0, []
+    most = max(1, checkpoints // kills)
+    while killed < kills or os.path.exists(path):
+        victim, last = Victim(train, kind, path, result), killed == kills
+        if last:
+            _, status = victim.end()
+        else:
+            waits = draw.random() < 0.9  # else it is killed before, or during, a first checkpoint
+            if waits:
+                victim.wait_for(b"c", int(draw.integers(1, most + 1)))
+            _, status = kill_after(victim, draw.uniform(0, 2 * each if waits else seconds / 4))
+        if status == 0:
+            ends += 1
+            different += compare(whole, result, folder)
+            os.unlink(path)
+            continue
+        assert status == -9, f"training ended with status {status}"
+        killed += 1
+        if os.path.exists(path):
+            run = portnet.load(path)
+            places.add((run.epoch, run.step))
+    run = portnet.load(whole)
+    print(
+        f"training, {kind}: {killed} kills in {ends} chains, resumed from {len(places)} places "
+        f"({sum(step > 0 for _, step in places)} within an epoch) of {run.epoch} epochs, "
+        f"{checkpoints} checkpoints, {seconds:.1f} s{' (early stopping)' * bool(run.stopped)}; "
+        f"different: {', '.join(different) or 'nothing'} (seed {seed})",
+        flush=True,
+    )
+    return not different and ends > 0
+
+
+def main(kills=30, *kinds):
+    failed = False
+    for kind in kinds or KINDS:
+        seed = int.from_bytes(os.urandom(4), "little")
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["PORTNET_CACHE_DIR"] = folder + "/cache"  # kills hit its files, too
+            failed = not chains(kind, kills, folder, seed) or failed
+    return failed
+
+
+@pytest.mark.skipif(not processes.can_fork, reason="needs os.fork")
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_training_that_is_resumed_is_the_same(kind):
+    processes.script(__file__, 6, kind)
+
+
+def test_killed_fit_of_an_estimator_that_is_resumed_is_the_same():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    from portnet.estimators import MLPClassifier
+
+    if "checkpoint" not in inspect.signature(MLPClassifier.fit).parameters:
+        pytest.skip("to come: the estimators have no checkpoint")
+    pytest.fail("the estimators have checkpoint: write this test")
+
+
+if __name__ == "__main__":
+    count, *kinds = sys.argv[1:] or [30]
+    sys.exit(main(int(count), *kinds))
