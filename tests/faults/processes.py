@@ -113,9 +113,9 @@ def leaves(*pytrees):
 
 def differing(a, b):
     """Return the names of what differs, bit for bit, between two files of runs."""
-    from portnet.files.models import open_run
+    from portnet.files.models import open_file
 
-    (one, arrays), (other, others) = open_run(a), open_run(b)
+    (one, arrays), (other, others) = open_file(a, "run"), open_file(b, "run")
     names = sorted(
         n
         for n in {*arrays, *others}
