@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from fits import LABELS, NET, X, trainer
-from processes import quietly
+from processes import differing, quietly
 
 import portnet
 from portnet.files import checkpoint
@@ -287,3 +287,23 @@ def test_what_cannot_be_written_is_an_error_before_training(tmp_path):
         trainer().fit(X, LABELS, checkpoint=path, metrics=[metric], callbacks=[made.append])
     assert made == []
     assert list(tmp_path.iterdir()) == []
+
+
+# A fit that has ended ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_resuming_a_fit_that_has_ended_changes_nothing(early, tmp_path):
+    """The process may be killed after its last checkpoint."""
+    stopping = portnet.EarlyStopping("loss", patience=2, min_change=9.0)
+    options = OPTIONS | {"early_stopping": stopping if early else False, "epochs": 5}
+    path, one, other = (str(tmp_path / name) for name in ("run.st", "one", "other"))
+    run = trainer().fit(X, LABELS, checkpoint=path, **options)
+    assert bool(run.stopped) == early
+    portnet.save(run, one, state=True)
+    before, steps = (tmp_path / "run.st").read_bytes(), []
+    options |= {"checkpoint": path, "resume": True, "callbacks": [steps.append]}
+    portnet.save(trainer().fit(X, LABELS, **options), other, state=True)
+    assert differing(one, other) == []
+    assert steps == []
+    assert (tmp_path / "run.st").read_bytes() == before
