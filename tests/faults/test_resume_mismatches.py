@@ -257,6 +257,39 @@ class Scale:
         return Memory((dy * x).sum(0)[None]), dy * steps
 
 
+class Times:
+    """A layer with an array that is not trained."""
+
+    def __init__(self, factors):
+        self.factors = factors
+
+    def init(self, rng, n_in):
+        return (), n_in
+
+    def forward(self, params, x, key=None):
+        return x * self.factors, None
+
+    def backward(self, params, cache, dy):
+        return (), dy * self.factors
+
+
+def test_arrays_and_numpy_numbers_of_a_trainer_are_compared_by_value(tmp_path):
+    path = tmp_path / "run.st"
+
+    def fit(factor=1.0, batch=16, **options):
+        net = portnet.Chain(
+            [portnet.Dense(8), Times(np.full(8, factor, np.float32)), portnet.Dense(3)]
+        )
+        t = trainer(model=net, batch_size=batch)
+        return t.fit(X, LABELS, checkpoint=path, resume=True, **OPTIONS | options)
+
+    fit(batch=np.int64(16), epochs=2)
+    assert fit().epoch == 4
+    with pytest.raises(portnet.ResumeMismatchError) as error:
+        fit(2.0, np.int64(8))
+    assert lines(error) == {"batch_size", "model.layers[1].factors.crc32"}
+
+
 def spread(mean, target, weight):
     return (mean * mean).sum() / mean.shape[0]
 
