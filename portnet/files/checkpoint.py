@@ -196,8 +196,26 @@ def fingerprint(arrays: Mapping[str, Any], options: Mapping[str, Any]) -> dict[s
     """Return what a fit depends on besides its start, as JSON: checksums of arrays, options."""
     return {
         "data": {name: _checksum(a) for name, a in arrays.items() if a is not None},
-        "options": {name: encode(value, name, {}) for name, value in options.items()},
+        "options": {name: _comparable(value, name) for name, value in options.items()},
     }
+
+
+def _comparable(value: Any, name: str) -> Any:
+    """Return a value as JSON, with checksums for its arrays."""
+    tensors: dict[str, Any] = {}
+    return _without_arrays(encode(value, name, tensors), tensors)
+
+
+def _without_arrays(value: Any, tensors: Mapping[str, Any]) -> Any:
+    """Return a description with numbers for arrays of one, and checksums for the others."""
+    if isinstance(value, list):
+        return [_without_arrays(part, tensors) for part in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" not in value:
+        return {key: _without_arrays(part, tensors) for key, part in value.items()}
+    array = tensors[value["tensor"]]
+    return encode(array.item(), "", {}) if array.ndim == 0 else _checksum(array)
 
 
 def _checksum(array: Any) -> dict[str, Any]:
@@ -264,13 +282,14 @@ def resumed(
     """
     described, tensors = open_file(path, "run")
     try:
-        now = {n: encode(getattr(trainer, n), n, {}) for n in TRAINER}
+        now = {n: _comparable(getattr(trainer, n), n) for n in TRAINER}
         common = described.get("checkpoint")
         if not isinstance(common, dict) or type(common.get("start")) is not int:
             raise ModelFileError(
                 "it is a run, but no checkpoint. Start from it: fit(resume=portnet.load(path))"
             )
-        found = differences(described["run"]["trainer"]["dict"], now)
+        before = _without_arrays(described["run"]["trainer"]["dict"], tensors)
+        found = differences(before, now)
         if found:
             return None, common, found
         custom = _custom_of(described["run"], tensors, trainer, metrics)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from fits import LABELS, NET, X, trainer
-from processes import quietly
+from processes import differing, quietly
 
 import portnet
 from portnet.files import checkpoint
@@ -257,6 +257,39 @@ class Scale:
         return Memory((dy * x).sum(0)[None]), dy * steps
 
 
+class Times:
+    """A layer with an array that is not trained."""
+
+    def __init__(self, factors):
+        self.factors = factors
+
+    def init(self, rng, n_in):
+        return (), n_in
+
+    def forward(self, params, x, key=None):
+        return x * self.factors, None
+
+    def backward(self, params, cache, dy):
+        return (), dy * self.factors
+
+
+def test_arrays_and_numpy_numbers_of_a_trainer_are_compared_by_value(tmp_path):
+    path = tmp_path / "run.st"
+
+    def fit(factor=1.0, batch=16, **options):
+        net = portnet.Chain(
+            [portnet.Dense(8), Times(np.full(8, factor, np.float32)), portnet.Dense(3)]
+        )
+        t = trainer(model=net, batch_size=batch)
+        return t.fit(X, LABELS, checkpoint=path, resume=True, **OPTIONS | options)
+
+    fit(batch=np.int64(16), epochs=2)
+    assert fit().epoch == 4
+    with pytest.raises(portnet.ResumeMismatchError) as error:
+        fit(2.0, np.int64(8))
+    assert lines(error) == {"batch_size", "model.layers[1].factors.crc32"}
+
+
 def spread(mean, target, weight):
     return (mean * mean).sum() / mean.shape[0]
 
@@ -287,3 +320,23 @@ def test_what_cannot_be_written_is_an_error_before_training(tmp_path):
         trainer().fit(X, LABELS, checkpoint=path, metrics=[metric], callbacks=[made.append])
     assert made == []
     assert list(tmp_path.iterdir()) == []
+
+
+# A fit that has ended ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_resuming_a_fit_that_has_ended_changes_nothing(early, tmp_path):
+    """The process may be killed after its last checkpoint."""
+    stopping = portnet.EarlyStopping("loss", patience=2, min_change=9.0)
+    options = OPTIONS | {"early_stopping": stopping if early else False, "epochs": 5}
+    path, one, other = (str(tmp_path / name) for name in ("run.st", "one", "other"))
+    run = trainer().fit(X, LABELS, checkpoint=path, **options)
+    assert bool(run.stopped) == early
+    portnet.save(run, one, state=True)
+    before, steps = (tmp_path / "run.st").read_bytes(), []
+    options |= {"checkpoint": path, "resume": True, "callbacks": [steps.append]}
+    portnet.save(trainer().fit(X, LABELS, **options), other, state=True)
+    assert differing(one, other) == []
+    assert steps == []
+    assert (tmp_path / "run.st").read_bytes() == before
