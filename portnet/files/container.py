@@ -110,7 +110,8 @@ def pack(
     for name, array in tensors.items():
         if not _is_name(name):
             raise ValueError(f"a tensor is named {_shown(name)}; expected text without NUL")
-        code = _code(array.dtype) if isinstance(array, np.ndarray) else None
+        # NumPy's functions return scalars where the array would have no dimension.
+        code = _code(array.dtype) if isinstance(array, np.ndarray | np.generic) else None
         if code is None:
             found = getattr(array, "dtype", type(array).__name__)
             raise TypeError(
@@ -275,7 +276,8 @@ def _digits(crc: int) -> bytes:
 
 def _groups(buffers: Iterable[memoryview]) -> Iterator[list[memoryview]]:
     """Yield the bytes of all buffers in groups of parts: a block in each but the last one."""
-    group, room = [], _BLOCK
+    group: list[memoryview] = []
+    room = _BLOCK
     for buffer in buffers:
         while len(buffer) >= room:
             yield [*group, buffer[:room]]
