@@ -459,8 +459,8 @@ _SIGNATURES = {
 
 def _looks_like(first: bytes) -> str:
     """Return what other kind of file begins like this, "" if none that is known."""
-    # Bytes 3 to 7 of a container are 0: it is no other kind because of how long its header is.
-    if first[3:8].strip(b"\0") or len(first) < 8:
+    # The first bytes of a container depend on the length of its header, and may look like others.
+    if first[3:8].strip(b"\0") or first[8:9] not in (b"{", b""):
         if _PICKLE.match(first):
             return "a pickle"
         for signature, kind in _SIGNATURES.items():
@@ -577,8 +577,9 @@ def _spec(path: str, name: str, entry: Any) -> Spec:
         raise error(offsets, "data_offsets of two whole numbers, the first not above the second")
     # Python's integers do not overflow; the sizes of an empty array do in NumPy.
     begin, end = offsets
-    if math.prod(shape) * dtype.itemsize != end - begin:
-        raise error(offsets, f"{math.prod(shape) * dtype.itemsize:,} bytes for shape {shape}")
+    size = math.prod(shape) * dtype.itemsize
+    if size != end - begin:
+        raise error(offsets, f"{_shown(size)} bytes for shape {_shown(shape)}")
     if math.prod(filter(None, shape)) * dtype.itemsize > _SHAPE_LIMIT:
         raise error(shape, f"sizes for at most {_SHAPE_LIMIT:,} bytes, also where one is 0")
     return Spec(dtype, tuple(shape), begin, end)

@@ -6,8 +6,10 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -359,24 +361,24 @@ for call in (check_writable, lambda path: write_file(path, [b"new"])):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 @pytest.mark.parametrize("protected", ["the folder", "the file"])
-def test_protected_folder_or_file_is_an_error_at_once(path, protected):
-    for folder in [path.parent, *path.parent.parents][:4]:
+def test_protected_folder_or_file_is_an_error_at_once(protected):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are unreadable for nobody
+        path = Path(folder) / "model"
+        path.write_bytes(OLD)
+        if os.geteuid() == 0:
+            os.chown(path, 65534, 65534)
+            os.chown(folder, 65534, 65534)
+        os.chmod(*((folder, 0o555) if protected == "the folder" else (path, 0o444)))
+        done = python(PROTECTED, path)
         os.chmod(folder, 0o755)
-    if os.geteuid() == 0:
-        os.chown(path, 65534, 65534)
-        os.chown(path.parent, 65534, 65534)
-    what, mode = (path.parent, 0o555) if protected == "the folder" else (path, 0o444)
-    os.chmod(what, mode)
-    done = python(PROTECTED, path)
-    os.chmod(what, 0o755)
+        found = path.read_bytes(), names(folder)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 2
     for line in lines:
         assert line.startswith(f"CheckpointError {errno.EACCES} ")
         assert "you may write" in line
-    assert path.read_bytes() == OLD
-    assert names(path.parent) == ["model"]
+    assert found == (OLD, ["model"])
 
 
 def test_check_leaves_nothing_behind_and_the_file_as_it_is(path):
