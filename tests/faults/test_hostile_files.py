@@ -4,6 +4,7 @@
 """
 
 import bz2
+import copy
 import gzip
 import io
 import json
@@ -679,7 +680,7 @@ def mutate_values(draw, contents):
             elif action == 1 and isinstance(place, dict):
                 place[draw.choice(["a", "", "dtype", "\0", "shape", "ü"])] = place.pop(key)
             else:
-                place[key] = draw.choice(VALUES)
+                place[key] = copy.deepcopy(draw.choice(VALUES))
             break
     if draw.random() < 0.3:
         data = data[: draw.randrange(len(data) + 1)] + b"\0" * draw.choice([0, 0, 1, 8])
