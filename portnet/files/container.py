@@ -402,8 +402,7 @@ def _read(number: int, at: int, size: int) -> bytes:
 def _read_head(path: str, number: int, size: int) -> bytes:
     """Return the length and the header of a file that may be a container."""
     first = _read(number, 0, 512)
-    ours = len(first) > 8 and _START.startswith(first[8:_CRC_AT])
-    if not ours and (kind := _looks_like(first)):
+    if first[8:_CRC_AT] != _START and (kind := _looks_like(first)):
         raise _error(
             path,
             f"looks like {kind} and is refused: expected a model file of portnet, which never "
