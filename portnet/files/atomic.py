@@ -89,7 +89,7 @@ def remove_stale(path: str | os.PathLike[str]) -> None:
     # What cannot be deleted is litter, no error.
     with contextlib.suppress(OSError), os.scandir(folder or os.curdir) as entries:
         for entry in entries:
-            if (match := ours.fullmatch(entry.name)) and entry.name not in _being_written:
+            if match := ours.fullmatch(entry.name):
                 with contextlib.suppress(OSError):
                     if _is_stale(int(match[1]), match[2], entry):
                         os.unlink(entry.path)
@@ -141,6 +141,7 @@ def _temporary(path: str, mode: int | None) -> Iterator[tuple[str, list[int]]]:
     temporary_name = _temporary_name(name)
     temporary = os.path.join(folder, temporary_name)
     numbers: list[int] = []
+    owned = True  # also before it is made: Ctrl-C may come in between
     _being_written.add(temporary_name)
     try:
         old = _permissions(path)
@@ -156,6 +157,7 @@ def _temporary(path: str, mode: int | None) -> Iterator[tuple[str, list[int]]]:
                 os.chmod(temporary, permissions)
         yield temporary, numbers
     except OSError as error:
+        owned = not isinstance(error, FileExistsError)
         if isinstance(error, CheckpointError):
             raise
         raise _checkpoint_error(error, path) from error
@@ -163,8 +165,9 @@ def _temporary(path: str, mode: int | None) -> Iterator[tuple[str, list[int]]]:
         for number in numbers:
             with contextlib.suppress(OSError):
                 os.close(number)
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        if owned:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
         _being_written.discard(temporary_name)
 
 

@@ -41,6 +41,15 @@ TENSORS = {
 GOOD = b"".join(pack(TENSORS, {"config": '{"a": [1]}'}))
 
 
+def split(contents):
+    """Return the header and the data of a container."""
+    length = int.from_bytes(contents[:8], "little")
+    return contents[8 : 8 + length], contents[8 + length :]
+
+
+GOOD_HEADER, GOOD_DATA = split(GOOD)
+
+
 @pytest.fixture(autouse=True)
 def _no_hang():
     """Interrupt a test that waits for a FIFO or reads a device without end."""
@@ -265,6 +274,20 @@ def test_b4_bombs_within_the_limit_of_the_header(given, name):
     check_cheap(given(contents))
 
 
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("tensors of the least size", "it has more than 10,000 tensors"),
+        ("empty arrays", "it has more than 10,000 tensors"),
+        ("names with numbers", "it has more than 50,000 entries"),
+        ("a number of 1 MB", "it has a number of more than 19 digits"),
+        ("as many names as are parsed", "has 49,000 tensors, expected at most 10,000"),
+    ],
+)
+def test_b4_limits_are_checked_before_parsing(given, name, match):
+    check_refused(given(BOMBS[name]), match)
+
+
 def test_b4_a_million_tensors(given):
     entry = b',"%06d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
     contents = with_entries(b"".join(entry % i for i in range(1_000_000)))
@@ -435,6 +458,16 @@ def test_b8_metadata_of_another_kind(given, metadata, match):
 def test_b8_header_that_is_no_json_of_ours(given, text, match):
     text += b" " * (-len(text) % 8)
     check_refused(given(len(text).to_bytes(8, "little") + text), match)
+
+
+@pytest.mark.parametrize("spaces", range(8))
+def test_b8_length_of_the_header_is_a_multiple_of_8(given, spaces):
+    text = GOOD_HEADER.rstrip() + b" " * spaces
+    contents = with_checksum(len(text).to_bytes(8, "little") + text + GOOD_DATA)
+    if len(text) % 8:
+        check_refused(given(contents), "a length that 8 divides")
+    else:
+        assert load(given(contents)).keys() == TENSORS.keys()
 
 
 class Payload:
@@ -608,11 +641,6 @@ BASES = [
     b"".join(pack({"x": np.zeros((0, 3)), "y": np.arange(5, dtype=np.int16)}, {"a": "b" * 50})),
     b"".join(pack({f"layers.{i}.W": np.full((2, i), i, np.float32) for i in range(9)}, {})),
 ]
-
-
-def split(contents):
-    length = int.from_bytes(contents[:8], "little")
-    return contents[8 : 8 + length], contents[8 + length :]
 
 
 def mutate_bytes(draw, contents):

@@ -289,6 +289,29 @@ def test_temporary_file_is_never_more_open_than_the_file(path):
     assert seen == [0o600, 0o600]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_temporary_file_is_made_for_the_user_alone(path, monkeypatch):
+    os.chmod(path, 0o640)
+    seen, real = [], os.chmod
+
+    def chmod(temporary, mode):
+        seen.append((permissions(temporary), mode))
+        real(temporary, mode)
+
+    monkeypatch.setattr(os, "chmod", chmod)
+    write_file(path, NEW)
+    assert seen == [(0o600, 0o640)]
+
+
+def test_file_of_somebody_else_with_the_name_of_the_temporary_stays(path, monkeypatch):
+    monkeypatch.setattr(atomic.secrets, "token_hex", lambda size: "0" * 16)
+    left = temporary(path, os.getpid())
+    for error in both(path):
+        assert error.errno == errno.EEXIST
+    assert left.read_bytes() == b"part"
+    assert path.read_bytes() == OLD
+
+
 def test_symbolic_link_is_replaced_and_its_target_stays(tmp_path):
     (tmp_path / "blob").write_bytes(OLD)
     (tmp_path / "model").symlink_to("blob")
@@ -407,6 +430,14 @@ def test_temporaries_of_dead_processes_are_deleted_after_a_success(path, dead):
     temporary(path, os.getpid())  # an earlier process that had our number
     write_file(path, NEW)
     assert names(path.parent) == ["model"]
+
+
+def test_characters_of_regular_expressions_are_part_of_the_name(tmp_path, dead):
+    path = tmp_path / "model+(1)[a].*"
+    left, other = temporary(path, dead), temporary(tmp_path / "modell1a", dead)
+    write_file(path, NEW)
+    assert not left.exists()
+    assert other.exists()
 
 
 def test_temporaries_stay_after_a_failure(path, dead, system):
