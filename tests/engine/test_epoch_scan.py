@@ -395,6 +395,26 @@ def test_failure_of_llvm_warns_and_goes_on_by_calls(monkeypatch):
     assert_same_run(run, expected)
 
 
+def test_code_that_cannot_be_loaded_warns_and_the_fit_goes_on(monkeypatch, tmp_path):
+    """The cache has it, but neither loader may make memory executable."""
+    from portnet.compiler.native import jit, llvm, loader
+
+    def refused(*args):
+        raise RuntimeError("memory cannot be made executable")
+
+    monkeypatch.setenv("PORTNET_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compile_cache, "_kept", OrderedDict())
+    jit.forget()
+    expected = trainer().fit(X, LABELS, epochs=3)
+    monkeypatch.setattr(compile_cache, "_kept", OrderedDict())
+    jit.forget()
+    monkeypatch.setattr(loader, "load", lambda *args: None)
+    monkeypatch.setattr(llvm, "loaded", refused)
+    with pytest.warns(portnet.CompileWarning, match="NumPy goes on: RuntimeError: memory"):
+        run = trainer().fit(X, LABELS, epochs=3)
+    assert_same_run(run, expected)
+
+
 def test_threads_that_train_at_once_equal_one_after_the_other():
     def fit(seed):
         return trainer(seed=seed).fit(X, LABELS, epochs=20)
