@@ -28,7 +28,11 @@ NUMBERS: dict[str, Callable[[str], Any]] = {
 }
 
 # The files that decide what the code is: one that is changed makes other code of the same plan.
-_SOURCES = "lowering.py", "llvm_ir.py", "llvm.py", "scan.py", "plan_text.py"
+_SOURCES = (
+    *("ir.py", "memory.py", "schedule.py", "views.py", "native/jit.py", "native/llvm.py"),
+    *("native/llvm_ir.py", "native/lowering.py", "native/numpy_c.py", "native/plan_text.py"),
+    "native/scan.py",
+)
 
 
 def plan_text(plan: Plan, row_numbers: Collection[int]) -> str:
@@ -52,7 +56,7 @@ def plan_text(plan: Plan, row_numbers: Collection[int]) -> str:
         for concat, parts in layout.slots.items()
     ]
     rest = (
-        _versions(),
+        _VERSIONS,
         list(row_numbers),
         numbers(program.inputs),
         [number.get(id(leaf)) for leaf in program.leaves],  # None: it is no array
@@ -120,7 +124,10 @@ def _versions() -> list[tuple[str, int, int]]:
     """Return name, size and time of the files."""
     found = []
     for name in _SOURCES:
-        path = Path(__file__).with_name(name)
+        path = Path(__file__).parents[1] / name
         if path.exists():
             found.append((name, path.stat().st_size, path.stat().st_mtime_ns))
     return found
+
+
+_VERSIONS = _versions()  # as they are imported: what is edited later is for the next process

@@ -6,6 +6,7 @@ would be another one.
 
 import ast
 import os
+from pathlib import Path
 
 import numpy as np
 import programs as pg
@@ -145,9 +146,25 @@ def test_texts_differ_by_shape_dtype_donated_arguments_row_numbers_and_files(mon
     other = X.astype("float32"), X[:3].copy(), X.reshape(2, 6)
     texts += [plan_text(*plan_of_function(fn, x), ()) for x in other]
     texts.append(plan_text(*plan_of_function(fn, X.copy(), donate=(0,)), ()))
-    monkeypatch.setattr(plan_text_module, "_SOURCES", ("lowering.py",))
+    monkeypatch.setattr(plan_text_module, "_VERSIONS", [])
     texts.append(plan_text(plan, ()))
     assert len(set(texts)) == len(texts)
+
+
+def test_versions_are_those_of_all_files_that_decide_what_the_code_is():
+    """What lowering imports, save the plan itself, and the loader."""
+    found = {name for name, _, _ in plan_text_module._VERSIONS}
+    assert found == set(plan_text_module._SOURCES)
+    folder = Path(plan_text_module.__file__).parents[1]
+    for name in found:
+        for node in ast.walk(ast.parse((folder / name).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level in (1, 2) and node.module:
+                given = (folder / name).parents[node.level - 1] / f"{node.module}.py"
+                if given.is_relative_to(folder):
+                    assert given.relative_to(folder).as_posix() in found | NOT_NEEDED
+
+
+NOT_NEEDED = {"planner.py", "settings.py", "native/loader.py", "native/object_cache.py"}
 
 
 def test_text_has_no_large_array():
