@@ -57,7 +57,12 @@ class Executable:
     @property
     def code(self) -> Code:
         """The code of a replay."""
-        return self._generate(None) if self._code is None else self._code
+        if self._code is None:
+            made = self._generate(None)
+            if self._code is None:  # else another thread has made machine code meanwhile
+                self._use(made)
+        assert self._code is not None
+        return self._code
 
     @property
     def nbytes(self) -> int:
@@ -94,7 +99,7 @@ class Executable:
             ]
         prologue, body = codegen.finish(self.returned)
         guarded = functools.cache(lambda: builtins.compile(self.guard, "<portnet: guard>", "exec"))
-        made = Code(
+        return Code(
             codegen.arrays,
             builtins.compile(prologue, "<portnet: prologue>", "exec"),
             builtins.compile(body, "<portnet: replay>", "exec"),
@@ -104,9 +109,10 @@ class Executable:
             bases,
             (prologue, body + self.guard),
         )
+
+    def _use(self, code: Code) -> None:
         self.pool = []  # replays of the code before
-        self._code = made
-        return made
+        self._code = code
 
     def _compile(self, only_from_cache: bool = False) -> None:
         """Use machine code in replays from now on; or else only if it is compiled already."""
@@ -116,7 +122,7 @@ class Executable:
         try:
             if only_from_cache and not self._is_compiled(Lowering(self.plan)):
                 return
-            self._generate(lowering)
+            self._use(self._generate(lowering))
         except Exception as error:  # an error of LLVM must not end a training
             _warn_of_llvm(error)
         else:
@@ -245,8 +251,12 @@ def scan_pays(
     if not (certain or due or pays_after(first.plan, cached=True) <= max(calls, likely)):
         return False
     codes = [executable.code_of_scan(row_numbers) for executable in executables]
-    if all([code.find() for code in codes]):
-        return True
+    try:
+        if all([code.find() for code in codes]):
+            return True
+    except Exception as error:  # an error of LLVM must not end a training
+        _warn_of_llvm(error)
+        return certain
     if any(code.needs_numpy for code in codes):
         return certain  # the calls themselves then become machine code
     if native_mode() == "always" or 2 * first.native_after <= calls:

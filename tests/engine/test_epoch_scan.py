@@ -338,6 +338,26 @@ def test_layer_of_ones_own_is_part_of_the_machine_code():
     assert_scan_equals_eager(net, SOFTMAX, portnet.Adam(), 8, "float32")
 
 
+@pytest.mark.parametrize("lies", ["C", "F"])
+def test_constants_of_a_layer_are_read_as_they_lie(lies):
+    """A few numbers, row by row or column by column."""
+    mixed = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.5]], "float32", order=lies)
+
+    class Mixed:
+        def init(self, rng, n_in):
+            return {"s": np.ones((1, n_in))}, n_in
+
+        def forward(self, params, x, key=None):
+            return params["s"] * (x @ mixed), x @ mixed
+
+        def backward(self, params, x, dy):
+            ds = portnet.namespace(x).sum(dy * x, axis=0, keepdims=True)
+            return {"s": ds}, (dy * params["s"]) @ mixed.T
+
+    net = portnet.Chain([portnet.Dense(3), Mixed(), portnet.Dense(3)])
+    assert_scan_equals_eager(net, SOFTMAX, portnet.SGD(0.01), 8, "float32")
+
+
 def test_row_numbers_are_trusted_only_where_they_are_the_orders():
     """A user's own index out of range is NumPy's IndexError."""
 
@@ -371,6 +391,26 @@ def test_failure_of_llvm_warns_and_goes_on_by_calls(monkeypatch):
     monkeypatch.setenv("PORTNET_CACHE", "0")
     monkeypatch.setattr(compile_cache, "_kept", OrderedDict())
     with pytest.warns(portnet.CompileWarning, match=r"NumPy goes on: RuntimeError: no such"):
+        run = trainer().fit(X, LABELS, epochs=3)
+    assert_same_run(run, expected)
+
+
+def test_code_that_cannot_be_loaded_warns_and_the_fit_goes_on(monkeypatch, tmp_path):
+    """The cache has it, but neither loader may make memory executable."""
+    from portnet.compiler.native import jit, llvm, loader
+
+    def refused(*args):
+        raise RuntimeError("memory cannot be made executable")
+
+    monkeypatch.setenv("PORTNET_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(compile_cache, "_kept", OrderedDict())
+    jit.forget()
+    expected = trainer().fit(X, LABELS, epochs=3)
+    monkeypatch.setattr(compile_cache, "_kept", OrderedDict())
+    jit.forget()
+    monkeypatch.setattr(loader, "load", lambda *args: None)
+    monkeypatch.setattr(llvm, "loaded", refused)
+    with pytest.warns(portnet.CompileWarning, match="NumPy goes on: RuntimeError: memory"):
         run = trainer().fit(X, LABELS, epochs=3)
     assert_same_run(run, expected)
 

@@ -29,7 +29,7 @@ def can_compile_beside() -> bool:
     """
     if getattr(sys, "frozen", False) or "python" not in os.path.basename(sys.executable or ""):
         return False  # a program that contains Python would start itself
-    if _running or _seconds[0] > SHARE * time.process_time():
+    if any([not c.is_lost for c in list(_running)]) or _seconds[0] > SHARE * time.process_time():
         return False
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) > 1

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..settings import native_cpu
 from . import llvm, loader
-from .numpy_c import c_library
+from .numpy_c import c_library, products
 from .object_cache import cached_object, is_cached
 
 __all__ = [
@@ -127,7 +127,7 @@ def _key(text: str) -> str:
     from ... import __version__
 
     processor = np._core._multiarray_umath.__cpu_features__, loader.processor()  # type: ignore[attr-defined]
-    versions = __version__, np.__version__, _version_of_llvmlite()
+    versions = __version__, np.__version__, products(), _version_of_llvmlite()
     return "\n".join(map(str, [*versions, native_cpu(), *processor, text]))
 
 

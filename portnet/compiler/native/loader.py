@@ -55,7 +55,7 @@ def load(contents: bytes, names: tuple[str, ...]) -> dict[str, Any] | None:
     """
     try:
         return _load(contents, names)
-    except (AttributeError, LookupError, OSError, ValueError, struct.error):
+    except (AttributeError, LookupError, OSError, OverflowError, ValueError, struct.error):
         return None  # it asks for more, or memory cannot be made executable here
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["CLoop", "CName", "address", "c_library", "loop", "product"]
+__all__ = ["CLoop", "CName", "address", "c_library", "loop", "product", "products"]
 
 ROW_MAJOR, NO_TRANS, TRANS = 101, 111, 112  # cblas.h
 _ADDRESS = ctypes.c_void_p
@@ -138,6 +138,17 @@ def product(name: str, dtype: Any) -> Product | None:
         found = Product(ctypes.cast(function, _ADDRESS).value or 0, bits)
         return found if _multiplies(name, found, dtype) else None
     return None
+
+
+@functools.cache
+def products() -> list[tuple[str, str, int]]:
+    """Return the products of NumPy's BLAS, and the bits of their integers.
+
+    The same version of NumPy may have been built with another BLAS.
+    """
+    kinds = [(name, np.dtype(d)) for name in ("gemm", "gemv", "dot") for d in "fd"]
+    found = [(name, dtype.name, product(name, dtype)) for name, dtype in kinds]
+    return [(name, dtype, p.bits) for name, dtype, p in found if p is not None]
 
 
 def _multiplies(name: str, found: Product, dtype: Any) -> bool:

@@ -16,9 +16,9 @@ from ..memory import Constants, Layout, Location
 from ..planner import Plan
 from ..schedule import Step
 
-__all__ = ["SMALL", "plan_of", "plan_text"]
+__all__ = ["is_small", "plan_of", "plan_text"]
 
-SMALL = 64  # bytes of a constant up to which its values are part of the code
+SMALL = 64  # bytes
 NUMBERS: dict[str, Callable[[str], Any]] = {
     "bool": "True".__eq__,
     "int": int,
@@ -28,7 +28,11 @@ NUMBERS: dict[str, Callable[[str], Any]] = {
 }
 
 # The files that decide what the code is: one that is changed makes other code of the same plan.
-_SOURCES = "lowering.py", "llvm_ir.py", "llvm.py", "scan.py", "plan_text.py"
+_SOURCES = (
+    *("ir.py", "memory.py", "schedule.py", "views.py", "native/jit.py", "native/llvm.py"),
+    *("native/llvm_ir.py", "native/lowering.py", "native/numpy_c.py", "native/plan_text.py"),
+    "native/scan.py",
+)
 
 
 def plan_text(plan: Plan, row_numbers: Collection[int]) -> str:
@@ -43,7 +47,8 @@ def plan_text(plan: Plan, row_numbers: Collection[int]) -> str:
     for n in program.nodes:
         value = n.value
         if n.op == "constant":
-            value = value.tobytes() if value.nbytes <= SMALL else None
+            value = layout.constants.arrays[layout[n].base[1]]  # equal ones may lie otherwise
+            value = value.tobytes() if is_small(value) else None
         places = _place(layout.locations.get(id(n))), _place(layout.staged.get(id(n)))
         nodes.append((n.op, numbers(n.inputs), n.attrs, n.shape, n.dtype.str, value, *places))
     slots = [
@@ -51,7 +56,7 @@ def plan_text(plan: Plan, row_numbers: Collection[int]) -> str:
         for concat, parts in layout.slots.items()
     ]
     rest = (
-        _versions(),
+        _VERSIONS,
         list(row_numbers),
         numbers(program.inputs),
         [number.get(id(leaf)) for leaf in program.leaves],  # None: it is no array
@@ -64,7 +69,7 @@ def plan_text(plan: Plan, row_numbers: Collection[int]) -> str:
 
 
 def plan_of(text: str) -> tuple[Plan, list[int]]:
-    """Return the plan of a text and its row numbers; of large constants the values are missing."""
+    """Return the plan of a text and its row numbers; only small constants have their values."""
     rest, rows = text.split("\n")[:8], text.split("\n")[8:]
     _, row_numbers, inputs, leaves, steps, donated, copies, slots = map(ast.literal_eval, rest)
     nodes: list[Node] = []
@@ -88,7 +93,10 @@ def plan_of(text: str) -> tuple[Plan, list[int]]:
         if n.op == "constant":
             found[layout[n].base[1]] = n.value
     for number in range(len(found)):
-        layout.constants.add(found[number])
+        if is_small(found[number]):
+            layout.constants.add(found[number])
+        else:  # those without values are not equal
+            layout.constants.arrays.append(found[number])
     layout.copies += [(nodes[leaf], to) for leaf, to in copies]
     layout.slots.update(
         (id(nodes[concat]), [(nodes[part], start) for part, start in parts])
@@ -100,6 +108,14 @@ def plan_of(text: str) -> tuple[Plan, list[int]]:
     return Plan(program, 0, plan_steps, dict(donated), layout), row_numbers
 
 
+def is_small(constant: Any) -> bool:
+    """Tell whether the values of a constant are part of the code: few, and row by row.
+
+    The code reads a constant by its strides, which a copy made from its bytes would not have.
+    """
+    return bool(constant.nbytes <= SMALL and constant.flags.c_contiguous)
+
+
 def _place(at: Location | None) -> Any:
     return None if at is None else tuple(at)
 
@@ -108,7 +124,10 @@ def _versions() -> list[tuple[str, int, int]]:
     """Return name, size and time of the files."""
     found = []
     for name in _SOURCES:
-        path = Path(__file__).with_name(name)
+        path = Path(__file__).parents[1] / name
         if path.exists():
             found.append((name, path.stat().st_size, path.stat().st_mtime_ns))
     return found
+
+
+_VERSIONS = _versions()  # as they are imported: what is edited later is for the next process

@@ -19,7 +19,7 @@ from ..memory import aligned
 from ..planner import Plan
 from .jit import compiled, loaded, object_file
 from .numpy_c import CName, address
-from .plan_text import SMALL, plan_text
+from .plan_text import is_small, plan_text
 
 __all__ = ["Moving", "PlanCode", "Scan"]
 
@@ -84,7 +84,7 @@ class PlanCode:
         if kind == "address":
             return kind, self.lowering.names[number]
         array = self.plan.layout.constants.arrays[number] if kind == "constant" else None
-        if array is not None and array.nbytes <= SMALL:
+        if array is not None and is_small(array):
             return "value", array.dtype.str, array.shape, array.tobytes().hex()
         return kind, number
 

@@ -116,6 +116,7 @@ DAMAGES = {
     "a relocation elsewhere": lambda c: changed(c, relocation(c), "<Q", 1 << 20),
     "a symbol that is not there": lambda c: changed(c, relocation(c) + 8, "<Q", (9999 << 32) + 1),
     "relocations of another kind": lambda c: changed(c, section_of(c, 4)[0] + 4, "<I", 9),
+    "a section longer than memory": lambda c: changed(c, section_of(c, 1)[0] + 32, "<Q", 1 << 63),
     "no symbols": lambda c: changed(c, section_of(c, 2)[0] + 4, "<I", 1),
     "an unknown function": lambda c: c.replace(b"\0cos\0", b"\0cqs\0"),
 }

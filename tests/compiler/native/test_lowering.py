@@ -32,6 +32,7 @@ from portnet import tree
 from portnet.backend import namespace
 from portnet.compiler import CompileWarning, native_policy, planner
 from portnet.compiler.native import llvm, llvm_ir, lowering
+from portnet.compiler.numpy_codegen import NumPyCodegen
 from portnet.compiler.simplify import simplify
 from portnet.engine import compile_cache
 from portnet.layers import ACTIVATIONS
@@ -749,3 +750,16 @@ def test_planted_fault_of_machine_code_is_detected(name, monkeypatch):
     )  # no plan of earlier or for later tests
     with pytest.raises((AssertionError, CompileWarning, BaseExceptionGroup)):
         all_checks(monkeypatch)
+
+
+def test_machine_code_stays_where_another_thread_generates_the_calls_at_once(monkeypatch):
+    compiled, x = portnet.compile(lambda x: (x * 2.0 + 1.0) * x - x), np.ones((5, 3))
+    executable, finish = compiled.executable(x), NumPyCodegen.finish
+
+    def finish_after_the_compiler(codegen, returned):
+        monkeypatch.setattr(NumPyCodegen, "finish", finish)
+        executable._compile()
+        return finish(codegen, returned)
+
+    monkeypatch.setattr(NumPyCodegen, "finish", finish_after_the_compiler)
+    assert "segment0" in executable.code.source[1]

@@ -246,7 +246,9 @@ def test_calls_use_machine_code_of_the_cache_sooner_than_they_compile(folder, mo
     assert calls_until_native() < first
 
 
-@pytest.mark.parametrize("changed", ["numpy", "llvmlite", "portnet", "processor", "features"])
+@pytest.mark.parametrize(
+    "changed", ["numpy", "llvmlite", "portnet", "processor", "features", "products"]
+)
 def test_other_versions_or_another_processor_compile_anew(folder, native, monkeypatch, changed):
     compiled, whole = [], llvm.compiled
     monkeypatch.setattr(llvm, "compiled", lambda *args: compiled.append(0) or whole(*args))
@@ -255,6 +257,8 @@ def test_other_versions_or_another_processor_compile_anew(folder, native, monkey
         monkeypatch.setattr(loader, "processor", lambda: "another processor")
     elif changed == "llvmlite":
         monkeypatch.setattr(jit, "_version_of_llvmlite", lambda: "0.0.0")
+    elif changed == "products":  # of another BLAS
+        monkeypatch.setattr(jit, "products", list)
     elif changed == "features":
         monkeypatch.setattr(np._core._multiarray_umath, "__cpu_features__", {})
     else:

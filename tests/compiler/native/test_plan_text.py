@@ -6,6 +6,7 @@ would be another one.
 
 import ast
 import os
+from pathlib import Path
 
 import numpy as np
 import programs as pg
@@ -21,7 +22,7 @@ if native_policy.why_no_machine_code():
 
 from portnet.compiler.native import plan_text as plan_text_module
 from portnet.compiler.native.lowering import Lowering
-from portnet.compiler.native.plan_text import SMALL, plan_of, plan_text
+from portnet.compiler.native.plan_text import is_small, plan_of, plan_text
 from portnet.compiler.native.scan import PlanCode
 
 EXAMPLES = int(os.environ.get("PORTNET_EXAMPLES", "60"))
@@ -71,6 +72,8 @@ def test_random_programs_are_lowered_alike_from_their_texts(program):
 
 
 X = np.linspace(-2.0, 2.0, 12).reshape(4, 3)
+BY_COLUMNS = np.asfortranarray([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+SYMMETRIC = np.array([[1.0, 2.0], [2.0, 5.0]])
 LARGE = np.arange(60.0).reshape(20, 3)
 
 
@@ -79,12 +82,26 @@ FUNCTIONS = {
     "not finite": lambda x: namespace(x).maximum(x * float("nan"), -float("inf")),
     "small constants": lambda x: x + np.array([0.5, -0.0, 3.0]),
     "a single constant": lambda x: x * np.asarray(np.float32(0.1)),
+    "small constants that lie by columns": lambda x: (
+        (x @ BY_COLUMNS) @ np.asfortranarray(2.0 * BY_COLUMNS[:2, :2]) @ BY_COLUMNS[:2, :].copy()
+    ),
+    "the same constant by columns and by rows": lambda x: (
+        x[:, :2] @ SYMMETRIC + x[:, 1:] @ np.asfortranarray(SYMMETRIC)
+    ),
     "a large constant": lambda x: namespace(x).concat([x, LARGE]) * 2.0,
     "clip": lambda x: namespace(x).clip(x, min=0.0) + 1.0,
     "views": lambda x: x[1:, ::2] * 2.0 + x[:1, 0][None],
     "reductions": lambda x: namespace(x).mean(x, axis=(0, 1)) + namespace(x).max(x, axis=1),
     "a product": lambda x: (x @ x.T) @ (x * 2.0),
 }
+
+
+def test_values_are_kept_only_of_constants_that_lie_row_by_row():
+    """The table is filled with a copy of the values, and the code reads it by the strides."""
+    (plan,) = plan_of_function(lambda x: (x @ BY_COLUMNS) * np.array([0.5, 3.0]), X)
+    kept = lowered(plan, ())[3]
+    assert [base[0] for base in kept].count("value") == 1
+    assert [base[0] for base in kept].count("constant") == 1
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -129,16 +146,32 @@ def test_texts_differ_by_shape_dtype_donated_arguments_row_numbers_and_files(mon
     other = X.astype("float32"), X[:3].copy(), X.reshape(2, 6)
     texts += [plan_text(*plan_of_function(fn, x), ()) for x in other]
     texts.append(plan_text(*plan_of_function(fn, X.copy(), donate=(0,)), ()))
-    monkeypatch.setattr(plan_text_module, "_SOURCES", ("lowering.py",))
+    monkeypatch.setattr(plan_text_module, "_VERSIONS", [])
     texts.append(plan_text(plan, ()))
     assert len(set(texts)) == len(texts)
+
+
+def test_versions_are_those_of_all_files_that_decide_what_the_code_is():
+    """What lowering imports, save the plan itself, and the loader."""
+    found = {name for name, _, _ in plan_text_module._VERSIONS}
+    assert found == set(plan_text_module._SOURCES)
+    folder = Path(plan_text_module.__file__).parents[1]
+    for name in found:
+        for node in ast.walk(ast.parse((folder / name).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level in (1, 2) and node.module:
+                given = (folder / name).parents[node.level - 1] / f"{node.module}.py"
+                if given.is_relative_to(folder):
+                    assert given.relative_to(folder).as_posix() in found | NOT_NEEDED
+
+
+NOT_NEEDED = {"planner.py", "settings.py", "native/loader.py", "native/object_cache.py"}
 
 
 def test_text_has_no_large_array():
     constant = np.arange(10_000.0)
     (plan,) = plan_of_function(lambda x: x + constant, np.ones(10_000))
     assert len(plan_text(plan, ())) < 2000
-    assert constant.nbytes > SMALL
+    assert not is_small(constant)
 
 
 def test_text_is_the_same_for_the_same_function_traced_again():
