@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 
 from .._typing import AnyArray, Array, ArrayLike, Device, Host, Params
-from ..backend import Backend, describe, get_backend, is_host, namespace, to_numpy, use_backend
+from ..backend import Backend, describe, is_host, namespace, to_numpy, use_backend
 from ..data import checks
 from ..engine.inference import forward
 from ..layers import ACTIVATIONS, Chain, Dense, Layer
@@ -97,7 +97,10 @@ class Predictor:
             return codes
         if is_host(X) or self.classes_.dtype.kind not in "iufb":
             return self.classes_[to_numpy(codes)]
-        return namespace(codes).take(get_backend().asarray(self.classes_), codes)
+        dtype = self.classes_.dtype.name
+        if not self.backend.supports(dtype):
+            dtype = "float32" if dtype.startswith("float") else "int32"
+        return namespace(codes).take(self.backend.asarray(self.classes_, dtype), codes)
 
     def predict_proba(self, X: ArrayLike) -> AnyArray:
         """Return the probability of each class (rows, classes), in the library of X."""
@@ -131,15 +134,16 @@ class Predictor:
 
     def _codes(self, raw: Array) -> Array:
         xp, p = namespace(raw), self._probabilities(raw)
+        integer = xp.int64 if self.backend.supports("int64") else xp.int32
         codes: Array
         if self.out_activation_ == "softmax":
             codes = xp.argmax(p, axis=-1)
             return codes
         if self.multilabel or self.n_outputs_ > 1:
-            codes = xp.astype(p > 0.5, xp.int64)
+            codes = xp.astype(p > 0.5, integer)
             return codes
         several = self.classes_ is not None and len(self.classes_) > 1
-        codes = xp.astype((p[:, 1] > p[:, 0]) & several, xp.int64)
+        codes = xp.astype((p[:, 1] > p[:, 0]) & several, integer)
         return codes
 
 

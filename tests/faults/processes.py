@@ -112,10 +112,13 @@ def leaves(*pytrees):
 
 
 def differing(a, b):
-    """Return the names of what differs, bit for bit, between two files of runs."""
-    from portnet.files.models import open_file
+    """Return the names of what differs, bit for bit, between two files of one kind."""
+    from portnet.files.container import open_container
+    from portnet.files.models import describe
 
-    (one, arrays), (other, others) = open_file(a, "run"), open_file(b, "run")
+    opened = [open_container(path) for path in (a, b)]
+    one, other = map(describe, opened)
+    arrays, others = (container.read() for container in opened)
     names = sorted(
         n
         for n in {*arrays, *others}
@@ -125,7 +128,8 @@ def differing(a, b):
         or arrays[n].shape != others[n].shape
         or arrays[n].tobytes() != others[n].tobytes()
     )
-    run, now = ({k: _arrays(v) for k, v in described["run"].items()} for described in (one, other))
+    parts = (d["run"] if "run" in d else {"fitted": d["fitted"]} for d in (one, other))
+    run, now = ({k: _arrays(v) for k, v in part.items()} for part in parts)
     return names + sorted(n for n in {*run, *now} if run.get(n) != now.get(n))
 
 

@@ -175,13 +175,17 @@ def test_newer_format_version_is_refused(path, tmp_path):
 def test_network_and_estimator_are_no_checkpoints(tmp_path):
     path = tmp_path / "net.st"
     portnet.save((NET, portnet.init(NET, like=np.zeros(1))), path)
-    with pytest.raises(portnet.ModelFileError, match=r"net\.st: expected a run, got network"):
+    with pytest.raises(
+        portnet.ModelFileError, match=r"net\.st: expected a run, got a file of: network"
+    ):
         trainer().fit(X, LABELS, resume=path, **OPTIONS)
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     from portnet.estimators import MLPClassifier
 
     portnet.save(quietly(MLPClassifier((4,), max_iter=2).fit, X, LABELS), path)
-    with pytest.raises(portnet.ModelFileError, match=r"net\.st: expected a run, got estimator"):
+    with pytest.raises(
+        portnet.ModelFileError, match=r"net\.st: expected a run, got a file of: estimator"
+    ):
         trainer().fit(X, LABELS, resume=path, **OPTIONS)
 
 
