@@ -489,6 +489,18 @@ ROOMS = {
     "compiler": {"_numpy", "_typing", "compiler", "tree"},
     "data": {"_typing", "_validation", "backend", "data", "losses", "metrics", "rng", "tree"},
     "engine": {"_typing", "backend", "compiler", "data", "engine", "rng", "tree"},
+    "files": {
+        "_typing",
+        "_validation",
+        "backend",
+        "data",
+        "engine",
+        "files",
+        "layers",
+        "losses",
+        "rng",
+        "tree",
+    },
 }
 NEVER = {"trainer", "preparation", "callbacks", "divergence"}  # by the estimators
 EMITTERS = {

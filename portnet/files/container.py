@@ -97,7 +97,7 @@ def pack(
     --------
     >>> buffers = pack({"W": np.zeros((2, 3), np.float32)}, {"made by": "hand"})
     >>> [len(buffer) for buffer in buffers]
-    [152, 24]
+    [144, 24]
     """
     if len(tensors) > TENSOR_LIMIT:
         raise ValueError(f"{len(tensors):,} tensors, but a file holds at most {TENSOR_LIMIT:,}")

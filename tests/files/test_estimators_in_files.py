@@ -200,6 +200,8 @@ def test_regressor_without_scikit_learn_predicts_the_same(path, tmp_path):
 
 
 def test_predictor_checks_its_rows(path, monkeypatch, xp):
+    if xp.id == "strict-no_x64":
+        pytest.skip(reason="array-api-strict 2.6.1: argmax makes int64, which no_x64 lacks")
     fitted = classifier().fit(X.astype("float32"), CODES)
     portnet.save(fitted, path)
     monkeypatch.setattr(estimators, "find_spec", lambda name: None)
