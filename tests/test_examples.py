@@ -13,7 +13,8 @@ import portnet
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ["pattern_weaver", "two_blobs", "patterns_2x2", "single_neuron", "xor", "blobs"]
-NAMES += ["training_features", "sklearn_pipeline"]
+NAMES += ["training_features", "sklearn_pipeline", "served_model"]
+NEED_SKLEARN = ["training_features", "sklearn_pipeline", "served_model"]
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "ci")]
 SECONDS = r"^portnet: \d+\.\d\d s; the document's loop: \d+\.\d\d s\n"
 by_hand = importlib.import_module("by_hand")
@@ -31,7 +32,7 @@ def run(monkeypatch, capsys, tmp_path):
     """
 
     def run(name, *args, stdin="", code=0):
-        if name in ("training_features", "sklearn_pipeline"):
+        if name in NEED_SKLEARN:
             pytest.importorskip("sklearn", reason="scikit-learn is not installed")
         monkeypatch.setattr(sys, "argv", [name, "--out", str(tmp_path), *map(str, args)])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
@@ -284,12 +285,20 @@ def test_output_equals_that_in_the_readme(name, begins, run):
         assert float(actual) == pytest.approx(float(wanted), rel=0.02, abs=0.002)
 
 
-@pytest.mark.parametrize("name", ["training_features", "sklearn_pipeline"])
+@pytest.mark.parametrize("name", NEED_SKLEARN)
 def test_example_without_scikit_learn_says_what_to_install(name, run, monkeypatch):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     monkeypatch.setitem(sys.modules, "sklearn", None)
     run(name, code=2)
     assert 'the data come with scikit-learn: pip install ".[sklearn]"' in run.err
+
+
+def test_served_model_answers_as_the_process_that_trained(run):
+    printed = run("served_model")
+    assert "the second process answers the same: True" in printed
+    assert float(re.search(r"accuracy on 45 others (\S+)", printed)[1]) > 0.9
+    small, large = map(int, re.findall(r"[\d]+", printed.splitlines()[1].replace(",", "")))
+    assert 2 * small < large < 6 * small
 
 
 # Backends ---------------------------------------------------------------------------------------
@@ -336,7 +345,7 @@ def test_short_run_on_every_backend_equals_numpy(name, backend_name):
 # Plots and options ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES[:-1])  # the last one has nothing to draw
 def test_example_writes_a_png_plot(name, run, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     short = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL}.get(name, [])

@@ -498,6 +498,7 @@ ROOMS = {
         "files",
         "layers",
         "losses",
+        "metrics",
         "rng",
         "tree",
     },
