@@ -5,7 +5,6 @@ so that each victim begins in the state of a new process.
 """
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -93,10 +92,10 @@ class Victim:
         return told, os.waitstatus_to_exitcode(status)
 
 
-def kill_after(victim, seconds):
+def kill_after(victim, seconds, number=9):
     """Kill a victim at a time; return what it had told by then, and its exit status."""
     time.sleep(seconds)
-    return victim.end(signal.SIGKILL)
+    return victim.end(number)
 
 
 def temporaries(folder):
