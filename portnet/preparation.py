@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,13 +20,22 @@ from .data.checks import DataError
 from .data.dataset import Dataset
 from .data.split import split
 from .engine.full_batch import Gradient, gradient_of, value_and_grad
-from .files import checkpoint as checkpoints
-from .files.atomic import check_writable
 from .lbfgs import LBFGS
 from .model_checks import try_out
 from .run import EpochProgress, Metric, Run, TrainerLike
 
 __all__ = ["Fit", "FitOptions", "epoch_plan", "full_gradient_of", "prepare"]
+
+
+if TYPE_CHECKING:
+    from .files.checkpoint import Writer
+
+
+def _checkpoints() -> Any:
+    """Return the module of checkpoints, whose import takes 0.02 s: most fits have none."""
+    from .files import checkpoint
+
+    return checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +88,15 @@ class FitOptions:
                 raise TypeError(f"{name}: expected True or False, got {given!r}")
         given = self.checkpoint
         if given is not None:
-            given = checkpoints.Checkpoint.of(
+            given = _checkpoints().Checkpoint.of(
                 given, self.every, self.keep, self.on_checkpoint_error
             )
             object.__setattr__(self, "checkpoint", given)
         elif (self.every, self.keep, self.on_checkpoint_error) != (1, 1, "raise"):
             raise ValueError("every, keep and on_checkpoint_error need checkpoint=path")
-        object.__setattr__(self, "resume", checkpoints.path_to_resume(self.resume, given))
+        if not isinstance(self.resume, Run | None):
+            resume = _checkpoints().path_to_resume(self.resume, given)
+            object.__setattr__(self, "resume", resume)
         if not isinstance(self.resume, Run | str | PathLike | None):
             raise TypeError(
                 "resume: expected a run that fit returned, or the path of a checkpoint, got "
@@ -103,17 +114,19 @@ class Fit(NamedTuple):
     data: Dataset
     held_out: Dataset | None
     last: int
-    writer: checkpoints.Writer | None
+    writer: "Writer | None"
 
 
 def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions) -> Fit:
     """Check everything, move the data, and begin or resume a run; nothing is trained."""
     before, fraction, common = options.resume, options.validation, None
     if options.checkpoint is not None:
+        from .files.atomic import check_writable
+
         check_writable(options.checkpoint.path)
     if isinstance(before, str | PathLike):
         given = options.metrics if isinstance(options.metrics, tuple) else (options.metrics,)
-        before, common, found = checkpoints.resumed(before, trainer, given)
+        before, common, found = _checkpoints().resumed(before, trainer, given)
         if found:
             raise _mismatch(trainer, X, y, options, common, found)
     if isinstance(trainer.optimizer, LBFGS) and options.reduce_on_plateau is not None:
@@ -184,16 +197,16 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
         now = _in_common(run, data, checked, options, (common or {}).get("start", start))
         found = []
         if common:
-            found = checkpoints.differences(common | dtypes[0], now | dtypes[1])
+            found = _checkpoints().differences(common | dtypes[0], now | dtypes[1])
         if found:
-            raise checkpoints.mismatch(str(options.resume), found)
+            raise _checkpoints().mismatch(str(options.resume), found)
         start = now["start"]
         if options.checkpoint is not None:
-            checkpoints.check_writable_run(run)
+            _checkpoints().check_writable_run(run)
             path = options.resume if isinstance(options.resume, str | PathLike) else ""
             resumed = common is not None and os.fspath(path) == options.checkpoint.path
             at = (run.epoch, run.step) if resumed else None
-            writer = checkpoints.Writer(options.checkpoint, now, at, run.best_epoch or 0)
+            writer = _checkpoints().Writer(options.checkpoint, now, at, run.best_epoch or 0)
     return Fit(run, data, checked, start + options.epochs, writer)
 
 
@@ -214,8 +227,9 @@ def _mismatch(
         fit = prepare(trainer, X, y, replace(options, **plain))
         now = _in_common(fit.run, fit.data, fit.held_out, options, common["start"])
         now |= {"metrics": common["metrics"]} if options.metrics is None else {}
-        found += checkpoints.differences(common, now)
-    return checkpoints.mismatch(str(options.resume), found)
+        found += _checkpoints().differences(common, now)
+    error: Exception = _checkpoints().mismatch(str(options.resume), found)
+    return error
 
 
 def _in_common(
@@ -232,7 +246,7 @@ def _in_common(
     if held_out is not None:
         arrays["validation X"], arrays["validation y"] = held_out.X, held_out.y
         arrays["validation sample_weight"] = held_out.weight
-    found = checkpoints.fingerprint(arrays, chosen)
+    found = _checkpoints().fingerprint(arrays, chosen)
     return {"start": start, "metrics": sorted(run.metrics), **found}
 
 

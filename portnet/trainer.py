@@ -13,7 +13,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,7 +39,6 @@ from .engine.epoch_state import Epochs
 from .engine.full_batch import Gradient, value_and_grad
 from .engine.interrupts import PAUSE, interrupts
 from .engine.packing import unpacked
-from .files.checkpoint import Writer
 from .layers import Layer
 from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
@@ -50,6 +49,9 @@ from .training import make_step
 from .transforms import refuse_transforms
 
 __all__ = ["Trainer"]
+
+if TYPE_CHECKING:
+    from .files.checkpoint import Writer
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,14 +344,14 @@ def _epochs(
         _write(writer, run, 0, now=True)
 
 
-def _advance(bar: Any, writer: Writer | None, signals: list[int], steps: int) -> None:
+def _advance(bar: Any, writer: "Writer | None", signals: list[int], steps: int) -> None:
     """Count steps; let the epoch pause where a checkpoint is due within it."""
     bar.update(steps)
     if writer is not None and writer.advance(steps) and not signals:
         signals.append(PAUSE)
 
 
-def _write(writer: Writer, run: Run, epochs: int, now: bool) -> None:
+def _write(writer: "Writer", run: Run, epochs: int, now: bool) -> None:
     """Write a checkpoint if it is due, after so many more epochs, or now."""
     try:
         if writer.is_due(epochs) or now:
