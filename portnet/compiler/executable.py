@@ -259,6 +259,8 @@ def scan_pays(
         return certain
     if any(code.needs_numpy for code in codes):
         return certain  # the calls themselves then become machine code
+    if any(code.failed_beside for code in codes):
+        return certain
     if native_mode() == "always" or 2 * first.native_after <= calls:
         return certain  # until another process is done, the calls would cost more
     from .native.background import Compilation, can_compile_beside

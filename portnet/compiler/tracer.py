@@ -397,6 +397,8 @@ def _reduction(
         ("axis", axis if axis is None else axes[0] if len(axes) == 1 else axes),
         ("keepdims", bool(keepdims)),
     )
+    if type(correction) not in (int, float):  # a number of NumPy's has no text of a literal
+        correction = float(correction)
     if correction:
         attrs += (("correction", correction),)
     kind = _dtype(op, (x.dtype,))

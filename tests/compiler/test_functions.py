@@ -174,3 +174,13 @@ def test_out_of_bounds_indices_of_large_takes_raise(index):
     rows[7] = index
     with pytest.raises(IndexError, match="out of bounds"):
         compiled(x, rows)
+
+
+@pytest.mark.parametrize("correction", [np.float64(1.0), np.int64(1), np.array(1.0), True])
+def test_correction_of_a_variance_is_a_number_of_any_type(correction):
+    x = np.linspace(-1.0, 2.0, 12).reshape(4, 3)
+
+    def variance(x):
+        return namespace(x).var(x, axis=0, correction=correction)
+
+    np.testing.assert_allclose(portnet.compile(variance)(x), variance(x), rtol=1e-14)

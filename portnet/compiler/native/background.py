@@ -47,6 +47,7 @@ class Compilation:
         try:
             self._thread.start()
         except RuntimeError:  # no thread can start
+            self._fail()
             self.finished = True
             _running.discard(self)
 
@@ -58,11 +59,16 @@ class Compilation:
             for code, contents in zip(self._codes, json.loads(done.stdout), strict=True):
                 code.load(bytes.fromhex(contents))
         except Exception:  # without the code the calls go on
-            pass
+            self._fail()
         finally:
             _seconds[0] += time.perf_counter() - began
             self.finished = True
             _running.discard(self)
+
+    def _fail(self) -> None:
+        """See to it that the same is not tried again at each step."""
+        for code in self._codes:
+            code.failed_beside = True
 
     @property
     def is_lost(self) -> bool:

@@ -70,7 +70,7 @@ def _load(contents: bytes, names: tuple[str, ...]) -> dict[str, Any]:
         if flags & _LOADED and length:
             starts[i] = -(-end // max(1, alignment)) * max(1, alignment)
             end = starts[i] + length
-    memory = mmap.mmap(-1, end)
+    memory = mmap.mmap(-1, end, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     for i, start in starts.items():
         if sections[i][0] != _ZEROS:

@@ -41,7 +41,7 @@ def plan_text(plan: Plan, row_numbers: Collection[int]) -> str:
     number = {id(n): i for i, n in enumerate(program.nodes)}
 
     def numbers(values: Iterable[Any]) -> list[Any]:
-        return [number[id(v)] if type(v) is Node else (type(v).__name__, repr(v)) for v in values]
+        return [number[id(v)] if type(v) is Node else (type(v).__name__, _text(v)) for v in values]
 
     nodes = []
     for n in program.nodes:
@@ -114,6 +114,12 @@ def is_small(constant: Any) -> bool:
     The code reads a constant by its strides, which a copy made from its bytes would not have.
     """
     return bool(constant.nbytes <= SMALL and constant.flags.c_contiguous)
+
+
+def _text(number: Any) -> str:
+    """Return the text of a Python number; that of a NaN, too, has its sign."""
+    text = repr(number)
+    return f"-{text}" if text == "nan" and np.signbit(number) else text
 
 
 def _place(at: Location | None) -> Any:

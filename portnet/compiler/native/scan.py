@@ -50,6 +50,7 @@ class PlanCode:
         self.functions: dict[str, Any] = {}
         self.bases: list[Any] = []
         self.text = plan_text(plan, row_numbers)  # it is known by it
+        self.failed_beside = False  # whether another process could not compile it
         self.needs_numpy = False  # for a part of the plan, so that there is no code; if it is known
 
     def find(self) -> bool:

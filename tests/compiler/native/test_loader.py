@@ -72,7 +72,7 @@ def test_memory_of_the_code_cannot_be_written(contents):
         for line in maps:
             start, _, end = line.split()[0].partition("-")
             if int(start, 16) <= address < int(end, 16):
-                assert line.split()[1].startswith("r-x")
+                assert line.split()[1] == "r-xp"  # nor is it shared with copies of the process
                 return
     raise AssertionError("the memory is not mapped")
 

@@ -82,6 +82,7 @@ FUNCTIONS = {
     "not finite": lambda x: namespace(x).maximum(x * float("nan"), -float("inf")),
     "small constants": lambda x: x + np.array([0.5, -0.0, 3.0]),
     "a single constant": lambda x: x * np.asarray(np.float32(0.1)),
+    "a NaN with a sign": lambda x: namespace(x).copysign(x, -float("nan")),
     "small constants that lie by columns": lambda x: (
         (x @ BY_COLUMNS) @ np.asfortranarray(2.0 * BY_COLUMNS[:2, :2]) @ BY_COLUMNS[:2, :].copy()
     ),
@@ -121,6 +122,10 @@ def test_blocks_of_groups_are_in_the_text(monkeypatch):
 DIFFERENT = {
     "a number": (lambda x: x * 2.0, lambda x: x * 3.0),
     "the sign of zero": (lambda x: x + 0.0, lambda x: x + -0.0),
+    "the sign of NaN": (
+        lambda x: namespace(x).copysign(x, float("nan")),
+        lambda x: namespace(x).copysign(x, -float("nan")),
+    ),
     "the type of a number": (lambda x: x * 2, lambda x: x * 2.0),
     "an operation": (lambda x: x * 2.0, lambda x: x / 2.0),
     "an order": (lambda x: x - 2.0, lambda x: 2.0 - x),
