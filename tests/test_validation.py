@@ -555,7 +555,7 @@ CASES = {
     "resume from parameters": (
         lambda: fit(resume=portnet.init(NET)),
         TypeError,
-        "resume: expected a run that fit returned, got ({'W': ",
+        "resume: expected a run that fit returned, or the path of a checkpoint, got ({'W': ",
     ),
     "resume with given parameters": (
         lambda: fit(resume=fit(), trainer={"params": portnet.init(NET)}),

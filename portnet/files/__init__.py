@@ -112,6 +112,19 @@ def load(
     ModelFileError
         for a file that is damaged, or no model of portnet's: a pickle, say.
     FileNotFoundError
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import portnet
+    >>> path = os.path.join(tempfile.mkdtemp(), "run.safetensors")
+    >>> X, y = [[0.0], [1.0], [2.0]], [1.0, 3.0, 5.0]
+    >>> trainer = portnet.Trainer(portnet.mlp([1, 1]), "squared_error", portnet.SGD(0.1))
+    >>> run = trainer.fit(X, y, epochs=100)
+    >>> run.save(path)
+    >>> again = portnet.load(path)
+    >>> again.epoch, bool((again.predict(X) == run.predict(X)).all())
+    (100, True)
     """
     from .models import load
 

@@ -1,18 +1,55 @@
-"""Errors of model files and checkpoints."""
+"""Errors of files."""
 
 __all__ = ["CheckpointError", "ModelFileError", "ResumeMismatchError"]
 
 
 class ModelFileError(ValueError):
-    """A file is damaged, hostile, or no portnet model; the message says which, and what to do."""
+    """A file is damaged, hostile, or no model of portnet's.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import portnet
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> with open(path, "w") as file:
+    ...     n = file.write("<html>Not found</html>")
+    >>> portnet.load(path)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    portnet.files.errors.ModelFileError: ...model.safetensors: ...HTML...
+    """
 
 
 class CheckpointError(OSError):
-    """A file cannot be written; `errno`, `filename` and the message say why, and what to do.
+    """A file cannot be written; errno and filename are those of the cause.
 
-    The file that was there before is as it was, unless the message says otherwise.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> net = portnet.mlp([1, 1])
+    >>> trainer = portnet.Trainer(net, "squared_error")
+    >>> try:
+    ...     trainer.fit([[1.0]], [1.0], checkpoint="/no such folder/run")
+    ... except portnet.CheckpointError as error:
+    ...     print(error.errno, error.filename)  # before anything is trained
+    2 /no such folder/run
     """
 
 
 class ResumeMismatchError(ValueError):
-    """A run cannot be resumed with other data or settings; the message lists every difference."""
+    """A checkpoint belongs to other data, or to other settings.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import portnet
+    >>> path = os.path.join(tempfile.mkdtemp(), "run")
+    >>> trainer = portnet.Trainer(portnet.mlp([1, 1]), "squared_error")
+    >>> run = trainer.fit([[1.0]], [1.0], epochs=2, checkpoint=path)
+    >>> try:
+    ...     trainer.fit([[1.0]], [3.0], epochs=3, resume=path)
+    ... except portnet.ResumeMismatchError as error:
+    ...     print("data.y.crc32" in str(error))
+    True
+    """
