@@ -237,7 +237,7 @@ class Bound:
 def scan_pays(
     executables: list[Executable], calls: int, likely: int, row_numbers: tuple[int, ...]
 ) -> bool:
-    """Tell whether a scan pays now, if `calls` follow for certain, and `likely` as many in all.
+    """Tell whether a scan pays now: `calls` are certain to follow, and up to `likely` may.
 
     It pays if the machine code is in the cache, or if so many calls are certain that it is compiled
     at once. For fewer, or for likely ones, another process compiles it while the calls go on, where

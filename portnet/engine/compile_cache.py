@@ -64,5 +64,7 @@ def is_cacheable(part: object) -> bool:
     if is_dataclass(part) and not isinstance(part, type):
         frozen = type(part).__dataclass_params__.frozen  # type: ignore[attr-defined]
         ours = type(part).__module__.partition(".")[0] == __name__.partition(".")[0]
-        return ours and frozen and all(is_cacheable(getattr(part, f.name)) for f in fields(part))
+        names = [f.name for f in fields(part)]
+        as_made = set(vars(part)) <= set(names)  # else a method was replaced by force
+        return ours and frozen and as_made and all(is_cacheable(getattr(part, n)) for n in names)
     return part is None or type(part) in (bool, int, float, str)

@@ -7,6 +7,7 @@ thread of this process: Python, which lowers, and the import of LLVM would hold 
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -25,9 +26,11 @@ def can_compile_beside() -> bool:
     """Tell whether another process may compile now: one at a time, on a core that is free.
 
     Where many processes share the cores, as in a search for parameters, they do not slow each other
-    down by much: compilers take `SHARE` of their time at most, after the first.
+    down by much: after the first, compilers run for `SHARE` of the processor time of this process
+    at most.
     """
-    if getattr(sys, "frozen", False) or "python" not in os.path.basename(sys.executable or ""):
+    name = os.path.basename(sys.executable or "")
+    if getattr(sys, "frozen", False) or not re.fullmatch(r"python[\d.]*[a-z]?", name):
         return False  # a program that contains Python would start itself
     if any([not c.is_lost for c in list(_running)]) or _seconds[0] > SHARE * time.process_time():
         return False

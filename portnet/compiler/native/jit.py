@@ -83,9 +83,9 @@ def compiled(text: str) -> bytes:
 
 
 def object_file(known_by: str, make: Callable[[], bytes] | None) -> bytes:
-    """Return what is known by a text, made before or now; it is kept here and in the cache.
+    """Return the object file of a key: from memory, from the cache, or else made.
 
-    Without `make`, b"" is what is not known.
+    Without `make`, b"" stands for one that is not there.
     """
     here = known_by, native_cpu()
     if here not in _contents:
@@ -112,7 +112,7 @@ _loaded: dict[tuple[str, str], dict[str, Any]] = {}
 
 def _keep(store: dict[Any, Any], key: Any, value: Any) -> None:
     while len(store) >= MOST:
-        store.pop(next(iter(store)))
+        store.pop(next(iter(store)), None)  # another thread may have removed it
     store[key] = value
 
 

@@ -2,7 +2,7 @@
 
 LLVM has a loader, too, but to import LLVM takes 0.03 s, more than many a training. What LLVM
 compiles at run time for x86-64 asks for one thing only: absolute addresses, of 8 bytes each (ELF's
-relocation R_X86_64_64). That is what is done here; a file that asks for more is left to LLVM.
+relocation R_X86_64_64). That is what is done here; files with other relocations are left to LLVM.
 """
 
 import ctypes
@@ -56,7 +56,7 @@ def load(contents: bytes, names: tuple[str, ...]) -> dict[str, Any] | None:
     try:
         return _load(contents, names)
     except (AttributeError, LookupError, OSError, OverflowError, ValueError, struct.error):
-        return None  # it asks for more, or memory cannot be made executable here
+        return None  # another kind of file, or memory cannot be made executable here
 
 
 def _load(contents: bytes, names: tuple[str, ...]) -> dict[str, Any]:

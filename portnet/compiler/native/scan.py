@@ -49,9 +49,10 @@ class PlanCode:
         self.plan, self.row_numbers = plan, row_numbers
         self.functions: dict[str, Any] = {}
         self.bases: list[Any] = []
-        self.text = plan_text(plan, row_numbers)  # it is known by it
+        self.text = plan_text(plan, row_numbers)  # the key in the cache
         self.failed_beside = False  # whether another process could not compile it
-        self.needs_numpy = False  # for a part of the plan, so that there is no code; if it is known
+        # Whether it is known that there is no code, because a part of the plan needs NumPy.
+        self.needs_numpy = False
 
     def find(self) -> bool:
         """Load the code from the cache; return whether it is there."""

@@ -186,6 +186,7 @@ BUSY = {
     "one core": lambda m: m.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False),
     "compilers took too long": lambda m: m.setattr(background, "_seconds", [1e9]),
     "a program that contains Python": lambda m: m.setattr(sys, "executable", "/usr/bin/blender"),
+    "a program of a similar name": lambda m: m.setattr(sys, "executable", "/bin/mypythonapp"),
     "no executable": lambda m: m.setattr(sys, "executable", None),
     "a frozen program": lambda m: m.setattr(sys, "frozen", True, raising=False),
     "another one is compiling": lambda m: m.setattr(background, "_running", {Busy()}),
