@@ -57,7 +57,8 @@ def cases(args):
     if unknown := sorted(set(chosen) - set(PARTS)):
         sys.exit(f"--only: no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     # With the first number of threads only:
-    once = ["fit", "predict", "import", "rows", "width", "memory"] + ["whole"] * args.quick
+    once = ["fit", "predict", "import", "files", "rows", "width", "memory"]
+    once += ["whole"] * args.quick
     left_out = missing() + (["10000000"] if args.quick else [])
     left_out += [name for name in bench_whole.ROWS if name not in bench_whole.names(args.quick)]
     left_out += list(PARTS["fit"][1]) if "scikit-learn" in left_out else []

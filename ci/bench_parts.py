@@ -3,9 +3,11 @@
 import ctypes
 import gc
 import itertools
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from dataclasses import replace
@@ -124,11 +126,17 @@ def predict(name, rounds, seconds):
         calls["torch"] = _torch_predicting(run, X)
         np.testing.assert_allclose(calls["torch"](), calls["portnet"](), rtol=1e-3, atol=1e-6)
 
+    return {"steps": interleaved(_starts(calls), rounds, seconds)}
+
+
+def _starts(calls):
+    """Return starts for `interleaved`; each call is made once before, and results are dropped."""
+
     def starting(call):
         call()
         return lambda: lambda n: [None for _ in range(n) if call() is None]
 
-    return {"steps": interleaved({k: starting(v) for k, v in calls.items()}, rounds, seconds)}
+    return {who: starting(call) for who, call in calls.items()}
 
 
 def _calling(net, X):
@@ -152,6 +160,69 @@ def _torch_predicting(run, X):
         return net(torch.from_numpy(X)).numpy()
 
     return call
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def files(name, rounds, seconds):
+    """What files cost, in the folder for temporary files (TMPDIR), beside the least there is.
+
+    Saving and loading 100 MB of parameters, beside writing and reading the same bytes; a fit with a
+    checkpoint every epoch, beside the fit without one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        calls = _fits(folder) if name == "checkpoint" else _parameters(folder)[name]
+        return {"steps": interleaved(_starts(calls), rounds, seconds)}
+
+
+def _parameters(folder):
+    """Return, for saving and loading four layers of 2500 x 2500: who, a call."""
+    ours, plain = os.path.join(folder, "ours"), os.path.join(folder, "plain")
+    net = portnet.mlp([2500] * 5)
+    params = portnet.init(net, like=np.zeros(1, np.float32))
+    portnet.save((net, params), ours)
+    data = Path(ours).read_bytes()
+
+    def write():
+        number, at = os.open(plain, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 0
+        while at < len(data):
+            at += os.write(number, memoryview(data)[at:])
+        for synchronised in (number, os.open(folder, os.O_RDONLY)):
+            os.fsync(synchronised)
+            os.close(synchronised)
+
+    def read():
+        with open(ours, "rb") as file:
+            return file.read()
+
+    loaded = portnet.tree.leaves(portnet.load(ours)[1])
+    for given, found in zip(portnet.tree.leaves(params), loaded, strict=True):
+        np.testing.assert_array_equal(found, given)
+    return {
+        "save": {"portnet": lambda: portnet.save((net, params), ours), "plain": write},
+        "load": {"portnet": lambda: portnet.load(ours), "plain": read},
+    }
+
+
+def _fits(folder):
+    """Return fits of examples/blobs.py, five epochs, with and without checkpoints: who, a call."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+    import blobs
+
+    X, y, _ = blobs.blobs(200_000, 32, 8, seed=0)
+    (X, Xv), (y, yv) = (X[20_000:], X[:20_000]), (y[20_000:], y[:20_000])
+    net = portnet.mlp([X.shape[1], 128, 128, 8])
+    trainer = portnet.Trainer(net, "softmax_cross_entropy", "adam", 1024, seed=0)
+    options = {"epochs": 5, "validation": (Xv, yv), "metrics": ["accuracy"], "progress": False}
+    path = os.path.join(folder, "blobs")
+
+    def fit(**checkpoint):
+        with portnet.use_backend("numpy", dtype="float32"):
+            return trainer.fit(X, y, **options, **checkpoint)
+
+    assert fit(checkpoint=path).history == fit().history
+    return {"portnet": lambda: fit(checkpoint=path), "plain": fit}
 
 
 # Growth -----------------------------------------------------------------------------------------
@@ -250,6 +321,7 @@ PARTS = (
         "import": (importing, ["import"]),
         "rows": (rows, ["10000", "100000", "1000000", "10000000"]),
         "width": (width, ["64", "128", "256", "512", "1024", "2048"]),
+        "files": (files, ["save", "load", "checkpoint"]),
         "memory": (memory, ["portnet", "portnet eager", "torch", "jax"]),
     }
 )

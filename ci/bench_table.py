@@ -27,6 +27,11 @@ FASTER = {
 }
 WITHIN = {"medium-1024": 1.35, "large": 1.2}  # portnet / floor, at most
 MEMORY = 1.2  # of what the step must hold, at most
+FILES = {  # title, what is beside, portnet / that, at most
+    "save": ("saving 100 MB of parameters", "writing the bytes, fsync of file and folder", 1.3),
+    "load": ("loading them", "reading the bytes", 1.5),
+    "checkpoint": ("examples/blobs.py, a checkpoint every epoch", "the fit without", 1.02),
+}
 EXPONENT = 1.1  # p of time ~ work^p: linear, but for the noise of the machine
 
 
@@ -115,6 +120,7 @@ def table(result):
         "",
         *_whole_fits(found),
         *_targets(found),
+        *_files(found),
     ]
     for threads in found.threads:
         lines += _steps(found, threads)
@@ -210,6 +216,24 @@ def _targets(found):
     words = _met(["MISSED" not in row[4] for row in rows])
     words += f" What counts is the run with {_threads(first)}."
     return ["## Targets of steps, memory and growth", "", words, "", *_grid(heads, rows)]
+
+
+def _files(found):
+    """Return the table of files, with targets."""
+    rows, verdicts = [], []
+    for name, (title, beside, most) in FILES.items():
+        if steps := found.of("files").get(name, {}).get("steps"):
+            mine, plain = (min(steps[who]["seconds"]) for who in ("portnet", "plain"))
+            verdicts.append(mine / plain <= most)
+            verdict = "met" if verdicts[-1] else "**MISSED**"
+            rows.append([title, beside, *map(_time, (mine, plain)), f"{mine / plain:.3f}"])
+            rows[-1] += [f"<= {most:g}", verdict]
+    if not rows:
+        return []
+    heads = ["work", "beside", "portnet", "the other", "portnet / other", "target", "verdict"]
+    words = " Files lie in the folder for temporary files, and those that are read in the page "
+    words += "cache. portnet computes checksums in as many threads as there are cores, up to four."
+    return ["## Files", "", _met(verdicts) + words, "", *_grid(heads, rows)]
 
 
 def _disturbed(found, a):

@@ -1,0 +1,188 @@
+"""A power loss at any moment of a save leaves the whole old file or the whole new one.
+
+The calls of the system that a save makes are recorded, and every prefix of them is replayed on a
+model of a disk. The disk has what was synchronised (fsync). In all combinations, it has or lacks
+each write that no fsync of its file follows, and each change of names that no fsync of the folder
+follows. A rename is one change: POSIX makes it atomic. Most file systems promise more (Pillai et
+al., "All File Systems Are Not Created Equal", OSDI 2014).
+"""
+
+import itertools
+import os
+
+import pytest
+
+from portnet.files import atomic
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows cannot synchronise folders")
+
+OLD = b"the old contents of this file"
+NEW = [b"new con", b"tents, longer than ", b"the old ones"]
+WHOLE = b"".join(NEW)
+
+# What may be called without being recorded, since it changes nothing that is in a file.
+UNRECORDED = "stat fstat access scandir getpid kill readlink strerror fsdecode fsencode chmod"
+
+
+class Recorder:
+    """The os module, with a log of what was done in a folder, in which a file is a number.
+
+    Operations: ("write", file, at, data), ("truncate", file), ("sync", file), ("name", name, file),
+    ("rename", name, new name, file), ("remove", name), ("sync folder",).
+    """
+
+    def __init__(self, folder, left_out=None):
+        self.folder, self.log, self._left_out = os.fspath(folder), [], left_out
+        self.files = {name: i for i, name in enumerate(sorted(os.listdir(folder)))}
+        self._count, self._opened = len(self.files), {}  # number of the system: file, or the folder
+
+    def __getattr__(self, name):
+        found = getattr(os, name)
+        if callable(found) and name not in UNRECORDED.split():
+            raise NotImplementedError(f"os.{name} is not recorded")
+        return found
+
+    def open(self, path, flags, mode=0o777):
+        number = os.open(path, flags, mode)
+        if path == self.folder:
+            self._opened[number] = "folder"
+            return number
+        name = self._name(path)
+        if name not in self.files:
+            self.files[name], self._count = self._count, self._count + 1
+            self.log.append(("name", name, self.files[name]))
+        if flags & os.O_TRUNC:
+            self.log.append(("truncate", self.files[name]))
+        self._opened[number] = self.files[name]
+        return number
+
+    def write(self, number, data):
+        at = os.lseek(number, 0, os.SEEK_CUR)
+        written = os.write(number, data)
+        self.log.append(("write", self._opened[number], at, bytes(data[:written])))
+        return written
+
+    def fsync(self, number):
+        what = self._opened[number]
+        if self._left_out != ("folder" if what == "folder" else "file"):
+            self.log.append(("sync folder",) if what == "folder" else ("sync", what))
+
+    def close(self, number):
+        os.close(number)
+        del self._opened[number]
+
+    def replace(self, path, to):
+        os.replace(path, to)
+        name, new = self._name(path), self._name(to)
+        self.files[new] = self.files.pop(name)
+        self.log.append(("rename", name, new, self.files[new]))
+
+    def unlink(self, path):
+        os.unlink(path)
+        del self.files[self._name(path)]
+        self.log.append(("remove", self._name(path)))
+
+    def _name(self, path):
+        folder, name = os.path.split(path)
+        assert folder == self.folder
+        return name
+
+
+def disks(log, names, files):
+    """Yield the contents by name on each disk that a power loss may leave after these operations.
+
+    Before them, the disk has the files `names`, by name, and the contents `files`, by file.
+    """
+    unsure = [i for i in range(len(log)) if may_be_missing(log, i)]
+    for kept in itertools.product((True, False), repeat=len(unsure)):
+        lost = {i for i, keep in zip(unsure, kept, strict=True) if not keep}
+        on_disk, contents = dict(names), {file: bytearray(data) for file, data in files.items()}
+        for i, operation in enumerate(log):
+            if i not in lost:
+                apply(operation, on_disk, contents)
+        yield {name: bytes(contents.get(file, b"")) for name, file in on_disk.items()}
+
+
+def may_be_missing(log, i):
+    """Tell whether nothing that follows an operation makes sure that it is on the disk."""
+    kind, *given = log[i]
+    if kind in ("write", "truncate"):
+        return ("sync", given[0]) not in log[i:]
+    return kind in ("name", "rename", "remove") and ("sync folder",) not in log[i:]
+
+
+def apply(operation, names, contents):
+    match operation:
+        case "write", file, at, data:
+            found = contents.setdefault(file, bytearray())
+            found.extend(bytes(max(0, at - len(found))))  # zeros where a write before is missing
+            found[at : at + len(data)] = data
+        case "truncate", file:
+            contents[file] = bytearray()
+        case "name", name, file:
+            names[name] = file
+        case "rename", name, new, file:
+            names.pop(name, None)
+            names[new] = file
+        case "remove", name:
+            names.pop(name, None)
+
+
+def contents_after_power_losses(folder, save, old=OLD, left_out=None):
+    """Return what the file has after a power loss within a save, and after one at its end: sets."""
+    path, names, files = folder / "model", {}, {}
+    if old is not None:
+        path.write_bytes(old)
+        names, files = {"model": 0}, {0: old}
+    system = Recorder(folder, left_out)
+    save(system, str(path))
+    assert path.read_bytes() == WHOLE
+    *within, after = [
+        {disk.get("model") for disk in disks(system.log[:done], names, files)}
+        for done in range(len(system.log) + 1)
+    ]
+    return set().union(*within), after
+
+
+@pytest.fixture
+def write_file(monkeypatch):
+    def save(system, path):
+        monkeypatch.setattr(atomic, "os", system)
+        atomic.write_file(path, NEW)
+
+    return save
+
+
+def write_in_place(system, path):
+    """Do what open(path, "wb").write does, and synchronise all."""
+    number = system.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for data in NEW:
+        system.write(number, data)
+    for synchronised in (number, system.open(system.folder, os.O_RDONLY)):
+        system.fsync(synchronised)
+        system.close(synchronised)
+
+
+@pytest.mark.parametrize("old", [OLD, None], ids=["old file", "no old file"])
+def test_file_is_the_old_or_the_new_one_and_after_the_save_the_new_one(tmp_path, write_file, old):
+    within, after = contents_after_power_losses(tmp_path, write_file, old)
+    assert within == {old, WHOLE}
+    assert after == {WHOLE}
+
+
+def test_without_fsync_of_the_file_there_would_be_mixtures(tmp_path, write_file):
+    within, after = contents_after_power_losses(tmp_path, write_file, left_out="file")
+    assert {b"", NEW[0], bytes(len(NEW[0])) + NEW[1]} < within - {OLD, WHOLE}
+    assert after - {OLD, WHOLE}
+
+
+def test_without_fsync_of_the_folder_the_old_file_would_come_back(tmp_path, write_file):
+    within, after = contents_after_power_losses(tmp_path, write_file, left_out="folder")
+    assert within == {OLD}  # the rename is the last operation
+    assert after == {OLD, WHOLE}
+
+
+def test_writing_in_place_would_leave_mixtures(tmp_path):
+    within, after = contents_after_power_losses(tmp_path, write_in_place)
+    assert {b"", NEW[0], NEW[0] + OLD[len(NEW[0]) :]} < within - {OLD, WHOLE}
+    assert after == {WHOLE}
