@@ -34,7 +34,9 @@ import numpy as np
 from ..backend import to_numpy
 from .errors import ModelFileError
 
-__all__ = ["decode", "encode", "known_classes", "tensors_of"]
+__all__ = ["decode", "encode", "known_classes", "tensors_of", "text_array"]
+
+TEXT_LIMIT = 1 << 24  # bytes of an array of text
 
 # The modules whose classes may be made from a file, and which of their classes may not.
 MODULES = "layers", "losses", "optimizers", "transforms", "schedules", "lbfgs", "callbacks", "run"
@@ -175,6 +177,20 @@ def tensors_of(value: Any) -> set[str]:
     name = value.get("tensor")
     own = {name} if isinstance(name, str) else set()
     return own.union(*map(tensors_of, value.values()))
+
+
+def text_array(names: Any) -> Any:
+    """Return a list of text as an array (names,) of str; ModelFileError for what would be large.
+
+    Each element of such an array has the length of the longest one.
+    """
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ModelFileError(f"expected a list of text, got {names!r:.80}")
+    if 4 * len(names) * max(map(len, names), default=0) > TEXT_LIMIT:
+        raise ModelFileError(
+            f"expected shorter names: {len(names)} of up to {max(map(len, names))}"
+        )
+    return np.array(names, np.str_)
 
 
 class _Decoder:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..layers import Chain, Dense
-from .encoding import decode, encode
+from .encoding import decode, encode, text_array
 from .errors import ModelFileError
 from .predictor import Predictor
 from .shapes import check_parameters
@@ -142,8 +142,8 @@ def _check(values: dict[str, Any], parameters: dict[str, Any]) -> None:
 
 def _classes_from(labels: Any) -> Any:
     if isinstance(labels, dict):
-        kind = {"O": object, "U": np.str_}[labels["dtype"]]
-        return np.array([str(name) for name in labels["names"]], kind)
+        names = text_array(labels["names"])
+        return names.astype(object) if labels["dtype"] == "O" else names
     if getattr(labels, "ndim", 0) != 1:
         raise ModelFileError("expected classes (classes,)")
     return labels

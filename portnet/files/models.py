@@ -16,7 +16,7 @@ from ..backend import get_backend, use_backend
 from . import estimators
 from .atomic import write_file
 from .container import Container, open_container, pack
-from .encoding import decode, encode, tensors_of
+from .encoding import decode, encode, tensors_of, text_array
 from .errors import ModelFileError
 from .shapes import check_parameters
 
@@ -186,7 +186,7 @@ def run_from(
     return Run(
         trainer,
         backend=backend,
-        classes=None if classes is None else np.array(classes, np.str_),
+        classes=None if classes is None else text_array(classes),
         feature_names=None if names is None else tuple(names),
         _history=history,
         **values,
@@ -246,7 +246,7 @@ def read(
         return _build(described, tensors, custom), described, container
     except ModelFileError as error:
         raise _with_path(error, path) from error
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:
         # The description names portnet's own classes, with values that they refuse.
         raise ModelFileError(f"{fspath(path)}: {type(error).__name__}: {error}") from error
 
