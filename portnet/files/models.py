@@ -166,7 +166,8 @@ def run_from(
         raise ModelFileError(f"the run has no {sorted(missing)[0]}")
     for name, kind in KINDS.items():
         if name in values and not isinstance(values[name], kind):
-            raise ModelFileError(f"{name}: expected {kind}, got {values[name]!r:.80}")
+            expected = getattr(kind, "__name__", kind)
+            raise ModelFileError(f"{name}: expected {expected}, got {values[name]!r:.80}")
     given = values.pop("trainer")
     trainer = Trainer(**given) if trainer is None else trainer
     with use_backend("numpy", dtype=described["dtype"]) as backend:
@@ -214,7 +215,7 @@ def load(
     """Return what was saved: see `portnet.load`."""
     chosen = get_backend()
     name, device = (chosen.name, chosen.device) if backend is None else (backend, device)
-    thing, described, _ = read(path, custom or {}, allow_nonfinite=allow_nonfinite)
+    thing, described = read(path, custom or {}, allow_nonfinite=allow_nonfinite)
     if described["kind"] != "network":
         return thing if name == "numpy" else thing.to(name, device=device)
     model, params = thing
@@ -230,20 +231,22 @@ def _dtype_of(params: Params) -> str:
 
 def read(
     path: Path, custom: Mapping[str, Any], *, allow_nonfinite: bool = False
-) -> tuple[Any, dict[str, Any], Container]:
-    """Return what was saved, on NumPy, its description, and the file."""
-    container = open_container(path)
+) -> tuple[Any, dict[str, Any]]:
+    """Return what was saved, on NumPy, and its description."""
     try:
-        described = describe(container)
-        stand_ins = {
-            name: np.broadcast_to(np.zeros((), spec.dtype), spec.shape)
-            for name, spec in container.specs.items()
-        }
-        _build(described, stand_ins, custom)  # before anything is read: shapes may be enormous
-        tensors = container.read()
+        with open_container(path) as container:
+            described = describe(container)
+            stand_ins = {
+                name: np.broadcast_to(np.zeros((), spec.dtype), spec.shape)
+                for name, spec in container.specs.items()
+            }
+            _build(described, stand_ins, custom)  # before anything is read: it may be enormous
+            tensors = container.read()
         if not allow_nonfinite:
             _check_finite(tensors, described)
-        return _build(described, tensors, custom), described, container
+        return _build(described, tensors, custom), described
+    except OSError:
+        raise
     except ModelFileError as error:
         raise _with_path(error, path) from error
     except Exception as error:
@@ -253,13 +256,14 @@ def read(
 
 def open_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the description in a file of a kind, and its arrays; nothing is made of them."""
-    container = open_container(path)
     try:
-        described = describe(container)
-        if described["kind"] != kind:
-            article = "an" if kind == "estimator" else "a"
-            raise ModelFileError(f"expected {article} {kind}, got a file of: {described['kind']}")
-        return described, container.read()
+        with open_container(path) as container:
+            described = describe(container)
+            found = described["kind"]
+            if found != kind:
+                article = "an" if kind == "estimator" else "a"
+                raise ModelFileError(f"expected {article} {kind}, got a file of: {found}")
+            return described, container.read()
     except ModelFileError as error:
         raise _with_path(error, path) from error
 
@@ -278,15 +282,17 @@ def describe(container: Container) -> dict[str, Any]:
             "portnet made it, update portnet"
         )
     try:
-        described = json.loads(container.metadata.get("portnet", ""))
+        described: Any = json.loads(container.metadata.get("portnet", ""))
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"its description is no JSON: {error}") from None
-    if not isinstance(described, dict) or described.get("kind") not in BUILDERS:
+    kind = described.get("kind") if isinstance(described, dict) else None
+    if not isinstance(kind, str) or kind not in BUILDERS:
         raise ModelFileError("its description is not that of a network, a run or an estimator")
     unknown = set(container.specs) - tensors_of(described)
     if unknown:
         raise ModelFileError(f"the tensor {min(unknown)!r:.80} belongs to nothing in it")
-    return described
+    found: dict[str, Any] = described
+    return found
 
 
 def _network_from(described: Mapping[str, Any], tensors: Any, custom: Mapping[str, Any]) -> Any:
@@ -317,7 +323,9 @@ def _check_finite(tensors: dict[str, Any], described: dict[str, Any]) -> None:
     for name, array in tensors.items():
         if name.startswith(("history", "optimizer")) or array.dtype.kind != "f":
             continue
-        if not np.isfinite(array.sum()) and not np.isfinite(array).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(array.sum()) or np.isfinite(array).all()
+        if not finite:
             raise ModelFileError(
                 f"the tensor {name!r} has NaN or infinity: load(..., allow_nonfinite=True) takes "
                 "it as it is"

@@ -16,12 +16,12 @@ def text_of(path: str | PathLike[str]) -> str:
 
     Raises ModelFileError as `portnet.load` does for headers; the arrays are not read.
     """
-    container = open_container(path)
-    try:
-        described = describe(container)
-    except ModelFileError as error:
-        raise ModelFileError(f"{fspath(path)}: {error}") from error
-    return "\n".join([*_head(described, container), "", *_tensors(container)])
+    with open_container(path) as container:
+        try:
+            described = describe(container)
+        except ModelFileError as error:
+            raise ModelFileError(f"{fspath(path)}: {error}") from error
+        return "\n".join([*_head(described, container), "", *_tensors(container)])
 
 
 def _head(described: dict[str, Any], container: Container) -> list[str]:

@@ -296,6 +296,14 @@ def test_pickles_hold_no_compiled_code_and_no_buffers():
     assert len(pickle.dumps(run)) < sum(np.asarray(a).nbytes + 200 for a in leaves) + 3000
 
 
+def test_parameters_whose_sum_overflows_are_finite(path):
+    net = portnet.mlp([2, 3, 1])
+    params = portnet.init(net, like=np.zeros(1, "float32"))
+    params[0]["W"][...] = 3e38
+    _, found = reloaded((net, params), path)
+    np.testing.assert_array_equal(found[0]["W"], params[0]["W"])
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_parameters_that_are_not_finite_are_refused(bad, path):
     net = portnet.mlp([2, 3, 1])
