@@ -205,7 +205,8 @@ class _MLP(BaseEstimator, ABC):
         """
         validation = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
         files = None
-        if checkpoint is not None or resume not in (None, False) or every != 1:
+        given = checkpoint, every, keep, on_checkpoint_error
+        if given != (None, 1, 1, "raise") or resume not in (None, False):
             if self.solver == "lbfgs":
                 raise ValueError("checkpoint and resume: give solver='sgd' or 'adam', not 'lbfgs'")
             files = FitFiles(checkpoint, every, keep, on_checkpoint_error, resume)

@@ -5,7 +5,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
-from os import PathLike, fspath
+from os import PathLike, fsdecode
 from typing import Any
 
 import numpy as np
@@ -251,7 +251,7 @@ def read(
         raise _with_path(error, path) from error
     except Exception as error:
         # The description names portnet's own classes, with values that they refuse.
-        raise ModelFileError(f"{fspath(path)}: {type(error).__name__}: {error}") from error
+        raise ModelFileError(f"{fsdecode(path)}: {type(error).__name__}: {error}") from error
 
 
 def open_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -269,14 +269,14 @@ def open_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _with_path(error: ModelFileError, path: Path) -> ModelFileError:
-    name = fspath(path)
+    name = fsdecode(path)
     return error if str(error).startswith(name) else ModelFileError(f"{name}: {error}")
 
 
 def describe(container: Container) -> dict[str, Any]:
     """Return the description in a file, as JSON; raise ModelFileError for other versions."""
     version = container.metadata.get("format_version", "")
-    if not version.isdecimal() or not 1 <= int(version) <= VERSION:
+    if not version.isdecimal() or len(version) > 9 or not 1 <= int(version) <= VERSION:
         raise ModelFileError(
             f"expected format version 1 to {VERSION}, got {version!r:.20}: a newer version of "
             "portnet made it, update portnet"

@@ -46,7 +46,7 @@ def _head(described: dict[str, Any], container: Container) -> list[str]:
         shown |= {name: described.get(name) for name in ("backend", "dtype")}
     else:
         shown = {"class": described.get("class"), "parameters": described.get("parameters")}
-    return lines + [f"  {name}: {_text(value)}" for name, value in shown.items()]
+    return lines + [f"  {_plain(name)}: {_text(value)}" for name, value in shown.items()]
 
 
 def _tensors(container: Container) -> list[str]:
@@ -73,7 +73,9 @@ def _text(value: Any) -> str:
         if key in value:
             fields = value.get("fields")
             inside = fields.items() if isinstance(fields, dict) else ()
-            return f"{_plain(value[key])}({', '.join(f'{k}={_text(v)}' for k, v in inside)})"
+            return (
+                f"{_plain(value[key])}({', '.join(f'{_plain(k)}={_text(v)}' for k, v in inside)})"
+            )
     if isinstance(value.get("tuple"), list):
         inner = ", ".join(map(_text, value["tuple"]))
         return f"({inner},)" if len(value["tuple"]) == 1 else f"({inner})"

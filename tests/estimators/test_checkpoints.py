@@ -139,6 +139,10 @@ def test_what_cannot_be_resumed_is_an_error(tmp_path):
         classifier().fit(X, Y, checkpoint=path, every="3 steps")
     with pytest.raises(ValueError, match="need checkpoint=path"):
         classifier().fit(X, Y, every=3)
+    with pytest.raises(ValueError, match="need checkpoint=path"):
+        classifier().fit(X, Y, keep=3)
+    with pytest.raises(ValueError, match="need checkpoint=path"):
+        classifier().fit(X, Y, on_checkpoint_error="warn")
     portnet.save(classifier().fit(X, Y), path)
     with pytest.raises(portnet.ModelFileError, match="an estimator, but no checkpoint of a fit"):
         classifier().fit(X, Y, resume=path)

@@ -431,13 +431,20 @@ def test_other_tensors_are_refused(tensors, run_path):
         portnet.load(run_path)
 
 
-@pytest.mark.parametrize("version", ["2", "99", "0", "-1", "1.0", "", "x"])
+@pytest.mark.parametrize("version", ["2", "99", "0", "-1", "1.0", "", "x", "9" * 5000])
 def test_other_format_versions_are_refused(version, path):
     with open(path, "wb") as file:
         for part in pack({"x": np.ones(1)}, {"format_version": version, "portnet": "{}"}):
             file.write(part)
     with pytest.raises(ModelFileError, match=r"format version 1 to 1, got .*update portnet"):
         portnet.load(path)
+
+
+def test_errors_of_a_path_in_bytes_name_it(path):
+    with open(path, "wb") as file:
+        file.write(b"no model, but some text")
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: is no portnet model"):
+        portnet.load(path.encode())
 
 
 def test_pickle_opens_where_the_compiler_and_scikit_learn_are_missing(tmp_path):
@@ -490,6 +497,17 @@ def test_show_prints_no_control_characters(path):
     rewritten(path, change)
     done = show(path)
     assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("where", [LAYER, ("run", "trainer", "dict")])
+def test_show_prints_no_control_characters_of_names_of_fields(where, path):
+    place = (*where, "fields") if where is LAYER else where
+    trainer().fit(X, LABELS, epochs=1).save(path)
+    rewritten(path, set_at(*place, "\x1b[31m", value=1))
+    done = show(path)
+    assert done.returncode == 0
+    assert "31m" in done.stdout
     assert "\x1b" not in done.stdout
 
 
