@@ -204,7 +204,7 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
         if options.checkpoint is not None:
             _checkpoints().check_writable_run(run)
             path = options.resume if isinstance(options.resume, str | PathLike) else ""
-            resumed = common is not None and os.fspath(path) == options.checkpoint.path
+            resumed = common is not None and os.path.abspath(path) == options.checkpoint.path
             at = (run.epoch, run.step) if resumed else None
             writer = _checkpoints().Writer(options.checkpoint, now, at, run.best_epoch or 0)
     return Fit(run, data, checked, start + options.epochs, writer)
@@ -247,6 +247,9 @@ def _in_common(
         arrays["validation X"], arrays["validation y"] = held_out.X, held_out.y
         arrays["validation sample_weight"] = held_out.weight
     found = _checkpoints().fingerprint(arrays, chosen)
+    if run.trainer.params is not None:
+        params = _checkpoints().fingerprint({}, {"params": run.trainer.params})["options"]
+        found["options"] |= params
     return {"start": start, "metrics": sorted(run.metrics), **found}
 
 

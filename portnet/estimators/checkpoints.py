@@ -3,7 +3,8 @@
 import copy
 import math
 from dataclasses import replace
-from os import PathLike, fspath
+from os import PathLike
+from os.path import abspath
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,10 @@ class FitFiles:
             self._described, self._tensors = open_file(self.resume, "estimator")
             if "progress" not in self._described:
                 raise ModelFileError(f"{self.resume}: an estimator, but no checkpoint of a fit")
-            rng.set_state(self._progress()["first"])
+            try:
+                rng.set_state(self._progress()["first"])
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                raise ModelFileError(f"{self.resume}: its progress: {error}") from error
         self._first = rng.get_state(legacy=False)
 
     def _progress(self) -> Any:
@@ -80,9 +84,14 @@ class FitFiles:
             found = checkpoints.differences(self._described["checkpoint"], now)
             if found:
                 raise checkpoints.mismatch(str(self.resume), found)
-            start, position = self._resumed(data, start)
+            try:
+                start, position = self._resumed(data, start)
+            except ModelFileError:
+                raise
+            except Exception as error:  # of values that do not fit together
+                raise ModelFileError(f"{self.resume}: {type(error).__name__}: {error}") from error
         if self.checkpoint is not None:
-            goes_on = self.resume is not None and fspath(self.resume) == self.checkpoint.path
+            goes_on = self.resume is not None and abspath(self.resume) == self.checkpoint.path
             at = (start.n_iter, 0) if goes_on else None
             self.writer = checkpoints.Writer(self.checkpoint, now, at)
         return start, position

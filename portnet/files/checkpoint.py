@@ -70,7 +70,8 @@ class Checkpoint:
         if on_error not in ON_ERROR:
             raise ValueError(f"on_checkpoint_error: expected 'raise' or 'warn', got {on_error!r}")
         number, keep = check_integer("every", number, 1), check_integer("keep", keep, 1)
-        return cls(fspath(path), number, unit, keep, on_error)
+        # The folder of now: a callback may change to another one.
+        return cls(os.path.abspath(path), number, unit, keep, on_error)
 
     def older(self, epoch: int, step: int) -> str:
         """Return the name under which the checkpoint of an epoch is kept when a newer one comes."""
@@ -203,7 +204,7 @@ def fingerprint(arrays: Mapping[str, Any], options: Mapping[str, Any]) -> dict[s
 def _comparable(value: Any, name: str) -> Any:
     """Return a value as JSON, with checksums for its arrays."""
     tensors: dict[str, Any] = {}
-    return _without_arrays(encode(value, name, tensors), tensors)
+    return _without_arrays(encode(value, name, tensors, plain=True), tensors)
 
 
 def _without_arrays(value: Any, tensors: Mapping[str, Any]) -> Any:

@@ -26,6 +26,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping
+from types import MethodType
 from typing import Any, ClassVar
 
 import array_api_compat
@@ -34,7 +35,7 @@ import numpy as np
 from ..backend import to_numpy
 from .errors import ModelFileError
 
-__all__ = ["decode", "encode", "known_classes", "tensors_of", "text_array"]
+__all__ = ["decode", "encode", "known_classes", "refuse_repeated", "tensors_of", "text_array"]
 
 TEXT_LIMIT = 1 << 24  # bytes of an array of text
 
@@ -76,23 +77,27 @@ def _known_functions() -> dict[str, Callable[..., Any]]:
 # Writing ----------------------------------------------------------------------------------------
 
 
-def encode(value: Any, name: str, tensors: Tensors) -> Any:
+def encode(value: Any, name: str, tensors: Tensors, *, plain: bool = False) -> Any:
     """Return a value as JSON; its arrays are added to `tensors`, under names that begin with name.
 
-    Raises TypeError, which names the place, for what cannot be written.
+    If `plain`, NumPy's numbers become Python's: in settings they mean the same. Raises TypeError,
+    which names the place, for what cannot be written.
     """
-    return _Encoder(tensors).encode(value, name)
+    return _Encoder(tensors, plain).encode(value, name)
 
 
 class _Encoder:
-    def __init__(self, tensors: Tensors) -> None:
-        self.tensors = tensors
+    def __init__(self, tensors: Tensors, plain: bool) -> None:
+        self.tensors, self.plain = tensors, plain
+        self.custom: dict[str, type] = {}  # classes that are not portnet's own, by name
         self.names: dict[int, str] = {}  # of arrays that are written, by id
 
     def encode(self, value: Any, name: str) -> Any:
         """Return a value as JSON."""
         if value is None or isinstance(value, bool | str):
             return value
+        if self.plain and isinstance(value, np.generic):
+            value = value.item()
         if isinstance(value, np.generic) or array_api_compat.is_array_api_obj(value):
             return self._array(value, name)
         if isinstance(value, int):
@@ -113,6 +118,11 @@ class _Encoder:
                     [self.encode(k, name), self.encode(v, _join(name, i))] for i, (k, v) in pairs
                 ]
             }
+        if isinstance(value, functools.partial | MethodType):
+            raise TypeError(
+                f"{name}: a function with arguments of its own cannot be written, got {value!r}: "
+                "make it a frozen dataclass with a method __call__"
+            )
         if inspect.isfunction(value) or inspect.isbuiltin(value) or inspect.isclass(value):
             return self._function(value, name)
         if dataclasses.is_dataclass(value):
@@ -122,7 +132,8 @@ class _Encoder:
 
     def _array(self, value: Any, name: str) -> Any:
         known = self.names.get(id(value))
-        if known is None:
+        # Several parts of a run may share an array: parameters are the best ones, too.
+        if known is None or known.partition(".")[0] == name.partition(".")[0]:
             known = name
             while known in self.tensors:
                 known += "_"
@@ -136,6 +147,14 @@ class _Encoder:
     def _object(self, value: Any, fields: Mapping[str, Any], name: str) -> Any:
         kind = type(value)
         ours = known_classes().get(kind.__name__) is kind
+        if not ours and self.custom.setdefault(kind.__name__, kind) is not kind:
+            raise TypeError(f"{name}: there are two classes named {kind.__name__}: rename one")
+        known = hasattr(value, "__dict__") or hasattr(value, "_fields")
+        if not known and not dataclasses.is_dataclass(value):
+            raise TypeError(
+                f"{name}: {kind.__name__} has __slots__, so that its fields are unknown: make it "
+                "a dataclass"
+            )
         written = {k: self.encode(v, _join(name, k)) for k, v in fields.items()}
         return {"object" if ours else "custom": kind.__name__, "fields": written}
 
@@ -168,15 +187,21 @@ def decode(value: Any, tensors: Tensors, custom: Mapping[str, Any]) -> Any:
         raise ModelFileError("objects are nested too deeply") from None
 
 
-def tensors_of(value: Any) -> set[str]:
-    """Return the names of the tensors that a JSON value names."""
+def tensors_of(value: Any) -> list[str]:
+    """Return the names of the tensors that a JSON value names, each as often as it does."""
     if isinstance(value, list):
-        return set().union(*map(tensors_of, value))
+        return [name for part in value for name in tensors_of(part)]
     if not isinstance(value, dict):
-        return set()
-    name = value.get("tensor")
-    own = {name} if isinstance(name, str) else set()
-    return own.union(*map(tensors_of, value.values()))
+        return []
+    own = [value["tensor"]] if isinstance(value.get("tensor"), str) else []
+    return own + [name for part in value.values() for name in tensors_of(part)]
+
+
+def refuse_repeated(value: Any, where: str) -> None:
+    """Raise ModelFileError where a tensor is named twice: a small file would make a large model."""
+    names = tensors_of(value)
+    if len(set(names)) < len(names):
+        raise ModelFileError(f"{where}: a tensor is named twice")
 
 
 def text_array(names: Any) -> Any:

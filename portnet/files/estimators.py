@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..layers import Chain, Dense
-from .encoding import decode, encode, text_array
+from .encoding import decode, encode, refuse_repeated, text_array
 from .errors import ModelFileError
 from .predictor import Predictor
 from .shapes import check_parameters
@@ -76,9 +76,14 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
                 fitted["seed"] = None
     return {
         "class": _class_of(estimator),
-        "parameters": encode(parameters, "parameters", tensors),
+        "parameters": encode(_plain(parameters), "parameters", tensors, plain=True),
         "fitted": encode(fitted, "", tensors),
     }
+
+
+def _plain(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters with lists for arrays of numbers, such as the sizes of layers."""
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in parameters.items()}
 
 
 def _numbers(values: Any) -> Any:
@@ -103,6 +108,8 @@ def estimator_from(
         raise ModelFileError(f"expected one of {', '.join(CLASSES)}, got {name!r:.80}")
     with_sklearn = find_spec("sklearn") is not None
     fitted = dict(described["fitted"]["dict"])
+    for key in ("coefs_", "intercepts_", "optimizer"):
+        refuse_repeated(fitted.get(key), key)
     if not with_sklearn:  # the optimizers are scikit-learn's
         for key in ("optimizer", "generator", "class_counts", "seed"):
             fitted.pop(key, None)

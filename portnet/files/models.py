@@ -16,7 +16,7 @@ from ..backend import get_backend, use_backend
 from . import estimators
 from .atomic import write_file
 from .container import Container, open_container, pack
-from .encoding import decode, encode, tensors_of, text_array
+from .encoding import decode, encode, refuse_repeated, tensors_of, text_array
 from .errors import ModelFileError
 from .shapes import check_parameters
 
@@ -136,7 +136,6 @@ def _describe_run(run: Any, tensors: dict[str, Any], state: bool) -> dict[str, A
     given |= {n: getattr(run, n) for n in STATE} if state else {}
     history = {name: np.array(values) for name, values in run.history.items()}
     together = {
-        "trainer": {n: getattr(run.trainer, n) for n in TRAINER},
         "params": run.params,
         **given,
         "history": history,
@@ -146,7 +145,14 @@ def _describe_run(run: Any, tensors: dict[str, Any], state: bool) -> dict[str, A
     parts = {names.get(n, n): value for n, value in together.items()}
     encoded = encode(parts, "", tensors)["dict"]
     described = {n: encoded[names.get(n, n)] for n in together}
+    described["trainer"] = encode_trainer(run.trainer, tensors)
     return {"run": described, "backend": run.backend.name, "dtype": run.backend.dtype}
+
+
+def encode_trainer(trainer: Any, tensors: dict[str, Any]) -> Any:
+    """Return the settings of a trainer as JSON."""
+    settings = {name: getattr(trainer, name) for name in TRAINER}
+    return encode(settings, "trainer", tensors, plain=True)
 
 
 def run_from(
@@ -158,6 +164,8 @@ def run_from(
     """Return the run of a description, on NumPy; with a trainer that is given, or that in it."""
     Run, Trainer = _class("Run"), _class("Trainer")
     encoded = _dict(described, "run")
+    for name in ("params", "state", "_last", "_best"):
+        refuse_repeated(encoded.get(name), name)
     skipped = () if trainer is None else ("trainer",)
     values = {n: decode(v, tensors, custom) for n, v in encoded.items() if n not in skipped}
     values.setdefault("trainer", {})
@@ -214,7 +222,10 @@ def load(
 ) -> Any:
     """Return what was saved: see `portnet.load`."""
     chosen = get_backend()
-    name, device = (chosen.name, chosen.device) if backend is None else (backend, device)
+    name = chosen.name if backend is None else backend
+    device = chosen.device if backend is None and device is None else device
+    with use_backend(name, device=device):  # an unknown one is an error
+        pass
     thing, described = read(path, custom or {}, allow_nonfinite=allow_nonfinite)
     if described["kind"] != "network":
         return thing if name == "numpy" else thing.to(name, device=device)
@@ -236,12 +247,7 @@ def read(
     try:
         with open_container(path) as container:
             described = describe(container)
-            stand_ins = {
-                name: np.broadcast_to(np.zeros((), spec.dtype), spec.shape)
-                for name, spec in container.specs.items()
-            }
-            _build(described, stand_ins, custom)  # before anything is read: it may be enormous
-            tensors = container.read()
+            tensors = container.read()  # which are as large as the file
         if not allow_nonfinite:
             _check_finite(tensors, described)
         return _build(described, tensors, custom), described
@@ -283,12 +289,12 @@ def describe(container: Container) -> dict[str, Any]:
         )
     try:
         described: Any = json.loads(container.metadata.get("portnet", ""))
+        unknown = set(container.specs).difference(tensors_of(described))
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"its description is no JSON: {error}") from None
     kind = described.get("kind") if isinstance(described, dict) else None
     if not isinstance(kind, str) or kind not in BUILDERS:
         raise ModelFileError("its description is not that of a network, a run or an estimator")
-    unknown = set(container.specs) - tensors_of(described)
     if unknown:
         raise ModelFileError(f"the tensor {min(unknown)!r:.80} belongs to nothing in it")
     found: dict[str, Any] = described
@@ -297,6 +303,7 @@ def describe(container: Container) -> dict[str, Any]:
 
 def _network_from(described: Mapping[str, Any], tensors: Any, custom: Mapping[str, Any]) -> Any:
     model = decode(described.get("model"), tensors, custom)
+    refuse_repeated(described.get("params"), "params")
     params = decode(described.get("params"), tensors, custom)
     if not hasattr(model, "forward"):
         raise ModelFileError(f"expected a model, got {type(model).__name__}")

@@ -207,6 +207,23 @@ def test_other_fit_is_refused_with_every_difference(path):
         )
 
 
+def test_other_initial_parameters_are_a_difference(path):
+    net = portnet.mlp([5, 8, 3])
+    first, second = (portnet.init(net, seed=s, like=np.zeros(1, "float32")) for s in (1, 2))
+    trainer(model=net, params=first).fit(X, LABELS, epochs=2, checkpoint=path)
+    trainer(model=net, params=first).fit(X, LABELS, epochs=3, resume=path)
+    with pytest.raises(portnet.ResumeMismatchError, match=r"options\.params"):
+        trainer(model=net, params=second).fit(X, LABELS, epochs=3, resume=path)
+
+
+def test_checkpoint_stays_in_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    fit("run.st", options={"callbacks": [lambda report: os.chdir(tmp_path / "other")]})
+    assert portnet.load(tmp_path / "run.st").epoch == 12
+    assert not list((tmp_path / "other").iterdir())
+
+
 def test_other_files_are_no_checkpoints(path):
     net = portnet.mlp([5, 8, 3])
     portnet.save((net, portnet.init(net, like=X)), path)

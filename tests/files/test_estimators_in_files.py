@@ -109,6 +109,15 @@ def test_without_the_state_partial_fit_starts_the_optimizer_anew(path):
     assert again.t_ == fitted.t_ + 60
 
 
+@pytest.mark.parametrize("sizes", [np.int64(8), (np.int64(8),), np.array([8, 4]), [8, 4]], ids=str)
+def test_numpy_numbers_as_parameters_are_loaded(sizes, path):
+    fitted = classifier(hidden_layer_sizes=sizes, alpha=np.float64(0.1)).fit(X, CODES)
+    portnet.save(fitted, path)
+    again = portnet.load(path)
+    np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
+    assert again.alpha == 0.1
+
+
 def test_feature_names_are_kept_and_checked(path):
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     frame = pandas.DataFrame(X, columns=list("abcde"))

@@ -159,6 +159,115 @@ def test_custom_class_of_other_fields_is_an_error(path):
         portnet.load(path, custom={"Snake": Other})
 
 
+def test_numpy_numbers_in_settings_are_loaded(path):
+    made = trainer(
+        batch_size=np.int64(16), seed=np.int32(3), optimizer=portnet.SGD(np.float64(0.1))
+    )
+    run = made.fit(X, LABELS, epochs=1)
+    again = reloaded(run, path, state=True)
+    assert (again.trainer.batch_size, again.trainer.seed) == (16, 3)
+    assert_same_run(again.fit(X, LABELS, epochs=1), run.fit(X, LABELS, epochs=1))
+
+
+@dataclass(frozen=True, eq=False)
+class Standardized:
+    """(x - mean) / std: a layer that checks its arrays."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    def __post_init__(self):
+        if not (np.asarray(self.std) > 0).all():
+            raise ValueError("std: expected numbers above 0")
+
+    def init(self, rng, n_in):
+        return (), n_in
+
+    def forward(self, params, x, key=None):
+        return (x - portnet.namespace(x).asarray(self.mean)) / self.std, None
+
+    def backward(self, params, cache, dy):
+        return (), dy / self.std
+
+
+def test_arrays_of_a_custom_layer_are_loaded(path):
+    net = portnet.Chain([Standardized(X.mean(axis=0), X.std(axis=0)), portnet.Dense(2)], n_in=5)
+    params = portnet.init(net, like=np.zeros(1))
+    model, found = reloaded((net, params), path, {"Standardized": Standardized})
+    expected, _ = net.forward(params, X)
+    np.testing.assert_array_equal(model.forward(found, X)[0], expected)
+
+
+class Slots:
+    """A layer whose fields are nowhere listed as values."""
+
+    __slots__ = ("a",)
+
+    def __init__(self, a=1.0):
+        self.a = a
+
+    def init(self, rng, n_in):
+        return {"s": np.ones((1, n_in))}, n_in
+
+    def forward(self, params, x, key=None):
+        return params["s"] * x * self.a, x
+
+    def backward(self, params, x, dy):
+        return params, dy
+
+
+def test_what_would_be_loaded_as_another_thing_cannot_be_saved(path):
+    import functools
+
+    params = portnet.init(portnet.Chain([Slots(3.0)]), 2, like=np.zeros(1))
+    with pytest.raises(TypeError, match=r"Slots has __slots__.*make it a dataclass"):
+        portnet.save((portnet.Chain([Slots(3.0)]), params), path)
+
+    first = Snake
+
+    @dataclass(frozen=True)
+    class Snake2(Snake):
+        pass
+
+    Snake2.__name__ = "Snake"
+    net = portnet.Chain([first(), Snake2()])
+    with pytest.raises(TypeError, match="there are two classes named Snake: rename one"):
+        portnet.save((net, portnet.init(net, 2, like=np.zeros(1))), path)
+    loss = functools.partial(own_loss)
+    run = portnet.Trainer(portnet.mlp([5, 1]), loss).fit(X, X[:, 0], epochs=1)
+    with pytest.raises(TypeError, match=r"trainer\.loss: a function with arguments of its own"):
+        run.save(path)
+
+
+def test_tensor_that_is_named_twice_is_refused(path):
+    """A small file would make a model of any size."""
+    net = portnet.Chain([portnet.Dense(4), portnet.Dense(4), portnet.Dense(4)], n_in=4)
+    portnet.save((net, portnet.init(net, like=np.zeros(1))), path)
+
+    def change(described):
+        layers = described["params"]["tuple"]
+        described["params"]["tuple"] = [layers[0], layers[0], layers[2]]
+
+    rewritten(path, change, lambda a: {k: v for k, v in a.items() if "layers.1" not in k})
+    with pytest.raises(ModelFileError, match="params: a tensor is named twice"):
+        portnet.load(path)
+
+
+def test_weights_that_are_shared_are_saved_for_each_layer(path):
+    net = portnet.Chain([portnet.Dense(4), portnet.Dense(4)], n_in=4)
+    (layer, _) = portnet.init(net, like=np.zeros(1))
+    _, found = reloaded((net, (layer, layer)), path)
+    np.testing.assert_array_equal(found[1]["W"], layer["W"])
+
+
+def test_unknown_device_is_an_error(path):
+    net = portnet.mlp([2, 1])
+    portnet.save((net, portnet.init(net, like=np.zeros(1))), path)
+    for options in ({"device": "nonsense:7"}, {"backend": "numpy", "device": "nonsense:7"}):
+        with pytest.raises((ValueError, TypeError), match="device"):
+            portnet.load(path, **options)
+
+
 def test_function_without_a_name_cannot_be_saved(path):
     run = portnet.Trainer(portnet.mlp([5, 1]), lambda p, t, w: own_loss(p, t)).fit(X, X[:, 0])
     with pytest.raises(TypeError, match=r"trainer\.loss: expected what has a name.*Define it with"):

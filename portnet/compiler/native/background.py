@@ -83,8 +83,8 @@ class Compilation:
         self._thread.join()
 
 
-# Other work goes first: with a thread on each core, BLAS waits for the slowest one. The package comes
-# without its __init__, which imports all that training needs, and takes 0.06 s.
+# Other work goes first: with a thread on each core, BLAS waits for the slowest one. The package
+# comes without its __init__, which imports all that training needs, and takes 0.06 s.
 _CODE = """
 import os, sys, types
 os.nice(19)
