@@ -211,6 +211,13 @@ def _correct(name: str, mean: Array, target: Array, weight: Array | None) -> tup
     return xp.astype(correct, mean.dtype), labels
 
 
+def logistic(z: Array) -> Array:
+    """1 / (1 + e^-z) = e^min(z, 0) / (1 + e^-|z|): accurate in both tails, without overflow."""
+    xp = namespace(z)
+    p: Array = xp.exp(xp.minimum(z, xp.zeros_like(z))) / (1.0 + xp.exp(-xp.abs(z)))
+    return p
+
+
 def two_columns(p: Array) -> Array:
     """Return [1 - p, p] for a column p (rows, 1), the probability of class 1; else p as it is."""
     return p if p.shape[-1] > 1 else namespace(p).concat([1.0 - p, p], axis=-1)

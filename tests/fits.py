@@ -8,6 +8,7 @@ from custom import Square
 
 import portnet
 from portnet import tree
+from portnet.files import checkpoint
 from portnet.optimizers import OPTIMIZERS
 
 RNG = np.random.default_rng(5)
@@ -102,3 +103,20 @@ def diverging(x, y, optimizer, loss="squared_error"):
     with pytest.raises(portnet.DivergenceError) as caught:
         t.fit(x, y, epochs=500)
     return str(caught.value), caught.value.run
+
+
+class DiedError(Exception):
+    """The process ends."""
+
+
+def dies_after(monkeypatch, writes):
+    """Let a fit die right after so many checkpoints."""
+    whole, count = checkpoint.Writer.write, []
+
+    def write(self, *args, **options):
+        whole(self, *args, **options)
+        count.append(1)
+        if len(count) == writes:
+            raise DiedError
+
+    monkeypatch.setattr(checkpoint.Writer, "write", write)

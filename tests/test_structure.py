@@ -219,6 +219,7 @@ ALLOWED = {
         "engine/inference",
         "layers",
         "losses",
+        "metrics",
         "tree",
     },
     "files/shapes": {"files/errors", "layers"},
@@ -303,6 +304,7 @@ ALLOWED = {
         "estimators/inputs",
         "estimators/solvers",
         "losses",
+        "metrics",
     },
     "estimators/regressor": {
         "_typing",

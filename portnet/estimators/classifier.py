@@ -15,6 +15,7 @@ from .._validation import warn
 from ..backend import Backend, backend_of, is_host, namespace, to_numpy
 from ..data import labels
 from ..losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
+from ..metrics import logistic
 from . import inputs
 from .base import _MLP, _is_stochastic
 from .solvers import FitState
@@ -280,9 +281,9 @@ class MLPClassifier(ClassifierMixin, _MLP):
         if self.out_activation_ == "softmax":
             return SoftmaxCrossEntropy().mean(raw)
         if self.n_outputs_ == 1:
-            both: Array = xp.concat([inputs.logistic(-raw), inputs.logistic(raw)], axis=-1)
+            both: Array = xp.concat([logistic(-raw), logistic(raw)], axis=-1)
             return both
-        return inputs.logistic(raw)
+        return logistic(raw)
 
     def _predict_codes(self, raw: Array) -> Array:
         """Return the index of the most probable class (rows,), or 0 and 1 (rows, labels)."""

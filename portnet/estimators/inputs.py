@@ -11,14 +11,13 @@ import numpy as np
 from sklearn.utils.validation import _check_sample_weight
 
 from .._typing import Array, ArrayLike, Host
-from ..backend import Backend, describe, is_host, namespace, to_numpy
+from ..backend import Backend, describe, is_host, to_numpy
 from ..data import checks
 
 __all__ = [
     "as_array",
     "device_features",
     "errors_name_argument",
-    "logistic",
     "network_dtype",
     "network_dtype_of_host_data",
     "on_host",
@@ -38,13 +37,6 @@ def errors_name_argument(**given: ArrayLike) -> Iterator[None]:
         for name, x in given.items():
             checks.refuse_too_large(x, name)
         raise ValueError(str(error)) from error
-
-
-def logistic(z: Array) -> Array:
-    """1 / (1 + e^-z) = e^min(z, 0) / (1 + e^-|z|): accurate in both tails, without overflow."""
-    xp = namespace(z)
-    p: Array = xp.exp(xp.minimum(z, xp.zeros_like(z))) / (1.0 + xp.exp(-xp.abs(z)))
-    return p
 
 
 def targets(y: ArrayLike, backend: Backend) -> Array:

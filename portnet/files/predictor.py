@@ -11,6 +11,7 @@ from ..data import checks
 from ..engine.inference import forward
 from ..layers import ACTIVATIONS, Chain, Dense, Layer
 from ..losses import SoftmaxCrossEntropy
+from ..metrics import logistic
 
 __all__ = ["Predictor"]
 
@@ -128,9 +129,9 @@ class Predictor:
         if self.out_activation_ == "softmax":
             return SoftmaxCrossEntropy().mean(raw)
         if self.n_outputs_ == 1:
-            both: Array = xp.concat([_logistic(-raw), _logistic(raw)], axis=-1)
+            both: Array = xp.concat([logistic(-raw), logistic(raw)], axis=-1)
             return both
-        return _logistic(raw)
+        return logistic(raw)
 
     def _codes(self, raw: Array) -> Array:
         xp, p = namespace(raw), self._probabilities(raw)
@@ -145,10 +146,3 @@ class Predictor:
         several = self.classes_ is not None and len(self.classes_) > 1
         codes = xp.astype((p[:, 1] > p[:, 0]) & several, integer)
         return codes
-
-
-def _logistic(z: Array) -> Array:
-    """1 / (1 + e^-z), without overflow."""
-    xp = namespace(z)
-    p: Array = xp.exp(xp.minimum(z, xp.zeros_like(z))) / (1.0 + xp.exp(-xp.abs(z)))
-    return p

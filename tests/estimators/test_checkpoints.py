@@ -6,10 +6,10 @@ import pytest
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
 import scipy.sparse
+from fits import DiedError, dies_after
 
 import portnet
 from portnet import MLPClassifier, MLPRegressor, tree
-from portnet.files import checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 DRAW = np.random.default_rng(0)
@@ -26,26 +26,10 @@ OPTIONS = {
 }
 
 
-class DiedError(Exception):
-    """The process ends."""
-
-
 def classifier(**options):
     return MLPClassifier(
         **{"hidden_layer_sizes": (7,), "random_state": 3, "max_iter": 25} | options
     )
-
-
-def dies_after(monkeypatch, writes):
-    whole, count = checkpoint.Writer.write, []
-
-    def write(self, *args, **options):
-        whole(self, *args, **options)
-        count.append(1)
-        if len(count) == writes:
-            raise DiedError
-
-    monkeypatch.setattr(checkpoint.Writer, "write", write)
 
 
 def assert_same_fit(a, b):

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from fits import LABELS, X, assert_same_run, trainer
+from fits import LABELS, DiedError, X, assert_same_run, dies_after, trainer
 
 import portnet
 from portnet import tree
@@ -17,23 +17,6 @@ WATCHED = {
     "early_stopping": portnet.EarlyStopping(patience=50),
     "reduce_on_plateau": portnet.ReduceOnPlateau(patience=1, min_change=0.1),
 }
-
-
-class DiedError(Exception):
-    """The process ends."""
-
-
-def dies_after(monkeypatch, writes):
-    """Let a fit die right after so many checkpoints."""
-    whole, count = checkpoint.Writer.write, []
-
-    def write(self, *args, **options):
-        whole(self, *args, **options)
-        count.append(1)
-        if len(count) == writes:
-            raise DiedError
-
-    monkeypatch.setattr(checkpoint.Writer, "write", write)
 
 
 @pytest.fixture
@@ -70,6 +53,15 @@ def test_checkpoint_within_an_epoch_has_its_steps(path, monkeypatch):
         fit(path, "4 steps", options={})
     there = portnet.load(path)
     assert (there.epoch, there.step) == (1, 2)
+
+
+def test_each_step_of_an_epoch_may_have_its_checkpoint(path, monkeypatch):
+    monkeypatch.setenv("PORTNET_NATIVE", "never")
+    dies_after(monkeypatch, 3)
+    with pytest.raises(DiedError):
+        fit(path, "1 step", options={})
+    there = portnet.load(path)
+    assert (there.epoch, there.step) == (0, 3)
 
 
 def test_seconds_are_counted_on_a_clock_that_does_not_jump(path, monkeypatch):

@@ -237,6 +237,11 @@ def test_plan_that_needs_numpy_is_not_compiled_again_and_again(fresh, counts, mo
     assert counts == []
 
 
+def test_other_process_has_the_lowest_priority():
+    code = background._code().replace("compile_given()", "print(os.nice(0))")
+    assert llvm.python(code, True).stdout.strip() == b"19"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_copy_of_the_process_goes_on_and_may_compile_itself():
     code = """

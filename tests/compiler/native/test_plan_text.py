@@ -15,7 +15,7 @@ from hypothesis import given, settings
 
 import portnet
 from portnet import namespace
-from portnet.compiler import native_policy
+from portnet.compiler import native_policy, schedule
 
 if native_policy.why_no_machine_code():
     pytest.skip(f"no machine code: {native_policy.why_no_machine_code()}", allow_module_level=True)
@@ -113,9 +113,10 @@ def test_functions_are_lowered_alike_from_their_texts(name, donate):
 
 
 def test_blocks_of_groups_are_in_the_text(monkeypatch):
-    x = np.ones((5000, 20))
+    monkeypatch.setattr(schedule, "BLOCK", 64)
+    x = np.ones((200, 20))
     (plan,) = plan_of_function(lambda x: namespace(x).exp(-x) * 2.0 + 1.0, x)
-    assert [step.rows for step in plan.steps] != [0]
+    assert any(step.rows for step in plan.steps)
     assert_text_is_the_plan(plan)
 
 
