@@ -33,6 +33,8 @@ def fresh(monkeypatch, tmp_path):
     monkeypatch.setenv("PORTNET_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("PORTNET_NATIVE", "auto")
     monkeypatch.setattr(background, "_seconds", [0.0])
+    # At the lowest priority it would take half a minute beside other tests.
+    monkeypatch.setattr(background, "_CODE", background._CODE.replace("os.nice(19)", ""))
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     compile_cache._kept.clear()
     jit.forget()
