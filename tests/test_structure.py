@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -669,7 +670,7 @@ def test_whole_fits_come_first_with_what_was_missed(bench_table):
 
 
 def test_contenders_of_a_whole_fit_agree(bench_table, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent))
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE.parent), prepend=os.pathsep)
     steps = importlib.import_module("bench_whole").whole("004", 1, 0.0)["steps"]
     assert list(steps) == ["portnet first", "portnet second", "the document's loop"]
     assert steps["portnet second"]["numbers"][0] == pytest.approx(0.3239537158130419)

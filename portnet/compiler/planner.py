@@ -23,7 +23,7 @@ from .simplify import materialize_reshapes
 from .tracer import Untraceable, line_of_error, trace
 from .views import root
 
-__all__ = ["Plan", "make", "operations", "result_text", "traced", "with_arrays"]
+__all__ = ["Plan", "donated_results", "make", "operations", "result_text", "traced", "with_arrays"]
 
 
 @dataclass(eq=False)
@@ -44,12 +44,12 @@ class Plan:
 
 def make(program: Program, before: int, reusable: list[int]) -> Plan:
     """Return the plan of a simplified program; `reusable` are the donated inputs, by number."""
-    program, donated = _results(materialize_reshapes(program), reusable)
+    program, donated = donated_results(materialize_reshapes(program), reusable)
     steps = grouped([n for n in program.nodes if computed(n)])
     return Plan(program, before, steps, donated, BufferAssignment(program, steps, donated).layout())
 
 
-def _results(program: Program, reusable: list[int]) -> tuple[Program, dict[int, int]]:
+def donated_results(program: Program, reusable: list[int]) -> tuple[Program, dict[int, int]]:
     """Return which result replaces which donated input: the first of its shape and dtype.
 
     Results that are views of a donated input are copied before anything is written.

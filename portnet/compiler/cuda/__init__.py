@@ -1,0 +1,1 @@
+"""CUDA: a plan as kernels and products, captured as one graph."""

@@ -1,0 +1,95 @@
+// CUDA's kernels on a CPU, one thread after the other: a fiber for each thread of a block, which
+// goes on to the next barrier. The order of the threads between barriers is a permutation.
+#pragma once
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+using std::min;
+#define __global__
+#define __device__ static
+#define __forceinline__ inline
+#define __shared__ static
+struct Index {
+  unsigned x = 1, y = 1, z = 1;
+};
+static Index threadIdx, blockIdx, blockDim, gridDim;
+
+namespace serial {
+static std::vector<ucontext_t> fibers;
+static ucontext_t home;
+static std::vector<char> alive, stacks;
+static std::vector<unsigned> order;
+static unsigned now, waiting;
+static void (*body)(char**);
+static char** arguments;
+
+static void run() {
+  body(arguments);
+  alive[now] = 0;
+  swapcontext(&fibers[now], &home);
+}
+static void barrier() {
+  waiting++;
+  swapcontext(&fibers[now], &home);
+}
+// Returns 1 if some threads of a block wait at a barrier that others never reach.
+static int launch(void (*f)(char**), char** given, unsigned gx, unsigned gy, unsigned bx,
+                  unsigned by, unsigned seed) {
+  const size_t stack = 65536;
+  const unsigned threads = bx * by;
+  body = f, arguments = given;
+  gridDim.x = gx, gridDim.y = gy, blockDim.x = bx, blockDim.y = by;
+  stacks.resize(stack * threads);
+  unsigned long long state = seed * 6364136223846793005ull + 1442695040888963407ull;
+  auto shuffle = [&](std::vector<unsigned>& numbers) {
+    for (size_t i = numbers.size() - 1; seed && i > 0; i--) {
+      state = state * 6364136223846793005ull + 1442695040888963407ull;
+      std::swap(numbers[i], numbers[(state >> 33) % (i + 1)]);
+    }
+  };
+  std::vector<unsigned> blocks(gx * gy);
+  for (unsigned b = 0; b < gx * gy; b++) blocks[b] = b;
+  shuffle(blocks);
+  for (unsigned b : blocks) {
+    blockIdx.x = b % gx, blockIdx.y = b / gx;
+    fibers.assign(threads, ucontext_t());
+    alive.assign(threads, 1);
+    order.resize(threads);
+    for (unsigned t = 0; t < threads; t++) {
+      order[t] = t;
+      getcontext(&fibers[t]);
+      fibers[t].uc_stack.ss_sp = &stacks[stack * t];
+      fibers[t].uc_stack.ss_size = stack;
+      fibers[t].uc_link = &home;
+      makecontext(&fibers[t], run, 0);
+    }
+    for (unsigned left = threads; left;) {
+      shuffle(order);
+      waiting = 0;
+      unsigned before = left;
+      for (unsigned t : order) {
+        if (!alive[t]) continue;
+        now = t;
+        threadIdx.x = t % bx, threadIdx.y = t / bx;
+        swapcontext(&home, &fibers[t]);
+        if (!alive[t]) left--;
+      }
+      if (waiting && waiting != before) return 1;
+    }
+  }
+  return 0;
+}
+}  // namespace serial
+
+static inline void __syncthreads() { serial::barrier(); }
+static inline void __threadfence() {}
+static inline unsigned atomicAdd(unsigned* to, unsigned n) {
+  unsigned old = *to;
+  *to += n;
+  return old;
+}
