@@ -169,7 +169,7 @@ class Backend:
 
     @property
     def compiler(self) -> str:
-        """How functions of these arrays are compiled: "replay" (a plan), "jit" (by JAX) or ""."""
+        """How steps are compiled: "replay" (a plan), "jit" (by JAX), "graph" (on a GPU) or ""."""
         return _LIBRARIES[self.name].compiler if self.name in _LIBRARIES else ""
 
     def supports(self, dtype: str) -> bool:
@@ -567,6 +567,7 @@ _LIBRARIES = {
         'pip install "cupy-cuda13x[ctk]" (or "cupy-cuda12x[ctk]" for CUDA 12)',
         _cupy_device,
         _try_cupy,
+        compiler="graph",
     ),
     "torch": _Library("array_api_compat.torch", "pip install torch", _torch_device),
     "jax": _Library("jax.numpy", "pip install jax", _jax_device, _try_jax, compiler="jit"),

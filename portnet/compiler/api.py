@@ -115,6 +115,7 @@ class Compiled:
         self._last: Any = None  # what did the last call: it is tried first
         self._warned: set[Any] = set()  # keys and reasons that were warned of
         self._lock = threading.Lock()
+        self.device_plans: OrderedDict[Any, Any] = OrderedDict()  # of steps on a GPU, by arguments
         functools.update_wrapper(self, fn, updated=())
 
     def __repr__(self) -> str:

@@ -9,15 +9,20 @@ from typing import Any
 from ..backend import Backend
 from ..compiler import Compiled, compile, native_mode
 
-__all__ = ["compile_cached", "compiler_for", "is_cacheable", "release"]
+__all__ = ["compile_cached", "compiler_for", "compiles", "is_cacheable", "release"]
 
 
 def compiler_for(backend: Backend, wanted: bool = True) -> str:
-    """Return how functions of this backend's arrays are compiled: "replay", "jit", or "" for not.
+    """Return how the steps of a fit on this backend are compiled: "replay", "jit", "graph" or "".
 
     This is the one place that decides it, from `wanted` and the backend's `compiler`.
     """
     return backend.compiler if wanted else ""
+
+
+def compiles(backend: Backend, wanted: bool = True) -> bool:
+    """Tell whether functions of this backend's arrays are compiled one by one."""
+    return compiler_for(backend, wanted) in ("replay", "jit")
 
 
 def compile_cached(

@@ -15,6 +15,7 @@ import numpy as np
 from .. import tree
 from .._typing import Params, State, Tree
 from ..backend import read_floats
+from ..compiler.errors import EagerError
 from .compile_cache import compiler_for, release
 from .epoch_scan import most_epochs
 from .epoch_state import Epochs, EpochState
@@ -49,7 +50,7 @@ class EpochExecutor:
     compiled: bool = True
     planned: int = 0
     likely: int = 0
-    _steps: list[StepExecutor] = field(default_factory=list, compare=False, repr=False)
+    _steps: list[Any] = field(default_factory=list, compare=False, repr=False)
 
     def run(
         self,
@@ -83,12 +84,17 @@ class EpochExecutor:
                 raise
         return now
 
-    def _step(self, start: EpochState, epochs: Epochs) -> StepExecutor:
+    def _step(self, start: EpochState, epochs: Epochs) -> Any:
         """Return how steps are made: as in the epochs before."""
         kept = epochs.steps > start.done and not epochs.dataset.is_csr
         if not kept or not self._steps:
             compiler = compiler_for(epochs.dataset.backend, self.compiled) if kept else ""
-            step = step_executor(self.make, self.parts, self.averaged, compiler, start, epochs)
+            parts = self.make, self.parts, self.averaged
+            step = (
+                _graphs(*parts, start, epochs)
+                if compiler == "graph"
+                else step_executor(*parts, compiler, start, epochs)
+            )
             if not kept:
                 return step
             self._steps.append(step)
@@ -116,6 +122,23 @@ class EpochExecutor:
             step.close()
         self._steps.clear()
         release()
+
+
+def _graphs(
+    make: Callable[..., Step],
+    parts: tuple[object, ...],
+    averaged: bool,
+    start: EpochState,
+    epochs: Epochs,
+) -> Any:
+    """Return how steps run as graphs of a GPU, or eagerly where they cannot."""
+    from ..compiler.cuda import selftest
+    from .epoch_graph import graph_executor
+
+    try:
+        return graph_executor(make, parts, averaged, selftest.device_for, start, epochs)
+    except EagerError as error:
+        return step_executor(make, parts, averaged, "", start, epochs, str(error))
 
 
 def _run_by_calls(

@@ -6,7 +6,7 @@ from .. import tree
 from .._typing import Array, Model, Params, ValueAndGrad
 from ..backend import Backend
 from ..data.dataset import Batch, Dataset
-from .compile_cache import compile_cached, compiler_for
+from .compile_cache import compile_cached, compiles
 
 __all__ = ["Gradient", "gradient_of", "value_and_grad"]
 
@@ -27,7 +27,7 @@ def value_and_grad(
 
 def gradient_of(model: Model, loss: Loss, backend: Backend, compiled: bool) -> Gradient:
     """Return (params, (X, y, weight)) -> loss, its gradient as one vector."""
-    if compiler_for(backend, compiled):
+    if compiles(backend, compiled):
         return compile_cached(_value_and_grad_of, model, loss)
     return _value_and_grad_of(model, loss)
 

@@ -7,7 +7,7 @@ from .. import tree
 from .._typing import Array, Model, Params
 from ..backend import backend_of, namespace
 from ..data.dataset import Dataset
-from .compile_cache import compile_cached, compiler_for, is_cacheable, release
+from .compile_cache import compile_cached, compiles, is_cacheable, release
 
 __all__ = ["forward", "forward_dataset"]
 
@@ -34,7 +34,7 @@ def forward(model: Model, params: Params, X: Array, size: int, *, compiled: bool
         return model.forward(params, X)[0]
     eager = functools.partial(_outputs, model)
     function: Callable[[Params, Array], Array] = eager
-    if count >= worth * size and compiler_for(backend, compiled):
+    if count >= worth * size and compiles(backend, compiled):
         cached = compile_cached(_forward_of, model)
         function = eager if cached.refusal(params, X[:size, ...]) else cached
     parts = []

@@ -54,13 +54,13 @@ class Packing:
     pytree: Tree = field(compare=False)
 
     @classmethod
-    def of(cls, pytree: Tree) -> "Packing":
-        """Return the packing of a pytree of NumPy arrays; TypeError if it holds anything else."""
+    def of(cls, pytree: Tree, array: type = np.ndarray) -> "Packing":
+        """Return the packing of a pytree of arrays of one type; TypeError for anything else."""
         arrays = tree.leaves(pytree)
         for i, leaf in enumerate(arrays):
-            if isinstance(leaf, np.ndarray) and type(leaf) is not np.ndarray:
+            if isinstance(leaf, array) and type(leaf) is not array:
                 raise TypeError  # a subclass may have operators of its own
-            if not isinstance(leaf, np.ndarray | np.generic):
+            if not isinstance(leaf, array | np.generic):
                 raise TypeError(
                     f"the state holds {leaf!r} at {tree.paths(pytree)[i]}: a 0-d array would be "
                     "compiled"

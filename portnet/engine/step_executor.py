@@ -26,7 +26,7 @@ from .epoch_scan import EpochScan, epoch_scan
 from .epoch_state import Epochs, EpochState, Inputs, take
 from .packing import UNPACKED, PackedTree, Packing, unpacked
 
-__all__ = ["Step", "StepExecutor", "step_executor"]
+__all__ = ["MakeStepAndSum", "Step", "StepExecutor", "step_executor"]
 
 Packed = tuple[Any, Any, Any]  # params, state, sums in the form that a step takes
 Step = Callable[..., tuple[Params, State, Array]]
@@ -192,15 +192,16 @@ def step_executor(
     compiler: str,
     start: EpochState,
     epochs: Epochs,
+    reason: str = "",
 ) -> StepExecutor:
     """Return how the step that `make` makes from `parts` is executed; see `EpochExecutor`.
 
-    `compiler` is that of `compile_cache.compiler_for`, "" for none. A step that cannot be compiled
-    runs eagerly, with a warning that says why.
+    `compiler` is that of `compile_cache.compiler_for`, or "" for none, and `reason` says why. A
+    step that cannot be compiled runs eagerly, with a warning that says why.
     """
     eager = functools.partial(_step_and_sum, make(*parts), averaged, UNPACKED)
     if not compiler:
-        return StepExecutor(eager)
+        return StepExecutor(eager, reason=reason)
     packings: Any = UNPACKED
     if compiler == "replay":
         params, state = unpacked(start.params), unpacked(start.state)
@@ -210,7 +211,7 @@ def step_executor(
             packings = Packing.of(params), Packing.of(state)
         except TypeError as error:
             return StepExecutor(eager, reason=str(error))
-    made = _MakeStepAndSum(make, averaged)
+    made = MakeStepAndSum(make, averaged)
     function = compile_cached(made, *parts, form=packings, donate=(0, 1, 2))
     step = StepExecutor(function, packings, key=Key(_number(), _number()))
     args = *step.pack(start), *epochs.inputs(0, start.done, step.key), epochs.scale
@@ -223,13 +224,14 @@ def step_executor(
 
 
 @dataclass(frozen=True)
-class _MakeStepAndSum:
+class MakeStepAndSum:
     """Makes the function that is compiled, from the parts and the packings."""
 
     make: Callable[..., Step]
     averaged: bool
 
     def __call__(self, *given: Any) -> Callable[..., Packed]:
+        """Return the function of these parts and packings."""
         *parts, of_params, of_state = given
         step = self.make(*parts)
         return functools.partial(_step_and_sum, step, self.averaged, (of_params, of_state))

@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from .._typing import Array, Host, Params, State
 from ..backend import namespace
 from ..data.dataset import Dataset
-from ..engine.compile_cache import compile_cached, compiler_for, release
+from ..engine.compile_cache import compile_cached, compiles, release
 from ..engine.epoch import EpochExecutor, run_epochs
 from ..engine.epoch_state import Epochs
 from ..engine.inference import forward_dataset
@@ -334,7 +334,7 @@ def fit_lbfgs(options: Any, model: Layer, loss: Loss, data: Dataset, start: FitS
     total = len(data) if data.weight is None else namespace(data.weight).sum(data.weight)
     size = block_size(start.params)
     part: objective.Part = objective.summing(model, loss)
-    if not data.is_sparse and compiler_for(data.backend, getattr(options, "compile", True)):
+    if not data.is_sparse and compiles(data.backend, getattr(options, "compile", True)):
         part = compile_cached(objective.summing, model, loss)
     function, v, unravel = objective.over_all_rows(
         part, float(options.alpha), lambda: data.batches(size), total, start.params

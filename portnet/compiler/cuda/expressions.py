@@ -104,6 +104,9 @@ BOOLS = {
 
 # Functions that CUDA has not, or has with other special cases than NumPy.
 PRELUDE = """
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
 template <class T> __device__ __forceinline__ T maximum_of(T a, T b) {
   return a >= b || a != a ? a : b;
 }

@@ -92,7 +92,7 @@ class _Fusion:
         self.kernels: list[Kernel] = []
         self.new: dict[int, Node] = {}  # what stands for an old node: an input, or a placed node
         self.home: dict[int, int] = {}  # of an old node that was placed: its kernel
-        self.copies: dict[tuple[int, int, Axes], Node] = {}  # (kernel, old node, axes)
+        self.copies: dict[tuple[int, int, Axes | None], Node] = {}  # (kernel, old node, axes)
         self.views: dict[tuple[int, int], Node] = {}  # (old view, new root)
         self.old: list[Any] = []  # kept, so that ids stay what they are
         self.final: Kernel | None = None  # the concats that are results
@@ -162,19 +162,21 @@ class _Fusion:
     def _reduction(self, node: Node) -> None:
         x = node.inputs[0]
         axis = node.attr("axis")
-        given = range(len(x.shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        given = (
+            range(len(x.shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+        )
         reduced = {a % len(x.shape) for a in given}
         own = _own_axes(x.shape)
         along = {own[a] for a in reduced} - {None}
         domain = tuple(n for n in x.shape if n != 1)
         if along == set(range(len(domain))):
-            kind, axes = "whole", tuple(None for _ in node.shape)
+            kind, axes = "whole", own[:0] + (None,) * len(node.shape)
         elif len(domain) == 2 and len(along) == 1:
             kind = "rows" if along == {1} else "columns"
-            left = [a for k, a in enumerate(own) if k not in reduced]
-            keep = node.attr("keepdims")
-            axes = tuple(None if k in reduced else a for k, a in enumerate(own)) if keep else ()
-            axes = axes if keep else tuple(left)
+            if node.attr("keepdims"):
+                axes = tuple(None if k in reduced else a for k, a in enumerate(own))
+            else:
+                axes = tuple(a for k, a in enumerate(own) if k not in reduced)
         else:
             raise EagerError(f"there is no kernel for {node.op} of {x.shape} along {node.attrs}")
         self._prepare([(x, own)])
@@ -206,7 +208,9 @@ class _Fusion:
             kernel = self.kernels[at]
             if kernel.kind in kinds and kernel.domain == domain:
                 seen: dict[tuple[int, Axes], bool] = {}
-                operands = [of_reduction] if of_reduction else _operands(node, _own_axes(node.shape))
+                operands = (
+                    [of_reduction] if of_reduction else _operands(node, _own_axes(node.shape))
+                )
                 if all(self._available(i, a, at, seen) for i, a in operands):
                     return at
         self.kernels.append(Kernel("elements", domain))

@@ -18,14 +18,20 @@ __all__ = ["Device", "DeviceStep"]
 class Device(Protocol):
     """What a replay needs of a device; everything is done in the order of the calls."""
 
-    def buffer(self, nbytes: int) -> Any:
-        """Return memory: an object that keeps it, with its `address`."""
+    def empty(self, nbytes: int) -> Any:
+        """Return an array of bytes on the device."""
 
-    def upload(self, buffer: Any, array: Any) -> None:
-        """Copy a NumPy array to a buffer; the array may be changed afterwards."""
+    def put(self, array: Any, host: Any) -> None:
+        """Copy a NumPy array to an array of as many bytes; it may be changed afterwards."""
 
-    def zero(self, buffer: Any) -> None:
-        """Set a buffer to zeros."""
+    def get(self, array: Any, like: Any) -> Any:
+        """Return an array of bytes as a NumPy array like another; waits for the device."""
+
+    def zero(self, array: Any) -> None:
+        """Set an array to zeros."""
+
+    def address(self, array: Any) -> int:
+        """Return the address of an array on the device."""
 
     def compile(self, source: str) -> Any:
         """Return the kernels of a source."""
@@ -53,46 +59,40 @@ class DeviceStep:
     ----------
     plan : DevicePlan
     device : Device
-    arguments : list
-        A buffer, with its `address`, for each input, donated ones too. They hold C-contiguous
-        arrays, and are kept.
-    counter : buffer
-        Eight bytes: the number of the step, by which arguments move. Each run adds 1.
+    arguments : list of arrays
+        The inputs, donated ones too: C-contiguous, on the device. They are kept.
+    counter : array of int64 (1,)
+        The number of the step, by which arguments move. Each run adds 1.
     """
 
-    def __init__(self, plan: DevicePlan, device: Device, arguments: list[Any], counter: Any) -> None:
+    def __init__(
+        self, plan: DevicePlan, device: Device, arguments: list[Any], counter: Any
+    ) -> None:
         self.plan, self.device = plan, device
         layout, program = plan.plan.layout, plan.program
         self.kept: dict[tuple[str, int], Any] = {("counter", 0): counter}
         for number, argument in enumerate(arguments):
             self.kept["argument", number] = self.kept["donated", number] = argument
         for number, nbytes in enumerate(layout.buffers):
-            self.kept["buffer", number] = device.buffer(nbytes)
+            self.kept["buffer", number] = device.empty(nbytes)
         for number, nbytes in enumerate(program.scratch):
-            self.kept["scratch", number] = device.buffer(nbytes)
+            self.kept["scratch", number] = device.empty(nbytes)
             device.zero(self.kept["scratch", number])
         for number, constant in enumerate(layout.constants.arrays):
-            # As it lies: the kernels read it by its strides.
-            lowest = min([0, *[s * (n - 1) for s, n in zip(constant.strides, constant.shape)]])
-            assert lowest == 0, "a constant that lies backwards"
-            span = sum(s * (n - 1) for s, n in zip(constant.strides, constant.shape))
-            flat = np.ndarray((span + constant.itemsize,), np.uint8, constant)
-            self.kept["constant", number] = device.buffer(flat.nbytes)
-            device.upload(self.kept["constant", number], flat)
+            self.kept["constant", number] = device.empty(max(1, _memory(constant).nbytes))
+            device.put(self.kept["constant", number], _memory(constant))
+        self.at = {base: device.address(array) for base, array in self.kept.items()}
         self.kernels = device.compile(program.source)
         self.graph: Any = None
-
-    def _address(self, base: tuple[str, int]) -> int:
-        return int(self.kept[base].address)
 
     def run(self) -> None:
         """Do one step, call by call."""
         for call in self.plan.program.launches:
             if isinstance(call, Product):
-                at = [self._address(x.base) + x.offset for x in (call.a, call.b, call.c)]
+                at = [self.at[x.base] + x.offset for x in (call.a, call.b, call.c)]
                 self.device.product(call, *at)
             else:
-                addresses = [self._address(base) for base in call.parameters]
+                addresses = [self.at[base] for base in call.parameters]
                 self.device.launch(self.kernels, call, addresses)
 
     def capture(self) -> None:
@@ -105,3 +105,9 @@ class DeviceStep:
             self.run()
         else:
             self.device.replay(self.graph)
+
+
+def _memory(array: Any) -> Any:
+    """Return the bytes of an array as they lie: the kernels read it by its strides."""
+    span = sum(s * (n - 1) for s, n in zip(array.strides, array.shape, strict=True))
+    return np.ndarray((span + array.itemsize,), np.uint8, array)

@@ -6,6 +6,7 @@ on shapes alone. Where the rows of a column sum are shared by several blocks, ea
 and the block that is done last adds the parts up, in their order.
 """
 
+import re
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from ..errors import EagerError
 from ..ir import Node, as_array
 from ..memory import Base, Layout, Location
 from ..planner import Plan
-from ..views import contiguous, is_contiguous, root
+from ..views import is_contiguous, root
 from .expressions import FLOATS, INTEGERS, PRELUDE, TYPES, expression, literal, operand_dtype
 from .fusion import Axes, Kernel, operand_axes
 
@@ -45,7 +46,7 @@ class Launch(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """A matrix in memory, row by row: its base, first byte, elements between rows; or transposed."""
+    """A matrix in memory, row by row or transposed: base, first byte, elements between rows."""
 
     base: Base
     offset: int
@@ -89,7 +90,9 @@ def emitted(plan: Plan, kernels: list[Kernel], registers: set[int], moving: Any)
     emitter = _Emitter(plan.layout, registers, moving)
     for number, kernel in enumerate(kernels):
         emitter.kernel(f"k{number}_{kernel.kind}", kernel)
-    copies = [(leaf, plan.layout[plan.program.inputs[d]], leaf.shape) for leaf, d in plan.layout.copies]
+    copies = [
+        (leaf, plan.layout[plan.program.inputs[d]], leaf.shape) for leaf, d in plan.layout.copies
+    ]
     if kernels and kernels[-1].kind == "join":
         copies = [c for n in kernels[-1].nodes for c in emitter.slots(n)] + copies
     emitter.finish(copies)
@@ -275,7 +278,8 @@ class _Body(_Text):
         if node.op == "take":
             return self._taken(node, axes)
         kind = operand_dtype(node)
-        texts, numbers = [], []
+        texts: list[str] = []
+        numbers: list[Any] = []
         for k, i in enumerate(node.inputs):
             condition = node.op == "where" and k == 0
             own = node.op in ("astype", "copy") or condition
@@ -321,7 +325,12 @@ class _Body(_Text):
             return f"({name} {'||' if node.op == 'any' else '&&'} {value})"
         unsigned = f"unsigned {TYPES[node.dtype.name]}" if node.dtype.kind in "iu" else ""
         form = table[BINARY[node.op]]
-        return form.format(a=name, b=value, T=TYPES[node.dtype.name], U=unsigned.replace("unsigned unsigned", "unsigned"))
+        return form.format(
+            a=name,
+            b=value,
+            T=TYPES[node.dtype.name],
+            U=unsigned.replace("unsigned unsigned", "unsigned"),
+        )
 
     def start(self, node: Node) -> str:
         """Return the first value of a reduction."""
@@ -341,7 +350,9 @@ class _Body(_Text):
         name = f"a{self.number[id(node)]}"
         if node.dtype.kind == "f" and node.op in ("sum", "mean", "prod"):
             return f"{indent}{name} {'*' if node.op == 'prod' else '+'}= {text};"
-        return f"{indent}{{ const {kind} e = {text}; {name} = {self.accumulated(node, name, 'e')}; }}"
+        return (
+            f"{indent}{{ const {kind} e = {text}; {name} = {self.accumulated(node, name, 'e')}; }}"
+        )
 
     def _axes_of_reduced(self, x: Node) -> Axes:
         number = iter(range(len(x.shape)))
@@ -366,11 +377,18 @@ class _Body(_Text):
 
     def coordinates(self) -> list[str]:
         """Return the lines that compute the coordinates of element i."""
-        used = self.domain if len(self.domain) > 1 else ()
-        lines = [
-            f"const long long c{k} = i / {prod(used[k + 1 :])} % {n};" for k, n in enumerate(used)
-        ]
-        return lines or (["const long long c0 = i;"] if self.domain else [])
+        used, kind = self.domain if len(self.domain) > 1 else (), self.whole_number
+        lines = [f"const {kind} c0 = i;"] if self.domain else []
+        for k, n in enumerate(used):  # 32 bits where they suffice: GPUs divide them faster
+            inner = prod(used[k + 1 :])
+            of = f"i / {inner}" if inner > 1 else "i"
+            lines[k:] = [f"const {kind} c{k} = {of}{f' % {n}' if k else ''};"]
+        return lines
+
+    @property
+    def whole_number(self) -> str:
+        """The type of an element's number."""
+        return "int" if self.kernel.size < 2**30 else "long long"
 
     # Kernels -------------------------------------------------------------------------------------
 
@@ -385,9 +403,9 @@ class _Body(_Text):
 
     def _elements(self) -> None:
         size = self.kernel.size
-        block = min(THREADS, -(-size // 32) * 32)
+        block, kind = min(THREADS, -(-size // 32) * 32), self.whole_number
         lines = [
-            "  const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;",
+            f"  const {kind} i = ({kind})blockIdx.x * {block} + threadIdx.x;",
             f"  if (i >= {size}) return;",
             *[f"  {line}" for line in self.coordinates()],
         ]
@@ -406,7 +424,7 @@ class _Body(_Text):
         return [
             line
             for line in lines
-            if not (line.lstrip().startswith("const long long c") and text.count(_name(line)) == 1)
+            if not (re.match(r" *const (int|long long) c\d", line) and _count(line, text) == 1)
         ]
 
     def _whole(self) -> None:
@@ -417,8 +435,8 @@ class _Body(_Text):
         for node in scalars:
             lines += self.compute(node, "  ", "if (blockIdx.x + threadIdx.x == 0) ")
         lines += [
-            f"  for (long long i = (long long)blockIdx.x * {THREADS} + threadIdx.x; i < {size}; "
-            f"i += {blocks * THREADS}) {{",
+            f"  for ({self.whole_number} i = ({self.whole_number})blockIdx.x * {THREADS} + "
+            f"threadIdx.x; i < {size}; i += {blocks * THREADS}) {{",
             *[f"    {line}" for line in self.coordinates()],
         ]
         for node in self.kernel.nodes:
@@ -441,7 +459,9 @@ class _Body(_Text):
             lines += self._by_the_last_block(blocks, 1, "0", "s{i}[0]", "threadIdx.x == 0")
             condition = "if (last && threadIdx.x == 0) "
         else:
-            lines += [f"  a{self.number[id(n)]} = s{self.number[id(n)]}[0];" for n in self.reductions]
+            lines += [
+                f"  a{self.number[id(n)]} = s{self.number[id(n)]}[0];" for n in self.reductions
+            ]
             condition = "if (threadIdx.x == 0) "
         for n in self.reductions:
             i = self.number[id(n)]
@@ -583,7 +603,9 @@ class _Body(_Text):
                     inside.append(self.added(n, "      "))
                 elif 1 in self.level(n):
                     whole = 0 in self.level(n)
-                    inside += self.compute(n, "      ", "if (live) " if whole else "if (mine == 0) ")
+                    inside += self.compute(
+                        n, "      ", "if (live) " if whole else "if (mine == 0) "
+                    )
                 else:
                     guard = one if self.level(n) else "if (mine == 0 && lane == 0) "
                     lines += self.compute(n, "  ", guard)
@@ -600,8 +622,8 @@ class _Body(_Text):
             for n in self.reductions:
                 if passes[id(n)] == p:
                     lines += self._over_lanes(n, lanes)
-                    kind, i = TYPES[n.dtype.name], self.number[id(n)]
-                    lines.append(f"  const {kind} v{i} = {self.finished(n, f'a{i}')};")
+                    kind, of_n = TYPES[n.dtype.name], self.number[id(n)]
+                    lines.append(f"  const {kind} v{of_n} = {self.finished(n, f'a{of_n}')};")
                     lines += self.store(n, "  ", one)
         self.close(lines, (-(-rows // each), 1), (lanes, each))
 
@@ -634,6 +656,7 @@ class _Body(_Text):
         return found
 
 
-def _name(line: str) -> str:
-    """Return the name of the coordinate that a line declares."""
-    return line.split("=")[0].split()[-1]
+def _count(line: str, text: str) -> int:
+    """Return how often the coordinate that a line declares is named in a text."""
+    name = line.split("=")[0].split()[-1]
+    return len(re.findall(rf"\b{name}\b", text))

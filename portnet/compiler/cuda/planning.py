@@ -1,6 +1,4 @@
-"""Planning for a device: from a traced program to kernels, buffers and products."""
-
-from typing import Any
+"""Planning for a device: from a traced program to kernels, products and buffers."""
 
 from ..errors import EagerError
 from ..ir import Node, Program, computed
@@ -42,7 +40,9 @@ def device_plan(
     """
     if any(n.size == 0 for n in program.nodes):
         raise EagerError("an array without elements")
-    program, donated = donated_results(_rows_copied(materialize_reshapes(program), moving), reusable)
+    program, donated = donated_results(
+        _rows_copied(materialize_reshapes(program), moving), reusable
+    )
     if len(donated) != len(program.leaves):
         raise EagerError("a result that replaces no donated array")
     program, groups = fused(program)

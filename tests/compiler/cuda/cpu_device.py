@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,6 @@ import numpy as np
 HERE = Path(__file__).parent
 GXX = shutil.which("g++")
 _built: dict[str, ctypes.CDLL] = {}
-
-
-class Buffer:
-    def __init__(self, nbytes):
-        self.array = np.full(max(nbytes, 8) + 64, 0xFF, np.uint8)  # NaN in every float type
-        self.address = self.array.ctypes.data + (-self.array.ctypes.data) % 64
-
-    def view(self, shape, dtype):
-        start = self.address - self.array.ctypes.data
-        return np.ndarray(shape, dtype, self.array, start)
-
-    def __del__(self):
-        self.array[:] = 0xFF
 
 
 def build(source, flags=("-O1",)):
@@ -79,16 +67,30 @@ class CPUDevice:
         if self.recording is not None:
             raise RuntimeError(f"the current stream is capturing, so {what} is disallowed")
 
-    def buffer(self, nbytes):
+    def empty(self, nbytes):
         self._forbidden("allocating")
-        return Buffer(nbytes)
+        raw = np.full(nbytes + 64, 0xFF, np.uint8)  # NaN in every float type
+        start = -raw.ctypes.data % 64
+        array = raw[start : start + nbytes]
+        weakref.finalize(array, raw.fill, 0xFF)
+        return array
 
-    def upload(self, buffer, array):
+    def put(self, array, host):
         self._forbidden("H2D transfers")
-        buffer.view(array.shape, array.dtype)[...] = array
+        array.view(np.uint8).reshape(-1)[...] = (
+            np.ascontiguousarray(host).reshape(-1).view(np.uint8)
+        )
 
-    def zero(self, buffer):
-        buffer.array[:] = 0
+    def get(self, array, like):
+        self._forbidden("D2H transfers")
+        return array.view(like.dtype).reshape(like.shape).copy()
+
+    def zero(self, array):
+        array.fill(0)
+
+    def address(self, array):
+        assert array.flags.c_contiguous
+        return array.ctypes.data
 
     def compile(self, source):
         self._forbidden("compiling")

@@ -1,0 +1,151 @@
+"""GPU: the device on which CuPy's arrays lie.
+
+Kernels are compiled by NVIDIA's cuda.core, without fast-math, contraction or flushed subnormals
+(CuPy's own compiler flushes them), and kept in the cache of machine code. Products go through
+cuBLAS on a handle of our own, as CuPy refuses its own while a stream captures. Nothing is allocated
+within a capture: all memory belongs to the plan.
+"""
+
+import functools
+import importlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..native.object_cache import cached_object
+from .kernels import Launch, Matrix, Product
+
+__all__ = ["GPU", "missing"]
+
+WORKSPACE = 32 << 20  # bytes: what cuBLAS asks for on Hopper
+# Of cuBLAS: the type of data, and that of the arithmetic (IEEE, not TF32).
+TYPES = {"float32": (0, 68), "float64": (1, 70)}
+DEFAULT = -1  # cuBLAS chooses the algorithm
+_local = threading.local()
+
+
+def missing() -> str:
+    """Return which libraries are missing that graphs need; "" if none is."""
+    names = []
+    for name, package in (("cuda.core", "cuda-core"), ("nvmath.bindings", "nvmath-python")):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            names.append(package)
+    return " and ".join(names)
+
+
+class GPU:
+    """The current device of CuPy; see `graph.Device`.
+
+    Graphs that may run at the same time need devices of their own: the workspace is shared.
+    """
+
+    def __init__(self) -> None:
+        import cupy
+        from nvmath.bindings import cublas
+
+        self.cupy, self.cublas = cupy, cublas
+        self.number = cupy.cuda.Device().id
+        self.workspace = self.empty(WORKSPACE)
+        self.stream: Any = None  # that captures
+        handles = _local.__dict__.setdefault("handles", {})
+        if self.number not in handles:
+            handles[self.number] = cublas.create()
+        self.handle = handles[self.number]
+        # Host memory: the numbers become part of a graph.
+        self.numbers = {name: np.array([1, 0], name) for name in TYPES}
+
+    def empty(self, nbytes: int) -> Any:
+        """Return an array of bytes."""
+        return self.cupy.empty(nbytes, np.uint8)
+
+    def put(self, array: Any, host: Any) -> None:
+        """Copy a NumPy array to an array of as many bytes."""
+        array.view(np.uint8).reshape(-1).set(np.ascontiguousarray(host).reshape(-1).view(np.uint8))
+
+    def get(self, array: Any, like: Any) -> Any:
+        """Return an array of bytes as a NumPy array like another."""
+        return array.get().view(like.dtype).reshape(like.shape)
+
+    def zero(self, array: Any) -> None:
+        """Set an array to zeros."""
+        array.fill(0)
+
+    def address(self, array: Any) -> int:
+        """Return the address of an array."""
+        return int(array.data.ptr)
+
+    def compile(self, source: str) -> Any:
+        """Return the kernels of a source, from the cache or compiled now."""
+        arch = f"sm_{self.cupy.cuda.Device().compute_capability}"
+        target = f"{arch} {_compiler()}"
+        code = cached_object(f"cuda {target}\n{source}", target, lambda: _compiled(source, arch))
+        module = self.cupy.cuda.function.Module()
+        module.load(code)
+        return functools.cache(module.get_function)
+
+    def launch(self, kernels: Any, launch: Launch, addresses: list[int]) -> None:
+        """Launch a kernel on the current stream."""
+        kernels(launch.name)(launch.grid, launch.block, tuple(addresses))
+
+    def product(self, product: Product, a: int, b: int, c: int) -> None:
+        """Compute a product on the current stream.
+
+        cuBLAS has matrices column by column, where ours are transposed: c.T = b.T @ a.T.
+        """
+        kind, arithmetic = TYPES[product.dtype]
+        numbers = self.numbers[product.dtype]
+        one, zero = numbers.ctypes.data, numbers.ctypes.data + numbers.itemsize
+        self.cublas.set_stream(self.handle, self.cupy.cuda.get_current_stream().ptr)
+        self.cublas.set_workspace(self.handle, self.workspace.data.ptr, WORKSPACE)
+        m, n, k = product[:3]
+        left, right = _leading(product.b), _leading(product.a)
+        self.cublas.gemm_ex(
+            *(self.handle, left[0], right[0], n, m, k),
+            *(one, b, kind, left[1], a, kind, right[1]),
+            *(zero, c, kind, product.c.ld, arithmetic, DEFAULT),
+        )
+
+    def capture(self, calls: Callable[[], None]) -> Any:
+        """Return the graph of what `calls` launches."""
+        stream = self.cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            stream.begin_capture()
+            try:
+                calls()
+            except BaseException:
+                stream.end_capture()  # no stream is left capturing
+                raise
+            graph = stream.end_capture()
+        return graph
+
+    def replay(self, graph: Any) -> None:
+        """Launch a graph on the current stream."""
+        graph.launch(self.cupy.cuda.get_current_stream())
+
+    def wait(self) -> None:
+        """Wait for the current stream."""
+        self.cupy.cuda.get_current_stream().synchronize()
+
+
+def _leading(x: Matrix) -> tuple[int, int]:
+    return int(x.transposed), x.ld
+
+
+@functools.cache
+def _compiler() -> str:
+    from importlib.metadata import version
+
+    from cuda.bindings import nvrtc
+
+    return f"cuda-core {version('cuda-core')} nvrtc {nvrtc.nvrtcVersion()[1:]}"
+
+
+def _compiled(source: str, arch: str) -> bytes:
+    from cuda.core import Program, ProgramOptions
+
+    options = ProgramOptions(arch=arch, fma=False, ftz=False, prec_div=True, prec_sqrt=True)
+    return bytes(Program(source, "c++", options).compile("cubin").code)

@@ -1,0 +1,111 @@
+"""Self-test: whether graphs can be trusted on this machine, tried once for each device.
+
+A small step is captured, replayed, and compared with NumPy. What fails is named by its stage, and
+steps then run eagerly: nothing that is not proved on the machine can give wrong numbers.
+"""
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from ... import _numpy
+from ..errors import EagerError
+from ..ir import Program
+from ..simplify import simplify
+from ..tracer import trace
+from .graph import Device, DeviceStep
+from .planning import device_plan
+
+__all__ = ["device_for", "failed_stage"]
+
+STEPS = 3
+_failed: dict[int, str] = {}  # by number of a device
+_lock = threading.Lock()
+
+
+def device_for() -> Device:
+    """Return the current device of CuPy; EagerError says why graphs cannot be used on it."""
+    from .gpu import GPU, missing
+
+    lacking = missing()
+    if lacking:
+        raise EagerError(
+            f"CUDA graphs need {lacking}: install portnet with the extra cuda12 or cuda13, as for "
+            'CUDA 13, pip install "portnet[cuda13]"'
+        )
+    try:
+        device = GPU()
+    except Exception as error:
+        raise EagerError(f"cuBLAS cannot be used: {type(error).__name__}: {error}") from None
+    with _lock:
+        if device.number not in _failed:
+            _failed[device.number] = failed_stage(device)
+    if _failed[device.number]:
+        raise EagerError(f"the self-test of CUDA graphs failed: {_failed[device.number]}")
+    return device
+
+
+def failed_stage(device: Device) -> str:
+    """Return the stage in which a small captured step fails, and how; "" if it is right."""
+    stage = "planning"
+    try:
+        program, arrays = _program()
+        plan = device_plan(program, 0, [0, 1], {2: arrays[2].nbytes // STEPS})
+        stage = "compiling a kernel"
+        device.compile(plan.program.source)
+        stage = "allocating memory"
+        counter, given = np.zeros(1, np.int64), [*arrays[:2], arrays[2], arrays[3]]
+        on_device = []
+        for host in [*given, counter]:
+            on_device.append(device.empty(host.nbytes))
+            device.put(on_device[-1], host)
+        step = DeviceStep(plan, device, on_device[:-1], on_device[-1])
+        stage = "a step without a graph"
+        step.run()
+        stage = "capturing"
+        step.capture()
+        stage = "replaying"
+        for _ in range(STEPS - 1):
+            step.replay()
+        stage = "comparing the result"
+        found = [device.get(a, h) for a, h in zip(on_device, [*given, counter], strict=True)]
+        W, t = arrays[:2]
+        for s in range(STEPS):
+            x = arrays[2].reshape(STEPS, 5, 7)[s]
+            W, t = program.interpret(_numpy, [W, t, x, arrays[3]])
+        for name, got, wanted in (
+            ("W", found[0], W),
+            ("t", found[1], t),
+            ("step", found[4], STEPS),
+        ):
+            error = float(np.max(np.abs(got - wanted)))
+            if not error <= 1e-5:
+                return f"{stage}: {name} differs by {error:.2g}"
+    except Exception as error:
+        return f"{stage}: {type(error).__name__}: {error}"
+    return ""
+
+
+def _program() -> tuple[Program, list[Any]]:
+    """Return a small step with a product, a reduction of each kind, and what moves."""
+    rng = np.random.default_rng(0)
+    W, t = rng.standard_normal((7, 3)).astype("f4"), np.zeros((), "f4")
+    xs, y = (
+        rng.standard_normal((STEPS * 5, 7)).astype("f4"),
+        rng.standard_normal((5, 3)).astype("f4"),
+    )
+
+    def step(W: Any, t: Any, x: Any, y: Any) -> Any:
+        xp = _numpy.array_namespace(W)
+        z = x @ W
+        p = xp.exp(z - xp.max(z, axis=1, keepdims=True))
+        p = p / xp.sum(p, axis=1, keepdims=True)
+        dz = (p - y) / (1.0 + xp.sum(y * y))
+        db = xp.sum(dz, axis=0, keepdims=True)
+        t = t + 1.0
+        return W - 0.1 * (xp.matrix_transpose(x) @ dz + db) / t, t
+
+    kinds = [(W.shape, W.dtype), (t.shape, t.dtype), ((5, 7), xs.dtype), (y.shape, y.dtype)]
+    program = simplify(trace(step, kinds, lambda traced: (traced, {})))
+    return program, [W, t, xs, y]
