@@ -65,7 +65,10 @@ class EpochExecutor:
         its `ahead`.
         """
         epochs = epochs.on_device()
-        step, now, stopped = self._step(start, epochs), start, False
+        try:
+            step, now, stopped = self._step(start, epochs), start, False
+        except MemoryError as error:
+            raise _out_of_memory(error, epochs) from error
         while not stopped and now.made(epochs) < len(epochs.keys) * epochs.steps:
             scan, before, began = (
                 step.scan(now, epochs, self.planned, self.likely),
@@ -82,6 +85,8 @@ class EpochExecutor:
             except KeyboardInterrupt as error:  # raised by a signal handler other than Python's
                 error.ahead = getattr(error, "ahead", now)  # type: ignore[attr-defined]
                 raise
+            except MemoryError as error:
+                raise _out_of_memory(error, epochs) from error
         return now
 
     def _step(self, start: EpochState, epochs: Epochs) -> Any:
@@ -139,6 +144,16 @@ def _graphs(
         return graph_executor(make, parts, averaged, selftest.device_for, start, epochs)
     except EagerError as error:
         return step_executor(make, parts, averaged, "", start, epochs, str(error))
+
+
+def _out_of_memory(error: MemoryError, epochs: Epochs) -> MemoryError:
+    """Return the error, on a device with what would need less."""
+    if epochs.dataset.backend.is_host:
+        return error
+    return MemoryError(
+        f"{epochs.dataset.backend} has too little memory for steps of {epochs.size} rows: {error}. "
+        "A smaller batch_size needs less; parameters and optimizer are as they were"
+    )
 
 
 def _run_by_calls(

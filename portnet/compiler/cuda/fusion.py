@@ -22,7 +22,7 @@ from ..errors import EagerError
 from ..ir import POINTWISE, VIEWS, Node, Program, Shape, computed
 from ..views import is_whole, root
 
-__all__ = ["Axes", "Kernel", "fused", "operand_axes"]
+__all__ = ["Axes", "Kernel", "fused", "operand_axes", "own_axes"]
 
 Axes = tuple[int | None, ...]  # of a node: the axis of the domain along which each of its own lies
 REDUCED = frozenset("sum prod max min mean any all".split())
@@ -66,7 +66,7 @@ def operand_axes(shape: Shape, axes: Axes, operand: Shape) -> Axes:
     return tuple(None if n == 1 else a for n, a in zip(operand, kept, strict=True))
 
 
-def _own_axes(shape: Shape) -> Axes:
+def own_axes(shape: Shape) -> Axes:
     """Return the axes of an array that has the shape of the domain, but for axes of one element."""
     number = iter(range(len(shape)))
     return tuple(None if n == 1 else next(number) for n in shape)
@@ -122,7 +122,7 @@ class _Fusion:
         elif node.op in REDUCED:
             self._reduction(node)
         elif node.op in POINTWISE or node.op in ("take", "copy"):
-            own = _own_axes(node.shape)
+            own = own_axes(node.shape)
             self._prepare(_operands(node, own))
             domain = tuple(n for n in node.shape if n != 1)
             at = self._find(("elements", "rows", "columns", "whole"), domain, node)
@@ -166,7 +166,7 @@ class _Fusion:
             range(len(x.shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
         )
         reduced = {a % len(x.shape) for a in given}
-        own = _own_axes(x.shape)
+        own = own_axes(x.shape)
         along = {own[a] for a in reduced} - {None}
         domain = tuple(n for n in x.shape if n != 1)
         if along == set(range(len(domain))):
@@ -208,9 +208,7 @@ class _Fusion:
             kernel = self.kernels[at]
             if kernel.kind in kinds and kernel.domain == domain:
                 seen: dict[tuple[int, Axes], bool] = {}
-                operands = (
-                    [of_reduction] if of_reduction else _operands(node, _own_axes(node.shape))
-                )
+                operands = [of_reduction] if of_reduction else _operands(node, own_axes(node.shape))
                 if all(self._available(i, a, at, seen) for i, a in operands):
                     return at
         self.kernels.append(Kernel("elements", domain))

@@ -19,12 +19,13 @@ from ..memory import Base, Layout, Location
 from ..planner import Plan
 from ..views import is_contiguous, root
 from .expressions import FLOATS, INTEGERS, PRELUDE, TYPES, expression, literal, operand_dtype
-from .fusion import Axes, Kernel, operand_axes
+from .fusion import Axes, Kernel, operand_axes, own_axes
 
 __all__ = ["Launch", "Matrix", "Product", "Program", "emitted"]
 
 THREADS = 256  # of a block
 PARTS = 264  # blocks that keep a large GPU busy
+EACH = 4  # rows that a thread of "columns" reads at once, to keep memory busy
 BINARY = {
     "sum": "add",
     "mean": "add",
@@ -228,7 +229,7 @@ class _Text:
 
     def close(self, lines: list[str], grid: tuple[int, int], block: tuple[int, int]) -> None:
         """Add the kernel to the source, and its launch."""
-        given = ", ".join(f"char* p{i}" for i in range(len(self.parameters)))
+        given = ", ".join(f"char* __restrict__ p{i}" for i in range(len(self.parameters)))
         head = f'extern "C" __global__ void {self.name}({given}) {{'
         self.emitter.texts.append("\n".join([head, *lines, "}"]))
         self.emitter.launches.append(Launch(self.name, grid, block, tuple(self.parameters)))
@@ -305,16 +306,23 @@ class _Body(_Text):
         coordinates = [f"({row})", *["0" if a is None else f"c{a}" for a in axes[1:]]]
         return self.address(at, (x.shape[0] + 1, *x.shape[1:]), x.dtype, coordinates)
 
-    def compute(self, node: Node, indent: str, guard: str = "") -> list[str]:
-        """Return the lines that compute a node, and store it if it is read elsewhere."""
+    def compute(self, node: Node, indent: str) -> str:
+        """Return the line that computes a node."""
         name = self.variable(node)
         declared = name if id(node) in self.arrays else f"const {TYPES[node.dtype.name]} {name}"
-        lines = [f"{indent}{declared} = {self.value(node)};"]
-        return lines + self.store(node, indent, guard)
+        return f"{indent}{declared} = {self.value(node)};"
+
+    def computed(self, node: Node, indent: str, guard: str = "") -> list[str]:
+        """Return the lines that compute a node, and store it if it is read elsewhere."""
+        return [self.compute(node, indent), *self.store(node, indent, guard)]
+
+    def is_stored(self, node: Node) -> bool:
+        """Tell whether a value has memory: another kernel reads it."""
+        return id(node) not in self.emitter.registers
 
     def store(self, node: Node, indent: str, guard: str = "") -> list[str]:
         """Return the line that stores a value, if it has memory."""
-        if id(node) in self.emitter.registers:
+        if not self.is_stored(node):
             return []
         return [f"{indent}{guard}{self.element(node, self.axes(node))} = {self.variable(node)};"]
 
@@ -341,22 +349,24 @@ class _Body(_Text):
             return literal(info.min if node.op == "max" else info.max, node.dtype)
         return literal(node.op in ("prod", "all"), node.dtype)
 
-    def added(self, node: Node, indent: str) -> str:
-        """Return the line that adds an element to a reduction."""
-        x = node.inputs[0]
-        text = self.operand(x, self._axes_of_reduced(x))
-        kind = TYPES[node.dtype.name]
-        text = text if x.dtype == node.dtype else f"({kind})({text})"
-        name = f"a{self.number[id(node)]}"
-        if node.dtype.kind == "f" and node.op in ("sum", "mean", "prod"):
-            return f"{indent}{name} {'*' if node.op == 'prod' else '+'}= {text};"
-        return (
-            f"{indent}{{ const {kind} e = {text}; {name} = {self.accumulated(node, name, 'e')}; }}"
-        )
+    def value_of(self, reduction: Node) -> str:
+        """Return the variable of what is added to a reduction next."""
+        return f"e{self.number[id(reduction)]}[j]"
 
-    def _axes_of_reduced(self, x: Node) -> Axes:
-        number = iter(range(len(x.shape)))
-        return tuple(None if n == 1 else next(number) for n in x.shape)
+    def addend(self, node: Node) -> str:
+        """Return what is added to a reduction."""
+        x = node.inputs[0]
+        text = self.operand(x, own_axes(x.shape))
+        return text if x.dtype == node.dtype else f"({TYPES[node.dtype.name]})({text})"
+
+    def added(self, node: Node, value: str = "") -> str:
+        """Return the statement that adds a value, or else the addend, to a reduction."""
+        name = f"a{self.number[id(node)]}"
+        if value:
+            return f"{name} = {self.accumulated(node, name, value)};"
+        kind = TYPES[node.dtype.name]
+        both = self.accumulated(node, name, "e")
+        return f"{{ const {kind} e = {self.addend(node)}; {name} = {both}; }}"
 
     def finished(self, node: Node, text: str) -> str:
         """Return the result of a reduction: a mean is a sum, divided."""
@@ -410,7 +420,7 @@ class _Body(_Text):
             *[f"  {line}" for line in self.coordinates()],
         ]
         for node in self.kernel.nodes:
-            lines += self.compute(node, "  ", self._one_of(node))
+            lines += self.computed(node, "  ", self._one_of(node))
         self.close(self._silent(lines), (-(-size // block), 1), (block, 1))
 
     def _one_of(self, node: Node) -> str:
@@ -433,7 +443,7 @@ class _Body(_Text):
         lines = [*self.declared(f"[{THREADS}]")]
         scalars = [n for n in self.kernel.nodes if not self.level(n) and n.op not in BINARY]
         for node in scalars:
-            lines += self.compute(node, "  ", "if (blockIdx.x + threadIdx.x == 0) ")
+            lines += self.computed(node, "  ", "if (blockIdx.x + threadIdx.x == 0) ")
         lines += [
             f"  for ({self.whole_number} i = ({self.whole_number})blockIdx.x * {THREADS} + "
             f"threadIdx.x; i < {size}; i += {blocks * THREADS}) {{",
@@ -441,9 +451,9 @@ class _Body(_Text):
         ]
         for node in self.kernel.nodes:
             if node.op in BINARY:
-                lines.append(self.added(node, "    "))
+                lines.append(f"    {self.added(node)}")
             elif self.level(node):
-                lines += self.compute(node, "    ", self._one_of(node))
+                lines += self.computed(node, "    ", self._one_of(node))
         lines.append("  }")
         for n in self.reductions:
             i = self.number[id(n)]
@@ -534,17 +544,42 @@ class _Body(_Text):
         for node in self.kernel.nodes:
             if node.op not in BINARY and 0 not in self.level(node):
                 one = first if self.level(node) else first.replace("live", "mine == 0")
-                lines += self.compute(node, "  ", one)
+                lines += self.computed(node, "  ", one)
+        inside = [n for n in self.kernel.nodes if n.op in BINARY or 0 in self.level(n)]
+        self.arrays.update(id(n) for n in inside if n.op not in BINARY and self.is_stored(n))
+        kept = [f"{TYPES[n.dtype.name]} e{self.number[id(n)]}[{EACH}]" for n in self.reductions]
+        kept += [
+            f"{TYPES[n.dtype.name]} v{self.number[id(n)]}[{EACH}]"
+            for n in inside
+            if id(n) in self.arrays
+        ]
         lines += [
             f"  const int end = min({rows}, (int)(blockIdx.y + 1) * {chunk});",
-            f"  for (int c0 = blockIdx.y * {chunk} + threadIdx.y; c0 < end; c0 += 8) {{",
+            f"  for (int c = blockIdx.y * {chunk} + threadIdx.y; c < end; c += {8 * EACH}) {{",
+            *[f"    {declaration};" for declaration in kept],
+            "#pragma unroll",
+            f"    for (int j = 0; j < {EACH}; j++) {{  // all reads before the first write",
+            "      const int c0 = min(c + 8 * j, end - 1);",
         ]
-        for node in self.kernel.nodes:
-            if node.op in BINARY:
-                lines.append(self.added(node, "    "))
-            elif 0 in self.level(node):
-                whole = 1 in self.level(node)
-                lines += self.compute(node, "    ", "if (live) " if whole else "if (mine == 0) ")
+        later = []
+        for n in inside:
+            if n.op in BINARY:
+                lines.append(f"      {self.value_of(n)} = {self.addend(n)};")
+                later.append(f"      {self.added(n, self.value_of(n))}")
+            else:
+                lines.append(self.compute(n, "      "))
+                later += self.store(
+                    n, "      ", "if (live) " if 1 in self.level(n) else "if (mine == 0) "
+                )
+        lines += [
+            "    }",
+            "#pragma unroll",
+            f"    for (int j = 0; j < {EACH}; j++) {{",
+            "      const int c0 = c + 8 * j;",
+            "      if (c0 >= end) break;",
+            *later,
+            "    }",
+        ]
         lines.append("  }")
         for n in self.reductions:
             i = self.number[id(n)]
@@ -570,7 +605,9 @@ class _Body(_Text):
         lanes = 1
         while lanes < THREADS and 4 * lanes < columns:
             lanes *= 2
-        each = THREADS // lanes  # rows of a block
+        each = THREADS // lanes  # rows of a block: fewer where that keeps more blocks busy
+        while each * lanes > 64 and each > 1 and -(-rows // each) < PARTS // 2:
+            each //= 2
         turns = -(-columns // lanes)
         passes, last_pass = self._passes(), 0
         for n in self.kernel.nodes:
@@ -600,15 +637,15 @@ class _Body(_Text):
                 if passes[id(n)] != p:
                     continue
                 if n.op in BINARY:
-                    inside.append(self.added(n, "      "))
+                    inside.append(f"      {self.added(n)}")
                 elif 1 in self.level(n):
                     whole = 0 in self.level(n)
-                    inside += self.compute(
+                    inside += self.computed(
                         n, "      ", "if (live) " if whole else "if (mine == 0) "
                     )
                 else:
                     guard = one if self.level(n) else "if (mine == 0 && lane == 0) "
-                    lines += self.compute(n, "  ", guard)
+                    lines += self.computed(n, "  ", guard)
             if inside:
                 lines += [
                     "#pragma unroll",
