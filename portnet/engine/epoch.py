@@ -64,11 +64,19 @@ class EpochExecutor:
         there if it returns True. A KeyboardInterrupt has the state after the last finished step as
         its `ahead`.
         """
-        epochs = epochs.on_device()
         try:
-            step, now, stopped = self._step(start, epochs), start, False
+            return self._run(start, epochs.on_device(), after)
         except MemoryError as error:
-            raise _out_of_memory(error, epochs) from error
+            backend = epochs.dataset.backend
+            if backend.is_host:
+                raise
+            raise MemoryError(
+                f"{backend} has too little memory for steps of {epochs.size} rows: {error}. A "
+                "smaller batch_size needs less; parameters and optimizer are as they were"
+            ) from error
+
+    def _run(self, start: EpochState, epochs: Epochs, after: Callable[[int], object]) -> EpochState:
+        step, now, stopped = self._step(start, epochs), start, False
         while not stopped and now.made(epochs) < len(epochs.keys) * epochs.steps:
             scan, before, began = (
                 step.scan(now, epochs, self.planned, self.likely),
@@ -85,8 +93,6 @@ class EpochExecutor:
             except KeyboardInterrupt as error:  # raised by a signal handler other than Python's
                 error.ahead = getattr(error, "ahead", now)  # type: ignore[attr-defined]
                 raise
-            except MemoryError as error:
-                raise _out_of_memory(error, epochs) from error
         return now
 
     def _step(self, start: EpochState, epochs: Epochs) -> Any:
@@ -144,16 +150,6 @@ def _graphs(
         return graph_executor(make, parts, averaged, selftest.device_for, start, epochs)
     except EagerError as error:
         return step_executor(make, parts, averaged, "", start, epochs, str(error))
-
-
-def _out_of_memory(error: MemoryError, epochs: Epochs) -> MemoryError:
-    """Return the error, on a device with what would need less."""
-    if epochs.dataset.backend.is_host:
-        return error
-    return MemoryError(
-        f"{epochs.dataset.backend} has too little memory for steps of {epochs.size} rows: {error}. "
-        "A smaller batch_size needs less; parameters and optimizer are as they were"
-    )
 
 
 def _run_by_calls(
