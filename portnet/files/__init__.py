@@ -60,6 +60,8 @@ def save(thing: object, path: str | PathLike[str], *, state: bool = False) -> No
         where the file cannot be written; an older file of that name is as it was.
     TypeError
         for what cannot be written.
+    ModelFileError
+        for what `portnet.load` would refuse, such as parameters of other shapes than the model's.
 
     Examples
     --------

@@ -4,7 +4,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike, fsdecode
 from typing import Any
 
@@ -12,13 +12,13 @@ import numpy as np
 
 from .. import tree
 from .._typing import Device, Params
-from ..backend import get_backend, use_backend
+from ..backend import FLOATS, Backend, get_backend, use_backend
 from . import estimators
 from .atomic import write_file
 from .container import Container, open_container, pack
 from .encoding import decode, encode, refuse_repeated, tensors_of, text_array
 from .errors import ModelFileError
-from .shapes import check_parameters
+from .shapes import check_parameters, is_floating
 
 __all__ = [
     "TRAINER",
@@ -57,6 +57,7 @@ def to_buffers(
     kind, values = _kind_of(thing)
     if kind == "network":
         model, params = values
+        _check_before(check_parameters, model, params, getattr(model, "n_in", None))
         described = {
             "model": encode(model, "model", tensors),
             "params": encode(params, "layers", tensors),
@@ -71,6 +72,17 @@ def to_buffers(
         described["progress"] = encode(progress, "progress", tensors)
     text = json.dumps({"kind": kind, **described, **_made()}, allow_nan=False)
     return pack(tensors, {"format_version": str(VERSION), "portnet": text})
+
+
+def _check_before(check: Callable[..., Any], *args: Any) -> Any:
+    """Return check(*args), one of the checks of `load`; its error says that nothing is written."""
+    try:
+        return check(*args)
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"save: {error}. Nothing was written, because portnet.load would refuse it: give "
+            "parameters in the shapes of portnet.init"
+        ) from None
 
 
 def _kind_of(thing: Any) -> tuple[str, Any]:
@@ -131,6 +143,7 @@ KINDS: dict[str, Any] = {
 
 def _describe_run(run: Any, tensors: dict[str, Any], state: bool) -> dict[str, Any]:
     """Return the description of a run."""
+    _check_before(_check_parameters_of, run.trainer.model, vars(run))
     names = {"params": "layers", "state": "optimizer", "_last": "last", "_best": "best"}
     given: dict[str, Any] = {n: getattr(run, n) for n in (*RUN, *PRIVATE)}
     given |= {n: getattr(run, n) for n in STATE} if state else {}
@@ -180,12 +193,7 @@ def run_from(
     trainer = Trainer(**given) if trainer is None else trainer
     with use_backend("numpy", dtype=described["dtype"]) as backend:
         pass
-    n_out = check_parameters(trainer.model, values["params"], values["inputs"])
-    if n_out not in (None, values["outputs"]):
-        raise ModelFileError(f"expected {values['outputs']} outputs, got {n_out}")
-    for name in ("_last", "_best"):
-        if values.get(name) is not None:
-            check_parameters(trainer.model, values[name], values["inputs"], name)
+    _check_parameters_of(trainer.model, values)
     history = {name: list(map(float, numbers)) for name, numbers in values.pop("history").items()}
     classes = values.pop("classes")
     names = values.pop("feature_names")
@@ -200,6 +208,16 @@ def run_from(
         _history=history,
         **values,
     )
+
+
+def _check_parameters_of(model: Any, values: Mapping[str, Any]) -> None:
+    """Raise ModelFileError unless the parameters of a run are those of a model."""
+    n_out = check_parameters(model, values["params"], values["inputs"])
+    if n_out not in (None, values["outputs"]):
+        raise ModelFileError(f"expected {values['outputs']} outputs, got {n_out}")
+    for name in ("_last", "_best"):
+        if values.get(name) is not None:
+            check_parameters(model, values[name], values["inputs"], name)
 
 
 def _dict(described: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -233,11 +251,29 @@ def load(
     if name == "numpy":
         return model, params
     with use_backend(name, device=device, dtype=_dtype_of(params)) as to:
-        return model, tree.map(lambda a: to.asarray(a, a.dtype.name), params)
+        return model, tree.map(lambda a: _moved(a, to), params)
 
 
 def _dtype_of(params: Params) -> str:
-    return str(next((a.dtype.name for a in tree.leaves(params)), "float32"))
+    found = str(next((a.dtype.name for a in tree.leaves(params)), "float32"))
+    return found if found in FLOATS else "float32"
+
+
+def _moved(array: Any, to: Backend) -> Any:
+    """Return an array on a backend, bit for bit the same, also of 16 bits."""
+    name = array.dtype.name
+    if name in FLOATS or not is_floating(array):
+        return to.asarray(array, name)
+    try:
+        dtype = getattr(to.xp, name)
+        if to.name == "torch" and name == "bfloat16":  # which NumPy does not have
+            moved = to.xp.asarray(array.view(np.int16), device=to.device)
+            return moved.view(dtype)
+        return to.xp.asarray(array, dtype=dtype, device=to.device)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the {to.name} backend cannot hold {name}: load the file with backend='numpy'"
+        ) from error
 
 
 def read(
@@ -328,7 +364,7 @@ def _check_finite(tensors: dict[str, Any], described: dict[str, Any]) -> None:
     A history may have NaN, and an optimizer's state infinity, where a square overflows.
     """
     for name, array in tensors.items():
-        if name.startswith(("history", "optimizer")) or array.dtype.kind != "f":
+        if name.startswith(("history", "optimizer")) or not is_floating(array):
             continue
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(array.sum()) or np.isfinite(array).all()

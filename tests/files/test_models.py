@@ -10,7 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from fits import LABELS, NAMES, RESUME_CASES, X, assert_equal, assert_same_run, classifier, trainer
+from fits import (
+    LABELS,
+    NAMES,
+    NET,
+    RESUME_CASES,
+    X,
+    assert_equal,
+    assert_same_run,
+    classifier,
+    trainer,
+)
 
 import portnet
 from portnet import ModelFileError, tree
@@ -279,6 +289,84 @@ def test_other_things_are_an_error_and_write_nothing(thing, path, tmp_path):
     with pytest.raises(TypeError, match="save: expected a run, a fitted MLPClassifier or"):
         portnet.save(thing, path)
     assert list(tmp_path.iterdir()) == []
+
+
+# What is saved can be loaded -------------------------------------------------------------------
+
+
+def test_parameters_in_lists_are_loaded_as_they_were(path):
+    net = portnet.Chain([portnet.mlp([4, 3], "tanh"), portnet.Tanh(), portnet.Dense(2)], n_in=4)
+    params = [
+        list(portnet.init(net, like=np.zeros(1))[0]),
+        [],
+        {"W": np.ones((3, 2)), "b": X[:1, :2]},
+    ]
+    _, found = reloaded((net, params), path)
+    assert (type(found), type(found[0]), found[1]) == (list, list, [])
+    assert_equal(found, params)
+    made = trainer(model=net, params=params)
+    with pytest.raises(portnet.DataError):  # the trainer wants the pytree of the model
+        made.fit(X[:, :4], LABELS, epochs=1)
+    params = list(portnet.init(NET, like=np.zeros(1, "float32")))
+    run = trainer(params=params).fit(X, LABELS, epochs=1, checkpoint=path)
+    assert_same_run(portnet.load(path), run)
+    assert_same_run(portnet.load(path).fit(X, LABELS, epochs=1), run.fit(X, LABELS, epochs=1))
+
+
+OTHER_PARAMETERS = {
+    "a bias (n,)": (lambda p: {**p, "b": p["b"][0]}, r"layers\.0\.b: expected shape \(1, 4\), got"),
+    "the transpose": (lambda p: {**p, "W": p["W"].T}, r"layers\.0\.W: expected shape \(3, 4\)"),
+    "integers": (
+        lambda p: {**p, "W": p["W"].astype(int)},
+        r"layers\.0\.W: expected floats, got int",
+    ),
+    "another name": (lambda p: {"W": p["W"], "c": p["b"]}, r"layers\.0: expected parameters \["),
+    "a tuple": (lambda p: (p["W"], p["b"]), r"layers\.0: expected parameters \["),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_PARAMETERS)
+def test_parameters_that_load_would_refuse_cannot_be_saved(case, path, tmp_path):
+    change, message = OTHER_PARAMETERS[case]
+    net = portnet.mlp([3, 4, 2])
+    first, *others = portnet.init(net, like=np.zeros(1))
+    portnet.save((net, (first, *others)), path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(ModelFileError, match=f"save: {message}.*Nothing was written"):
+        portnet.save((net, (change(first), *others)), path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch", "numpy"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_parameters_of_16_bits_are_loaded_bit_for_bit(backend, dtype, path):
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
+    params = portnet.init(NET, like=np.zeros(1, "float32"))
+    params = tree.map(lambda a: jax.numpy.asarray(a, getattr(jax.numpy, dtype)), params)
+    portnet.save((NET, params), path)
+    _, found = portnet.load(path, backend=backend)
+    for p, q in zip(tree.leaves(found), tree.leaves(params), strict=True):
+        assert str(p.dtype).endswith(dtype)
+        values = p.float() if backend == "torch" else np.asarray(p)
+        np.testing.assert_array_equal(np.asarray(values, "float32"), np.asarray(q, "float32"))
+    bad = tree.map(lambda a: a * np.nan, params)
+    portnet.save((NET, bad), path)
+    with pytest.raises(ModelFileError, match="NaN or infinity"):
+        portnet.load(path, backend=backend)
+
+
+def test_layer_of_a_module_named_layers_is_not_portnets_own(path):
+    @dataclass(frozen=True)
+    class Bend(Snake):
+        pass
+
+    Bend.__module__ = "their.layers"
+    net = portnet.Chain([portnet.Dense(4), Bend(2.0)], n_in=3)
+    params = portnet.init(net, like=np.zeros(1))
+    model, found = reloaded((net, params), path, {"Bend": Bend})
+    assert model == net
+    assert_equal(found, params)
 
 
 # Runs --------------------------------------------------------------------------------------------
