@@ -97,7 +97,10 @@ class FitFiles:
         return start, position
 
     def _resumed(self, data: Dataset, start: FitState) -> tuple[FitState, Position]:
-        saved, progress = estimator_from(self._described, self._tensors, {}), self._progress()
+        own = self._estimator, *self._estimator.get_params(deep=False).values()
+        custom = {getattr(v, "__name__", type(v).__name__): v for v in own}
+        custom[type(self._estimator).__name__] = type(self._estimator)
+        saved, progress = estimator_from(self._described, self._tensors, custom), self._progress()
         move = data.backend.asarray
 
         def on_backend(pytree: Any) -> Any:

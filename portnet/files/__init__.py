@@ -99,7 +99,8 @@ def load(
         Where the arrays go, as in `portnet.set_backend`: bit for bit the same.
     custom : dict of name: class, function or object, optional
         What the file names that is not portnet's own: ``custom={"Snake": Snake}``. A class is
-        called with the fields that were saved.
+        called with the fields that were saved. A subclass of an estimator is named, too: its class
+        is called with its parameters, and gets its attributes.
     allow_nonfinite : bool
         Whether parameters may be NaN or infinite.
 

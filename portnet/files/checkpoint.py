@@ -17,7 +17,7 @@ from .. import rng
 from .._validation import check_integer, warn
 from ..backend import to_numpy
 from .atomic import link_file, remove_stale, write_file
-from .encoding import encode
+from .encoding import encode, has_custom
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
 from .models import TRAINER, open_file, run_from, to_buffers
 
@@ -312,7 +312,7 @@ def _custom_of(
     That is metrics, and the classes of the parameters and of the optimizer's state.
     """
     found = {getattr(m, "__name__", type(m).__name__): m for m in metrics if callable(m)}
-    if not _customs({n: v for n, v in described.items() if n not in ("trainer", "metrics")}):
+    if not has_custom({n: v for n, v in described.items() if n not in ("trainer", "metrics")}):
         return found
     inputs = described["inputs"]
     if not 0 < inputs <= sum(array.size for array in tensors.values()):
@@ -328,12 +328,6 @@ def _custom_of(
 
     add((params, trainer.optimizer.init(params)))
     return found
-
-
-def _customs(value: Any) -> bool:
-    """Return whether a description names what is not portnet's own."""
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return (isinstance(value, dict) and "custom" in value) or any(map(_customs, parts))
 
 
 def mismatch(path: str | PathLike[str], found: list[str]) -> ResumeMismatchError:

@@ -35,7 +35,15 @@ import numpy as np
 from ..backend import to_numpy
 from .errors import ModelFileError
 
-__all__ = ["decode", "encode", "known_classes", "refuse_repeated", "tensors_of", "text_array"]
+__all__ = [
+    "decode",
+    "encode",
+    "has_custom",
+    "known_classes",
+    "refuse_repeated",
+    "tensors_of",
+    "text_array",
+]
 
 TEXT_LIMIT = 1 << 24  # bytes of an array of text
 
@@ -195,6 +203,12 @@ def tensors_of(value: Any) -> list[str]:
         return []
     own = [value["tensor"]] if isinstance(value.get("tensor"), str) else []
     return own + [name for part in value.values() for name in tensors_of(part)]
+
+
+def has_custom(value: Any) -> bool:
+    """Tell whether a JSON value names what is not portnet's own."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (isinstance(value, dict) and "custom" in value) or any(map(has_custom, parts))
 
 
 def refuse_repeated(value: Any, where: str) -> None:
