@@ -202,7 +202,7 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
             raise _checkpoints().mismatch(str(options.resume), found)
         start = now["start"]
         if options.checkpoint is not None:
-            _checkpoints().check_writable_run(run)
+            _checkpoints().check_room(run, now)
             path = options.resume if isinstance(options.resume, str | PathLike) else ""
             resumed = common is not None and os.path.abspath(path) == options.checkpoint.path
             at = (run.epoch, run.step) if resumed else None

@@ -93,6 +93,7 @@ class FitFiles:
         if self.checkpoint is not None:
             goes_on = self.resume is not None and abspath(self.resume) == self.checkpoint.path
             at = (start.n_iter, 0) if goes_on else None
+            checkpoints.check_room(self._estimator, now)
             self.writer = checkpoints.Writer(self.checkpoint, now, at)
         return start, position
 

@@ -61,7 +61,8 @@ def save(thing: object, path: str | PathLike[str], *, state: bool = False) -> No
     TypeError
         for what cannot be written.
     ModelFileError
-        for what `portnet.load` would refuse, such as parameters of other shapes than the model's.
+        for what `portnet.load` would refuse, such as parameters of other shapes than the model's,
+        or more names than a file holds.
 
     Examples
     --------

@@ -19,12 +19,12 @@ from ..backend import to_numpy
 from .atomic import link_file, remove_stale, write_file
 from .encoding import encode, has_custom
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
-from .models import TRAINER, open_file, run_from, to_buffers
+from .models import TRAINER, check_room, open_file, run_from, to_buffers
 
 __all__ = [
     "Checkpoint",
     "Writer",
-    "check_writable_run",
+    "check_room",
     "differences",
     "fingerprint",
     "mismatch",
@@ -155,7 +155,7 @@ class Writer:
             write_file(self.checkpoint.path, buffers)
             self._written.append(at)
             self._keep_best(at[0], best_epoch)
-        except CheckpointError as error:
+        except (CheckpointError, ModelFileError) as error:
             if self.checkpoint.on_error == "raise":
                 raise
             warn(f"training goes on without a checkpoint: {error}")
@@ -265,13 +265,6 @@ def path_to_resume(resume: Any, checkpoint: Checkpoint | None) -> Any:
             raise ValueError("resume=True goes on from the checkpoint: give checkpoint=path")
         return checkpoint.path if os.path.exists(checkpoint.path) else None
     return None if resume is False else resume
-
-
-def check_writable_run(run: Any) -> None:
-    """Raise TypeError if a run has what cannot be written: a function without a name."""
-    for name in TRAINER:
-        encode(getattr(run.trainer, name), f"trainer.{name}", {})
-    encode(run.metrics, "metrics", {})
 
 
 def resumed(

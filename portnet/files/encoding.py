@@ -12,6 +12,9 @@ null, true, 3, 0.5, "text", [1, 2]                 the same in Python
 {"tuple": [...]}, {"dict": {...}}                  a tuple, a dict with text as its keys
 {"items": [[key, value], ...]}                     a dict with other keys
 {"tensor": "layers.0.W"}                           an array; with "scalar": true, a NumPy scalar
+{"text": {"tensor": "feature_names"}}              a long list of text: the bytes (U8) are UTF-8,
+                                                   with a NUL after each text; with "tuple": true,
+                                                   a tuple
 {"object": "Dense", "fields": {...}}               an object of portnet's own
 {"function": "accuracy"}                           a function of portnet's own
 {"custom": "Snake", "fields": {...}}               an object of somebody else's; fields null: as it
@@ -46,6 +49,8 @@ __all__ = [
 ]
 
 TEXT_LIMIT = 1 << 24  # bytes of an array of text
+COUNT_LIMIT = 1 << 19  # texts in it: each takes 60 bytes of memory
+_LONG = 1 << 14  # characters of a list of text that is written as an array: a header has 1 MiB
 
 # The modules whose classes may be made from a file, and which of their classes may not.
 MODULES = "layers", "losses", "optimizers", "transforms", "schedules", "lbfgs", "callbacks", "run"
@@ -115,6 +120,8 @@ class _Encoder:
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return self._object(value, dict(zip(value._fields, value, strict=True)), name)
         if isinstance(value, tuple | list):
+            if _is_long_text(value):
+                return self._text(value, name)
             parts = [self.encode(v, _join(name, i)) for i, v in enumerate(value)]
             return {"tuple": parts} if isinstance(value, tuple) else parts
         if isinstance(value, dict):
@@ -152,6 +159,16 @@ class _Encoder:
         scalar = {"scalar": True} if isinstance(value, np.generic) else {}
         return {"tensor": known, **scalar}
 
+    def _text(self, value: Any, name: str) -> Any:
+        joined = "".join([f"{text}\0" for text in value]).encode("utf-8", "surrogatepass")
+        if len(value) > COUNT_LIMIT or len(joined) > TEXT_LIMIT:
+            raise ModelFileError(
+                f"{name}: expected at most {COUNT_LIMIT:,} texts of {TEXT_LIMIT:,} bytes in all, "
+                f"got {len(value):,} of {len(joined):,}: give shorter names, or none"
+            )
+        encoded = {"text": self._array(np.frombuffer(joined, np.uint8), name)}
+        return encoded | ({"tuple": True} if isinstance(value, tuple) else {})
+
     def _object(self, value: Any, fields: Mapping[str, Any], name: str) -> Any:
         kind = type(value)
         ours = known_classes().get(kind.__name__) is kind
@@ -175,6 +192,12 @@ class _Encoder:
                 "by its name, custom={...}. Define it with def"
             )
         return {"custom": value.__name__, "fields": None}
+
+
+def _is_long_text(value: Any) -> bool:
+    if not all(isinstance(part, str) for part in value):
+        return False
+    return sum(map(len, value)) > _LONG and not any("\0" in part for part in value)
 
 
 def _join(name: str, part: object) -> str:
@@ -279,6 +302,18 @@ class _Decoder:
         array = self.tensors[name]
         return array[()] if value.get("scalar") is True and array.ndim == 0 else array
 
+    def _text(self, value: Any, where: str) -> Any:
+        array = self._tensor(value["text"], where)
+        if array.dtype != np.uint8 or array.ndim != 1 or array.size > TEXT_LIMIT:
+            raise ModelFileError(f"{where}: expected at most {TEXT_LIMIT:,} bytes of text")
+        if np.count_nonzero(array == 0) > COUNT_LIMIT or array[-1:].any():
+            raise ModelFileError(f"{where}: expected at most {COUNT_LIMIT:,} texts, each with NUL")
+        try:
+            texts = array.tobytes().decode("utf-8", "surrogatepass").split("\0")[:-1]
+        except UnicodeDecodeError as error:
+            raise ModelFileError(f"{where}: expected UTF-8: {error}") from None
+        return tuple(texts) if value.get("tuple") is True else texts
+
     def _function(self, value: Any, where: str) -> Any:
         if value["function"] not in _known_functions():
             raise ModelFileError(f"{where}: there is no function {value['function']!r:.80}")
@@ -317,6 +352,7 @@ class _Decoder:
 
     KINDS: ClassVar[dict[str, Callable[..., Any]]] = {
         "float": _float,
+        "text": _text,
         "tuple": _tuple,
         "dict": _dict,
         "items": _items,

@@ -99,6 +99,8 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
         described["inherited"] = encode(_plain(inherited), "inherited", tensors, plain=True)
         described["own"] = _own_attributes(estimator, {*parameters, *named}, tensors)
     _check_before(fitted, parameters | inherited)
+    if isinstance(fitted.get("labels", {}).get("classes"), dict):
+        text_array(fitted["labels"]["classes"]["names"])
     return described | {
         "parameters": encode(_plain(parameters), "parameters", tensors, plain=True),
         "fitted": encode(fitted, "", tensors),

@@ -23,6 +23,7 @@ from .shapes import check_parameters, is_floating
 __all__ = [
     "TRAINER",
     "VERSION",
+    "check_room",
     "describe",
     "load",
     "open_file",
@@ -49,8 +50,30 @@ def to_buffers(
     """Return the parts of the file of a thing.
 
     A checkpoint has what a resumed fit must have in `common`, as JSON, and what else continuing
-    needs, its `progress`.
+    needs, its `progress`. Raises TypeError and ModelFileError for what cannot be written.
     """
+    return _pack(*_described(thing, state, common, progress))
+
+
+def check_room(thing: Any, common: Mapping[str, Any]) -> None:
+    """Raise TypeError or ModelFileError if a checkpoint of a thing could not be written."""
+    tensors, metadata = _described(thing, True, common, None)
+    # The data need no room in the header, but their shapes and places do, and later numbers.
+    room = " " * (4096 + 80 * len(tensors))
+    _pack({name: a.reshape(-1)[:0] for name, a in tensors.items()}, metadata | {"room": room})
+
+
+def _pack(tensors: dict[str, Any], metadata: dict[str, str]) -> list[Any]:
+    try:
+        return pack(tensors, metadata)
+    except ValueError as error:
+        raise ModelFileError(f"save: {error}") from None
+
+
+def _described(
+    thing: Any, state: bool, common: Mapping[str, Any] | None, progress: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the tensors and the metadata of the file of a thing."""
     if not isinstance(state, bool):
         raise TypeError(f"state: expected True or False, got {state!r}")
     tensors: dict[str, Any] = {}
@@ -71,7 +94,7 @@ def to_buffers(
         described["checkpoint"] = dict(common)
         described["progress"] = encode(progress, "progress", tensors)
     text = json.dumps({"kind": kind, **described, **_made()}, allow_nan=False)
-    return pack(tensors, {"format_version": str(VERSION), "portnet": text})
+    return tensors, {"format_version": str(VERSION), "portnet": text}
 
 
 def _check_before(check: Callable[..., Any], *args: Any) -> Any:
@@ -80,8 +103,7 @@ def _check_before(check: Callable[..., Any], *args: Any) -> Any:
         return check(*args)
     except ModelFileError as error:
         raise ModelFileError(
-            f"save: {error}. Nothing was written, because portnet.load would refuse it: give "
-            "parameters in the shapes of portnet.init"
+            f"save: {error}. Nothing was written, because portnet.load would refuse it"
         ) from None
 
 
@@ -131,7 +153,7 @@ KINDS: dict[str, Any] = {
     "step": int,
     "stopped": str,
     "metrics": dict,
-    "feature_names": tuple | None,
+    "feature_names": tuple | list | None,
     "classes": list | None,
     "history": dict,
     "_monitors": dict,
@@ -144,6 +166,8 @@ KINDS: dict[str, Any] = {
 def _describe_run(run: Any, tensors: dict[str, Any], state: bool) -> dict[str, Any]:
     """Return the description of a run."""
     _check_before(_check_parameters_of, run.trainer.model, vars(run))
+    if run.classes is not None:
+        _check_before(text_array, run.classes.tolist())
     names = {"params": "layers", "state": "optimizer", "_last": "last", "_best": "best"}
     given: dict[str, Any] = {n: getattr(run, n) for n in (*RUN, *PRIVATE)}
     given |= {n: getattr(run, n) for n in STATE} if state else {}

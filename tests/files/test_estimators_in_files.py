@@ -162,6 +162,33 @@ def test_pickle_without_state_is_smaller():
     assert hasattr(fitted, "_optimizer")
 
 
+def test_many_names_of_features_and_classes_are_loaded(path, tmp_path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    names = [f"a feature with a long name, number {i}, in metres" for i in range(30_000)]
+    frame = pandas.DataFrame(np.ones((2000, 1)) * np.arange(30_000) % 7, columns=names)
+    frame = frame.astype("float32")
+    y = np.array([f"class number {i}, which has a long name" for i in range(2000)])
+    fitted = classifier(hidden_layer_sizes=(1,), max_iter=1)
+    fitted.fit(frame[:20], y[:20], checkpoint=tmp_path / "net")
+    portnet.save(fitted, path)
+    for file in (path, tmp_path / "net"):
+        again = portnet.load(file)
+        assert list(again.feature_names_in_) == names
+        assert type(again.feature_names_in_) is type(fitted.feature_names_in_)
+    fitted = classifier(hidden_layer_sizes=(1,), max_iter=1).fit(frame[names[:2]], y)
+    portnet.save(fitted, path)
+    assert list(portnet.load(path).classes_) == sorted(y)
+
+
+def test_description_above_the_limit_is_an_error_before_training(tmp_path, capsys):
+    weights = {i: 1.0 + i for i in range(60_000)}
+    made = classifier(hidden_layer_sizes=(1,), max_iter=1, class_weight=weights, verbose=True)
+    with pytest.raises(ModelFileError, match=r"save: the names and metadata need .* bytes"):
+        made.fit(np.ones((6, 1)), np.arange(6), checkpoint=tmp_path / "net")
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
 # Subclasses ----------------------------------------------------------------------------------------
 
 

@@ -313,6 +313,87 @@ def test_parameters_in_lists_are_loaded_as_they_were(path):
     assert_same_run(portnet.load(path).fit(X, LABELS, epochs=1), run.fit(X, LABELS, epochs=1))
 
 
+LONG = [f"a feature with a long name, number {i}, in metres \u00b5" for i in range(30_000)]
+
+
+def test_many_names_of_features_are_loaded(path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(np.ones((4, len(LONG)), "float32"), columns=LONG)
+    frame.iloc[::2] = 0.0
+    made = portnet.Trainer(portnet.mlp([len(LONG), 1]), "squared_error", portnet.SGD(1e-6))
+    run = made.fit(frame, frame.iloc[:, 0], epochs=2, checkpoint=path)
+    for _ in range(2):
+        again = portnet.load(path)
+        assert again.feature_names == tuple(LONG)
+        np.testing.assert_array_equal(again.predict(frame), run.predict(frame))
+        run.save(path)
+    assert made.fit(frame, frame.iloc[:, 0], epochs=3, resume=None, checkpoint=path).epoch == 3
+    assert made.fit(frame, frame.iloc[:, 0], epochs=4, resume=path).epoch == 4
+
+
+@pytest.mark.parametrize("number", [3, 700, 40_000])
+def test_many_classes_are_loaded(number, path):
+    names = np.array([f"class number {i} \u00e9" for i in range(number)])
+    model = portnet.mlp([1, number])
+    run = portnet.Trainer(model, "softmax_cross_entropy").fit(np.ones((number, 1)), names, epochs=0)
+    again = reloaded(run, path)
+    assert (again.classes == run.classes).all()
+    assert again.classes.dtype == run.classes.dtype
+
+
+def test_odd_names_are_loaded_as_they_were(path):
+    """Also where a name is empty, has a lone surrogate or NUL, or the table is a list."""
+    for more in ("", "\ud800", "\U0001f600", "with\0NUL"):
+        for kind in (tuple, list):
+            table = kind([*LONG[:1000], more, ""])
+            net = portnet.Chain([portnet.Dense(2), Snake(1.0, table)], n_in=3)
+            params = portnet.init(net, like=np.zeros(1))
+            model, _ = reloaded((net, params), path, {"Snake": Snake})
+            assert model.layers[1].table == table
+
+
+BAD_TEXT = {
+    "floats": np.zeros(8, "float32"),
+    "a matrix": np.zeros((2, 4), "uint8"),
+    "no end": np.array([65, 0, 66], "uint8"),
+    "no UTF-8": np.array([255, 0], "uint8"),
+    "many": np.zeros(encoding.COUNT_LIMIT + 1, "uint8"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TEXT)
+def test_text_of_another_form_is_refused(case, path):
+    trainer().fit(X, LABELS, epochs=1).save(path)
+    change = set_at("run", "feature_names", value={"text": {"tensor": "names"}})
+    rewritten(path, change, lambda arrays: {**arrays, "names": BAD_TEXT[case]})
+    with pytest.raises(ModelFileError, match=r"feature_names|expected"):
+        portnet.load(path)
+
+
+def test_too_much_text_is_an_error_before_training(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "TEXT_LIMIT", 20_000)
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame, done = pandas.DataFrame(np.ones((4, 1000)), columns=LONG[:1000]), []
+    made = portnet.Trainer(portnet.mlp([1000, 1]), "squared_error")
+    run = made.fit(frame, np.ones(4), epochs=1)
+    with pytest.raises(ModelFileError, match=r"feature_names: expected at most .* shorter names"):
+        run.save(path)
+    with pytest.raises(ModelFileError, match="feature_names: expected at most"):
+        made.fit(frame, np.ones(4), checkpoint=path, callbacks=[done.append])
+    assert (done, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_description_above_the_limit_is_an_error_before_training(path, tmp_path):
+    done = []
+    net = portnet.Chain([portnet.Dense(3), Snake(1.0, tuple(range(200_000)))], n_in=5)
+    with pytest.raises(ModelFileError, match=r"save: the names and metadata need .* bytes"):
+        trainer(model=net).fit(X, LABELS, checkpoint=path, callbacks=[done.append])
+    net = portnet.Chain([portnet.Dense(1)] * 5001, n_in=1)
+    with pytest.raises(ModelFileError, match=r"save: 10,002 tensors, but a file holds at most"):
+        portnet.save((net, portnet.init(net, like=np.zeros(1))), path)
+    assert (done, list(tmp_path.iterdir())) == ([], [])
+
+
 OTHER_PARAMETERS = {
     "a bias (n,)": (lambda p: {**p, "b": p["b"][0]}, r"layers\.0\.b: expected shape \(1, 4\), got"),
     "the transpose": (lambda p: {**p, "W": p["W"].T}, r"layers\.0\.W: expected shape \(3, 4\)"),
