@@ -19,13 +19,14 @@ from ..backend import to_numpy
 from .atomic import link_file, remove_stale, write_file
 from .encoding import encode, has_custom
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
-from .models import TRAINER, check_room, open_file, run_from, to_buffers
+from .models import TRAINER, check_header, open_file, run_from, to_buffers
 
 __all__ = [
     "Checkpoint",
     "Writer",
-    "check_room",
+    "check_run",
     "differences",
+    "differing_names",
     "fingerprint",
     "mismatch",
     "path_to_resume",
@@ -267,12 +268,17 @@ def path_to_resume(resume: Any, checkpoint: Checkpoint | None) -> Any:
     return None if resume is False else resume
 
 
+def check_run(run: Any, common: Mapping[str, Any]) -> None:
+    """Raise TypeError or ModelFileError if a run has what its checkpoints cannot hold."""
+    check_header(run, common)
+
+
 def resumed(
     path: str | PathLike[str], trainer: Any, metrics: Iterable[Any]
 ) -> tuple[Any, dict[str, Any], list[str]]:
     """Return the run of a checkpoint, on NumPy, with this trainer; its fingerprint; differences.
 
-    If the trainer differs, there is no run, and the differences are listed.
+    If the trainer differs, or a metric is missing, there is no run, and the differences are listed.
     """
     described, tensors = open_file(path, "run")
     try:
@@ -286,6 +292,9 @@ def resumed(
         found = differences(before, now)
         if found:
             return None, common, found
+        found = _missing_metrics(described["run"]["metrics"]["dict"], metrics)
+        if found:
+            return None, common, found
         custom = _custom_of(described["run"], tensors, trainer, metrics)
         run = run_from(described, tensors, custom, trainer)
     except ModelFileError as error:
@@ -297,6 +306,31 @@ def resumed(
     return run, common, []
 
 
+def _missing_metrics(saved: Mapping[str, Any], metrics: Iterable[Any]) -> list[str]:
+    """Return the difference between metrics where one that is not portnet's own is not given."""
+    given = _by_name(metrics)
+    missing = [v["custom"] not in given for v in saved.values() if has_custom(v)]
+    now = sorted(m if isinstance(m, str) else _name_of(m) for m in metrics if m is not None)
+    return differences({"metrics": sorted(saved)}, {"metrics": now}) if any(missing) else []
+
+
+def _name_of(thing: Any) -> str:
+    return str(getattr(thing, "__name__", type(thing).__name__))
+
+
+def _by_name(metrics: Iterable[Any]) -> dict[str, Any]:
+    return {_name_of(metric): metric for metric in metrics if callable(metric)}
+
+
+def differing_names(what: str, before: Any, now: Any) -> list[str]:
+    """Return where two lists of names differ; one line if there are many. None is no list."""
+    before, now = [None if n is None else list(map(str, n)) for n in (before, now)]
+    found = differences({what: before}, {what: now})
+    if len(found) > 5:
+        found = [f"{what}: {_short(before)} in the checkpoint, {_short(now)} now"]
+    return found
+
+
 def _custom_of(
     described: Mapping[str, Any], tensors: Mapping[str, Any], trainer: Any, metrics: Iterable[Any]
 ) -> dict[str, Any]:
@@ -304,7 +338,7 @@ def _custom_of(
 
     That is metrics, and the classes of the parameters and of the optimizer's state.
     """
-    found = {getattr(m, "__name__", type(m).__name__): m for m in metrics if callable(m)}
+    found = _by_name(metrics)
     if not has_custom({n: v for n, v in described.items() if n not in ("trainer", "metrics")}):
         return found
     inputs = described["inputs"]
@@ -326,7 +360,10 @@ def _custom_of(
 def mismatch(path: str | PathLike[str], found: list[str]) -> ResumeMismatchError:
     """Return the error that lists differences."""
     lines = "".join(f"\n  {line}" for line in found)
+    own = ""
+    if any(line.startswith("metrics") for line in found):
+        own = "Give metrics=[...] with functions of your own, too: the file has only their names.\n"
     return ResumeMismatchError(
-        f"{fspath(path)} was made by another fit, and cannot be resumed exactly:{lines}\n"
+        f"{fspath(path)} was made by another fit, and cannot be resumed exactly:{lines}\n{own}"
         "Give the same data and options, or start from it: Trainer.fit(resume=portnet.load(path))"
     )

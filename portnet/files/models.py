@@ -23,7 +23,7 @@ from .shapes import check_parameters, is_floating
 __all__ = [
     "TRAINER",
     "VERSION",
-    "check_room",
+    "check_header",
     "describe",
     "load",
     "open_file",
@@ -55,8 +55,8 @@ def to_buffers(
     return _pack(*_described(thing, state, common, progress))
 
 
-def check_room(thing: Any, common: Mapping[str, Any]) -> None:
-    """Raise TypeError or ModelFileError if a checkpoint of a thing could not be written."""
+def check_header(thing: Any, common: Mapping[str, Any]) -> None:
+    """Raise TypeError or ModelFileError if a checkpoint of a thing has no valid header."""
     tensors, metadata = _described(thing, True, common, None)
     # The data need no room in the header, but their shapes and places do, and later numbers.
     room = " " * (4096 + 80 * len(tensors))

@@ -115,6 +115,23 @@ def test_other_data_or_parameters_are_refused_with_every_difference(tmp_path):
         assert part in str(error.value)
 
 
+def test_other_names_of_features_and_classes_are_differences(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    path, frame = tmp_path / "net", pandas.DataFrame(X, columns=list("abcde"))
+    names = np.array(["ant", "bee", "cat"])
+    classifier().fit(frame, names[Y], checkpoint=path)
+    classifier(max_iter=26).fit(frame, names[Y], resume=path)
+    for x, y, expected in [
+        (frame, np.array(["ant", "bee", "dog"])[Y], r"classes_\[2\]: \"cat\" in the checkpoint"),
+        (frame, Y, r"classes_\[0\]: \"ant\" in the checkpoint, \"0\" now"),
+        (frame.rename(columns={"b": "z"}), names[Y], r"feature_names_in_\[1\]: \"b\" in the ch"),
+        (X, names[Y], r"feature_names_in_: .* in the checkpoint, null now"),
+        (frame[["a"]], names[Y], r"data\.X\.shape\[1\]: 5 in the checkpoint, 1 now"),
+    ]:
+        with pytest.raises(portnet.ResumeMismatchError, match=expected):
+            classifier().fit(x, y, resume=path)
+
+
 def test_what_cannot_be_resumed_is_an_error(tmp_path):
     path = tmp_path / "net"
     with pytest.raises(ValueError, match="give solver='sgd' or 'adam', not 'lbfgs'"):
