@@ -221,12 +221,18 @@ def _prepare(
         if found:
             raise _checkpoints().mismatch(str(options.resume), found)
         start = now["start"]
+        if common and (run.epoch, run.step) > (start + options.epochs, 0):
+            there = f"{run.epoch - start} epochs" + (f" and {run.step} steps" if run.step else "")
+            raise ValueError(
+                f"epochs: {options.resume} was written after {there}, which count, got "
+                f"epochs={options.epochs}: give epochs={run.epoch - start + bool(run.step)} or more"
+            )
         if options.checkpoint is not None:
             _checkpoints().check_run(run, now)
             path = options.resume if isinstance(options.resume, str | PathLike) else ""
             resumed = common is not None and os.path.abspath(path) == options.checkpoint.path
             at = (run.epoch, run.step) if resumed else None
-            writer = _checkpoints().Writer(options.checkpoint, now, at, run.best_epoch or 0)
+            writer = _checkpoints().Writer(options.checkpoint, now, at, run.best_epoch or 0, path)
     return Fit(run, data, checked, start + options.epochs, writer)
 
 

@@ -3,7 +3,7 @@
 import copy
 import math
 from dataclasses import replace
-from os import PathLike
+from os import PathLike, fspath
 from os.path import abspath
 from typing import Any
 
@@ -91,11 +91,16 @@ class FitFiles:
                 raise
             except Exception as error:  # of values that do not fit together
                 raise ModelFileError(f"{self.resume}: {type(error).__name__}: {error}") from error
+            if start.n_iter > (most := self._estimator.max_iter):
+                raise ValueError(
+                    f"max_iter: {fspath(self.resume)} was written after {start.n_iter} iterations, "
+                    f"which count, got max_iter={most}: give max_iter={start.n_iter} or more"
+                )
         if self.checkpoint is not None:
             goes_on = self.resume is not None and abspath(self.resume) == self.checkpoint.path
             at = (start.n_iter, 0) if goes_on else None
             check_header(self._estimator, now)
-            self.writer = checkpoints.Writer(self.checkpoint, now, at)
+            self.writer = checkpoints.Writer(self.checkpoint, now, at, source=self.resume or "")
         return start, position
 
     def _other_names(self) -> list[str]:

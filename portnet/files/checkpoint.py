@@ -19,7 +19,7 @@ from ..backend import to_numpy
 from .atomic import link_file, remove_stale, write_file
 from .encoding import encode, has_custom
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
-from .models import TRAINER, check_header, open_file, run_from, to_buffers
+from .models import TRAINER, check_header, is_checkpoint, open_file, run_from, to_buffers
 
 __all__ = [
     "Checkpoint",
@@ -98,6 +98,13 @@ class Writer:
         Where the fit goes on, if it is resumed from this checkpoint: older ones of it count, too.
     best_epoch : int
         The best epoch so far, if there is one.
+    source : path
+        Another checkpoint that the fit goes on from: it stays.
+
+    Notes
+    -----
+    Older checkpoints that an earlier fit has left under these names are deleted, but not before the
+    first checkpoint of this fit is written.
     """
 
     def __init__(
@@ -106,13 +113,18 @@ class Writer:
         common: Mapping[str, Any],
         at: tuple[int, int] | None = None,
         best_epoch: int = 0,
+        source: str | PathLike[str] = "",
     ) -> None:
         self.checkpoint, self.common = checkpoint, common
+        self._source = os.path.abspath(source) if source else ""
+        self._at, self._is_first = at, True
         self._steps, self._epochs, self._time = 0, 0, time.monotonic()
         self._best = 0  # the epoch that has the name of the best
         self._written: list[tuple[int, int]] = []  # epoch and step of those that are kept
+        self._linked: set[tuple[int, int]] = set()  # of those with a name of their own
         if at is not None:
-            self._written = [*(found for found in self._older() if found < at), at]
+            self._linked = {f for f in self._older() if is_checkpoint(checkpoint.older(*f))}
+            self._written = [*sorted(found for found in self._linked if found < at), at]
             if at[1] and os.path.exists(checkpoint.best):
                 self._best = best_epoch
             # The process may have been killed before it did these.
@@ -162,12 +174,16 @@ class Writer:
             warn(f"training goes on without a checkpoint: {error}")
             return
         self._delete_oldest()
+        if self._is_first:
+            self._delete_earlier()
+            self._is_first = False
 
     def _keep_older(self) -> None:
         """Give the newest checkpoint another name before it is replaced."""
         if self.checkpoint.keep > 1 and self._written:
             with suppress(FileNotFoundError):  # somebody has moved it
                 link_file(self.checkpoint.path, self.checkpoint.older(*self._written[-1]))
+                self._linked.add(self._written[-1])
 
     def _keep_best(self, epoch: int, best_epoch: int) -> None:
         """Give the first checkpoint after the best epoch its name."""
@@ -187,8 +203,23 @@ class Writer:
     def _delete_oldest(self) -> None:
         """Delete all but the last ones; the newest has been written by now."""
         while len(self._written) > self.checkpoint.keep:
-            with suppress(OSError):
-                os.unlink(self.checkpoint.older(*self._written.pop(0)))
+            oldest = self._written.pop(0)
+            if oldest in self._linked:  # else a file of that name is somebody else's
+                with suppress(OSError):
+                    os.unlink(self.checkpoint.older(*oldest))
+
+    def _delete_earlier(self) -> None:
+        """Delete the older and best checkpoints of an earlier fit."""
+        others = {self.checkpoint.older(*found): found for found in self._older()}
+        others = {name: found for name, found in others.items() if found not in self._written}
+        if self._at is not None:  # the best one, and those before, are this fit's
+            others = {name: found for name, found in others.items() if found > self._at}
+        elif not self._best:
+            others[self.checkpoint.best] = 0, 0
+        for name in others:
+            if name != self._source and is_checkpoint(name):
+                with suppress(OSError):
+                    os.unlink(name)
 
 
 # What a resumed fit must have in common -----------------------------------------------------------

@@ -5,6 +5,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from os import PathLike, fsdecode
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "VERSION",
     "check_header",
     "describe",
+    "is_checkpoint",
     "load",
     "open_file",
     "read",
@@ -332,6 +334,13 @@ def open_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
             return described, container.read()
     except ModelFileError as error:
         raise _with_path(error, path) from error
+
+
+def is_checkpoint(path: str) -> bool:
+    """Tell whether a file is a checkpoint, by its header."""
+    with suppress(OSError, ModelFileError), open_container(path) as container:
+        return "checkpoint" in describe(container)
+    return False
 
 
 def _with_path(error: ModelFileError, path: Path) -> ModelFileError:

@@ -106,6 +106,22 @@ def test_more_iterations_go_on_from_the_end(tmp_path):
     np.testing.assert_array_equal(again.coefs_[0], classifier().fit(X, Y).coefs_[0])
 
 
+def test_fewer_iterations_than_the_checkpoint_has_are_an_error(tmp_path):
+    fitted = classifier(max_iter=10).fit(X, Y, checkpoint=tmp_path / "net")
+    assert_same_fit(classifier(max_iter=10).fit(X, Y, resume=tmp_path / "net"), fitted)
+    with pytest.raises(ValueError, match=r"max_iter: .* after 10 iterations.* give max_iter=10 or"):
+        classifier(max_iter=9).fit(X, Y, resume=tmp_path / "net")
+
+
+def test_checkpoints_of_an_earlier_fit_do_not_stay(tmp_path):
+    classifier(max_iter=9).fit(X, Y, checkpoint=tmp_path / "net", keep=3)
+    classifier(max_iter=4, alpha=0.1).fit(X, Y, checkpoint=tmp_path / "net", keep=2)
+    names = {p.name: portnet.load(p).n_iter_ for p in tmp_path.iterdir()}
+    assert names["net"] == 4
+    assert {n for n in names if n != "net-best"} == {"net", "net-epoch-3"}
+    assert all(portnet.load(p).alpha == 0.1 for p in tmp_path.iterdir())
+
+
 def test_other_data_or_parameters_are_refused_with_every_difference(tmp_path):
     path = tmp_path / "net"
     classifier().fit(X, Y, checkpoint=path)
