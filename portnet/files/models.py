@@ -172,7 +172,7 @@ def _describe_run(run: Any, tensors: dict[str, Any], state: bool) -> dict[str, A
         _check_before(text_array, run.classes.tolist())
     names = {"params": "layers", "state": "optimizer", "_last": "last", "_best": "best"}
     given: dict[str, Any] = {n: getattr(run, n) for n in (*RUN, *PRIVATE)}
-    given |= {n: getattr(run, n) for n in STATE} if state else {}
+    given |= {n: getattr(run, n) for n in STATE} if state else {"stopped": _reason(run.stopped)}
     history = {name: np.array(values) for name, values in run.history.items()}
     together = {
         "params": run.params,
@@ -186,6 +186,11 @@ def _describe_run(run: Any, tensors: dict[str, Any], state: bool) -> dict[str, A
     described = {n: encoded[names.get(n, n)] for n in together}
     described["trainer"] = encode_trainer(run.trainer, tensors)
     return {"run": described, "backend": run.backend.name, "dtype": run.backend.dtype}
+
+
+def _reason(stopped: str) -> str:
+    """Return why a run ended, without how it continues exactly, which needs its state."""
+    return stopped.partition(": run.fit(")[0]
 
 
 def encode_trainer(trainer: Any, tensors: dict[str, Any]) -> Any:
@@ -224,6 +229,7 @@ def run_from(
     classes = values.pop("classes")
     names = values.pop("feature_names")
     if "state" not in values:
+        values["stopped"] = _reason(values["stopped"])
         fresh = trainer.optimizer.init(values["params"])
         values["state"] = None if tree.leaves(fresh) else fresh  # none is needed
     return Run(

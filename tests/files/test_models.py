@@ -527,6 +527,25 @@ def test_run_that_was_interrupted_within_an_epoch_continues_exactly(path):
     assert_same_run(again.fit(X, LABELS, epochs=4 - again.epoch), expected)
 
 
+def test_interrupted_run_without_state_does_not_say_that_it_continues_exactly(path):
+    import signal
+
+    with pytest.warns(UserWarning, match="interrupted"):
+        run = trainer().fit(
+            X, LABELS, epochs=4, callbacks=[lambda report: signal.raise_signal(signal.SIGINT)]
+        )
+    assert "continues exactly from there" in reloaded(run, path, state=True).stopped
+    for fewer in (reloaded(run, path), reloaded(run.without_state(), path), run.without_state()):
+        assert fewer.stopped == "interrupted after epoch 1"
+    run.save(path, state=True)  # as a file of an earlier version had it
+    rewritten(path, lambda d: d["run"].pop("state") and None, without_state)
+    assert portnet.load(path).stopped == "interrupted after epoch 1"
+
+
+def without_state(arrays):
+    return {n: a for n, a in arrays.items() if not n.startswith("optimizer")}
+
+
 def test_run_save_writes_the_same_as_save(path, tmp_path):
     run = trainer().fit(X, LABELS, epochs=1)
     run.save(path, state=True)
