@@ -48,7 +48,15 @@ KNOWN = {*NETWORK, *RESULTS, *LISTS, *OTHERS}
 
 
 def is_estimator(thing: object) -> bool:
-    """Tell whether a thing is one of portnet's estimators, also of a subclass."""
+    """Tell whether a thing is one of portnet's estimators, also of a subclass.
+
+    Raises TypeError for a predictor, which has too little of its estimator.
+    """
+    if isinstance(thing, Predictor):
+        raise TypeError(
+            f"save: expected an estimator, got a Predictor of a {thing.name}: copy the file that it "
+            "was loaded from, or load that where scikit-learn is installed"
+        )
     return _base_of(type(thing)) is not None
 
 

@@ -359,6 +359,8 @@ def test_predictor_checks_its_rows(path, monkeypatch, xp):
     portnet.save(fitted, path)
     monkeypatch.setattr(estimators, "find_spec", lambda name: None)
     predictor = portnet.load(path, backend="numpy")
+    with pytest.raises(TypeError, match=r"got a Predictor of a MLPClassifier: copy the file"):
+        portnet.save(predictor, path)
     with pytest.raises(portnet.DataError, match="expected 5 features, got 4"):
         predictor.predict(X[:, :4])
     moved = portnet.load(path)  # to the backend of this thread
