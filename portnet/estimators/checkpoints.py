@@ -47,6 +47,11 @@ class FitFiles:
         elif (every, keep, on_error) != (1, 1, "raise"):
             raise ValueError("every, keep and on_checkpoint_error need checkpoint=path")
         self.resume = checkpoints.path_to_resume(resume, self.checkpoint)
+        if not isinstance(self.resume, str | PathLike | None):
+            raise TypeError(
+                "resume: expected the path of a checkpoint of an estimator, or True, got "
+                f"{self.resume!r:.80}. To go on from a fitted estimator, use warm_start=True"
+            )
         self.writer: checkpoints.Writer | None = None
         self._described: dict[str, Any] = {}
         self._tensors: dict[str, Any] = {}

@@ -54,8 +54,8 @@ def is_estimator(thing: object) -> bool:
     """
     if isinstance(thing, Predictor):
         raise TypeError(
-            f"save: expected an estimator, got a Predictor of a {thing.name}: copy the file that it "
-            "was loaded from, or load that where scikit-learn is installed"
+            f"save: expected an estimator, got a Predictor of a {thing.name}: copy the file it was "
+            "loaded from, or load that where scikit-learn is installed"
         )
     return _base_of(type(thing)) is not None
 
@@ -155,6 +155,11 @@ def _labels(classes: Any) -> Any:
         if not all(isinstance(c, str) for c in classes):
             raise TypeError(f"classes_: expected text or numbers, got {classes[:5]!r}")
         return {"dtype": classes.dtype.kind, "names": classes.tolist()}
+    if classes.dtype.kind not in "biuf" or classes.dtype.itemsize > 8:
+        raise TypeError(
+            f"classes_: labels of dtype {classes.dtype} cannot be written: give text, or numbers "
+            "of at most 64 bits, such as y.astype('float64')"
+        )
     return classes
 
 

@@ -160,9 +160,28 @@ def test_what_cannot_be_resumed_is_an_error(tmp_path):
         classifier().fit(X, Y, keep=3)
     with pytest.raises(ValueError, match="need checkpoint=path"):
         classifier().fit(X, Y, on_checkpoint_error="warn")
+    run = portnet.Trainer(portnet.mlp([5, 3]), "softmax_cross_entropy").fit(X, Y, epochs=1)
+    for other in (run, classifier(), 3, [path]):
+        with pytest.raises(TypeError, match="resume: expected the path of a checkpoint of an est"):
+            classifier().fit(X, Y, resume=other)
+    run.save(path)
+    with pytest.raises(portnet.ModelFileError, match="expected an estimator, got a file of: run"):
+        classifier().fit(X, Y, resume=path)
     portnet.save(classifier().fit(X, Y), path)
     with pytest.raises(portnet.ModelFileError, match="an estimator, but no checkpoint of a fit"):
         classifier().fit(X, Y, resume=path)
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="longdouble is float64")
+def test_labels_that_cannot_be_written_are_an_error_before_training(tmp_path, capsys):
+    y = Y.astype(np.longdouble)
+    with pytest.raises(TypeError, match=r"classes_: labels of dtype .* give text, or numbers"):
+        classifier(verbose=True).fit(X, y, checkpoint=tmp_path / "net")
+    assert capsys.readouterr().out == ""
+    fitted = classifier().fit(X, y)
+    with pytest.raises(TypeError, match=r"such as y\.astype\('float64'\)"):
+        portnet.save(fitted, tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_estimator_on_another_library_goes_on(xp, tmp_path, monkeypatch):
