@@ -4,22 +4,7 @@ An object of portnet's own is written as the name of its class and its fields. O
 listed in `MODULES` are made from a file, by calling them, so that their own checks apply. What is
 somebody else's is named, and the caller of `decode` gives the class or function of that name.
 
-=================================================  ==============================================
-JSON                                               stands for
-=================================================  ==============================================
-null, true, 3, 0.5, "text", [1, 2]                 the same in Python
-{"float": "nan"}                                   nan, inf, -inf
-{"tuple": [...]}, {"dict": {...}}                  a tuple, a dict with text as its keys
-{"items": [[key, value], ...]}                     a dict with other keys
-{"tensor": "layers.0.W"}                           an array; with "scalar": true, a NumPy scalar
-{"text": {"tensor": "feature_names"}}              a long list of text: the bytes (U8) are UTF-8,
-                                                   with a NUL after each text; with "tuple": true,
-                                                   a tuple
-{"object": "Dense", "fields": {...}}               an object of portnet's own
-{"function": "accuracy"}                           a function of portnet's own
-{"custom": "Snake", "fields": {...}}               an object of somebody else's; fields null: as it
-                                                   is given
-=================================================  ==============================================
+The docstring of the package has the table of what stands for what.
 """
 
 import dataclasses

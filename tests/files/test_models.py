@@ -1,10 +1,12 @@
 """Networks, runs and estimators in files: what is loaded is what was saved."""
 
+import importlib.util
 import json
 import pickle
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from dataclasses import dataclass
 
@@ -70,8 +72,8 @@ def test_every_layer_is_loaded_as_it_was(layer, dtype, path):
         p += 1.0  # it can be written
 
 
-def read_network(path):
-    """Return the layers of a network in a file, as (class, fields), and its parameters.
+def read_description(path):
+    """Return the description in a file: dicts, lists and arrays, and objects as (class, fields).
 
     As the docstring of portnet.files describes the format, with safetensors and json alone.
     """
@@ -87,13 +89,22 @@ def read_network(path):
             return v
         if "tensor" in v:
             return tensors[v["tensor"]]
+        if "text" in v:
+            return bytes(tensors[v["text"]["tensor"]]).decode().split("\0")[:-1]
         if "object" in v:
-            return v["object"], {name: value(field) for name, field in v["fields"].items()}
-        (inside,) = v.values()  # of a tuple or a dict
-        return value(inside) if isinstance(inside, list) else {k: value(inside[k]) for k in inside}
+            return v["object"], value({"dict": v["fields"]})
+        if "tuple" in v or "items" in v:
+            return value(v.get("tuple", v.get("items")))
+        return {key: value(part) for key, part in v.get("dict", v).items()}
 
-    _, chain = value(description["model"])
-    return chain["layers"], value(description["params"])
+    return value(description)
+
+
+def read_network(path):
+    """Return the layers of a network in a file, as (class, fields), and its parameters."""
+    described = read_description(path)
+    _, chain = described["model"]
+    return chain["layers"], described["params"]
 
 
 def test_reader_of_twenty_lines_reads_a_network(path):
@@ -106,6 +117,89 @@ def test_reader_of_twenty_lines_reads_a_network(path):
     for p, q in zip(found, params, strict=True):
         if q:
             assert_equal([p["W"], p["b"]], [q["W"], q["b"]])
+
+
+def sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def test_reader_of_the_docstring_reads_runs(path):
+    options = {"validation": 0.25, "early_stopping": True, "metrics": ["accuracy"]}
+    run = trainer().fit(X, NAMES[LABELS], epochs=4, checkpoint=path, **options)
+    found = read_description(path)
+    assert (found["kind"], found["run"]["epoch"]) == ("run", 4)
+    assert found["run"]["classes"] == list(NAMES)
+    assert found["run"]["trainer"]["optimizer"] == ("Adam", vars(run.trainer.optimizer))
+    np.testing.assert_array_equal(found["run"]["history"]["loss"], run.history["loss"])
+    assert found["run"]["_monitors"]["early_stopping"][1]["epoch"] == run.best_epoch
+    for p, q in zip(found["run"]["_best"] or found["run"]["params"], run.best.params, strict=True):
+        assert not q or np.array_equal(p["W"], q["W"])
+    assert found["checkpoint"]["data"]["y"]["shape"] == [72]
+    assert found["progress"] is None
+
+
+def test_reader_of_the_docstring_reads_estimators(path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    wide = pandas.DataFrame(np.tile(X, 400), columns=[f"name {i}" for i in range(2000)])
+    y = (LABELS > 1) * 2 - 1
+    fitted = portnet.MLPClassifier((4, 3), activation="logistic", random_state=0, max_iter=2)
+    with pytest.warns(UserWarning, match="converged"):
+        fitted.fit(wide, y, checkpoint=path)
+    found = read_description(path)
+    fit = found["fitted"]
+    assert fit["feature_names_in_"] == list(wide.columns)
+    x = wide.to_numpy()
+    for W, b in zip(fit["coefs_"], fit["intercepts_"], strict=True):
+        x = sigmoid(x @ W + b)  # of the layers and of the outputs
+    assert (found["parameters"]["activation"], fit["out_activation_"]) == ("logistic", "logistic")
+    np.testing.assert_allclose(x[:, 0], fitted.predict_proba(wide)[:, 1], rtol=1e-6)
+    np.testing.assert_array_equal(fit["labels"]["classes"], fitted.classes_)
+    assert len(found["progress"]["losses"]) == fit["n_iter_"] == 2
+
+
+def keys_of(path):
+    with open_container(path) as container:
+        described = describe(container)
+    found = {*described, *described["made"]}
+    for part in ("run", "checkpoint"):
+        found |= set(described.get(part, {}))
+    if described["kind"] == "run":
+        found |= {*described["run"]["trainer"]["dict"], *described["run"]["_monitors"]["dict"]}
+    for part in ("fitted", "progress"):
+        found |= set((described.get(part) or {"dict": {}})["dict"])
+    return found | set(
+        (described.get("fitted") or {"dict": {}})["dict"].get("labels", {"dict": {}})["dict"]
+    )
+
+
+def test_docstring_names_every_field_of_a_file(path):
+    text = portnet.files.__doc__
+    trainer().fit(
+        X,
+        LABELS,
+        checkpoint=path,
+        validation=0.25,
+        early_stopping=True,
+        reduce_on_plateau=True,
+    )
+    found = keys_of(path) | set(encoding._Decoder.KINDS) | {"scalar", "fields"}
+    portnet.save((NET, portnet.init(NET, like=np.zeros(1))), path)
+    found |= keys_of(path)
+    if importlib.util.find_spec("sklearn"):
+        pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+
+        class Own(portnet.MLPClassifier):
+            pass
+
+        frame = pandas.DataFrame(X, columns=list("abcde"))
+        for made in (portnet.MLPClassifier, Own):
+            net = made((3,), max_iter=2, early_stopping=True, class_weight="balanced")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                net.fit(frame, LABELS, checkpoint=path)
+            found |= keys_of(path)
+    assert [name for name in sorted(found) if f'"{name}"' not in text] == []
 
 
 def test_checksum_is_that_of_the_docstring(path):
