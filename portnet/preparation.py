@@ -303,8 +303,10 @@ def _of_other_data(
             if host.ndim not in (1, 2):
                 return []
             text = host.dtype.kind == "O" and all(isinstance(v, str) for v in host.flat)
-            if not text and not (host.dtype.kind in "iubUT" or np.isfinite(host).all()):
-                return []
+            with np.errstate(over="ignore"):
+                exact = text or host.dtype.kind in "iubUT"
+                if not exact and not np.isfinite(host.astype(run.backend.dtype)).all():
+                    return []
             columns = [shape[1] if len(shape) > 1 else 1 for shape in (known["shape"], host.shape)]
             if columns[0] != columns[1]:
                 found.append(

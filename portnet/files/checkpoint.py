@@ -123,8 +123,8 @@ class Writer:
         self._written: list[tuple[int, int]] = []  # epoch and step of those that are kept
         self._linked: set[tuple[int, int]] = set()  # of those with a name of their own
         if at is not None:
-            self._linked = {f for f in self._older() if is_checkpoint(checkpoint.older(*f))}
-            self._written = [*sorted(found for found in self._linked if found < at), at]
+            before = [f for f in self._older() if f < at and is_checkpoint(checkpoint.older(*f))]
+            self._linked, self._written = set(before), [*before, at]
             if at[1] and os.path.exists(checkpoint.best):
                 self._best = best_epoch
             # The process may have been killed before it did these.
@@ -210,13 +210,12 @@ class Writer:
 
     def _delete_earlier(self) -> None:
         """Delete the older and best checkpoints of an earlier fit."""
-        others = {self.checkpoint.older(*found): found for found in self._older()}
-        others = {name: found for name, found in others.items() if found not in self._written}
-        if self._at is not None:  # the best one, and those before, are this fit's
-            others = {name: found for name, found in others.items() if found > self._at}
-        elif not self._best:
-            others[self.checkpoint.best] = 0, 0
-        for name in others:
+        # Where the fit goes on, the best one and those before are its own.
+        others = [found for found in self._older() if self._at is None or found > self._at]
+        names = [self.checkpoint.older(*found) for found in others if found not in self._linked]
+        if self._at is None and not self._best:
+            names.append(self.checkpoint.best)
+        for name in names:
             if name != self._source and is_checkpoint(name):
                 with suppress(OSError):
                     os.unlink(name)

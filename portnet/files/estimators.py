@@ -29,6 +29,14 @@ RESULTS = (
     "best_validation_score_",
     "_no_improvement_count",
 )
+INTEGERS = (
+    "n_features_in_",
+    "n_outputs_",
+    "n_layers_",
+    "n_iter_",
+    "t_",
+    "_no_improvement_count",
+)
 LISTS = "loss_curve_", "validation_scores_"
 # Attributes of an estimator that are written in another way, or that a fit makes again.
 OTHERS = (
@@ -226,6 +234,9 @@ def _check(values: dict[str, Any], parameters: dict[str, Any]) -> None:
     missing = [n for n in NETWORK if n not in values]
     if missing or parameters.get("activation") not in ACTIVATION_OF:
         raise ModelFileError(f"the estimator has no {missing[0] if missing else 'activation'}")
+    for name in INTEGERS:
+        if name in values and type(values[name]) is not int:
+            raise ModelFileError(f"{name}: expected an integer, got {values[name]!r:.80}")
     coefs, intercepts = values["coefs_"], values["intercepts_"]
     lists = isinstance(coefs, list) and isinstance(intercepts, list)
     if not lists or not len(coefs) == len(intercepts) == values["n_layers_"] - 1 >= 1:

@@ -319,7 +319,7 @@ def read(
         if not allow_nonfinite:
             _check_finite(tensors, described)
         return _build(described, tensors, custom), described
-    except OSError:
+    except (OSError, MemoryError):  # the file may be whole
         raise
     except ModelFileError as error:
         raise _with_path(error, path) from error
