@@ -221,7 +221,7 @@ class Trainer:
         ResumeMismatchError
             where a checkpoint belongs to other data or options: the message lists them.
         ModelFileError
-            for a file that is no checkpoint.
+            for a file that is no checkpoint, and for a run that a checkpoint cannot hold.
         """
         options = FitOptions(
             epochs=epochs,

@@ -79,7 +79,7 @@ def kill_at_each_call(keep):
 
 @pytest.mark.skipif(not processes.can_fork, reason="needs os.fork")
 @pytest.mark.parametrize("keep", [1, 3])
-def test_killed_in_each_call_the_newest_of_two_fits_is_whole(keep):
+def test_a9_ended_in_each_call_the_newest_of_two_fits_is_whole(keep):
     processes.script(__file__, keep)
 
 
