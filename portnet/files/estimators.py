@@ -149,8 +149,9 @@ def _check_before(values: dict[str, Any], parameters: dict[str, Any]) -> None:
 
 
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return parameters with lists for arrays of numbers, such as the sizes of layers."""
-    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in parameters.items()}
+    """Return parameters with lists for arrays of numbers and ranges, such as sizes of layers."""
+    plain = {k: v.tolist() for k, v in parameters.items() if isinstance(v, np.ndarray)}
+    return parameters | plain | {k: [*v] for k, v in parameters.items() if isinstance(v, range)}
 
 
 def _numbers(values: Any) -> Any:
@@ -242,11 +243,11 @@ def _check(values: dict[str, Any], parameters: dict[str, Any]) -> None:
     if not lists or not len(coefs) == len(intercepts) == values["n_layers_"] - 1 >= 1:
         raise ModelFileError("expected coefs_ and intercepts_ of each layer")
     hidden = parameters.get("hidden_layer_sizes", ())
-    hidden = list(hidden) if isinstance(hidden, tuple | list | np.ndarray) else [hidden]
+    hidden = list(hidden) if hasattr(hidden, "__iter__") else [hidden]
     sizes = [*hidden, values["n_outputs_"]]
     if len(sizes) != len(coefs) or values["out_activation_"] not in OUTPUTS:
         raise ModelFileError(f"expected {len(sizes)} layers, got {len(coefs)}")
-    model = Chain([Dense(int(n)) for n in sizes])
+    model = Chain([Dense(n) for n in sizes])
     params = [{"W": W, "b": b[None, :]} for W, b in zip(coefs, intercepts, strict=True)]
     check_parameters(model, tuple(params), values["n_features_in_"], "coefs_")
 

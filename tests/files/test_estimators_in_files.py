@@ -109,7 +109,10 @@ def test_without_the_state_partial_fit_starts_the_optimizer_anew(path):
     assert again.t_ == fitted.t_ + 60
 
 
-@pytest.mark.parametrize("sizes", [np.int64(8), (np.int64(8),), np.array([8, 4]), [8, 4]], ids=str)
+SIZES = [np.int64(8), (np.int64(8),), np.array([8, 4]), [8, 4], range(8, 4, -2)]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_numpy_numbers_as_parameters_are_loaded(sizes, path):
     fitted = classifier(hidden_layer_sizes=sizes, alpha=np.float64(0.1)).fit(X, CODES)
     portnet.save(fitted, path)
