@@ -322,7 +322,14 @@ class _Decoder:
         given = self.custom[name]
         if value["fields"] is None or not inspect.isclass(given):
             return given
-        return self._call(given, self._fields(value, where), where)
+        fields = self._fields(value, where)
+        try:
+            return self._call(given, fields, where)
+        except ModelFileError as error:
+            raise ModelFileError(
+                f"{error}. A class is called with the attributes of its object; where it takes "
+                f"other arguments, give an object: portnet.load(path, custom={{{name!r:.80}: ...}})"
+            ) from error
 
     def _fields(self, value: Any, where: str) -> dict[str, Any]:
         return {k: self.decode(v, _join(where, k)) for k, v in value["fields"].items()}

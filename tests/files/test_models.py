@@ -259,8 +259,10 @@ def test_custom_class_of_other_fields_is_an_error(path):
     class Other:
         pass
 
-    with pytest.raises(ModelFileError, match=r"layers\.1: Other cannot be made: .*argument"):
+    with pytest.raises(ModelFileError, match=r"layers\.1: Other cannot be made: .*give an object"):
         portnet.load(path, custom={"Snake": Other})
+    model, _ = portnet.load(path, custom={"Snake": Snake(3.0)})
+    assert model.layers[1] == Snake(3.0)
 
 
 def test_numpy_numbers_in_settings_are_loaded(path):
