@@ -79,6 +79,14 @@ class Checkpoint:
         root, end = os.path.splitext(self.path)
         return f"{root}-epoch-{epoch}{f'-step-{step}' if step else ''}{end}"
 
+    def all_older(self) -> list[tuple[int, int]]:
+        """Return epoch and step of the files that have such names."""
+        folder, name = os.path.split(self.path)
+        root, end = map(re.escape, os.path.splitext(name))
+        pattern = re.compile(rf"{root}-epoch-(\d+)(?:-step-(\d+))?{end}")
+        matches = filter(None, map(pattern.fullmatch, os.listdir(folder or os.curdir)))
+        return sorted((int(m[1]), int(m[2] or 0)) for m in matches)
+
     @property
     def best(self) -> str:
         """The name under which the checkpoint of the best epoch is kept."""
@@ -123,7 +131,11 @@ class Writer:
         self._written: list[tuple[int, int]] = []  # epoch and step of those that are kept
         self._linked: set[tuple[int, int]] = set()  # of those with a name of their own
         if at is not None:
-            before = [f for f in self._older() if f < at and is_checkpoint(checkpoint.older(*f))]
+            before = [
+                f
+                for f in self.checkpoint.all_older()
+                if f < at and is_checkpoint(checkpoint.older(*f))
+            ]
             self._linked, self._written = set(before), [*before, at]
             if at[1] and os.path.exists(checkpoint.best):
                 self._best = best_epoch
@@ -192,14 +204,6 @@ class Writer:
                 link_file(self.checkpoint.path, self.checkpoint.best)
             self._best = epoch
 
-    def _older(self) -> list[tuple[int, int]]:
-        """Return epoch and step of the older checkpoints that there are."""
-        folder, name = os.path.split(self.checkpoint.path)
-        root, end = map(re.escape, os.path.splitext(name))
-        pattern = re.compile(rf"{root}-epoch-(\d+)(?:-step-(\d+))?{end}")
-        matches = filter(None, map(pattern.fullmatch, os.listdir(folder or os.curdir)))
-        return sorted((int(m[1]), int(m[2] or 0)) for m in matches)
-
     def _delete_oldest(self) -> None:
         """Delete all but the last ones; the newest has been written by now."""
         while len(self._written) > self.checkpoint.keep:
@@ -211,7 +215,9 @@ class Writer:
     def _delete_earlier(self) -> None:
         """Delete the older and best checkpoints of an earlier fit."""
         # Where the fit goes on, the best one and those before are its own.
-        others = [found for found in self._older() if self._at is None or found > self._at]
+        others = [
+            found for found in self.checkpoint.all_older() if self._at is None or found > self._at
+        ]
         names = [self.checkpoint.older(*found) for found in others if found not in self._linked]
         if self._at is None and not self._best:
             names.append(self.checkpoint.best)
@@ -294,7 +300,16 @@ def path_to_resume(resume: Any, checkpoint: Checkpoint | None) -> Any:
     if resume is True:
         if checkpoint is None:
             raise ValueError("resume=True goes on from the checkpoint: give checkpoint=path")
-        return checkpoint.path if os.path.exists(checkpoint.path) else None
+        if os.path.exists(checkpoint.path):
+            return checkpoint.path
+        if os.path.isdir(os.path.dirname(checkpoint.path)):
+            for found in reversed(checkpoint.all_older()):  # a fit that begins deletes them
+                if is_checkpoint(name := checkpoint.older(*found)):
+                    raise FileNotFoundError(
+                        f"resume=True: {checkpoint.path} is not there, but an older checkpoint is: "
+                        f"give resume={name!r}, or move it away to begin anew"
+                    )
+        return None
     return None if resume is False else resume
 
 

@@ -213,6 +213,18 @@ def test_checkpoints_of_an_earlier_fit_stay_where_the_new_one_writes_none(path, 
     assert names(tmp_path) == before
 
 
+def test_resume_true_where_only_an_older_checkpoint_is_left_is_an_error(path, tmp_path):
+    expected = fit(path, keep=3, epochs=6, options={})
+    os.unlink(path)
+    before = names(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"is not there, but .* resume='.*run-epoch-5\.saf"):
+        fit(path, keep=3, epochs=6, resume=True, options={})
+    assert names(tmp_path) == before
+    older = tmp_path / "run-epoch-5.safetensors"
+    assert_same_run(fit(path, keep=3, epochs=6, resume=older, options={}), expected)
+    assert_same_run(fit(path, keep=3, epochs=6, resume=True, options={}), expected)
+
+
 def test_fit_that_goes_on_from_an_older_checkpoint_keeps_that_one(path, tmp_path):
     expected = fit(path, keep=3, epochs=6, options={})
     older = tmp_path / "run-epoch-4.safetensors"
