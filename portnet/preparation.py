@@ -13,7 +13,7 @@ import numpy as np
 from . import callbacks, rng, tree
 from ._typing import Array, ArrayLike, State
 from ._validation import check_integer, warn
-from .backend import Backend
+from .backend import Backend, to_numpy
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau
 from .data import checks, labels
 from .data.checks import DataError
@@ -119,26 +119,46 @@ class Fit(NamedTuple):
 
 def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions) -> Fit:
     """Check everything, move the data, and begin or resume a run; nothing is trained."""
-    before, fraction, common = options.resume, options.validation, None
+    before = options.resume
     if options.checkpoint is not None:
         from .files.atomic import check_writable
 
         check_writable(options.checkpoint.path)
-    if isinstance(before, str | PathLike):
-        given = options.metrics if isinstance(options.metrics, tuple) else (options.metrics,)
-        before, common, found = _checkpoints().resumed(before, trainer, given)
-        if found:
-            raise _mismatch(trainer, X, y, options, common, found)
+    if not isinstance(before, str | PathLike):
+        assert isinstance(before, Run | None)
+        return _prepare(trainer, X, y, options, before, None)
+    given = options.metrics if isinstance(options.metrics, tuple) else (options.metrics,)
+    run, common, found = _checkpoints().resumed(before, trainer, given)
+    if found:
+        raise _mismatch(trainer, X, y, options, common, found)
+    try:
+        return _prepare(trainer, X, y, options, run, common)
+    except DataError as error:
+        found = _of_other_data(trainer, X, y, options, run, common, error)
+        if not found:
+            raise
+        raise _checkpoints().mismatch(str(before), found) from error
+
+
+def _prepare(
+    trainer: TrainerLike,
+    X: ArrayLike,
+    y: ArrayLike,
+    options: FitOptions,
+    before: Run | None,
+    common: dict[str, Any] | None,
+) -> Fit:
+    """Prepare a fit from the run before it; `common` is there if that is from a checkpoint."""
+    fraction = options.validation
     if isinstance(trainer.optimizer, LBFGS) and options.reduce_on_plateau is not None:
         raise ValueError("reduce_on_plateau: LBFGS finds the length of its steps by itself")
     held_out = {} if isinstance(fraction, float) else checks.validation_set(fraction)
     arrays = {"X": X, "y": y, "sample_weight": options.sample_weight}
     arrays |= {f"validation {name}": a for name, a in held_out.items()}
-    if isinstance(before, Run) and common is not None:  # a file: it goes where the data are
+    if before is not None and common is not None:  # a file: it goes where the data are
         to = checks.backend_for(**arrays)
         dtypes = {"dtype": before.backend.dtype}, {"dtype": to.dtype}
         before = before.to(to.name, device=to.device)
-    assert isinstance(before, Run | None)
     if before is None:
         backend, width = checks.backend_for(**arrays), getattr(trainer.model, "n_in", None)
     else:
@@ -201,12 +221,18 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
         if found:
             raise _checkpoints().mismatch(str(options.resume), found)
         start = now["start"]
+        if common and (run.epoch, run.step) > (start + options.epochs, 0):
+            there = f"{run.epoch - start} epochs" + (f" and {run.step} steps" if run.step else "")
+            raise ValueError(
+                f"epochs: {options.resume} was written after {there}, which count, got "
+                f"epochs={options.epochs}: give epochs={run.epoch - start + bool(run.step)} or more"
+            )
         if options.checkpoint is not None:
-            _checkpoints().check_writable_run(run)
+            _checkpoints().check_run(run, now)
             path = options.resume if isinstance(options.resume, str | PathLike) else ""
             resumed = common is not None and os.path.abspath(path) == options.checkpoint.path
             at = (run.epoch, run.step) if resumed else None
-            writer = _checkpoints().Writer(options.checkpoint, now, at, run.best_epoch or 0)
+            writer = _checkpoints().Writer(options.checkpoint, now, at, run.best_epoch or 0, path)
     return Fit(run, data, checked, start + options.epochs, writer)
 
 
@@ -219,17 +245,75 @@ def _mismatch(
     found: list[str],
 ) -> Exception:
     """Return the error for the checkpoint of another trainer: it lists other data, too."""
+    # Data that this trainer cannot take are not compared.
+    with suppress(Exception):
+        found += _compared(_prepared_anew(trainer, X, y, options), options, common)
+    error: Exception = _checkpoints().mismatch(str(options.resume), list(dict.fromkeys(found)))
+    return error
+
+
+def _prepared_anew(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions) -> Fit:
+    """Return the fit that these options would begin without a checkpoint."""
     plain: dict[str, Any] = {"every": 1, "keep": 1, "on_checkpoint_error": "raise"}
     plain |= {"resume": None, "checkpoint": None}
-    # Data that this trainer cannot take are not compared.
-    with suppress(Exception), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fit = prepare(trainer, X, y, replace(options, **plain))
-        now = _in_common(fit.run, fit.data, fit.held_out, options, common["start"])
-        now |= {"metrics": common["metrics"]} if options.metrics is None else {}
-        found += _checkpoints().differences(common, now)
-    error: Exception = _checkpoints().mismatch(str(options.resume), found)
-    return error
+        return prepare(trainer, X, y, replace(options, **plain))
+
+
+def _compared(fit: Fit, options: FitOptions, common: dict[str, Any]) -> list[str]:
+    """Return where the data and options of a fit differ from those of a checkpoint."""
+    now = _in_common(fit.run, fit.data, fit.held_out, options, common["start"])
+    now |= {"metrics": common["metrics"]} if options.metrics is None else {}
+    found: list[str] = _checkpoints().differences(common, now)
+    return found
+
+
+def _of_other_data(
+    trainer: TrainerLike,
+    X: ArrayLike,
+    y: ArrayLike,
+    options: FitOptions,
+    run: Run,
+    common: dict[str, Any],
+    error: DataError,
+) -> list[str]:
+    """Return where data that a resumed run cannot take differ from those that it was trained on.
+
+    Empty if they could be used in no fit, as with NaN: then `error` says more.
+    """
+    names_of = _checkpoints().differing_names
+    with suppress(Exception):
+        fit = _prepared_anew(trainer, X, y, options)
+        found = _compared(fit, options, common)
+        for name in ("feature_names", "classes"):
+            found += names_of(name, getattr(run, name), getattr(fit.run, name))
+        return found
+    arrays = {"X": X, "y": y, "sample_weight": options.sample_weight}
+    with suppress(Exception):
+        if isinstance(options.validation, tuple):
+            held_out = checks.validation_set(options.validation)
+            arrays |= {f"validation {name}": a for name, a in held_out.items()}
+        found = names_of("feature_names", run.feature_names, checks.feature_names(X))
+        for name, given in arrays.items():
+            known = common["data"].get(name)
+            if given is None or known is None:
+                continue
+            host = to_numpy(given)
+            if host.ndim not in (1, 2):
+                return []
+            text = host.dtype.kind == "O" and all(isinstance(v, str) for v in host.flat)
+            with np.errstate(over="ignore"):
+                exact = text or host.dtype.kind in "iubUT"
+                if not exact and not np.isfinite(host.astype(run.backend.dtype)).all():
+                    return []
+            columns = [shape[1] if len(shape) > 1 else 1 for shape in (known["shape"], host.shape)]
+            if columns[0] != columns[1]:
+                found.append(
+                    f"data.{name}.shape[1]: {columns[0]} in the checkpoint, {columns[1]} now"
+                )
+        return found or [f"data: other values in the checkpoint, {error} now"]
+    return []
 
 
 def _in_common(

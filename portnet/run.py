@@ -231,7 +231,9 @@ class Run:
 
         A pickle of it is a third as large, with Adam.
         """
-        return replace(self, state=None, step=0, _progress=EpochProgress(), _last=None, _best=None)
+        stopped = self.stopped.partition(": run.fit(")[0]  # it no longer continues from there
+        run = replace(self, stopped=stopped, step=0, _progress=EpochProgress())
+        return replace(run, state=None, _last=None, _best=None)
 
     def predict(self, X: ArrayLike) -> AnyArray:
         """Return the mean of the target for each row, in the library of X.

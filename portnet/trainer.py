@@ -183,7 +183,8 @@ class Trainer:
             Whether to print a line with the metrics of each epoch.
         resume : Run or path or bool, optional
             A path is that of a checkpoint: training goes on exactly where it ended, until `epochs`
-            in all, as if it had not ended. True is the path of `checkpoint`, if it exists.
+            in all, as if it had not ended; fewer than it has are an error. True is the path of
+            `checkpoint`, if it exists; it is an error where only older ones of it are left.
             From a run, training goes on for `epochs` more, with this trainer's optimizer (of the
             same kind), batch size and so on, as ``resume.fit(...)`` does with the run's own. An
             epoch that was interrupted then begins anew where the batches are others, and the scale
@@ -197,7 +198,8 @@ class Trainer:
             checkpoint is written up to 0.05 s after it is due.
         keep : int
             How many checkpoints stay: older ones as NAME-epoch-3, the one of the best epoch of
-            early stopping as NAME-best.
+            early stopping as NAME-best. Those that an earlier fit has left under these names are
+            deleted when the first checkpoint of this fit has been written.
         on_checkpoint_error : {"raise", "warn"}
             What to do if a checkpoint cannot be written. That it cannot be written at all is an
             error before training begins.
@@ -219,7 +221,7 @@ class Trainer:
         ResumeMismatchError
             where a checkpoint belongs to other data or options: the message lists them.
         ModelFileError
-            for a file that is no checkpoint.
+            for a file that is no checkpoint, and for a run that a checkpoint cannot hold.
         """
         options = FitOptions(
             epochs=epochs,

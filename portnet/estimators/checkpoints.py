@@ -3,7 +3,7 @@
 import copy
 import math
 from dataclasses import replace
-from os import PathLike
+from os import PathLike, fspath
 from os.path import abspath
 from typing import Any
 
@@ -16,9 +16,9 @@ from ..engine.packing import unpacked
 from ..files import checkpoint as checkpoints
 from ..files.atomic import check_writable
 from ..files.encoding import decode
-from ..files.errors import ModelFileError
+from ..files.errors import ModelFileError, ResumeMismatchError
 from ..files.estimators import estimator_from
-from ..files.models import open_file
+from ..files.models import check_header, open_file
 from . import coefs
 from .solvers import FitState, Position
 
@@ -47,6 +47,11 @@ class FitFiles:
         elif (every, keep, on_error) != (1, 1, "raise"):
             raise ValueError("every, keep and on_checkpoint_error need checkpoint=path")
         self.resume = checkpoints.path_to_resume(resume, self.checkpoint)
+        if not isinstance(self.resume, str | PathLike | None):
+            raise TypeError(
+                "resume: expected the path of a checkpoint of an estimator, or True, got "
+                f"{self.resume!r:.80}. To go on from a fitted estimator, use warm_start=True"
+            )
         self.writer: checkpoints.Writer | None = None
         self._described: dict[str, Any] = {}
         self._tensors: dict[str, Any] = {}
@@ -82,22 +87,49 @@ class FitFiles:
         position = None
         if self.resume is not None:
             found = checkpoints.differences(self._described["checkpoint"], now)
-            if found:
-                raise checkpoints.mismatch(str(self.resume), found)
             try:
+                found += self._other_names()
+                if found:
+                    raise checkpoints.mismatch(str(self.resume), found)
                 start, position = self._resumed(data, start)
-            except ModelFileError:
+            except (ModelFileError, ResumeMismatchError):
                 raise
             except Exception as error:  # of values that do not fit together
                 raise ModelFileError(f"{self.resume}: {type(error).__name__}: {error}") from error
+            if start.n_iter > (most := self._estimator.max_iter):
+                raise ValueError(
+                    f"max_iter: {fspath(self.resume)} was written after {start.n_iter} iterations, "
+                    f"which count, got max_iter={most}: give max_iter={start.n_iter} or more"
+                )
         if self.checkpoint is not None:
             goes_on = self.resume is not None and abspath(self.resume) == self.checkpoint.path
             at = (start.n_iter, 0) if goes_on else None
-            self.writer = checkpoints.Writer(self.checkpoint, now, at)
+            check_header(self._estimator, now)
+            self.writer = checkpoints.Writer(self.checkpoint, now, at, source=self.resume or "")
         return start, position
 
+    def _other_names(self) -> list[str]:
+        """Return where the names of features and classes differ: the arrays have only codes."""
+        fitted = self._described["fitted"]["dict"]
+        names, labels = (fitted.get(name) for name in ("feature_names_in_", "labels"))
+        before = {"feature_names_in_": decode(names, self._tensors, {})}
+        if labels is not None:
+            classes = decode(labels, self._tensors, {})["classes"]
+            before["classes_"] = classes["names"] if isinstance(classes, dict) else classes
+        now = vars(self._estimator)
+        if "_label_binarizer" in now:
+            now = now | {"classes_": now["_label_binarizer"].classes_}
+        return [
+            line
+            for name, saved in before.items()
+            for line in checkpoints.differing_names(name, saved, now.get(name))
+        ]
+
     def _resumed(self, data: Dataset, start: FitState) -> tuple[FitState, Position]:
-        saved, progress = estimator_from(self._described, self._tensors, {}), self._progress()
+        own = self._estimator, *self._estimator.get_params(deep=False).values()
+        custom = {getattr(v, "__name__", type(v).__name__): v for v in own}
+        custom[type(self._estimator).__name__] = type(self._estimator)
+        saved, progress = estimator_from(self._described, self._tensors, custom), self._progress()
         move = data.backend.asarray
 
         def on_backend(pytree: Any) -> Any:

@@ -12,19 +12,73 @@ Parameters are named by their place in the pytree: of the first layer of a `Chai
 
 - "format": "portnet", and "format_version": "1".
 - "crc32": eight hexadecimal digits, the CRC-32 of the whole file with these eight digits as zeros.
-- "portnet": a description, JSON. "kind" is "network", "run" or "estimator"; "made" says when, and
-  with which versions.
+- "portnet": a description, JSON. "kind" is "network", "run" or "estimator". "made" says when
+  ("time"), and with which versions of "portnet", "python" and "numpy".
 
-  - A network has "model" and "params".
-  - A run has "backend" and "dtype", and "run": "trainer" (model, loss, optimizer, batch_size, seed,
-    shuffle, compile), "params", "history", "classes", "feature_names", "inputs", "outputs",
-    "metrics", "epoch", "stopped"; "_monitors", "_scale", "_one_dimensional", and, if it was saved
-    with its state, "state", "step", "_progress", "_last" and "_best". A checkpoint has
-    "checkpoint", too: what the data and the options of the fit were.
-  - An estimator has "class", "parameters" and "fitted": its attributes.
+Values in a description are JSON, with an object of one of these keys for all else:
 
-Values in a description are JSON, with objects of one key for all else: {"tensor": "layers.0.W"},
-{"object": "Dense", "fields": {"n_out": 8, ...}}; `portnet.files.encoding` has the table.
+=================================================  ==============================================
+JSON                                               stands for
+=================================================  ==============================================
+null, true, 3, 0.5, "text", [1, 2]                 the same in Python
+{"float": "nan"}                                   nan, inf, -inf
+{"tuple": [...]}, {"dict": {...}}                  a tuple, a dict with text as its keys
+{"items": [[key, value], ...]}                     a dict with other keys
+{"tensor": "layers.0.W"}                           an array; with "scalar": true, a NumPy scalar
+{"text": {"tensor": "feature_names"}}              a long list of text: the bytes (U8) are UTF-8,
+                                                   with a NUL after each text; with "tuple": true,
+                                                   a tuple
+{"object": "Dense", "fields": {...}}               an object of portnet's own: the class, called
+                                                   with these arguments
+{"function": "accuracy"}                           a function of portnet's own
+{"custom": "Snake", "fields": {...}}               an object of somebody else's; fields null: as it
+                                                   is given
+=================================================  ==============================================
+
+Each tensor is named at least once. Fields of a run may share a tensor: "_best" names those of
+"params" where they are the same. Within a field, no tensor is named twice.
+
+A network has "model", an object, and "params", the pytree of its parameters: for a Chain a tuple or
+list with those of each layer, for a Residual those of its layer; {"dict": {"W", "b"}} for a Dense
+and {"dict": {"gamma", "beta"}}, each (1, n), for a LayerNorm; {"tuple": []} for other layers.
+
+A run has "backend" and "dtype", on which it was trained, and "run":
+
+- "trainer", a dict: "model", "loss", "optimizer", "batch_size", "seed", "shuffle", "compile".
+- "params" as above; "inputs" and "outputs", the widths of the network.
+- "history", a dict with a float64 array (epochs,) for each metric; "metrics", a dict of functions.
+- "classes" and "feature_names", lists of text or null. "_one_dimensional" says whether targets were
+  (rows,), and predictions are.
+- "epoch", the number of epochs; "stopped", why training ended early, or "".
+- "_monitors", a dict of "early_stopping" and "plateau": the best value, its epoch, the epochs
+  since. "_scale" multiplies the updates.
+- Where the state was saved: "state", the optimizer's; "step", the steps made in the next epoch, and
+  "_progress", what they have added up; "_best", the parameters of the best epoch, and "_last",
+  those after the last step if "params" are the best ones; else null.
+
+An estimator has "class"; "parameters", a dict of those of scikit-learn; and "fitted", a dict of:
+
+- "coefs_", a list of arrays (n_in, n_out), and "intercepts_", of arrays (n_out,);
+  "n_features_in_", "n_outputs_"; "n_layers_", one more than there are coefs_; "out_activation_",
+  "softmax", "logistic", "identity" or "exp". Between the layers is the activation of "parameters".
+- "labels", of a classifier only, a dict: "classes", an array or, for text, a dict of "names" and
+  "dtype", "U" or "O"; "kind", scikit-learn's type of target; "sparse", whether y was.
+- "feature_names_in_", a list of text, if there are names.
+- What the fit has left: "n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_",
+  "loss_curve_", "validation_scores_", "_no_improvement_count"; not all after every fit.
+- Where the state was saved: "optimizer"; "class_counts", the rows of each class so far;
+  "generator", the state of NumPy's RandomState, and "seed", with which it began.
+
+An estimator of a subclass has its name as "class", and "base", the name of portnet's class. Of the
+attributes, "inherited" are parameters of the base that are none of the subclass, and "own" others.
+
+A checkpoint is a run or an estimator with its state, with two more keys. "checkpoint" is what a
+resumed fit must have in common: "data", with shape, dtype and CRC-32 of the bytes of each array
+(integers as int64), and "options"; for a run "start", the epoch in which the fit began, and the
+names of its "metrics". "progress" is null for a run; for an estimator, a dict: "first" and
+"generator", states of the generator before the fit and after the last epoch; "order" of the rows
+in that; "best", the parameters of the best score, and "best_score"; "losses" and "scores" of the
+epochs.
 
 A reader refuses what it does not know, before it makes anything: headers above 1 MiB, more than
 10,000 tensors, shapes that are not those of the architecture, another checksum, a newer format
@@ -60,6 +114,9 @@ def save(thing: object, path: str | PathLike[str], *, state: bool = False) -> No
         where the file cannot be written; an older file of that name is as it was.
     TypeError
         for what cannot be written.
+    ModelFileError
+        for what `portnet.load` would refuse, such as parameters of other shapes than the model's,
+        or more names than a file holds.
 
     Examples
     --------
@@ -97,7 +154,8 @@ def load(
         Where the arrays go, as in `portnet.set_backend`: bit for bit the same.
     custom : dict of name: class, function or object, optional
         What the file names that is not portnet's own: ``custom={"Snake": Snake}``. A class is
-        called with the fields that were saved.
+        called with the fields that were saved. A subclass of an estimator is named, too: its class
+        is called with its parameters, and gets its attributes.
     allow_nonfinite : bool
         Whether parameters may be NaN or infinite.
 

@@ -17,15 +17,16 @@ from .. import rng
 from .._validation import check_integer, warn
 from ..backend import to_numpy
 from .atomic import link_file, remove_stale, write_file
-from .encoding import encode
+from .encoding import encode, has_custom
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
-from .models import TRAINER, open_file, run_from, to_buffers
+from .models import TRAINER, check_header, is_checkpoint, open_file, run_from, to_buffers
 
 __all__ = [
     "Checkpoint",
     "Writer",
-    "check_writable_run",
+    "check_run",
     "differences",
+    "differing_names",
     "fingerprint",
     "mismatch",
     "path_to_resume",
@@ -78,6 +79,14 @@ class Checkpoint:
         root, end = os.path.splitext(self.path)
         return f"{root}-epoch-{epoch}{f'-step-{step}' if step else ''}{end}"
 
+    def all_older(self) -> list[tuple[int, int]]:
+        """Return epoch and step of the files that have such names."""
+        folder, name = os.path.split(self.path)
+        root, end = map(re.escape, os.path.splitext(name))
+        pattern = re.compile(rf"{root}-epoch-(\d+)(?:-step-(\d+))?{end}")
+        matches = filter(None, map(pattern.fullmatch, os.listdir(folder or os.curdir)))
+        return sorted((int(m[1]), int(m[2] or 0)) for m in matches)
+
     @property
     def best(self) -> str:
         """The name under which the checkpoint of the best epoch is kept."""
@@ -97,6 +106,13 @@ class Writer:
         Where the fit goes on, if it is resumed from this checkpoint: older ones of it count, too.
     best_epoch : int
         The best epoch so far, if there is one.
+    source : path
+        Another checkpoint that the fit goes on from: it stays.
+
+    Notes
+    -----
+    Older checkpoints that an earlier fit has left under these names are deleted, but not before the
+    first checkpoint of this fit is written.
     """
 
     def __init__(
@@ -105,13 +121,22 @@ class Writer:
         common: Mapping[str, Any],
         at: tuple[int, int] | None = None,
         best_epoch: int = 0,
+        source: str | PathLike[str] = "",
     ) -> None:
         self.checkpoint, self.common = checkpoint, common
+        self._source = os.path.abspath(source) if source else ""
+        self._at, self._is_first = at, True
         self._steps, self._epochs, self._time = 0, 0, time.monotonic()
         self._best = 0  # the epoch that has the name of the best
         self._written: list[tuple[int, int]] = []  # epoch and step of those that are kept
+        self._linked: set[tuple[int, int]] = set()  # of those with a name of their own
         if at is not None:
-            self._written = [*(found for found in self._older() if found < at), at]
+            before = [
+                f
+                for f in self.checkpoint.all_older()
+                if f < at and is_checkpoint(checkpoint.older(*f))
+            ]
+            self._linked, self._written = set(before), [*before, at]
             if at[1] and os.path.exists(checkpoint.best):
                 self._best = best_epoch
             # The process may have been killed before it did these.
@@ -155,18 +180,22 @@ class Writer:
             write_file(self.checkpoint.path, buffers)
             self._written.append(at)
             self._keep_best(at[0], best_epoch)
-        except CheckpointError as error:
+        except (CheckpointError, ModelFileError) as error:
             if self.checkpoint.on_error == "raise":
                 raise
             warn(f"training goes on without a checkpoint: {error}")
             return
         self._delete_oldest()
+        if self._is_first:
+            self._delete_earlier()
+            self._is_first = False
 
     def _keep_older(self) -> None:
         """Give the newest checkpoint another name before it is replaced."""
         if self.checkpoint.keep > 1 and self._written:
             with suppress(FileNotFoundError):  # somebody has moved it
                 link_file(self.checkpoint.path, self.checkpoint.older(*self._written[-1]))
+                self._linked.add(self._written[-1])
 
     def _keep_best(self, epoch: int, best_epoch: int) -> None:
         """Give the first checkpoint after the best epoch its name."""
@@ -175,19 +204,27 @@ class Writer:
                 link_file(self.checkpoint.path, self.checkpoint.best)
             self._best = epoch
 
-    def _older(self) -> list[tuple[int, int]]:
-        """Return epoch and step of the older checkpoints that there are."""
-        folder, name = os.path.split(self.checkpoint.path)
-        root, end = map(re.escape, os.path.splitext(name))
-        pattern = re.compile(rf"{root}-epoch-(\d+)(?:-step-(\d+))?{end}")
-        matches = filter(None, map(pattern.fullmatch, os.listdir(folder or os.curdir)))
-        return sorted((int(m[1]), int(m[2] or 0)) for m in matches)
-
     def _delete_oldest(self) -> None:
         """Delete all but the last ones; the newest has been written by now."""
         while len(self._written) > self.checkpoint.keep:
-            with suppress(OSError):
-                os.unlink(self.checkpoint.older(*self._written.pop(0)))
+            oldest = self._written.pop(0)
+            if oldest in self._linked:  # else a file of that name is somebody else's
+                with suppress(OSError):
+                    os.unlink(self.checkpoint.older(*oldest))
+
+    def _delete_earlier(self) -> None:
+        """Delete the older and best checkpoints of an earlier fit."""
+        # Where the fit goes on, the best one and those before are its own.
+        others = [
+            found for found in self.checkpoint.all_older() if self._at is None or found > self._at
+        ]
+        names = [self.checkpoint.older(*found) for found in others if found not in self._linked]
+        if self._at is None and not self._best:
+            names.append(self.checkpoint.best)
+        for name in names:
+            if name != self._source and is_checkpoint(name):
+                with suppress(OSError):
+                    os.unlink(name)
 
 
 # What a resumed fit must have in common -----------------------------------------------------------
@@ -263,15 +300,22 @@ def path_to_resume(resume: Any, checkpoint: Checkpoint | None) -> Any:
     if resume is True:
         if checkpoint is None:
             raise ValueError("resume=True goes on from the checkpoint: give checkpoint=path")
-        return checkpoint.path if os.path.exists(checkpoint.path) else None
+        if os.path.exists(checkpoint.path):
+            return checkpoint.path
+        if os.path.isdir(os.path.dirname(checkpoint.path)):
+            for found in reversed(checkpoint.all_older()):  # a fit that begins deletes them
+                if is_checkpoint(name := checkpoint.older(*found)):
+                    raise FileNotFoundError(
+                        f"resume=True: {checkpoint.path} is not there, but an older checkpoint is: "
+                        f"give resume={name!r}, or move it away to begin anew"
+                    )
+        return None
     return None if resume is False else resume
 
 
-def check_writable_run(run: Any) -> None:
-    """Raise TypeError if a run has what cannot be written: a function without a name."""
-    for name in TRAINER:
-        encode(getattr(run.trainer, name), f"trainer.{name}", {})
-    encode(run.metrics, "metrics", {})
+def check_run(run: Any, common: Mapping[str, Any]) -> None:
+    """Raise TypeError or ModelFileError if a run has what its checkpoints cannot hold."""
+    check_header(run, common)
 
 
 def resumed(
@@ -279,7 +323,7 @@ def resumed(
 ) -> tuple[Any, dict[str, Any], list[str]]:
     """Return the run of a checkpoint, on NumPy, with this trainer; its fingerprint; differences.
 
-    If the trainer differs, there is no run, and the differences are listed.
+    If the trainer differs, or a metric is missing, there is no run, and the differences are listed.
     """
     described, tensors = open_file(path, "run")
     try:
@@ -293,6 +337,9 @@ def resumed(
         found = differences(before, now)
         if found:
             return None, common, found
+        found = _missing_metrics(described["run"]["metrics"]["dict"], metrics)
+        if found:
+            return None, common, found
         custom = _custom_of(described["run"], tensors, trainer, metrics)
         run = run_from(described, tensors, custom, trainer)
     except ModelFileError as error:
@@ -304,6 +351,31 @@ def resumed(
     return run, common, []
 
 
+def _missing_metrics(saved: Mapping[str, Any], metrics: Iterable[Any]) -> list[str]:
+    """Return the difference between metrics where one that is not portnet's own is not given."""
+    given = _by_name(metrics)
+    missing = [v["custom"] not in given for v in saved.values() if has_custom(v)]
+    now = sorted(m if isinstance(m, str) else _name_of(m) for m in metrics if m is not None)
+    return differences({"metrics": sorted(saved)}, {"metrics": now}) if any(missing) else []
+
+
+def _name_of(thing: Any) -> str:
+    return str(getattr(thing, "__name__", type(thing).__name__))
+
+
+def _by_name(metrics: Iterable[Any]) -> dict[str, Any]:
+    return {_name_of(metric): metric for metric in metrics if callable(metric)}
+
+
+def differing_names(what: str, before: Any, now: Any) -> list[str]:
+    """Return where two lists of names differ; one line if there are many. None is no list."""
+    before, now = [None if n is None else list(map(str, n)) for n in (before, now)]
+    found = differences({what: before}, {what: now})
+    if len(found) > 5:
+        found = [f"{what}: {_short(before)} in the checkpoint, {_short(now)} now"]
+    return found
+
+
 def _custom_of(
     described: Mapping[str, Any], tensors: Mapping[str, Any], trainer: Any, metrics: Iterable[Any]
 ) -> dict[str, Any]:
@@ -311,8 +383,8 @@ def _custom_of(
 
     That is metrics, and the classes of the parameters and of the optimizer's state.
     """
-    found = {getattr(m, "__name__", type(m).__name__): m for m in metrics if callable(m)}
-    if not _customs({n: v for n, v in described.items() if n not in ("trainer", "metrics")}):
+    found = _by_name(metrics)
+    if not has_custom({n: v for n, v in described.items() if n not in ("trainer", "metrics")}):
         return found
     inputs = described["inputs"]
     if not 0 < inputs <= sum(array.size for array in tensors.values()):
@@ -330,16 +402,13 @@ def _custom_of(
     return found
 
 
-def _customs(value: Any) -> bool:
-    """Return whether a description names what is not portnet's own."""
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return (isinstance(value, dict) and "custom" in value) or any(map(_customs, parts))
-
-
 def mismatch(path: str | PathLike[str], found: list[str]) -> ResumeMismatchError:
     """Return the error that lists differences."""
     lines = "".join(f"\n  {line}" for line in found)
+    own = ""
+    if any(line.startswith("metrics") for line in found):
+        own = "Give metrics=[...] with functions of your own, too: the file has only their names.\n"
     return ResumeMismatchError(
-        f"{fspath(path)} was made by another fit, and cannot be resumed exactly:{lines}\n"
+        f"{fspath(path)} was made by another fit, and cannot be resumed exactly:{lines}\n{own}"
         "Give the same data and options, or start from it: Trainer.fit(resume=portnet.load(path))"
     )

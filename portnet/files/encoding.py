@@ -4,19 +4,7 @@ An object of portnet's own is written as the name of its class and its fields. O
 listed in `MODULES` are made from a file, by calling them, so that their own checks apply. What is
 somebody else's is named, and the caller of `decode` gives the class or function of that name.
 
-=================================================  ==============================================
-JSON                                               stands for
-=================================================  ==============================================
-null, true, 3, 0.5, "text", [1, 2]                 the same in Python
-{"float": "nan"}                                   nan, inf, -inf
-{"tuple": [...]}, {"dict": {...}}                  a tuple, a dict with text as its keys
-{"items": [[key, value], ...]}                     a dict with other keys
-{"tensor": "layers.0.W"}                           an array; with "scalar": true, a NumPy scalar
-{"object": "Dense", "fields": {...}}               an object of portnet's own
-{"function": "accuracy"}                           a function of portnet's own
-{"custom": "Snake", "fields": {...}}               an object of somebody else's; fields null: as it
-                                                   is given
-=================================================  ==============================================
+The docstring of the package has the table of what stands for what.
 """
 
 import dataclasses
@@ -35,9 +23,19 @@ import numpy as np
 from ..backend import to_numpy
 from .errors import ModelFileError
 
-__all__ = ["decode", "encode", "known_classes", "refuse_repeated", "tensors_of", "text_array"]
+__all__ = [
+    "decode",
+    "encode",
+    "has_custom",
+    "known_classes",
+    "refuse_repeated",
+    "tensors_of",
+    "text_array",
+]
 
 TEXT_LIMIT = 1 << 24  # bytes of an array of text
+COUNT_LIMIT = 1 << 19  # texts in it: each takes 60 bytes of memory
+_LONG = 1 << 14  # characters of a list of text that is written as an array: a header has 1 MiB
 
 # The modules whose classes may be made from a file, and which of their classes may not.
 MODULES = "layers", "losses", "optimizers", "transforms", "schedules", "lbfgs", "callbacks", "run"
@@ -107,6 +105,8 @@ class _Encoder:
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return self._object(value, dict(zip(value._fields, value, strict=True)), name)
         if isinstance(value, tuple | list):
+            if _is_long_text(value):
+                return self._text(value, name)
             parts = [self.encode(v, _join(name, i)) for i, v in enumerate(value)]
             return {"tuple": parts} if isinstance(value, tuple) else parts
         if isinstance(value, dict):
@@ -144,6 +144,16 @@ class _Encoder:
         scalar = {"scalar": True} if isinstance(value, np.generic) else {}
         return {"tensor": known, **scalar}
 
+    def _text(self, value: Any, name: str) -> Any:
+        joined = "".join([f"{text}\0" for text in value]).encode("utf-8", "surrogatepass")
+        if len(value) > COUNT_LIMIT or len(joined) > TEXT_LIMIT:
+            raise ModelFileError(
+                f"{name}: expected at most {COUNT_LIMIT:,} texts of {TEXT_LIMIT:,} bytes in all, "
+                f"got {len(value):,} of {len(joined):,}: give shorter names, or none"
+            )
+        encoded = {"text": self._array(np.frombuffer(joined, np.uint8), name)}
+        return encoded | ({"tuple": True} if isinstance(value, tuple) else {})
+
     def _object(self, value: Any, fields: Mapping[str, Any], name: str) -> Any:
         kind = type(value)
         ours = known_classes().get(kind.__name__) is kind
@@ -167,6 +177,12 @@ class _Encoder:
                 "by its name, custom={...}. Define it with def"
             )
         return {"custom": value.__name__, "fields": None}
+
+
+def _is_long_text(value: Any) -> bool:
+    if not all(isinstance(part, str) for part in value):
+        return False
+    return sum(map(len, value)) > _LONG and not any("\0" in part for part in value)
 
 
 def _join(name: str, part: object) -> str:
@@ -195,6 +211,12 @@ def tensors_of(value: Any) -> list[str]:
         return []
     own = [value["tensor"]] if isinstance(value.get("tensor"), str) else []
     return own + [name for part in value.values() for name in tensors_of(part)]
+
+
+def has_custom(value: Any) -> bool:
+    """Tell whether a JSON value names what is not portnet's own."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (isinstance(value, dict) and "custom" in value) or any(map(has_custom, parts))
 
 
 def refuse_repeated(value: Any, where: str) -> None:
@@ -265,6 +287,18 @@ class _Decoder:
         array = self.tensors[name]
         return array[()] if value.get("scalar") is True and array.ndim == 0 else array
 
+    def _text(self, value: Any, where: str) -> Any:
+        array = self._tensor(value["text"], where)
+        if array.dtype != np.uint8 or array.ndim != 1 or array.size > TEXT_LIMIT:
+            raise ModelFileError(f"{where}: expected at most {TEXT_LIMIT:,} bytes of text")
+        if np.count_nonzero(array == 0) > COUNT_LIMIT or array[-1:].any():
+            raise ModelFileError(f"{where}: expected at most {COUNT_LIMIT:,} texts, each with NUL")
+        try:
+            texts = array.tobytes().decode("utf-8", "surrogatepass").split("\0")[:-1]
+        except UnicodeDecodeError as error:
+            raise ModelFileError(f"{where}: expected UTF-8: {error}") from None
+        return tuple(texts) if value.get("tuple") is True else texts
+
     def _function(self, value: Any, where: str) -> Any:
         if value["function"] not in _known_functions():
             raise ModelFileError(f"{where}: there is no function {value['function']!r:.80}")
@@ -288,7 +322,14 @@ class _Decoder:
         given = self.custom[name]
         if value["fields"] is None or not inspect.isclass(given):
             return given
-        return self._call(given, self._fields(value, where), where)
+        fields = self._fields(value, where)
+        try:
+            return self._call(given, fields, where)
+        except ModelFileError as error:
+            raise ModelFileError(
+                f"{error}. A class is called with the attributes of its object; where it takes "
+                f"other arguments, give an object: portnet.load(path, custom={{{name!r:.80}: ...}})"
+            ) from error
 
     def _fields(self, value: Any, where: str) -> dict[str, Any]:
         return {k: self.decode(v, _join(where, k)) for k, v in value["fields"].items()}
@@ -303,6 +344,7 @@ class _Decoder:
 
     KINDS: ClassVar[dict[str, Callable[..., Any]]] = {
         "float": _float,
+        "text": _text,
         "tuple": _tuple,
         "dict": _dict,
         "items": _items,

@@ -4,7 +4,7 @@ __all__ = ["CheckpointError", "ModelFileError", "ResumeMismatchError"]
 
 
 class ModelFileError(ValueError):
-    """A file is damaged, hostile, or no model of portnet's.
+    """A file is damaged, hostile, or no model of portnet's; or what is saved would be no model.
 
     Examples
     --------

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..layers import Chain, Dense
-from .encoding import decode, encode, refuse_repeated, text_array
+from .encoding import decode, encode, has_custom, refuse_repeated, text_array
 from .errors import ModelFileError
 from .predictor import Predictor
 from .shapes import check_parameters
@@ -29,20 +29,51 @@ RESULTS = (
     "best_validation_score_",
     "_no_improvement_count",
 )
+INTEGERS = (
+    "n_features_in_",
+    "n_outputs_",
+    "n_layers_",
+    "n_iter_",
+    "t_",
+    "_no_improvement_count",
+)
 LISTS = "loss_curve_", "validation_scores_"
+# Attributes of an estimator that are written in another way, or that a fit makes again.
+OTHERS = (
+    "classes_",
+    "feature_names_in_",
+    "_class_counts",
+    "_fitted_on_host",
+    "_label_binarizer",
+    "_metadata_request",
+    "_optimizer",
+    "_random_state",
+    "_seed",
+    "_sklearn_output_config",
+    "_validated",
+)
+KNOWN = {*NETWORK, *RESULTS, *LISTS, *OTHERS}
 
 
 def is_estimator(thing: object) -> bool:
-    """Tell whether a thing is one of portnet's estimators, or a predictor that was loaded."""
-    return _class_of(thing) != ""
+    """Tell whether a thing is one of portnet's estimators, also of a subclass.
+
+    Raises TypeError for a predictor, which has too little of its estimator.
+    """
+    if isinstance(thing, Predictor):
+        raise TypeError(
+            f"save: expected an estimator, got a Predictor of a {thing.name}: copy the file it was "
+            "loaded from, or load that where scikit-learn is installed"
+        )
+    return _base_of(type(thing)) is not None
 
 
-def _class_of(thing: object) -> str:
-    """Return the name of the estimator that a thing is, also as a subclass; "" for none."""
-    for kind in type(thing).__mro__:
-        if kind.__module__.startswith(f"{_PACKAGE}.estimators.") and kind.__name__ in CLASSES:
-            return kind.__name__
-    return ""
+def _base_of(kind: type) -> Any:
+    """Return the class of portnet's that a class is, or is derived from; None for others."""
+    for base in kind.__mro__:
+        if base.__module__.startswith(f"{_PACKAGE}.estimators.") and base.__name__ in CLASSES:
+            return base
+    return None
 
 
 def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, Any]:
@@ -74,16 +105,53 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
             fitted["generator"], fitted["seed"] = rng.get_state(legacy=False), given.get("_seed")
             if isinstance(fitted["seed"], np.random.RandomState):
                 fitted["seed"] = None
-    return {
-        "class": _class_of(estimator),
+    base = _base_of(type(estimator))
+    described: dict[str, Any] = {"class": type(estimator).__name__}
+    inherited: dict[str, Any] = {}
+    if type(estimator) is not base:
+        named = [n for n in base._get_param_names() if n not in parameters]
+        inherited = {n: given[n] for n in named if n in given}
+        described["base"] = base.__name__
+        described["inherited"] = encode(_plain(inherited), "inherited", tensors, plain=True)
+        described["own"] = _own_attributes(estimator, {*parameters, *named}, tensors)
+    _check_before(fitted, parameters | inherited)
+    if isinstance(fitted.get("labels", {}).get("classes"), dict):
+        text_array(fitted["labels"]["classes"]["names"])
+    return described | {
         "parameters": encode(_plain(parameters), "parameters", tensors, plain=True),
         "fitted": encode(fitted, "", tensors),
     }
 
 
+def _own_attributes(estimator: Any, others: set[str], tensors: dict[str, Any]) -> Any:
+    """Return, encoded, the attributes that a subclass adds; TypeError for those of other kinds."""
+    known = KNOWN | others
+    own = {n: value for n, value in vars(estimator).items() if n not in known}
+    encoded = encode(own, "own", tensors)
+    for name, value in encoded["dict"].items():
+        if has_custom(value):
+            raise TypeError(
+                f"the attribute {name!r} of {type(estimator).__name__} cannot be written, got "
+                f"{own[name]!r:.80}: keep arrays, numbers, text, lists and dicts, or pickle it"
+            )
+    return encoded
+
+
+def _check_before(values: dict[str, Any], parameters: dict[str, Any]) -> None:
+    """Raise ModelFileError where `load` would refuse what is to be saved."""
+    try:
+        _check(values, parameters)
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"save: {error}. Nothing was written, because portnet.load would refuse it: fit the "
+            "estimator again, with the parameters that it has now"
+        ) from None
+
+
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return parameters with lists for arrays of numbers, such as the sizes of layers."""
-    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in parameters.items()}
+    """Return parameters with lists for arrays of numbers and ranges, such as sizes of layers."""
+    plain = {k: v.tolist() for k, v in parameters.items() if isinstance(v, np.ndarray)}
+    return parameters | plain | {k: [*v] for k, v in parameters.items() if isinstance(v, range)}
 
 
 def _numbers(values: Any) -> Any:
@@ -96,6 +164,11 @@ def _labels(classes: Any) -> Any:
         if not all(isinstance(c, str) for c in classes):
             raise TypeError(f"classes_: expected text or numbers, got {classes[:5]!r}")
         return {"dtype": classes.dtype.kind, "names": classes.tolist()}
+    if classes.dtype.kind not in "biuf" or classes.dtype.itemsize > 8:
+        raise TypeError(
+            f"classes_: labels of dtype {classes.dtype} cannot be written: give text, or numbers "
+            "of at most 64 bits, such as y.astype('float64')"
+        )
     return classes
 
 
@@ -103,10 +176,11 @@ def estimator_from(
     described: Mapping[str, Any], tensors: dict[str, Any], custom: Mapping[str, Any]
 ) -> Any:
     """Return the estimator of a description; a `Predictor` where scikit-learn is not installed."""
-    name = described.get("class")
+    name = described.get("base", described.get("class"))
     if name not in CLASSES:
         raise ModelFileError(f"expected one of {', '.join(CLASSES)}, got {name!r:.80}")
     with_sklearn = find_spec("sklearn") is not None
+    kind = _subclass(described, custom, with_sklearn) if "base" in described else None
     fitted = dict(described["fitted"]["dict"])
     for key in ("coefs_", "intercepts_", "optimizer"):
         refuse_repeated(fitted.get(key), key)
@@ -117,7 +191,12 @@ def estimator_from(
         wing = importlib.import_module(f"{_PACKAGE}.estimators")
     values = decode({"dict": fitted}, tensors, custom)
     parameters = decode(described["parameters"], tensors, custom)
-    _check(values, parameters)
+    more: dict[str, dict[str, Any]] = {"inherited": {}, "own": {}}
+    if kind is not None:
+        more = {n: decode(described[n], tensors, custom) for n in more}
+        if not all(isinstance(m, dict) and not KNOWN.intersection(m) for m in more.values()):
+            raise ModelFileError("expected other attributes of a subclass than of its base")
+    _check(values, parameters | more["inherited"])
     labels = values.pop("labels", None)
     if (labels is None) == (name == "MLPClassifier"):
         raise ModelFileError(f"{name}: expected labels for a classifier only")
@@ -125,7 +204,30 @@ def estimator_from(
         labels["classes"] = _classes_from(labels["classes"])
     if not with_sklearn:
         return Predictor.of(name, values, parameters, labels)
-    return _fitted(getattr(wing, name), values, parameters, labels)
+    estimator = _fitted(kind or getattr(wing, name), values, parameters, labels)
+    vars(estimator).update(more["inherited"] | more["own"])
+    return estimator
+
+
+def _subclass(described: Mapping[str, Any], custom: Mapping[str, Any], with_sklearn: bool) -> Any:
+    """Return the class of the caller's that the estimator of a description has."""
+    name, base = described["class"], described["base"]
+    if not isinstance(name, str):
+        raise ModelFileError(f"expected the name of a class, got {name!r:.80}")
+    if not with_sklearn:
+        raise ModelFileError(
+            f"{name!r:.80} is a subclass of {base}, which needs scikit-learn: install it, and give "
+            f"the class: portnet.load(path, custom={{{name!r:.80}: ...}})"
+        )
+    if name not in custom:
+        raise ModelFileError(
+            f"{name!r:.80} is a subclass of {base}, and not portnet's own. Give the class: "
+            f"portnet.load(path, custom={{{name!r:.80}: ...}})"
+        )
+    given = custom[name]
+    if not isinstance(given, type) or getattr(_base_of(given), "__name__", "") != base:
+        raise ModelFileError(f"custom: expected a subclass of {base} for {name!r}, got {given!r}")
+    return given
 
 
 def _check(values: dict[str, Any], parameters: dict[str, Any]) -> None:
@@ -133,16 +235,19 @@ def _check(values: dict[str, Any], parameters: dict[str, Any]) -> None:
     missing = [n for n in NETWORK if n not in values]
     if missing or parameters.get("activation") not in ACTIVATION_OF:
         raise ModelFileError(f"the estimator has no {missing[0] if missing else 'activation'}")
+    for name in INTEGERS:
+        if name in values and type(values[name]) is not int:
+            raise ModelFileError(f"{name}: expected an integer, got {values[name]!r:.80}")
     coefs, intercepts = values["coefs_"], values["intercepts_"]
     lists = isinstance(coefs, list) and isinstance(intercepts, list)
     if not lists or not len(coefs) == len(intercepts) == values["n_layers_"] - 1 >= 1:
         raise ModelFileError("expected coefs_ and intercepts_ of each layer")
-    hidden = parameters["hidden_layer_sizes"]
-    hidden = list(hidden) if isinstance(hidden, tuple | list | np.ndarray) else [hidden]
+    hidden = parameters.get("hidden_layer_sizes", ())
+    hidden = list(hidden) if hasattr(hidden, "__iter__") else [hidden]
     sizes = [*hidden, values["n_outputs_"]]
     if len(sizes) != len(coefs) or values["out_activation_"] not in OUTPUTS:
         raise ModelFileError(f"expected {len(sizes)} layers, got {len(coefs)}")
-    model = Chain([Dense(int(n)) for n in sizes])
+    model = Chain([Dense(n) for n in sizes])
     params = [{"W": W, "b": b[None, :]} for W, b in zip(coefs, intercepts, strict=True)]
     check_parameters(model, tuple(params), values["n_features_in_"], "coefs_")
 

@@ -4,7 +4,8 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from os import PathLike, fsdecode
 from typing import Any
 
@@ -12,18 +13,20 @@ import numpy as np
 
 from .. import tree
 from .._typing import Device, Params
-from ..backend import get_backend, use_backend
+from ..backend import FLOATS, Backend, get_backend, use_backend
 from . import estimators
 from .atomic import write_file
 from .container import Container, open_container, pack
 from .encoding import decode, encode, refuse_repeated, tensors_of, text_array
 from .errors import ModelFileError
-from .shapes import check_parameters
+from .shapes import check_parameters, is_floating
 
 __all__ = [
     "TRAINER",
     "VERSION",
+    "check_header",
     "describe",
+    "is_checkpoint",
     "load",
     "open_file",
     "read",
@@ -49,14 +52,37 @@ def to_buffers(
     """Return the parts of the file of a thing.
 
     A checkpoint has what a resumed fit must have in `common`, as JSON, and what else continuing
-    needs, its `progress`.
+    needs, its `progress`. Raises TypeError and ModelFileError for what cannot be written.
     """
+    return _pack(*_described(thing, state, common, progress))
+
+
+def check_header(thing: Any, common: Mapping[str, Any]) -> None:
+    """Raise TypeError or ModelFileError if a checkpoint of a thing has no valid header."""
+    tensors, metadata = _described(thing, True, common, None)
+    # The data need no room in the header, but their shapes and places do, and later numbers.
+    room = " " * (4096 + 80 * len(tensors))
+    _pack({name: a.reshape(-1)[:0] for name, a in tensors.items()}, metadata | {"room": room})
+
+
+def _pack(tensors: dict[str, Any], metadata: dict[str, str]) -> list[Any]:
+    try:
+        return pack(tensors, metadata)
+    except ValueError as error:
+        raise ModelFileError(f"save: {error}") from None
+
+
+def _described(
+    thing: Any, state: bool, common: Mapping[str, Any] | None, progress: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the tensors and the metadata of the file of a thing."""
     if not isinstance(state, bool):
         raise TypeError(f"state: expected True or False, got {state!r}")
     tensors: dict[str, Any] = {}
     kind, values = _kind_of(thing)
     if kind == "network":
         model, params = values
+        _check_before(check_parameters, model, params, getattr(model, "n_in", None))
         described = {
             "model": encode(model, "model", tensors),
             "params": encode(params, "layers", tensors),
@@ -70,7 +96,17 @@ def to_buffers(
         described["checkpoint"] = dict(common)
         described["progress"] = encode(progress, "progress", tensors)
     text = json.dumps({"kind": kind, **described, **_made()}, allow_nan=False)
-    return pack(tensors, {"format_version": str(VERSION), "portnet": text})
+    return tensors, {"format_version": str(VERSION), "portnet": text}
+
+
+def _check_before(check: Callable[..., Any], *args: Any) -> Any:
+    """Return check(*args), one of the checks of `load`; its error says that nothing is written."""
+    try:
+        return check(*args)
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"save: {error}. Nothing was written, because portnet.load would refuse it"
+        ) from None
 
 
 def _kind_of(thing: Any) -> tuple[str, Any]:
@@ -119,7 +155,7 @@ KINDS: dict[str, Any] = {
     "step": int,
     "stopped": str,
     "metrics": dict,
-    "feature_names": tuple | None,
+    "feature_names": tuple | list | None,
     "classes": list | None,
     "history": dict,
     "_monitors": dict,
@@ -131,9 +167,12 @@ KINDS: dict[str, Any] = {
 
 def _describe_run(run: Any, tensors: dict[str, Any], state: bool) -> dict[str, Any]:
     """Return the description of a run."""
+    _check_before(_check_parameters_of, run.trainer.model, vars(run))
+    if run.classes is not None:
+        _check_before(text_array, run.classes.tolist())
     names = {"params": "layers", "state": "optimizer", "_last": "last", "_best": "best"}
     given: dict[str, Any] = {n: getattr(run, n) for n in (*RUN, *PRIVATE)}
-    given |= {n: getattr(run, n) for n in STATE} if state else {}
+    given |= {n: getattr(run, n) for n in STATE} if state else {"stopped": _reason(run.stopped)}
     history = {name: np.array(values) for name, values in run.history.items()}
     together = {
         "params": run.params,
@@ -147,6 +186,11 @@ def _describe_run(run: Any, tensors: dict[str, Any], state: bool) -> dict[str, A
     described = {n: encoded[names.get(n, n)] for n in together}
     described["trainer"] = encode_trainer(run.trainer, tensors)
     return {"run": described, "backend": run.backend.name, "dtype": run.backend.dtype}
+
+
+def _reason(stopped: str) -> str:
+    """Return why a run ended, without how it continues exactly, which needs its state."""
+    return stopped.partition(": run.fit(")[0]
 
 
 def encode_trainer(trainer: Any, tensors: dict[str, Any]) -> Any:
@@ -180,16 +224,12 @@ def run_from(
     trainer = Trainer(**given) if trainer is None else trainer
     with use_backend("numpy", dtype=described["dtype"]) as backend:
         pass
-    n_out = check_parameters(trainer.model, values["params"], values["inputs"])
-    if n_out not in (None, values["outputs"]):
-        raise ModelFileError(f"expected {values['outputs']} outputs, got {n_out}")
-    for name in ("_last", "_best"):
-        if values.get(name) is not None:
-            check_parameters(trainer.model, values[name], values["inputs"], name)
+    _check_parameters_of(trainer.model, values)
     history = {name: list(map(float, numbers)) for name, numbers in values.pop("history").items()}
     classes = values.pop("classes")
     names = values.pop("feature_names")
     if "state" not in values:
+        values["stopped"] = _reason(values["stopped"])
         fresh = trainer.optimizer.init(values["params"])
         values["state"] = None if tree.leaves(fresh) else fresh  # none is needed
     return Run(
@@ -200,6 +240,16 @@ def run_from(
         _history=history,
         **values,
     )
+
+
+def _check_parameters_of(model: Any, values: Mapping[str, Any]) -> None:
+    """Raise ModelFileError unless the parameters of a run are those of a model."""
+    n_out = check_parameters(model, values["params"], values["inputs"])
+    if n_out not in (None, values["outputs"]):
+        raise ModelFileError(f"expected {values['outputs']} outputs, got {n_out}")
+    for name in ("_last", "_best"):
+        if values.get(name) is not None:
+            check_parameters(model, values[name], values["inputs"], name)
 
 
 def _dict(described: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -233,11 +283,29 @@ def load(
     if name == "numpy":
         return model, params
     with use_backend(name, device=device, dtype=_dtype_of(params)) as to:
-        return model, tree.map(lambda a: to.asarray(a, a.dtype.name), params)
+        return model, tree.map(lambda a: _moved(a, to), params)
 
 
 def _dtype_of(params: Params) -> str:
-    return str(next((a.dtype.name for a in tree.leaves(params)), "float32"))
+    found = str(next((a.dtype.name for a in tree.leaves(params)), "float32"))
+    return found if found in FLOATS else "float32"
+
+
+def _moved(array: Any, to: Backend) -> Any:
+    """Return an array on a backend, bit for bit the same, also of 16 bits."""
+    name = array.dtype.name
+    if name in FLOATS or not is_floating(array):
+        return to.asarray(array, name)
+    try:
+        dtype = getattr(to.xp, name)
+        if to.name == "torch" and name == "bfloat16":  # which NumPy does not have
+            moved = to.xp.asarray(array.view(np.int16), device=to.device)
+            return moved.view(dtype)
+        return to.xp.asarray(array, dtype=dtype, device=to.device)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the {to.name} backend cannot hold {name}: load the file with backend='numpy'"
+        ) from error
 
 
 def read(
@@ -251,7 +319,7 @@ def read(
         if not allow_nonfinite:
             _check_finite(tensors, described)
         return _build(described, tensors, custom), described
-    except OSError:
+    except (OSError, MemoryError):  # the file may be whole
         raise
     except ModelFileError as error:
         raise _with_path(error, path) from error
@@ -272,6 +340,13 @@ def open_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
             return described, container.read()
     except ModelFileError as error:
         raise _with_path(error, path) from error
+
+
+def is_checkpoint(path: str) -> bool:
+    """Tell whether a file is a checkpoint, by its header."""
+    with suppress(OSError, ModelFileError), open_container(path) as container:
+        return "checkpoint" in describe(container)
+    return False
 
 
 def _with_path(error: ModelFileError, path: Path) -> ModelFileError:
@@ -328,7 +403,7 @@ def _check_finite(tensors: dict[str, Any], described: dict[str, Any]) -> None:
     A history may have NaN, and an optimizer's state infinity, where a square overflows.
     """
     for name, array in tensors.items():
-        if name.startswith(("history", "optimizer")) or array.dtype.kind != "f":
+        if name.startswith(("history", "optimizer")) or not is_floating(array):
             continue
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(array.sum()) or np.isfinite(array).all()

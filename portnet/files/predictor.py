@@ -22,7 +22,7 @@ _BLOCK = 16_384  # rows predicted at once
 class Predictor:
     """A fitted `MLPClassifier` or `MLPRegressor` that predicts, and does nothing else.
 
-    `portnet.load` returns it where scikit-learn is not installed.
+    `portnet.load` returns it where scikit-learn is not installed. It cannot be saved.
 
     Attributes
     ----------

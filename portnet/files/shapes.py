@@ -5,7 +5,12 @@ from typing import Any
 from ..layers import Chain, Dense, LayerNorm, Residual
 from .errors import ModelFileError
 
-__all__ = ["check_parameters"]
+__all__ = ["check_parameters", "is_floating"]
+
+
+def is_floating(array: Any) -> bool:
+    """Tell whether an array of any library has floats; NumPy's kind of bfloat16 is another."""
+    return "float" in str(getattr(array, "dtype", ""))
 
 
 def check_parameters(
@@ -13,14 +18,14 @@ def check_parameters(
 ) -> int | None:
     """Raise ModelFileError unless arrays have the pytree and the shapes of a model's parameters.
 
-    Returns the number of outputs for `n_in` inputs; None where a layer that is not portnet's own
-    decides it. Such a layer's parameters are not checked.
+    Arrays may be of any library. Returns the number of outputs for `n_in` inputs; None where a
+    layer that is not portnet's own decides it. Such a layer's parameters are not checked.
     """
     kind = type(model)
     if kind is Chain:
         if model.n_in is not None and n_in is not None and model.n_in != n_in:
             raise ModelFileError(f"{where}: expected {model.n_in} inputs, got {n_in}")
-        if not isinstance(params, tuple) or len(params) != len(model.layers):
+        if not isinstance(params, tuple | list) or len(params) != len(model.layers):
             raise ModelFileError(f"{where}: expected parameters of {len(model.layers)} layers")
         n = model.n_in if n_in is None else n_in
         for i, (layer, part) in enumerate(zip(model.layers, params, strict=True)):
@@ -37,9 +42,9 @@ def check_parameters(
         expected, n_out = {"W": (n_in, model.n_out), "b": (1, model.n_out)}, model.n_out
     elif kind is LayerNorm:
         expected = {"gamma": (1, n_in), "beta": (1, n_in)}
-    elif not kind.__module__.endswith(".layers"):
+    elif kind.__module__ != Dense.__module__:
         return None
-    elif params != ():
+    elif params is not None and (not isinstance(params, tuple | list | dict) or params):
         raise ModelFileError(f"{where}: {kind.__name__} has no parameters")
     if expected and (not isinstance(params, dict) or set(params) != set(expected)):
         raise ModelFileError(f"{where}: expected parameters {sorted(expected)}")
@@ -48,6 +53,6 @@ def check_parameters(
         fits = len(given) == len(shape)
         if not fits or any(e not in (None, g) for e, g in zip(shape, given, strict=True)):
             raise ModelFileError(f"{where}.{name}: expected shape {shape}, got {given}")
-        if params[name].dtype.kind != "f":
+        if not is_floating(params[name]):
             raise ModelFileError(f"{where}.{name}: expected floats, got {params[name].dtype}")
     return n_out

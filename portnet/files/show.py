@@ -45,7 +45,8 @@ def _head(described: dict[str, Any], container: Container) -> list[str]:
         shown |= {name: run.get(name) for name in names if run.get(name) not in (None, "")}
         shown |= {name: described.get(name) for name in ("backend", "dtype")}
     else:
-        shown = {"class": described.get("class"), "parameters": described.get("parameters")}
+        shown = {name: described.get(name) for name in ("class", "parameters")}
+        shown |= {n: described[n] for n in ("base", "inherited") if n in described}
     return lines + [f"  {_plain(name)}: {_text(value)}" for name, value in shown.items()]
 
 

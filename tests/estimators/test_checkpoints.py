@@ -106,6 +106,22 @@ def test_more_iterations_go_on_from_the_end(tmp_path):
     np.testing.assert_array_equal(again.coefs_[0], classifier().fit(X, Y).coefs_[0])
 
 
+def test_fewer_iterations_than_the_checkpoint_has_are_an_error(tmp_path):
+    fitted = classifier(max_iter=10).fit(X, Y, checkpoint=tmp_path / "net")
+    assert_same_fit(classifier(max_iter=10).fit(X, Y, resume=tmp_path / "net"), fitted)
+    with pytest.raises(ValueError, match=r"max_iter: .* after 10 iterations.* give max_iter=10 or"):
+        classifier(max_iter=9).fit(X, Y, resume=tmp_path / "net")
+
+
+def test_checkpoints_of_an_earlier_fit_do_not_stay(tmp_path):
+    classifier(max_iter=9).fit(X, Y, checkpoint=tmp_path / "net", keep=3)
+    classifier(max_iter=4, alpha=0.1).fit(X, Y, checkpoint=tmp_path / "net", keep=2)
+    names = {p.name: portnet.load(p).n_iter_ for p in tmp_path.iterdir()}
+    assert names["net"] == 4
+    assert {n for n in names if n != "net-best"} == {"net", "net-epoch-3"}
+    assert all(portnet.load(p).alpha == 0.1 for p in tmp_path.iterdir())
+
+
 def test_other_data_or_parameters_are_refused_with_every_difference(tmp_path):
     path = tmp_path / "net"
     classifier().fit(X, Y, checkpoint=path)
@@ -113,6 +129,23 @@ def test_other_data_or_parameters_are_refused_with_every_difference(tmp_path):
         classifier(alpha=0.5, hidden_layer_sizes=(9,)).fit(X + 1, Y, resume=path)
     for part in ("options.alpha: 0.0001 in the", "options.hidden_layer_sizes", "data.X.crc32"):
         assert part in str(error.value)
+
+
+def test_other_names_of_features_and_classes_are_differences(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    path, frame = tmp_path / "net", pandas.DataFrame(X, columns=list("abcde"))
+    names = np.array(["ant", "bee", "cat"])
+    classifier().fit(frame, names[Y], checkpoint=path)
+    classifier(max_iter=26).fit(frame, names[Y], resume=path)
+    for x, y, expected in [
+        (frame, np.array(["ant", "bee", "dog"])[Y], r"classes_\[2\]: \"cat\" in the checkpoint"),
+        (frame, Y, r"classes_\[0\]: \"ant\" in the checkpoint, \"0\" now"),
+        (frame.rename(columns={"b": "z"}), names[Y], r"feature_names_in_\[1\]: \"b\" in the ch"),
+        (X, names[Y], r"feature_names_in_: .* in the checkpoint, null now"),
+        (frame[["a"]], names[Y], r"data\.X\.shape\[1\]: 5 in the checkpoint, 1 now"),
+    ]:
+        with pytest.raises(portnet.ResumeMismatchError, match=expected):
+            classifier().fit(x, y, resume=path)
 
 
 def test_what_cannot_be_resumed_is_an_error(tmp_path):
@@ -127,9 +160,28 @@ def test_what_cannot_be_resumed_is_an_error(tmp_path):
         classifier().fit(X, Y, keep=3)
     with pytest.raises(ValueError, match="need checkpoint=path"):
         classifier().fit(X, Y, on_checkpoint_error="warn")
+    run = portnet.Trainer(portnet.mlp([5, 3]), "softmax_cross_entropy").fit(X, Y, epochs=1)
+    for other in (run, classifier(), 3, [path]):
+        with pytest.raises(TypeError, match="resume: expected the path of a checkpoint of an est"):
+            classifier().fit(X, Y, resume=other)
+    run.save(path)
+    with pytest.raises(portnet.ModelFileError, match="expected an estimator, got a file of: run"):
+        classifier().fit(X, Y, resume=path)
     portnet.save(classifier().fit(X, Y), path)
     with pytest.raises(portnet.ModelFileError, match="an estimator, but no checkpoint of a fit"):
         classifier().fit(X, Y, resume=path)
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="longdouble is float64")
+def test_labels_that_cannot_be_written_are_an_error_before_training(tmp_path, capsys):
+    y = Y.astype(np.longdouble)
+    with pytest.raises(TypeError, match=r"classes_: labels of dtype .* give text, or numbers"):
+        classifier(verbose=True).fit(X, y, checkpoint=tmp_path / "net")
+    assert capsys.readouterr().out == ""
+    fitted = classifier().fit(X, y)
+    with pytest.raises(TypeError, match=r"such as y\.astype\('float64'\)"):
+        portnet.save(fitted, tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_estimator_on_another_library_goes_on(xp, tmp_path, monkeypatch):

@@ -126,6 +126,60 @@ def test_another_trainer_and_other_data_are_listed_together(path):
     assert {"batch_size", "data.X.crc32", "options.early_stopping"} == lines(error)
 
 
+# Data that the run of the checkpoint cannot take.
+VX, VY = X[:20], LABELS[:20]
+UNFIT = {
+    "another width": ((X[:, :4], LABELS, {}), {"data.X.shape[1]"}),
+    "another width of the validation rows": (
+        (X, LABELS, {"validation": (VX[:, :4], VY)}),
+        {"data.validation X.shape[1]"},
+    ),
+    "more outputs": ((X, np.eye(4)[LABELS], {}), {"data.y.shape[1]"}),
+    "another label": ((X, LABELS * 3, {}), {"data"}),
+    "text": ((X, np.array(["cat", "dog", "emu"])[LABELS], {}), {"classes"}),
+    "fewer classes of text": ((X, np.array(["cat", "dog"])[(LABELS > 0) * 1], {}), {"data"}),
+    "weights": ((X[:, :4], LABELS, {"sample_weight": W}), {"data.X.shape[1]"}),
+}
+
+
+@pytest.mark.parametrize("n_in", [None, 5])
+@pytest.mark.parametrize("case", UNFIT)
+def test_data_that_do_not_fit_are_listed(case, n_in, tmp_path):
+    (x, y, options), expected = UNFIT[case]
+    given = OPTIONS | ({"validation": (VX, VY)} if "validation" in options else {})
+    made = trainer(model=portnet.Chain([portnet.Dense(8), portnet.Dense(3)], n_in=n_in))
+    made.fit(X, LABELS, checkpoint=tmp_path / "run.st", **given)
+    with pytest.raises(portnet.ResumeMismatchError) as error:
+        made.fit(x, y, resume=tmp_path / "run.st", **given | options)
+    assert has_all(lines(error), expected)
+    if case == "weights" and n_in is None:
+        assert has_all(lines(error), {"data.sample_weight"})
+
+
+def test_data_that_can_be_used_in_no_fit_are_an_error_of_the_data(path):
+    for bad in (X * np.nan, np.full(X.shape, None), X[None]):
+        with pytest.raises(portnet.DataError):
+            trainer().fit(bad, LABELS, resume=path, **OPTIONS)
+
+
+def test_names_of_columns_and_classes_are_listed(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(X, columns=list("abcde"))
+    names = np.array(["cat", "dog", "emu"])
+    path = tmp_path / "run.st"
+    trainer().fit(frame, names[LABELS], checkpoint=path, **OPTIONS | {"epochs": 2})
+    with pytest.raises(portnet.ResumeMismatchError) as error:
+        trainer().fit(frame.rename(columns={"a": "z"}), names[LABELS], resume=path, **OPTIONS)
+    assert lines(error) == {"feature_names[0]"}
+    names[1] = "doe"
+    with pytest.raises(portnet.ResumeMismatchError) as error:
+        trainer().fit(frame, names[LABELS], resume=path, **OPTIONS)
+    assert lines(error) == {"classes[1]"}
+    with pytest.raises(portnet.ResumeMismatchError) as error:
+        trainer().fit(frame[list("edcba")], names[LABELS], resume=path, **OPTIONS)
+    assert has_all(lines(error), {"feature_names[4]", "data.X.crc32", "classes[1]"})
+
+
 def test_another_dtype_is_listed(path):
     with (
         portnet.use_backend("numpy", dtype="float64"),
@@ -312,6 +366,27 @@ def test_own_metrics_layers_and_states_resume_exactly(tmp_path):
         np.testing.assert_array_equal(a, b)
     assert whole.history == again.history
     assert type(again.state) is Memory
+
+
+class Spread:
+    """A metric that is an object."""
+
+    def __call__(self, mean, target, weight):
+        return spread(mean, target, weight)
+
+
+@pytest.mark.parametrize("own", [spread, Spread()], ids=["function", "object"])
+def test_metric_that_is_not_given_again_is_a_difference(own, tmp_path):
+    path = tmp_path / "run.st"
+    trainer().fit(X, LABELS, checkpoint=path, **OPTIONS | {"metrics": ["accuracy", own]})
+    for metrics in (None, ["accuracy"], ["log_loss"]):
+        with pytest.raises(
+            portnet.ResumeMismatchError, match=r"Give metrics=.* functions of your own"
+        ) as error:
+            trainer().fit(OTHER, LABELS, resume=path, **OPTIONS | {"metrics": metrics})
+        assert lines(error) == {"metrics", "data.X.crc32"}
+    again = trainer().fit(X, LABELS, resume=path, **OPTIONS | {"metrics": ["accuracy", own]})
+    assert again.epoch == 4
 
 
 def test_what_cannot_be_written_is_an_error_before_training(tmp_path):

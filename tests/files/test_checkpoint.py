@@ -105,6 +105,33 @@ def test_more_epochs_go_on_from_the_end(path):
     assert_same_run(fit(path, epochs=12, resume=True), fit())
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_fewer_epochs_than_the_checkpoint_has_are_an_error(early, path, monkeypatch):
+    options = {"early_stopping": portnet.EarlyStopping("loss", patience=1, min_change=9.0)}
+    run = fit(path, epochs=6, options=options if early else {})
+    given = {"options": options if early else {}}
+    message = rf"epochs: .* after {run.epoch} epochs, which count, got epochs=1: give epochs="
+    with pytest.raises(ValueError, match=message):
+        fit(path, epochs=1, resume=True, **given)
+    assert_same_run(fit(path, epochs=run.epoch, resume=True, **given), run)
+    monkeypatch.setenv("PORTNET_NATIVE", "never")
+    with monkeypatch.context() as m:
+        dies_after(m, 2)
+        with pytest.raises(DiedError):
+            fit(path, "4 steps", options={})
+    with pytest.raises(ValueError, match=r"after 1 epochs and 2 steps.* give epochs=2 or more"):
+        fit(resume=path, epochs=1, options={})
+
+
+def test_epochs_of_a_run_that_a_fit_began_with_do_not_count(path):
+    run = fit(epochs=3, options={})
+    made = run.trainer
+    made.fit(X, LABELS, epochs=4, resume=run, checkpoint=path)
+    assert made.fit(X, LABELS, epochs=4, resume=path).epoch == 7
+    with pytest.raises(ValueError, match="after 4 epochs, which count, got epochs=3"):
+        made.fit(X, LABELS, epochs=3, resume=path)
+
+
 def test_run_of_a_checkpoint_continues_as_any_run(path):
     fit(path, epochs=5)
     run = portnet.load(path)
@@ -145,6 +172,75 @@ def test_last_and_best_checkpoints_are_kept(path, tmp_path):
     ]
     epochs = [portnet.load(str(tmp_path / name)).epoch for name in names]
     assert epochs == [run.best_epoch, 5, 6, 7]
+
+
+def names(folder):
+    return sorted(p.name.removesuffix(".safetensors") for p in folder.iterdir())
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_checkpoints_of_an_earlier_fit_do_not_stay(keep, path, tmp_path, monkeypatch):
+    fit(path, keep=3, epochs=9)
+    assert names(tmp_path) == ["run", "run-best", "run-epoch-7", "run-epoch-8"]
+    trainer(model=NET).fit(X, LABELS, epochs=1).save(tmp_path / "run-epoch-4.safetensors")
+    (tmp_path / "run-epoch-3.safetensors").write_bytes(b"mine")
+    seen, write = [], checkpoint.write_file
+
+    def look(*args):
+        seen.append(names(tmp_path))
+        write(*args)
+
+    with monkeypatch.context() as m:
+        m.setattr(checkpoint, "write_file", look)
+        fit(path, keep=keep, epochs=4, options={})
+    # They were there until the first checkpoint of the new fit was, and those of others still are.
+    assert "run-epoch-8" in seen[0]
+    assert "run-best" in seen[0]
+    assert "run-epoch-8" not in seen[1]
+    kept = {1: [], 2: ["run-epoch-3"], 3: ["run-epoch-2", "run-epoch-3"]}[keep]
+    assert names(tmp_path) == sorted({"run", "run-epoch-3", "run-epoch-4", *kept})
+
+
+def test_checkpoints_of_an_earlier_fit_stay_where_the_new_one_writes_none(path, tmp_path):
+    fit(path, keep=3, epochs=5)
+    before = names(tmp_path)
+
+    def fail(report):
+        raise DiedError
+
+    with pytest.raises(DiedError):
+        fit(path, keep=3, every=3, options={"callbacks": [fail]})
+    assert names(tmp_path) == before
+
+
+def test_resume_true_where_only_an_older_checkpoint_is_left_is_an_error(path, tmp_path):
+    expected = fit(path, keep=3, epochs=6, options={})
+    os.unlink(path)
+    before = names(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"is not there, but .* resume='.*run-epoch-5\.saf"):
+        fit(path, keep=3, epochs=6, resume=True, options={})
+    assert names(tmp_path) == before
+    older = tmp_path / "run-epoch-5.safetensors"
+    assert_same_run(fit(path, keep=3, epochs=6, resume=older, options={}), expected)
+    assert_same_run(fit(path, keep=3, epochs=6, resume=True, options={}), expected)
+
+
+def test_fit_that_goes_on_from_an_older_checkpoint_keeps_that_one(path, tmp_path):
+    expected = fit(path, keep=3, epochs=6, options={})
+    older = tmp_path / "run-epoch-4.safetensors"
+    again = fit(path, keep=2, epochs=6, resume=older, options={})
+    assert_same_run(again, expected)
+    assert names(tmp_path) == ["run", "run-epoch-4", "run-epoch-5"]
+
+
+def test_fit_that_goes_on_deletes_later_ones_of_an_earlier_fit(path, tmp_path, monkeypatch):
+    fit(path, keep=3, epochs=9, options={})
+    with monkeypatch.context() as m:  # killed before they were deleted
+        m.setattr(checkpoint.Writer, "_delete_earlier", lambda self: None)
+        fit(path, keep=3, epochs=2, options={})
+    assert names(tmp_path) == ["run", "run-epoch-1", "run-epoch-7", "run-epoch-8"]
+    fit(path, keep=3, epochs=3, resume=True, options={})
+    assert names(tmp_path) == ["run", "run-epoch-1", "run-epoch-2"]
 
 
 def test_checkpoint_moves_between_backends(xp, path):

@@ -109,7 +109,10 @@ def test_without_the_state_partial_fit_starts_the_optimizer_anew(path):
     assert again.t_ == fitted.t_ + 60
 
 
-@pytest.mark.parametrize("sizes", [np.int64(8), (np.int64(8),), np.array([8, 4]), [8, 4]], ids=str)
+SIZES = [np.int64(8), (np.int64(8),), np.array([8, 4]), [8, 4], range(8, 4, -2)]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_numpy_numbers_as_parameters_are_loaded(sizes, path):
     fitted = classifier(hidden_layer_sizes=sizes, alpha=np.float64(0.1)).fit(X, CODES)
     portnet.save(fitted, path)
@@ -160,6 +163,150 @@ def test_pickle_without_state_is_smaller():
     assert len(pickle.dumps(fitted)) > 2 * len(pickle.dumps(small))
     np.testing.assert_array_equal(small.predict_proba(X), fitted.predict_proba(X))
     assert hasattr(fitted, "_optimizer")
+
+
+def test_many_names_of_features_and_classes_are_loaded(path, tmp_path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    names = [f"a feature with a long name, number {i}, in metres" for i in range(30_000)]
+    frame = pandas.DataFrame(np.ones((2000, 1)) * np.arange(30_000) % 7, columns=names)
+    frame = frame.astype("float32")
+    y = np.array([f"class number {i}, which has a long name" for i in range(2000)])
+    fitted = classifier(hidden_layer_sizes=(1,), max_iter=1)
+    fitted.fit(frame[:20], y[:20], checkpoint=tmp_path / "net")
+    portnet.save(fitted, path)
+    for file in (path, tmp_path / "net"):
+        again = portnet.load(file)
+        assert list(again.feature_names_in_) == names
+        assert type(again.feature_names_in_) is type(fitted.feature_names_in_)
+    fitted = classifier(hidden_layer_sizes=(1,), max_iter=1).fit(frame[names[:2]], y)
+    portnet.save(fitted, path)
+    assert list(portnet.load(path).classes_) == sorted(y)
+
+
+def test_description_above_the_limit_is_an_error_before_training(tmp_path, capsys):
+    weights = {i: 1.0 + i for i in range(60_000)}
+    made = classifier(hidden_layer_sizes=(1,), max_iter=1, class_weight=weights, verbose=True)
+    with pytest.raises(ModelFileError, match=r"save: the names and metadata need .* bytes"):
+        made.fit(np.ones((6, 1)), np.arange(6), checkpoint=tmp_path / "net")
+    assert capsys.readouterr().out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+# Subclasses ----------------------------------------------------------------------------------------
+
+
+class Plain(MLPClassifier):
+    """A subclass that answers in another way."""
+
+    def predict(self, X):
+        return super().predict(X) + 100
+
+
+class Scaled(MLPRegressor):
+    """A subclass with parameters and attributes of its own, and without most of its base's."""
+
+    def __init__(self, factor=2.0, hidden_layer_sizes=(7,), random_state=0):
+        super().__init__(
+            hidden_layer_sizes=hidden_layer_sizes,
+            activation="tanh",
+            max_iter=5,
+            random_state=random_state,
+        )
+        self.factor = factor
+
+    def fit(self, X, y, **more):
+        self.mean_ = np.mean(X, axis=0)
+        return super().fit((X - self.mean_) * self.factor, y, **more)
+
+    def predict(self, X):
+        return super().predict((X - self.mean_) * self.factor)
+
+
+def test_subclass_is_named_and_given_at_load(path):
+    fitted = Plain((8,), random_state=3, max_iter=5).fit(X, CODES)
+    portnet.save(fitted, path, state=True)
+    with pytest.raises(
+        ModelFileError, match=r"'Plain' is a subclass of MLPClassifier.*custom=\{'Plain'"
+    ):
+        portnet.load(path)
+    again = portnet.load(path, custom={"Plain": Plain})
+    assert type(again) is Plain
+    np.testing.assert_array_equal(again.predict(X), fitted.predict(X))
+    assert_same_attributes(again, fitted)
+    for other in (MLPRegressor, "Plain", object, Scaled):
+        with pytest.raises(ModelFileError, match="expected a subclass of MLPClassifier"):
+            portnet.load(path, custom={"Plain": other})
+
+
+def test_subclass_of_the_same_name_is_not_loaded_as_its_base(path):
+    named = type("MLPClassifier", (Plain,), {})
+    portnet.save(named((8,), max_iter=5).fit(X, CODES), path)
+    with pytest.raises(ModelFileError, match="is a subclass of MLPClassifier"):
+        portnet.load(path)
+    assert type(portnet.load(path, custom={"MLPClassifier": named})) is named
+
+
+def test_parameters_and_attributes_of_a_subclass_are_loaded(path, tmp_path):
+    fitted = Scaled(3.0).fit(X, X[:, 0], checkpoint=tmp_path / "net")
+    portnet.save(fitted, path)
+    for file in (path, tmp_path / "net"):
+        again = portnet.load(file, custom={"Scaled": Scaled})
+        assert_same_attributes(again, fitted)
+        assert (again.get_params(), again.factor) == (fitted.get_params(), 3.0)
+        np.testing.assert_array_equal(again.predict(X), fitted.predict(X))
+    resumed = Scaled(3.0).fit(X, X[:, 0], resume=tmp_path / "net")
+    np.testing.assert_array_equal(resumed.predict(X), fitted.predict(X))
+    with pytest.raises(ModelFileError, match="factor"):
+        portnet.load(path, custom={"Scaled": MLPRegressor})
+
+
+def test_attributes_of_a_subclass_that_cannot_be_written_are_an_error(path, tmp_path):
+    fitted = Plain((8,), max_iter=5).fit(X, CODES)
+    fitted.helper_ = MLPRegressor()
+    with pytest.raises(TypeError, match=r"attribute 'helper_' of Plain cannot be written"):
+        portnet.save(fitted, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parameters_that_no_longer_fit_the_network_are_an_error(path, tmp_path):
+    fitted = classifier().fit(X, CODES).set_params(hidden_layer_sizes=(8, 4))
+    with pytest.raises(ModelFileError, match=r"save: expected 3 layers, got 2.*fit the estimator"):
+        portnet.save(fitted, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_subclass_without_scikit_learn_is_an_error(path, monkeypatch):
+    portnet.save(Plain((8,), max_iter=5).fit(X, CODES), path)
+    monkeypatch.setattr(estimators, "find_spec", lambda name: None)
+    with pytest.raises(ModelFileError, match=r"'Plain' is a subclass of.*needs scikit-learn"):
+        portnet.load(path, custom={"Plain": Plain})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("class", 3),
+        ("base", "object"),
+        ("inherited", None),
+        ("own", {"dict": {"coefs_": []}}),
+        ("own", {"tuple": []}),
+    ],
+)
+def test_hostile_subclasses_are_refused(name, value, path):
+    import json
+
+    from portnet.files.container import open_container, pack
+    from portnet.files.models import describe
+
+    portnet.save(Plain((8,), max_iter=5).fit(X, CODES), path)
+    with open_container(path) as container:
+        described, arrays = describe(container), container.read()
+    described[name] = value
+    with open(path, "wb") as file:
+        for part in pack(arrays, {"format_version": "1", "portnet": json.dumps(described)}):
+            file.write(part)
+    with pytest.raises(ModelFileError):
+        portnet.load(path, custom={"Plain": Plain})
 
 
 # Without scikit-learn ------------------------------------------------------------------------------
@@ -215,6 +362,8 @@ def test_predictor_checks_its_rows(path, monkeypatch, xp):
     portnet.save(fitted, path)
     monkeypatch.setattr(estimators, "find_spec", lambda name: None)
     predictor = portnet.load(path, backend="numpy")
+    with pytest.raises(TypeError, match=r"got a Predictor of a MLPClassifier: copy the file"):
+        portnet.save(predictor, path)
     with pytest.raises(portnet.DataError, match="expected 5 features, got 4"):
         predictor.predict(X[:, :4])
     moved = portnet.load(path)  # to the backend of this thread

@@ -1,16 +1,28 @@
 """Networks, runs and estimators in files: what is loaded is what was saved."""
 
+import importlib.util
 import json
 import pickle
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from fits import LABELS, NAMES, RESUME_CASES, X, assert_equal, assert_same_run, classifier, trainer
+from fits import (
+    LABELS,
+    NAMES,
+    NET,
+    RESUME_CASES,
+    X,
+    assert_equal,
+    assert_same_run,
+    classifier,
+    trainer,
+)
 
 import portnet
 from portnet import ModelFileError, tree
@@ -60,8 +72,8 @@ def test_every_layer_is_loaded_as_it_was(layer, dtype, path):
         p += 1.0  # it can be written
 
 
-def read_network(path):
-    """Return the layers of a network in a file, as (class, fields), and its parameters.
+def read_description(path):
+    """Return the description in a file: dicts, lists and arrays, and objects as (class, fields).
 
     As the docstring of portnet.files describes the format, with safetensors and json alone.
     """
@@ -77,13 +89,22 @@ def read_network(path):
             return v
         if "tensor" in v:
             return tensors[v["tensor"]]
+        if "text" in v:
+            return bytes(tensors[v["text"]["tensor"]]).decode().split("\0")[:-1]
         if "object" in v:
-            return v["object"], {name: value(field) for name, field in v["fields"].items()}
-        (inside,) = v.values()  # of a tuple or a dict
-        return value(inside) if isinstance(inside, list) else {k: value(inside[k]) for k in inside}
+            return v["object"], value({"dict": v["fields"]})
+        if "tuple" in v or "items" in v:
+            return value(v.get("tuple", v.get("items")))
+        return {key: value(part) for key, part in v.get("dict", v).items()}
 
-    _, chain = value(description["model"])
-    return chain["layers"], value(description["params"])
+    return value(description)
+
+
+def read_network(path):
+    """Return the layers of a network in a file, as (class, fields), and its parameters."""
+    described = read_description(path)
+    _, chain = described["model"]
+    return chain["layers"], described["params"]
 
 
 def test_reader_of_twenty_lines_reads_a_network(path):
@@ -96,6 +117,89 @@ def test_reader_of_twenty_lines_reads_a_network(path):
     for p, q in zip(found, params, strict=True):
         if q:
             assert_equal([p["W"], p["b"]], [q["W"], q["b"]])
+
+
+def sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def test_reader_of_the_docstring_reads_runs(path):
+    options = {"validation": 0.25, "early_stopping": True, "metrics": ["accuracy"]}
+    run = trainer().fit(X, NAMES[LABELS], epochs=4, checkpoint=path, **options)
+    found = read_description(path)
+    assert (found["kind"], found["run"]["epoch"]) == ("run", 4)
+    assert found["run"]["classes"] == list(NAMES)
+    assert found["run"]["trainer"]["optimizer"] == ("Adam", vars(run.trainer.optimizer))
+    np.testing.assert_array_equal(found["run"]["history"]["loss"], run.history["loss"])
+    assert found["run"]["_monitors"]["early_stopping"][1]["epoch"] == run.best_epoch
+    for p, q in zip(found["run"]["_best"] or found["run"]["params"], run.best.params, strict=True):
+        assert not q or np.array_equal(p["W"], q["W"])
+    assert found["checkpoint"]["data"]["y"]["shape"] == [72]
+    assert found["progress"] is None
+
+
+def test_reader_of_the_docstring_reads_estimators(path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    wide = pandas.DataFrame(np.tile(X, 400), columns=[f"name {i}" for i in range(2000)])
+    y = (LABELS > 1) * 2 - 1
+    fitted = portnet.MLPClassifier((4, 3), activation="logistic", random_state=0, max_iter=2)
+    with pytest.warns(UserWarning, match="converged"):
+        fitted.fit(wide, y, checkpoint=path)
+    found = read_description(path)
+    fit = found["fitted"]
+    assert fit["feature_names_in_"] == list(wide.columns)
+    x = wide.to_numpy()
+    for W, b in zip(fit["coefs_"], fit["intercepts_"], strict=True):
+        x = sigmoid(x @ W + b)  # of the layers and of the outputs
+    assert (found["parameters"]["activation"], fit["out_activation_"]) == ("logistic", "logistic")
+    np.testing.assert_allclose(x[:, 0], fitted.predict_proba(wide)[:, 1], rtol=1e-6)
+    np.testing.assert_array_equal(fit["labels"]["classes"], fitted.classes_)
+    assert len(found["progress"]["losses"]) == fit["n_iter_"] == 2
+
+
+def keys_of(path):
+    with open_container(path) as container:
+        described = describe(container)
+    found = {*described, *described["made"]}
+    for part in ("run", "checkpoint"):
+        found |= set(described.get(part, {}))
+    if described["kind"] == "run":
+        found |= {*described["run"]["trainer"]["dict"], *described["run"]["_monitors"]["dict"]}
+    for part in ("fitted", "progress"):
+        found |= set((described.get(part) or {"dict": {}})["dict"])
+    return found | set(
+        (described.get("fitted") or {"dict": {}})["dict"].get("labels", {"dict": {}})["dict"]
+    )
+
+
+def test_docstring_names_every_field_of_a_file(path):
+    text = portnet.files.__doc__
+    trainer().fit(
+        X,
+        LABELS,
+        checkpoint=path,
+        validation=0.25,
+        early_stopping=True,
+        reduce_on_plateau=True,
+    )
+    found = keys_of(path) | set(encoding._Decoder.KINDS) | {"scalar", "fields"}
+    portnet.save((NET, portnet.init(NET, like=np.zeros(1))), path)
+    found |= keys_of(path)
+    if importlib.util.find_spec("sklearn"):
+        pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+
+        class Own(portnet.MLPClassifier):
+            pass
+
+        frame = pandas.DataFrame(X, columns=list("abcde"))
+        for made in (portnet.MLPClassifier, Own):
+            net = made((3,), max_iter=2, early_stopping=True, class_weight="balanced")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                net.fit(frame, LABELS, checkpoint=path)
+            found |= keys_of(path)
+    assert [name for name in sorted(found) if f'"{name}"' not in text] == []
 
 
 def test_checksum_is_that_of_the_docstring(path):
@@ -155,8 +259,10 @@ def test_custom_class_of_other_fields_is_an_error(path):
     class Other:
         pass
 
-    with pytest.raises(ModelFileError, match=r"layers\.1: Other cannot be made: .*argument"):
+    with pytest.raises(ModelFileError, match=r"layers\.1: Other cannot be made: .*give an object"):
         portnet.load(path, custom={"Snake": Other})
+    model, _ = portnet.load(path, custom={"Snake": Snake(3.0)})
+    assert model.layers[1] == Snake(3.0)
 
 
 def test_numpy_numbers_in_settings_are_loaded(path):
@@ -281,6 +387,165 @@ def test_other_things_are_an_error_and_write_nothing(thing, path, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+# What is saved can be loaded -------------------------------------------------------------------
+
+
+def test_parameters_in_lists_are_loaded_as_they_were(path):
+    net = portnet.Chain([portnet.mlp([4, 3], "tanh"), portnet.Tanh(), portnet.Dense(2)], n_in=4)
+    params = [
+        list(portnet.init(net, like=np.zeros(1))[0]),
+        [],
+        {"W": np.ones((3, 2)), "b": X[:1, :2]},
+    ]
+    _, found = reloaded((net, params), path)
+    assert (type(found), type(found[0]), found[1]) == (list, list, [])
+    assert_equal(found, params)
+    made = trainer(model=net, params=params)
+    with pytest.raises(portnet.DataError):  # the trainer wants the pytree of the model
+        made.fit(X[:, :4], LABELS, epochs=1)
+    params = list(portnet.init(NET, like=np.zeros(1, "float32")))
+    run = trainer(params=params).fit(X, LABELS, epochs=1, checkpoint=path)
+    assert_same_run(portnet.load(path), run)
+    assert_same_run(portnet.load(path).fit(X, LABELS, epochs=1), run.fit(X, LABELS, epochs=1))
+
+
+LONG = [f"a feature with a long name, number {i}, in metres \u00b5" for i in range(30_000)]
+
+
+def test_many_names_of_features_are_loaded(path):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame(np.ones((4, len(LONG)), "float32"), columns=LONG)
+    frame.iloc[::2] = 0.0
+    made = portnet.Trainer(portnet.mlp([len(LONG), 1]), "squared_error", portnet.SGD(1e-6))
+    run = made.fit(frame, frame.iloc[:, 0], epochs=2, checkpoint=path)
+    for _ in range(2):
+        again = portnet.load(path)
+        assert again.feature_names == tuple(LONG)
+        np.testing.assert_array_equal(again.predict(frame), run.predict(frame))
+        run.save(path)
+    assert made.fit(frame, frame.iloc[:, 0], epochs=3, resume=None, checkpoint=path).epoch == 3
+    assert made.fit(frame, frame.iloc[:, 0], epochs=4, resume=path).epoch == 4
+
+
+@pytest.mark.parametrize("number", [3, 700, 40_000])
+def test_many_classes_are_loaded(number, path):
+    names = np.array([f"class number {i} \u00e9" for i in range(number)])
+    model = portnet.mlp([1, number])
+    run = portnet.Trainer(model, "softmax_cross_entropy").fit(np.ones((number, 1)), names, epochs=0)
+    again = reloaded(run, path)
+    assert (again.classes == run.classes).all()
+    assert again.classes.dtype == run.classes.dtype
+
+
+def test_odd_names_are_loaded_as_they_were(path):
+    """Also where a name is empty, has a lone surrogate or NUL, or the table is a list."""
+    for more in ("", "\ud800", "\U0001f600", "with\0NUL"):
+        for kind in (tuple, list):
+            table = kind([*LONG[:1000], more, ""])
+            net = portnet.Chain([portnet.Dense(2), Snake(1.0, table)], n_in=3)
+            params = portnet.init(net, like=np.zeros(1))
+            model, _ = reloaded((net, params), path, {"Snake": Snake})
+            assert model.layers[1].table == table
+
+
+BAD_TEXT = {
+    "floats": np.zeros(8, "float32"),
+    "a matrix": np.zeros((2, 4), "uint8"),
+    "no end": np.array([65, 0, 66], "uint8"),
+    "no UTF-8": np.array([255, 0], "uint8"),
+    "many": np.zeros(encoding.COUNT_LIMIT + 1, "uint8"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TEXT)
+def test_text_of_another_form_is_refused(case, path):
+    trainer().fit(X, LABELS, epochs=1).save(path)
+    change = set_at("run", "feature_names", value={"text": {"tensor": "names"}})
+    rewritten(path, change, lambda arrays: {**arrays, "names": BAD_TEXT[case]})
+    with pytest.raises(ModelFileError, match=r"feature_names|expected"):
+        portnet.load(path)
+
+
+def test_too_much_text_is_an_error_before_training(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "TEXT_LIMIT", 20_000)
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame, done = pandas.DataFrame(np.ones((4, 1000)), columns=LONG[:1000]), []
+    made = portnet.Trainer(portnet.mlp([1000, 1]), "squared_error")
+    run = made.fit(frame, np.ones(4), epochs=1)
+    with pytest.raises(ModelFileError, match=r"feature_names: expected at most .* shorter names"):
+        run.save(path)
+    with pytest.raises(ModelFileError, match="feature_names: expected at most"):
+        made.fit(frame, np.ones(4), checkpoint=path, callbacks=[done.append])
+    assert (done, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_description_above_the_limit_is_an_error_before_training(path, tmp_path):
+    done = []
+    net = portnet.Chain([portnet.Dense(3), Snake(1.0, tuple(range(200_000)))], n_in=5)
+    with pytest.raises(ModelFileError, match=r"save: the names and metadata need .* bytes"):
+        trainer(model=net).fit(X, LABELS, checkpoint=path, callbacks=[done.append])
+    net = portnet.Chain([portnet.Dense(1)] * 5001, n_in=1)
+    with pytest.raises(ModelFileError, match=r"save: 10,002 tensors, but a file holds at most"):
+        portnet.save((net, portnet.init(net, like=np.zeros(1))), path)
+    assert (done, list(tmp_path.iterdir())) == ([], [])
+
+
+OTHER_PARAMETERS = {
+    "a bias (n,)": (lambda p: {**p, "b": p["b"][0]}, r"layers\.0\.b: expected shape \(1, 4\), got"),
+    "the transpose": (lambda p: {**p, "W": p["W"].T}, r"layers\.0\.W: expected shape \(3, 4\)"),
+    "integers": (
+        lambda p: {**p, "W": p["W"].astype(int)},
+        r"layers\.0\.W: expected floats, got int",
+    ),
+    "another name": (lambda p: {"W": p["W"], "c": p["b"]}, r"layers\.0: expected parameters \["),
+    "a tuple": (lambda p: (p["W"], p["b"]), r"layers\.0: expected parameters \["),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_PARAMETERS)
+def test_parameters_that_load_would_refuse_cannot_be_saved(case, path, tmp_path):
+    change, message = OTHER_PARAMETERS[case]
+    net = portnet.mlp([3, 4, 2])
+    first, *others = portnet.init(net, like=np.zeros(1))
+    portnet.save((net, (first, *others)), path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(ModelFileError, match=f"save: {message}.*Nothing was written"):
+        portnet.save((net, (change(first), *others)), path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch", "numpy"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_parameters_of_16_bits_are_loaded_bit_for_bit(backend, dtype, path):
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
+    params = portnet.init(NET, like=np.zeros(1, "float32"))
+    params = tree.map(lambda a: jax.numpy.asarray(a, getattr(jax.numpy, dtype)), params)
+    portnet.save((NET, params), path)
+    _, found = portnet.load(path, backend=backend)
+    for p, q in zip(tree.leaves(found), tree.leaves(params), strict=True):
+        assert str(p.dtype).endswith(dtype)
+        values = p.float() if backend == "torch" else np.asarray(p)
+        np.testing.assert_array_equal(np.asarray(values, "float32"), np.asarray(q, "float32"))
+    bad = tree.map(lambda a: a * np.nan, params)
+    portnet.save((NET, bad), path)
+    with pytest.raises(ModelFileError, match="NaN or infinity"):
+        portnet.load(path, backend=backend)
+
+
+def test_layer_of_a_module_named_layers_is_not_portnets_own(path):
+    @dataclass(frozen=True)
+    class Bend(Snake):
+        pass
+
+    Bend.__module__ = "their.layers"
+    net = portnet.Chain([portnet.Dense(4), Bend(2.0)], n_in=3)
+    params = portnet.init(net, like=np.zeros(1))
+    model, found = reloaded((net, params), path, {"Bend": Bend})
+    assert model == net
+    assert_equal(found, params)
+
+
 # Runs --------------------------------------------------------------------------------------------
 
 
@@ -356,6 +621,25 @@ def test_run_that_was_interrupted_within_an_epoch_continues_exactly(path):
         run = whole.fit(X, LABELS, epochs=4, callbacks=[stop])
     again = reloaded(run, path, state=True)
     assert_same_run(again.fit(X, LABELS, epochs=4 - again.epoch), expected)
+
+
+def test_interrupted_run_without_state_does_not_say_that_it_continues_exactly(path):
+    import signal
+
+    with pytest.warns(UserWarning, match="interrupted"):
+        run = trainer().fit(
+            X, LABELS, epochs=4, callbacks=[lambda report: signal.raise_signal(signal.SIGINT)]
+        )
+    assert "continues exactly from there" in reloaded(run, path, state=True).stopped
+    for fewer in (reloaded(run, path), reloaded(run.without_state(), path), run.without_state()):
+        assert fewer.stopped == "interrupted after epoch 1"
+    run.save(path, state=True)  # as a file of an earlier version had it
+    rewritten(path, lambda d: d["run"].pop("state") and None, without_state)
+    assert portnet.load(path).stopped == "interrupted after epoch 1"
+
+
+def without_state(arrays):
+    return {n: a for n, a in arrays.items() if not n.startswith("optimizer")}
 
 
 def test_run_save_writes_the_same_as_save(path, tmp_path):
