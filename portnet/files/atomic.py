@@ -3,6 +3,10 @@
 The data go to a temporary file in the same folder, which is synchronised with the disk (fsync) and
 renamed to its place; then the folder is synchronised. After a crash or a power failure there is the
 old file or the new one (Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014).
+
+The checksum of a large file is computed while the disk is busy: the data are written with zeros in
+its place and synchronised, meanwhile the checksum is computed; then its digits are written over the
+zeros, and the file is synchronised again before it is renamed.
 """
 
 import contextlib
@@ -12,23 +16,49 @@ import re
 import secrets
 import socket
 import stat
+import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
 
 from .errors import CheckpointError
 
-__all__ = ["check_writable", "link_file", "remove_stale", "write_file"]
+__all__ = ["Patched", "check_writable", "link_file", "remove_stale", "write_file"]
 
 _CHUNK = 64 << 20  # bytes of one write: Ctrl-C waits for its end
+_LARGE = 4 << 20  # bytes; for less, another fsync takes longer than a checksum
 _OTHER_HOST = 24 * 3600  # seconds after which a temporary file of another machine is stale
+_T = TypeVar("_T")
 _being_written: set[str] = set()  # names of the temporary files of this process
 
 
+@runtime_checkable
+class Patched(Protocol):
+    """Buffers, some bytes of which take long to compute: the patch.
+
+    `parts` are the buffers with other bytes in its place, and `nbytes` is their size. Iterating
+    returns the buffers with the patch.
+    """
+
+    nbytes: int
+    parts: Sequence[bytes | memoryview]
+
+    def patch(self) -> tuple[int, bytes]:
+        """Return the place of the patch in the file, and its bytes."""
+
+    def __iter__(self) -> Iterator[bytes | memoryview]: ...
+
+
 def write_file(
-    path: str | os.PathLike[str], buffers: Iterable[bytes | memoryview], *, mode: int | None = None
+    path: str | os.PathLike[str],
+    buffers: Iterable[bytes | memoryview] | Patched,
+    *,
+    mode: int | None = None,
 ) -> None:
     """Write buffers one after the other to a file, which is replaced whole or left as it was.
+
+    The patch of large buffers is computed while the disk is busy.
 
     `mode` are the permissions of the file; without it, those of the file that is replaced, or of a
     new file of `open`. A symbolic link is replaced by the file. Errors: CheckpointError if anything
@@ -38,8 +68,13 @@ def write_file(
     """
     path = os.fsdecode(path)
     with _temporary(path, mode) as (temporary, numbers):
-        for buffer in buffers:
+        patched = buffers if isinstance(buffers, Patched) and buffers.nbytes >= _LARGE else None
+        for buffer in buffers if patched is None else patched.parts:
             _write(numbers[-1], buffer)
+        if patched is not None:
+            at, patch = _sync_and(numbers[-1], patched.patch)
+            os.lseek(numbers[-1], at, os.SEEK_SET)
+            _write(numbers[-1], patch)
         os.fsync(numbers[-1])
         os.close(numbers.pop())  # some network file systems report a full disk only now
         os.replace(temporary, path)
@@ -200,6 +235,34 @@ def _write(number: int, buffer: bytes | memoryview) -> None:
         if not written:
             raise OSError(errno.EIO, "nothing was written")
         view = view[written:]
+
+
+def _sync_and(number: int, compute: Callable[[], _T]) -> _T:
+    """Synchronise a file with the disk; return what `compute` returns, which is called meanwhile.
+
+    An error of either is raised when both have ended: the file must not be closed before. One of
+    fsync must not be lost: a later fsync may succeed although the data are not on the disk.
+    """
+    errors: list[BaseException] = []
+
+    def synchronise() -> None:
+        try:
+            os.fsync(number)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=synchronise, name="portnet-fsync", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads: the caller synchronises the file anyway
+        return compute()
+    try:
+        result = compute()
+    finally:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return result
 
 
 def _sync_folder(numbers: list[int], path: str) -> None:

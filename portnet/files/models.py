@@ -15,7 +15,7 @@ from .._typing import Device, Params
 from ..backend import get_backend, use_backend
 from . import estimators
 from .atomic import write_file
-from .container import Container, open_container, pack
+from .container import Container, Packed, open_container, pack
 from .encoding import decode, encode, refuse_repeated, tensors_of, text_array
 from .errors import ModelFileError
 from .shapes import check_parameters
@@ -45,7 +45,7 @@ def save(thing: Any, path: Path, *, state: bool = False) -> None:
 
 def to_buffers(
     thing: Any, *, state: bool, common: Mapping[str, Any] | None = None, progress: Any = None
-) -> list[Any]:
+) -> Packed:
     """Return the parts of the file of a thing.
 
     A checkpoint has what a resumed fit must have in `common`, as JSON, and what else continuing

@@ -21,7 +21,7 @@ NEW = [b"new con", b"tents, longer than ", b"the old ones"]
 WHOLE = b"".join(NEW)
 
 # What may be called without being recorded, since it changes nothing that is in a file.
-UNRECORDED = "stat fstat access scandir getpid kill readlink strerror fsdecode fsencode chmod"
+UNRECORDED = "lseek stat fstat access scandir getpid kill readlink strerror fsdecode fsencode chmod"
 
 
 class Recorder:
@@ -33,6 +33,7 @@ class Recorder:
 
     def __init__(self, folder, left_out=None):
         self.folder, self.log, self._left_out = os.fspath(folder), [], left_out
+        self._synchronised = 0  # times that files were
         self.files = {name: i for i, name in enumerate(sorted(os.listdir(folder)))}
         self._count, self._opened = len(self.files), {}  # number of the system: file, or the folder
 
@@ -64,7 +65,9 @@ class Recorder:
 
     def fsync(self, number):
         what = self._opened[number]
-        if self._left_out != ("folder" if what == "folder" else "file"):
+        self._synchronised += what != "folder"
+        kinds = ["folder"] if what == "folder" else ["file", f"file, {self._synchronised}"]
+        if self._left_out not in kinds:
             self.log.append(("sync folder",) if what == "folder" else ("sync", what))
 
     def close(self, number):
@@ -144,13 +147,34 @@ def contents_after_power_losses(folder, save, old=OLD, left_out=None):
     return set().union(*within), after
 
 
-@pytest.fixture
-def write_file(monkeypatch):
+class Late:
+    """NEW, large, with its first letters as the patch, which is written last."""
+
+    parts = [b"---" + NEW[0][3:], *NEW[1:]]  # noqa: RUF012
+    nbytes = len(WHOLE)
+    patch = staticmethod(lambda: (0, NEW[0][:3]))
+
+    def __iter__(self):
+        raise AssertionError("large buffers are written in parts")
+
+
+def saving(monkeypatch, new):
     def save(system, path):
+        monkeypatch.setattr(atomic, "_LARGE", 1)
         monkeypatch.setattr(atomic, "os", system)
-        atomic.write_file(path, NEW)
+        atomic.write_file(path, new)
 
     return save
+
+
+@pytest.fixture(params=["at once", "with a patch"])
+def write_file(request, monkeypatch):
+    return saving(monkeypatch, NEW if request.param == "at once" else Late())
+
+
+@pytest.fixture
+def write_late(monkeypatch):
+    return saving(monkeypatch, Late())
 
 
 def write_in_place(system, path):
@@ -174,6 +198,19 @@ def test_without_fsync_of_the_file_there_would_be_mixtures(tmp_path, write_file)
     within, after = contents_after_power_losses(tmp_path, write_file, left_out="file")
     assert {b"", NEW[0], bytes(len(NEW[0])) + NEW[1]} < within - {OLD, WHOLE}
     assert after - {OLD, WHOLE}
+
+
+def test_without_the_second_fsync_a_file_would_lack_its_patch(tmp_path, write_late):
+    """The first one saves time only."""
+    without = b"".join(Late.parts)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    within, after = contents_after_power_losses(tmp_path / "2", write_late, left_out="file, 2")
+    assert within == {OLD, WHOLE, without}
+    assert after == {WHOLE, without}
+    within, after = contents_after_power_losses(tmp_path / "1", write_late, left_out="file, 1")
+    assert within == {OLD, WHOLE}
+    assert after == {WHOLE}
 
 
 def test_without_fsync_of_the_folder_the_old_file_would_come_back(tmp_path, write_file):

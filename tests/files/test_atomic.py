@@ -63,6 +63,32 @@ class System:
         return call
 
 
+class Late:
+    """NEW, whose second word is the patch: it is computed late."""
+
+    parts = [b"new ", memoryview(b"--------"), b"", b" of three buffers"]  # noqa: RUF012
+    nbytes = len(WHOLE)
+
+    def __init__(self, compute=lambda: None):
+        self.compute = compute
+
+    def patch(self):
+        self.compute()
+        return 4, b"contents"
+
+    def __iter__(self):
+        raise AssertionError("large buffers are written in parts")
+
+
+@pytest.fixture(params=["small", "large"])
+def new(request, monkeypatch):
+    """Buffers to be written: as they are, or large ones with a patch."""
+    if request.param == "small":
+        return NEW
+    monkeypatch.setattr(atomic, "_LARGE", 1)
+    return Late()
+
+
 @pytest.fixture
 def system(monkeypatch):
     def use(*args, **kwargs):
@@ -97,6 +123,62 @@ def test_data_are_on_the_disk_before_the_rename_and_the_folder_after_it(path, sy
     assert calls[-len(whole) :] == whole
 
 
+def test_patch_is_computed_while_the_disk_is_busy(path, system, monkeypatch):
+    monkeypatch.setattr(atomic, "_LARGE", 1)
+    computed = threading.Event()
+    made, seen = system(), []
+
+    def fsync(number, real=os.fsync):
+        if not seen:
+            seen.append(computed.wait(10))
+        real(number)
+
+    monkeypatch.setattr(made, "fsync", lambda n: made.calls.append("fsync") or fsync(n), False)
+    write_file(path, Late(computed.set))
+    assert seen == [True]
+    assert path.read_bytes() == WHOLE
+    whole = ["write"] * 3 + ["fsync", "write", "fsync", "close", "replace", "fsync", "close"]
+    assert made.calls[-len(whole) :] == whole
+
+
+def test_patch_of_small_buffers_is_written_with_them(path, system):
+    class Small(Late):
+        def __iter__(self):
+            return iter(NEW)
+
+    calls = system().calls
+    write_file(path, Small())
+    assert path.read_bytes() == WHOLE
+    assert calls.count("fsync") == 2
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "broken"), KeyboardInterrupt(), MemoryError()]
+)
+def test_error_of_the_patch_leaves_the_old_file_after_fsync_has_ended(path, monkeypatch, error):
+    monkeypatch.setattr(atomic, "_LARGE", 1)
+    threads = threading.active_count()
+
+    def fail():
+        raise error
+
+    with pytest.raises(CheckpointError if isinstance(error, OSError) else type(error)):
+        write_file(path, Late(fail))
+    assert threading.active_count() == threads
+    assert path.read_bytes() == OLD
+    assert names(path.parent) == ["model"]
+
+
+def test_thread_that_cannot_start_is_no_error(path, monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(atomic, "_LARGE", 1)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    write_file(path, Late())
+    assert path.read_bytes() == WHOLE
+
+
 def test_path_is_relative_to_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_file("model", NEW)
@@ -120,11 +202,11 @@ def test_system_that_writes_nothing_is_an_error(path, system):
     assert path.read_bytes() == OLD
 
 
-def count_calls(path):
+def count_calls(path, new=NEW):
     system = System()
     before, atomic.os = atomic.os, system
     try:
-        write_file(path, NEW)
+        write_file(path, new)
     finally:
         atomic.os = before
     path.write_bytes(OLD)
@@ -132,15 +214,17 @@ def count_calls(path):
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_error_of_every_call_in_turn_leaves_the_old_file_and_nothing_else(path, system, number):
-    calls = count_calls(path)
+def test_error_of_every_call_in_turn_leaves_the_old_file_and_nothing_else(
+    path, system, new, number
+):
+    calls = count_calls(path, new)
     assert {"open", "write", "fsync", "close", "replace"} <= set(calls)
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     for at, name in enumerate(calls[:-1]):  # the last one closes the folder
         error = OSError(number, os.strerror(number))
         made = system(at, error)
         with pytest.raises(CheckpointError) as caught:
-            write_file(path, NEW)
+            write_file(path, new)
         after_rename = "replace" in calls[:at]
         assert path.read_bytes() == (WHOLE if after_rename else OLD), (at, name)
         assert names(path.parent) == ["model"], (at, name)
@@ -158,17 +242,17 @@ def test_error_of_every_call_in_turn_leaves_the_old_file_and_nothing_else(path, 
             assert len(os.listdir("/proc/self/fd")) == before, (at, name)
         path.write_bytes(OLD)
     system(len(calls) - 1, OSError(number, "closing a folder"))
-    write_file(path, NEW)
+    write_file(path, new)
     assert path.read_bytes() == WHOLE
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, SystemExit])
-def test_any_other_exception_of_every_call_is_raised_again(path, system, error):
-    calls = count_calls(path)
+def test_any_other_exception_of_every_call_is_raised_again(path, system, new, error):
+    calls = count_calls(path, new)
     for at, name in enumerate(calls):
         system(at, error)
         with pytest.raises(error):
-            write_file(path, NEW)
+            write_file(path, new)
         assert path.read_bytes() == (WHOLE if "replace" in calls[:at] else OLD), (at, name)
         assert names(path.parent) == ["model"], (at, name)
         path.write_bytes(OLD)
