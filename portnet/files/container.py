@@ -49,6 +49,7 @@ __all__ = [
     "Container",
     "Packed",
     "Spec",
+    "crc32",
     "open_container",
     "pack",
 ]
@@ -112,7 +113,7 @@ class Packed:
 
     def patch(self) -> tuple[int, bytes]:
         """Return where the digits of the checksum are, and the digits."""
-        return _CRC_AT, _digits(_checksum(_groups(map(memoryview, self.parts)), 0))
+        return _CRC_AT, _digits(crc32(self.parts))
 
     def __iter__(self) -> Iterator[bytes | memoryview]:
         at, digits = self.patch()
@@ -178,6 +179,17 @@ def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Pack
     head = len(text).to_bytes(8, "little") + text
     data = [array.reshape(-1).view(np.uint8).data for _, _, array in arrays if array.size]
     return Packed([head, *data])
+
+
+def crc32(buffers: Iterable[bytes | memoryview]) -> int:
+    """Return the CRC-32 of buffers of bytes, one after the other; large ones take threads.
+
+    Examples
+    --------
+    >>> crc32([b"12345", memoryview(b"6789")]) == 0xCBF43926
+    True
+    """
+    return _checksum(_groups(map(memoryview, buffers)), 0)
 
 
 class Container:

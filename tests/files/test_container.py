@@ -389,6 +389,14 @@ def test_checksum_of_blocks_in_threads_equals_that_of_the_whole(tmp_path, sizes)
         np.testing.assert_array_equal(found[name], x)
 
 
+@pytest.mark.parametrize("size", [0, 5, 16, 100, 1000])
+@pytest.mark.usefixtures("small_blocks")
+def test_crc32_is_that_of_zlib(size):
+    data = np.random.default_rng(size).bytes(size)
+    assert container.crc32([data]) == zlib.crc32(data)
+    assert container.crc32([data[:3], memoryview(data)[3:]]) == zlib.crc32(data)
+
+
 @pytest.mark.usefixtures("small_blocks")
 def test_groups_hold_a_block_each():
     parts = [memoryview(bytes(range(n))) for n in (5, 30, 1, 0, 14, 3)]
