@@ -85,15 +85,17 @@ def write_file(
 def link_file(path: str | os.PathLike[str], to: str | os.PathLike[str]) -> None:
     """Give a file a second name in its folder; a file of that name is replaced whole.
 
-    Where the file system has no links, the file is copied. Errors: CheckpointError;
-    FileNotFoundError if there is no such file.
+    After that, the second name survives a power failure. Where the file system has no links, the
+    file is copied. Errors: CheckpointError; FileNotFoundError if there is no such file.
     """
     path, to = os.fsdecode(path), os.fsdecode(to)
     folder, name = os.path.split(path)
     temporary_name = _temporary_name(name)  # of `path`: the next file there removes a stale one
     temporary = os.path.join(folder, temporary_name)
+    numbers: list[int] = []
     _being_written.add(temporary_name)
     try:
+        numbers = _open_folder(folder)
         os.link(path, temporary)
         os.replace(temporary, to)
     except FileNotFoundError:
@@ -101,7 +103,13 @@ def link_file(path: str | os.PathLike[str], to: str | os.PathLike[str]) -> None:
     except OSError:
         with open(path, "rb") as file:
             write_file(to, iter(lambda: file.read(_CHUNK), b""))
+    else:
+        # Else a power failure might lose this name, but not what is written to `path` next.
+        _sync_folder(numbers, to)
     finally:
+        for number in numbers:
+            with contextlib.suppress(OSError):
+                os.close(number)
         with contextlib.suppress(OSError):  # renamed, or left where `to` is the same file already
             os.unlink(temporary)
         _being_written.discard(temporary_name)
@@ -181,8 +189,7 @@ def _temporary(path: str, mode: int | None) -> Iterator[tuple[str, list[int]]]:
     try:
         old = _permissions(path)
         permissions = old if mode is None else mode
-        if os.name != "nt":  # which cannot open folders
-            numbers.append(os.open(folder or os.curdir, os.O_RDONLY))
+        numbers += _open_folder(folder)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         # The permissions of a new file are those that `open` gives it.
         numbers.append(os.open(temporary, flags, 0o666 if permissions is None else 0o600))
@@ -204,6 +211,11 @@ def _temporary(path: str, mode: int | None) -> Iterator[tuple[str, list[int]]]:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         _being_written.discard(temporary_name)
+
+
+def _open_folder(folder: str) -> list[int]:
+    """Return the number of an open folder, alone; none on Windows, which cannot open folders."""
+    return [] if os.name == "nt" else [os.open(folder or os.curdir, os.O_RDONLY)]
 
 
 def _permissions(path: str) -> int | None:
