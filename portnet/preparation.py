@@ -121,9 +121,7 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
     """Check everything, move the data, and begin or resume a run; nothing is trained."""
     before, fraction, common = options.resume, options.validation, None
     if options.checkpoint is not None:
-        from .files.atomic import check_writable
-
-        check_writable(options.checkpoint.path)
+        options.checkpoint.check_writable()
     if isinstance(before, str | PathLike):
         given = options.metrics if isinstance(options.metrics, tuple) else (options.metrics,)
         before, common, found = _checkpoints().resumed(before, trainer, given)

@@ -61,13 +61,13 @@ def write_file(
     The patch of large buffers is computed while the disk is busy.
 
     `mode` are the permissions of the file; without it, those of the file that is replaced, or of a
-    new file of `open`. A symbolic link is replaced by the file. Errors: CheckpointError if anything
-    cannot be done; the temporary file is removed then, and the old file is as it was. The only
-    exception is a folder that cannot be synchronised after the new file has been put in its place:
-    the message says so.
+    new file of `open`. A symbolic link stays: the file that it points to is written, in its own
+    folder. Errors: CheckpointError if anything cannot be done; the temporary file is removed then,
+    and the old file is as it was. The only exception is a folder that cannot be synchronised after
+    the new file has been put in its place: the message says so.
     """
-    path = os.fsdecode(path)
-    with _temporary(path, mode) as (temporary, numbers):
+    target = _behind_links(path)
+    with _temporary(target, mode) as (temporary, numbers):
         patched = buffers if isinstance(buffers, Patched) and buffers.nbytes >= _LARGE else None
         for buffer in buffers if patched is None else patched.parts:
             _write(numbers[-1], buffer)
@@ -77,19 +77,21 @@ def write_file(
             _write(numbers[-1], patch)
         os.fsync(numbers[-1])
         os.close(numbers.pop())  # some network file systems report a full disk only now
-        os.replace(temporary, path)
-        _sync_folder(numbers, path)
+        os.replace(temporary, target)
+        _sync_folder(numbers, target)
     remove_stale(path)
 
 
 def link_file(path: str | os.PathLike[str], to: str | os.PathLike[str]) -> None:
-    """Give a file a second name in its folder; a file of that name is replaced whole.
+    """Give a file a second name; a file of that name is replaced whole.
 
-    After that, the second name survives a power failure. Where the file system has no links, the
-    file is copied. Errors: CheckpointError; FileNotFoundError if there is no such file.
+    After that, the second name survives a power failure. The file is copied where the file system
+    has no links, or another one has the folder of that name. Where `path` is a symbolic link, what
+    it points to has the second name. Errors: CheckpointError; FileNotFoundError if there is no such
+    file.
     """
-    path, to = os.fsdecode(path), os.fsdecode(to)
-    folder, name = os.path.split(path)
+    name, path, to = os.path.basename(os.fsdecode(path)), _behind_links(path), _behind_links(to)
+    folder = os.path.dirname(to)
     temporary_name = _temporary_name(name)  # of `path`: the next file there removes a stale one
     temporary = os.path.join(folder, temporary_name)
     numbers: list[int] = []
@@ -115,10 +117,20 @@ def link_file(path: str | os.PathLike[str], to: str | os.PathLike[str]) -> None:
         _being_written.discard(temporary_name)
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise CheckpointError if a file cannot be written to a path; nothing is left behind."""
-    with _temporary(os.fsdecode(path), None):
-        pass
+def check_writable(path: str | os.PathLike[str], *others: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError if a file cannot be written to a path; nothing is left behind.
+
+    `others` are paths under which the file may be kept later: their names must not be too long for
+    the file system, and what has these names already must be files.
+    """
+    path = os.fsdecode(path)
+    with _temporary(_behind_links(path), None):
+        for other in map(_behind_links, others):
+            try:
+                _permissions(other)
+            except OSError as error:
+                what = f"the file cannot be kept as {os.path.basename(other)}"
+                raise _checkpoint_error(error, path, what) from error
 
 
 def remove_stale(path: str | os.PathLike[str]) -> None:
@@ -127,6 +139,8 @@ def remove_stale(path: str | os.PathLike[str]) -> None:
     Temporary files of living processes stay, and those of other machines for a day.
     """
     path = os.fsdecode(path)
+    if (target := _behind_links(path)) != path:
+        remove_stale(target)
     folder, name = os.path.split(path)
     ours = re.compile(re.escape(_prefix(name)) + r"([1-9]\d{0,9})-([0-9a-f]{8})[0-9a-f]{16}\.tmp")
     # What cannot be deleted is litter, no error.
@@ -136,6 +150,12 @@ def remove_stale(path: str | os.PathLike[str]) -> None:
                 with contextlib.suppress(OSError):
                     if _is_stale(int(match[1]), match[2], entry):
                         os.unlink(entry.path)
+
+
+def _behind_links(path: str | os.PathLike[str]) -> str:
+    """Return a path as text; of a symbolic link, the path of what it points to."""
+    path = os.fsdecode(path)
+    return os.path.realpath(path) if os.path.islink(path) else path
 
 
 def _is_stale(process: int, host: str, entry: os.DirEntry[str]) -> bool:
@@ -208,7 +228,7 @@ def _temporary(path: str, mode: int | None) -> Iterator[tuple[str, list[int]]]:
             with contextlib.suppress(OSError):
                 os.close(number)
         if owned:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # ValueError: of NUL in the path
                 os.unlink(temporary)
         _being_written.discard(temporary_name)
 
@@ -220,6 +240,8 @@ def _open_folder(folder: str) -> list[int]:
 
 def _permissions(path: str) -> int | None:
     """Return the permissions of the file to be replaced, None if there is none; check its kind."""
+    if "\0" in path:
+        raise OSError(errno.EINVAL, "a path cannot contain the character NUL")
     if not os.path.basename(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     try:
@@ -303,9 +325,11 @@ _REMEDIES = {
 }
 
 
-def _checkpoint_error(error: OSError, path: str) -> CheckpointError:
+def _checkpoint_error(
+    error: OSError, path: str, what: str = "the file cannot be written"
+) -> CheckpointError:
     """Return the error of a file that cannot be written: what happened, and what to do."""
     remedies = (remedy for remedy, numbers in _REMEDIES.items() if error.errno in numbers)
     remedy = next(remedies, "write to another place")
-    message = f"the file cannot be written ({error.strerror or error}); {remedy}"
+    message = f"{what} ({error.strerror or error}); {remedy}"
     return CheckpointError(error.errno, message, path)

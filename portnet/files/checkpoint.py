@@ -16,7 +16,7 @@ import numpy as np
 from .. import rng
 from .._validation import check_integer, warn
 from ..backend import to_numpy
-from .atomic import link_file, remove_stale, write_file
+from .atomic import check_writable, link_file, remove_stale, write_file
 from .container import crc32
 from .encoding import encode
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
@@ -84,6 +84,11 @@ class Checkpoint:
         """The name under which the checkpoint of the best epoch is kept."""
         root, end = os.path.splitext(self.path)
         return f"{root}-best{end}"
+
+    def check_writable(self) -> None:
+        """Raise CheckpointError if the file, or one that is kept, cannot be written."""
+        longest = self.older(99_999_999, 99_999_999)
+        check_writable(self.path, *((self.best, longest) if self.keep > 1 else ()))
 
 
 class Writer:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from portnet.files import atomic
-from portnet.files.atomic import check_writable, remove_stale, write_file
+from portnet.files.atomic import check_writable, link_file, remove_stale, write_file
 from portnet.files.errors import CheckpointError
 
 OLD, NEW = b"old", [b"new ", memoryview(b"contents"), b"", b" of three buffers"]
@@ -396,13 +396,84 @@ def test_file_of_somebody_else_with_the_name_of_the_temporary_stays(path, monkey
     assert path.read_bytes() == OLD
 
 
-def test_symbolic_link_is_replaced_and_its_target_stays(tmp_path):
-    (tmp_path / "blob").write_bytes(OLD)
-    (tmp_path / "model").symlink_to("blob")
-    write_file(tmp_path / "model", NEW)
-    assert not (tmp_path / "model").is_symlink()
-    assert (tmp_path / "model").read_bytes() == WHOLE
-    assert (tmp_path / "blob").read_bytes() == OLD
+@pytest.fixture
+def linked(tmp_path):
+    """A symbolic link to a file in another folder."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "there" / "blob").write_bytes(OLD)
+    link = tmp_path / "here" / "model"
+    try:
+        link.symlink_to(Path("..", "there", "blob"))
+    except OSError as error:
+        pytest.skip(f"symbolic links cannot be made: {error}")
+    return link
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_symbolic_link_stays_and_its_target_is_written(linked, exists, dead):
+    target = linked.resolve()
+    if not exists:
+        target.unlink()
+    left = temporary(linked, dead), temporary(target, dead)
+    check_writable(linked)
+    assert all(file.exists() for file in left)
+    write_file(linked, NEW)
+    assert linked.is_symlink()
+    assert linked.read_bytes() == target.read_bytes() == WHOLE
+    assert (names(linked.parent), names(target.parent)) == (["model"], ["blob"])
+
+
+def test_link_to_a_link_and_a_loop_of_links(linked):
+    second = linked.parent / "second"
+    second.symlink_to("model")
+    write_file(second, NEW)
+    assert second.is_symlink()
+    assert linked.is_symlink()
+    assert linked.read_bytes() == WHOLE
+    loop = linked.parent / "loop"
+    loop.symlink_to("loop")
+    for error in both(loop):
+        assert error.errno == errno.ELOOP
+
+
+def test_second_name_of_a_symbolic_link_is_that_of_its_target(linked):
+    older = linked.parent / "model-epoch-1"
+    link_file(linked, older)
+    assert not older.is_symlink()
+    write_file(linked, NEW)
+    assert older.read_bytes() == OLD
+    assert linked.read_bytes() == WHOLE
+    assert names(linked.parent) == ["model", "model-epoch-1"]
+
+
+def test_second_name_on_another_file_system_is_a_copy(linked, system):
+    def link(path, to):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    system().link = link
+    link_file(linked, linked.parent / "model-epoch-1")
+    assert (linked.parent / "model-epoch-1").read_bytes() == OLD
+    assert names(linked.parent) == ["model", "model-epoch-1"]
+
+
+def test_names_that_are_kept_later_are_checked(path):
+    check_writable(path, path.parent / "model-best")
+    long = path.parent / ("m" * 256)
+    with pytest.raises(CheckpointError, match=r"kept as mmm.*choose a shorter name") as caught:
+        check_writable(path, path.parent / "model-best", long)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENAMETOOLONG, str(path))
+    (path.parent / "model-best").mkdir()
+    with pytest.raises(CheckpointError, match="cannot be kept as model-best") as caught:
+        check_writable(path, path.parent / "model-best")
+    assert caught.value.errno == errno.EISDIR
+    assert names(path.parent) == ["model", "model-best"]
+
+
+def test_path_with_nul_is_an_error(tmp_path):
+    for error in both(f"{tmp_path}/a\0b"):
+        assert error.errno == errno.EINVAL
+        assert "cannot contain the character NUL" in str(error)
 
 
 def both(path):
