@@ -173,7 +173,7 @@ def files(name, rounds, seconds):
     run of 100 MB with the state of Adam, beside reading them; a fit with a checkpoint every epoch,
     beside the fit without one.
     """
-    if name == "checkpoint" and rounds >= 5:  # 2% of a fit is less than its times vary
+    if name == "checkpoint" and rounds > 2:  # 2% of a fit is less than its times vary
         rounds = max(rounds, 11)
     with tempfile.TemporaryDirectory() as folder:
         made = {"checkpoint": _fits, "load state": _state}.get(name, partial(_parameters, name))
