@@ -121,9 +121,7 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
     """Check everything, move the data, and begin or resume a run; nothing is trained."""
     before = options.resume
     if options.checkpoint is not None:
-        from .files.atomic import check_writable
-
-        check_writable(options.checkpoint.path)
+        options.checkpoint.check_writable()
     if not isinstance(before, str | PathLike):
         assert isinstance(before, Run | None)
         return _prepare(trainer, X, y, options, before, None)

@@ -192,14 +192,16 @@ class Trainer:
         checkpoint : path, optional
             Where to write the run from time to time, with all that continuing exactly needs, and at
             the end. `portnet.load` reads it. Only with it, SIGTERM, which ends jobs on clusters,
-            ends training after the step, writes the file, and exits with status 143.
+            ends training after the step, writes the file, and exits with status 143. A symbolic
+            link stays: the file that it points to is written.
         every : int or str
             A number of epochs, or a text such as "500 steps" or "30 seconds"; within an epoch, a
             checkpoint is written up to 0.05 s after it is due.
         keep : int
             How many checkpoints stay: older ones as NAME-epoch-3, the one of the best epoch of
-            early stopping as NAME-best. Those that an earlier fit has left under these names are
-            deleted when the first checkpoint of this fit has been written.
+            early stopping as NAME-best, in the folder of `checkpoint`. Those that an earlier fit
+            has left under these names are deleted when the first checkpoint of this fit has been
+            written.
         on_checkpoint_error : {"raise", "warn"}
             What to do if a checkpoint cannot be written. That it cannot be written at all is an
             error before training begins.

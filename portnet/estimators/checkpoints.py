@@ -14,7 +14,6 @@ from .._typing import Host
 from ..data.dataset import Dataset
 from ..engine.packing import unpacked
 from ..files import checkpoint as checkpoints
-from ..files.atomic import check_writable
 from ..files.encoding import decode
 from ..files.errors import ModelFileError, ResumeMismatchError
 from ..files.estimators import estimator_from
@@ -62,7 +61,7 @@ class FitFiles:
         """Read the checkpoint, and set the generator to where the resumed fit began."""
         self._estimator = estimator
         if self.checkpoint is not None:
-            check_writable(self.checkpoint.path)
+            self.checkpoint.check_writable()
         if self.resume is not None:
             self._described, self._tensors = open_file(self.resume, "estimator")
             if "progress" not in self._described:

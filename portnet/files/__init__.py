@@ -98,7 +98,8 @@ __all__ = ["CheckpointError", "ModelFileError", "ResumeMismatchError", "load", "
 def save(thing: object, path: str | PathLike[str], *, state: bool = False) -> None:
     """Write a run, a fitted estimator, or a network with its parameters to a file.
 
-    The file is written whole or not at all: another one of that name stays until it is complete.
+    The file is written whole or not at all: another one of that name stays until it is complete. A
+    symbolic link stays, too: the file that it points to is written.
 
     Parameters
     ----------

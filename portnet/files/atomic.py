@@ -3,6 +3,10 @@
 The data go to a temporary file in the same folder, which is synchronised with the disk (fsync) and
 renamed to its place; then the folder is synchronised. After a crash or a power failure there is the
 old file or the new one (Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014).
+
+The checksum of a large file is computed while the disk is busy: the data are written with zeros in
+its place and synchronised, meanwhile the checksum is computed; then its digits are written over the
+zeros, and the file is synchronised again before it is renamed.
 """
 
 import contextlib
@@ -12,53 +16,88 @@ import re
 import secrets
 import socket
 import stat
+import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
 
 from .errors import CheckpointError
 
-__all__ = ["check_writable", "link_file", "remove_stale", "write_file"]
+__all__ = ["Patched", "check_writable", "link_file", "remove_stale", "write_file"]
 
 _CHUNK = 64 << 20  # bytes of one write: Ctrl-C waits for its end
+_LARGE = 4 << 20  # bytes; for less, another fsync takes longer than a checksum
 _OTHER_HOST = 24 * 3600  # seconds after which a temporary file of another machine is stale
+_T = TypeVar("_T")
 _being_written: set[str] = set()  # names of the temporary files of this process
 
 
+@runtime_checkable
+class Patched(Protocol):
+    """Buffers, some bytes of which take long to compute: the patch.
+
+    `parts` are the buffers with other bytes in its place, and `nbytes` is their size. Iterating
+    returns the buffers with the patch.
+    """
+
+    nbytes: int
+    parts: Sequence[bytes | memoryview]
+
+    def patch(self) -> tuple[int, bytes]:
+        """Return the place of the patch in the file, and its bytes."""
+
+    def __iter__(self) -> Iterator[bytes | memoryview]: ...
+
+
 def write_file(
-    path: str | os.PathLike[str], buffers: Iterable[bytes | memoryview], *, mode: int | None = None
+    path: str | os.PathLike[str],
+    buffers: Iterable[bytes | memoryview] | Patched,
+    *,
+    mode: int | None = None,
 ) -> None:
     """Write buffers one after the other to a file, which is replaced whole or left as it was.
 
+    The patch of large buffers is computed while the disk is busy.
+
     `mode` are the permissions of the file; without it, those of the file that is replaced, or of a
-    new file of `open`. A symbolic link is replaced by the file. Errors: CheckpointError if anything
-    cannot be done; the temporary file is removed then, and the old file is as it was. The only
-    exception is a folder that cannot be synchronised after the new file has been put in its place:
-    the message says so.
+    new file of `open`. A symbolic link stays: the file that it points to is written, in its own
+    folder. Errors: CheckpointError if anything cannot be done; the temporary file is removed then,
+    and the old file is as it was. The only exception is a folder that cannot be synchronised after
+    the new file has been put in its place: the message says so.
     """
-    path = os.fsdecode(path)
-    with _temporary(path, mode) as (temporary, numbers):
-        for buffer in buffers:
+    target = _behind_links(path)
+    with _temporary(target, mode) as (temporary, numbers):
+        patched = buffers if isinstance(buffers, Patched) and buffers.nbytes >= _LARGE else None
+        for buffer in buffers if patched is None else patched.parts:
             _write(numbers[-1], buffer)
+        if patched is not None:
+            at, patch = _sync_and(numbers[-1], patched.patch)
+            os.lseek(numbers[-1], at, os.SEEK_SET)
+            _write(numbers[-1], patch)
         os.fsync(numbers[-1])
         os.close(numbers.pop())  # some network file systems report a full disk only now
-        os.replace(temporary, path)
-        _sync_folder(numbers, path)
+        os.replace(temporary, target)
+        _sync_folder(numbers, target)
     remove_stale(path)
 
 
 def link_file(path: str | os.PathLike[str], to: str | os.PathLike[str]) -> None:
-    """Give a file a second name in its folder; a file of that name is replaced whole.
+    """Give a file a second name; a file of that name is replaced whole.
 
-    Where the file system has no links, the file is copied. Errors: CheckpointError;
-    FileNotFoundError if there is no such file.
+    After that, the second name survives a power failure. The file is copied where the file system
+    has no links, or another one has the folder of that name. Where `path` is a symbolic link, what
+    it points to has the second name. Errors: CheckpointError; FileNotFoundError if there is no such
+    file.
     """
-    path, to = os.fsdecode(path), os.fsdecode(to)
-    folder, name = os.path.split(path)
+    name, path, to = os.path.basename(os.fsdecode(path)), _behind_links(path), _behind_links(to)
+    folder = os.path.dirname(to)
     temporary_name = _temporary_name(name)  # of `path`: the next file there removes a stale one
     temporary = os.path.join(folder, temporary_name)
+    numbers: list[int] = []
     _being_written.add(temporary_name)
     try:
+        numbers = _open_folder(folder)
         os.link(path, temporary)
         os.replace(temporary, to)
     except FileNotFoundError:
@@ -66,16 +105,32 @@ def link_file(path: str | os.PathLike[str], to: str | os.PathLike[str]) -> None:
     except OSError:
         with open(path, "rb") as file:
             write_file(to, iter(lambda: file.read(_CHUNK), b""))
+    else:
+        # Else a power failure might lose this name, but not what is written to `path` next.
+        _sync_folder(numbers, to)
     finally:
+        for number in numbers:
+            with contextlib.suppress(OSError):
+                os.close(number)
         with contextlib.suppress(OSError):  # renamed, or left where `to` is the same file already
             os.unlink(temporary)
         _being_written.discard(temporary_name)
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise CheckpointError if a file cannot be written to a path; nothing is left behind."""
-    with _temporary(os.fsdecode(path), None):
-        pass
+def check_writable(path: str | os.PathLike[str], *others: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError if a file cannot be written to a path; nothing is left behind.
+
+    `others` are paths under which the file may be kept later: their names must not be too long for
+    the file system, and what has these names already must be files.
+    """
+    path = os.fsdecode(path)
+    with _temporary(_behind_links(path), None):
+        for other in map(_behind_links, others):
+            try:
+                _permissions(other)
+            except OSError as error:
+                what = f"the file cannot be kept as {os.path.basename(other)}"
+                raise _checkpoint_error(error, path, what) from error
 
 
 def remove_stale(path: str | os.PathLike[str]) -> None:
@@ -84,6 +139,8 @@ def remove_stale(path: str | os.PathLike[str]) -> None:
     Temporary files of living processes stay, and those of other machines for a day.
     """
     path = os.fsdecode(path)
+    if (target := _behind_links(path)) != path:
+        remove_stale(target)
     folder, name = os.path.split(path)
     ours = re.compile(re.escape(_prefix(name)) + r"([1-9]\d{0,9})-([0-9a-f]{8})[0-9a-f]{16}\.tmp")
     # What cannot be deleted is litter, no error.
@@ -93,6 +150,12 @@ def remove_stale(path: str | os.PathLike[str]) -> None:
                 with contextlib.suppress(OSError):
                     if _is_stale(int(match[1]), match[2], entry):
                         os.unlink(entry.path)
+
+
+def _behind_links(path: str | os.PathLike[str]) -> str:
+    """Return a path as text; of a symbolic link, the path of what it points to."""
+    path = os.fsdecode(path)
+    return os.path.realpath(path) if os.path.islink(path) else path
 
 
 def _is_stale(process: int, host: str, entry: os.DirEntry[str]) -> bool:
@@ -146,8 +209,7 @@ def _temporary(path: str, mode: int | None) -> Iterator[tuple[str, list[int]]]:
     try:
         old = _permissions(path)
         permissions = old if mode is None else mode
-        if os.name != "nt":  # which cannot open folders
-            numbers.append(os.open(folder or os.curdir, os.O_RDONLY))
+        numbers += _open_folder(folder)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         # The permissions of a new file are those that `open` gives it.
         numbers.append(os.open(temporary, flags, 0o666 if permissions is None else 0o600))
@@ -166,13 +228,20 @@ def _temporary(path: str, mode: int | None) -> Iterator[tuple[str, list[int]]]:
             with contextlib.suppress(OSError):
                 os.close(number)
         if owned:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # ValueError: of NUL in the path
                 os.unlink(temporary)
         _being_written.discard(temporary_name)
 
 
+def _open_folder(folder: str) -> list[int]:
+    """Return the number of an open folder, alone; none on Windows, which cannot open folders."""
+    return [] if os.name == "nt" else [os.open(folder or os.curdir, os.O_RDONLY)]
+
+
 def _permissions(path: str) -> int | None:
     """Return the permissions of the file to be replaced, None if there is none; check its kind."""
+    if "\0" in path:
+        raise OSError(errno.EINVAL, "a path cannot contain the character NUL")
     if not os.path.basename(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     try:
@@ -202,6 +271,34 @@ def _write(number: int, buffer: bytes | memoryview) -> None:
         view = view[written:]
 
 
+def _sync_and(number: int, compute: Callable[[], _T]) -> _T:
+    """Synchronise a file with the disk; return what `compute` returns, which is called meanwhile.
+
+    An error of either is raised when both have ended: the file must not be closed before. One of
+    fsync must not be lost: a later fsync may succeed although the data are not on the disk.
+    """
+    errors: list[BaseException] = []
+
+    def synchronise() -> None:
+        try:
+            os.fsync(number)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=synchronise, name="portnet-fsync", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads: the caller synchronises the file anyway
+        return compute()
+    try:
+        result = compute()
+    finally:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return result
+
+
 def _sync_folder(numbers: list[int], path: str) -> None:
     """Synchronise the folder, the one open file left, with the disk, where the file system can."""
     for number in numbers:
@@ -228,9 +325,11 @@ _REMEDIES = {
 }
 
 
-def _checkpoint_error(error: OSError, path: str) -> CheckpointError:
+def _checkpoint_error(
+    error: OSError, path: str, what: str = "the file cannot be written"
+) -> CheckpointError:
     """Return the error of a file that cannot be written: what happened, and what to do."""
     remedies = (remedy for remedy, numbers in _REMEDIES.items() if error.errno in numbers)
     remedy = next(remedies, "write to another place")
-    message = f"the file cannot be written ({error.strerror or error}); {remedy}"
+    message = f"{what} ({error.strerror or error}); {remedy}"
     return CheckpointError(error.errno, message, path)

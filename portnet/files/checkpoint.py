@@ -16,7 +16,8 @@ import numpy as np
 from .. import rng
 from .._validation import check_integer, warn
 from ..backend import to_numpy
-from .atomic import link_file, remove_stale, write_file
+from .atomic import check_writable, link_file, remove_stale, write_file
+from .container import crc32
 from .encoding import encode, has_custom
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
 from .models import TRAINER, check_header, is_checkpoint, open_file, run_from, to_buffers
@@ -92,6 +93,11 @@ class Checkpoint:
         """The name under which the checkpoint of the best epoch is kept."""
         root, end = os.path.splitext(self.path)
         return f"{root}-best{end}"
+
+    def check_writable(self) -> None:
+        """Raise CheckpointError if the file, or one that is kept, cannot be written."""
+        longest = self.older(99_999_999, 99_999_999)
+        check_writable(self.path, *((self.best, longest) if self.keep > 1 else ()))
 
 
 class Writer:
@@ -260,10 +266,13 @@ def _checksum(array: Any) -> dict[str, Any]:
     """Return shape, dtype and CRC-32 of an array; integers of all sizes have those of int64."""
     host, crc = to_numpy(array), 0
     if host.dtype.kind in "iub":  # a backend may have no other integers than 32 bits
-        host = host.astype(np.int64)
-    rows = max(1, (1 << 24) // max(1, host[:1].nbytes))
-    for begin in range(0, len(host), rows):
-        crc = zlib.crc32(np.ascontiguousarray(host[begin : begin + rows]).data, crc)
+        host = host.astype(np.int64, copy=False)
+    if host.flags.c_contiguous:
+        crc = crc32([host.reshape(-1).view(np.uint8).data])
+    else:  # block by block, since each is copied
+        rows = max(1, (1 << 24) // max(1, host[:1].nbytes))
+        for begin in range(0, len(host), rows):
+            crc = zlib.crc32(np.ascontiguousarray(host[begin : begin + rows]).data, crc)
     return {"shape": list(host.shape), "dtype": host.dtype.name, "crc32": f"{crc:08x}"}
 
 

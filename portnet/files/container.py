@@ -43,7 +43,16 @@ import numpy as np
 
 from .errors import ModelFileError
 
-__all__ = ["HEADER_LIMIT", "TENSOR_LIMIT", "Container", "Spec", "open_container", "pack"]
+__all__ = [
+    "HEADER_LIMIT",
+    "TENSOR_LIMIT",
+    "Container",
+    "Packed",
+    "Spec",
+    "crc32",
+    "open_container",
+    "pack",
+]
 
 HEADER_LIMIT = 1 << 20  # bytes
 TENSOR_LIMIT = 10_000
@@ -84,9 +93,36 @@ class Spec(NamedTuple):
     end: int
 
 
-def pack(
-    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
-) -> list[bytes | memoryview]:
+class Packed:
+    """The buffers of a container: iterating returns them with the checksum, in order.
+
+    The checksum takes as long as writing to memory. `write_file` writes `parts` first, and computes
+    the checksum, with `patch`, while the disk is busy with them.
+
+    Attributes
+    ----------
+    parts : list of bytes or memoryview
+        The buffers, with zeros for the digits of the checksum.
+    nbytes : int
+        Bytes of all buffers together.
+    """
+
+    def __init__(self, parts: list[bytes | memoryview]) -> None:
+        self.parts = parts
+        self.nbytes = sum(map(len, parts))
+
+    def patch(self) -> tuple[int, bytes]:
+        """Return where the digits of the checksum are, and the digits."""
+        return _CRC_AT, _digits(crc32(self.parts))
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        at, digits = self.patch()
+        head = bytes(self.parts[0])
+        yield head[:at] + digits + head[at + len(digits) :]
+        yield from self.parts[1:]
+
+
+def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Packed:
     """Return the buffers of the container of some arrays, to be written one after the other.
 
     Arrays in C order are not copied: they must not change until the buffers are written. Errors:
@@ -142,8 +178,18 @@ def pack(
         )
     head = len(text).to_bytes(8, "little") + text
     data = [array.reshape(-1).view(np.uint8).data for _, _, array in arrays if array.size]
-    crc = _checksum(_groups(data), zlib.crc32(head))
-    return [head[:_CRC_AT] + _digits(crc) + head[_CRC_AT + 8 :], *data]
+    return Packed([head, *data])
+
+
+def crc32(buffers: Iterable[bytes | memoryview]) -> int:
+    """Return the CRC-32 of buffers of bytes, one after the other; large ones take threads.
+
+    Examples
+    --------
+    >>> crc32([b"12345", memoryview(b"6789")]) == 0xCBF43926
+    True
+    """
+    return _checksum(_groups(map(memoryview, buffers)), 0)
 
 
 class Container:

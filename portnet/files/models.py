@@ -16,7 +16,7 @@ from .._typing import Device, Params
 from ..backend import FLOATS, Backend, get_backend, use_backend
 from . import estimators
 from .atomic import write_file
-from .container import Container, open_container, pack
+from .container import Container, Packed, open_container, pack
 from .encoding import decode, encode, refuse_repeated, tensors_of, text_array
 from .errors import ModelFileError
 from .shapes import check_parameters, is_floating
@@ -48,7 +48,7 @@ def save(thing: Any, path: Path, *, state: bool = False) -> None:
 
 def to_buffers(
     thing: Any, *, state: bool, common: Mapping[str, Any] | None = None, progress: Any = None
-) -> list[Any]:
+) -> Packed:
     """Return the parts of the file of a thing.
 
     A checkpoint has what a resumed fit must have in `common`, as JSON, and what else continuing
@@ -65,7 +65,7 @@ def check_header(thing: Any, common: Mapping[str, Any]) -> None:
     _pack({name: a.reshape(-1)[:0] for name, a in tensors.items()}, metadata | {"room": room})
 
 
-def _pack(tensors: dict[str, Any], metadata: dict[str, str]) -> list[Any]:
+def _pack(tensors: dict[str, Any], metadata: dict[str, str]) -> Packed:
     try:
         return pack(tensors, metadata)
     except ValueError as error:

@@ -77,9 +77,13 @@ def whole_files(folder):
 # One call of the system after the other fails ----------------------------------------------------
 
 
-@pytest.mark.parametrize("keep", [1, 2])
-def test_each_failing_call_leaves_a_checkpoint_and_says_so(keep, tmp_path):
-    """The old file is intact or replaced, the temporary one is gone, the error has the run."""
+@pytest.mark.parametrize(("keep", "large"), [(1, False), (2, False), (1, True)])
+def test_each_failing_call_leaves_a_checkpoint_and_says_so(keep, large, tmp_path, monkeypatch):
+    """The old file is intact or replaced, the temporary one is gone, the error has the run.
+
+    The checksum of a large file is written last, after an fsync of its own.
+    """
+    monkeypatch.setattr(atomic, "_LARGE", 1 if large else atomic._LARGE)
     failed = collections.Counter()
     for at in range(1, 1000):
         folder = tmp_path / f"{at}"
@@ -99,10 +103,13 @@ def test_each_failing_call_leaves_a_checkpoint_and_says_so(keep, tmp_path):
         failed[faulty.failed] += 1
         epoch = portnet.load(path).epoch
         if error is None:  # a copy was made, or litter stayed, or there was nothing to do
-            assert faulty.failed in ("unlink", "close", *(["link", "replace"] if keep > 1 else []))
+            copied = ["open", "link", "replace"] if keep > 1 else []
+            assert faulty.failed in ("unlink", "close", *copied)
             assert run.epoch == 4
         else:
-            assert (error.errno, error.filename) == (errno.EIO, path)
+            assert error.errno == errno.EIO
+            kept = [str(folder / f"run-epoch-{n}.st") for n in range(1, 4)] if keep > 1 else []
+            assert error.filename in (path, *kept)
             assert faulty.failed not in ("unlink", "link")
             run = getattr(error, "run", None)
         at_start = run is None  # it was the check before training
@@ -119,7 +126,7 @@ def test_each_failing_call_leaves_a_checkpoint_and_says_so(keep, tmp_path):
         shutil.rmtree(folder)
     print(f"disks, keep={keep}: {sum(failed.values())} failing calls, {dict(failed)}")
     assert failed["write"] >= 6
-    assert failed["fsync"] >= 6
+    assert failed["fsync"] >= (9 if large else 6)
     assert failed["replace"] >= 3
 
 
@@ -384,10 +391,37 @@ def test_places_that_cannot_be_written_are_refused_before_training(options, tmp_
     (tmp_path / "file").write_text("no folder")
     refused(tmp_path / "file" / "run.st", errno.ENOTDIR, "make its folder first", **options)
     refused(tmp_path / ("n" * 300), errno.ENAMETOOLONG, "choose a shorter name", **options)
+    refused(tmp_path / "r\0n", errno.EINVAL, "cannot contain the character NUL", **options)
+    (tmp_path / "run-best.st").mkdir()
+    refused(tmp_path / "run.st", errno.EISDIR, "cannot be kept as run-best.st", keep=2, **options)
+    (tmp_path / "run-best.st").rmdir()
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "fifo")
         refused(tmp_path / "fifo", errno.EINVAL, "it is a device, FIFO or socket", **options)
     assert sorted(os.listdir(tmp_path)) in (["fifo", "file"], ["file"])
+
+
+def test_name_that_keep_makes_too_long_is_refused_before_training(tmp_path):
+    path = tmp_path / ("n" * 245 + ".st")  # 255 with -epoch-9 or -best
+    words = "cannot be kept as n*-epoch-9*-step-9*.st .*choose a shorter name"
+    refused(path, errno.ENAMETOOLONG, words, keep=2)
+    assert os.listdir(tmp_path) == []
+    assert fit(epochs=2, checkpoint=path).epoch == 2
+    shorter = tmp_path / ("n" * 200 + ".st")
+    fit(epochs=3, checkpoint=shorter, keep=2)
+    assert len(whole_files(tmp_path)) == 3
+
+
+def test_checkpoint_at_a_symbolic_link_is_written_where_it_points_to(tmp_path):
+    target, link = tmp_path / "disk" / "blob.st", tmp_path / "run.st"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    fit(epochs=3, checkpoint=link, keep=2)
+    fit(epochs=4, checkpoint=link, keep=2, resume=True)
+    assert link.is_symlink()
+    assert whole_files(target.parent) == {"blob.st": (4, 0)}
+    assert whole_files(tmp_path) == {"run.st": (4, 0), "run-epoch-3.st": (3, 0)}
+    assert temporaries(tmp_path) == temporaries(target.parent) == []
 
 
 @pytest.mark.skipif(

@@ -17,9 +17,10 @@ import pytest
 from processes import Victim, draws, kill_after, temporaries
 
 import portnet
+from portnet.files import atomic
 from portnet.files.models import to_buffers
 
-NET = portnet.mlp([256, 1024, 768, 8])  # 4 MB
+NET = portnet.mlp([256, 1024, 768, 8])  # large enough that the checksum is written last
 TRAINER = portnet.Trainer(NET, "squared_error", portnet.SGD(0.1))
 ROUND = 200  # a byte holds the number of a save
 
@@ -70,6 +71,7 @@ def kills(count, save, folder, seed):
     path, draw = os.path.join(folder, "run.safetensors"), draws(seed)
     X = np.zeros((2, 256), np.float32)
     template = TRAINER.fit(X, np.zeros((2, 8), np.float32), epochs=0)
+    assert to_buffers(template, state=False).nbytes >= atomic._LARGE
     seconds, within = seconds_of(save, path, template), 0
     corrupt, litter, stays, last = 0, 0, 0, 1
     for _ in range(count):

@@ -7,6 +7,7 @@ follows. A rename is one change: POSIX makes it atomic. Most file systems promis
 al., "All File Systems Are Not Created Equal", OSDI 2014).
 """
 
+import errno
 import itertools
 import os
 
@@ -21,7 +22,7 @@ NEW = [b"new con", b"tents, longer than ", b"the old ones"]
 WHOLE = b"".join(NEW)
 
 # What may be called without being recorded, since it changes nothing that is in a file.
-UNRECORDED = "stat fstat access scandir getpid kill readlink strerror fsdecode fsencode chmod"
+UNRECORDED = "lseek stat fstat access scandir getpid kill readlink strerror fsdecode fsencode chmod"
 
 
 class Recorder:
@@ -33,6 +34,7 @@ class Recorder:
 
     def __init__(self, folder, left_out=None):
         self.folder, self.log, self._left_out = os.fspath(folder), [], left_out
+        self._synchronised = 0  # times that files were
         self.files = {name: i for i, name in enumerate(sorted(os.listdir(folder)))}
         self._count, self._opened = len(self.files), {}  # number of the system: file, or the folder
 
@@ -64,16 +66,26 @@ class Recorder:
 
     def fsync(self, number):
         what = self._opened[number]
-        if self._left_out != ("folder" if what == "folder" else "file"):
+        self._synchronised += what != "folder"
+        kinds = ["folder"] if what == "folder" else ["file", f"file, {self._synchronised}"]
+        if self._left_out not in kinds:
             self.log.append(("sync folder",) if what == "folder" else ("sync", what))
 
     def close(self, number):
         os.close(number)
         del self._opened[number]
 
+    def link(self, path, to):
+        os.link(path, to)
+        name, new = self._name(path), self._name(to)
+        self.files[new] = self.files[name]
+        self.log.append(("name", new, self.files[new]))
+
     def replace(self, path, to):
         os.replace(path, to)
         name, new = self._name(path), self._name(to)
+        if self.files[name] == self.files.get(new):
+            return  # two names of one file: POSIX leaves both
         self.files[new] = self.files.pop(name)
         self.log.append(("rename", name, new, self.files[new]))
 
@@ -128,6 +140,11 @@ def apply(operation, names, contents):
             names.pop(name, None)
 
 
+def disks_after_power_losses(system, names, files):
+    """Return the contents by name on each disk after each number of operations: a list of lists."""
+    return [list(disks(system.log[:done], names, files)) for done in range(len(system.log) + 1)]
+
+
 def contents_after_power_losses(folder, save, old=OLD, left_out=None):
     """Return what the file has after a power loss within a save, and after one at its end: sets."""
     path, names, files = folder / "model", {}, {}
@@ -137,20 +154,39 @@ def contents_after_power_losses(folder, save, old=OLD, left_out=None):
     system = Recorder(folder, left_out)
     save(system, str(path))
     assert path.read_bytes() == WHOLE
-    *within, after = [
-        {disk.get("model") for disk in disks(system.log[:done], names, files)}
-        for done in range(len(system.log) + 1)
-    ]
+    found = disks_after_power_losses(system, names, files)
+    *within, after = [{disk.get("model") for disk in possible} for possible in found]
     return set().union(*within), after
 
 
-@pytest.fixture
-def write_file(monkeypatch):
+class Late:
+    """NEW, large, with its first letters as the patch, which is written last."""
+
+    parts = [b"---" + NEW[0][3:], *NEW[1:]]  # noqa: RUF012
+    nbytes = len(WHOLE)
+    patch = staticmethod(lambda: (0, NEW[0][:3]))
+
+    def __iter__(self):
+        raise AssertionError("large buffers are written in parts")
+
+
+def saving(monkeypatch, new):
     def save(system, path):
+        monkeypatch.setattr(atomic, "_LARGE", 1)
         monkeypatch.setattr(atomic, "os", system)
-        atomic.write_file(path, NEW)
+        atomic.write_file(path, new)
 
     return save
+
+
+@pytest.fixture(params=["at once", "with a patch"])
+def write_file(request, monkeypatch):
+    return saving(monkeypatch, NEW if request.param == "at once" else Late())
+
+
+@pytest.fixture
+def write_late(monkeypatch):
+    return saving(monkeypatch, Late())
 
 
 def write_in_place(system, path):
@@ -176,6 +212,19 @@ def test_without_fsync_of_the_file_there_would_be_mixtures(tmp_path, write_file)
     assert after - {OLD, WHOLE}
 
 
+def test_without_the_second_fsync_a_file_would_lack_its_patch(tmp_path, write_late):
+    """The first one saves time only."""
+    without = b"".join(Late.parts)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    within, after = contents_after_power_losses(tmp_path / "2", write_late, left_out="file, 2")
+    assert within == {OLD, WHOLE, without}
+    assert after == {WHOLE, without}
+    within, after = contents_after_power_losses(tmp_path / "1", write_late, left_out="file, 1")
+    assert within == {OLD, WHOLE}
+    assert after == {WHOLE}
+
+
 def test_without_fsync_of_the_folder_the_old_file_would_come_back(tmp_path, write_file):
     within, after = contents_after_power_losses(tmp_path, write_file, left_out="folder")
     assert within == {OLD}  # the rename is the last operation
@@ -186,3 +235,75 @@ def test_writing_in_place_would_leave_mixtures(tmp_path):
     within, after = contents_after_power_losses(tmp_path, write_in_place)
     assert {b"", NEW[0], NEW[0] + OLD[len(NEW[0]) :]} < within - {OLD, WHOLE}
     assert after == {WHOLE}
+
+
+# A second name -----------------------------------------------------------------------------------
+
+
+def no_links(path, to):
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.fixture(params=["links", "no links"])
+def system_of(request, monkeypatch):
+    """Return a recorder of a folder, whose file system may have no links."""
+
+    def make(folder, left_out=None):
+        system = Recorder(folder, left_out)
+        if request.param == "no links":
+            system.link = no_links
+        monkeypatch.setattr(atomic, "os", system)
+        return system
+
+    return make
+
+
+@pytest.mark.parametrize("second", [OLD, None], ids=["old file", "no old file"])
+def test_second_name_is_that_of_the_old_file_or_of_the_new_one(tmp_path, system_of, second):
+    """Both files are whole; after the call, the second name is that of the new one."""
+    (tmp_path / "model").write_bytes(WHOLE)
+    names, files = {"model": 0}, {0: WHOLE}
+    if second is not None:
+        (tmp_path / "model-best").write_bytes(second)
+        names, files = names | {"model-best": 1}, files | {1: second}
+    system = system_of(tmp_path)
+    atomic.link_file(tmp_path / "model", tmp_path / "model-best")
+    assert sorted(os.listdir(tmp_path)) == ["model", "model-best"]
+    *within, after = disks_after_power_losses(system, names, files)
+    assert {disk.get("model-best") for disk in after} == {WHOLE}
+    assert {disk.get("model-best") for possible in within for disk in possible} == {second, WHOLE}
+    assert {disk["model"] for possible in [*within, after] for disk in possible} == {WHOLE}
+
+
+def test_second_name_of_the_same_file_stays(tmp_path, system_of):
+    (tmp_path / "model").write_bytes(WHOLE)
+    os.link(tmp_path / "model", tmp_path / "model-best")
+    system = system_of(tmp_path)
+    system.files = {"model": 0, "model-best": 0}
+    atomic.link_file(tmp_path / "model", tmp_path / "model-best")
+    found = disks_after_power_losses(system, {"model": 0, "model-best": 0}, {0: WHOLE})
+    for disk in itertools.chain(*found):
+        assert (disk["model"], disk["model-best"]) == (WHOLE, WHOLE)
+    assert sorted(os.listdir(tmp_path)) == ["model", "model-best"]
+
+
+def keep_and_write(folder, system):
+    """Do what a checkpoint with keep=2 does; return the disks that a power loss may leave."""
+    (folder / "model").write_bytes(OLD)
+    system.files = {"model": 0}
+    system._count = 1
+    atomic.link_file(folder / "model", folder / "model-epoch-1")
+    atomic.write_file(folder / "model", NEW)
+    *within, after = disks_after_power_losses(system, {"model": 0}, {0: OLD})
+    return itertools.chain(*within), after
+
+
+def test_file_that_is_kept_is_there_under_one_of_its_names(tmp_path, system_of):
+    within, after = keep_and_write(tmp_path, system_of(tmp_path))
+    assert all(OLD in (disk["model"], disk.get("model-epoch-1")) for disk in within)
+    assert {(disk["model"], disk["model-epoch-1"]) for disk in after} == {(WHOLE, OLD)}
+
+
+def test_without_fsync_of_the_folder_a_file_that_is_kept_would_be_lost(tmp_path, system_of):
+    _, after = keep_and_write(tmp_path, system_of(tmp_path, left_out="folder"))
+    assert any(OLD not in (disk["model"], disk.get("model-epoch-1")) for disk in after)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from portnet.files import atomic
-from portnet.files.atomic import check_writable, remove_stale, write_file
+from portnet.files.atomic import check_writable, link_file, remove_stale, write_file
 from portnet.files.errors import CheckpointError
 
 OLD, NEW = b"old", [b"new ", memoryview(b"contents"), b"", b" of three buffers"]
@@ -63,6 +63,32 @@ class System:
         return call
 
 
+class Late:
+    """NEW, whose second word is the patch: it is computed late."""
+
+    parts = [b"new ", memoryview(b"--------"), b"", b" of three buffers"]  # noqa: RUF012
+    nbytes = len(WHOLE)
+
+    def __init__(self, compute=lambda: None):
+        self.compute = compute
+
+    def patch(self):
+        self.compute()
+        return 4, b"contents"
+
+    def __iter__(self):
+        raise AssertionError("large buffers are written in parts")
+
+
+@pytest.fixture(params=["small", "large"])
+def new(request, monkeypatch):
+    """Buffers to be written: as they are, or large ones with a patch."""
+    if request.param == "small":
+        return NEW
+    monkeypatch.setattr(atomic, "_LARGE", 1)
+    return Late()
+
+
 @pytest.fixture
 def system(monkeypatch):
     def use(*args, **kwargs):
@@ -97,6 +123,62 @@ def test_data_are_on_the_disk_before_the_rename_and_the_folder_after_it(path, sy
     assert calls[-len(whole) :] == whole
 
 
+def test_patch_is_computed_while_the_disk_is_busy(path, system, monkeypatch):
+    monkeypatch.setattr(atomic, "_LARGE", 1)
+    computed = threading.Event()
+    made, seen = system(), []
+
+    def fsync(number, real=os.fsync):
+        if not seen:
+            seen.append(computed.wait(10))
+        real(number)
+
+    monkeypatch.setattr(made, "fsync", lambda n: made.calls.append("fsync") or fsync(n), False)
+    write_file(path, Late(computed.set))
+    assert seen == [True]
+    assert path.read_bytes() == WHOLE
+    whole = ["write"] * 3 + ["fsync", "write", "fsync", "close", "replace", "fsync", "close"]
+    assert made.calls[-len(whole) :] == whole
+
+
+def test_patch_of_small_buffers_is_written_with_them(path, system):
+    class Small(Late):
+        def __iter__(self):
+            return iter(NEW)
+
+    calls = system().calls
+    write_file(path, Small())
+    assert path.read_bytes() == WHOLE
+    assert calls.count("fsync") == 2
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "broken"), KeyboardInterrupt(), MemoryError()]
+)
+def test_error_of_the_patch_leaves_the_old_file_after_fsync_has_ended(path, monkeypatch, error):
+    monkeypatch.setattr(atomic, "_LARGE", 1)
+    threads = threading.active_count()
+
+    def fail():
+        raise error
+
+    with pytest.raises(CheckpointError if isinstance(error, OSError) else type(error)):
+        write_file(path, Late(fail))
+    assert threading.active_count() == threads
+    assert path.read_bytes() == OLD
+    assert names(path.parent) == ["model"]
+
+
+def test_thread_that_cannot_start_is_no_error(path, monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(atomic, "_LARGE", 1)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    write_file(path, Late())
+    assert path.read_bytes() == WHOLE
+
+
 def test_path_is_relative_to_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_file("model", NEW)
@@ -120,11 +202,11 @@ def test_system_that_writes_nothing_is_an_error(path, system):
     assert path.read_bytes() == OLD
 
 
-def count_calls(path):
+def count_calls(path, new=NEW):
     system = System()
     before, atomic.os = atomic.os, system
     try:
-        write_file(path, NEW)
+        write_file(path, new)
     finally:
         atomic.os = before
     path.write_bytes(OLD)
@@ -132,15 +214,17 @@ def count_calls(path):
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_error_of_every_call_in_turn_leaves_the_old_file_and_nothing_else(path, system, number):
-    calls = count_calls(path)
+def test_error_of_every_call_in_turn_leaves_the_old_file_and_nothing_else(
+    path, system, new, number
+):
+    calls = count_calls(path, new)
     assert {"open", "write", "fsync", "close", "replace"} <= set(calls)
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     for at, name in enumerate(calls[:-1]):  # the last one closes the folder
         error = OSError(number, os.strerror(number))
         made = system(at, error)
         with pytest.raises(CheckpointError) as caught:
-            write_file(path, NEW)
+            write_file(path, new)
         after_rename = "replace" in calls[:at]
         assert path.read_bytes() == (WHOLE if after_rename else OLD), (at, name)
         assert names(path.parent) == ["model"], (at, name)
@@ -158,17 +242,17 @@ def test_error_of_every_call_in_turn_leaves_the_old_file_and_nothing_else(path, 
             assert len(os.listdir("/proc/self/fd")) == before, (at, name)
         path.write_bytes(OLD)
     system(len(calls) - 1, OSError(number, "closing a folder"))
-    write_file(path, NEW)
+    write_file(path, new)
     assert path.read_bytes() == WHOLE
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, SystemExit])
-def test_any_other_exception_of_every_call_is_raised_again(path, system, error):
-    calls = count_calls(path)
+def test_any_other_exception_of_every_call_is_raised_again(path, system, new, error):
+    calls = count_calls(path, new)
     for at, name in enumerate(calls):
         system(at, error)
         with pytest.raises(error):
-            write_file(path, NEW)
+            write_file(path, new)
         assert path.read_bytes() == (WHOLE if "replace" in calls[:at] else OLD), (at, name)
         assert names(path.parent) == ["model"], (at, name)
         path.write_bytes(OLD)
@@ -312,13 +396,84 @@ def test_file_of_somebody_else_with_the_name_of_the_temporary_stays(path, monkey
     assert path.read_bytes() == OLD
 
 
-def test_symbolic_link_is_replaced_and_its_target_stays(tmp_path):
-    (tmp_path / "blob").write_bytes(OLD)
-    (tmp_path / "model").symlink_to("blob")
-    write_file(tmp_path / "model", NEW)
-    assert not (tmp_path / "model").is_symlink()
-    assert (tmp_path / "model").read_bytes() == WHOLE
-    assert (tmp_path / "blob").read_bytes() == OLD
+@pytest.fixture
+def linked(tmp_path):
+    """A symbolic link to a file in another folder."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "there" / "blob").write_bytes(OLD)
+    link = tmp_path / "here" / "model"
+    try:
+        link.symlink_to(Path("..", "there", "blob"))
+    except OSError as error:
+        pytest.skip(f"symbolic links cannot be made: {error}")
+    return link
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_symbolic_link_stays_and_its_target_is_written(linked, exists, dead):
+    target = linked.resolve()
+    if not exists:
+        target.unlink()
+    left = temporary(linked, dead), temporary(target, dead)
+    check_writable(linked)
+    assert all(file.exists() for file in left)
+    write_file(linked, NEW)
+    assert linked.is_symlink()
+    assert linked.read_bytes() == target.read_bytes() == WHOLE
+    assert (names(linked.parent), names(target.parent)) == (["model"], ["blob"])
+
+
+def test_link_to_a_link_and_a_loop_of_links(linked):
+    second = linked.parent / "second"
+    second.symlink_to("model")
+    write_file(second, NEW)
+    assert second.is_symlink()
+    assert linked.is_symlink()
+    assert linked.read_bytes() == WHOLE
+    loop = linked.parent / "loop"
+    loop.symlink_to("loop")
+    for error in both(loop):
+        assert error.errno == errno.ELOOP
+
+
+def test_second_name_of_a_symbolic_link_is_that_of_its_target(linked):
+    older = linked.parent / "model-epoch-1"
+    link_file(linked, older)
+    assert not older.is_symlink()
+    write_file(linked, NEW)
+    assert older.read_bytes() == OLD
+    assert linked.read_bytes() == WHOLE
+    assert names(linked.parent) == ["model", "model-epoch-1"]
+
+
+def test_second_name_on_another_file_system_is_a_copy(linked, system):
+    def link(path, to):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    system().link = link
+    link_file(linked, linked.parent / "model-epoch-1")
+    assert (linked.parent / "model-epoch-1").read_bytes() == OLD
+    assert names(linked.parent) == ["model", "model-epoch-1"]
+
+
+def test_names_that_are_kept_later_are_checked(path):
+    check_writable(path, path.parent / "model-best")
+    long = path.parent / ("m" * 256)
+    with pytest.raises(CheckpointError, match=r"kept as mmm.*choose a shorter name") as caught:
+        check_writable(path, path.parent / "model-best", long)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENAMETOOLONG, str(path))
+    (path.parent / "model-best").mkdir()
+    with pytest.raises(CheckpointError, match="cannot be kept as model-best") as caught:
+        check_writable(path, path.parent / "model-best")
+    assert caught.value.errno == errno.EISDIR
+    assert names(path.parent) == ["model", "model-best"]
+
+
+def test_path_with_nul_is_an_error(tmp_path):
+    for error in both(f"{tmp_path}/a\0b"):
+        assert error.errno == errno.EINVAL
+        assert "cannot contain the character NUL" in str(error)
 
 
 def both(path):

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import threading
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -103,6 +104,46 @@ def test_arrays_in_c_order_are_not_copied():
     _, first, second = pack({"y": y, "x": x, "empty": np.empty((0, 3))}, {})
     assert np.shares_memory(np.asarray(first), x)
     assert np.shares_memory(np.asarray(second), y)
+
+
+def test_checksum_is_computed_when_it_is_needed(monkeypatch):
+    """Saving computes it while the disk is busy: the parts have zeros in its place."""
+    tensors, computed = {"x": np.arange(10.0)}, []
+    checksum = container._checksum
+    monkeypatch.setattr(container, "_checksum", lambda *args: computed.append(1) or checksum(*args))
+    packed = pack(tensors, {"a": "b"})
+    contents = bytearray(b"".join(packed.parts))
+    assert packed.nbytes == len(contents)
+    assert contents[8 + len(START) :].startswith(b"00000000")
+    assert not computed
+    at, digits = packed.patch()
+    contents[at : at + len(digits)] = digits
+    assert contents == b"".join(packed) == with_checksum(bytes(contents))
+
+
+def test_packing_takes_no_memory_for_arrays_in_c_order():
+    x = np.zeros((500, 1000))  # 4 MB
+    tracemalloc.start()
+    try:
+        packed = pack({f"layers.{i}.W": x for i in range(5)}, {})
+        packed.patch()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < x.nbytes / 20
+
+
+def test_reading_takes_the_memory_of_the_arrays(tmp_path):
+    x = np.zeros((500, 1000))
+    path = write(tmp_path / "model", {f"layers.{i}.W": x for i in range(5)})
+    tracemalloc.start()
+    try:
+        found = read(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found) == 5
+    assert peak < 5 * x.nbytes * 1.02
 
 
 def test_layout_is_the_documented_one():
@@ -346,6 +387,14 @@ def test_checksum_of_blocks_in_threads_equals_that_of_the_whole(tmp_path, sizes)
     found = read(write(tmp_path / "model", arrays))
     for name, x in arrays.items():
         np.testing.assert_array_equal(found[name], x)
+
+
+@pytest.mark.parametrize("size", [0, 5, 16, 100, 1000])
+@pytest.mark.usefixtures("small_blocks")
+def test_crc32_is_that_of_zlib(size):
+    data = np.random.default_rng(size).bytes(size)
+    assert container.crc32([data]) == zlib.crc32(data)
+    assert container.crc32([data[:3], memoryview(data)[3:]]) == zlib.crc32(data)
 
 
 @pytest.mark.usefixtures("small_blocks")
