@@ -18,6 +18,7 @@ rounds, a ratio is other / portnet.
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -357,7 +358,8 @@ def measure(workers, rounds, seconds):
                 w.seconds.append(took)
     for w in workers:
         found[w.who]["seconds"] = w.seconds
-        w.process.stdin.close()
+        with contextlib.suppress(OSError):  # it may have failed
+            w.process.stdin.close()
         w.process.wait(timeout=60)
     return found
 

@@ -147,12 +147,13 @@ class Backend:
     dtype: str = "float32"
     device: Device = field(default=None, hash=False)  # CuPy's devices cannot be hashed
     xp: Namespace = field(default=None, repr=False, compare=False)
+    matmul_precision: str = field(default="ieee", repr=False)  # see `set_backend`
 
     def __reduce__(
         self,
     ) -> tuple[object, ...]:  # names, as modules and some devices cannot be pickled
         where = _device_text(self.device) if self.name in _LIBRARIES else self.device
-        return _rebuild, (self.name, self.dtype, where, self.xp.__name__)
+        return _rebuild, (self.name, self.dtype, where, self.xp.__name__, self.matmul_precision)
 
     def __str__(self) -> str:
         return f"{self.name} on {_device_text(self.device)}"
@@ -236,10 +237,10 @@ class Backend:
         return nullcontext()
 
 
-def _rebuild(name: str, dtype: str, where: Device, module: str) -> Backend:
+def _rebuild(name: str, dtype: str, where: Device, module: str, precision: str = "ieee") -> Backend:
     if name in _LIBRARIES:
         where = _LIBRARIES[name].find_device(where)
-    return Backend(name, dtype, where, importlib.import_module(module))
+    return Backend(name, dtype, where, importlib.import_module(module), precision)
 
 
 def asarray(x: ArrayLike, *, dtype: str | None = None) -> AnyArray:
@@ -306,7 +307,9 @@ def to_numpy(x: ArrayLike) -> Host:
         ) from error
 
 
-def set_backend(name: str, *, device: Device = None, dtype: str = "float32") -> None:
+def set_backend(
+    name: str, *, device: Device = None, dtype: str = "float32", matmul_precision: str = "ieee"
+) -> None:
     """Set where new arrays are created, for the whole process.
 
     Parameters
@@ -317,13 +320,19 @@ def set_backend(name: str, *, device: Device = None, dtype: str = "float32") -> 
         None.
     dtype : {"float32", "float64"}
         The dtype of floating data.
+    matmul_precision : {"ieee", "tf32"}
+        Of the float32 products in training steps on CuPy. With "tf32" a GPU of Ampere or later
+        rounds each factor to 11 bits, and multiplies several times as fast: an element of a
+        product is then within about 1e-3 of the sum of its terms' magnitudes, with "ieee" within
+        1e-6. Predictions stay "ieee".
 
     Raises
     ------
     BackendUnavailableError
         if the library or the device cannot be used; the message says what to install.
     ValueError
-        for an unknown name or device, or a dtype that the device does not have.
+        for an unknown name or device, a dtype that the device does not have, or TF32 elsewhere than
+        on CuPy.
 
     Examples
     --------
@@ -334,11 +343,13 @@ def set_backend(name: str, *, device: Device = None, dtype: str = "float32") -> 
     >>> portnet.set_backend("numpy")  # the default
     """
     global _default
-    _default = _resolve(name, device, dtype)
+    _default = _resolve(name, device, dtype, matmul_precision)
 
 
 @contextmanager
-def use_backend(name: str, *, device: Device = None, dtype: str = "float32") -> Iterator[Backend]:
+def use_backend(
+    name: str, *, device: Device = None, dtype: str = "float32", matmul_precision: str = "ieee"
+) -> Iterator[Backend]:
     """Set where the current thread creates new arrays, inside a ``with``.
 
     The arguments are those of `set_backend`, which it overrides inside the block. Other threads are
@@ -351,7 +362,7 @@ def use_backend(name: str, *, device: Device = None, dtype: str = "float32") -> 
     ...     portnet.asarray([1.0]).dtype
     dtype('float64')
     """
-    backend = _resolve(name, device, dtype)
+    backend = _resolve(name, device, dtype, matmul_precision)
     stack = _thread.__dict__.setdefault("stack", [])
     stack.append(backend)
     try:
@@ -389,8 +400,10 @@ def backend_of(x: ArrayLike) -> Backend:
         return get_backend()
     xp = _numpy.array_namespace(x)
     dtype = _dtype_name(x.dtype)
-    dtype = dtype if dtype in FLOATS else get_backend().dtype
-    return Backend(_name(xp), dtype, array_api_compat.device(x), xp)
+    current = get_backend()
+    dtype = dtype if dtype in FLOATS else current.dtype
+    precision = current.matmul_precision if current.name == _name(xp) else "ieee"
+    return Backend(_name(xp), dtype, array_api_compat.device(x), xp, precision)
 
 
 def is_host(x: object) -> bool:
@@ -577,9 +590,14 @@ _LIBRARIES = {
 }
 
 
-def _resolve(name: str, where: Device, dtype: str) -> Backend:
+def _resolve(name: str, where: Device, dtype: str, precision: str = "ieee") -> Backend:
     check_choice("backend", name, _LIBRARIES)
     check_choice("dtype", dtype, FLOATS)
+    check_choice("matmul_precision", precision, ("ieee", "tf32"))
+    if precision == "tf32" and (name != "cupy" or dtype != "float32"):
+        raise ValueError(
+            f'matmul_precision="tf32" is for float32 on the cupy backend, got {dtype} on {name}'
+        )
     status = _probe(name)
     if not status.usable:
         raise BackendUnavailableError(f"the {name} backend cannot be used: {status.reason}")
@@ -592,7 +610,7 @@ def _resolve(name: str, where: Device, dtype: str) -> Backend:
     xp = importlib.import_module(_LIBRARIES[name].namespace)
     if where is None:
         where = device(xp.asarray([1.0]))  # the library's current default
-    backend = Backend(name, dtype, where, xp)
+    backend = Backend(name, dtype, where, xp, precision)
     backend.require(dtype)
     return backend
 

@@ -173,7 +173,7 @@ def _params(libraries):
     return [pytest.param(lib, id=lib.id, marks=marks.get(lib.id, [])) for lib in libraries]
 
 
-def _require(name):
+def require(name):
     """Skip the test if a backend cannot be used; fail if PORTNET_REQUIRE_GPU=1 requires it."""
     status = next(s for s in backends() if s.name == name)
     if not status.usable:
@@ -185,7 +185,7 @@ def _require(name):
 @pytest.fixture(params=_params(LIBRARIES))
 def xp(request):
     """Every array library in turn, set as the backend of this thread."""
-    _require(request.param.name)
+    require(request.param.name)
     with request.param.active() as library:
         yield library
 
@@ -196,7 +196,7 @@ THIRD_PARTY = ("torch", "jax", "cupy")
 @pytest.fixture(params=_params([lib for lib in LIBRARIES if lib.id in THIRD_PARTY]))
 def other_xp(request):
     """torch, JAX and CuPy only, for tests that are slow or need no strict library."""
-    _require(request.param.name)
+    require(request.param.name)
     with request.param.active() as library:
         yield library
 
@@ -204,7 +204,7 @@ def other_xp(request):
 @pytest.fixture(params=_params([lib for lib in LIBRARIES if lib.id in ("strict", *THIRD_PARTY)]))
 def backend_name(request):
     """The name of each backend except NumPy, for tests that set the backend themselves."""
-    _require(request.param.name)
+    require(request.param.name)
     return request.param.name
 
 

@@ -1,6 +1,7 @@
 """Backends: selection, availability probes, conversion of arrays, and error messages."""
 
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -523,3 +524,12 @@ def test_asarray_accepts_every_memory_layout_of_host_data(xp):
             np.testing.assert_array_equal(portnet.to_numpy(moved), given)
     integers = np.arange(6, dtype=">i4")[::-1]
     np.testing.assert_array_equal(portnet.to_numpy(portnet.asarray(integers)), integers)
+
+
+def test_tf32_is_for_float32_on_cupy_alone():
+    with pytest.raises(ValueError, match="is for float32 on the cupy backend"):
+        portnet.set_backend("numpy", matmul_precision="tf32")
+    with pytest.raises(ValueError, match="matmul_precision"):
+        portnet.set_backend("numpy", matmul_precision="fast")
+    assert portnet.get_backend().matmul_precision == "ieee"
+    assert pickle.loads(pickle.dumps(portnet.get_backend())).matmul_precision == "ieee"

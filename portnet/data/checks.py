@@ -72,7 +72,7 @@ def backend_for(**arrays: ArrayLike) -> Backend:
                 "portnet.asarray(x) to the backend, portnet.to_numpy(x) to the host"
             )
     dtype = get_backend().dtype
-    backend = Backend(found.name, dtype, found.device, found.xp)
+    backend = Backend(found.name, dtype, found.device, found.xp, found.matmul_precision)
     if not backend.supports(dtype):
         raise ValueError(f"{first} is {describe(given[first])}, which has no {dtype}")
     return backend

@@ -5,6 +5,7 @@ compiled steps where the backend allows it, and `epoch_scan` compiles the loop i
 not see this: inputs are copied, and results are never overwritten.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -147,7 +148,9 @@ def _graphs(
     from .epoch_graph import graph_executor
 
     try:
-        return graph_executor(make, parts, averaged, selftest.device_for, start, epochs)
+        tf32 = epochs.dataset.backend.matmul_precision == "tf32"
+        device = functools.partial(selftest.device_for, tf32)
+        return graph_executor(make, parts, averaged, device, start, epochs)
     except EagerError as error:
         return step_executor(make, parts, averaged, "", start, epochs, str(error))
 

@@ -6,6 +6,7 @@ cuBLAS on a handle of our own, as CuPy refuses its own while a stream captures. 
 within a capture: all memory belongs to the plan.
 """
 
+import contextlib
 import functools
 import importlib
 import threading
@@ -20,8 +21,9 @@ from .kernels import Launch, Matrix, Product
 __all__ = ["GPU", "missing"]
 
 WORKSPACE = 32 << 20  # bytes: what cuBLAS asks for on Hopper
-# Of cuBLAS: the type of data, and that of the arithmetic (IEEE, not TF32).
+# Of cuBLAS: the type of data, and that of the arithmetic.
 TYPES = {"float32": (0, 68), "float64": (1, 70)}
+TF32 = 77  # instead of 68
 DEFAULT = -1  # cuBLAS chooses the algorithm
 _local = threading.local()
 
@@ -38,19 +40,19 @@ def missing() -> str:
 
 
 class GPU:
-    """The current device of CuPy; see `graph.Device`.
+    """The current device of CuPy, with IEEE or TF32 products of float32; see `graph.Device`.
 
     Graphs that may run at the same time need devices of their own: the workspace is shared.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tf32: bool = False) -> None:
         import cupy
         from nvmath.bindings import cublas
 
-        self.cupy, self.cublas = cupy, cublas
+        self.cupy, self.cublas, self.tf32 = cupy, cublas, tf32
         self.number = cupy.cuda.Device().id
         self.workspace = self.empty(WORKSPACE)
-        self.stream: Any = None  # that captures
+        self.stream = cupy.cuda.Stream(non_blocking=True)  # that captures
         handles = _local.__dict__.setdefault("handles", {})
         if self.number not in handles:
             handles[self.number] = cublas.create()
@@ -97,6 +99,8 @@ class GPU:
         cuBLAS has matrices column by column, where ours are transposed: c.T = b.T @ a.T.
         """
         kind, arithmetic = TYPES[product.dtype]
+        if self.tf32 and product.dtype == "float32":
+            arithmetic = TF32
         numbers = self.numbers[product.dtype]
         one, zero = numbers.ctypes.data, numbers.ctypes.data + numbers.itemsize
         self.cublas.set_stream(self.handle, self.cupy.cuda.get_current_stream().ptr)
@@ -111,16 +115,15 @@ class GPU:
 
     def capture(self, calls: Callable[[], None]) -> Any:
         """Return the graph of what `calls` launches."""
-        stream = self.cupy.cuda.Stream(non_blocking=True)
-        with stream:
-            stream.begin_capture()
+        with self.stream:
+            self.stream.begin_capture()
             try:
                 calls()
             except BaseException:
-                stream.end_capture()  # no stream is left capturing
+                with contextlib.suppress(Exception):  # what ended the capture says more
+                    self.stream.end_capture()  # no stream is left capturing
                 raise
-            graph = stream.end_capture()
-        return graph
+            return self.stream.end_capture()
 
     def replay(self, graph: Any) -> None:
         """Launch a graph on the current stream."""

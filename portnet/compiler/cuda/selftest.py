@@ -24,8 +24,11 @@ _failed: dict[int, str] = {}  # by number of a device
 _lock = threading.Lock()
 
 
-def device_for() -> Device:
-    """Return the current device of CuPy; EagerError says why graphs cannot be used on it."""
+def device_for(tf32: bool = False) -> Device:
+    """Return the current device of CuPy; EagerError says why graphs cannot be used on it.
+
+    The self-test is of IEEE products, also where those of the steps are TF32.
+    """
     from .gpu import GPU, missing
 
     lacking = missing()
@@ -35,12 +38,14 @@ def device_for() -> Device:
             'CUDA 13, pip install "portnet[cuda13]"'
         )
     try:
-        device = GPU()
+        device = GPU(tf32)
+    except MemoryError:
+        raise
     except Exception as error:
         raise EagerError(f"cuBLAS cannot be used: {type(error).__name__}: {error}") from None
     with _lock:
         if device.number not in _failed:
-            _failed[device.number] = failed_stage(device)
+            _failed[device.number] = failed_stage(GPU() if tf32 else device)
     if _failed[device.number]:
         raise EagerError(f"the self-test of CUDA graphs failed: {_failed[device.number]}")
     return device
