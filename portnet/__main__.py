@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from . import BackendUnavailableError, __version__, backends, get_backend
 from ._validation import how_to_install
+from .compiler.errors import EagerError
 from .compiler.native_policy import check_native_cpu, why_no_machine_code
 from .compiler.settings import cache_folder, native_cpu, native_mode
 from .files import ModelFileError
@@ -63,11 +64,24 @@ def show_installed() -> None:
             print(
                 textwrap.fill(status.reason, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
             )
+        if status.name == "cupy" and status.usable:
+            print(f"      training steps are CUDA graphs: {_graphs()}")
     try:
         backend = get_backend()
     except (BackendUnavailableError, ValueError) as error:
         raise SystemExit(f"\n{error}") from None
     print(f"\nnew arrays are created in {backend} as {backend.dtype}")
+
+
+def _graphs() -> str:
+    """Return "yes", or "no" with the reason."""
+    from .compiler.cuda.selftest import device_for
+
+    try:
+        device_for()
+    except EagerError as error:
+        return f"no, {error}"
+    return "yes"
 
 
 def _machine_code() -> str:

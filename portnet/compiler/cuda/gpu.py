@@ -82,12 +82,7 @@ class GPU:
 
     def compile(self, source: str) -> Any:
         """Return the kernels of a source, from the cache or compiled now."""
-        arch = f"sm_{self.cupy.cuda.Device().compute_capability}"
-        target = f"{arch} {_compiler()}"
-        code = cached_object(f"cuda {target}\n{source}", target, lambda: _compiled(source, arch))
-        module = self.cupy.cuda.function.Module()
-        module.load(code)
-        return functools.cache(module.get_function)
+        return _loaded(source, self.number)
 
     def launch(self, kernels: Any, launch: Launch, addresses: list[int]) -> None:
         """Launch a kernel on the current stream."""
@@ -136,6 +131,19 @@ class GPU:
 
 def _leading(x: Matrix) -> tuple[int, int]:
     return int(x.transposed), x.ld
+
+
+@functools.lru_cache(maxsize=64)
+def _loaded(source: str, number: int) -> Callable[[str], Any]:
+    """Return what finds a kernel of a source by name, on the device of this number."""
+    import cupy
+
+    arch = f"sm_{cupy.cuda.Device().compute_capability}"
+    target = f"{arch} {_compiler()}"
+    code = cached_object(f"cuda {target}\n{source}", target, lambda: _compiled(source, arch))
+    module = cupy.cuda.function.Module()
+    module.load(code)
+    return functools.cache(module.get_function)
 
 
 @functools.cache

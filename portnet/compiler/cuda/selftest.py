@@ -34,8 +34,7 @@ def device_for(tf32: bool = False) -> Device:
     lacking = missing()
     if lacking:
         raise EagerError(
-            f"CUDA graphs need {lacking}: install portnet with the extra cuda12 or cuda13, as for "
-            'CUDA 13, pip install "portnet[cuda13]"'
+            f"CUDA graphs need {lacking}: install portnet with the extra cuda13 (or cuda12)"
         )
     try:
         device = GPU(tf32)

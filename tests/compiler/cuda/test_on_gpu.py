@@ -1,6 +1,8 @@
 """Graphs on a GPU: what only a GPU can show."""
 
+import gc
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -198,3 +200,51 @@ def test_out_of_memory_says_what_would_need_less(cupy):
         pool.set_limit(size=0)
     for a, b in zip(before, tree.leaves(run.params), strict=True):
         np.testing.assert_array_equal(a, b.get())
+
+
+def small_fit():
+    draw = np.random.default_rng(3)
+    X, y = draw.random((100, 20)).astype("f4"), draw.integers(0, 3, 100)
+    trainer = portnet.Trainer(
+        portnet.mlp([20, 32, 3]), "softmax_cross_entropy", "adam", batch_size=32
+    )
+    run = trainer.fit(X, y, epochs=20, progress=False)
+    return [portnet.to_numpy(p) for p in tree.leaves(run.params)]
+
+
+def test_a_fit_on_a_stream_of_the_users_own(cupy):
+    expected = small_fit()
+    for blocking in (True, False):
+        with cupy.cuda.Stream(non_blocking=not blocking):
+            found = small_fit()
+        for a, b in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_fits_in_threads_at_the_same_time(cupy):
+    expected, found = small_fit(), [None] * 4
+
+    def fit(number):
+        with portnet.use_backend("cupy"):
+            found[number] = small_fit()
+
+    threads = [threading.Thread(target=fit, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for other in found:
+        for a, b in zip(expected, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_fits_release_their_memory(cupy):
+    small_fit()
+    pool = cupy.get_default_memory_pool()
+    gc.collect()
+    before = pool.used_bytes(), pool.total_bytes()
+    for _ in range(20):
+        small_fit()
+    gc.collect()
+    assert pool.used_bytes() <= before[0] + (1 << 16)
+    assert pool.total_bytes() <= before[1] + (1 << 20)
