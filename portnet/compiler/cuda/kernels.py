@@ -25,6 +25,8 @@ __all__ = ["Launch", "Matrix", "Product", "Program", "emitted"]
 
 THREADS = 256  # of a block
 PARTS = 264  # blocks that keep a large GPU busy
+TILE = 16  # rows and columns of a product that a block computes
+SMALL = 1 << 18  # multiplications of a product that gets a kernel of its own
 EACH = 4  # rows that a thread of "columns" reads at once, to keep memory busy
 BINARY = {
     "sum": "add",
@@ -114,7 +116,12 @@ class _Emitter:
     def kernel(self, name: str, kernel: Kernel) -> None:
         """Write a kernel, if it has anything to do."""
         if kernel.kind == "product":
-            self.launches.append(self._product(kernel.nodes[0]))
+            node = kernel.nodes[0]
+            shared = node.inputs[0].shape[1]
+            if node.size * shared <= SMALL and shared <= 8 * TILE:
+                self._tiles(name, node)
+            else:
+                self.launches.append(self._product(node))
         elif kernel.kind == "join":
             for node in kernel.nodes:
                 if node.shape == kernel.domain:  # else it is the last, see `emitted`
@@ -170,6 +177,33 @@ class _Emitter:
             staged = self.layout.staged[id(node)]
             return Location(at.base, staged.offset, staged.strides)
         return at
+
+    def _tiles(self, name: str, node: Node) -> None:
+        """Write the kernel of a small product: cuBLAS takes longer for it than a launch does."""
+        text, (a, b), kind = _Text(self, name), node.inputs, TYPES[node.dtype.name]
+        (m, k), n = a.shape, b.shape[1]
+        at_a = text.address(self.place(a), a.shape, a.dtype, ["row", "ka"])
+        at_b = text.address(self.place(b), b.shape, b.dtype, ["kb", "column"])
+        to = text.address(self.place(node), node.shape, node.dtype, ["row", "column"])
+        multiply_add = "fmaf" if node.dtype.name == "float32" else "fma"
+        lines = [
+            f"  __shared__ {kind} a[{TILE}][{TILE + 1}], b[{TILE}][{TILE + 1}];",
+            f"  const int row = blockIdx.y * {TILE} + threadIdx.y;",
+            f"  const int column = blockIdx.x * {TILE} + threadIdx.x;",
+            f"  {kind} sum = 0;",
+            f"  for (int first = 0; first < {k}; first += {TILE}) {{",
+            "    const int ka = first + threadIdx.x, kb = first + threadIdx.y;",
+            f"    a[threadIdx.y][threadIdx.x] = row < {m} && ka < {k} ? {at_a} : 0;",
+            f"    b[threadIdx.y][threadIdx.x] = kb < {k} && column < {n} ? {at_b} : 0;",
+            "    __syncthreads();",
+            "#pragma unroll",
+            f"    for (int i = 0; i < {TILE}; i++)",
+            f"      sum = {multiply_add}(a[threadIdx.y][i], b[i][threadIdx.x], sum);",
+            "    __syncthreads();",
+            "  }",
+            f"  if (row < {m} && column < {n}) {to} = sum;",
+        ]
+        text.close(lines, (-(-n // TILE), -(-m // TILE)), (TILE, TILE))
 
     def _product(self, node: Node) -> Product:
         a, b = node.inputs
