@@ -14,10 +14,25 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 HERE = Path(__file__).parent
 GXX = shutil.which("g++")
+PAD = 4096  # bytes before and after each array; nothing may write to them
+needs_gxx = pytest.mark.skipif(GXX is None, reason="g++ is not installed")
 _built: dict[str, ctypes.CDLL] = {}
+
+
+def sanitizers():
+    """Return the libraries of the sanitizers of g++, to be loaded first; [] if one is missing."""
+    found = []
+    for name in ("libasan.so", "libubsan.so"):
+        command = [GXX, f"-print-file-name={name}"]
+        path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        if not Path(path).is_file():
+            return []
+        found.append(path)
+    return found
 
 
 def build(source, flags=("-O1",)):
@@ -31,7 +46,7 @@ def build(source, flags=("-O1",)):
         text.append(
             f'extern "C" int launch_{name}(char** a, unsigned gx, unsigned gy, unsigned bx, '
             f"unsigned by, unsigned seed) {{ return serial::launch(call_{name}, a, gx, gy, bx, by, "
-            "seed); }"
+            f"seed, {_waits(source, name)}); }}"
         )
     whole = "\n".join(text)
     key = hashlib.sha256((whole + repr(flags)).encode()).hexdigest()
@@ -48,13 +63,35 @@ def build(source, flags=("-O1",)):
     return _built[key]
 
 
-class CPUDevice:
-    """See `portnet.compiler.cuda.graph.Device`."""
+def _waits(source, name):
+    """Return "true" for a kernel with barriers, else "false": it then needs no fibers."""
+    body = source.split(f" {name}(", 1)[1].split("\n}", 1)[0]
+    return "true" if "__syncthreads" in body else "false"
 
-    def __init__(self, seed=0):
-        self.seed = seed
+
+class CPUDevice:
+    """See `portnet.compiler.cuda.graph.Device`.
+
+    Parameters
+    ----------
+    seed : int
+        Of the order of the threads and blocks; 0: their own.
+    flags : tuple of str
+        Of g++.
+    pad : int
+        Bytes before and after each array, which `check` looks at. With 0 the sanitizers see each
+        access outside an array.
+    """
+
+    def __init__(self, seed=0, flags=("-O1",), pad=PAD):
+        self.seed, self.flags, self.pad = seed, flags, pad
         self.recording = None
         self.launched = 0
+        self.pads = []
+
+    def check(self):
+        """Fail if a kernel wrote beside an array."""
+        assert all((pad == 0xFF).all() for pad in self.pads), "a kernel wrote beside an array"
 
     def _do(self, work):
         if self.recording is not None:
@@ -69,9 +106,12 @@ class CPUDevice:
 
     def empty(self, nbytes):
         self._forbidden("allocating")
-        raw = np.full(nbytes + 64, 0xFF, np.uint8)  # NaN in every float type
-        start = -raw.ctypes.data % 64
+        around = 2 * self.pad + (64 if self.pad else 0)
+        raw = np.full(nbytes + around, 0xFF, np.uint8)  # NaN in every float type
+        start = self.pad + (-raw.ctypes.data % 64 if self.pad else 0)
         array = raw[start : start + nbytes]
+        if self.pad:
+            self.pads += [raw[:start], raw[start + nbytes :]]
         weakref.finalize(array, raw.fill, 0xFF)
         return array
 
@@ -94,7 +134,7 @@ class CPUDevice:
 
     def compile(self, source):
         self._forbidden("compiling")
-        return build(source)
+        return build(source, self.flags)
 
     def launch(self, kernels, launch, addresses):
         function = getattr(kernels, f"launch_{launch.name}")
