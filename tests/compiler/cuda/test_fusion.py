@@ -79,12 +79,9 @@ def test_a_scalar_is_computed_again_in_each_kernel_that_reads_it():
         return t, x * rate, y * rate
 
     found = kernels(fn, np.array(1.0), a(5, 7), a(3), donate=(0,))
-    assert [kind for kind, _ in found] == ["elements", "elements"]
-    assert all("pow" in ops for _, ops in found)
-    assert (
-        Case(fn, [np.array(1.0), a(5, 7), a(3)], donate=(0,)).plan.program.launches[-1].name
-        == "finish"
-    )
+    assert found[0] == ("elements", ["add"])  # the result itself
+    assert [kind for kind, _ in found[1:]] == ["elements", "elements"]
+    assert all("pow" in ops for _, ops in found[1:])
 
 
 def test_what_a_product_needs_and_gives_is_in_memory():
@@ -150,11 +147,11 @@ def test_a_relu_network_needs_at_most_5_L_plus_4_launches(layers):
         (lambda x: namespace(x).sum(x, axis=1), [a(2, 3, 4)], "sum of (2, 3, 4)"),
         (lambda x: namespace(x).argmax(x, axis=1), [a(3, 4)], "argmax"),
         (lambda x: namespace(x).var(x, axis=1), [a(3, 4)], "var"),
-        (lambda x: namespace(x).any(x, axis=1), [a(3, 4)], "any of float64"),
         (lambda x: namespace(x).round(x), [a(3, 4)], "round"),
         (lambda x: namespace(x).nextafter(x, x), [a(3, 4)], "nextafter of float64"),
-        (lambda x: x * 1.0, [a(3, 4, dtype="float16")], "float16"),
-        (lambda x: x * 1j, [a(3, 4)], "complex128"),
+        (lambda x: x * 2.0, [a(3, 4, dtype="float16")], "multiply of float16"),
+        (lambda x: x * x, [a(3, 4).astype("complex128")], "multiply of complex128"),
+        (lambda x: namespace(x).sum(x, axis=0), [a(3, 4, dtype="float16")], "sum of float16"),
         (lambda x, i: x << i, [np.arange(3), np.arange(3)], "bitwise_left_shift by None"),
         (lambda x: x // 3, [np.arange(3)], "floor_divide of int64"),
         (lambda x: x @ x, [a(2, 3, 3)], "product of"),
@@ -189,8 +186,11 @@ def test_a_fit_that_no_kernel_can_do_is_eager_with_one_warning(monkeypatch):
 
     net = portnet.Chain([portnet.Dense(8), Rounded(), portnet.Dense(3)])
     X, y = a(50, 5), np.arange(50) % 3
-    trainer = portnet.Trainer(net, "softmax_cross_entropy", portnet.Adam(1e-2), batch_size=16)
-    expected = trainer.fit(X, y, epochs=3, progress=False, compile=False)
+    given = net, "softmax_cross_entropy", portnet.Adam(1e-2)
+    trainer = portnet.Trainer(*given, batch_size=16)
+    expected = portnet.Trainer(*given, batch_size=16, compile=False).fit(
+        X, y, epochs=3, progress=False
+    )
     monkeypatch.setattr(Backend, "compiler", property(lambda self: "graph"))
     monkeypatch.setattr(selftest, "device_for", lambda: CPUDevice())
     with warnings.catch_warnings(record=True) as caught:
