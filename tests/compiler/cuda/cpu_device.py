@@ -5,6 +5,7 @@ raises that CuPy and CUDA forbid there. Memory that is freed is filled with NaN.
 """
 
 import ctypes
+import functools
 import hashlib
 import re
 import shutil
@@ -20,6 +21,7 @@ HERE = Path(__file__).parent
 GXX = shutil.which("g++")
 PAD = 4096  # bytes before and after each array; nothing may write to them
 needs_gxx = pytest.mark.skipif(GXX is None, reason="g++ is not installed")
+_folders = []  # kept until the process ends
 _built: dict[str, ctypes.CDLL] = {}
 
 
@@ -35,10 +37,29 @@ def sanitizers():
     return found
 
 
+@functools.cache
+def _header(flags):
+    """Return a folder with the compiled header."""
+    folder = tempfile.TemporaryDirectory()
+    _folders.append(folder)
+    header = Path(folder.name, "serial_cuda.h")
+    header.write_text((HERE / "serial_cuda.h").read_text())
+    done = _compiled(flags, "-x", "c++-header", "-o", f"{header}.gch", header)
+    assert done.returncode == 0, done.stderr
+    return folder.name
+
+
+def _compiled(flags, *rest):
+    command = [GXX, "-std=c++17", *flags, "-ffp-contract=off", "-fPIC", "-Wall", "-Werror"]
+    command += ["-Wno-unknown-pragmas", "-Wno-unused", "-Wno-maybe-uninitialized"]
+    command += [str(part) for part in rest]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def build(source, flags=("-O1",)):
     """Compile a source of kernels; return the library."""
     heads = re.findall(r'extern "C" __global__ void (\w+)\((.*?)\) \{', source)
-    text = [f'#include "{HERE / "serial_cuda.h"}"', source]
+    text = ['#include "serial_cuda.h"', source]
     for name, given in heads:
         count = len([p for p in given.split(",") if p.strip()])
         call = ", ".join(f"a[{i}]" for i in range(count))
@@ -51,15 +72,11 @@ def build(source, flags=("-O1",)):
     whole = "\n".join(text)
     key = hashlib.sha256((whole + repr(flags)).encode()).hexdigest()
     if key not in _built:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "k.cpp")
-            path.write_text(whole)
-            command = [GXX, "-std=c++17", *flags, "-ffp-contract=off", "-Wall", "-Werror"]
-            command += ["-Wno-unknown-pragmas", "-Wno-unused", "-Wno-maybe-uninitialized"]
-            command += ["-shared", "-fPIC", "-o", str(Path(folder, "k.so")), str(path)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr[:3000] + "\n" + source
-            _built[key] = ctypes.CDLL(str(Path(folder, "k.so")))
+        path = Path(_header(flags), f"{key}.cpp")
+        path.write_text(whole)
+        done = _compiled(flags, "-shared", "-o", path.with_suffix(".so"), path)
+        assert done.returncode == 0, done.stderr[:3000] + "\n" + source
+        _built[key] = ctypes.CDLL(str(path.with_suffix(".so")))
     return _built[key]
 
 

@@ -1,6 +1,5 @@
 // CUDA's kernels on a CPU, one thread after the other: a fiber for each thread of a block, which
 // goes on to the next barrier. The order of the threads between barriers is a permutation.
-#pragma once
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
