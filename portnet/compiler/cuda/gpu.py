@@ -6,6 +6,7 @@ cuBLAS on a handle of our own, as CuPy refuses its own while a stream captures. 
 within a capture: all memory belongs to the plan.
 """
 
+import contextlib
 import functools
 import importlib
 import threading
@@ -116,8 +117,9 @@ class GPU:
             stream.begin_capture()
             try:
                 calls()
-            except BaseException:
-                stream.end_capture()  # no stream is left capturing
+            except BaseException:  # no stream is left capturing; ending an invalid capture fails
+                with contextlib.suppress(Exception):
+                    stream.end_capture()
                 raise
             graph = stream.end_capture()
         return graph
