@@ -7,12 +7,12 @@ import numpy as np
 from cpu_device import CPUDevice
 from test_kernels import for_sanitizers
 
-FLAGS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+FLAGS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
 def main(broken):
     if broken:  # an element beside an array must be found
-        case = for_sanitizers()[0]
+        (case,) = for_sanitizers(1)
         source = case.plan.program.source
         case.plan.program.source = source.replace("))[i]", "))[i + 1]", 1)
         assert source != case.plan.program.source
