@@ -73,23 +73,29 @@ class GraphExecutor:
     ) -> tuple[EpochState, bool]:
         """Make steps until the end; return whether `after` ended it before. See `EpochExecutor`."""
         graphs = self.prepare(start, epochs)
+        graphs.refresh()
         self._current = None, None
         sums, steps = self._vectors[2], epochs.steps
         before, made, stopped = list(start.before), start.made(epochs), False
-        last = steps * len(epochs.keys)
+        last, epoch, ended = steps * len(epochs.keys), 0, None
         graphs.begin(epochs, *divmod(made, steps))
         try:
             while made < last and not stopped:
                 epoch, s = divmod(made, steps)
                 if epoch > len(before):
-                    before.append(sums.copy())
-                    sums[...] = 0.0
+                    ended = sums.copy()
                     graphs.begin(epochs, epoch, 0)
+                    sums[...] = 0.0
+                    before.append(ended)
                 count = graphs.replay(s)
-                made += count
+                made, ended = made + count, None
                 stopped = bool(after(count))
         except KeyboardInterrupt as error:  # raised by a signal handler other than Python's
-            made = len(before) * steps + graphs.reached
+            reached = graphs.reached
+            if ended is not None and (epoch > len(before) or reached == 0):  # no step of this epoch
+                del before[epoch - 1 :]
+                sums[...], reached = ended, steps
+            made = len(before) * steps + reached
             error.ahead = self._state(made, steps, before)  # type: ignore[attr-defined]
             raise
         self.device.wait()  # the losses are read next: now the time of a step is known
@@ -203,6 +209,12 @@ class _Steps:
         step = DeviceStep(plan, device, flat, self.counter)
         step.capture()
         return step
+
+    def refresh(self) -> None:
+        """Copy the arrays again that do not lie row by row: their values may have changed."""
+        for copy, given in zip(self.arrays, self.given, strict=True):
+            if copy is not None and copy is not given:
+                copy[...] = given
 
     def begin(self, epochs: Epochs, epoch: int, step: int) -> None:
         """Set what changes with an epoch, of which `step` is the next step."""

@@ -180,7 +180,8 @@ def expression(node: Node, operands: list[str], numbers: list[Any]) -> str:
         special = {2: "multiply", 1: "positive", 0.5: "sqrt", -1: "reciprocal"}.get(numbers[1])
         if special:  # as NumPy does
             op, names["b"] = special, names["a"] if special == "multiply" else names["b"]
-    unsigned = TYPES[f"uint{8 * kind.itemsize}"] if kind.kind in "iu" else ""
+    # At least 32 bits: shorter numbers would become ints, whose product may overflow.
+    unsigned = TYPES[f"uint{max(32, 8 * kind.itemsize)}"] if kind.kind in "iu" else ""
     if op in ("bitwise_left_shift", "bitwise_right_shift") and kind.kind in "iu":
         if numbers[1] is None or not 0 <= numbers[1] < 8 * kind.itemsize:
             raise EagerError(f"there is no kernel for {op} by {numbers[1]}")

@@ -114,9 +114,9 @@ class GPU:
             self.stream.begin_capture()
             try:
                 calls()
-            except BaseException:
-                with contextlib.suppress(Exception):  # what ended the capture says more
-                    self.stream.end_capture()  # no stream is left capturing
+            except BaseException:  # no stream is left capturing; ending an invalid capture fails
+                with contextlib.suppress(Exception):
+                    self.stream.end_capture()
                 raise
             return self.stream.end_capture()
 

@@ -411,8 +411,6 @@ class _Body(_Text):
         """Return the declarations of what is accumulated, and of shared memory."""
         lines = []
         for n in self.reductions:
-            if n.dtype.name not in TYPES or (n.op in ("any", "all") and n.dtype.kind != "b"):
-                raise EagerError(f"there is no kernel for {n.op} of {n.dtype}")
             kind, i = TYPES[n.dtype.name], self.number[id(n)]
             lines.append(f"  {kind} a{i} = {self.start(n)};")
             if threads:
@@ -438,6 +436,9 @@ class _Body(_Text):
 
     def write(self) -> None:
         """Write the kernel."""
+        for n in self.kernel.nodes:
+            if n.dtype.name not in TYPES:
+                raise EagerError(f"there is no kernel for {n.op} of {n.dtype}")
         {
             "elements": self._elements,
             "whole": self._whole,

@@ -5,6 +5,7 @@ raises that CuPy and CUDA forbid there. Memory that is freed is filled with NaN.
 """
 
 import ctypes
+import functools
 import hashlib
 import re
 import shutil
@@ -14,16 +15,51 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 HERE = Path(__file__).parent
 GXX = shutil.which("g++")
+PAD = 4096  # bytes before and after each array; nothing may write to them
+needs_gxx = pytest.mark.skipif(GXX is None, reason="g++ is not installed")
+_folders = []  # kept until the process ends
 _built: dict[str, ctypes.CDLL] = {}
+
+
+def sanitizers():
+    """Return the libraries of the sanitizers of g++, to be loaded first; [] if one is missing."""
+    found = []
+    for name in ("libasan.so", "libubsan.so"):
+        command = [GXX, f"-print-file-name={name}"]
+        path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        if not Path(path).is_file():
+            return []
+        found.append(path)
+    return found
+
+
+@functools.cache
+def _header(flags):
+    """Return a folder with the compiled header."""
+    folder = tempfile.TemporaryDirectory()
+    _folders.append(folder)
+    header = Path(folder.name, "serial_cuda.h")
+    header.write_text((HERE / "serial_cuda.h").read_text())
+    done = _compiled(flags, "-x", "c++-header", "-o", f"{header}.gch", header)
+    assert done.returncode == 0, done.stderr
+    return folder.name
+
+
+def _compiled(flags, *rest):
+    command = [GXX, "-std=c++17", *flags, "-ffp-contract=off", "-fPIC", "-Wall", "-Werror"]
+    command += ["-Wno-unknown-pragmas", "-Wno-unused", "-Wno-maybe-uninitialized"]
+    command += [str(part) for part in rest]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def build(source, flags=("-O1",)):
     """Compile a source of kernels; return the library."""
     heads = re.findall(r'extern "C" __global__ void (\w+)\((.*?)\) \{', source)
-    text = [f'#include "{HERE / "serial_cuda.h"}"', source]
+    text = ['#include "serial_cuda.h"', source]
     for name, given in heads:
         count = len([p for p in given.split(",") if p.strip()])
         call = ", ".join(f"a[{i}]" for i in range(count))
@@ -31,30 +67,48 @@ def build(source, flags=("-O1",)):
         text.append(
             f'extern "C" int launch_{name}(char** a, unsigned gx, unsigned gy, unsigned bx, '
             f"unsigned by, unsigned seed) {{ return serial::launch(call_{name}, a, gx, gy, bx, by, "
-            "seed); }"
+            f"seed, {_waits(source, name)}); }}"
         )
     whole = "\n".join(text)
     key = hashlib.sha256((whole + repr(flags)).encode()).hexdigest()
     if key not in _built:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "k.cpp")
-            path.write_text(whole)
-            command = [GXX, "-std=c++17", *flags, "-ffp-contract=off", "-Wall", "-Werror"]
-            command += ["-Wno-unknown-pragmas", "-Wno-unused", "-Wno-maybe-uninitialized"]
-            command += ["-shared", "-fPIC", "-o", str(Path(folder, "k.so")), str(path)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr[:3000] + "\n" + source
-            _built[key] = ctypes.CDLL(str(Path(folder, "k.so")))
+        path = Path(_header(flags), f"{key}.cpp")
+        path.write_text(whole)
+        done = _compiled(flags, "-shared", "-o", path.with_suffix(".so"), path)
+        assert done.returncode == 0, done.stderr[:3000] + "\n" + source
+        _built[key] = ctypes.CDLL(str(path.with_suffix(".so")))
     return _built[key]
 
 
-class CPUDevice:
-    """See `portnet.compiler.cuda.graph.Device`."""
+def _waits(source, name):
+    """Return "true" for a kernel with barriers, else "false": it then needs no fibers."""
+    body = source.split(f" {name}(", 1)[1].split("\n}", 1)[0]
+    return "true" if "__syncthreads" in body else "false"
 
-    def __init__(self, seed=0):
-        self.seed = seed
+
+class CPUDevice:
+    """See `portnet.compiler.cuda.graph.Device`.
+
+    Parameters
+    ----------
+    seed : int
+        Of the order of the threads and blocks; 0: their own.
+    flags : tuple of str
+        Of g++.
+    pad : int
+        Bytes before and after each array, which `check` looks at. With 0 the sanitizers see each
+        access outside an array.
+    """
+
+    def __init__(self, seed=0, flags=("-O1",), pad=PAD):
+        self.seed, self.flags, self.pad = seed, flags, pad
         self.recording = None
         self.launched = 0
+        self.pads = []
+
+    def check(self):
+        """Fail if a kernel wrote beside an array."""
+        assert all((pad == 0xFF).all() for pad in self.pads), "a kernel wrote beside an array"
 
     def _do(self, work):
         if self.recording is not None:
@@ -69,9 +123,12 @@ class CPUDevice:
 
     def empty(self, nbytes):
         self._forbidden("allocating")
-        raw = np.full(nbytes + 64, 0xFF, np.uint8)  # NaN in every float type
-        start = -raw.ctypes.data % 64
+        around = 2 * self.pad + (64 if self.pad else 0)
+        raw = np.full(nbytes + around, 0xFF, np.uint8)  # NaN in every float type
+        start = self.pad + (-raw.ctypes.data % 64 if self.pad else 0)
         array = raw[start : start + nbytes]
+        if self.pad:
+            self.pads += [raw[:start], raw[start + nbytes :]]
         weakref.finalize(array, raw.fill, 0xFF)
         return array
 
@@ -94,7 +151,7 @@ class CPUDevice:
 
     def compile(self, source):
         self._forbidden("compiling")
-        return build(source)
+        return build(source, self.flags)
 
     def launch(self, kernels, launch, addresses):
         function = getattr(kernels, f"launch_{launch.name}")
