@@ -213,7 +213,7 @@ class _Steps:
     def refresh(self) -> None:
         """Copy the arrays again that do not lie row by row: their values may have changed."""
         for copy, given in zip(self.arrays, self.given, strict=True):
-            if copy is not given:
+            if copy is not None and copy is not given:
                 copy[...] = given
 
     def begin(self, epochs: Epochs, epoch: int, step: int) -> None:
