@@ -11,7 +11,7 @@ import portnet
 from portnet import namespace, tree
 from portnet.backend import Backend
 from portnet.compiler import CompileWarning
-from portnet.compiler.cuda import kernels, selftest
+from portnet.compiler.cuda import selftest
 from portnet.compiler.cuda.kernels import Launch, Product
 from portnet.compiler.errors import EagerError
 
@@ -162,7 +162,7 @@ def test_launches_of_a_relu_network(layers):
     ],
 )
 def test_what_no_kernel_can_do_is_named(fn, arrays, words, monkeypatch):
-    monkeypatch.setattr(kernels, "SMALL", 0)  # products go to cuBLAS
+    monkeypatch.setattr("portnet.compiler.cuda.kernels.SMALL", 0)  # products go to cuBLAS
     with pytest.raises(EagerError) as caught:
         Case(fn, arrays)
     assert words in str(caught.value)
