@@ -171,7 +171,7 @@ def torch_step(problem, optimizer_options, compiled=False, graph=False):
             recorded.replay()
             return total
 
-        return run, total
+        return run, total, (net, optimizer, step)  # kept: the graph has their addresses
 
     def go(n):
         # A compiled step and a graph are made once, and go on from where they are: only the first
@@ -179,7 +179,7 @@ def torch_step(problem, optimizer_options, compiled=False, graph=False):
         if not made or not (compiled or graph):
             net, optimizer = start()
             if graph:
-                made["step"], made["total"] = captured(net, optimizer)
+                made["step"], made["total"], made["kept"] = captured(net, optimizer)
             else:
                 made["step"] = whole(net, optimizer)
         step, last = made["step"], None
@@ -406,19 +406,23 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     results = {}
     with (args.out / "bench-gpu.log").open("w") as log:
-        # All start at once, as they take long to compile.
-        teams = {name: [Worker(name, who, env, log) for who in contenders] for name in args.only}
-        for worker in (w for workers in teams.values() for w in workers):
-            worker.loss = worker.read()
-        for name, workers in teams.items():
+        for name in args.only:  # all of a workload start at once, as they take long to compile
+            workers = [Worker(name, who, env, log) for who in contenders]
+            for worker in workers:
+                worker.loss = worker.read()
             results[name] = measure(workers, args.rounds, args.seconds)
+            write(results, args.out)
+
+
+def write(results, folder):
+    """Print the table so far, and write it and the results: a run that is cut off has some."""
     import cupy
 
     device = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     text = f"{date.today()}, {device}, CuPy {cupy.__version__}\n\n{table(results)}\n"
-    print(text)
-    (args.out / "bench-gpu.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.out / "bench-gpu.md").write_text("# A training step on a GPU\n\n" + text)
+    print(text, flush=True)
+    (folder / "bench-gpu.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "bench-gpu.md").write_text("# A training step on a GPU\n\n" + text)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ class GraphExecutor:
         """Release the graphs and their buffers."""
         self._steps.clear()
         self._vectors = None
+        self.device.close()
 
 
 class _Steps:

@@ -51,7 +51,7 @@ class GPU:
 
         self.cupy, self.cublas, self.tf32 = cupy, cublas, tf32
         self.number = cupy.cuda.Device().id
-        self.workspace = self.empty(WORKSPACE)
+        self.workspace: Any = self.empty(WORKSPACE)
         self.stream = cupy.cuda.Stream(non_blocking=True)  # that captures
         handles = _local.__dict__.setdefault("handles", {})
         if self.number not in handles:
@@ -59,6 +59,10 @@ class GPU:
         self.handle = handles[self.number]
         # Host memory: the numbers become part of a graph.
         self.numbers = {name: np.array([1, 0], name) for name in TYPES}
+
+    def close(self) -> None:
+        """Release the workspace; graphs of this device must not run any more."""
+        self.workspace = None
 
     def empty(self, nbytes: int) -> Any:
         """Return an array of bytes."""

@@ -51,6 +51,9 @@ class Device(Protocol):
     def wait(self) -> None:
         """Wait until everything is done."""
 
+    def close(self) -> None:
+        """Release what the device itself holds; its graphs are not run any more."""
+
 
 class DeviceStep:
     """A plan on a device, with fixed addresses: buffers of its own, and the arguments'.

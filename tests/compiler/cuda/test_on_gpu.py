@@ -95,12 +95,12 @@ def test_a_step_has_few_nodes(gpu, cupy, layers, width):
     from portnet.compiler.cuda.kernels import Product
 
     step, _, _ = step_on(gpu, cupy, layers, width)
-    nodes = re.findall(r'label="\d+ (\w+)', step.graph.debug_dot_str(0))
-    ours = [n for n in nodes if re.match(r"(k\d+_|finish|copy)", n)]
-    products = [c for c in step.plan.program.launches if isinstance(c, Product)]
-    assert len(ours) + len(products) == len(step.plan.program.launches) <= 5 * layers + 4
+    nodes = set(re.findall(r'"(graph_\d+_node_\d+)"\[', step.graph.debug_dot_str(0)))
+    launches = step.plan.program.launches
+    products = [c for c in launches if isinstance(c, Product)]
+    assert len(launches) <= 5 * layers + 4
     # cuBLAS may add up the parts of a product in a second kernel
-    assert len(ours) + len(products) <= len(nodes) <= len(ours) + 2 * len(products)
+    assert len(launches) <= len(nodes) <= len(launches) + len(products)
 
 
 def fits(kind, **options):
@@ -240,15 +240,14 @@ def test_fits_in_threads_at_the_same_time(cupy):
 
 
 def test_fits_release_their_memory(cupy):
-    small_fit()
-    pool = cupy.get_default_memory_pool()
-    gc.collect()
-    before = pool.used_bytes(), pool.total_bytes()
-    for _ in range(20):
-        small_fit()
-    gc.collect()
-    assert pool.used_bytes() <= before[0] + (1 << 16)
-    assert pool.total_bytes() <= before[1] + (1 << 20)
+    pool, used = cupy.get_default_memory_pool(), []
+    for _ in range(2):
+        for _ in range(20):
+            small_fit()
+        gc.collect()
+        used.append((pool.used_bytes(), pool.total_bytes()))
+    assert used[1][0] <= used[0][0] + (1 << 16)
+    assert used[1][1] <= used[0][1] + (1 << 20)
 
 
 @pytest.mark.parametrize("seed", range(100, 140))
