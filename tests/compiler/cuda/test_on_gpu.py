@@ -252,7 +252,7 @@ def test_fits_release_their_memory(cupy):
 
 @pytest.mark.parametrize("seed", range(100, 140))
 def test_random_programs_equal_numpy(gpu, cupy, seed):
-    from test_random_programs import Drawn
+    from test_drawn_programs import Drawn
 
     from portnet import _numpy
     from portnet.compiler.cuda.graph import DeviceStep
