@@ -83,7 +83,7 @@ def _library(source, flags, key):
                 f'extern "C" char __stop_{section}[] __attribute__((visibility("hidden")));'
             )
             shared = f"__start_{section}, (size_t)(__stop_{section} - __start_{section})"
-        waits = "true" if "__syncthreads" in body else "false"  # else it needs no fibers
+        waits = "true" if shared != "nullptr, 0" or "__syncthreads" in body else "false"
         text += [body, f"static void call_{name}(char** a) {{ {name}({call}); }}"]
         text.append(
             f'extern "C" int launch_{name}(char** a, unsigned gx, unsigned gy, unsigned bx, '

@@ -109,6 +109,7 @@ static int launch(void (*f)(char**), char** given, unsigned gx, unsigned gy, uns
   getcontext(&here);
   std::vector<Block> running;
   size_t begun = 0;
+  unsigned chosen = 0;
   unsigned inside = ~0u;  // the slot of the block whose shared memory is in place
   std::vector<unsigned> free;
   for (unsigned slot = 0; slot < together; slot++) free.push_back(slot);
@@ -131,7 +132,7 @@ static int launch(void (*f)(char**), char** given, unsigned gx, unsigned gy, uns
       }
       running.push_back(block);
     }
-    const unsigned chosen = draw(running.size());
+    if (chosen >= running.size() || draw(8) == 0) chosen = draw(running.size());
     Block& block = running[chosen];
     if (inside != block.slot) {
       for (Block& other : running)
