@@ -18,7 +18,7 @@ from test_kernels import dropped, softmax
 
 from portnet import namespace
 
-FEW, MANY = range(1, 5), range(1, 40)  # seeds of the orders of the threads
+FEW, MANY = range(1, 4), range(1, 40)  # seeds of the orders of the threads
 # A fault: its name, what it is found by, and what stands there instead.
 FAULTS = (
     ("barrier", r"__syncthreads\(\);", ""),
@@ -203,7 +203,7 @@ def main():
                 all_texts.append(text.replace(f" {launch.name}(", f" {renamed}(", 1))
                 kernel = launch.name.split("_", 1)[1]
                 found.append((name, k, kernel, kind, line, renamed))
-    Device.library = build("\n".join(all_texts), ("-O1", "-w"))
+    Device.library = build("\n".join(all_texts), ("-O0", "-w"))
     rights = {name: end(case, 0) for name, case in made.items()}
     for name, case in made.items():
         assert all(end(case, seed) == rights[name] for seed in FEW)
