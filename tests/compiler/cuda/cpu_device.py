@@ -20,6 +20,8 @@ import pytest
 HERE = Path(__file__).parent
 GXX = shutil.which("g++")
 PAD = 4096  # bytes before and after each array; nothing may write to them
+NOISE = np.random.default_rng(0).integers(0, 256, PAD + 2048, np.uint8)
+NOISE[3::4] = 0x7E  # large numbers, as floats
 needs_gxx = pytest.mark.skipif(GXX is None, reason="g++ is not installed")
 _folders = []  # kept until the process ends
 _built: dict[str, ctypes.CDLL] = {}
@@ -68,32 +70,43 @@ def _compiled(flags, *rest):
 
 def build(source, flags=("-O1",)):
     """Compile a source of kernels; return the library."""
-    heads = re.findall(r'extern "C" __global__ void (\w+)\((.*?)\) \{', source)
-    text = ['#include "serial_cuda.h"', source]
-    for name, given in heads:
-        count = len([p for p in given.split(",") if p.strip()])
-        call = ", ".join(f"a[{i}]" for i in range(count))
-        text.append(f"static void call_{name}(char** a) {{ {name}({call}); }}")
-        text.append(
-            f'extern "C" int launch_{name}(char** a, unsigned gx, unsigned gy, unsigned bx, '
-            f"unsigned by, unsigned seed) {{ return serial::launch(call_{name}, a, gx, gy, bx, by, "
-            f"seed, {_waits(source, name)}); }}"
-        )
-    whole = "\n".join(text)
-    key = hashlib.sha256((whole + repr(flags)).encode()).hexdigest()
+    key = hashlib.sha256((source + repr(flags)).encode()).hexdigest()
     if key not in _built:
-        path = Path(_header(flags), f"{key}.cpp")
-        path.write_text(whole)
-        done = _compiled(flags, "-shared", "-o", path.with_suffix(".so"), path)
-        assert done.returncode == 0, done.stderr[:3000] + "\n" + source
-        _built[key] = ctypes.CDLL(str(path.with_suffix(".so")))
+        _built[key] = _library(source, flags, key)
     return _built[key]
 
 
-def _waits(source, name):
-    """Return "true" for a kernel with barriers, else "false": it then needs no fibers."""
-    body = source.split(f" {name}(", 1)[1].split("\n}", 1)[0]
-    return "true" if "__syncthreads" in body else "false"
+def _library(source, flags, key):
+    head, *bodies = re.split(r'(?=extern "C" __global__ )', source)
+    text = ['#include "serial_cuda.h"', head]
+    for body in bodies:
+        name, given = re.match(r".*? void (\w+)\((.*?)\) \{", body).groups()
+        count = len([p for p in given.split(",") if p.strip()])
+        call = ", ".join(f"a[{i}]" for i in range(count))
+        shared = "nullptr, 0"
+        if "__shared__" in body:
+            section = f"shared_{name}"
+            place = f'static __attribute__((section("{section}")))'
+            body = body.replace("__shared__", place)
+            text.append(
+                f'extern "C" char __start_{section}[] __attribute__((visibility("hidden")));'
+            )
+            text.append(
+                f'extern "C" char __stop_{section}[] __attribute__((visibility("hidden")));'
+            )
+            shared = f"__start_{section}, (size_t)(__stop_{section} - __start_{section})"
+        waits = "true" if shared != "nullptr, 0" or "__syncthreads" in body else "false"
+        text += [body, f"static void call_{name}(char** a) {{ {name}({call}); }}"]
+        text.append(
+            f'extern "C" int launch_{name}(char** a, unsigned gx, unsigned gy, unsigned bx, '
+            f"unsigned by, unsigned seed) {{ return serial::launch(call_{name}, a, gx, gy, bx, by, "
+            f"seed, {waits}, {shared}); }}"
+        )
+    path = Path(_header(flags), f"{key}.cpp")
+    path.write_text("\n".join(text))
+    done = _compiled(flags, "-shared", "-o", path.with_suffix(".so"), path)
+    assert done.returncode == 0, done.stderr[:3000] + "\n" + source
+    return ctypes.CDLL(str(path.with_suffix(".so")))
 
 
 class CPUDevice:
@@ -118,7 +131,8 @@ class CPUDevice:
 
     def check(self):
         """Fail if a kernel wrote beside an array."""
-        assert all((pad == 0xFF).all() for pad in self.pads), "a kernel wrote beside an array"
+        right = all((pad == noise).all() for pad, noise in self.pads)
+        assert right, "a kernel wrote beside an array"
 
     def _do(self, work):
         if self.recording is not None:
@@ -138,8 +152,11 @@ class CPUDevice:
         start = self.pad + (-raw.ctypes.data % 64 if self.pad else 0)
         array = raw[start : start + nbytes]
         if self.pad:
-            self.pads += [raw[:start], raw[start + nbytes :]]
-        weakref.finalize(array, raw.fill, 0xFF)
+            for pad in raw[:start], raw[start + nbytes :]:
+                begin = 4 * len(self.pads) % 1024  # other numbers for each array
+                pad[...] = NOISE[begin : begin + pad.size]
+                self.pads.append((pad, NOISE[begin : begin + pad.size]))
+        weakref.finalize(array, array[:].fill, 0xFF)
         return array
 
     def put(self, array, host):

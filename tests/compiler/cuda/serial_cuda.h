@@ -13,12 +13,6 @@ using std::min;
 #define __global__
 #define __device__ static
 #define __forceinline__ inline
-// Shared memory is in a section of its own, so that it can be filled with NaN before each block.
-#define __shared__ static __attribute__((section("shared_memory")))
-extern "C" {
-extern char __start_shared_memory[] __attribute__((weak, visibility("hidden")));
-extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
-}
 struct Index {
   unsigned x = 1, y = 1, z = 1;
 };
@@ -29,7 +23,6 @@ static std::vector<ucontext_t> fibers;
 static ucontext_t home;
 static std::vector<char> alive;
 static char* stacks;
-static std::vector<unsigned> order;
 static unsigned now, waiting;
 static void (*body)(char**);
 static char** arguments;
@@ -65,65 +58,109 @@ static void barrier() {
   waiting++;
   leave();
 }
-__attribute__((no_sanitize("address"))) static void forget() {
-  volatile char* end = __stop_shared_memory;
-  for (volatile char* at = __start_shared_memory; at != end; at++) *at = -1;
+
+// A block that has begun; `shared` is its shared memory while another block runs.
+struct Block {
+  unsigned number, slot, left = 0, next = 0, before = 0, waiting = 0;
+  bool first = true;
+  std::vector<unsigned> order;
+  std::vector<char> shared;
+};
+__attribute__((no_sanitize("address"))) static void copy(char* to, const char* from, size_t n) {
+  volatile char* end = to + n;
+  for (volatile char* at = to; at != end; at++) *at = *from++;
 }
-// Returns 1 if some threads of a block wait at a barrier that others never reach.
+
+// Returns 1 if some threads of a block wait at a barrier that others never reach. With a seed,
+// several blocks run at once, a few threads of the one after a few of the other. The kernel's shared
+// memory is a section of its own, so that each block can have its own values.
 static int launch(void (*f)(char**), char** given, unsigned gx, unsigned gy, unsigned bx,
-                  unsigned by, unsigned seed, bool waits) {
+                  unsigned by, unsigned seed, bool waits, char* shared, size_t size) {
   const size_t stack = 65536, most = 1024;
-  const unsigned threads = bx * by;
+  const unsigned threads = bx * by, together = seed ? most / 256 : 1;
   body = f, arguments = given;
   gridDim.x = gx, gridDim.y = gy, blockDim.x = bx, blockDim.y = by;
-  if (!stacks) stacks = (char*)malloc(stack * most);
-  fibers.resize(threads), places.resize(threads);
-  ucontext_t here;
-  getcontext(&here);
   unsigned long long state = seed * 6364136223846793005ull + 1442695040888963407ull;
-  auto shuffle = [&](std::vector<unsigned>& numbers) {
-    for (size_t i = numbers.size() - 1; seed && i > 0; i--) {
-      state = state * 6364136223846793005ull + 1442695040888963407ull;
-      std::swap(numbers[i], numbers[(state >> 33) % (i + 1)]);
-    }
+  auto draw = [&](unsigned n) {
+    state = state * 6364136223846793005ull + 1442695040888963407ull;
+    return (unsigned)((state >> 33) % n);
   };
-  std::vector<unsigned> blocks(gx * gy);
+  auto shuffle = [&](std::vector<unsigned>& numbers) {
+    for (size_t i = numbers.size() - 1; seed && i > 0; i--) std::swap(numbers[i], numbers[draw(i + 1)]);
+  };
+  std::vector<unsigned> blocks(gx * gy), order(threads);
   for (unsigned b = 0; b < gx * gy; b++) blocks[b] = b;
+  for (unsigned t = 0; t < threads; t++) order[t] = t;
   shuffle(blocks);
-  for (unsigned b : blocks) {
-    blockIdx.x = b % gx, blockIdx.y = b / gx;
-    order.resize(threads);
-    for (unsigned t = 0; t < threads; t++) order[t] = t;
-    if (!waits) {
+  if (!waits) {
+    for (unsigned b : blocks) {
+      blockIdx.x = b % gx, blockIdx.y = b / gx;
       shuffle(order);
       for (unsigned t : order) {
         threadIdx.x = t % bx, threadIdx.y = t / bx;
         f(given);
       }
-      continue;
     }
-    forget();
-    alive.assign(threads, 1);
-    for (unsigned t = 0; t < threads; t++) {
-      fibers[t] = here;
-      fibers[t].uc_stack.ss_sp = &stacks[stack * t];
-      fibers[t].uc_stack.ss_size = stack;
-      fibers[t].uc_link = &home;
-      makecontext(&fibers[t], run, 0);
-    }
-    bool first = true;
-    for (unsigned left = threads; left; first = false) {
-      shuffle(order);
-      waiting = 0;
-      unsigned before = left;
-      for (unsigned t : order) {
-        if (!alive[t]) continue;
-        now = t;
-        threadIdx.x = t % bx, threadIdx.y = t / bx;
-        enter(first);
-        if (!alive[t]) left--;
+    return 0;
+  }
+  if (!stacks) stacks = (char*)malloc(stack * most);
+  fibers.resize(most), places.resize(most), alive.resize(most);
+  ucontext_t here;
+  getcontext(&here);
+  std::vector<Block> running;
+  size_t begun = 0;
+  unsigned chosen = 0;
+  unsigned inside = ~0u;  // the slot of the block whose shared memory is in place
+  std::vector<unsigned> free;
+  for (unsigned slot = 0; slot < together; slot++) free.push_back(slot);
+  while (begun < blocks.size() || !running.empty()) {
+    while (begun < blocks.size() && !free.empty()) {
+      Block block;
+      block.number = blocks[begun++], block.slot = free.back(), block.left = threads;
+      free.pop_back();
+      block.order = order;
+      block.shared.assign(size, seed % 2 ? -1 : 0);  // it has no values at first
+      block.before = threads;
+      shuffle(block.order);
+      for (unsigned t = 0; t < threads; t++) {
+        const unsigned at = block.slot * 256 + t;
+        fibers[at] = here, alive[at] = 1;
+        fibers[at].uc_stack.ss_sp = stacks + stack * at;
+        fibers[at].uc_stack.ss_size = stack;
+        fibers[at].uc_link = &home;
+        makecontext(&fibers[at], run, 0);
       }
-      if (waiting && waiting != before) return 1;
+      running.push_back(block);
+    }
+    if (chosen >= running.size() || draw(8) == 0) chosen = draw(running.size());
+    Block& block = running[chosen];
+    if (inside != block.slot) {
+      for (Block& other : running)
+        if (other.slot == inside) copy(other.shared.data(), shared, size);
+      copy(shared, block.shared.data(), size);
+      inside = block.slot;
+    }
+    blockIdx.x = block.number % gx, blockIdx.y = block.number / gx;
+    waiting = block.waiting;
+    for (unsigned count = running.size() > 1 ? 1 + draw(64) : threads; count; count--) {
+      const unsigned t = block.order[block.next];
+      now = block.slot * 256 + t;
+      if (alive[now]) {
+        threadIdx.x = t % bx, threadIdx.y = t / bx;
+        enter(block.first);
+        if (!alive[now]) block.left--;
+      }
+      if (++block.next < threads) continue;
+      if (waiting && waiting != block.before) return 1;
+      block.next = 0, block.before = block.left, waiting = 0, block.first = false;
+      shuffle(block.order);
+      if (!block.left) break;
+    }
+    block.waiting = waiting;
+    if (!block.left) {
+      free.push_back(block.slot);
+      inside = ~0u;
+      running.erase(running.begin() + chosen);
     }
   }
   return 0;
