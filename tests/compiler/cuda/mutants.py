@@ -86,7 +86,7 @@ def joined(x, y, order):
     xp = namespace(x)
     rows = xp.take(x, order, axis=0)
     long = xp.concat([rows, y], axis=0)
-    return xp.concat([xp.sum(long * long, axis=1), y[0, :]]), xp.matrix_transpose(rows), long
+    return xp.concat([y[0, :], xp.sum(long * long, axis=1)]), xp.matrix_transpose(rows), long
 
 
 def moved(s, x):
@@ -105,18 +105,18 @@ def cases():
         return x if n > 1 else x[:, 0]
 
     key = np.full((1, 1), 7, "i4")
-    x = normal(27, 5)
+    x = normal(81, 5)
     made = {
         "elements": Case(elements, [normal(9, 33), normal(33, 9), normal(33), x[:9, :1]], (0,)),
-        "sums": Case(sums, [normal(130, 40), normal(19, 40)], (0,)),
+        "sums": Case(sums, [normal(130, 40), normal(27, 40)], (0,)),
         "large sum": Case(large_sum, [normal(4200)], (0,)),
-        "one block": Case(sums, [normal(19, 7), normal(20, 33)]),
+        "one block": Case(sums, [normal(27, 7), normal(28, 33)]),
         "lanes": Case(lanes, [normal(19, 61)], (0,)),
         "softmax": Case(softmax, [normal(130, 10), normal(1, 10), draw.integers(0, 10, 130)], (0,)),
         "joined": Case(joined, [normal(9, 13), normal(4, 13), draw.permutation(9)[:5]]),
         "large copy": Case(lambda x: namespace(x).flip(x, axis=0), [normal(4100)], (0,)),
         "dropout": Case(dropped, [key, key, normal(7, 33)]),
-        "moved": Case(moved, [x[0], x], (0,), moving={1: 180}, given=[x[0], x[:9]]),
+        "moved": Case(moved, [x[0], x], (0,), moving={1: 540}, given=[x[0], x[:27]]),
     }
     plans.together(list(made.values()))
     return made
