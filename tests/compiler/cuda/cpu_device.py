@@ -40,14 +40,18 @@ def sanitizers():
 
 
 @functools.cache
-def _header(flags):
-    """Return a folder with the compiled header."""
+def _runtime(flags):
+    """Return a folder with the header, compiled, and what runs kernels."""
     folder = tempfile.TemporaryDirectory()
     _folders.append(folder)
     header = Path(folder.name, "serial_cuda.h")
     header.write_text((HERE / "serial_cuda.h").read_text())
-    done = _compiled(flags, "-x", "c++-header", "-o", f"{header}.gch", header)
-    assert done.returncode == 0, done.stderr
+    for made in (
+        ["-DSERIAL_RUNTIME", "-c", "-x", "c++", "-o", header.with_suffix(".o"), header],
+        ["-x", "c++-header", "-o", f"{header}.gch", header],
+    ):
+        done = _compiled(flags, *made)
+        assert done.returncode == 0, done.stderr
     return folder.name
 
 
@@ -102,9 +106,11 @@ def _library(source, flags, key):
             f"unsigned by, unsigned seed) {{ return serial::launch(call_{name}, a, gx, gy, bx, by, "
             f"seed, {waits}, {shared}); }}"
         )
-    path = Path(_header(flags), f"{key}.cpp")
+    path = Path(_runtime(flags), f"{key}.cpp")
     path.write_text("\n".join(text))
-    done = _compiled(flags, "-shared", "-o", path.with_suffix(".so"), path)
+    done = _compiled(
+        flags, "-shared", "-o", path.with_suffix(".so"), path, path.with_name("serial_cuda.o")
+    )
     assert done.returncode == 0, done.stderr[:3000] + "\n" + source
     return ctypes.CDLL(str(path.with_suffix(".so")))
 

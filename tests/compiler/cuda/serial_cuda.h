@@ -1,22 +1,43 @@
 // CUDA's kernels on a CPU, one thread after the other: a fiber for each thread of a block, which
 // goes on to the next barrier. The order of the threads between barriers is a permutation.
 #include <math.h>
-#include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <ucontext.h>
 
-#include <algorithm>
 #include <cmath>
-#include <vector>
-using std::min;
 #define __global__
 #define __device__ static
 #define __forceinline__ inline
 struct Index {
   unsigned x = 1, y = 1, z = 1;
 };
-static Index threadIdx, blockIdx, blockDim, gridDim;
+extern Index threadIdx, blockIdx, blockDim, gridDim;
+static inline int min(int a, int b) { return a < b ? a : b; }
+
+namespace serial {
+void barrier();
+// Returns 1 if some threads of a block wait at a barrier that others never reach. With a seed,
+// several blocks run at once, a few threads of the one after a few of the other. The kernel's shared
+// memory is a section of its own, so that each block can have its own values.
+int launch(void (*f)(char**), char** given, unsigned gx, unsigned gy, unsigned bx, unsigned by,
+           unsigned seed, bool waits, char* shared, size_t size);
+}  // namespace serial
+
+static inline void __syncthreads() { serial::barrier(); }
+static inline void __threadfence() {}
+static inline unsigned atomicAdd(unsigned* to, unsigned n) {
+  unsigned old = *to;
+  *to += n;
+  return old;
+}
+
+#ifdef SERIAL_RUNTIME  // compiled once, for all kernels
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <vector>
+Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace serial {
 static std::vector<ucontext_t> fibers;
@@ -54,7 +75,7 @@ static void run() {
   alive[now] = 0;
   leave();
 }
-static void barrier() {
+void barrier() {
   waiting++;
   leave();
 }
@@ -71,10 +92,7 @@ __attribute__((no_sanitize("address"))) static void copy(char* to, const char* f
   for (volatile char* at = to; at != end; at++) *at = *from++;
 }
 
-// Returns 1 if some threads of a block wait at a barrier that others never reach. With a seed,
-// several blocks run at once, a few threads of the one after a few of the other. The kernel's shared
-// memory is a section of its own, so that each block can have its own values.
-static int launch(void (*f)(char**), char** given, unsigned gx, unsigned gy, unsigned bx,
+int launch(void (*f)(char**), char** given, unsigned gx, unsigned gy, unsigned bx,
                   unsigned by, unsigned seed, bool waits, char* shared, size_t size) {
   const size_t stack = 65536, most = 1024;
   const unsigned threads = bx * by, together = seed ? most / 256 : 1;
@@ -166,11 +184,4 @@ static int launch(void (*f)(char**), char** given, unsigned gx, unsigned gy, uns
   return 0;
 }
 }  // namespace serial
-
-static inline void __syncthreads() { serial::barrier(); }
-static inline void __threadfence() {}
-static inline unsigned atomicAdd(unsigned* to, unsigned n) {
-  unsigned old = *to;
-  *to += n;
-  return old;
-}
+#endif
