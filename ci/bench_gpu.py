@@ -3,10 +3,10 @@
     python ci/bench_gpu.py [--only small,large] [--rounds 5] [--seconds 0.3] [--out FOLDER]
 
 Each contender has a process of its own, and only one works at a time. All train the same network
-from the same parameters on the same rows in the same order, in IEEE float32 (no TF32 anywhere), with
-the data on the GPU and the rows of a batch taken in the step. First their losses after the same
-steps are compared, then they are timed in turn, A B C A B C; a number is the least of the rounds, a
-ratio is other / portnet.
+from the same parameters on the same rows in the same order, in IEEE float32 (no TF32 anywhere),
+with the data on the GPU and the rows of a batch taken in the step. First their losses after the
+same steps are compared, then they are timed in turn, A B C A B C; a number is the least of the
+rounds, a ratio is other / portnet.
 
 * portnet: `Trainer.fit`, all of it (checks, orders of the rows, losses read once an epoch), divided
   by its steps; one CUDA graph per step. "eager" is the same with ``compile=False``.
