@@ -66,6 +66,8 @@ class EpochExecutor:
         """
         epochs = epochs.on_device()
         step, now, stopped = self._step(start, epochs), start, False
+        if not step.packed:
+            now = now._replace(params=unpacked(now.params), state=unpacked(now.state))
         while not stopped and now.made(epochs) < len(epochs.keys) * epochs.steps:
             scan, before, began = (
                 step.scan(now, epochs, self.planned, self.likely),
@@ -98,6 +100,10 @@ class EpochExecutor:
             if not kept:
                 return step
             self._steps.append(step)
+        elif (reason := self._steps[0].refusal(start, epochs)) is not None:
+            parts = self.make, self.parts, self.averaged
+            self._steps[0].close()
+            self._steps[0] = step_executor(*parts, "", start, epochs, reason)
         return self._steps[0]
 
     def epochs_at_once(self, seconds: float, rows: int, steps: int) -> int:
