@@ -288,7 +288,7 @@ def test_an_interrupt_within_a_replay_counts_the_finished_steps(graphs, monkeypa
 @pytest.mark.parametrize("after", [False, True])
 def test_an_interrupt_between_epochs_counts_the_finished_steps(graphs, monkeypatch, call, after):
     """It is raised where the host prepares the next epoch, before or after it has done so."""
-    epochs = 40
+    epochs = 8
     whole = trainer().fit(X, LABELS, epochs=epochs, progress=False)
     begin, calls = epoch_graph._Steps.begin, []
 
