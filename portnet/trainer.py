@@ -76,8 +76,9 @@ class Trainer:
     params : pytree of arrays, optional
         Initial parameters, in the shapes of the model's own; nothing writes into them.
     compile : bool
-        Whether steps are traced once and replayed, on NumPy and JAX (`portnet.compile`). The same
-        numbers come out, save that sums may be in another order; False makes every step eagerly.
+        Whether steps are traced once and replayed: on NumPy and JAX as by `portnet.compile`, on
+        CuPy as CUDA graphs. The same numbers come out, save that sums may be in another order;
+        False makes every step eagerly.
 
     Examples
     --------

@@ -78,6 +78,8 @@ class EpochExecutor:
 
     def _run(self, start: EpochState, epochs: Epochs, after: Callable[[int], object]) -> EpochState:
         step, now, stopped = self._step(start, epochs), start, False
+        if not step.packed:
+            now = now._replace(params=unpacked(now.params), state=unpacked(now.state))
         while not stopped and now.made(epochs) < len(epochs.keys) * epochs.steps:
             scan, before, began = (
                 step.scan(now, epochs, self.planned, self.likely),
@@ -110,6 +112,10 @@ class EpochExecutor:
             if not kept:
                 return step
             self._steps.append(step)
+        elif (reason := self._steps[0].refusal(start, epochs)) is not None:
+            parts = self.make, self.parts, self.averaged
+            self._steps[0].close()
+            self._steps[0] = step_executor(*parts, "", start, epochs, reason)
         return self._steps[0]
 
     def epochs_at_once(self, seconds: float, rows: int, steps: int) -> int:
@@ -152,7 +158,12 @@ def _graphs(
         device = functools.partial(selftest.device_for, tf32)
         return graph_executor(make, parts, averaged, device, start, epochs)
     except EagerError as error:
-        return step_executor(make, parts, averaged, "", start, epochs, str(error))
+        reason = str(error)
+    except MemoryError:
+        raise
+    except Exception as error:  # of a compiler or of cuBLAS: it must not end a training
+        reason = f"CUDA graphs cannot be made: {type(error).__name__}: {error}"
+    return step_executor(make, parts, averaged, "", start, epochs, reason)
 
 
 def _run_by_calls(

@@ -42,6 +42,7 @@ class GraphExecutor:
     """
 
     key = None
+    packed = True
     scan_pays = False
 
     def __init__(self, function: Compiled, packings: Any, device: Device) -> None:
@@ -55,6 +56,14 @@ class GraphExecutor:
     def scan(self, start: EpochState, epochs: Epochs, planned: int, likely: int) -> "GraphExecutor":
         """Return what runs epochs."""
         return self
+
+    def refusal(self, start: EpochState, epochs: Epochs) -> str | None:
+        """Return why there are no graphs of these epochs; None where there are."""
+        try:
+            self.prepare(start, epochs)
+        except EagerError as error:
+            return str(error)
+        return None
 
     def prepare(self, start: EpochState, epochs: Epochs) -> "_Steps":
         """Return the graphs of epochs, made at the first call; EagerError where there are none."""

@@ -78,6 +78,10 @@ class StepExecutor:
         self.scan_pays = bound(flat)
         return packed
 
+    def refusal(self, start: EpochState, epochs: Epochs) -> str | None:
+        """Return None: these steps can be made of any epochs."""
+        return None
+
     def scan(
         self, start: EpochState, epochs: Epochs, planned: int, likely: int
     ) -> EpochScan | None:

@@ -91,7 +91,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         (``n_jobs=2`` starts other processes). For other arrays, the network is on their device.
     compile : bool, default=True
         Whether training steps and predictions are compiled, on NumPy and JAX: see
-        `portnet.compile`.
+        `portnet.compile`. On CuPy training steps are CUDA graphs.
 
     Attributes
     ----------

@@ -13,6 +13,7 @@ from portnet import tree
 from portnet.backend import Backend
 from portnet.compiler import CompileWarning
 from portnet.compiler.cuda import selftest
+from portnet.compiler.errors import EagerError
 from portnet.data.dataset import Dataset
 from portnet.engine import epoch_graph
 from portnet.engine.epoch import EpochExecutor
@@ -287,7 +288,7 @@ def test_an_interrupt_within_a_replay_counts_the_finished_steps(graphs, monkeypa
 @pytest.mark.parametrize("after", [False, True])
 def test_an_interrupt_between_epochs_counts_the_finished_steps(graphs, monkeypatch, call, after):
     """It is raised where the host prepares the next epoch, before or after it has done so."""
-    epochs = 40
+    epochs = 8
     whole = trainer().fit(X, LABELS, epochs=epochs, progress=False)
     begin, calls = epoch_graph._Steps.begin, []
 
@@ -364,8 +365,6 @@ def test_a_graph_of_a_closed_executor_is_not_used_again(graphs):
 
 
 def test_where_there_is_no_device_a_fit_is_eager_with_one_warning(graphs, monkeypatch):
-    from portnet.compiler.errors import EagerError
-
     def none(tf32):
         raise EagerError("the self-test of CUDA graphs failed: capturing: no")
 
@@ -488,3 +487,38 @@ def test_partial_fit_sees_a_chunk_that_was_changed_in_place(graphs, order, shuff
     net = fit()
     assert graphs.steps
     close(net, graphs.eagerly(fit))
+
+
+def test_a_chunk_that_no_kernel_can_do_is_trained_eagerly(graphs, monkeypatch):
+    """The call that finds this warns once, and goes on; so do the calls after it."""
+    made = estimators()[0]
+
+    def fit():
+        net = made(hidden_layer_sizes=(7,), random_state=0, batch_size=16)
+        net.partial_fit(X[:32], LABELS[:32], classes=[0, 1, 2])
+        with monkeypatch.context() as patch:
+            patch.setattr(epoch_graph, "device_plan", refused)
+            if graphs.on:
+                with pytest.warns(CompileWarning, match="eagerly: no kernel for it") as caught:
+                    net.partial_fit(X[:40], LABELS[:40])
+                assert len(caught) == 1
+            else:
+                net.partial_fit(X[:40], LABELS[:40])
+        return net.partial_fit(X[:32], LABELS[:32])
+
+    def refused(*args):
+        raise EagerError("no kernel for it")
+
+    net = fit()
+    assert graphs.steps
+    close(net, graphs.eagerly(fit))
+
+
+def test_a_compiler_that_fails_does_not_end_a_fit(graphs, monkeypatch):
+    def fail(self, source):
+        raise OSError("no compiler")
+
+    monkeypatch.setattr(CPUDevice, "compile", fail)
+    with pytest.warns(CompileWarning, match="CUDA graphs cannot be made: OSError: no compiler"):
+        run = trainer().fit(X, LABELS, epochs=2, progress=False)
+    assert run.epoch == 2
