@@ -418,7 +418,7 @@ def close(a, b, tolerance=1e-10):
     np.testing.assert_allclose(a.loss_curve_, b.loss_curve_, rtol=tolerance)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # scikit-learn may be missing
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 @pytest.mark.parametrize("kind", [0, 1])
 def test_estimators(graphs, solver, kind):
@@ -441,7 +441,7 @@ def test_estimators(graphs, solver, kind):
     close(net, graphs.eagerly(fit))
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # scikit-learn may be missing
 def test_early_stopping_of_an_estimator(graphs):
     def fit():
         made = estimators()[0]
