@@ -142,7 +142,7 @@ class FitFiles:
             solver = type(solver)(solver.rule, on_backend(solver.state), solver.learning_rate)
         state = FitState(
             params,
-            loss=float(saved.loss_),
+            loss=float(getattr(saved, "loss_", math.nan)),  # none before the first epoch
             n_iter=saved.n_iter_,
             t=saved.t_,
             solver=solver,

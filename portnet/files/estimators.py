@@ -87,6 +87,8 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
     if isinstance(parameters.get("random_state"), np.random.RandomState):
         parameters["random_state"] = None  # a generator that others may use, too
     fitted: dict[str, Any] = {n: given[n] for n in (*NETWORK, *RESULTS) if n in given}
+    if fitted.get("best_loss_") == np.inf:  # before the first epoch; tensors are finite
+        fitted["best_loss_"] = float("inf")
     fitted |= {n: _numbers(given[n]) for n in LISTS if n in given}
     if "feature_names_in_" in given:
         fitted["feature_names_in_"] = [str(name) for name in given["feature_names_in_"]]
@@ -269,6 +271,8 @@ def _fitted(
     optimizer, generator, counts, seed = [
         values.pop(n, None) for n in ("optimizer", "generator", "class_counts", "seed")
     ]
+    if values.get("best_loss_") is not None:
+        values["best_loss_"] = np.float64(values["best_loss_"])
     if values.get("loss_curve_") is not None:
         values["loss_curve_"] = list(values["loss_curve_"])
     if values.get("validation_scores_") is not None:

@@ -1,5 +1,7 @@
 """Checkpoints of estimators: a fit that ended after any epoch goes on as if it had not ended."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from fits import DiedError, dies_after
 
 import portnet
 from portnet import MLPClassifier, MLPRegressor, tree
+from portnet.estimators import solvers
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 DRAW = np.random.default_rng(0)
@@ -61,6 +64,57 @@ def test_fit_that_died_goes_on_exactly(option, every, data, tmp_path, monkeypatc
     again = classifier(**options).fit(data, Y, checkpoint=path, every=every, resume=True)
     assert_same_fit(again, expected)
     assert_same_fit(classifier(**options).fit(data, Y, resume=path), expected)  # it has ended
+
+
+def signal_in_epoch(monkeypatch, number, epoch=1):
+    """Let a signal arrive before the first step of an epoch, where each is trained by itself."""
+    whole, count = solvers.run_epochs, []
+
+    def run_epochs(*args, **options):
+        count.append(1)
+        if len(count) == epoch:
+            signal.raise_signal(number)
+        return whole(*args, **options)
+
+    monkeypatch.setattr(solvers, "run_epochs", run_epochs)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("before", ["", "fitted", "warm"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_fit_that_a_signal_ended_in_its_first_epoch_goes_on_exactly(
+    option, before, number, tmp_path, monkeypatch
+):
+    path, options = tmp_path / "net", {"batch_size": 20, "warm_start": before == "warm"}
+
+    def make():
+        made = classifier(**options | OPTIONS[option])
+        return made.set_params(max_iter=3).fit(X, Y).set_params(max_iter=25) if before else made
+
+    expected, ended = make().fit(X, Y), make()
+    interrupted = pytest.warns(UserWarning, match="Training interrupted by user")
+    exits = pytest.raises(SystemExit, match="143")
+    with monkeypatch.context() as m:
+        signal_in_epoch(m, number)
+        with interrupted if number == signal.SIGINT else exits:
+            ended.fit(X, Y, checkpoint=path)
+    assert portnet.load(path).n_iter_ == 0
+    assert_same_fit(make().fit(X, Y, resume=path), expected)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_estimator_interrupted_in_its_first_epoch_is_saved(early, tmp_path, monkeypatch):
+    ended = classifier(batch_size=20, early_stopping=early)
+    with monkeypatch.context() as m:
+        signal_in_epoch(m, signal.SIGINT)
+        with pytest.warns(UserWarning, match="interrupted"):
+            ended.fit(X, Y)
+    portnet.save(ended, tmp_path / "net", state=True)
+    again = portnet.load(tmp_path / "net")
+    np.testing.assert_array_equal(again.predict_proba(X), ended.predict_proba(X))
+    assert not hasattr(again, "loss_")
+    assert again.best_loss_ == (None if early else np.inf)
+    assert type(again.best_loss_) is type(ended.best_loss_)
 
 
 def test_fit_without_a_seed_goes_on_with_the_same_validation_rows(tmp_path, monkeypatch):
