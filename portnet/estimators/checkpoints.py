@@ -85,8 +85,9 @@ class FitFiles:
         now = _in_common(self._estimator, data, validation)
         position = None
         if self.resume is not None:
-            found = checkpoints.differences(self._described["checkpoint"], now)
             try:
+                before = checkpoints.in_common(self._described["checkpoint"])
+                found = checkpoints.differences(before, now)
                 found += self._other_names()
                 if found:
                     raise checkpoints.mismatch(str(self.resume), found)

@@ -75,7 +75,10 @@ attributes, "inherited" are parameters of the base that are none of the subclass
 A checkpoint is a run or an estimator with its state, with two more keys. "checkpoint" is what a
 resumed fit must have in common: "data", with shape, dtype and CRC-32 of the bytes of each array
 (integers as int64), and "options"; for a run "start", the epoch in which the fit began, and the
-names of its "metrics". "progress" is null for a run; for an estimator, a dict: "first" and
+names of its "metrics". Where others are kept beside it, it also has the "name" of the file that is
+the newest of them.
+
+"progress" is null for a run; for an estimator, a dict: "first" and
 "generator", states of the generator before the fit and after the last epoch; "order" of the rows
 in that; "best", the parameters of the best score, and "best_score"; "losses" and "scores" of the
 epochs.
