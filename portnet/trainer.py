@@ -198,11 +198,11 @@ class Trainer:
             A number of epochs, or a text such as "500 steps" or "30 seconds"; within an epoch, a
             checkpoint is written up to 0.05 s after it is due.
         keep : int
-            How many checkpoints stay: older ones as NAME-epoch-3, the one of the best epoch of
-            early stopping as NAME-best, in the folder of `checkpoint`. With more than one, files
-            of these names are replaced, and those that an earlier fit with more than one has left
-            are deleted when the first checkpoint of this fit has been written. Other files stay,
-            also copies of a checkpoint; with 1, all others.
+            How many checkpoints stay: older ones as NAME-epoch-3, and under early stopping the
+            first one after the best epoch, whose parameters `run.best` has, as NAME-best, in the
+            folder of `checkpoint`. With more than one, files of these names are replaced, and those
+            that an earlier fit with more than one has left are deleted when the first checkpoint of
+            this fit has been written. Other files stay, also copies of a checkpoint.
         on_checkpoint_error : {"raise", "warn"}
             What to do if a checkpoint cannot be written. That it cannot be written at all is an
             error before training begins.

@@ -192,7 +192,8 @@ class _MLP(BaseEstimator, ABC):
         every : int or str
             A number of epochs, or a text such as "30 seconds": then after the epoch.
         keep, on_checkpoint_error
-            As in `portnet.Trainer.fit`.
+            As in `portnet.Trainer.fit`. Under early stopping, the estimator in a checkpoint has the
+            parameters of the best epoch so far.
         resume : path or bool, optional
             The path of a checkpoint: training goes on exactly where it ended, as if it had not
             ended. True is that of `checkpoint`, if it exists.

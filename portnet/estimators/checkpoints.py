@@ -105,7 +105,9 @@ class FitFiles:
             goes_on = self.resume is not None and abspath(self.resume) == self.checkpoint.path
             at = (start.n_iter, 0) if goes_on else None
             check_header(self._estimator, now)
-            self.writer = checkpoints.Writer(self.checkpoint, now, at, source=self.resume or "")
+            self.writer = checkpoints.Writer(
+                self.checkpoint, now, at, _best_epoch(start), source=self.resume or ""
+            )
         return start, position
 
     def _other_names(self) -> list[str]:
@@ -138,6 +140,9 @@ class FitFiles:
         _, params = coefs.from_coefs(
             on_backend(saved.coefs_), on_backend(saved.intercepts_), saved.activation
         )
+        best = on_backend(progress["best"])
+        if progress.get("last") is not None:
+            params, best = on_backend(progress["last"]), params
         solver = saved._optimizer
         if not data.backend.is_host:
             solver = type(solver)(solver.rule, on_backend(solver.state), solver.learning_rate)
@@ -149,7 +154,7 @@ class FitFiles:
             solver=solver,
             best_loss=math.inf if saved.best_loss_ is None else float(saved.best_loss_),
             best_score=progress["best_score"],
-            best=on_backend(progress["best"]),
+            best=best,
             no_improvement=saved._no_improvement_count,
             losses=list(map(float, progress["losses"])),
             scores=list(map(float, progress["scores"])),
@@ -170,18 +175,26 @@ class FitFiles:
                 setattr(snapshot, name, list(getattr(snapshot, name)))
         solver = replace(now.solver, state=unpacked(now.solver.state))
         now = replace(now, params=unpacked(now.params), best=unpacked(now.best), solver=solver)
-        snapshot._store_result(now)
+        best_epoch = _best_epoch(now)
+        is_earlier = 0 < best_epoch < now.n_iter  # then its parameters are the estimator's
+        snapshot._store_result(replace(now, params=now.best) if is_earlier else now)
         progress = {
             "first": self._first,
             "order": position[0],
             "generator": position[1],
-            "best": now.best,
+            "best": None if is_earlier else now.best,
             "best_score": float(now.best_score),
             "losses": np.array(now.losses, np.float64),
             "scores": np.array(now.scores, np.float64),
         }
-        best_epoch = 0 if now.no_improvement else now.n_iter
+        if is_earlier:
+            progress["last"] = now.params
         self.writer.write(snapshot, (now.n_iter, 0), best_epoch, progress)
+
+
+def _best_epoch(now: FitState) -> int:
+    """Return the epoch of this fit with the best validation score; 0 if there is none."""
+    return 0 if now.best is None else 1 + now.scores.index(now.best_score)
 
 
 def _in_common(estimator: Any, data: Dataset, validation: Any) -> dict[str, Any]:

@@ -46,7 +46,7 @@ __all__ = [
 UNITS = "epochs", "steps", "seconds"
 ON_ERROR = "raise", "warn"
 # In the description of a checkpoint that has others beside it; a resumed fit may have other ones.
-KEPT = ("name",)
+KEPT = "name", "best_epoch"
 
 
 @dataclass(frozen=True)
@@ -147,16 +147,17 @@ class Writer:
         self._source = os.path.abspath(source) if source else ""
         self._at, self._is_first = at, True
         self._steps, self._epochs, self._time = 0, 0, time.monotonic()
-        self._best = 0  # the epoch that has the name of the best
+        self._best = 0  # the best epoch whose checkpoint has the name of the best
         self._written: list[tuple[int, int]] = []  # epoch and step of those that are kept
         self._linked: set[tuple[int, int]] = set()  # of those with a name of their own
         if at is not None:
             before = [f for f in self._all_older() if f < at]
             self._linked, self._written = set(before), [*before, at]
-            if at[1] and os.path.exists(checkpoint.best):
+            best = _checkpoint_of(checkpoint.best)
+            if best == {**common, **self._kept, "best_epoch": best_epoch}:
                 self._best = best_epoch
             # The process may have been killed before it did these.
-            self._keep_best(at[0], best_epoch)
+            self._keep_best(best_epoch)
             self._delete_oldest()
             remove_stale(checkpoint.path)
 
@@ -185,7 +186,8 @@ class Writer:
     ) -> None:
         """Write a run or an estimator now, unless it is written already.
 
-        `at` are epoch and step. `progress` is what continuing needs besides.
+        `at` are epoch and step; `best_epoch` is the best one so far, 0 if there is none, whose
+        parameters the thing has, too. `progress` is what continuing needs besides.
         """
         self._steps, self._epochs, self._time = 0, 0, time.monotonic()
         if self._written and self._written[-1] == at:
@@ -193,10 +195,12 @@ class Writer:
         try:
             self._keep_older()
             common = {**self.common, **self._kept}
+            if best_epoch and self._kept:
+                common["best_epoch"] = best_epoch
             buffers = to_buffers(thing, state=True, common=common, progress=progress)
             write_file(self.checkpoint.path, buffers)
             self._written.append(at)
-            self._keep_best(at[0], best_epoch)
+            self._keep_best(best_epoch)
         except (CheckpointError, ModelFileError) as error:
             if self.checkpoint.on_error == "raise":
                 raise
@@ -214,12 +218,12 @@ class Writer:
                 link_file(self.checkpoint.path, self.checkpoint.older(*self._written[-1]))
                 self._linked.add(self._written[-1])
 
-    def _keep_best(self, epoch: int, best_epoch: int) -> None:
+    def _keep_best(self, best_epoch: int) -> None:
         """Give the first checkpoint after the best epoch its name."""
-        if self.checkpoint.keep > 1 and best_epoch == epoch != self._best:
+        if self.checkpoint.keep > 1 and best_epoch not in (0, self._best):
             with suppress(FileNotFoundError):
                 link_file(self.checkpoint.path, self.checkpoint.best)
-            self._best = epoch
+            self._best = best_epoch
 
     def _delete_oldest(self) -> None:
         """Delete all but the last ones; the newest has been written by now."""

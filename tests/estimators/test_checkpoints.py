@@ -146,6 +146,34 @@ def test_checkpoint_is_a_fitted_estimator(tmp_path):
     assert again.loss_curve_ == fitted.loss_curve_
 
 
+def test_checkpoint_under_early_stopping_has_the_best_parameters(tmp_path, monkeypatch):
+    path, best = tmp_path / "net.st", tmp_path / "net-best.st"
+    options = {"early_stopping": True, "n_iter_no_change": 99, "learning_rate_init": 0.01}
+    make = lambda: classifier(batch_size=20, **options)  # noqa: E731
+    labels = X[:, :3].argmax(axis=1)
+    expected = make().fit(X, labels)
+    epoch = 1 + int(np.argmax(expected.validation_scores_))
+    assert 0 < epoch % 4 < epoch < 20  # the checkpoint after the best epoch is not of that
+    with monkeypatch.context() as m:
+        dies_after(m, -(-epoch // 4) + 1)
+        with pytest.raises(DiedError):
+            make().fit(X, labels, checkpoint=path, every=4, keep=2)
+    assert portnet.load(best).n_iter_ == -(-epoch // 4) * 4
+    for found in path, best:
+        there = portnet.load(found)
+        np.testing.assert_array_equal(there.coefs_[0], expected.coefs_[0])
+        assert_same_fit(make().fit(X, labels, resume=found), expected)
+    fitted = make().fit(X, labels, checkpoint=path, every=4, keep=2, resume=True)
+    assert portnet.load(best).n_iter_ == -(-epoch // 4) * 4
+    assert_same_fit(fitted, expected)
+    assert_same_fit(portnet.load(path), expected)
+
+
+def test_without_early_stopping_none_is_the_best(tmp_path):
+    classifier().fit(X, Y, checkpoint=tmp_path / "net", every=7, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net", "net-epoch-21"]
+
+
 def test_warm_start_keeps_its_curve(tmp_path):
     plain, written = classifier(warm_start=True), classifier(warm_start=True)
     plain.fit(X, Y).fit(X, Y)

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from fits import LABELS, DiedError, X, assert_same_run, dies_after, trainer
+from fits import LABELS, DiedError, X, assert_equal, assert_same_run, dies_after, trainer
 
 import portnet
 from portnet import tree
@@ -18,6 +18,8 @@ WATCHED = {
     "early_stopping": portnet.EarlyStopping(patience=50),
     "reduce_on_plateau": portnet.ReduceOnPlateau(patience=1, min_change=0.1),
 }
+# The best epoch has no checkpoint of its own if they are written after each 7 or 11 epochs.
+RARE = {"validation": 0.2, "early_stopping": portnet.EarlyStopping(patience=100)}
 
 
 @pytest.fixture
@@ -173,6 +175,48 @@ def test_last_and_best_checkpoints_are_kept(path, tmp_path):
     ]
     epochs = [portnet.load(str(tmp_path / name)).epoch for name in names]
     assert epochs == [run.best_epoch, 5, 6, 7]
+
+
+def assert_best(path, run, at):
+    """Fail unless the checkpoint of an epoch is kept as the best one, and has the best epoch."""
+    there = portnet.load(path.replace("run.", "run-best."))
+    assert (there.epoch, there.best_epoch) == (at, run.best_epoch)
+    assert_equal(there.best.params, run.best.params)
+
+
+@pytest.mark.parametrize("every", [7, "25 steps", 11])
+def test_best_is_the_first_checkpoint_after_the_best_epoch(every, path, monkeypatch):
+    seen, write = {}, checkpoint.Writer.write
+
+    def note(self, run, at, *args):
+        seen.setdefault(run.best_epoch, at[0])
+        write(self, run, at, *args)
+
+    with monkeypatch.context() as m:
+        m.setattr(checkpoint.Writer, "write", note)
+        run = fit(path, every, epochs=41, keep=2, options=RARE)
+    assert run.best_epoch not in seen.values()
+    assert_best(path, run, seen[run.best_epoch])
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_resumed_fit_keeps_the_best_of_an_epoch_before(linked, path, monkeypatch):
+    expected = fit(epochs=41, options=RARE)
+    first = -(-expected.best_epoch // 7) * 7
+    with monkeypatch.context() as m:
+        keep_best = checkpoint.Writer._keep_best
+        if not linked:  # killed before
+            m.setattr(
+                checkpoint.Writer,
+                "_keep_best",
+                lambda self, best: best != expected.best_epoch and keep_best(self, best),
+            )
+        dies_after(m, first // 7 + linked)
+        with pytest.raises(DiedError):
+            fit(path, 7, epochs=41, keep=2, options=RARE)
+    run = fit(path, 7, epochs=41, keep=2, resume=True, options=RARE)
+    assert_same_run(run, expected)
+    assert_best(path, run, first)
 
 
 def names(folder):
