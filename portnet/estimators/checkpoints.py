@@ -143,9 +143,12 @@ class FitFiles:
         best = on_backend(progress["best"])
         if progress.get("last") is not None:
             params, best = on_backend(progress["last"]), params
+        if best is not None:
+            _check_shapes(best, params)
         solver = saved._optimizer
         if not data.backend.is_host:
             solver = type(solver)(solver.rule, on_backend(solver.state), solver.learning_rate)
+        _check_shapes(solver.state, solver.rule.init(params))
         state = FitState(
             params,
             loss=float(getattr(saved, "loss_", math.nan)),  # none before the first epoch
@@ -190,6 +193,16 @@ class FitFiles:
         if is_earlier:
             progress["last"] = now.params
         self.writer.write(snapshot, (now.n_iter, 0), best_epoch, progress)
+
+
+def _check_shapes(given: Any, expected: Any) -> None:
+    """Raise ValueError unless a pytree has the structure and the shapes of another."""
+
+    def check(a: Any, b: Any) -> None:
+        if np.shape(a) != np.shape(b):
+            raise ValueError(f"expected the shape {np.shape(b)}, got {np.shape(a)}")
+
+    tree.map(check, given, expected)
 
 
 def _best_epoch(now: FitState) -> int:

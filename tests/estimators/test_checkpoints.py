@@ -13,6 +13,7 @@ from fits import DiedError, dies_after
 import portnet
 from portnet import MLPClassifier, MLPRegressor, tree
 from portnet.estimators import solvers
+from portnet.files.container import open_container, pack
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 DRAW = np.random.default_rng(0)
@@ -264,6 +265,21 @@ def test_labels_that_cannot_be_written_are_an_error_before_training(tmp_path, ca
     with pytest.raises(TypeError, match=r"such as y\.astype\('float64'\)"):
         portnet.save(fitted, tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["progress.best.0.W", "progress.last.0.W", "optimizer.state.m.0.W"]
+)
+def test_parameters_and_moments_of_other_shapes_are_refused(name, tmp_path):
+    path = tmp_path / "net"
+    options = {"early_stopping": True, "max_iter": 9 if "last" in name else 1}
+    classifier(**options).fit(X, Y, checkpoint=path)
+    with open_container(path) as file:
+        metadata = {k: v for k, v in file.metadata.items() if k not in ("format", "crc32")}
+        tensors = file.read()
+    path.write_bytes(b"".join(pack(tensors | {name: tensors[name][:2]}, metadata)))
+    with pytest.raises(portnet.ModelFileError, match="expected the shape"):
+        classifier(**options | {"max_iter": 12}).fit(X, Y, resume=path)
 
 
 def test_estimator_on_another_library_goes_on(xp, tmp_path, monkeypatch):
