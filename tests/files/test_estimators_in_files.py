@@ -121,6 +121,15 @@ def test_numpy_numbers_as_parameters_are_loaded(sizes, path):
     assert again.alpha == 0.1
 
 
+def test_numpy_truth_values_as_parameters_are_loaded(path):
+    options = {"shuffle": np.True_, "warm_start": np.True_, "early_stopping": np.False_}
+    portnet.save(classifier(**options).fit(X, CODES), path)
+    again = portnet.load(path)
+    for name, value in options.items():
+        assert getattr(again, name) is bool(value)
+    again.fit(X, CODES)
+
+
 def test_feature_names_are_kept_and_checked(path):
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     frame = pandas.DataFrame(X, columns=list("abcde"))
