@@ -25,6 +25,10 @@ __all__ = ["FitFiles"]
 
 # Parameters that may differ when a fit is resumed: they do not change its steps.
 FREE = "max_iter", "verbose", "compile", "backend", "warm_start"
+FROM_ESTIMATOR = (
+    "Give the same data and parameters, or start from it: "
+    "portnet.load(path).set_params(warm_start=True, ...).fit(X, y)"
+)
 
 
 class FitFiles:
@@ -90,7 +94,7 @@ class FitFiles:
                 found = checkpoints.differences(before, now)
                 found += self._other_names()
                 if found:
-                    raise checkpoints.mismatch(str(self.resume), found)
+                    raise checkpoints.mismatch(str(self.resume), found, FROM_ESTIMATOR)
                 start, position = self._resumed(data, start)
             except (ModelFileError, ResumeMismatchError):
                 raise

@@ -45,6 +45,9 @@ __all__ = [
 
 UNITS = "epochs", "steps", "seconds"
 ON_ERROR = "raise", "warn"
+FROM_RUN = (
+    "Give the same data and options, or start from it: Trainer.fit(resume=portnet.load(path))"
+)
 # In the description of a checkpoint that has others beside it; a resumed fit may have other ones.
 KEPT = "name", "best_epoch"
 
@@ -449,13 +452,15 @@ def _custom_of(
     return found
 
 
-def mismatch(path: str | PathLike[str], found: list[str]) -> ResumeMismatchError:
-    """Return the error that lists differences."""
+def mismatch(
+    path: str | PathLike[str], found: list[str], remedy: str = FROM_RUN
+) -> ResumeMismatchError:
+    """Return the error that lists differences, and says what to do."""
     lines = "".join(f"\n  {line}" for line in found)
     own = ""
     if any(line.startswith("metrics") for line in found):
         own = "Give metrics=[...] with functions of your own, too: the file has only their names.\n"
     return ResumeMismatchError(
         f"{fspath(path)} was made by another fit, and cannot be resumed exactly:{lines}\n{own}"
-        "Give the same data and options, or start from it: Trainer.fit(resume=portnet.load(path))"
+        f"{remedy}"
     )

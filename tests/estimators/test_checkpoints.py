@@ -212,6 +212,10 @@ def test_other_data_or_parameters_are_refused_with_every_difference(tmp_path):
         classifier(alpha=0.5, hidden_layer_sizes=(9,)).fit(X + 1, Y, resume=path)
     for part in ("options.alpha: 0.0001 in the", "options.hidden_layer_sizes", "data.X.crc32"):
         assert part in str(error.value)
+    remedy = "or start from it: portnet.load(path).set_params(warm_start=True, ...).fit(X, y)"
+    assert str(error.value).endswith(f"Give the same data and parameters, {remedy}")
+    started = portnet.load(path).set_params(warm_start=True, alpha=0.5, max_iter=1)
+    assert started.fit(X + 1, Y).t_ == 26 * len(X)
 
 
 def test_other_names_of_features_and_classes_are_differences(tmp_path):
