@@ -182,9 +182,11 @@ class Trainer:
         verbose : bool
             Whether to print a line with the metrics of each epoch.
         resume : Run or path or bool, optional
-            A path is that of a checkpoint: training goes on exactly where it ended, until `epochs`
-            in all, as if it had not ended; fewer than it has are an error. True is the path of
-            `checkpoint`, if it exists; it is an error where only older ones of it are left.
+            A path is that of a checkpoint: training goes on exactly where it ended, as if it had
+            not ended, until the fit that wrote it has `epochs` in all. Epochs of a run from which
+            that fit began, as ``run.fit(..., checkpoint=path)`` does, do not count: give the same
+            `epochs` as there. Fewer than it has are an error. True is the path of `checkpoint`, if
+            it exists; it is an error where only older ones of it are left.
             From a run, training goes on for `epochs` more, with this trainer's optimizer (of the
             same kind), batch size and so on, as ``resume.fit(...)`` does with the run's own. An
             epoch that was interrupted then begins anew where the batches are others, and the scale

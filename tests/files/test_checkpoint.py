@@ -133,6 +133,9 @@ def test_epochs_of_a_run_that_a_fit_began_with_do_not_count(path):
     assert made.fit(X, LABELS, epochs=4, resume=path).epoch == 7
     with pytest.raises(ValueError, match="after 4 epochs, which count, got epochs=3"):
         made.fit(X, LABELS, epochs=3, resume=path)
+    os.unlink(path)
+    run.fit(X, LABELS, epochs=2, checkpoint=path)
+    assert_same_run(made.fit(X, LABELS, epochs=6, resume=path), made.fit(X, LABELS, epochs=9))
 
 
 def test_run_of_a_checkpoint_continues_as_any_run(path):
