@@ -70,7 +70,9 @@ An estimator has "class"; "parameters", a dict of those of scikit-learn; and "fi
   "generator", the state of NumPy's RandomState, and "seed", with which it began.
 
 An estimator of a subclass has its name as "class", and "base", the name of portnet's class. Of the
-attributes, "inherited" are parameters of the base that are none of the subclass, and "own" others.
+attributes, "inherited" are parameters of the base that are none of the subclass, and "own" others;
+an estimator of portnet's own class has "own", too, if a user has set such. "requests", if any are
+set, is a dict of those of scikit-learn's metadata routing, a dict for each method.
 
 A checkpoint is a run or an estimator with its state, with two more keys. "checkpoint" is what a
 resumed fit must have in common: "data", with shape, dtype and CRC-32 of the bytes of each array
