@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -111,8 +112,20 @@ def test_without_the_state_partial_fit_starts_the_optimizer_anew(path):
     portnet.save(fitted, path)
     again = portnet.load(path)
     assert not hasattr(again, "_optimizer")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="no optimizer state"):
+            again.partial_fit(X, CODES)
+    assert again.t_ == fitted.t_  # as it was
+    with pytest.warns(UserWarning, match=r"partial_fit: .* no optimizer state: .*state=True keep"):
+        again.partial_fit(X, CODES)
     again.partial_fit(X, CODES)
-    assert again.t_ == fitted.t_ + 60
+    assert again.t_ == fitted.t_ + 120
+    with pytest.warns(UserWarning, match="no optimizer state"):
+        fitted.without_state().partial_fit(X, CODES)
+    fitted.set_params(solver="lbfgs").fit(X, CODES).set_params(solver="adam")
+    fitted.partial_fit(X, CODES)  # L-BFGS leaves none
+    portnet.load(path).set_params(warm_start=True).fit(X, CODES)  # as in every fit
 
 
 SIZES = [np.int64(8), (np.int64(8),), np.array([8, 4]), [8, 4], range(8, 4, -2)]
