@@ -183,9 +183,11 @@ class Trainer:
         verbose : bool
             Whether to print a line with the metrics of each epoch.
         resume : Run or path or bool, optional
-            A path is that of a checkpoint: training goes on exactly where it ended, until `epochs`
-            in all, as if it had not ended; fewer than it has are an error. True is the path of
-            `checkpoint`, if it exists; it is an error where only older ones of it are left.
+            A path is that of a checkpoint: training goes on exactly where it ended, as if it had
+            not ended, until the fit that wrote it has `epochs` in all. Epochs of a run from which
+            that fit began, as ``run.fit(..., checkpoint=path)`` does, do not count: give the same
+            `epochs` as there. Fewer than it has are an error. True is the path of `checkpoint`, if
+            it exists; it is an error where only older ones of it are left.
             From a run, training goes on for `epochs` more, with this trainer's optimizer (of the
             same kind), batch size and so on, as ``resume.fit(...)`` does with the run's own. An
             epoch that was interrupted then begins anew where the batches are others, and the scale
@@ -199,10 +201,11 @@ class Trainer:
             A number of epochs, or a text such as "500 steps" or "30 seconds"; within an epoch, a
             checkpoint is written up to 0.05 s after it is due.
         keep : int
-            How many checkpoints stay: older ones as NAME-epoch-3, the one of the best epoch of
-            early stopping as NAME-best, in the folder of `checkpoint`. Those that an earlier fit
-            has left under these names are deleted when the first checkpoint of this fit has been
-            written.
+            How many checkpoints stay: older ones as NAME-epoch-3, and under early stopping the
+            first one after the best epoch, whose parameters `run.best` has, as NAME-best, in the
+            folder of `checkpoint`. With more than one, files of these names are replaced, and those
+            that an earlier fit with more than one has left are deleted when the first checkpoint of
+            this fit has been written. Other files stay, also copies of a checkpoint.
         on_checkpoint_error : {"raise", "warn"}
             What to do if a checkpoint cannot be written. That it cannot be written at all is an
             error before training begins.

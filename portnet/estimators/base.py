@@ -192,7 +192,8 @@ class _MLP(BaseEstimator, ABC):
         every : int or str
             A number of epochs, or a text such as "30 seconds": then after the epoch.
         keep, on_checkpoint_error
-            As in `portnet.Trainer.fit`.
+            As in `portnet.Trainer.fit`. Under early stopping, the estimator in a checkpoint has the
+            parameters of the best epoch so far.
         resume : path or bool, optional
             The path of a checkpoint: training goes on exactly where it ended, as if it had not
             ended. True is that of `checkpoint`, if it exists.
@@ -369,6 +370,11 @@ class _MLP(BaseEstimator, ABC):
         """Return the start of sgd or adam, with the solver state of the previous fit."""
         fitted = self.__dict__
         best_loss, best_score = fitted.get("best_loss_"), fitted.get("best_validation_score_")
+        if incremental and "loss_curve_" in fitted and fitted.get("_optimizer") is None:
+            warn(
+                "partial_fit: the estimator has no optimizer state: it was saved without it "
+                "(state=True keeps it). The optimizer begins anew"
+            )
         return replace(
             start,
             solver=fitted.get("_optimizer") if incremental else None,
@@ -630,7 +636,7 @@ class _MLP(BaseEstimator, ABC):
     def without_state(self) -> Self:
         """Return a copy without the optimizer's state: it predicts, and its pickle is smaller.
 
-        A call of `partial_fit` begins with a new optimizer.
+        A call of `partial_fit` begins with a new optimizer, and warns.
         """
         new = copy.copy(self)
         for name in ("_optimizer", "_random_state", "_seed"):

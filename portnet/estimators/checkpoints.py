@@ -25,6 +25,10 @@ __all__ = ["FitFiles"]
 
 # Parameters that may differ when a fit is resumed: they do not change its steps.
 FREE = "max_iter", "verbose", "compile", "backend", "warm_start"
+FROM_ESTIMATOR = (
+    "Give the same data and parameters, or start from it: "
+    "portnet.load(path).set_params(warm_start=True, ...).fit(X, y)"
+)
 
 
 class FitFiles:
@@ -85,11 +89,12 @@ class FitFiles:
         now = _in_common(self._estimator, data, validation)
         position = None
         if self.resume is not None:
-            found = checkpoints.differences(self._described["checkpoint"], now)
             try:
+                before = checkpoints.in_common(self._described["checkpoint"])
+                found = checkpoints.differences(before, now)
                 found += self._other_names()
                 if found:
-                    raise checkpoints.mismatch(str(self.resume), found)
+                    raise checkpoints.mismatch(str(self.resume), found, FROM_ESTIMATOR)
                 start, position = self._resumed(data, start)
             except (ModelFileError, ResumeMismatchError):
                 raise
@@ -104,7 +109,9 @@ class FitFiles:
             goes_on = self.resume is not None and abspath(self.resume) == self.checkpoint.path
             at = (start.n_iter, 0) if goes_on else None
             check_header(self._estimator, now)
-            self.writer = checkpoints.Writer(self.checkpoint, now, at, source=self.resume or "")
+            self.writer = checkpoints.Writer(
+                self.checkpoint, now, at, _best_epoch(start), source=self.resume or ""
+            )
         return start, position
 
     def _other_names(self) -> list[str]:
@@ -137,18 +144,24 @@ class FitFiles:
         _, params = coefs.from_coefs(
             on_backend(saved.coefs_), on_backend(saved.intercepts_), saved.activation
         )
+        best = on_backend(progress["best"])
+        if progress.get("last") is not None:
+            params, best = on_backend(progress["last"]), params
+        if best is not None:
+            _check_shapes(best, params)
         solver = saved._optimizer
         if not data.backend.is_host:
             solver = type(solver)(solver.rule, on_backend(solver.state), solver.learning_rate)
+        _check_shapes(solver.state, solver.rule.init(params))
         state = FitState(
             params,
-            loss=float(saved.loss_),
+            loss=float(getattr(saved, "loss_", math.nan)),  # none before the first epoch
             n_iter=saved.n_iter_,
             t=saved.t_,
             solver=solver,
             best_loss=math.inf if saved.best_loss_ is None else float(saved.best_loss_),
             best_score=progress["best_score"],
-            best=on_backend(progress["best"]),
+            best=best,
             no_improvement=saved._no_improvement_count,
             losses=list(map(float, progress["losses"])),
             scores=list(map(float, progress["scores"])),
@@ -169,18 +182,36 @@ class FitFiles:
                 setattr(snapshot, name, list(getattr(snapshot, name)))
         solver = replace(now.solver, state=unpacked(now.solver.state))
         now = replace(now, params=unpacked(now.params), best=unpacked(now.best), solver=solver)
-        snapshot._store_result(now)
+        best_epoch = _best_epoch(now)
+        is_earlier = 0 < best_epoch < now.n_iter  # then its parameters are the estimator's
+        snapshot._store_result(replace(now, params=now.best) if is_earlier else now)
         progress = {
             "first": self._first,
             "order": position[0],
             "generator": position[1],
-            "best": now.best,
+            "best": None if is_earlier else now.best,
             "best_score": float(now.best_score),
             "losses": np.array(now.losses, np.float64),
             "scores": np.array(now.scores, np.float64),
         }
-        best_epoch = 0 if now.no_improvement else now.n_iter
+        if is_earlier:
+            progress["last"] = now.params
         self.writer.write(snapshot, (now.n_iter, 0), best_epoch, progress)
+
+
+def _check_shapes(given: Any, expected: Any) -> None:
+    """Raise ValueError unless a pytree has the structure and the shapes of another."""
+
+    def check(a: Any, b: Any) -> None:
+        if np.shape(a) != np.shape(b):
+            raise ValueError(f"expected the shape {np.shape(b)}, got {np.shape(a)}")
+
+    tree.map(check, given, expected)
+
+
+def _best_epoch(now: FitState) -> int:
+    """Return the epoch of this fit with the best validation score; 0 if there is none."""
+    return 0 if now.best is None else 1 + now.scores.index(now.best_score)
 
 
 def _in_common(estimator: Any, data: Dataset, validation: Any) -> dict[str, Any]:

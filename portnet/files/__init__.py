@@ -70,15 +70,21 @@ An estimator has "class"; "parameters", a dict of those of scikit-learn; and "fi
   "generator", the state of NumPy's RandomState, and "seed", with which it began.
 
 An estimator of a subclass has its name as "class", and "base", the name of portnet's class. Of the
-attributes, "inherited" are parameters of the base that are none of the subclass, and "own" others.
+attributes, "inherited" are parameters of the base that are none of the subclass, and "own" others;
+an estimator of portnet's own class has "own", too, if a user has set such. "requests", if any are
+set, is a dict of those of scikit-learn's metadata routing, a dict for each method.
 
 A checkpoint is a run or an estimator with its state, with two more keys. "checkpoint" is what a
 resumed fit must have in common: "data", with shape, dtype and CRC-32 of the bytes of each array
 (integers as int64), and "options"; for a run "start", the epoch in which the fit began, and the
-names of its "metrics". "progress" is null for a run; for an estimator, a dict: "first" and
+names of its "metrics". Where others are kept beside it, it also has the "name" of the file that is
+the newest of them and, with early stopping, the "best_epoch" so far.
+
+"progress" is null for a run; for an estimator, a dict: "first" and
 "generator", states of the generator before the fit and after the last epoch; "order" of the rows
 in that; "best", the parameters of the best score, and "best_score"; "losses" and "scores" of the
-epochs.
+epochs. If the best score is that of an earlier epoch, its parameters are those of the estimator:
+"best" is null, and "last" has those after the last epoch.
 
 A reader refuses what it does not know, before it makes anything: headers above 1 MiB, more than
 10,000 tensors, shapes that are not those of the architecture, another checksum, a newer format

@@ -17,10 +17,18 @@ from .. import rng
 from .._validation import check_integer, warn
 from ..backend import to_numpy
 from .atomic import check_writable, link_file, remove_stale, write_file
-from .container import crc32
+from .container import crc32, open_container
 from .encoding import encode, has_custom
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
-from .models import TRAINER, check_header, is_checkpoint, open_file, run_from, to_buffers
+from .models import (
+    TRAINER,
+    check_header,
+    describe,
+    is_checkpoint,
+    open_file,
+    run_from,
+    to_buffers,
+)
 
 __all__ = [
     "Checkpoint",
@@ -29,6 +37,7 @@ __all__ = [
     "differences",
     "differing_names",
     "fingerprint",
+    "in_common",
     "mismatch",
     "path_to_resume",
     "resumed",
@@ -36,6 +45,11 @@ __all__ = [
 
 UNITS = "epochs", "steps", "seconds"
 ON_ERROR = "raise", "warn"
+FROM_RUN = (
+    "Give the same data and options, or start from it: Trainer.fit(resume=portnet.load(path))"
+)
+# In the description of a checkpoint that has others beside it; a resumed fit may have other ones.
+KEPT = "name", "best_epoch"
 
 
 @dataclass(frozen=True)
@@ -117,8 +131,10 @@ class Writer:
 
     Notes
     -----
-    Older checkpoints that an earlier fit has left under these names are deleted, but not before the
-    first checkpoint of this fit is written.
+    If more than one is kept, each checkpoint has the name of the newest one's file: others that an
+    earlier fit has left beside it are known by that, and deleted, but not before the first
+    checkpoint of this fit is written. Other files stay, also copies of checkpoints, save where this
+    fit writes one of the same name.
     """
 
     def __init__(
@@ -130,23 +146,21 @@ class Writer:
         source: str | PathLike[str] = "",
     ) -> None:
         self.checkpoint, self.common = checkpoint, common
+        self._kept = {"name": os.path.basename(checkpoint.path)} if checkpoint.keep > 1 else {}
         self._source = os.path.abspath(source) if source else ""
         self._at, self._is_first = at, True
         self._steps, self._epochs, self._time = 0, 0, time.monotonic()
-        self._best = 0  # the epoch that has the name of the best
+        self._best = 0  # the best epoch whose checkpoint has the name of the best
         self._written: list[tuple[int, int]] = []  # epoch and step of those that are kept
         self._linked: set[tuple[int, int]] = set()  # of those with a name of their own
         if at is not None:
-            before = [
-                f
-                for f in self.checkpoint.all_older()
-                if f < at and is_checkpoint(checkpoint.older(*f))
-            ]
+            before = [f for f in self._all_older() if f < at]
             self._linked, self._written = set(before), [*before, at]
-            if at[1] and os.path.exists(checkpoint.best):
+            best = _checkpoint_of(checkpoint.best)
+            if best == {**common, **self._kept, "best_epoch": best_epoch}:
                 self._best = best_epoch
             # The process may have been killed before it did these.
-            self._keep_best(at[0], best_epoch)
+            self._keep_best(best_epoch)
             self._delete_oldest()
             remove_stale(checkpoint.path)
 
@@ -175,17 +189,21 @@ class Writer:
     ) -> None:
         """Write a run or an estimator now, unless it is written already.
 
-        `at` are epoch and step. `progress` is what continuing needs besides.
+        `at` are epoch and step; `best_epoch` is the best one so far, 0 if there is none, whose
+        parameters the thing has, too. `progress` is what continuing needs besides.
         """
         self._steps, self._epochs, self._time = 0, 0, time.monotonic()
         if self._written and self._written[-1] == at:
             return
         try:
             self._keep_older()
-            buffers = to_buffers(thing, state=True, common=self.common, progress=progress)
+            common = {**self.common, **self._kept}
+            if best_epoch and self._kept:
+                common["best_epoch"] = best_epoch
+            buffers = to_buffers(thing, state=True, common=common, progress=progress)
             write_file(self.checkpoint.path, buffers)
             self._written.append(at)
-            self._keep_best(at[0], best_epoch)
+            self._keep_best(best_epoch)
         except (CheckpointError, ModelFileError) as error:
             if self.checkpoint.on_error == "raise":
                 raise
@@ -203,12 +221,12 @@ class Writer:
                 link_file(self.checkpoint.path, self.checkpoint.older(*self._written[-1]))
                 self._linked.add(self._written[-1])
 
-    def _keep_best(self, epoch: int, best_epoch: int) -> None:
+    def _keep_best(self, best_epoch: int) -> None:
         """Give the first checkpoint after the best epoch its name."""
-        if self.checkpoint.keep > 1 and best_epoch == epoch != self._best:
+        if self.checkpoint.keep > 1 and best_epoch not in (0, self._best):
             with suppress(FileNotFoundError):
                 link_file(self.checkpoint.path, self.checkpoint.best)
-            self._best = epoch
+            self._best = best_epoch
 
     def _delete_oldest(self) -> None:
         """Delete all but the last ones; the newest has been written by now."""
@@ -221,19 +239,41 @@ class Writer:
     def _delete_earlier(self) -> None:
         """Delete the older and best checkpoints of an earlier fit."""
         # Where the fit goes on, the best one and those before are its own.
-        others = [
-            found for found in self.checkpoint.all_older() if self._at is None or found > self._at
-        ]
+        others = [found for found in self._all_older() if self._at is None or found > self._at]
         names = [self.checkpoint.older(*found) for found in others if found not in self._linked]
-        if self._at is None and not self._best:
+        if self._at is None and not self._best and self._is_kept(self.checkpoint.best):
             names.append(self.checkpoint.best)
         for name in names:
-            if name != self._source and is_checkpoint(name):
+            if name != self._source:
                 with suppress(OSError):
                     os.unlink(name)
 
+    def _all_older(self) -> list[tuple[int, int]]:
+        """Return epoch and step of the older checkpoints that are kept beside this one."""
+        if not self._kept:
+            return []
+        return [f for f in self.checkpoint.all_older() if self._is_kept(self.checkpoint.older(*f))]
+
+    def _is_kept(self, path: str) -> bool:
+        """Tell whether a file was kept beside this checkpoint; by this fit or an earlier one."""
+        found = _checkpoint_of(path).get("name")
+        return bool(self._kept) and found == self._kept["name"]
+
+
+def _checkpoint_of(path: str) -> dict[str, Any]:
+    """Return what the header of a file says of its checkpoint; nothing for other files."""
+    found: Any = None
+    with suppress(OSError, ModelFileError), open_container(path) as container:
+        found = describe(container).get("checkpoint")
+    return found if isinstance(found, dict) else {}
+
 
 # What a resumed fit must have in common -----------------------------------------------------------
+
+
+def in_common(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a resumed fit must have in common with a checkpoint that says this of itself."""
+    return {name: value for name, value in found.items() if name not in KEPT}
 
 
 def fingerprint(arrays: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,6 +382,7 @@ def resumed(
             raise ModelFileError(
                 "it is a run, but no checkpoint. Start from it: fit(resume=portnet.load(path))"
             )
+        common = in_common(common)
         before = _without_arrays(described["run"]["trainer"]["dict"], tensors)
         found = differences(before, now)
         if found:
@@ -411,13 +452,15 @@ def _custom_of(
     return found
 
 
-def mismatch(path: str | PathLike[str], found: list[str]) -> ResumeMismatchError:
-    """Return the error that lists differences."""
+def mismatch(
+    path: str | PathLike[str], found: list[str], remedy: str = FROM_RUN
+) -> ResumeMismatchError:
+    """Return the error that lists differences, and says what to do."""
     lines = "".join(f"\n  {line}" for line in found)
     own = ""
     if any(line.startswith("metrics") for line in found):
         own = "Give metrics=[...] with functions of your own, too: the file has only their names.\n"
     return ResumeMismatchError(
         f"{fspath(path)} was made by another fit, and cannot be resumed exactly:{lines}\n{own}"
-        "Give the same data and options, or start from it: Trainer.fit(resume=portnet.load(path))"
+        f"{remedy}"
     )

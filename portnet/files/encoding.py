@@ -92,10 +92,10 @@ class _Encoder:
 
     def encode(self, value: Any, name: str) -> Any:
         """Return a value as JSON."""
-        if value is None or isinstance(value, bool | str):
-            return value
         if self.plain and isinstance(value, np.generic):
             value = value.item()
+        if value is None or isinstance(value, bool | str):
+            return value
         if isinstance(value, np.generic) or array_api_compat.is_array_api_obj(value):
             return self._array(value, name)
         if isinstance(value, int):

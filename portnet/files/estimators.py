@@ -52,6 +52,7 @@ OTHERS = (
     "_sklearn_output_config",
     "_validated",
 )
+REQUESTED_BY = "fit", "partial_fit", "predict", "predict_proba", "predict_log_proba", "score"
 KNOWN = {*NETWORK, *RESULTS, *LISTS, *OTHERS}
 
 
@@ -87,6 +88,8 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
     if isinstance(parameters.get("random_state"), np.random.RandomState):
         parameters["random_state"] = None  # a generator that others may use, too
     fitted: dict[str, Any] = {n: given[n] for n in (*NETWORK, *RESULTS) if n in given}
+    if fitted.get("best_loss_") == np.inf:  # before the first epoch; tensors are finite
+        fitted["best_loss_"] = float("inf")
     fitted |= {n: _numbers(given[n]) for n in LISTS if n in given}
     if "feature_names_in_" in given:
         fitted["feature_names_in_"] = [str(name) for name in given["feature_names_in_"]]
@@ -107,8 +110,14 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
                 fitted["seed"] = None
     base = _base_of(type(estimator))
     described: dict[str, Any] = {"class": type(estimator).__name__}
+    requests = _requests(estimator)
+    if requests:
+        described["requests"] = encode(requests, "requests", tensors)
     inherited: dict[str, Any] = {}
-    if type(estimator) is not base:
+    if type(estimator) is base:
+        own = _own_attributes(estimator, {*parameters}, tensors)
+        described |= {"own": own} if own["dict"] else {}
+    else:
         named = [n for n in base._get_param_names() if n not in parameters]
         inherited = {n: given[n] for n in named if n in given}
         described["base"] = base.__name__
@@ -124,17 +133,43 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
 
 
 def _own_attributes(estimator: Any, others: set[str], tensors: dict[str, Any]) -> Any:
-    """Return, encoded, the attributes that a subclass adds; TypeError for those of other kinds."""
-    known = KNOWN | others
+    """Return, encoded, the attributes that are not portnet's; TypeError for those of other kinds.
+
+    They are those of a subclass, or such as a user sets.
+    """
+    known, kind = KNOWN | others, type(estimator)
     own = {n: value for n, value in vars(estimator).items() if n not in known}
+    hidden = [n for n in own if kind is _base_of(kind) and hasattr(kind, n)]  # methods
     encoded = encode(own, "own", tensors)
     for name, value in encoded["dict"].items():
-        if has_custom(value):
+        if name in hidden or has_custom(value):
             raise TypeError(
                 f"the attribute {name!r} of {type(estimator).__name__} cannot be written, got "
                 f"{own[name]!r:.80}: keep arrays, numbers, text, lists and dicts, or pickle it"
             )
     return encoded
+
+
+def _requests(estimator: Any) -> dict[str, dict[str, Any]]:
+    """Return by method what `set_fit_request` and its like have set."""
+    if "_metadata_request" not in vars(estimator):
+        return {}
+    routing, found = estimator.get_metadata_routing(), {}
+    for method in REQUESTED_BY:
+        given = getattr(getattr(routing, method, None), "requests", {})
+        found[method] = {name: value for name, value in given.items() if value is not None}
+    return {method: given for method, given in found.items() if given}
+
+
+def _set_requests(estimator: Any, requests: Any) -> None:
+    """Set what `_requests` has returned."""
+    from sklearn import config_context
+
+    for method, given in requests.items():
+        if method not in REQUESTED_BY or not all(isinstance(v, bool | str) for v in given.values()):
+            raise ModelFileError(f"requests: expected names or truth values, got {given!r:.80}")
+        with config_context(enable_metadata_routing=True):  # or it cannot be set
+            getattr(estimator, f"set_{method}_request")(**given)
 
 
 def _check_before(values: dict[str, Any], parameters: dict[str, Any]) -> None:
@@ -192,10 +227,9 @@ def estimator_from(
     values = decode({"dict": fitted}, tensors, custom)
     parameters = decode(described["parameters"], tensors, custom)
     more: dict[str, dict[str, Any]] = {"inherited": {}, "own": {}}
-    if kind is not None:
-        more = {n: decode(described[n], tensors, custom) for n in more}
-        if not all(isinstance(m, dict) and not KNOWN.intersection(m) for m in more.values()):
-            raise ModelFileError("expected other attributes of a subclass than of its base")
+    if with_sklearn:  # a predictor has none of these
+        more |= {n: decode(described[n], tensors, custom) for n in more if kind or n in described}
+        _check_more(kind or getattr(wing, name), kind is None, parameters, **more)
     _check(values, parameters | more["inherited"])
     labels = values.pop("labels", None)
     if (labels is None) == (name == "MLPClassifier"):
@@ -206,7 +240,17 @@ def estimator_from(
         return Predictor.of(name, values, parameters, labels)
     estimator = _fitted(kind or getattr(wing, name), values, parameters, labels)
     vars(estimator).update(more["inherited"] | more["own"])
+    if "requests" in described:
+        _set_requests(estimator, decode(described["requests"], tensors, custom))
     return estimator
+
+
+def _check_more(kind: type, ours: bool, parameters: Any, inherited: Any, own: Any) -> None:
+    """Raise ModelFileError unless the other attributes of an estimator are none of portnet's."""
+    known = KNOWN.union(parameters, inherited) if isinstance(inherited, dict) else KNOWN
+    fits = isinstance(own, dict) and not known.intersection(own) and not KNOWN & {*inherited}
+    if not fits or (ours and (inherited or any(hasattr(kind, name) for name in own))):
+        raise ModelFileError("expected other attributes than portnet's own")
 
 
 def _subclass(described: Mapping[str, Any], custom: Mapping[str, Any], with_sklearn: bool) -> Any:
@@ -269,6 +313,8 @@ def _fitted(
     optimizer, generator, counts, seed = [
         values.pop(n, None) for n in ("optimizer", "generator", "class_counts", "seed")
     ]
+    if values.get("best_loss_") is not None:
+        values["best_loss_"] = np.float64(values["best_loss_"])
     if values.get("loss_curve_") is not None:
         values["loss_curve_"] = list(values["loss_curve_"])
     if values.get("validation_scores_") is not None:

@@ -1,5 +1,7 @@
 """Checkpoints of estimators: a fit that ended after any epoch goes on as if it had not ended."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,8 @@ from fits import DiedError, dies_after
 
 import portnet
 from portnet import MLPClassifier, MLPRegressor, tree
+from portnet.estimators import solvers
+from portnet.files.container import open_container, pack
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 DRAW = np.random.default_rng(0)
@@ -63,6 +67,57 @@ def test_fit_that_died_goes_on_exactly(option, every, data, tmp_path, monkeypatc
     assert_same_fit(classifier(**options).fit(data, Y, resume=path), expected)  # it has ended
 
 
+def signal_in_epoch(monkeypatch, number, epoch=1):
+    """Let a signal arrive before the first step of an epoch, where each is trained by itself."""
+    whole, count = solvers.run_epochs, []
+
+    def run_epochs(*args, **options):
+        count.append(1)
+        if len(count) == epoch:
+            signal.raise_signal(number)
+        return whole(*args, **options)
+
+    monkeypatch.setattr(solvers, "run_epochs", run_epochs)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("before", ["", "fitted", "warm"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_fit_that_a_signal_ended_in_its_first_epoch_goes_on_exactly(
+    option, before, number, tmp_path, monkeypatch
+):
+    path, options = tmp_path / "net", {"batch_size": 20, "warm_start": before == "warm"}
+
+    def make():
+        made = classifier(**options | OPTIONS[option])
+        return made.set_params(max_iter=3).fit(X, Y).set_params(max_iter=25) if before else made
+
+    expected, ended = make().fit(X, Y), make()
+    interrupted = pytest.warns(UserWarning, match="Training interrupted by user")
+    exits = pytest.raises(SystemExit, match="143")
+    with monkeypatch.context() as m:
+        signal_in_epoch(m, number)
+        with interrupted if number == signal.SIGINT else exits:
+            ended.fit(X, Y, checkpoint=path)
+    assert portnet.load(path).n_iter_ == 0
+    assert_same_fit(make().fit(X, Y, resume=path), expected)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_estimator_interrupted_in_its_first_epoch_is_saved(early, tmp_path, monkeypatch):
+    ended = classifier(batch_size=20, early_stopping=early)
+    with monkeypatch.context() as m:
+        signal_in_epoch(m, signal.SIGINT)
+        with pytest.warns(UserWarning, match="interrupted"):
+            ended.fit(X, Y)
+    portnet.save(ended, tmp_path / "net", state=True)
+    again = portnet.load(tmp_path / "net")
+    np.testing.assert_array_equal(again.predict_proba(X), ended.predict_proba(X))
+    assert not hasattr(again, "loss_")
+    assert again.best_loss_ == (None if early else np.inf)
+    assert type(again.best_loss_) is type(ended.best_loss_)
+
+
 def test_fit_without_a_seed_goes_on_with_the_same_validation_rows(tmp_path, monkeypatch):
     path = tmp_path / "net"
     options = {"early_stopping": True, "random_state": None}
@@ -90,6 +145,34 @@ def test_checkpoint_is_a_fitted_estimator(tmp_path):
     again = portnet.load(path)
     np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
     assert again.loss_curve_ == fitted.loss_curve_
+
+
+def test_checkpoint_under_early_stopping_has_the_best_parameters(tmp_path, monkeypatch):
+    path, best = tmp_path / "net.st", tmp_path / "net-best.st"
+    options = {"early_stopping": True, "n_iter_no_change": 99, "learning_rate_init": 0.01}
+    make = lambda: classifier(batch_size=20, **options)  # noqa: E731
+    labels = X[:, :3].argmax(axis=1)
+    expected = make().fit(X, labels)
+    epoch = 1 + int(np.argmax(expected.validation_scores_))
+    assert 0 < epoch % 4 < epoch < 20  # the checkpoint after the best epoch is not of that
+    with monkeypatch.context() as m:
+        dies_after(m, -(-epoch // 4) + 1)
+        with pytest.raises(DiedError):
+            make().fit(X, labels, checkpoint=path, every=4, keep=2)
+    assert portnet.load(best).n_iter_ == -(-epoch // 4) * 4
+    for found in path, best:
+        there = portnet.load(found)
+        np.testing.assert_array_equal(there.coefs_[0], expected.coefs_[0])
+        assert_same_fit(make().fit(X, labels, resume=found), expected)
+    fitted = make().fit(X, labels, checkpoint=path, every=4, keep=2, resume=True)
+    assert portnet.load(best).n_iter_ == -(-epoch // 4) * 4
+    assert_same_fit(fitted, expected)
+    assert_same_fit(portnet.load(path), expected)
+
+
+def test_without_early_stopping_none_is_the_best(tmp_path):
+    classifier().fit(X, Y, checkpoint=tmp_path / "net", every=7, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net", "net-epoch-21"]
 
 
 def test_warm_start_keeps_its_curve(tmp_path):
@@ -129,6 +212,10 @@ def test_other_data_or_parameters_are_refused_with_every_difference(tmp_path):
         classifier(alpha=0.5, hidden_layer_sizes=(9,)).fit(X + 1, Y, resume=path)
     for part in ("options.alpha: 0.0001 in the", "options.hidden_layer_sizes", "data.X.crc32"):
         assert part in str(error.value)
+    remedy = "or start from it: portnet.load(path).set_params(warm_start=True, ...).fit(X, y)"
+    assert str(error.value).endswith(f"Give the same data and parameters, {remedy}")
+    started = portnet.load(path).set_params(warm_start=True, alpha=0.5, max_iter=1)
+    assert started.fit(X + 1, Y).t_ == 26 * len(X)
 
 
 def test_other_names_of_features_and_classes_are_differences(tmp_path):
@@ -182,6 +269,21 @@ def test_labels_that_cannot_be_written_are_an_error_before_training(tmp_path, ca
     with pytest.raises(TypeError, match=r"such as y\.astype\('float64'\)"):
         portnet.save(fitted, tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["progress.best.0.W", "progress.last.0.W", "optimizer.state.m.0.W"]
+)
+def test_parameters_and_moments_of_other_shapes_are_refused(name, tmp_path):
+    path = tmp_path / "net"
+    options = {"early_stopping": True, "max_iter": 9 if "last" in name else 1}
+    classifier(**options).fit(X, Y, checkpoint=path)
+    with open_container(path) as file:
+        metadata = {k: v for k, v in file.metadata.items() if k not in ("format", "crc32")}
+        tensors = file.read()
+    path.write_bytes(b"".join(pack(tensors | {name: tensors[name][:2]}, metadata)))
+    with pytest.raises(portnet.ModelFileError, match="expected the shape"):
+        classifier(**options | {"max_iter": 12}).fit(X, Y, resume=path)
 
 
 def test_estimator_on_another_library_goes_on(xp, tmp_path, monkeypatch):

@@ -1,10 +1,11 @@
 """Checkpoints: a fit that ended anywhere goes on as if it had not ended."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
-from fits import LABELS, DiedError, X, assert_same_run, dies_after, trainer
+from fits import LABELS, DiedError, X, assert_equal, assert_same_run, dies_after, trainer
 
 import portnet
 from portnet import tree
@@ -17,6 +18,8 @@ WATCHED = {
     "early_stopping": portnet.EarlyStopping(patience=50),
     "reduce_on_plateau": portnet.ReduceOnPlateau(patience=1, min_change=0.1),
 }
+# The best epoch has no checkpoint of its own if they are written after each 7 or 11 epochs.
+RARE = {"validation": 0.2, "early_stopping": portnet.EarlyStopping(patience=100)}
 
 
 @pytest.fixture
@@ -130,6 +133,9 @@ def test_epochs_of_a_run_that_a_fit_began_with_do_not_count(path):
     assert made.fit(X, LABELS, epochs=4, resume=path).epoch == 7
     with pytest.raises(ValueError, match="after 4 epochs, which count, got epochs=3"):
         made.fit(X, LABELS, epochs=3, resume=path)
+    os.unlink(path)
+    run.fit(X, LABELS, epochs=2, checkpoint=path)
+    assert_same_run(made.fit(X, LABELS, epochs=6, resume=path), made.fit(X, LABELS, epochs=9))
 
 
 def test_run_of_a_checkpoint_continues_as_any_run(path):
@@ -174,11 +180,53 @@ def test_last_and_best_checkpoints_are_kept(path, tmp_path):
     assert epochs == [run.best_epoch, 5, 6, 7]
 
 
+def assert_best(path, run, at):
+    """Fail unless the checkpoint of an epoch is kept as the best one, and has the best epoch."""
+    there = portnet.load(path.replace("run.", "run-best."))
+    assert (there.epoch, there.best_epoch) == (at, run.best_epoch)
+    assert_equal(there.best.params, run.best.params)
+
+
+@pytest.mark.parametrize("every", [7, "25 steps", 11])
+def test_best_is_the_first_checkpoint_after_the_best_epoch(every, path, monkeypatch):
+    seen, write = {}, checkpoint.Writer.write
+
+    def note(self, run, at, *args):
+        seen.setdefault(run.best_epoch, at[0])
+        write(self, run, at, *args)
+
+    with monkeypatch.context() as m:
+        m.setattr(checkpoint.Writer, "write", note)
+        run = fit(path, every, epochs=41, keep=2, options=RARE)
+    assert run.best_epoch not in seen.values()
+    assert_best(path, run, seen[run.best_epoch])
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_resumed_fit_keeps_the_best_of_an_epoch_before(linked, path, monkeypatch):
+    expected = fit(epochs=41, options=RARE)
+    first = -(-expected.best_epoch // 7) * 7
+    with monkeypatch.context() as m:
+        keep_best = checkpoint.Writer._keep_best
+        if not linked:  # killed before
+            m.setattr(
+                checkpoint.Writer,
+                "_keep_best",
+                lambda self, best: best != expected.best_epoch and keep_best(self, best),
+            )
+        dies_after(m, first // 7 + linked)
+        with pytest.raises(DiedError):
+            fit(path, 7, epochs=41, keep=2, options=RARE)
+    run = fit(path, 7, epochs=41, keep=2, resume=True, options=RARE)
+    assert_same_run(run, expected)
+    assert_best(path, run, first)
+
+
 def names(folder):
     return sorted(p.name.removesuffix(".safetensors") for p in folder.iterdir())
 
 
-@pytest.mark.parametrize("keep", [1, 2, 3])
+@pytest.mark.parametrize("keep", [2, 3])
 def test_checkpoints_of_an_earlier_fit_do_not_stay(keep, path, tmp_path, monkeypatch):
     fit(path, keep=3, epochs=9)
     assert names(tmp_path) == ["run", "run-best", "run-epoch-7", "run-epoch-8"]
@@ -197,8 +245,40 @@ def test_checkpoints_of_an_earlier_fit_do_not_stay(keep, path, tmp_path, monkeyp
     assert "run-epoch-8" in seen[0]
     assert "run-best" in seen[0]
     assert "run-epoch-8" not in seen[1]
-    kept = {1: [], 2: ["run-epoch-3"], 3: ["run-epoch-2", "run-epoch-3"]}[keep]
+    kept = {2: ["run-epoch-3"], 3: ["run-epoch-2", "run-epoch-3"]}[keep]
     assert names(tmp_path) == sorted({"run", "run-epoch-3", "run-epoch-4", *kept})
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+@pytest.mark.parametrize("resume", [False, True])
+def test_copies_of_a_checkpoint_stay(keep, resume, path, tmp_path):
+    fit(path, epochs=4)
+    copies = [tmp_path / f"run-{end}.safetensors" for end in ("best", "epoch-2", "epoch-9")]
+    for copy in copies:
+        shutil.copy(path, copy)
+    before = [copy.read_bytes() for copy in copies]
+    options = WATCHED if resume else {}  # without early stopping, none is the best
+    fit(path, keep=keep, epochs=6 if resume else 1, resume=resume, options=options)
+    there = [copy.exists() and copy.read_bytes() for copy in copies]
+    replaced = resume and keep > 1 and portnet.load(path).best_epoch > 4
+    assert there[replaced:] == before[replaced:]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_fit_that_keeps_no_others_deletes_none(resume, path, tmp_path):
+    fit(path, keep=3, epochs=4)
+    fit(path, epochs=6, resume=resume)
+    assert names(tmp_path) == ["run", "run-best", "run-epoch-2", "run-epoch-3"]
+
+
+def test_fits_whose_names_look_like_older_checkpoints_leave_each_other_alone(path, tmp_path):
+    others = "run-epoch-5", "run-best", "run-epoch-4"
+    for other in others:
+        fit(str(tmp_path / f"{other}.safetensors"), keep=2, epochs=3, options={})
+    before = {name: (tmp_path / f"{name}.safetensors").read_bytes() for name in others}
+    fit(path, keep=3, epochs=3, options={})
+    fit(path, keep=3, epochs=3, resume=True, options={})
+    assert {n: (tmp_path / f"{n}.safetensors").read_bytes() for n in others} == before
 
 
 def test_checkpoints_of_an_earlier_fit_stay_where_the_new_one_writes_none(path, tmp_path):

@@ -1,17 +1,24 @@
 """Fitted estimators in files: what is loaded predicts the same, also without scikit-learn."""
 
+import json
 import pickle
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
+import sklearn
+
 import portnet
 from portnet import MLPClassifier, MLPRegressor, ModelFileError, tree
 from portnet.files import estimators
+from portnet.files.container import open_container, pack
+from portnet.files.models import describe
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 DRAW = np.random.default_rng(0)
@@ -105,8 +112,20 @@ def test_without_the_state_partial_fit_starts_the_optimizer_anew(path):
     portnet.save(fitted, path)
     again = portnet.load(path)
     assert not hasattr(again, "_optimizer")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="no optimizer state"):
+            again.partial_fit(X, CODES)
+    assert again.t_ == fitted.t_  # as it was
+    with pytest.warns(UserWarning, match=r"partial_fit: .* no optimizer state: .*state=True keep"):
+        again.partial_fit(X, CODES)
     again.partial_fit(X, CODES)
-    assert again.t_ == fitted.t_ + 60
+    assert again.t_ == fitted.t_ + 120
+    with pytest.warns(UserWarning, match="no optimizer state"):
+        fitted.without_state().partial_fit(X, CODES)
+    fitted.set_params(solver="lbfgs").fit(X, CODES).set_params(solver="adam")
+    fitted.partial_fit(X, CODES)  # L-BFGS leaves none
+    portnet.load(path).set_params(warm_start=True).fit(X, CODES)  # as in every fit
 
 
 SIZES = [np.int64(8), (np.int64(8),), np.array([8, 4]), [8, 4], range(8, 4, -2)]
@@ -119,6 +138,15 @@ def test_numpy_numbers_as_parameters_are_loaded(sizes, path):
     again = portnet.load(path)
     np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
     assert again.alpha == 0.1
+
+
+def test_numpy_truth_values_as_parameters_are_loaded(path):
+    options = {"shuffle": np.True_, "warm_start": np.True_, "early_stopping": np.False_}
+    portnet.save(classifier(**options).fit(X, CODES), path)
+    again = portnet.load(path)
+    for name, value in options.items():
+        assert getattr(again, name) is bool(value)
+    again.fit(X, CODES)
 
 
 def test_feature_names_are_kept_and_checked(path):
@@ -190,6 +218,78 @@ def test_description_above_the_limit_is_an_error_before_training(tmp_path, capsy
         made.fit(np.ones((6, 1)), np.arange(6), checkpoint=tmp_path / "net")
     assert capsys.readouterr().out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+# Attributes of the user's own, and requests of metadata ---------------------------------------------
+
+
+def changed(path, change):
+    """Write a file anew with another description."""
+    with open_container(path) as container:
+        described, arrays = describe(container), container.read()
+    change(described)
+    with open(path, "wb") as file:
+        for part in pack(arrays, {"format_version": "1", "portnet": json.dumps(described)}):
+            file.write(part)
+
+
+def test_attributes_that_the_user_sets_are_loaded(path, tmp_path):
+    fitted = classifier().fit(X, CODES)
+    plain = (portnet.save(fitted, path), Path(path).read_bytes())[1]
+    assert b'\\"own\\"' not in plain
+    fitted.threshold_, fitted.notes = np.array([0.5, 0.25]), {"author": "me", "runs": [1, 2]}
+    for state in (False, True):
+        portnet.save(fitted, path, state=state)
+        assert_same_attributes(portnet.load(path), fitted)
+    x = served(path, tmp_path)
+    np.testing.assert_array_equal(x["predict"], fitted.predict(X))
+
+
+@pytest.mark.parametrize("name", ["helper_", "predict"])
+def test_attributes_that_cannot_be_written_are_an_error(name, path, tmp_path):
+    fitted = classifier().fit(X, CODES)
+    setattr(fitted, name, MLPRegressor() if name == "helper_" else 3)
+    with pytest.raises(TypeError, match=rf"attribute '{name}' of MLPClassifier cannot be written"):
+        portnet.save(fitted, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["alpha", "hidden_layer_sizes", "coefs_", "predict", "__init__"])
+def test_hostile_attributes_are_refused(name, path):
+    portnet.save(classifier().fit(X, CODES), path)
+    changed(path, lambda described: described.update(own={"dict": {name: 1}}))
+    with pytest.raises(ModelFileError, match="expected other attributes"):
+        portnet.load(path)
+
+
+def test_requests_of_metadata_are_loaded(path, tmp_path):
+    fitted = classifier().fit(X, CODES)
+    with sklearn.config_context(enable_metadata_routing=True):
+        fitted.set_fit_request(sample_weight="weights", X_val=True)
+        fitted.set_score_request(sample_weight=False)
+    portnet.save(fitted, path)
+    again = portnet.load(path)
+    assert str(again.get_metadata_routing()) == str(fitted.get_metadata_routing())
+    np.testing.assert_array_equal(served(path, tmp_path)["predict"], fitted.predict(X))
+    fitted = Plain((8,), max_iter=5).fit(X, CODES)
+    with sklearn.config_context(enable_metadata_routing=True):
+        fitted.set_fit_request(sample_weight=True)
+    portnet.save(fitted, path)
+    again = portnet.load(path, custom={"Plain": Plain})
+    assert again.get_metadata_routing().fit.requests["sample_weight"] is True
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [3, [], {"fit": 1}, {"go": {"dict": {}}}, {"fit": {"dict": {"me": True}}}]
+    + [{"fit": {"dict": {"sample_weight": v}}} for v in ("no name", 3, {"tuple": []})],
+)
+def test_hostile_requests_of_metadata_are_refused(requests, path):
+    portnet.save(classifier().fit(X, CODES), path)
+    requests = {"dict": requests} if isinstance(requests, dict) else requests
+    changed(path, lambda described: described.update(requests=requests))
+    with pytest.raises(ModelFileError):
+        portnet.load(path)
 
 
 # Subclasses ----------------------------------------------------------------------------------------
@@ -289,22 +389,13 @@ def test_subclass_without_scikit_learn_is_an_error(path, monkeypatch):
         ("base", "object"),
         ("inherited", None),
         ("own", {"dict": {"coefs_": []}}),
+        ("own", {"dict": {"hidden_layer_sizes": 3}}),
         ("own", {"tuple": []}),
     ],
 )
 def test_hostile_subclasses_are_refused(name, value, path):
-    import json
-
-    from portnet.files.container import open_container, pack
-    from portnet.files.models import describe
-
     portnet.save(Plain((8,), max_iter=5).fit(X, CODES), path)
-    with open_container(path) as container:
-        described, arrays = describe(container), container.read()
-    described[name] = value
-    with open(path, "wb") as file:
-        for part in pack(arrays, {"format_version": "1", "portnet": json.dumps(described)}):
-            file.write(part)
+    changed(path, lambda described: described.update({name: value}))
     with pytest.raises(ModelFileError):
         portnet.load(path, custom={"Plain": Plain})
 
