@@ -20,6 +20,7 @@ from .data.checks import DataError
 from .data.dataset import Dataset
 from .data.split import split
 from .engine.full_batch import Gradient, gradient_of, value_and_grad
+from .files.errors import ModelFileError
 from .lbfgs import LBFGS
 from .model_checks import try_out
 from .run import EpochProgress, Metric, Run, TrainerLike
@@ -210,6 +211,13 @@ def _prepare(
                 f"continues with the same only, got {epoch_plan(trainer, data)}"
             )
         run = replace(run, step=0, _progress=EpochProgress())
+    steps = -(-len(data) // (trainer.batch_size or len(data)))
+    fits = run.step in range(steps) and run._progress.plan == epoch_plan(trainer, data)
+    if run.step and not fits:
+        raise ModelFileError(
+            f"resume: the run stopped after step {run.step} of an epoch with "
+            f"{run._progress.plan!r:.80}, but this one has {steps} steps: the file is damaged"
+        )
     start, writer = run.epoch, None
     if common or options.checkpoint is not None:
         now = _in_common(run, data, checked, options, (common or {}).get("start", start))

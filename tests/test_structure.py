@@ -264,6 +264,7 @@ ALLOWED = {
     "files/atomic": {"files/errors"},
     "files/container": {"files/errors"},
     "files/encoding": {"backend", "files/errors", "metrics"},
+    "files/generators": {"files/errors"},
     "files/predictor": {
         "_typing",
         "backend",
@@ -278,6 +279,7 @@ ALLOWED = {
     "files/estimators": {
         "files/encoding",
         "files/errors",
+        "files/generators",
         "files/predictor",
         "files/shapes",
         "layers",
@@ -328,6 +330,7 @@ ALLOWED = {
         "files/encoding",
         "files/errors",
         "files/estimators",
+        "files/generators",
         "files/models",
         "tree",
     },
@@ -388,6 +391,7 @@ ALLOWED = {
         "engine/full_batch",
         "files",
         "files/checkpoint",
+        "files/errors",
         "lbfgs",
         "model_checks",
         "rng",
