@@ -264,6 +264,7 @@ ALLOWED = {
     "files/atomic": {"files/errors"},
     "files/container": {"files/errors"},
     "files/encoding": {"backend", "files/errors", "metrics"},
+    "files/description": {"files/container", "files/errors"},
     "files/generators": {"files/errors"},
     "files/predictor": {
         "_typing",
@@ -289,6 +290,7 @@ ALLOWED = {
         "backend",
         "files/atomic",
         "files/container",
+        "files/description",
         "files/encoding",
         "files/errors",
         "files/estimators",

@@ -80,8 +80,9 @@ names of its "metrics". "progress" is null for a run; for an estimator, a dict: 
 in that; "best", the parameters of the best score, and "best_score"; "losses" and "scores" of the
 epochs.
 
-A reader refuses what it does not know, before it makes anything: headers above 1 MiB, more than
-10,000 tensors, shapes that are not those of the architecture, another checksum, a newer format
+A reader refuses what it does not know, before it makes anything: headers above 1 MiB; more than
+10,000 tensors; a description above 512 KiB, of more than 30,000 values, nested deeper than 200, or
+with a key twice; shapes that are not those of the architecture; another checksum; a newer format
 version. Files of older format versions stay readable.
 """
 

@@ -17,6 +17,7 @@ from ..backend import FLOATS, Backend, get_backend, use_backend
 from . import estimators
 from .atomic import write_file
 from .container import Container, Packed, open_container, pack
+from .description import check_description, parse_description
 from .encoding import decode, encode, refuse_repeated, tensors_of, text_array
 from .errors import ModelFileError
 from .shapes import check_parameters, is_floating
@@ -62,6 +63,7 @@ def check_header(thing: Any, common: Mapping[str, Any]) -> None:
     tensors, metadata = _described(thing, True, common, None)
     # The data need no room in the header, but their shapes and places do, and later numbers.
     room = " " * (4096 + 80 * len(tensors))
+    _check_description(metadata["portnet"] + room, 16 * len(tensors))
     _pack({name: a.reshape(-1)[:0] for name, a in tensors.items()}, metadata | {"room": room})
 
 
@@ -70,6 +72,15 @@ def _pack(tensors: dict[str, Any], metadata: dict[str, str]) -> Packed:
         return pack(tensors, metadata)
     except ValueError as error:
         raise ModelFileError(f"save: {error}") from None
+
+
+def _check_description(text: str, more: int = 0) -> None:
+    try:
+        check_description(text, more)
+    except ValueError as error:
+        raise ModelFileError(
+            f"save: the description is too large for a file: {error}. Nothing was written"
+        ) from None
 
 
 def _described(
@@ -96,6 +107,7 @@ def _described(
         described["checkpoint"] = dict(common)
         described["progress"] = encode(progress, "progress", tensors)
     text = json.dumps({"kind": kind, **described, **_made()}, allow_nan=False)
+    _check_description(text)
     return tensors, {"format_version": str(VERSION), "portnet": text}
 
 
@@ -362,11 +374,8 @@ def describe(container: Container) -> dict[str, Any]:
             f"expected format version 1 to {VERSION}, got {version!r:.20}: a newer version of "
             "portnet made it, update portnet"
         )
-    try:
-        described: Any = json.loads(container.metadata.get("portnet", ""))
-        unknown = set(container.specs).difference(tensors_of(described))
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"its description is no JSON: {error}") from None
+    described = parse_description(container.metadata.get("portnet", ""))
+    unknown = set(container.specs).difference(tensors_of(described))
     kind = described.get("kind") if isinstance(described, dict) else None
     if not isinstance(kind, str) or kind not in BUILDERS:
         raise ModelFileError("its description is not that of a network, a run or an estimator")
