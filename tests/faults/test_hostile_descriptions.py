@@ -11,6 +11,7 @@ import tempfile
 import time
 import tracemalloc
 import warnings
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 import portnet
 from portnet.files.container import open_container, pack
 from portnet.files.models import describe
+from portnet.files.show import text_of
 
 X = np.linspace(-1.0, 1.0, 60).reshape(20, 3)
 LABELS = np.array(["ant", "bee"])[(X[:, 0] > 0).astype(int)]
@@ -119,6 +121,8 @@ def fuzz(count, seed):
             except portnet.ModelFileError as error:
                 if not str(error).startswith(str(path)):
                     raise
+            with suppress(portnet.ModelFileError):
+                text_of(path)
             slowest = max(slowest, time.perf_counter() - began)
     return read, slowest
 

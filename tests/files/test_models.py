@@ -29,6 +29,7 @@ from portnet import ModelFileError, tree
 from portnet.files import encoding
 from portnet.files.container import open_container, pack
 from portnet.files.models import describe
+from portnet.files.show import text_of
 from portnet.layers import ACTIVATIONS
 from portnet.losses import LOSSES
 from portnet.optimizers import OPTIMIZERS
@@ -903,6 +904,27 @@ def test_show_prints_no_control_characters_of_names_of_fields(where, path):
     assert done.returncode == 0
     assert "31m" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("settings", [{"dict": 5}, "x", [1, 2], {"dict": [[1, 2]]}, {}, None])
+@pytest.mark.parametrize("where", [("run",), ("run", "trainer")])
+def test_show_of_damaged_settings_is_an_error_of_one_line(where, settings, path):
+    trainer().fit(X, LABELS, epochs=1).save(path)
+    container = open_container(path)
+    description = json.loads(container.metadata["portnet"])
+    set_at(*where, value=settings)(description)
+    description["all"] = [{"tensor": name} for name in container.specs]
+    rewritten(path, lambda old: description)
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: its description is damaged"):
+        text_of(path)
+
+
+def test_show_of_damaged_settings_prints_no_traceback(path):
+    trainer().fit(X, LABELS, epochs=1).save(path)
+    rewritten(path, set_at("run", "trainer", value={"dict": 5}))
+    done = show(path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
 
 
 def test_show_of_no_model_says_what_it_is(path):
