@@ -117,8 +117,8 @@ def save(thing: object, path: str | PathLike[str], *, state: bool = False) -> No
     TypeError
         for what cannot be written.
     ModelFileError
-        for what `portnet.load` would refuse, such as parameters of other shapes than the model's,
-        or more names than a file holds.
+        for what `portnet.load` would refuse, such as parameters that are NaN or infinite or have
+        other shapes than the model's, or more names than a file holds.
 
     Examples
     --------
@@ -159,7 +159,7 @@ def load(
         called with the fields that were saved. A subclass of an estimator is named, too: its class
         is called with its parameters, and gets its attributes.
     allow_nonfinite : bool
-        Whether parameters may be NaN or infinite.
+        Whether parameters may be NaN or infinite. `portnet.save` does not write those.
 
     Returns
     -------

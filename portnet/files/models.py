@@ -55,7 +55,12 @@ def to_buffers(
     A checkpoint has what a resumed fit must have in `common`, as JSON, and what else continuing
     needs, its `progress`. Raises TypeError and ModelFileError for what cannot be written.
     """
-    return _pack(*_described(thing, state, common, progress))
+    try:
+        return _pack(*_described(thing, state, common, progress))
+    except RecursionError:
+        raise ModelFileError(
+            "save: objects are nested too deeply for a file. Nothing was written"
+        ) from None
 
 
 def check_header(thing: Any, common: Mapping[str, Any]) -> None:
@@ -106,6 +111,12 @@ def _described(
     if common is not None:
         described["checkpoint"] = dict(common)
         described["progress"] = encode(progress, "progress", tensors)
+    # A fit never writes those of steps that diverged, and resuming takes a checkpoint as it is.
+    if common is None and (bad := _not_finite(tensors, {"kind": kind, **described})):
+        raise ModelFileError(
+            f"save: the tensor {bad!r:.80} has NaN or infinity. Nothing was written, because "
+            "portnet.load would refuse it: save parameters of an earlier step, or pickle these"
+        )
     text = json.dumps({"kind": kind, **described, **_made()}, allow_nan=False)
     _check_description(text)
     return tensors, {"format_version": str(VERSION), "portnet": text}
@@ -328,8 +339,11 @@ def read(
         with open_container(path) as container:
             described = describe(container)
             tensors = container.read()  # which are as large as the file
-        if not allow_nonfinite:
-            _check_finite(tensors, described)
+        if not allow_nonfinite and (bad := _not_finite(tensors, described)):
+            raise ModelFileError(
+                f"the tensor {bad!r:.80} has NaN or infinity: load(..., allow_nonfinite=True) "
+                "takes it as it is"
+            )
         return _build(described, tensors, custom), described
     except (OSError, MemoryError):  # the file may be whole
         raise
@@ -406,18 +420,33 @@ def _build(described: dict[str, Any], tensors: dict[str, Any], custom: Mapping[s
     return BUILDERS[described["kind"]](described, tensors, custom)
 
 
-def _check_finite(tensors: dict[str, Any], described: dict[str, Any]) -> None:
-    """Raise ModelFileError for parameters that are not finite.
+# Where the parameters are in a description of each kind.
+PARAMETERS: dict[str, list[tuple[str, ...]]] = {
+    "network": [("params",)],
+    "run": [("run", "params"), ("run", "_last"), ("run", "_best")],
+    "estimator": [
+        ("fitted", "dict", "coefs_"),
+        ("fitted", "dict", "intercepts_"),
+        ("progress", "dict", "best"),
+    ],
+}
 
-    A history may have NaN, and an optimizer's state infinity, where a square overflows.
+
+def _not_finite(tensors: Mapping[str, Any], described: Mapping[str, Any]) -> str:
+    """Return the name of parameters that are not finite, "" if there are none.
+
+    Other arrays may be what they are: a history has NaN, and an optimizer's state infinity where a
+    square overflows.
     """
-    for name, array in tensors.items():
-        if name.startswith(("history", "optimizer")) or not is_floating(array):
-            continue
-        with np.errstate(over="ignore", invalid="ignore"):
-            finite = np.isfinite(array.sum()) or np.isfinite(array).all()
-        if not finite:
-            raise ModelFileError(
-                f"the tensor {name!r} has NaN or infinity: load(..., allow_nonfinite=True) takes "
-                "it as it is"
-            )
+    for keys in PARAMETERS[described["kind"]]:
+        value: Any = described
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        for name in tensors_of(value):
+            array = tensors.get(name)
+            if array is None or not is_floating(array):
+                continue
+            with np.errstate(over="ignore", invalid="ignore"):
+                if not (np.isfinite(array.sum()) or np.isfinite(array).all()):
+                    return name
+    return ""

@@ -268,6 +268,18 @@ def test_attributes_of_a_subclass_that_cannot_be_written_are_an_error(path, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_attributes_of_a_subclass_may_be_infinite(path):
+    net = Plain((5,), random_state=0, max_iter=2).fit(X, CODES)
+    net.thresholds_ = np.array([0.5, np.inf])
+    portnet.save(net, path)
+    again = portnet.load(path, custom={"Plain": Plain})
+    np.testing.assert_array_equal(again.thresholds_, net.thresholds_)
+    net.coefs_[0][0, 0] = np.nan
+    with pytest.raises(ModelFileError, match=r"save: the tensor 'coefs_\.0' has NaN or infinity"):
+        portnet.save(net, path)
+    portnet.load(path, custom={"Plain": Plain})
+
+
 def test_parameters_that_no_longer_fit_the_network_are_an_error(path, tmp_path):
     fitted = classifier().fit(X, CODES).set_params(hidden_layer_sizes=(8, 4))
     with pytest.raises(ModelFileError, match=r"save: expected 3 layers, got 2.*fit the estimator"):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -529,7 +529,11 @@ def test_parameters_of_16_bits_are_loaded_bit_for_bit(backend, dtype, path):
         values = p.float() if backend == "torch" else np.asarray(p)
         np.testing.assert_array_equal(np.asarray(values, "float32"), np.asarray(q, "float32"))
     bad = tree.map(lambda a: a * np.nan, params)
-    portnet.save((NET, bad), path)
+    with pytest.raises(ModelFileError, match=r"save: .* NaN or infinity"):
+        portnet.save((NET, bad), path)
+    rewritten(
+        path, lambda d: d, lambda arrays: {n: a * a.dtype.type("nan") for n, a in arrays.items()}
+    )
     with pytest.raises(ModelFileError, match="NaN or infinity"):
         portnet.load(path, backend=backend)
 
@@ -702,12 +706,67 @@ def test_parameters_whose_sum_overflows_are_finite(path):
 def test_parameters_that_are_not_finite_are_refused(bad, path):
     net = portnet.mlp([2, 3, 1])
     params = portnet.init(net, like=np.zeros(1))
-    params[0]["W"][1, 1] = bad
     portnet.save((net, params), path)
+    params[0]["W"][1, 1] = bad
+    rewritten(path, lambda d: d, lambda arrays: {**arrays, "layers.0.W": params[0]["W"]})
     with pytest.raises(ModelFileError, match=r"'layers\.0\.W' has NaN or infinity: load\(\.\.\."):
         portnet.load(path)
     _, found = portnet.load(path, allow_nonfinite=True)
     np.testing.assert_array_equal(found[0]["W"], params[0]["W"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", ["network", "run"])
+def test_parameters_that_are_not_finite_cannot_be_saved_over_a_good_file(kind, bad, path):
+    run = trainer().fit(X, LABELS, epochs=1)
+    good = run if kind == "run" else (run.trainer.model, run.params)
+    portnet.save(good, path)
+    params = tree.map(np.array, run.params)
+    params[0]["W"][1, 1] = bad
+    thing = replace(run, params=params) if kind == "run" else (run.trainer.model, params)
+    with pytest.raises(
+        ModelFileError, match=r"save: the tensor 'layers\.0\.W' has NaN or inf.*pickle"
+    ):
+        portnet.save(thing, path)
+    portnet.load(path)
+
+
+def test_parameters_under_other_names_are_not_finite_either(path):
+    run_of = trainer().fit(X, LABELS, epochs=1)
+    run_of.save(path)
+
+    def change(described):
+        text = json.dumps(described).replace("layers.0.W", "history.W")
+        return json.loads(text)
+
+    def rename(arrays):
+        return {n.replace("layers.0.W", "history.W"): a * np.nan for n, a in arrays.items()}
+
+    rewritten(path, change, rename)
+    with pytest.raises(ModelFileError, match=r"'history\.W' has NaN or infinity"):
+        portnet.load(path)
+
+
+def nested_chains(count):
+    net = portnet.Dense(3)
+    for _ in range(count):
+        net = portnet.Chain([net])
+    return net, portnet.init(net, 3, like=np.zeros(1))
+
+
+@pytest.mark.parametrize("count", [60, 150, 300])
+def test_layers_nested_too_deeply_cannot_be_saved(count, path):
+    portnet.save(nested_chains(48), path)
+    model, _ = portnet.load(path)
+    assert model == nested_chains(48)[0]
+    sys.setrecursionlimit((before := sys.getrecursionlimit()) + 1500)
+    try:
+        thing = nested_chains(count)
+    finally:
+        sys.setrecursionlimit(before)
+    with pytest.raises(ModelFileError, match=r"save: .* nested (deeper than 200|too deeply)"):
+        portnet.save(thing, path)
+    portnet.load(path)
 
 
 # What is refused -----------------------------------------------------------------------------------
