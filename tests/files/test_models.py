@@ -538,6 +538,16 @@ def test_parameters_of_16_bits_are_loaded_bit_for_bit(backend, dtype, path):
         portnet.load(path, backend=backend)
 
 
+@pytest.mark.parametrize("dtype", [">f4", ">f8"])
+def test_parameters_of_another_byte_order_are_loaded_as_those_of_this_machine(dtype, path):
+    params = tree.map(lambda a: a.astype(dtype), portnet.init(NET, like=np.zeros(1)))
+    portnet.save((NET, params), path)
+    _, found = portnet.load(path)
+    for p, q in zip(tree.leaves(found), tree.leaves(params), strict=True):
+        assert p.dtype == np.dtype(dtype).newbyteorder("=")
+        np.testing.assert_array_equal(p, q)
+
+
 def test_layer_of_a_module_named_layers_is_not_portnets_own(path):
     @dataclass(frozen=True)
     class Bend(Snake):
