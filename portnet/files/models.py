@@ -98,6 +98,7 @@ def _described(
     kind, values = _kind_of(thing)
     if kind == "network":
         model, params = values
+        tree.leaves(params)  # TypeError for a dict whose keys cannot be sorted
         _check_before(check_parameters, model, params, getattr(model, "n_in", None))
         described = {
             "model": encode(model, "model", tensors),

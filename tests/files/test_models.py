@@ -548,6 +548,35 @@ def test_parameters_of_another_byte_order_are_loaded_as_those_of_this_machine(dt
         np.testing.assert_array_equal(p, q)
 
 
+@dataclass(frozen=True)
+class Keys:
+    """A layer whose parameters have keys of its own."""
+
+    keys: tuple
+
+    def init(self, rng, n_in):
+        return {key: np.ones((1, n_in)) for key in self.keys}, n_in
+
+    def forward(self, params, x, key=None):
+        return x * params[self.keys[0]], x
+
+    def backward(self, params, cache, dy):
+        return params, dy
+
+
+def test_keys_of_parameters(path):
+    for keys in (("a.b", "\u00e9", ""), (1, 2), (("t", 1), ("t", 2))):
+        layer = Keys(keys)
+        params, _ = layer.init(None, 2)
+        _, found = reloaded((layer, params), path, {"Keys": Keys})
+        assert set(found) == set(keys)
+    layer = Keys(("a.b", 3))
+    with pytest.raises(TypeError, match=r"keys can be sorted, such as text, got keys \['a.b', 3\]"):
+        portnet.save((layer, layer.init(None, 2)[0]), path)
+    with pytest.raises(TypeError, match=r"got keys \['a.b', 3\]"):
+        portnet.init(layer, 2, like=np.zeros(1))
+
+
 def test_layer_of_a_module_named_layers_is_not_portnets_own(path):
     @dataclass(frozen=True)
     class Bend(Snake):
