@@ -15,7 +15,9 @@ Parameters are named by their place in the pytree: of the first layer of a `Chai
 - "portnet": a description, JSON. "kind" is "network", "run" or "estimator". "made" says when
   ("time"), and with which versions of "portnet", "python" and "numpy".
 
-Values in a description are JSON, with an object of one of these keys for all else:
+Objects with keys of their own are the description and, in it, "made", "run", "checkpoint", "data"
+and "options", and the checksum of an array: an object of "shape", "dtype" and "crc32". Any other
+value is JSON, with an object of one of these keys for what JSON does not have, dicts among it:
 
 =================================================  ==============================================
 JSON                                               stands for
@@ -42,7 +44,7 @@ A network has "model", an object, and "params", the pytree of its parameters: fo
 list with those of each layer, for a Residual those of its layer; {"dict": {"W", "b"}} for a Dense
 and {"dict": {"gamma", "beta"}}, each (1, n), for a LayerNorm; {"tuple": []} for other layers.
 
-A run has "backend" and "dtype", on which it was trained, and "run":
+A run has "backend" and "dtype", on which it was trained, and "run", an object of:
 
 - "trainer", a dict: "model", "loss", "optimizer", "batch_size", "seed", "shuffle", "compile".
 - "params" as above; "inputs" and "outputs", the widths of the network.
@@ -72,10 +74,11 @@ An estimator has "class"; "parameters", a dict of those of scikit-learn; and "fi
 An estimator of a subclass has its name as "class", and "base", the name of portnet's class. Of the
 attributes, "inherited" are parameters of the base that are none of the subclass, and "own" others.
 
-A checkpoint is a run or an estimator with its state, with two more keys. "checkpoint" is what a
-resumed fit must have in common: "data", with shape, dtype and CRC-32 of the bytes of each array
-(integers as int64), and "options"; for a run "start", the epoch in which the fit began, and the
-names of its "metrics". "progress" is null for a run; for an estimator, a dict: "first" and
+A checkpoint is a run or an estimator with its state, with two more keys. "checkpoint" is an object
+of what a resumed fit must have in common: "data", an object with the checksum of each array, which
+is the CRC-32 of its bytes (integers as int64), and "options", an object in which arrays of several
+numbers are checksums, too; for a run "start", the epoch in which the fit began, and the names of
+its "metrics", a list. "progress" is null for a run; for an estimator, a dict: "first" and
 "generator", states of the generator before the fit and after the last epoch; "order" of the rows
 in that; "best", the parameters of the best score, and "best_score"; "losses" and "scores" of the
 epochs.

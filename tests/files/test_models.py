@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -201,6 +202,46 @@ def test_docstring_names_every_field_of_a_file(path):
                 net.fit(frame, LABELS, checkpoint=path)
             found |= keys_of(path)
     assert [name for name in sorted(found) if f'"{name}"' not in text] == []
+
+
+TABLE = "float", "tuple", "dict", "items", "tensor", "text", "object", "function", "custom"
+CHECKSUM = {"shape", "dtype", "crc32"}
+
+
+def plain_objects(value, name="description"):
+    """Yield the names of the objects with keys of their own; fail where one has no name."""
+    if isinstance(value, list):
+        for part in value:
+            yield from plain_objects(part, "")
+    elif isinstance(value, dict) and set(value) != CHECKSUM:
+        keys = set(TABLE).intersection(value)
+        if not keys:
+            assert name
+            yield name
+        for key, part in value.items():
+            inside = value["fields"] or {} if key == "fields" else part if key == "dict" else {}
+            for found in inside.values():
+                yield from plain_objects(found, "")
+            if not inside and key != "fields":
+                yield from plain_objects(part, "" if keys else key)
+
+
+def test_objects_with_keys_of_their_own_are_those_of_the_docstring(path):
+    text = portnet.files.__doc__.split("Objects with keys of their own are the ")[1]
+    named = re.findall(r'(?:"(\w+)")', text[: text.index("and the checksum")])
+    net = portnet.Chain([portnet.Dense(3), Snake()])
+    options = {"early_stopping": True, "reduce_on_plateau": True, "metrics": [own_metric]}
+    start = portnet.Trainer(net, "softmax_cross_entropy", params=portnet.init(net, 5, like=X))
+    found = set()
+    for made in (trainer(), start):
+        made.fit(X, LABELS, validation=0.25, checkpoint=path, epochs=2, **options)
+        with open_container(path) as container:
+            found |= set(plain_objects(describe(container)))
+    assert found == {"description", *named}
+
+
+def own_metric(pred, target, weight=None):
+    return portnet.namespace(pred).mean(pred)
 
 
 def test_checksum_is_that_of_the_docstring(path):
