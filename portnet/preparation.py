@@ -20,6 +20,7 @@ from .data.checks import DataError
 from .data.dataset import Dataset
 from .data.split import split
 from .engine.full_batch import Gradient, gradient_of, value_and_grad
+from .files.errors import ModelFileError
 from .lbfgs import LBFGS
 from .model_checks import try_out
 from .run import EpochProgress, Metric, Run, TrainerLike
@@ -210,6 +211,8 @@ def _prepare(
                 f"continues with the same only, got {epoch_plan(trainer, data)}"
             )
         run = replace(run, step=0, _progress=EpochProgress())
+    if not common:
+        _check_step(run, data)
     start, writer = run.epoch, None
     if common or options.checkpoint is not None:
         now = _in_common(run, data, checked, options, (common or {}).get("start", start))
@@ -218,6 +221,7 @@ def _prepare(
             found = _checkpoints().differences(common | dtypes[0], now | dtypes[1])
         if found:
             raise _checkpoints().mismatch(str(options.resume), found)
+        _check_step(run, data)
         start = now["start"]
         if common and (run.epoch, run.step) > (start + options.epochs, 0):
             there = f"{run.epoch - start} epochs" + (f" and {run.step} steps" if run.step else "")
@@ -232,6 +236,18 @@ def _prepare(
             at = (run.epoch, run.step) if resumed else None
             writer = _checkpoints().Writer(options.checkpoint, now, at, run.best_epoch or 0, path)
     return Fit(run, data, checked, start + options.epochs, writer)
+
+
+def _check_step(run: Run, data: Dataset) -> None:
+    """Raise ModelFileError for a run that stopped after a step that its epoch does not have."""
+    trainer = run.trainer
+    steps = -(-len(data) // (trainer.batch_size or len(data)))
+    fits = run.step in range(steps) and run._progress.plan == epoch_plan(trainer, data)
+    if run.step and not fits:
+        raise ModelFileError(
+            f"resume: the run stopped after step {run.step} of an epoch with "
+            f"{run._progress.plan!r:.80}, but this one has {steps} steps: the file is damaged"
+        )
 
 
 def _mismatch(

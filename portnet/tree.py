@@ -146,7 +146,12 @@ def _keys(tree: Tree) -> Sequence[Any] | None:
     if isinstance(tree, tuple | list):
         return range(len(tree))
     if isinstance(tree, dict):
-        return sorted(tree)
+        try:
+            return sorted(tree)
+        except TypeError:
+            raise TypeError(
+                f"expected a dict whose keys can be sorted, such as text, got keys {[*tree]}"
+            ) from None
     return range(0) if tree is None else None
 
 

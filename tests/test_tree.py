@@ -93,3 +93,11 @@ def test_unravel_inverts_ravel(xp):
 def test_ravel_of_a_pytree_without_arrays_raises():
     with pytest.raises(ValueError, match="at least one array"):
         tree.ravel(((), None))
+
+
+def test_keys_that_cannot_be_sorted_are_named():
+    with pytest.raises(
+        TypeError, match=r"whose keys can be sorted, .* got keys \['a', 3\]"
+    ) as error:
+        tree.map(abs, [{"W": 1.0}, {"a": 1.0, 3: 2.0}])
+    assert error.value.__notes__ == ["at leaf [1] of the pytree"]

@@ -17,6 +17,7 @@ from ..files import checkpoint as checkpoints
 from ..files.encoding import decode
 from ..files.errors import ModelFileError, ResumeMismatchError
 from ..files.estimators import estimator_from
+from ..files.generators import set_generator
 from ..files.models import check_header, open_file
 from . import coefs
 from .solvers import FitState, Position
@@ -58,6 +59,7 @@ class FitFiles:
         self.writer: checkpoints.Writer | None = None
         self._described: dict[str, Any] = {}
         self._tensors: dict[str, Any] = {}
+        self._rng: Any = None
         self._first: Any = None
         self._estimator: Any = None
 
@@ -71,10 +73,10 @@ class FitFiles:
             if "progress" not in self._described:
                 raise ModelFileError(f"{self.resume}: an estimator, but no checkpoint of a fit")
             try:
-                rng.set_state(self._progress()["first"])
+                set_generator(rng, self._progress()["first"])
             except (TypeError, ValueError, KeyError, AttributeError) as error:
                 raise ModelFileError(f"{self.resume}: its progress: {error}") from error
-        self._first = rng.get_state(legacy=False)
+        self._rng, self._first = rng, rng.get_state(legacy=False)
 
     def _progress(self) -> Any:
         return decode(self._described["progress"], self._tensors, {})
@@ -166,7 +168,27 @@ class FitFiles:
             losses=list(map(float, progress["losses"])),
             scores=list(map(float, progress["scores"])),
         )
-        return state, (progress["order"], progress["generator"])
+        return state, self._position(progress, data)
+
+    def _position(self, progress: dict[str, Any], data: Dataset) -> Position:
+        """Return the position of the orders; raise ModelFileError unless it is one of these data.
+
+        What reads the rows of an order does not look whether they are there.
+        """
+        order, generator = progress["order"], progress["generator"]
+        shuffle = bool(self._estimator.shuffle)
+        rows = np.arange(len(data)) if data.order is None and shuffle else data.order
+        if rows is None or order is None:
+            fits = rows is order
+        else:
+            fits = order.dtype.kind == "i" and np.array_equal(np.sort(order), np.sort(rows))
+        if not fits or (generator is None) == shuffle:
+            raise ModelFileError(
+                f"{self.resume}: expected an order of the {len(data)} rows, each of them once"
+            )
+        if generator is not None:
+            set_generator(self._rng, generator)
+        return order, generator
 
     def epochs_until_due(self, most: int) -> int:
         """Return after how many epochs, at most, somebody has to look."""

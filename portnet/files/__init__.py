@@ -15,7 +15,9 @@ Parameters are named by their place in the pytree: of the first layer of a `Chai
 - "portnet": a description, JSON. "kind" is "network", "run" or "estimator". "made" says when
   ("time"), and with which versions of "portnet", "python" and "numpy".
 
-Values in a description are JSON, with an object of one of these keys for all else:
+Objects with keys of their own are the description and, in it, "made", "run", "checkpoint", "data"
+and "options", and the checksum of an array: an object of "shape", "dtype" and "crc32". Any other
+value is JSON, with an object of one of these keys for what JSON does not have, dicts among it:
 
 =================================================  ==============================================
 JSON                                               stands for
@@ -42,7 +44,7 @@ A network has "model", an object, and "params", the pytree of its parameters: fo
 list with those of each layer, for a Residual those of its layer; {"dict": {"W", "b"}} for a Dense
 and {"dict": {"gamma", "beta"}}, each (1, n), for a LayerNorm; {"tuple": []} for other layers.
 
-A run has "backend" and "dtype", on which it was trained, and "run":
+A run has "backend" and "dtype", on which it was trained, and "run", an object of:
 
 - "trainer", a dict: "model", "loss", "optimizer", "batch_size", "seed", "shuffle", "compile".
 - "params" as above; "inputs" and "outputs", the widths of the network.
@@ -74,10 +76,11 @@ attributes, "inherited" are parameters of the base that are none of the subclass
 an estimator of portnet's own class has "own", too, if a user has set such. "requests", if any are
 set, is a dict of those of scikit-learn's metadata routing, a dict for each method.
 
-A checkpoint is a run or an estimator with its state, with two more keys. "checkpoint" is what a
-resumed fit must have in common: "data", with shape, dtype and CRC-32 of the bytes of each array
-(integers as int64), and "options"; for a run "start", the epoch in which the fit began, and the
-names of its "metrics". Where others are kept beside it, it also has the "name" of the file that is
+A checkpoint is a run or an estimator with its state, with two more keys. "checkpoint" is an object
+of what a resumed fit must have in common: "data", an object with the checksum of each array, which
+is the CRC-32 of its bytes (integers as int64), and "options", an object in which arrays of several
+numbers are checksums, too; for a run "start", the epoch in which the fit began, and the names of
+its "metrics", a list. Where others are kept beside it, it also has the "name" of the file that is
 the newest of them and, with early stopping, the "best_epoch" so far.
 
 "progress" is null for a run; for an estimator, a dict: "first" and
@@ -86,8 +89,9 @@ in that; "best", the parameters of the best score, and "best_score"; "losses" an
 epochs. If the best score is that of an earlier epoch, its parameters are those of the estimator:
 "best" is null, and "last" has those after the last epoch.
 
-A reader refuses what it does not know, before it makes anything: headers above 1 MiB, more than
-10,000 tensors, shapes that are not those of the architecture, another checksum, a newer format
+A reader refuses what it does not know, before it makes anything: headers above 1 MiB; more than
+10,000 tensors; a description above 512 KiB, of more than 30,000 values, nested deeper than 200, or
+with a key twice; shapes that are not those of the architecture; another checksum; a newer format
 version. Files of older format versions stay readable.
 """
 
@@ -122,8 +126,8 @@ def save(thing: object, path: str | PathLike[str], *, state: bool = False) -> No
     TypeError
         for what cannot be written.
     ModelFileError
-        for what `portnet.load` would refuse, such as parameters of other shapes than the model's,
-        or more names than a file holds.
+        for what `portnet.load` would refuse, such as parameters that are NaN or infinite or have
+        other shapes than the model's, or more names than a file holds.
 
     Examples
     --------
@@ -164,7 +168,7 @@ def load(
         called with the fields that were saved. A subclass of an estimator is named, too: its class
         is called with its parameters, and gets its attributes.
     allow_nonfinite : bool
-        Whether parameters may be NaN or infinite.
+        Whether parameters may be NaN or infinite. `portnet.save` does not write those.
 
     Returns
     -------

@@ -51,7 +51,10 @@ __all__ = [
     "Spec",
     "crc32",
     "open_container",
+    "outside_texts",
     "pack",
+    "refuse_constant",
+    "without_duplicates",
 ]
 
 HEADER_LIMIT = 1 << 20  # bytes
@@ -640,7 +643,9 @@ def _parse_json(path: str, raw: bytes) -> dict[str, Any]:
     try:
         text = raw.decode()
         _limit_structure(raw)
-        parsed = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse)
+        parsed = json.loads(
+            text, object_pairs_hook=without_duplicates, parse_constant=refuse_constant
+        )
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError, too
         reason = error.reason if isinstance(error, UnicodeDecodeError) else error
         raise _error(
@@ -653,13 +658,18 @@ def _parse_json(path: str, raw: bytes) -> dict[str, Any]:
     return parsed
 
 
+def outside_texts(raw: bytes) -> np.ndarray:
+    """Return the bytes of JSON that are in no text, as an array."""
+    plain = np.frombuffer(raw.replace(rb"\\", b"__").replace(rb"\"", b"__"), np.uint8)
+    return plain[~np.logical_xor.accumulate(plain == ord('"'))]
+
+
 def _limit_structure(raw: bytes) -> None:
     """Raise ValueError if JSON is nested deeper, or has more parts, than the header of a container.
 
     The parser's own limit of nesting depends on the process, and its cost on the number of parts.
     """
-    plain = np.frombuffer(raw.replace(rb"\\", b"__").replace(rb"\"", b"__"), np.uint8)
-    outside = plain[~np.logical_xor.accumulate(plain == ord('"'))]  # of texts
+    outside = outside_texts(raw)
     opens = (outside == ord("{")) | (outside == ord("["))
     closes = (outside == ord("}")) | (outside == ord("]"))
     depth = np.cumsum(opens.view(np.int8) - closes.view(np.int8), dtype=np.int32)
@@ -673,7 +683,8 @@ def _limit_structure(raw: bytes) -> None:
         raise ValueError("it has a number of more than 19 digits")
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the dict of the pairs of an object; raise ValueError if it has a key twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
@@ -682,7 +693,8 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refuse(constant: str) -> None:
+def refuse_constant(constant: str) -> None:
+    """Raise ValueError for NaN and infinity, which are no JSON."""
     raise ValueError(f"it holds {constant}")
 
 

@@ -13,6 +13,7 @@ import importlib
 import inspect
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any, ClassVar
@@ -35,6 +36,7 @@ __all__ = [
 
 TEXT_LIMIT = 1 << 24  # bytes of an array of text
 COUNT_LIMIT = 1 << 19  # texts in it: each takes 60 bytes of memory
+HASH_LIMIT = 100  # keys of one hash in a dict
 _LONG = 1 << 14  # characters of a list of text that is written as an array: a header has 1 MiB
 
 # The modules whose classes may be made from a file, and which of their classes may not.
@@ -189,6 +191,11 @@ def _join(name: str, part: object) -> str:
     return f"{name}.{part}" if name else str(part)
 
 
+def _inside(where: str, part: object) -> str:
+    """Return a place in a file, for messages; all places are alive at once, so keys are cut."""
+    return _join(where, part if isinstance(part, int) else f"{part:.40}")
+
+
 # Reading ----------------------------------------------------------------------------------------
 
 
@@ -249,7 +256,7 @@ class _Decoder:
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, list):
-            return [self.decode(v, _join(where, i)) for i, v in enumerate(value)]
+            return [self.decode(v, _inside(where, i)) for i, v in enumerate(value)]
         for kind, method in self.KINDS.items():
             if isinstance(value, dict) and kind in value:
                 try:
@@ -269,16 +276,26 @@ class _Decoder:
         return tuple(self.decode(value["tuple"], where))
 
     def _dict(self, value: Any, where: str) -> Any:
-        return {k: self.decode(v, _join(where, k)) for k, v in value["dict"].items()}
+        return {k: self.decode(v, _inside(where, k)) for k, v in value["dict"].items()}
 
     def _items(self, value: Any, where: str) -> Any:
         try:
-            return {
-                self.decode(k, where): self.decode(v, _join(where, i))
+            pairs = [
+                (self.decode(k, where), self.decode(v, _inside(where, i)))
                 for i, (k, v) in enumerate(value["items"])
-            }
+            ]
+            hashes = Counter(hash(k) for k, _ in pairs)
+        except ModelFileError:
+            raise
         except (TypeError, ValueError) as error:
             raise ModelFileError(f"{where}: expected pairs, got {error}") from None
+        # A dict takes quadratic time for such keys, as are the multiples of 2**61 - 1.
+        if max(hashes.values(), default=0) > HASH_LIMIT:
+            raise ModelFileError(f"{where}: expected keys of different hashes")
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ModelFileError(f"{where}: a key is there twice")
+        return found
 
     def _tensor(self, value: Any, where: str) -> Any:
         name = value["tensor"]
@@ -332,7 +349,7 @@ class _Decoder:
             ) from error
 
     def _fields(self, value: Any, where: str) -> dict[str, Any]:
-        return {k: self.decode(v, _join(where, k)) for k, v in value["fields"].items()}
+        return {k: self.decode(v, _inside(where, k)) for k, v in value["fields"].items()}
 
     def _call(self, kind: type, fields: dict[str, Any], where: str) -> Any:
         try:

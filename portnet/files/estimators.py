@@ -10,6 +10,7 @@ import numpy as np
 from ..layers import Chain, Dense
 from .encoding import decode, encode, has_custom, refuse_repeated, text_array
 from .errors import ModelFileError
+from .generators import generator_of
 from .predictor import Predictor
 from .shapes import check_parameters
 
@@ -332,7 +333,5 @@ def _fitted(
     if optimizer is not None:
         estimator._optimizer, estimator._class_counts = optimizer, tuple(counts or ())
     if generator is not None:
-        rng = np.random.RandomState(0)
-        rng.set_state(generator)
-        estimator._random_state, estimator._seed = rng, seed
+        estimator._random_state, estimator._seed = generator_of(generator), seed
     return estimator

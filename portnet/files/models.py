@@ -17,6 +17,7 @@ from ..backend import FLOATS, Backend, get_backend, use_backend
 from . import estimators
 from .atomic import write_file
 from .container import Container, Packed, open_container, pack
+from .description import check_description, parse_description
 from .encoding import decode, encode, refuse_repeated, tensors_of, text_array
 from .errors import ModelFileError
 from .shapes import check_parameters, is_floating
@@ -54,7 +55,12 @@ def to_buffers(
     A checkpoint has what a resumed fit must have in `common`, as JSON, and what else continuing
     needs, its `progress`. Raises TypeError and ModelFileError for what cannot be written.
     """
-    return _pack(*_described(thing, state, common, progress))
+    try:
+        return _pack(*_described(thing, state, common, progress))
+    except RecursionError:
+        raise ModelFileError(
+            "save: objects are nested too deeply for a file. Nothing was written"
+        ) from None
 
 
 def check_header(thing: Any, common: Mapping[str, Any]) -> None:
@@ -62,6 +68,7 @@ def check_header(thing: Any, common: Mapping[str, Any]) -> None:
     tensors, metadata = _described(thing, True, common, None)
     # The data need no room in the header, but their shapes and places do, and later numbers.
     room = " " * (4096 + 80 * len(tensors))
+    _check_description(metadata["portnet"] + room, 16 * len(tensors))
     _pack({name: a.reshape(-1)[:0] for name, a in tensors.items()}, metadata | {"room": room})
 
 
@@ -70,6 +77,15 @@ def _pack(tensors: dict[str, Any], metadata: dict[str, str]) -> Packed:
         return pack(tensors, metadata)
     except ValueError as error:
         raise ModelFileError(f"save: {error}") from None
+
+
+def _check_description(text: str, more: int = 0) -> None:
+    try:
+        check_description(text, more)
+    except ValueError as error:
+        raise ModelFileError(
+            f"save: the description is too large for a file: {error}. Nothing was written"
+        ) from None
 
 
 def _described(
@@ -82,6 +98,7 @@ def _described(
     kind, values = _kind_of(thing)
     if kind == "network":
         model, params = values
+        tree.leaves(params)  # TypeError for a dict whose keys cannot be sorted
         _check_before(check_parameters, model, params, getattr(model, "n_in", None))
         described = {
             "model": encode(model, "model", tensors),
@@ -95,7 +112,14 @@ def _described(
     if common is not None:
         described["checkpoint"] = dict(common)
         described["progress"] = encode(progress, "progress", tensors)
+    # A fit never writes those of steps that diverged, and resuming takes a checkpoint as it is.
+    if common is None and (bad := _not_finite(tensors, {"kind": kind, **described})):
+        raise ModelFileError(
+            f"save: the tensor {bad!r:.80} has NaN or infinity. Nothing was written, because "
+            "portnet.load would refuse it: save parameters of an earlier step, or pickle these"
+        )
     text = json.dumps({"kind": kind, **described, **_made()}, allow_nan=False)
+    _check_description(text)
     return tensors, {"format_version": str(VERSION), "portnet": text}
 
 
@@ -316,8 +340,11 @@ def read(
         with open_container(path) as container:
             described = describe(container)
             tensors = container.read()  # which are as large as the file
-        if not allow_nonfinite:
-            _check_finite(tensors, described)
+        if not allow_nonfinite and (bad := _not_finite(tensors, described)):
+            raise ModelFileError(
+                f"the tensor {bad!r:.80} has NaN or infinity: load(..., allow_nonfinite=True) "
+                "takes it as it is"
+            )
         return _build(described, tensors, custom), described
     except (OSError, MemoryError):  # the file may be whole
         raise
@@ -362,11 +389,8 @@ def describe(container: Container) -> dict[str, Any]:
             f"expected format version 1 to {VERSION}, got {version!r:.20}: a newer version of "
             "portnet made it, update portnet"
         )
-    try:
-        described: Any = json.loads(container.metadata.get("portnet", ""))
-        unknown = set(container.specs).difference(tensors_of(described))
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"its description is no JSON: {error}") from None
+    described = parse_description(container.metadata.get("portnet", ""))
+    unknown = set(container.specs).difference(tensors_of(described))
     kind = described.get("kind") if isinstance(described, dict) else None
     if not isinstance(kind, str) or kind not in BUILDERS:
         raise ModelFileError("its description is not that of a network, a run or an estimator")
@@ -397,18 +421,33 @@ def _build(described: dict[str, Any], tensors: dict[str, Any], custom: Mapping[s
     return BUILDERS[described["kind"]](described, tensors, custom)
 
 
-def _check_finite(tensors: dict[str, Any], described: dict[str, Any]) -> None:
-    """Raise ModelFileError for parameters that are not finite.
+# Where the parameters are in a description of each kind.
+PARAMETERS: dict[str, list[tuple[str, ...]]] = {
+    "network": [("params",)],
+    "run": [("run", "params"), ("run", "_last"), ("run", "_best")],
+    "estimator": [
+        ("fitted", "dict", "coefs_"),
+        ("fitted", "dict", "intercepts_"),
+        ("progress", "dict", "best"),
+    ],
+}
 
-    A history may have NaN, and an optimizer's state infinity, where a square overflows.
+
+def _not_finite(tensors: Mapping[str, Any], described: Mapping[str, Any]) -> str:
+    """Return the name of parameters that are not finite, "" if there are none.
+
+    Other arrays may be what they are: a history has NaN, and an optimizer's state infinity where a
+    square overflows.
     """
-    for name, array in tensors.items():
-        if name.startswith(("history", "optimizer")) or not is_floating(array):
-            continue
-        with np.errstate(over="ignore", invalid="ignore"):
-            finite = np.isfinite(array.sum()) or np.isfinite(array).all()
-        if not finite:
-            raise ModelFileError(
-                f"the tensor {name!r} has NaN or infinity: load(..., allow_nonfinite=True) takes "
-                "it as it is"
-            )
+    for keys in PARAMETERS[described["kind"]]:
+        value: Any = described
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        for name in tensors_of(value):
+            array = tensors.get(name)
+            if array is None or not is_floating(array):
+                continue
+            with np.errstate(over="ignore", invalid="ignore"):
+                if not (np.isfinite(array.sum()) or np.isfinite(array).all()):
+                    return name
+    return ""

@@ -10,7 +10,8 @@ __all__ = ["check_parameters", "is_floating"]
 
 def is_floating(array: Any) -> bool:
     """Tell whether an array of any library has floats; NumPy's kind of bfloat16 is another."""
-    return "float" in str(getattr(array, "dtype", ""))
+    dtype = getattr(array, "dtype", "")
+    return "float" in str(getattr(dtype, "name", dtype))  # NumPy's name has no byte order
 
 
 def check_parameters(

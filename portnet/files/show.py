@@ -1,7 +1,7 @@
 """Show: what is in a file, as a text; nothing of it is made."""
 
 import json
-from os import PathLike, fspath
+from os import PathLike, fsdecode
 from typing import Any
 
 from .container import Container, open_container
@@ -14,14 +14,15 @@ __all__ = ["text_of"]
 def text_of(path: str | PathLike[str]) -> str:
     """Return what a file has: kind, when it was made, architecture, arrays.
 
-    Raises ModelFileError as `portnet.load` does for headers; the arrays are not read.
+    Raises ModelFileError as `portnet.load` does for headers, and for a run without settings; the
+    arrays are not read.
     """
     with open_container(path) as container:
         try:
-            described = describe(container)
+            lines = _head(describe(container), container)
         except ModelFileError as error:
-            raise ModelFileError(f"{fspath(path)}: {error}") from error
-        return "\n".join([*_head(described, container), "", *_tensors(container)])
+            raise ModelFileError(f"{fsdecode(path)}: {error}") from error
+        return "\n".join([*lines, "", *_tensors(container)])
 
 
 def _head(described: dict[str, Any], container: Container) -> list[str]:
@@ -37,10 +38,8 @@ def _head(described: dict[str, Any], container: Container) -> list[str]:
     if described["kind"] == "network":
         shown = {"model": described.get("model")}
     elif described["kind"] == "run":
-        run = described.get("run")
-        run = run if isinstance(run, dict) else {}
-        trainer = run.get("trainer")
-        shown = dict(trainer["dict"]) if isinstance(trainer, dict) and "dict" in trainer else {}
+        run = _dict(described, "run")
+        shown = dict(_dict(_dict(run, "trainer"), "dict"))
         names = "inputs", "outputs", "classes", "feature_names", "metrics", "epoch", "stopped"
         shown |= {name: run.get(name) for name in names if run.get(name) not in (None, "")}
         shown |= {name: described.get(name) for name in ("backend", "dtype")}
@@ -48,6 +47,13 @@ def _head(described: dict[str, Any], container: Container) -> list[str]:
         shown = {name: described.get(name) for name in ("class", "parameters")}
         shown |= {n: described[n] for n in ("base", "inherited") if n in described}
     return lines + [f"  {_plain(name)}: {_text(value)}" for name, value in shown.items()]
+
+
+def _dict(inside: dict[str, Any], name: str) -> dict[str, Any]:
+    found = inside.get(name)
+    if not isinstance(found, dict):
+        raise ModelFileError(f"its description is damaged: {name!r} is {found!r:.80}, no object")
+    return found
 
 
 def _tensors(container: Container) -> list[str]:

@@ -11,14 +11,17 @@ import tempfile
 import time
 import tracemalloc
 import warnings
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import portnet
 from portnet.files.container import open_container, pack
 from portnet.files.models import describe
+from portnet.files.show import text_of
 
 X = np.linspace(-1.0, 1.0, 60).reshape(20, 3)
 LABELS = np.array(["ant", "bee"])[(X[:, 0] > 0).astype(int)]
@@ -118,6 +121,8 @@ def fuzz(count, seed):
             except portnet.ModelFileError as error:
                 if not str(error).startswith(str(path)):
                     raise
+            with suppress(portnet.ModelFileError):
+                text_of(path)
             slowest = max(slowest, time.perf_counter() - began)
     return read, slowest
 
@@ -138,6 +143,123 @@ def test_changed_descriptions_raise_model_file_error():
     finally:
         tracemalloc.stop()
     assert read < 300
+
+
+# Descriptions that would cost much -----------------------------------------------------------------
+
+SECONDS, BYTES = 0.1, 50e6  # that a hostile file may cost
+SIZE, VALUES_LIMIT, DEPTH = 1 << 19, 30_000, 200
+NETWORK = '{"kind":"network","params":[{"tensor":"x"}],"model":...}'
+
+
+def repeated(piece, each, most=VALUES_LIMIT):
+    """Return a list of a piece that has so many values, as long as the limits allow."""
+    count = min((most - 20) // each, (SIZE - 200) // (len(piece) + 1))
+    return "[" + ",".join([piece] * count) + "]"
+
+
+def nested(begin, end, depth):
+    return begin * depth + "null" + end * depth
+
+
+PRIME = 2**61 - 1  # Python's hash of its multiples is 0
+
+
+def items(key, each, count):
+    """Return a dict whose keys have one hash, of so many values each."""
+    count = min(count, (VALUES_LIMIT - 20) // each, (SIZE - 200) // (len(key) + 24))
+    pairs = [f"[{key.replace('...', str(i * PRIME))},0]" for i in range(1, count)]
+    return '{"items":[...]}'.replace("...", ",".join(pairs))
+
+
+RELU = '{"object":"ReLU","fields":{}}'
+CHAIN = '{"object":"Chain","fields":{"layers":...}}'
+BOMBS = {
+    **{piece: repeated(piece, 1) for piece in ("[]", "{}", "0", "0.5", "true", '""', "null")},
+    "numbers of 17 digits": repeated("0.12345678901234567", 1),
+    "numbers of 4,000 digits": repeated("9" * 4000, 1),
+    "huge exponents": repeated("1e9999999", 1),
+    "lists in lists": repeated("[[]]", 2),
+    "tuples": repeated('{"tuple":[]}', 2),
+    "not a number": repeated('{"float":"nan"}', 2),
+    "layers": repeated(RELU, 3),
+    "layers that are wrong": repeated('{"object":"Dense","fields":{"n_out":1}}', 4),
+    "chains": repeated(CHAIN.replace("...", "[]"), 4),
+    "chains in chains": nested('{"object":"Chain","fields":{"layers":[', "]}}", DEPTH // 3 - 1),
+    "a chain of many": CHAIN.replace("...", repeated(RELU, 3)),
+    "chains of many": "[...]".replace(
+        "...", ",".join([CHAIN.replace("...", repeated(RELU, 3, 9_000))] * 3)
+    ),
+    "residuals": nested('{"object":"Residual","fields":{"layer":', "}}", DEPTH // 2 - 1),
+    "functions": repeated('{"function":"accuracy"}', 2),
+    "tensors": repeated('{"tensor":"x"}', 2),
+    "long keys": nested(f'{{"dict":{{"{"k" * (2 * SIZE // DEPTH - 30)}":', "}}", DEPTH // 2 - 1),
+    "long names of fields": nested(
+        f'{{"object":"Chain","fields":{{"{"k" * (2 * SIZE // DEPTH - 50)}":', "}}", DEPTH // 2 - 1
+    ),
+    "many keys": "{...}".replace("...", ",".join(f'"{i:x}":0' for i in range(29_000))),
+    "keys of one hash": items("...", 3, VALUES_LIMIT),
+    "tuples of one hash": items('{"tuple":[...]}', 5, VALUES_LIMIT),
+    "dicts of keys of one hash": repeated(items("...", 3, 100), 300),
+    "a long text": f'"{"x" * (SIZE - 200)}"',
+    "escapes": f'"{(chr(92) + "u00e9") * (SIZE // 6 - 200)}"',
+    "backslashes": f'"{chr(92) * (SIZE - 200)}"',
+}
+
+
+def put(path, text):
+    with open(path, "wb") as file:
+        for part in pack({"x": np.ones(1)}, {"format_version": "1", "portnet": text}):
+            file.write(part)
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_descriptions_within_the_limits_cost_little(name, tmp_path):
+    path = str(tmp_path / "model")
+    put(path, NETWORK.replace("...", BOMBS[name]))
+
+    def refused():
+        with pytest.raises(portnet.ModelFileError) as caught:
+            portnet.load(path)
+        return str(caught.value)
+
+    assert "its description is no JSON" not in refused()
+    tracemalloc.start()
+    try:
+        refused()
+        assert tracemalloc.get_traced_memory()[1] < BYTES
+    finally:
+        tracemalloc.stop()
+    seconds = []
+    for _ in range(3):  # other programs slow down some
+        begin = time.process_time()
+        refused()
+        seconds.append(time.process_time() - begin)
+    assert min(seconds) < SECONDS
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (repeated("0", 1, 50_000), "49,98. values, expected at most 30,000"),
+        ('"%s"' % ("x" * SIZE), "bytes, expected at most 524,288"),
+        ("[" * 200 + "]" * 200, "nested deeper than 200"),
+        ('{"dict":{"a":0,"b":1,"a":2}}', "the key 'a' twice"),
+        ("NaN", "it holds NaN"),
+        ("-Infinity", "it holds -Infinity"),
+    ],
+    ids=["values", "size", "depth", "a key twice", "NaN", "infinity"],
+)
+def test_descriptions_above_the_limits_are_not_parsed(model, match, tmp_path):
+    put(tmp_path / "model", NETWORK.replace("...", model))
+    with pytest.raises(portnet.ModelFileError, match=f"its description is no JSON.*{match}"):
+        portnet.load(tmp_path / "model")
+
+
+def test_key_twice_in_items_is_refused(tmp_path):
+    put(tmp_path / "model", NETWORK.replace("...", '{"items":[[1,0],[true,0]]}'))
+    with pytest.raises(portnet.ModelFileError, match="a key is there twice"):
+        portnet.load(tmp_path / "model")
 
 
 if __name__ == "__main__":

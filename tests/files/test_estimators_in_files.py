@@ -214,7 +214,7 @@ def test_many_names_of_features_and_classes_are_loaded(path, tmp_path):
 def test_description_above_the_limit_is_an_error_before_training(tmp_path, capsys):
     weights = {i: 1.0 + i for i in range(60_000)}
     made = classifier(hidden_layer_sizes=(1,), max_iter=1, class_weight=weights, verbose=True)
-    with pytest.raises(ModelFileError, match=r"save: the names and metadata need .* bytes"):
+    with pytest.raises(ModelFileError, match=r"save: the description is too large for a file"):
         made.fit(np.ones((6, 1)), np.arange(6), checkpoint=tmp_path / "net")
     assert capsys.readouterr().out == ""
     assert list(tmp_path.iterdir()) == []
@@ -366,6 +366,18 @@ def test_attributes_of_a_subclass_that_cannot_be_written_are_an_error(path, tmp_
     with pytest.raises(TypeError, match=r"attribute 'helper_' of Plain cannot be written"):
         portnet.save(fitted, path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_attributes_of_a_subclass_may_be_infinite(path):
+    net = Plain((5,), random_state=0, max_iter=2).fit(X, CODES)
+    net.thresholds_ = np.array([0.5, np.inf])
+    portnet.save(net, path)
+    again = portnet.load(path, custom={"Plain": Plain})
+    np.testing.assert_array_equal(again.thresholds_, net.thresholds_)
+    net.coefs_[0][0, 0] = np.nan
+    with pytest.raises(ModelFileError, match=r"save: the tensor 'coefs_\.0' has NaN or infinity"):
+        portnet.save(net, path)
+    portnet.load(path, custom={"Plain": Plain})
 
 
 def test_parameters_that_no_longer_fit_the_network_are_an_error(path, tmp_path):

@@ -3,12 +3,13 @@
 import importlib.util
 import json
 import pickle
+import re
 import struct
 import subprocess
 import sys
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from portnet import ModelFileError, tree
 from portnet.files import encoding
 from portnet.files.container import open_container, pack
 from portnet.files.models import describe
+from portnet.files.show import text_of
 from portnet.layers import ACTIVATIONS
 from portnet.losses import LOSSES
 from portnet.optimizers import OPTIMIZERS
@@ -200,6 +202,46 @@ def test_docstring_names_every_field_of_a_file(path):
                 net.fit(frame, LABELS, checkpoint=path)
             found |= keys_of(path)
     assert [name for name in sorted(found) if f'"{name}"' not in text] == []
+
+
+TABLE = "float", "tuple", "dict", "items", "tensor", "text", "object", "function", "custom"
+CHECKSUM = {"shape", "dtype", "crc32"}
+
+
+def plain_objects(value, name="description"):
+    """Yield the names of the objects with keys of their own; fail where one has no name."""
+    if isinstance(value, list):
+        for part in value:
+            yield from plain_objects(part, "")
+    elif isinstance(value, dict) and set(value) != CHECKSUM:
+        keys = set(TABLE).intersection(value)
+        if not keys:
+            assert name
+            yield name
+        for key, part in value.items():
+            inside = value["fields"] or {} if key == "fields" else part if key == "dict" else {}
+            for found in inside.values():
+                yield from plain_objects(found, "")
+            if not inside and key != "fields":
+                yield from plain_objects(part, "" if keys else key)
+
+
+def test_objects_with_keys_of_their_own_are_those_of_the_docstring(path):
+    text = portnet.files.__doc__.split("Objects with keys of their own are the ")[1]
+    named = re.findall(r'(?:"(\w+)")', text[: text.index("and the checksum")])
+    net = portnet.Chain([portnet.Dense(3), Snake()])
+    options = {"early_stopping": True, "reduce_on_plateau": True, "metrics": [own_metric]}
+    start = portnet.Trainer(net, "softmax_cross_entropy", params=portnet.init(net, 5, like=X))
+    found = set()
+    for made in (trainer(), start):
+        made.fit(X, LABELS, validation=0.25, checkpoint=path, epochs=2, **options)
+        with open_container(path) as container:
+            found |= set(plain_objects(describe(container)))
+    assert found == {"description", *named}
+
+
+def own_metric(pred, target, weight=None):
+    return portnet.namespace(pred).mean(pred)
 
 
 def test_checksum_is_that_of_the_docstring(path):
@@ -482,10 +524,10 @@ def test_too_much_text_is_an_error_before_training(path, tmp_path, monkeypatch):
 def test_description_above_the_limit_is_an_error_before_training(path, tmp_path):
     done = []
     net = portnet.Chain([portnet.Dense(3), Snake(1.0, tuple(range(200_000)))], n_in=5)
-    with pytest.raises(ModelFileError, match=r"save: the names and metadata need .* bytes"):
+    with pytest.raises(ModelFileError, match=r"save: the description is too large for a file"):
         trainer(model=net).fit(X, LABELS, checkpoint=path, callbacks=[done.append])
     net = portnet.Chain([portnet.Dense(1)] * 5001, n_in=1)
-    with pytest.raises(ModelFileError, match=r"save: 10,002 tensors, but a file holds at most"):
+    with pytest.raises(ModelFileError, match=r"save: the description is too large .* bytes"):
         portnet.save((net, portnet.init(net, like=np.zeros(1))), path)
     assert (done, list(tmp_path.iterdir())) == ([], [])
 
@@ -528,9 +570,52 @@ def test_parameters_of_16_bits_are_loaded_bit_for_bit(backend, dtype, path):
         values = p.float() if backend == "torch" else np.asarray(p)
         np.testing.assert_array_equal(np.asarray(values, "float32"), np.asarray(q, "float32"))
     bad = tree.map(lambda a: a * np.nan, params)
-    portnet.save((NET, bad), path)
+    with pytest.raises(ModelFileError, match=r"save: .* NaN or infinity"):
+        portnet.save((NET, bad), path)
+    rewritten(
+        path, lambda d: d, lambda arrays: {n: a * a.dtype.type("nan") for n, a in arrays.items()}
+    )
     with pytest.raises(ModelFileError, match="NaN or infinity"):
         portnet.load(path, backend=backend)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8"])
+def test_parameters_of_another_byte_order_are_loaded_as_those_of_this_machine(dtype, path):
+    params = tree.map(lambda a: a.astype(dtype), portnet.init(NET, like=np.zeros(1)))
+    portnet.save((NET, params), path)
+    _, found = portnet.load(path)
+    for p, q in zip(tree.leaves(found), tree.leaves(params), strict=True):
+        assert p.dtype == np.dtype(dtype).newbyteorder("=")
+        np.testing.assert_array_equal(p, q)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A layer whose parameters have keys of its own."""
+
+    keys: tuple
+
+    def init(self, rng, n_in):
+        return {key: np.ones((1, n_in)) for key in self.keys}, n_in
+
+    def forward(self, params, x, key=None):
+        return x * params[self.keys[0]], x
+
+    def backward(self, params, cache, dy):
+        return params, dy
+
+
+def test_keys_of_parameters(path):
+    for keys in (("a.b", "\u00e9", ""), (1, 2), (("t", 1), ("t", 2))):
+        layer = Keys(keys)
+        params, _ = layer.init(None, 2)
+        _, found = reloaded((layer, params), path, {"Keys": Keys})
+        assert set(found) == set(keys)
+    layer = Keys(("a.b", 3))
+    with pytest.raises(TypeError, match=r"keys can be sorted, such as text, got keys \['a.b', 3\]"):
+        portnet.save((layer, layer.init(None, 2)[0]), path)
+    with pytest.raises(TypeError, match=r"got keys \['a.b', 3\]"):
+        portnet.init(layer, 2, like=np.zeros(1))
 
 
 def test_layer_of_a_module_named_layers_is_not_portnets_own(path):
@@ -701,12 +786,67 @@ def test_parameters_whose_sum_overflows_are_finite(path):
 def test_parameters_that_are_not_finite_are_refused(bad, path):
     net = portnet.mlp([2, 3, 1])
     params = portnet.init(net, like=np.zeros(1))
-    params[0]["W"][1, 1] = bad
     portnet.save((net, params), path)
+    params[0]["W"][1, 1] = bad
+    rewritten(path, lambda d: d, lambda arrays: {**arrays, "layers.0.W": params[0]["W"]})
     with pytest.raises(ModelFileError, match=r"'layers\.0\.W' has NaN or infinity: load\(\.\.\."):
         portnet.load(path)
     _, found = portnet.load(path, allow_nonfinite=True)
     np.testing.assert_array_equal(found[0]["W"], params[0]["W"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", ["network", "run"])
+def test_parameters_that_are_not_finite_cannot_be_saved_over_a_good_file(kind, bad, path):
+    run = trainer().fit(X, LABELS, epochs=1)
+    good = run if kind == "run" else (run.trainer.model, run.params)
+    portnet.save(good, path)
+    params = tree.map(np.array, run.params)
+    params[0]["W"][1, 1] = bad
+    thing = replace(run, params=params) if kind == "run" else (run.trainer.model, params)
+    with pytest.raises(
+        ModelFileError, match=r"save: the tensor 'layers\.0\.W' has NaN or inf.*pickle"
+    ):
+        portnet.save(thing, path)
+    portnet.load(path)
+
+
+def test_parameters_under_other_names_are_not_finite_either(path):
+    run_of = trainer().fit(X, LABELS, epochs=1)
+    run_of.save(path)
+
+    def change(described):
+        text = json.dumps(described).replace("layers.0.W", "history.W")
+        return json.loads(text)
+
+    def rename(arrays):
+        return {n.replace("layers.0.W", "history.W"): a * np.nan for n, a in arrays.items()}
+
+    rewritten(path, change, rename)
+    with pytest.raises(ModelFileError, match=r"'history\.W' has NaN or infinity"):
+        portnet.load(path)
+
+
+def nested_chains(count):
+    net = portnet.Dense(3)
+    for _ in range(count):
+        net = portnet.Chain([net])
+    return net, portnet.init(net, 3, like=np.zeros(1))
+
+
+@pytest.mark.parametrize("count", [60, 150, 300])
+def test_layers_nested_too_deeply_cannot_be_saved(count, path):
+    portnet.save(nested_chains(48), path)
+    model, _ = portnet.load(path)
+    assert model == nested_chains(48)[0]
+    sys.setrecursionlimit((before := sys.getrecursionlimit()) + 1500)
+    try:
+        thing = nested_chains(count)
+    finally:
+        sys.setrecursionlimit(before)
+    with pytest.raises(ModelFileError, match=r"save: .* nested (deeper than 200|too deeply)"):
+        portnet.save(thing, path)
+    portnet.load(path)
 
 
 # What is refused -----------------------------------------------------------------------------------
@@ -783,8 +923,9 @@ WRONG = {
     ),
     "a deep value": (
         set_at("run", "epoch", value=json.loads("[" * 300 + "]" * 300)),
-        "epoch: expected",
+        "nested deeper than 200",
     ),
+    "a list as a number": (set_at("run", "epoch", value=[[]]), "epoch: expected"),
 }
 
 
@@ -902,6 +1043,27 @@ def test_show_prints_no_control_characters_of_names_of_fields(where, path):
     assert done.returncode == 0
     assert "31m" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("settings", [{"dict": 5}, "x", [1, 2], {"dict": [[1, 2]]}, {}, None])
+@pytest.mark.parametrize("where", [("run",), ("run", "trainer")])
+def test_show_of_damaged_settings_is_an_error_of_one_line(where, settings, path):
+    trainer().fit(X, LABELS, epochs=1).save(path)
+    container = open_container(path)
+    description = json.loads(container.metadata["portnet"])
+    set_at(*where, value=settings)(description)
+    description["all"] = [{"tensor": name} for name in container.specs]
+    rewritten(path, lambda old: description)
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: its description is damaged"):
+        text_of(path)
+
+
+def test_show_of_damaged_settings_prints_no_traceback(path):
+    trainer().fit(X, LABELS, epochs=1).save(path)
+    rewritten(path, set_at("run", "trainer", value={"dict": 5}))
+    done = show(path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
 
 
 def test_show_of_no_model_says_what_it_is(path):
