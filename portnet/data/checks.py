@@ -143,19 +143,22 @@ def feature_names(X: ArrayLike, name: str = "X") -> tuple[str, ...] | None:
     return tuple(str(n) for n in names) if types == ["str"] else None
 
 
-def check_feature_names(X: ArrayLike, known: tuple[str, ...] | None, name: str = "X") -> None:
+def check_feature_names(
+    X: ArrayLike, known: tuple[str, ...] | None, name: str = "X", fitted: str = "Run"
+) -> None:
     """Raise DataError unless the columns of a frame have the known names, in the same order.
 
-    Warns if only X or only the fitted data has names. The messages are scikit-learn's.
+    Warns if only X or only the data of what is fitted has names. The messages are scikit-learn's.
     """
     names = feature_names(X, name)
     if names == known:
         return
     if known is None or names is None:
         warn(
-            f"{name} has feature names, but Run was fitted without feature names"
+            f"{name} has feature names, but {fitted} was fitted without feature names"
             if known is None
-            else f"{name} does not have valid feature names, but Run was fitted with feature names"
+            else f"{name} does not have valid feature names, but {fitted} was fitted with feature "
+            "names"
         )
         return
     unseen, missing = sorted({*names} - {*known}), sorted({*known} - {*names})

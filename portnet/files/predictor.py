@@ -110,7 +110,7 @@ class Predictor:
         return self._answer(X, self._probabilities)
 
     def _answer(self, X: ArrayLike, finish: Any) -> AnyArray:
-        checks.check_feature_names(X, self.feature_names_in_)
+        checks.check_feature_names(X, self.feature_names_in_, fitted=self.name)
         if not is_host(X) and not self.backend.holds(X):
             raise TypeError(
                 f"X is {describe(X)}, but the network is on {self.backend}: give "

@@ -161,6 +161,17 @@ def test_feature_names_are_kept_and_checked(path):
         again.predict(frame[list("edcba")])
 
 
+def test_predictor_warns_of_missing_names_as_its_estimator_does(path, monkeypatch):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    portnet.save(classifier().fit(pandas.DataFrame(X, columns=list("abcde")), CODES), path)
+    estimator = portnet.load(path)
+    monkeypatch.setattr(estimators, "find_spec", lambda name: None)
+    for model in (estimator, portnet.load(path)):
+        words = "X does not have valid feature names, but MLPClassifier was fitted with feature"
+        with pytest.warns(UserWarning, match=words):
+            model.predict(X)
+
+
 def test_random_generator_as_a_parameter_is_left_out(path):
     fitted = classifier(random_state=np.random.RandomState(1)).fit(X, CODES)
     portnet.save(fitted, path)
