@@ -211,13 +211,8 @@ def _prepare(
                 f"continues with the same only, got {epoch_plan(trainer, data)}"
             )
         run = replace(run, step=0, _progress=EpochProgress())
-    steps = -(-len(data) // (trainer.batch_size or len(data)))
-    fits = run.step in range(steps) and run._progress.plan == epoch_plan(trainer, data)
-    if run.step and not fits:
-        raise ModelFileError(
-            f"resume: the run stopped after step {run.step} of an epoch with "
-            f"{run._progress.plan!r:.80}, but this one has {steps} steps: the file is damaged"
-        )
+    if not common:
+        _check_step(run, data)
     start, writer = run.epoch, None
     if common or options.checkpoint is not None:
         now = _in_common(run, data, checked, options, (common or {}).get("start", start))
@@ -226,6 +221,7 @@ def _prepare(
             found = _checkpoints().differences(common | dtypes[0], now | dtypes[1])
         if found:
             raise _checkpoints().mismatch(str(options.resume), found)
+        _check_step(run, data)
         start = now["start"]
         if common and (run.epoch, run.step) > (start + options.epochs, 0):
             there = f"{run.epoch - start} epochs" + (f" and {run.step} steps" if run.step else "")
@@ -341,6 +337,17 @@ def _in_common(
         params = _checkpoints().fingerprint({}, {"params": run.trainer.params})["options"]
         found["options"] |= params
     return {"start": start, "metrics": sorted(run.metrics), **found}
+
+
+def _check_step(run: Run, data: Dataset) -> None:
+    """Raise ModelFileError for a step that is none of the epoch, as in a damaged file."""
+    plan = epoch_plan(run.trainer, data)
+    steps = -(-len(data) // (run.trainer.batch_size or len(data)))
+    if run.step and not (run.step in range(steps) and run._progress.plan == plan):
+        raise ModelFileError(
+            f"resume: the run stopped after step {run.step} of an epoch with "
+            f"{run._progress.plan!r:.80}, but this one has {steps} steps: the file is damaged"
+        )
 
 
 def epoch_plan(trainer: TrainerLike, data: Dataset) -> str:
