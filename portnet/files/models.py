@@ -351,8 +351,9 @@ def read(
     except ModelFileError as error:
         raise _with_path(error, path) from error
     except Exception as error:
-        # The description names portnet's own classes, with values that they refuse.
-        raise ModelFileError(f"{fsdecode(path)}: {type(error).__name__}: {error}") from error
+        # The description names portnet's own classes, with values that they refuse. The text of
+        # the cause may be that of the file: it is not shown as it is.
+        raise ModelFileError(f"{fsdecode(path)}: {type(error).__name__}: {error}") from None
 
 
 def open_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -378,7 +379,8 @@ def is_checkpoint(path: str) -> bool:
 
 def _with_path(error: ModelFileError, path: Path) -> ModelFileError:
     name = fsdecode(path)
-    return error if str(error).startswith(name) else ModelFileError(f"{name}: {error}")
+    known = str(error).startswith(str(ModelFileError(name)))  # as it is shown
+    return error if known else ModelFileError(f"{name}: {error}")
 
 
 def describe(container: Container) -> dict[str, Any]:
