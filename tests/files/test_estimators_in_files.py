@@ -1,5 +1,6 @@
 """Fitted estimators in files: what is loaded predicts the same, also without scikit-learn."""
 
+import json
 import pickle
 import subprocess
 import sys
@@ -12,6 +13,8 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 import portnet
 from portnet import MLPClassifier, MLPRegressor, ModelFileError, tree
 from portnet.files import estimators
+from portnet.files.container import open_container, pack
+from portnet.files.models import describe
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 DRAW = np.random.default_rng(0)
@@ -119,6 +122,36 @@ def test_numpy_numbers_as_parameters_are_loaded(sizes, path):
     again = portnet.load(path)
     np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
     assert again.alpha == 0.1
+
+
+@pytest.mark.parametrize("dtype", ["U2", "U9", object])
+def test_labels_with_nul_or_of_a_long_dtype_are_loaded_as_they_were(dtype, path):
+    names = np.array(["a", "b\0", "c"], dtype)
+    fitted = classifier(max_iter=2).fit(X, names[np.arange(len(X)) % 3])
+    portnet.save(fitted, path)
+    again = portnet.load(path)
+    assert again.classes_.dtype == fitted.classes_.dtype
+    assert again.classes_.tolist() == fitted.classes_.tolist()
+    found, expected = again.predict(X), fitted.predict(X)
+    assert (found.dtype, found.tolist()) == (expected.dtype, expected.tolist())
+
+
+@pytest.mark.parametrize("dtype", ["U9999999", "U999999", "i8", "S3", 3, None, "U"])
+def test_hostile_dtypes_of_labels_are_refused(dtype, path):
+    portnet.save(classifier(max_iter=2).fit(X, NAMES_OF_20[np.arange(len(X)) % 20]), path)
+    container = open_container(path)
+    described, arrays = describe(container), container.read()
+    described["fitted"]["dict"]["labels"]["dict"]["classes"]["dict"]["dtype"] = dtype
+    with open(path, "wb") as file:
+        file.writelines(pack(arrays, {"format_version": "1", "portnet": json.dumps(described)}))
+    if dtype == "U":
+        portnet.load(path)
+        return
+    with pytest.raises(ModelFileError, match="expected dtype U or O"):
+        portnet.load(path)
+
+
+NAMES_OF_20 = np.array([f"name {i}" for i in range(20)])
 
 
 def test_feature_names_are_kept_and_checked(path):
@@ -305,11 +338,6 @@ def test_subclass_without_scikit_learn_is_an_error(path, monkeypatch):
     ],
 )
 def test_hostile_subclasses_are_refused(name, value, path):
-    import json
-
-    from portnet.files.container import open_container, pack
-    from portnet.files.models import describe
-
     portnet.save(Plain((8,), max_iter=5).fit(X, CODES), path)
     with open_container(path) as container:
         described, arrays = describe(container), container.read()
@@ -401,11 +429,6 @@ def test_predictor_checks_its_rows(path, monkeypatch, xp):
     ],
 )
 def test_attributes_that_do_not_fit_are_refused(name, value, path):
-    import json
-
-    from portnet.files.container import open_container, pack
-    from portnet.files.models import describe
-
     portnet.save(classifier().fit(X, CODES), path)
     container = open_container(path)
     described, arrays = describe(container), container.read()
