@@ -351,6 +351,17 @@ def _in_common(
     return {"start": start, "metrics": sorted(run.metrics), **found}
 
 
+def _check_step(run: Run, data: Dataset) -> None:
+    """Raise ModelFileError for a step that is none of the epoch, as in a damaged file."""
+    plan = epoch_plan(run.trainer, data)
+    steps = -(-len(data) // (run.trainer.batch_size or len(data)))
+    if run.step and not (run.step in range(steps) and run._progress.plan == plan):
+        raise ModelFileError(
+            f"resume: the run stopped after step {run.step} of an epoch with "
+            f"{run._progress.plan!r:.80}, but this one has {steps} steps: the file is damaged"
+        )
+
+
 def epoch_plan(trainer: TrainerLike, data: Dataset) -> str:
     """Return a text of all that decides which rows each step of an epoch takes."""
     return (

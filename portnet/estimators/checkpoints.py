@@ -75,7 +75,7 @@ class FitFiles:
             try:
                 set_generator(rng, self._progress()["first"])
             except (TypeError, ValueError, KeyError, AttributeError) as error:
-                raise ModelFileError(f"{self.resume}: its progress: {error}") from error
+                raise ModelFileError(f"{self.resume}: its progress: {error}") from None
         self._rng, self._first = rng, rng.get_state(legacy=False)
 
     def _progress(self) -> Any:
@@ -101,7 +101,7 @@ class FitFiles:
             except (ModelFileError, ResumeMismatchError):
                 raise
             except Exception as error:  # of values that do not fit together
-                raise ModelFileError(f"{self.resume}: {type(error).__name__}: {error}") from error
+                raise ModelFileError(f"{self.resume}: {type(error).__name__}: {error}") from None
             if start.n_iter > (most := self._estimator.max_iter):
                 raise ValueError(
                     f"max_iter: {fspath(self.resume)} was written after {start.n_iter} iterations, "

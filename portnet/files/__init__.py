@@ -64,7 +64,8 @@ An estimator has "class"; "parameters", a dict of those of scikit-learn; and "fi
   "n_features_in_", "n_outputs_"; "n_layers_", one more than there are coefs_; "out_activation_",
   "softmax", "logistic", "identity" or "exp". Between the layers is the activation of "parameters".
 - "labels", of a classifier only, a dict: "classes", an array or, for text, a dict of "names" and
-  "dtype", "U" or "O"; "kind", scikit-learn's type of target; "sparse", whether y was.
+  "dtype", "U" or "O", or "U9" if 9 is more than the longest name has; "kind", scikit-learn's type
+  of target; "sparse", whether y was.
 - "feature_names_in_", a list of text, if there are names.
 - What the fit has left: "n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_",
   "loss_curve_", "validation_scores_", "_no_improvement_count"; not all after every fit.

@@ -395,7 +395,7 @@ def resumed(
     except ModelFileError as error:
         raise ModelFileError(f"{fspath(path)}: {error}") from error
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise ModelFileError(f"{fspath(path)}: {type(error).__name__}: {error}") from error
+        raise ModelFileError(f"{fspath(path)}: {type(error).__name__}: {error}") from None
     if run.state is None:
         raise ModelFileError(f"{fspath(path)}: it has no optimizer state")
     return run, common, []

@@ -356,8 +356,8 @@ class _Decoder:
             return kind(**fields)
         except RecursionError:
             raise
-        except Exception as error:
-            raise ModelFileError(f"{where}: {kind.__name__} cannot be made: {error}") from error
+        except Exception as error:  # not its cause, whose text may be that of the file
+            raise ModelFileError(f"{where}: {kind.__name__} cannot be made: {error}") from None
 
     KINDS: ClassVar[dict[str, Callable[..., Any]]] = {
         "float": _float,

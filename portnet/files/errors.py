@@ -19,6 +19,9 @@ class ModelFileError(ValueError):
     portnet.files.errors.ModelFileError: ...model.safetensors: ...HTML...
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(_plain(message))
+
 
 class CheckpointError(OSError):
     """A file cannot be written; errno and filename are those of the cause.
@@ -53,3 +56,18 @@ class ResumeMismatchError(ValueError):
     ...     print("data.y.crc32" in str(error))
     True
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(_plain, message.split("\n"))))
+
+
+_LONG = 2000  # characters of a message: a file may have names of any length
+
+
+def _plain(text: str) -> str:
+    """Return the start and the end of a text, with escapes for what a terminal would act on."""
+    if len(text) > _LONG:
+        text = f"{text[: _LONG - 500]} ... {text[-450:]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,6 +1,7 @@
 """Estimators in files: parameters and fitted attributes; without scikit-learn, a predictor."""
 
 import importlib
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..layers import Chain, Dense
-from .encoding import decode, encode, has_custom, refuse_repeated, text_array
+from .encoding import TEXT_LIMIT, decode, encode, has_custom, refuse_repeated, text_array
 from .errors import ModelFileError
 from .generators import generator_of
 from .predictor import Predictor
@@ -126,7 +127,7 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
         described["own"] = _own_attributes(estimator, {*parameters, *named}, tensors)
     _check_before(fitted, parameters | inherited)
     if isinstance(fitted.get("labels", {}).get("classes"), dict):
-        text_array(fitted["labels"]["classes"]["names"])
+        _classes_from(fitted["labels"]["classes"])
     return described | {
         "parameters": encode(_plain(parameters), "parameters", tensors, plain=True),
         "fitted": encode(fitted, "", tensors),
@@ -199,7 +200,11 @@ def _labels(classes: Any) -> Any:
     if classes.dtype.kind in "OU":
         if not all(isinstance(c, str) for c in classes):
             raise TypeError(f"classes_: expected text or numbers, got {classes[:5]!r}")
-        return {"dtype": classes.dtype.kind, "names": classes.tolist()}
+        names, dtype = classes.tolist(), classes.dtype.kind
+        longer = dtype == "U" and np.array(names).dtype != classes.dtype  # than the names need
+        if longer and classes.nbytes <= TEXT_LIMIT:
+            dtype = classes.dtype.str[1:]
+        return {"dtype": dtype, "names": names}
     if classes.dtype.kind not in "biuf" or classes.dtype.itemsize > 8:
         raise TypeError(
             f"classes_: labels of dtype {classes.dtype} cannot be written: give text, or numbers "
@@ -299,8 +304,13 @@ def _check(values: dict[str, Any], parameters: dict[str, Any]) -> None:
 
 def _classes_from(labels: Any) -> Any:
     if isinstance(labels, dict):
-        names = text_array(labels["names"])
-        return names.astype(object) if labels["dtype"] == "O" else names
+        names, dtype = text_array(labels["names"]), labels["dtype"]
+        if dtype == "O":  # not from the array, whose names have no NUL at their end
+            return np.array(labels["names"], object)
+        length = dtype[1:] if isinstance(dtype, str) and re.fullmatch(r"U\d{1,6}", dtype) else ""
+        if dtype != "U" and not (length and 4 * int(length) * len(names) <= TEXT_LIMIT):
+            raise ModelFileError(f"classes: expected dtype U or O, got {dtype!r:.80}")
+        return names.astype(dtype) if length and int(length) * 4 > names.itemsize else names
     if getattr(labels, "ndim", 0) != 1:
         raise ModelFileError("expected classes (classes,)")
     return labels

@@ -30,7 +30,7 @@ def set_generator(rng: np.random.RandomState, state: Any) -> None:
     except Exception as error:  # NumPy converts whatever there is
         raise ModelFileError(
             f"the state of the random generator: {type(error).__name__}: {error}"
-        ) from error
+        ) from None
 
 
 def generator_of(state: Any) -> np.random.RandomState:

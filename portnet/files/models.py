@@ -18,7 +18,14 @@ from . import estimators
 from .atomic import write_file
 from .container import Container, Packed, open_container, pack
 from .description import check_description, parse_description
-from .encoding import decode, encode, refuse_repeated, tensors_of, text_array
+from .encoding import (
+    decode,
+    encode,
+    known_classes,
+    refuse_repeated,
+    tensors_of,
+    text_array,
+)
 from .errors import ModelFileError
 from .shapes import check_parameters, is_floating
 
@@ -188,16 +195,21 @@ KINDS: dict[str, Any] = {
     "_one_dimensional": bool,
 }
 
+NUMBER = int | float
+COUNTS = {"inputs": 1, "outputs": 1, "epoch": 0, "step": 0}  # the least of each
+
 
 def _describe_run(run: Any, tensors: dict[str, Any], state: bool) -> dict[str, Any]:
     """Return the description of a run."""
     _check_before(_check_parameters_of, run.trainer.model, vars(run))
-    if run.classes is not None:
-        _check_before(text_array, run.classes.tolist())
+    _check_before(
+        _classes_of, run.classes if run.classes is None else run.classes.tolist(), run.outputs
+    )
     names = {"params": "layers", "state": "optimizer", "_last": "last", "_best": "best"}
     given: dict[str, Any] = {n: getattr(run, n) for n in (*RUN, *PRIVATE)}
     given |= {n: getattr(run, n) for n in STATE} if state else {"stopped": _reason(run.stopped)}
     history = {name: np.array(values) for name, values in run.history.items()}
+    _check_before(_check_values, given)
     together = {
         "params": run.params,
         **given,
@@ -240,17 +252,14 @@ def run_from(
     missing = {"trainer", "params", "history", "classes", *RUN, *PRIVATE} - set(values)
     if missing:
         raise ModelFileError(f"the run has no {sorted(missing)[0]}")
-    for name, kind in KINDS.items():
-        if name in values and not isinstance(values[name], kind):
-            expected = getattr(kind, "__name__", kind)
-            raise ModelFileError(f"{name}: expected {expected}, got {values[name]!r:.80}")
+    _check_values(values)
     given = values.pop("trainer")
     trainer = Trainer(**given) if trainer is None else trainer
     with use_backend("numpy", dtype=described["dtype"]) as backend:
         pass
     _check_parameters_of(trainer.model, values)
     history = {name: list(map(float, numbers)) for name, numbers in values.pop("history").items()}
-    classes = values.pop("classes")
+    classes = _classes_of(values.pop("classes"), values["outputs"])
     names = values.pop("feature_names")
     if "state" not in values:
         values["stopped"] = _reason(values["stopped"])
@@ -259,11 +268,57 @@ def run_from(
     return Run(
         trainer,
         backend=backend,
-        classes=None if classes is None else text_array(classes),
+        classes=classes,
         feature_names=None if names is None else tuple(names),
         _history=history,
         **values,
     )
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+    """Raise ModelFileError for fields of a run that no fit makes."""
+
+    def check(name: str, fits: bool, expected: str) -> None:
+        if name in values and not fits:
+            raise ModelFileError(f"{name}: expected {expected}, got {values[name]!r:.80}")
+
+    for name, kind in KINDS.items():
+        if name in values:
+            check(name, isinstance(values[name], kind), getattr(kind, "__name__", str(kind)))
+    for name, least in COUNTS.items():
+        number = values.get(name)
+        check(name, type(number) is int and least <= number < 1 << 53, f"an integer from {least}")
+    check("_scale", 0 <= values["_scale"] <= 1, "a number from 0 to 1")
+    check("metrics", all(map(callable, values["metrics"].values())), "functions")
+    names = values["feature_names"]
+    if names is not None:
+        fits = len(names) == values["inputs"] and all(isinstance(n, str) for n in names)
+        check("feature_names", fits, f"{values['inputs']} names")
+    monitors, progress = values["_monitors"], values.get("_progress", ())
+    fits = set(monitors) <= {"early_stopping", "plateau"}
+    for monitor in monitors.values():
+        fits = fits and _has_kinds(monitor, "MonitorState", (str, NUMBER, int, int))
+        fits = fits and min(monitor[2:]) >= 0
+    check("_monitors", fits, "states of early_stopping and plateau")
+    fits = _has_kinds(progress, "EpochProgress", (NUMBER, NUMBER, str))
+    check("_progress", fits, "a sum of losses, a number of steps and a plan")
+
+
+def _has_kinds(values: Any, name: str, kinds: tuple[Any, ...]) -> bool:
+    """Tell whether a named tuple of a class of portnet's has values of such kinds."""
+    given: Any = type(values)
+    same = given is known_classes()[name]
+    return same and all(isinstance(v, kind) for v, kind in zip(values, kinds, strict=True))
+
+
+def _classes_of(classes: Any, outputs: int) -> Any:
+    """Return the classes of a run, or None; raise ModelFileError unless they fit its outputs."""
+    if classes is None:
+        return None
+    array, expected = text_array(classes), 2 if outputs == 1 else outputs
+    if len(array) != expected or not (array[:-1] < array[1:]).all():
+        raise ModelFileError(f"classes: expected {expected}, sorted, got {classes!r:.80}")
+    return array
 
 
 def _check_parameters_of(model: Any, values: Mapping[str, Any]) -> None:
@@ -351,8 +406,9 @@ def read(
     except ModelFileError as error:
         raise _with_path(error, path) from error
     except Exception as error:
-        # The description names portnet's own classes, with values that they refuse.
-        raise ModelFileError(f"{fsdecode(path)}: {type(error).__name__}: {error}") from error
+        # The description names portnet's own classes, with values that they refuse. The text of
+        # the cause may be that of the file: it is not shown as it is.
+        raise ModelFileError(f"{fsdecode(path)}: {type(error).__name__}: {error}") from None
 
 
 def open_file(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -378,7 +434,8 @@ def is_checkpoint(path: str) -> bool:
 
 def _with_path(error: ModelFileError, path: Path) -> ModelFileError:
     name = fsdecode(path)
-    return error if str(error).startswith(name) else ModelFileError(f"{name}: {error}")
+    known = str(error).startswith(str(ModelFileError(name)))  # as it is shown
+    return error if known else ModelFileError(f"{name}: {error}")
 
 
 def describe(container: Container) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 import tracemalloc
 import warnings
 from contextlib import suppress
@@ -260,6 +261,56 @@ def test_key_twice_in_items_is_refused(tmp_path):
     put(tmp_path / "model", NETWORK.replace("...", '{"items":[[1,0],[true,0]]}'))
     with pytest.raises(portnet.ModelFileError, match="a key is there twice"):
         portnet.load(tmp_path / "model")
+
+
+ESCAPE = r"\u001b[31m"  # as JSON; a terminal would write red
+LETTERS = "x" * 100_000
+MESSAGES = {
+    "a class": f'{{"object":"{ESCAPE}","fields":{{}}}}',
+    "a field": f'{{"object":"Dense","fields":{{"{ESCAPE}":1}}}}',
+    "a value": f'{{"object":"Dense","fields":{{"n_out":"{ESCAPE}"}}}}',
+    "a custom class": f'{{"custom":"{ESCAPE}","fields":{{}}}}',
+    "a key": f'{{"dict":{{"{ESCAPE}":{{"no":1}}}}}}',
+    "a long field": f'{{"object":"Dense","fields":{{"{LETTERS}":1}}}}',
+    "a long value": f'{{"object":"Dense","fields":{{"n_out":"{LETTERS}"}}}}',
+    "a long custom class": f'{{"custom":"{LETTERS}","fields":{{}}}}',
+    "a long key": f'{{"dict":{{"{LETTERS}":{{"no":1}}}}}}',
+    "a field of the caller's class": f'{{"custom":"Dense","fields":{{"{ESCAPE}":1}}}}',
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_messages_and_tracebacks_are_short_and_have_no_control_characters(name, tmp_path):
+    put(path := tmp_path / "model", NETWORK.replace("...", MESSAGES[name]))
+    with pytest.raises(portnet.ModelFileError) as caught:
+        portnet.load(path, custom={"Dense": portnet.Dense})
+    assert str(caught.value).startswith(str(path))
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "\x1b" not in shown
+    assert len(str(caught.value)) < 2500
+    assert len(shown) < 20_000
+
+
+def test_message_of_a_mismatch_has_no_control_characters(tmp_path):
+    path = tmp_path / "\x1b[31mrun"
+    trainer = portnet.Trainer(portnet.mlp([3, 2]), "softmax_cross_entropy")
+    codes = (X[:, 0] > 0).astype(int)
+    trainer.fit(X, codes, epochs=1, checkpoint=path)
+    with open_container(path) as container:
+        description, tensors = describe(container), container.read()
+    description["checkpoint"]["options"]["\x1b[31m"] = 1
+    with open(path, "wb") as file:
+        text = json.dumps(description)
+        file.writelines(pack(tensors, {"format_version": "1", "portnet": text}))
+    with pytest.raises(
+        portnet.ResumeMismatchError, match=r"\n  options\.\\x1b\[31m: 1 in the"
+    ) as caught:
+        trainer.fit(X, codes, epochs=2, resume=path)
+    assert "\x1b" not in str(caught.value)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(portnet.ModelFileError) as caught:
+        portnet.load(path)
+    assert str(caught.value).count("[31mrun") == 1
 
 
 if __name__ == "__main__":

@@ -149,6 +149,36 @@ def test_numpy_truth_values_as_parameters_are_loaded(path):
     again.fit(X, CODES)
 
 
+@pytest.mark.parametrize("dtype", ["U2", "U9", object])
+def test_labels_with_nul_or_of_a_long_dtype_are_loaded_as_they_were(dtype, path):
+    names = np.array(["a", "b\0", "c"], dtype)
+    fitted = classifier(max_iter=2).fit(X, names[np.arange(len(X)) % 3])
+    portnet.save(fitted, path)
+    again = portnet.load(path)
+    assert again.classes_.dtype == fitted.classes_.dtype
+    assert again.classes_.tolist() == fitted.classes_.tolist()
+    found, expected = again.predict(X), fitted.predict(X)
+    assert (found.dtype, found.tolist()) == (expected.dtype, expected.tolist())
+
+
+@pytest.mark.parametrize("dtype", ["U9999999", "U999999", "i8", "S3", 3, None, "U"])
+def test_hostile_dtypes_of_labels_are_refused(dtype, path):
+    portnet.save(classifier(max_iter=2).fit(X, NAMES_OF_20[np.arange(len(X)) % 20]), path)
+    container = open_container(path)
+    described, arrays = describe(container), container.read()
+    described["fitted"]["dict"]["labels"]["dict"]["classes"]["dict"]["dtype"] = dtype
+    with open(path, "wb") as file:
+        file.writelines(pack(arrays, {"format_version": "1", "portnet": json.dumps(described)}))
+    if dtype == "U":
+        portnet.load(path)
+        return
+    with pytest.raises(ModelFileError, match="expected dtype U or O"):
+        portnet.load(path)
+
+
+NAMES_OF_20 = np.array([f"name {i}" for i in range(20)])
+
+
 def test_feature_names_are_kept_and_checked(path):
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     frame = pandas.DataFrame(X, columns=list("abcde"))
@@ -503,11 +533,6 @@ def test_predictor_checks_its_rows(path, monkeypatch, xp):
     ],
 )
 def test_attributes_that_do_not_fit_are_refused(name, value, path):
-    import json
-
-    from portnet.files.container import open_container, pack
-    from portnet.files.models import describe
-
     portnet.save(classifier().fit(X, CODES), path)
     container = open_container(path)
     described, arrays = describe(container), container.read()

@@ -929,6 +929,49 @@ WRONG = {
 }
 
 
+MONITOR = {"object": "MonitorState", "fields": {"monitor": "loss", "best": 0.5}}
+NONSENSE = {
+    "a negative epoch": ("epoch", -1),
+    "True as an epoch": ("epoch", True),
+    "a negative step": ("step", -1),
+    "no inputs": ("inputs", 0),
+    "a scale that is none": ("_scale", {"float": "nan"}),
+    "a scale above 1": ("_scale", 1.5),
+    "a negative scale": ("_scale", -0.5),
+    "a metric that is a number": ("metrics", {"dict": {"a": 5}}),
+    "a class twice": ("classes", ["a", "a", "b"]),
+    "classes in another order": ("classes", ["b", "a", "c"]),
+    "fewer classes": ("classes", ["a", "b"]),
+    "classes that are numbers": ("classes", [1, 2, 3]),
+    "names that are numbers": ("feature_names", [1, 2, 3, 4, 5]),
+    "fewer names": ("feature_names", ["a", "b"]),
+    "monitors of another kind": ("_monitors", {"dict": {"early_stopping": 3}}),
+    "other monitors": ("_monitors", {"dict": {"other": MONITOR}}),
+    "an epoch of a monitor": (
+        "_monitors",
+        {"dict": {"plateau": {**MONITOR, "fields": {"monitor": "loss", "epoch": -1}}}},
+    ),
+    "a value of a monitor": (
+        "_monitors",
+        {"dict": {"plateau": {**MONITOR, "fields": {"monitor": "loss", "best": "x"}}}},
+    ),
+    "progress of another kind": ("_progress", {"tuple": [0.0, 0.0, ""]}),
+    "a plan of numbers": ("_progress", {"object": "EpochProgress", "fields": {"plan": 3}}),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_runs_that_no_fit_makes_are_refused(name, path):
+    field, value = NONSENSE[name]
+    trainer().fit(X, NAMES[LABELS], epochs=1).save(path, state=True)
+    good = portnet.load(path)
+    rewritten(path, set_at("run", field, value=value))
+    with pytest.raises(ModelFileError, match=f"{field}|expected a list of text"):
+        portnet.load(path)
+    with pytest.raises(ModelFileError, match=r"save: epoch: .*Nothing was written"):
+        portnet.save(replace(good, epoch=-1), path)
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_descriptions_that_do_not_fit_are_refused(name, run_path):
     change, message = WRONG[name]
