@@ -238,18 +238,6 @@ def _prepare(
     return Fit(run, data, checked, start + options.epochs, writer)
 
 
-def _check_step(run: Run, data: Dataset) -> None:
-    """Raise ModelFileError for a run that stopped after a step that its epoch does not have."""
-    trainer = run.trainer
-    steps = -(-len(data) // (trainer.batch_size or len(data)))
-    fits = run.step in range(steps) and run._progress.plan == epoch_plan(trainer, data)
-    if run.step and not fits:
-        raise ModelFileError(
-            f"resume: the run stopped after step {run.step} of an epoch with "
-            f"{run._progress.plan!r:.80}, but this one has {steps} steps: the file is damaged"
-        )
-
-
 def _mismatch(
     trainer: TrainerLike,
     X: ArrayLike,
