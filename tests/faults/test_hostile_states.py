@@ -45,7 +45,7 @@ ORDERS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 @pytest.mark.parametrize("name", ORDERS)
 def test_orders_that_are_none_of_the_rows_are_refused(name, tmp_path):
     path = tmp_path / "net"
@@ -59,7 +59,7 @@ def test_orders_that_are_none_of_the_rows_are_refused(name, tmp_path):
         estimator(max_iter=9).fit(X, Y, resume=path)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 @pytest.mark.parametrize("name", ["order", "generator"])
 def test_a_position_without_order_or_generator_is_refused(name, tmp_path):
     path = tmp_path / "net"
@@ -77,7 +77,7 @@ def test_a_position_without_order_or_generator_is_refused(name, tmp_path):
         estimator(max_iter=9).fit(X, Y, resume=path)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 @pytest.mark.parametrize("position", [10**9, -(10**9), -1, 625, 10**30, 1.0, True, None])
 @pytest.mark.parametrize("name", ["first", "generator"])
 def test_positions_outside_of_a_generator_are_refused_by_resume(name, position, tmp_path):
