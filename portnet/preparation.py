@@ -222,6 +222,11 @@ def _prepare(
         if found:
             raise _checkpoints().mismatch(str(options.resume), found)
         _check_step(run, data)
+        if common and not isinstance(trainer.optimizer, LBFGS):  # else arrays would be broadcast
+            try:
+                _check_state(run.state, trainer.optimizer.init(run.params))
+            except ValueError as error:
+                raise ModelFileError(f"{error}: the file is damaged") from None
         start = now["start"]
         if common and (run.epoch, run.step) > (start + options.epochs, 0):
             there = f"{run.epoch - start} epochs" + (f" and {run.step} steps" if run.step else "")

@@ -149,3 +149,18 @@ def test_steps_of_an_epoch_of_another_plan_are_refused(tmp_path):
     changed(path, lambda described, arrays: described["run"].update(step=3))
     with pytest.raises(ModelFileError, match="but this one has 10 steps: the file is damaged"):
         trainer.fit(X, Y, epochs=5, resume=path)
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (4, 1), (8, 4), (32,)])
+def test_an_optimizers_state_of_other_shapes_is_refused(shape, tmp_path):
+    path = tmp_path / "net"
+    trainer = portnet.Trainer(portnet.mlp([4, 8, 1]), "squared_error", "adam", batch_size=20)
+    trainer.fit(X, X[:, :1], epochs=2, checkpoint=path, progress=False)
+
+    def change(described, arrays):
+        (name,) = [n for n in arrays if n.startswith("optimizer.m") and arrays[n].shape == (4, 8)]
+        arrays[name] = np.ones(shape, arrays[name].dtype)
+
+    changed(path, change)
+    with pytest.raises(ModelFileError, match="the optimizer's state does not fit"):
+        trainer.fit(X, X[:, :1], epochs=4, resume=path, progress=False)
