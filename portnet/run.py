@@ -203,6 +203,11 @@ class Run:
         within the epoch, which counts as one of `epochs`. Metrics are by default those of the run.
         X is (rows, n_in), y (rows,) or (rows, n_out).
         """
+        if "resume" in options:
+            raise TypeError(
+                "run.fit goes on with this run and takes no resume: to go on from a file, give it to "
+                "Trainer.fit(resume=path)"
+            )
         return self.trainer.fit(X, y, *more, resume=self, **options)
 
     def to(self, name: str, *, device: Device = None, dtype: str | None = None) -> "Run":
