@@ -205,8 +205,8 @@ class Run:
         """
         if "resume" in options:
             raise TypeError(
-                "run.fit goes on with this run and takes no resume: to go on from a file, give it to "
-                "Trainer.fit(resume=path)"
+                "run.fit goes on with this run and takes no resume: to go on from a file, give "
+                "Trainer.fit(..., resume=path)"
             )
         return self.trainer.fit(X, y, *more, resume=self, **options)
 

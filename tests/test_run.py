@@ -303,5 +303,5 @@ def test_custom_layer_sees_all_rows_of_a_prediction_at_once_and_is_not_traced():
 def test_fit_of_a_run_takes_no_resume():
     X = np.ones((10, 2), np.float32)
     run = portnet.Trainer(portnet.mlp([2, 1]), "squared_error").fit(X, X[:, 0], epochs=1)
-    with pytest.raises(TypeError, match="run.fit goes on with this run and takes no resume"):
+    with pytest.raises(TypeError, match=r"run\.fit goes on with this run and takes no resume"):
         run.fit(X, X[:, 0], epochs=1, resume=True)
