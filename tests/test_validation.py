@@ -852,7 +852,8 @@ CASES = {
     "resuming with resume given twice": (
         lambda: fit().fit(X, LABELS, resume=None),
         TypeError,
-        "portnet.trainer.Trainer.fit() got multiple values for keyword argument 'resume'",
+        "run.fit goes on with this run and takes no resume: to go on from a file, give "
+        "Trainer.fit(..., resume=path)",
     ),
 }
 
