@@ -27,7 +27,8 @@ THREADS = 256  # of a block
 PARTS = 264  # blocks that keep a large GPU busy
 TILE = 16  # rows and columns of a product that a block computes
 SMALL = 1 << 18  # multiplications of a product that gets a kernel of its own
-EACH = 4  # rows that a thread of "columns" reads at once, to keep memory busy
+EACH = 4  # elements that a thread reads before it writes, to keep memory busy
+LARGE = 1 << 19  # elements of which a thread computes several: there are enough for all threads
 BINARY = {
     "sum": "add",
     "mean": "add",
@@ -447,8 +448,10 @@ class _Body(_Text):
         }[self.kernel.kind]()
 
     def _elements(self) -> None:
-        size = self.kernel.size
-        block, kind = min(THREADS, -(-size // 32) * 32), self.whole_number
+        size, kind = self.kernel.size, self.whole_number
+        if self.domain and size >= LARGE:
+            return self._many_elements()
+        block = min(THREADS, -(-size // 32) * 32)
         lines = [
             f"  const {kind} i = ({kind})blockIdx.x * {block} + threadIdx.x;",
             f"  if (i >= {size}) return;",
@@ -457,6 +460,37 @@ class _Body(_Text):
         for node in self.kernel.nodes:
             lines += self.computed(node, "  ", self._one_of(node))
         self.close(self._silent(lines), (-(-size // block), 1), (block, 1))
+
+    def _many_elements(self) -> None:
+        """Write the kernel of many elements: a thread reads several before it writes the first."""
+        size, kind, nodes = self.kernel.size, self.whole_number, self.kernel.nodes
+        scalars = [n for n in nodes if not self.level(n)]  # the same for all: computed once
+        inside = [n for n in nodes if self.level(n)]
+        self.arrays.update(id(n) for n in inside if self.is_stored(n))
+        lines = [f"  const {kind} first = ({kind})blockIdx.x * {THREADS * EACH} + threadIdx.x;"]
+        for node in scalars:
+            lines += self.computed(node, "  ", "if (first == 0) ")
+        lines += [
+            f"  {TYPES[n.dtype.name]} v{self.number[id(n)]}[{EACH}];"
+            for n in inside
+            if id(n) in self.arrays
+        ]
+        coordinates = [f"    {line}" for line in self.coordinates()]
+        reads = [
+            f"    const {kind} i = min(first + {THREADS} * j, ({kind}){size - 1});",
+            *coordinates,
+            *[self.compute(n, "    ") for n in inside],
+        ]
+        writes = [
+            f"    const {kind} i = first + {THREADS} * j;",
+            f"    if (i >= {size}) break;",
+            *coordinates,
+            *[line for n in inside for line in self.store(n, "    ", self._one_of(n))],
+        ]
+        for body in (reads, writes):
+            lines += ["#pragma unroll", f"  for (int j = 0; j < {EACH}; j++) {{"]
+            lines += [*self._silent(body), "  }"]
+        self.close(lines, (-(-size // (THREADS * EACH)), 1), (THREADS, 1))
 
     def _one_of(self, node: Node) -> str:
         """Return the condition under which a thread stores a value that others have, too."""

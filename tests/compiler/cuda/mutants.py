@@ -17,12 +17,14 @@ from plans import Case
 from test_kernels import dropped, softmax
 
 from portnet import namespace
+from portnet.compiler.cuda import kernels
 
 FEW, MANY = range(1, 4), range(1, 40)  # seeds of the orders of the threads
 # A fault: its name, what it is found by, and what stands there instead.
 FAULTS = (
     ("barrier", r"__syncthreads\(\);", ""),
     ("guard", r"if \(i >= \d+\) return;", ""),
+    ("guard", r"if \(i >= \d+\) break;", ""),
     ("guard", r"(?<== )mine < \d+(?=;)", "true"),
     ("guard", r"if \(live\) ", ""),
     ("guard", r"live && ", ""),
@@ -51,6 +53,8 @@ FAULTS = (
     ("bound", r"(?<=k = )(\d+)(?=;)", r"\1 + 1"),
     ("bound", r"(?<=int h = )(\d+)(?=;)", r"\1 / 2"),
     ("bound", r"(?<=h > )0", "1"),
+    ("index", r"first \+ (\d+) \* j", r"first + 1 + \1 * j"),
+    ("bound", r"(?<=\(int\))(\d+)(?=\);)", r"\1 - 1"),
     ("bound", r"min\((\d+),", r"min(\1 - 1,"),
     ("bound", r"blockIdx\.y \+ 1\) \* (\d+)", r"blockIdx.y + 1) * \1 - 1"),
     ("bound", r"(?<=c1 < )(\d+)(?=\))", r"\1 - 1"),
@@ -118,6 +122,11 @@ def cases():
         "dropout": Case(dropped, [key, key, normal(7, 33)]),
         "moved": Case(moved, [x[0], x], (0,), moving={1: 540}, given=[x[0], x[:27]]),
     }
+    large, kernels.LARGE = kernels.LARGE, 1
+    made["several elements"] = Case(
+        elements, [normal(66, 72), normal(72, 66), normal(72), x[:66, :1]], (0,)
+    )
+    kernels.LARGE = large
     plans.together(list(made.values()))
     return made
 

@@ -61,6 +61,7 @@ def sources():
     found["dropout"] = test_kernels.Case(test_kernels.dropped, [salt, salt, x]).plan.program.source
     for name, net, optimizer in (
         ("relu", portnet.mlp([20, 256, 256, 3]), portnet.Adam(1e-3)),
+        ("relu, large", portnet.mlp([20, 1000, 1000, 3]), portnet.Adam(1e-3)),
         (
             "tanh",
             portnet.mlp([20, 33, 3], "tanh", norm="layer", dropout=0.2),

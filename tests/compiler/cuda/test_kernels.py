@@ -87,6 +87,13 @@ def whole_numbers(i, j, u):
     )
 
 
+@pytest.fixture(params=[1 << 19, 1], ids=["one each", "several each"])
+def elements_of_a_thread(request, monkeypatch):
+    """Let a thread compute one element, or several, as it does of large arrays."""
+    monkeypatch.setattr("portnet.compiler.cuda.kernels.LARGE", request.param)
+
+
+@pytest.mark.usefixtures("elements_of_a_thread")
 def test_arithmetic_has_the_bits_of_numpy():
     cases = []
     for dtype in FLOATS:
@@ -99,6 +106,7 @@ def test_arithmetic_has_the_bits_of_numpy():
             np.testing.assert_array_equal(a, b, f"result {k} of {b.shape}")
 
 
+@pytest.mark.usefixtures("elements_of_a_thread")
 def test_views_are_read_where_they_lie():
     cases = []
     for dtype in FLOATS:
@@ -110,6 +118,7 @@ def test_views_are_read_where_they_lie():
             np.testing.assert_array_equal(a, b, f"result {k} of {b.shape}")
 
 
+@pytest.mark.usefixtures("elements_of_a_thread")
 def test_integers_wrap_around():
     cases = []
     for dtype, unsigned in (("int32", "uint32"), ("int64", "uint64")):
@@ -327,6 +336,7 @@ def joined(a, b, c):
     return down, across, flat, xp.sum(down, axis=1), xp.stack([xp.sum(a), xp.max(c)])
 
 
+@pytest.mark.usefixtures("elements_of_a_thread")
 def test_gathers_and_concats():
     cases, generator = [], np.random.default_rng(0)
     for dtype in FLOATS:
@@ -348,6 +358,7 @@ def dropped(salt, first, x):
     return xp.where(keep, x / 0.7, 0.0), keep
 
 
+@pytest.mark.usefixtures("elements_of_a_thread")
 def test_dropout_draws_the_numbers_of_numpy():
     cases = []
     for dtype in FLOATS:
@@ -382,6 +393,7 @@ def returned(a, b, v):
     return a - 0.1 * (xp.matrix_transpose(b) @ e), b, xp.take(v, xp.astype(v > 0, xp.int64), axis=0)
 
 
+@pytest.mark.usefixtures("elements_of_a_thread")
 def test_results_replace_arguments():
     cases = []
     for fn in (in_place, swapped, returned):
@@ -397,6 +409,7 @@ def test_results_replace_arguments():
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.usefixtures("elements_of_a_thread")
 def test_rows_that_move_with_the_step():
     x = np.random.default_rng(0).standard_normal((30, 7)).astype("f4")
     w, s = np.ones((7, 3), "f4"), np.zeros(3, "f4")
@@ -440,6 +453,11 @@ def for_sanitizers(most=None):
         Case(joined, [normal(33, 7), normal(33, 7), normal(33, 5)]),
         Case(in_place, [normal(33, 33), normal(33, 33), normal(65)], donate=(0, 1, 2)),
     ]
+    with pytest.MonkeyPatch.context() as patch:  # several elements for each thread
+        patch.setattr("portnet.compiler.cuda.kernels.LARGE", 1)
+        cases.append(
+            Case(arithmetic, [normal(33, 33), normal(33, 33), normal(1, 33), normal(33, 1)], (0,))
+        )
     return plans.together(cases[:most])
 
 

@@ -84,7 +84,9 @@ def case_of(seed, rows, columns):
 
 @needs_gxx
 @pytest.mark.parametrize(("rows", "columns"), [(5, 3), (3, 40), (90, 34), (33, 33)])
-def test_random_functions(rows, columns):
+@pytest.mark.parametrize("large", [1 << 19, 1])  # then a thread computes several elements
+def test_random_functions(rows, columns, large, monkeypatch):
+    monkeypatch.setattr("portnet.compiler.cuda.kernels.LARGE", large)
     check(rows, columns)
 
 
