@@ -365,7 +365,8 @@ def epoch_plan(trainer: TrainerLike, data: Dataset) -> str:
 
 def _new(trainer: TrainerLike, X: Array, y: ArrayLike, backend: Backend) -> Run:
     """Return a run with initial parameters."""
-    params, outputs = trainer.model.init(rng.generator(trainer.seed), X.shape[1])
+    draw = rng.generator(trainer.seed) if trainer.params is None else rng.Undrawn()
+    params, outputs = trainer.model.init(draw, X.shape[1])
     if trainer.params is not None:
         params = checks.parameters(trainer.params, params, backend)
     params = tree.map(lambda p: backend.asarray(p, backend.dtype), params)
@@ -387,7 +388,7 @@ def _resumed(trainer: TrainerLike, run: Run, plateau: bool) -> Run:
             raise ValueError(
                 "resume: expected a trainer without params: the run has the parameters"
             )
-        params, _ = trainer.model.init(rng.generator(trainer.seed), run.inputs)
+        params, _ = trainer.model.init(rng.Undrawn(), run.inputs)
         checks.parameters(run.params, params, run.backend)
         ours, theirs = _kind(trainer.optimizer), _kind(run.trainer.optimizer)
         if ours != theirs:

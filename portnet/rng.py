@@ -22,6 +22,7 @@ from .backend import device, namespace
 __all__ = [
     "INITIALIZERS",
     "Key",
+    "Undrawn",
     "fold",
     "generator",
     "glorot_normal",
@@ -38,6 +39,24 @@ __all__ = [
 ]
 
 Generator = np.random.Generator
+
+
+class Undrawn(Generator):
+    """A Generator for a layer's `init` of which only the shapes are used: it draws no weights.
+
+    The initializers of this module then return zeros of their shape, which saves most of the time
+    in which a large network begins to train; those of users draw as ever.
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> rng.he_normal(rng.Undrawn(), 2, 3)
+    array([[0., 0., 0.],
+           [0., 0., 0.]])
+    """
+
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
 
 
 def generator(seed: int) -> Generator:
@@ -113,7 +132,7 @@ def lecun_normal(rng: Generator, n_in: int, n_out: int) -> Host:
     >>> W.shape, round(float(W.var()), 3)
     ((100, 400), 0.01)
     """
-    return rng.standard_normal((n_in, n_out)) * sqrt(1 / n_in)
+    return _normal(rng, n_in, n_out, sqrt(1 / n_in))
 
 
 def lecun_uniform(rng: Generator, n_in: int, n_out: int) -> Host:
@@ -143,7 +162,7 @@ def glorot_normal(rng: Generator, n_in: int, n_out: int) -> Host:
     >>> W.shape, round(float(W.var()), 3)
     ((100, 300), 0.005)
     """
-    return rng.standard_normal((n_in, n_out)) * sqrt(2 / (n_in + n_out))
+    return _normal(rng, n_in, n_out, sqrt(2 / (n_in + n_out)))
 
 
 def glorot_uniform(rng: Generator, n_in: int, n_out: int) -> Host:
@@ -173,7 +192,7 @@ def he_normal(rng: Generator, n_in: int, n_out: int) -> Host:
     >>> W.shape, round(float(W.var()), 3)
     ((100, 400), 0.02)
     """
-    return rng.standard_normal((n_in, n_out)) * sqrt(2 / n_in)
+    return _normal(rng, n_in, n_out, sqrt(2 / n_in))
 
 
 def he_uniform(rng: Generator, n_in: int, n_out: int) -> Host:
@@ -191,7 +210,15 @@ def he_uniform(rng: Generator, n_in: int, n_out: int) -> Host:
     return _uniform(rng, n_in, n_out, sqrt(6 / n_in))
 
 
+def _normal(rng: Generator, n_in: int, n_out: int, scale: float) -> Host:
+    if isinstance(rng, Undrawn):
+        return zeros(rng, n_in, n_out)
+    return rng.standard_normal((n_in, n_out)) * scale
+
+
 def _uniform(rng: Generator, n_in: int, n_out: int, a: float) -> Host:
+    if isinstance(rng, Undrawn):
+        return zeros(rng, n_in, n_out)
     return rng.uniform(-a, a, (n_in, n_out))
 
 

@@ -39,6 +39,7 @@ from .engine.epoch_state import Epochs
 from .engine.full_batch import Gradient, value_and_grad
 from .engine.interrupts import PAUSE, interrupts
 from .engine.packing import unpacked
+from .engine.row_orders import RowOrders
 from .layers import Layer
 from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
@@ -295,7 +296,9 @@ def _epochs(
     else:
         per_epoch = -(-len(data) // (trainer.batch_size or len(data)))
         executor = replace(executor, planned=max(0, steps_left * per_epoch - run.step))
-        train = partial(_train_epochs, executor=executor, history=history)
+        ahead = not run.backend.is_host
+        orders = RowOrders(trainer.seed, len(data), last, ahead) if _is_shuffled(trainer) else None
+        train = partial(_train_epochs, executor=executor, history=history, orders=orders)
         if data.weight is not None and executor.averaged:
             with run.backend.active():
                 weight = data.weight / run.backend.xp.mean(data.weight)
@@ -406,6 +409,10 @@ def _executor(trainer: TrainerLike, weighted: bool) -> EpochExecutor:
     )
 
 
+def _is_shuffled(trainer: TrainerLike) -> bool:
+    return trainer.batch_size is not None and trainer.shuffle
+
+
 def _train_epochs(
     run: Run,
     data: Dataset,
@@ -414,11 +421,13 @@ def _train_epochs(
     executor: EpochExecutor,
     history: dict[str, list[float]],
     count: int,
+    orders: RowOrders | None,
     weight: Array | None = None,
 ) -> tuple[Run, float | None]:
     """Train for up to `count` epochs, ending after 0.1 s or on Ctrl-C.
 
-    `weight`, if given, stands for that of the data.
+    `orders` has those of the rows, if they are shuffled; `weight`, if given, stands for that of the
+    data.
 
     Returns the run before its last finished epoch is counted, and the loss of that; None if no
     epoch was finished. The losses of the epochs before it are in the history. The parameters are
@@ -428,7 +437,6 @@ def _train_epochs(
     batch = trainer.batch_size or rows
     data = data if weight is None else replace(data, weight=weight)
     scale = None if run._scale == 1 else backend.asarray(run._scale, backend.dtype)
-    shuffled = trainer.batch_size is not None and trainer.shuffle
     # What is reached so far changes in one assignment: an interrupt finds all of it, or nothing.
     now, losses = (0, run.params, run.state, run.step, run._progress), list[float]()
     finite, one_by_one, stop = True, 0, time.perf_counter() + 0.1
@@ -446,7 +454,7 @@ def _train_epochs(
                     data,
                     batch,
                     [rng.key(trainer.seed, n) for n in numbers],
-                    [rng.order(trainer.seed, n, rows) for n in numbers] if shuffled else None,
+                    None if orders is None else orders.draw(numbers),
                     scale,
                 ),
                 interrupted,

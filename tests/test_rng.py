@@ -142,3 +142,28 @@ def test_shuffled_order_differs_from_the_order_of_every_epoch():
         np.testing.assert_array_equal(aside, rng.shuffled(seed, 50))
         assert all((aside != rng.order(s, e, 50)).any() for s in (seed, 2) for e in range(9))
         assert (aside != rng.shuffled(seed + 1, 50)).any()
+
+
+def test_weights_that_are_not_used_are_not_drawn(monkeypatch):
+    sizes = {}
+    for name, init in rng.INITIALIZERS.items():
+        W = init(rng.Undrawn(), 3, 4)
+        sizes[name] = W.shape, W.dtype, float(abs(W).max())
+    assert set(sizes.values()) == {((3, 4), np.dtype("float64"), 0.0)}
+    net = portnet.mlp([3, 5, 2], norm="layer")
+    params, other = portnet.init(net), portnet.init(portnet.mlp([3, 4, 2], norm="layer"))
+    X, y = np.random.default_rng(0).random((20, 3)), np.arange(20) % 2
+
+    def fail(*args, **options):
+        raise AssertionError("weights were drawn")
+
+    trainer = portnet.Trainer(net, "softmax_cross_entropy", params=params)
+    for name in ("generator", "shuffled"):
+        monkeypatch.setattr(rng, name, fail)
+    run = trainer.fit(X, y, epochs=1, progress=False)
+    assert [p.shape for p in portnet.tree.leaves(run.params)] == [
+        p.shape for p in portnet.tree.leaves(params)
+    ]
+    wrong = portnet.Trainer(net, "softmax_cross_entropy", params=other)
+    with pytest.raises(portnet.DataError, match=r"params.*expected shape \(3, 5\)"):
+        wrong.fit(X, y, epochs=1, progress=False)

@@ -177,6 +177,7 @@ ALLOWED = {
     "engine/full_batch": {"_typing", "backend", "data/dataset", "engine/compile_cache", "tree"},
     "engine/inference": {"_typing", "backend", "data/dataset", "engine/compile_cache", "tree"},
     "engine/packing": {"_typing", "backend", "tree"},
+    "engine/row_orders": {"_typing", "rng"},
     "engine/step_executor": {
         "_typing",
         "backend",
@@ -210,7 +211,6 @@ ALLOWED = {
         "compiler/errors",
         "engine/compile_cache",
         "engine/epoch_graph",
-        "engine/epoch_scan",
         "engine/epoch_state",
         "engine/packing",
         "engine/step_executor",
@@ -263,8 +263,8 @@ ALLOWED = {
     "files/errors": set(),
     "files/atomic": {"files/errors"},
     "files/container": {"files/errors"},
-    "files/encoding": {"backend", "files/errors", "metrics"},
     "files/description": {"files/container", "files/errors"},
+    "files/encoding": {"backend", "files/errors", "metrics"},
     "files/generators": {"files/errors"},
     "files/predictor": {
         "_typing",
@@ -412,6 +412,7 @@ ALLOWED = {
         "engine/full_batch",
         "engine/interrupts",
         "engine/packing",
+        "engine/row_orders",
         "files/checkpoint",
         "layers",
         "lbfgs",

@@ -18,7 +18,6 @@ from .._typing import Params, State, Tree
 from ..backend import read_floats
 from ..compiler.errors import EagerError
 from .compile_cache import compiler_for, release
-from .epoch_scan import most_epochs
 from .epoch_state import Epochs, EpochState
 from .packing import PackedTree, unpacked
 from .step_executor import Step, StepExecutor, step_executor
@@ -127,7 +126,7 @@ class EpochExecutor:
         """
         compiled = [step for step in self._steps if step.executable is not None]
         taken = compiled[0].seconds * steps if compiled else 0
-        return max(1, min(int(seconds / taken), most_epochs(rows))) if taken else 1
+        return max(1, min(int(seconds / taken), compiled[0].most_rows // rows)) if taken else 1
 
     @property
     def nbytes(self) -> int:

@@ -44,6 +44,7 @@ class GraphExecutor:
     key = None
     packed = True
     scan_pays = False
+    most_rows = 1 << 22  # of the epochs that are made at once: their orders take 8 bytes a row
 
     def __init__(self, function: Compiled, packings: Any, device: Device) -> None:
         self.function, self.packings, self.device = function, packings, device

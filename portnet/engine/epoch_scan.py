@@ -12,7 +12,7 @@ from .._typing import Host
 from ..compiler import Compiled
 from .epoch_state import Epochs, EpochState
 
-__all__ = ["EpochScan", "epoch_scan", "most_epochs"]
+__all__ = ["MOST", "EpochScan", "epoch_scan"]
 
 PIECE = 0.05  # seconds: after so long a signal is answered, and a progress bar moves
 COPIED = 1 << 28  # bytes of data up to which they may be copied to lie row by row
@@ -78,11 +78,6 @@ class EpochScan:
         return EpochState(params, state, sums[epoch], made - epoch * steps, tuple(sums[:epoch]))
 
 
-def most_epochs(rows: int) -> int:
-    """Return for how many epochs there are buffers."""
-    return max(1, MOST // rows)
-
-
 def epoch_scan(step: Any, function: Compiled, packed: Any, epochs: Epochs) -> EpochScan | None:
     """Return epochs as a compiled function; None where a part of a step needs NumPy's calls.
 
@@ -98,7 +93,7 @@ def epoch_scan(step: Any, function: Compiled, packed: Any, epochs: Epochs) -> Ep
         arrays = [np.require(a, requirements=["C", "A"]) for a in arrays]
     if not all(a.flags.c_contiguous and a.flags.aligned for a in arrays):
         return None
-    capacity = most_epochs(rows)
+    capacity = max(1, MOST // rows)  # epochs for which there are buffers
     orders = None if epochs.orders is None else np.zeros((capacity, rows), np.int64)
     salts = np.zeros((capacity, 1, 1), np.int32)
     begins = np.arange(0, rows, size, dtype=np.int32).reshape(-1, 1, 1)

@@ -22,7 +22,7 @@ from ..compiler import CompileWarning
 from ..data.dataset import Batch
 from ..rng import Key
 from .compile_cache import compile_cached
-from .epoch_scan import EpochScan, epoch_scan
+from .epoch_scan import MOST, EpochScan, epoch_scan
 from .epoch_state import Epochs, EpochState, Inputs, take
 from .packing import UNPACKED, PackedTree, Packing, unpacked
 
@@ -37,6 +37,8 @@ class StepExecutor:
 
     The vectors stay the same from epoch to epoch, as a plan is bound to them; results are copies.
     """
+
+    most_rows = MOST  # of the epochs that are made at once
 
     def __init__(
         self,

@@ -439,7 +439,7 @@ def _custom_of(
     inputs = described["inputs"]
     if not 0 < inputs <= sum(array.size for array in tensors.values()):
         raise ModelFileError(f"it has {inputs} inputs, but no parameters for them")
-    params, _ = trainer.model.init(rng.generator(trainer.seed), inputs)
+    params, _ = trainer.model.init(rng.Undrawn(), inputs)
 
     def add(pytree: Any) -> None:
         if hasattr(pytree, "_fields"):
