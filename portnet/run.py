@@ -33,7 +33,7 @@ class EpochProgress(NamedTuple):
     plan: str = ""
 
 
-_BLOCK = 16_384  # rows predicted at once: bounds the memory
+BLOCK = 16_384  # rows predicted at once: bounds the memory
 
 
 class History(dict[str, list[float]]):
@@ -321,7 +321,7 @@ class Run:
     def _forward(self, X: Array) -> Array:
         """Return the raw outputs for all rows, block by block."""
         trainer = self.trainer
-        return forward(trainer.model, self.params, X, _BLOCK, compiled=trainer.compile)
+        return forward(trainer.model, self.params, X, BLOCK, compiled=trainer.compile)
 
     def _mean(self, pred: Array) -> Array:
         return self.trainer.loss.mean(pred) if hasattr(self.trainer.loss, "mean") else pred

@@ -34,9 +34,10 @@ from .backend import namespace
 from .callbacks import Callback, EarlyStopping, ReduceOnPlateau, Report
 from .data.dataset import Dataset
 from .divergence import divergence_error, warn_of_unscaled_inputs
-from .engine.epoch import EpochExecutor, quiet, run_epochs
+from .engine.epoch import EpochExecutor, first_state, quiet, run_epochs
 from .engine.epoch_state import Epochs
 from .engine.full_batch import Gradient, value_and_grad
+from .engine.inference import explain_forward
 from .engine.interrupts import PAUSE, interrupts
 from .engine.packing import unpacked
 from .engine.row_orders import RowOrders
@@ -45,7 +46,7 @@ from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .preparation import Fit, FitOptions, epoch_plan, full_gradient_of, prepare
-from .run import EpochProgress, Metric, Run, TrainerLike, record, warn, with_run
+from .run import BLOCK, EpochProgress, Metric, Run, TrainerLike, record, warn, with_run
 from .training import make_step
 from .transforms import refuse_transforms
 
@@ -260,6 +261,25 @@ class Trainer:
         stopping = options.early_stopping
         return run.best if stopping and stopping.restore and run._best is not None else run
 
+    @options_by_name(lambda: FitOptions.__dataclass_fields__, "sample_weight=w")
+    def explain(self, X: ArrayLike, y: ArrayLike, **options: Any) -> None:
+        """Print how `fit` makes its steps of such data: compiled or eagerly, why, and of what.
+
+        The options are those of `fit`. Nothing is trained. X is (rows, n_in), y (rows,) or (rows,
+        n_out).
+        """
+        prepared = prepare(self, X, y, FitOptions(**options))
+        run, data = prepared.run, prepared.data
+        if isinstance(self.optimizer, LBFGS):
+            print("each iteration is of L-BFGS, which evaluates loss and gradient of all rows")  # noqa: T201
+            return
+        with closing(_executor(self, data.weight is not None)) as executor, run.backend.active():
+            epochs = _some_epochs(run, data, range(run.epoch, run.epoch + 1), _row_orders(prepared))
+            with quiet():
+                text = executor.explain(first_state(run.params, run.state, epochs), epochs)
+        forward = explain_forward(self.model, run.backend, BLOCK, compiled=self.compile)
+        print(f"{text}\n{forward}")  # noqa: T201
+
     def __getattr__(self, name: str) -> Any:
         hint = f": {name} is the run's. run = trainer.fit(X, y); run.{name}" * hasattr(Run, name)
         raise AttributeError(f"'Trainer' object has no attribute {name!r}{hint}")
@@ -296,8 +316,7 @@ def _epochs(
     else:
         per_epoch = -(-len(data) // (trainer.batch_size or len(data)))
         executor = replace(executor, planned=max(0, steps_left * per_epoch - run.step))
-        ahead = not run.backend.is_host
-        orders = RowOrders(trainer.seed, len(data), last, ahead) if _is_shuffled(trainer) else None
+        orders = _row_orders(prepared)
         train = partial(_train_epochs, executor=executor, history=history, orders=orders)
         if data.weight is not None and executor.averaged:
             with run.backend.active():
@@ -409,8 +428,25 @@ def _executor(trainer: TrainerLike, weighted: bool) -> EpochExecutor:
     )
 
 
-def _is_shuffled(trainer: TrainerLike) -> bool:
-    return trainer.batch_size is not None and trainer.shuffle
+def _row_orders(prepared: Fit) -> RowOrders | None:
+    """Return the orders of the rows in all epochs; None where the rows stay in theirs."""
+    run, trainer = prepared.run, prepared.run.trainer
+    if trainer.batch_size is None or not trainer.shuffle:
+        return None
+    ahead = not run.backend.is_host
+    return RowOrders(trainer.seed, len(prepared.data), prepared.last, ahead)
+
+
+def _some_epochs(run: Run, data: Dataset, numbers: range, orders: RowOrders | None) -> Epochs:
+    """Return the epochs of these numbers."""
+    trainer, backend = run.trainer, run.backend
+    return Epochs(
+        data,
+        trainer.batch_size or len(data),
+        [rng.key(trainer.seed, n) for n in numbers],
+        None if orders is None else orders.draw(numbers),
+        None if run._scale == 1 else backend.asarray(run._scale, backend.dtype),
+    )
 
 
 def _train_epochs(
@@ -433,10 +469,9 @@ def _train_epochs(
     epoch was finished. The losses of the epochs before it are in the history. The parameters are
     unpacked, and runs are made, in the end only.
     """
-    trainer, backend, rows = run.trainer, run.backend, len(data)
+    trainer, rows = run.trainer, len(data)
     batch = trainer.batch_size or rows
     data = data if weight is None else replace(data, weight=weight)
-    scale = None if run._scale == 1 else backend.asarray(run._scale, backend.dtype)
     # What is reached so far changes in one assignment: an interrupt finds all of it, or nothing.
     now, losses = (0, run.params, run.state, run.step, run._progress), list[float]()
     finite, one_by_one, stop = True, 0, time.perf_counter() + 0.1
@@ -450,13 +485,7 @@ def _train_epochs(
                 executor,
                 params,
                 state,
-                Epochs(
-                    data,
-                    batch,
-                    [rng.key(trainer.seed, n) for n in numbers],
-                    None if orders is None else orders.draw(numbers),
-                    scale,
-                ),
+                _some_epochs(run, data, numbers, orders),
                 interrupted,
                 done=step,
                 sums=progress[:2],

@@ -247,7 +247,7 @@ def test_prediction_in_blocks_equals_prediction_at_once(block, monkeypatch):
     with portnet.use_backend("numpy", dtype="float64"):  # float32 products round by shape
         run = classifier().fit(X, LABELS, epochs=1)
     whole, numbers = run.predict(X), run.evaluate(X, LABELS)
-    monkeypatch.setattr(portnet.run, "_BLOCK", block)
+    monkeypatch.setattr(portnet.run, "BLOCK", block)
     np.testing.assert_allclose(run.predict(X), whole, rtol=1e-12)
     assert run.evaluate(X, LABELS) == pytest.approx(numbers, rel=1e-12)
 

@@ -88,6 +88,7 @@ ALLOWED = {
         "compiler/simplify",
         "compiler/views",
     },
+    "compiler/cuda/explain": {"compiler/cuda/kernels", "compiler/cuda/planning", "compiler/views"},
     "compiler/cuda/graph": {"compiler/cuda/kernels", "compiler/cuda/planning"},
     "compiler/cuda/selftest": {
         "_numpy",
@@ -192,6 +193,7 @@ ALLOWED = {
     },
     "engine/epoch_graph": {
         "compiler",
+        "compiler/cuda/explain",
         "compiler/cuda/graph",
         "compiler/cuda/planning",
         "compiler/errors",
@@ -410,6 +412,7 @@ ALLOWED = {
         "engine/epoch",
         "engine/epoch_state",
         "engine/full_batch",
+        "engine/inference",
         "engine/interrupts",
         "engine/packing",
         "engine/row_orders",

@@ -22,7 +22,7 @@ from .epoch_state import Epochs, EpochState
 from .packing import PackedTree, unpacked
 from .step_executor import Step, StepExecutor, step_executor
 
-__all__ = ["EpochExecutor", "EpochResult", "quiet", "run_epochs"]
+__all__ = ["EpochExecutor", "EpochResult", "first_state", "quiet", "run_epochs"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,12 @@ class EpochExecutor:
         taken = compiled[0].seconds * steps if compiled else 0
         return max(1, min(int(seconds / taken), compiled[0].most_rows // rows)) if taken else 1
 
+    def explain(self, start: EpochState, epochs: Epochs) -> str:
+        """Return how the steps of epochs are made, as text; none is made."""
+        epochs = epochs.on_device()
+        text: str = self._step(start, epochs).explain(start, epochs)
+        return text
+
     @property
     def nbytes(self) -> int:
         """The size of the buffers."""
@@ -222,6 +228,22 @@ class EpochResult(NamedTuple):
     finite: bool
 
 
+def first_state(
+    params: Params,
+    state: State,
+    epochs: Epochs,
+    sums: tuple[float, float] = (0.0, 0.0),
+    done: int = 0,
+) -> EpochState:
+    """Return the state before the steps of epochs, with sums on their device."""
+    backend = epochs.dataset.backend
+    if backend.is_host:
+        return EpochState(params, state, np.asarray(sums), done)
+    wide = backend.xp.float64 if backend.supports("float64") else backend.xp.float32
+    on_device = backend.xp.asarray(sums, dtype=wide, device=backend.device)
+    return EpochState(params, state, on_device, done)
+
+
 def run_epochs(
     executor: EpochExecutor,
     params: Params,
@@ -247,10 +269,7 @@ def run_epochs(
     """
     backend = epochs.dataset.backend
     xp = backend.xp
-    start = EpochState(params, state, np.asarray(sums), done)
-    if not backend.is_host:
-        wide = xp.float64 if backend.supports("float64") else xp.float32
-        start = start._replace(sums=xp.asarray(sums, dtype=wide, device=backend.device))
+    start = first_state(params, state, epochs, sums, done)
 
     def after(made: int) -> bool:
         advance(made)
@@ -267,7 +286,7 @@ def run_epochs(
         losses = [float(s[0]) for s in (*end.before, end.sums)]
         finite_steps, finite = float(end.sums[1]), [np.isfinite(a).all() for a in looked_at]
     else:
-        flags = [xp.astype(xp.all(xp.isfinite(a)), wide) for a in looked_at]
+        flags = [xp.astype(xp.all(xp.isfinite(a)), end.sums.dtype) for a in looked_at]
         before = [s[0] for s in end.before]
         numbers = read_floats([end.sums[1], *flags, *before, end.sums[0]])
         finite_steps, finite = numbers[0], numbers[1 : 1 + len(flags)]

@@ -132,6 +132,15 @@ class GraphExecutor:
             self._vectors[2][...] = sums
         self._current = params, state
 
+    def explain(self, start: EpochState, epochs: Epochs) -> str:
+        """Return how the steps of epochs are made, as text."""
+        from ..compiler.cuda.explain import explain
+
+        graphs, lines = self.prepare(start, epochs), []
+        for (first, count), step in zip(epochs.kinds_of_steps, graphs.kinds, strict=True):
+            lines += [epochs.described(first, count) + "a CUDA graph", explain(step.plan)]
+        return "\n".join(lines)
+
     @property
     def nbytes(self) -> int:
         """The size of the buffers."""
@@ -169,6 +178,7 @@ class _Steps:
         for first, _ in epochs.kinds_of_steps:
             rows = min(epochs.size, epochs.rows - first * epochs.size)
             self.steps.append(self._step(function, device, vectors, epochs, rows))
+        self.kinds = tuple(self.steps)
         if self.full == 0:
             self.steps.insert(0, self.steps[0])  # there is only a shorter one
 

@@ -69,6 +69,14 @@ class Epochs:
         full, rest = divmod(self.rows, self.size)
         return [(s, n) for s, n in ((0, full), (full, int(rest > 0))) if n]
 
+    def described(self, first: int, count: int) -> str:
+        """Return the beginning of a line about a kind of step: how many there are, of which rows.
+
+        `first` is the number of the first one, see `kinds_of_steps`.
+        """
+        rows = min(self.size, self.rows - first * self.size)
+        return f"{count} step{'s' * (count > 1)} of an epoch, on {rows} rows: "
+
     def on_device(self) -> "Epochs":
         """Return the epochs with their orders where a step takes from them."""
         data, orders = self.dataset, self.orders

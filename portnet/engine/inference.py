@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 from .. import tree
 from .._typing import Array, Model, Params
-from ..backend import backend_of, namespace
+from ..backend import Backend, backend_of, namespace
 from ..data.dataset import Dataset
-from .compile_cache import compile_cached, compiles, is_cacheable, release
+from .compile_cache import compile_cached, compiler_for, compiles, is_cacheable, release
 
-__all__ = ["forward", "forward_dataset"]
+__all__ = ["explain_forward", "forward", "forward_dataset"]
 
 CACHED = 2**15  # outputs of a layer for a block of rows
 SMALL = 64  # rows up to which a block is never cut
@@ -44,6 +44,20 @@ def forward(model: Model, params: Params, X: Array, size: int, *, compiled: bool
     release()
     joined: Array = namespace(X).concat(parts, axis=0)
     return joined
+
+
+def explain_forward(model: Model, backend: Backend, size: int, *, compiled: bool = True) -> str:
+    """Return how `forward` computes outputs, as text."""
+    head, ours = f"predictions, {size:,} rows at a time at most: ", is_cacheable(model)
+    compiler = compiler_for(backend, compiled)
+    if compiler == "replay":
+        return head + (
+            f"replayed, from {WORTH} blocks on" if ours else "replayed, from 2 blocks on"
+        )
+    if compiler == "jit":
+        return head + "compiled by jax.jit, from 2 blocks on"
+    few = ", as a forward pass has few launches" if compiler == "graph" else ""
+    return head + "eager" + few
 
 
 def forward_dataset(

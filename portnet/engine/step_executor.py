@@ -127,6 +127,22 @@ class StepExecutor:
         pays: bool = self.function.scan_pays(batches, planned, likely, numbers)
         return pays
 
+    def explain(self, start: EpochState, epochs: Epochs) -> str:
+        """Return how the steps of epochs are made, as text."""
+        if not hasattr(self.function, "executable"):  # it is not compiled
+            why = f": {self.reason}" if self.reason else ""
+            return f"each step runs eagerly, operation by operation{why}"
+        if not self.packed:
+            return "each kind of step is compiled by jax.jit"
+        packed, lines = self.pack(start), []
+        for first, count in epochs.kinds_of_steps:
+            step = self.function.executable(
+                *packed, *epochs.inputs(0, first, self.key), epochs.scale
+            )
+            head = epochs.described(first, count)
+            lines.append(head + ("eager" if step is None else "replayed\n" + step.explain()))
+        return "\n".join(lines)
+
     def restart_sums(self, packed: Any) -> Any:
         """Return params, state, sums with sums of 0, and a copy of the sums before."""
         params, state, sums = packed

@@ -522,3 +522,41 @@ def test_a_compiler_that_fails_does_not_end_a_fit(graphs, monkeypatch):
     with pytest.warns(CompileWarning, match="CUDA graphs cannot be made: OSError: no compiler"):
         run = trainer().fit(X, LABELS, epochs=2, progress=False)
     assert run.epoch == 2
+
+
+def test_explain_says_what_each_kind_of_step_launches(graphs, capsys):
+    trainer = portnet.Trainer(NET, "softmax_cross_entropy", "adam", batch_size=32)
+    trainer.explain(X, LABELS)
+    lines = capsys.readouterr().out.splitlines()
+    heads = [n for n, line in enumerate(lines) if line.endswith("a CUDA graph")]
+    assert lines[heads[0]] == "3 steps of an epoch, on 32 rows: a CUDA graph"
+    assert lines[heads[1]] == "1 step of an epoch, on 4 rows: a CUDA graph"
+    assert heads[0] == 0
+    for head, step in zip(heads, graphs.steps, strict=True):
+        count = len(step.plan.program.launches)
+        assert lines[head + 1].startswith(f"{count} launches, 0 of them products by cuBLAS; buffe")
+        assert all(line.startswith("  ") for line in lines[head + 2 : head + 2 + count])
+    assert "  product (32, 6) @ (6, 9), by a kernel" in lines
+    assert "  elements (32, 9): add, maximum" in lines
+    assert lines[-1].startswith("predictions, 16,384 rows at a time at most: eager, as a forward")
+    assert not any(
+        d.get(s.kept["counter", 0], np.zeros(1, np.int64))[0]
+        for d, s in zip(graphs.devices * 2, graphs.steps, strict=True)
+    ), "a step was made"
+    trainer = portnet.Trainer(portnet.mlp([200, 300, 3]), "softmax_cross_entropy", batch_size=None)
+    trainer.explain(RNG.random((100, 200)), LABELS)
+    text = capsys.readouterr().out
+    assert text.startswith("1 step of an epoch, on 100 rows: a CUDA graph\n")
+    assert "  product (100, 200) @ (200, 300), by cuBLAS\n" in text
+
+
+def test_explain_says_why_there_is_no_graph(graphs, monkeypatch, capsys):
+    def none(tf32=False):
+        raise EagerError("CUDA graphs need cuda-core: install portnet with the extra cuda13")
+
+    monkeypatch.setattr(selftest, "device_for", none)
+    trainer = portnet.Trainer(NET, "softmax_cross_entropy", "adam", batch_size=32)
+    trainer.explain(X, LABELS)
+    assert capsys.readouterr().out.startswith(
+        "each step runs eagerly, operation by operation: CUDA graphs need cuda-core: install"
+    )

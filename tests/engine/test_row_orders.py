@@ -1,6 +1,8 @@
 """RowOrders: the same permutations as `rng.order`, drawn ahead in a thread."""
 
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -80,20 +82,25 @@ def test_too_little_memory_is_an_error_of_the_caller(monkeypatch):
     check(orders, [2])
 
 
+FORKED = """
+import os
+import numpy as np
+from portnet.engine.row_orders import RowOrders
+orders = RowOrders(7, 2_000_000, 9, True)
+orders.draw([0])
+child = os.fork()  # while the thread is drawing
+expected = np.random.default_rng((7, 1, 1)).permutation(2_000_000)
+right = np.array_equal(orders.draw([1])[0], expected)
+if child == 0:
+    os._exit(0 if right else 1)
+assert right and os.waitpid(child, 0)[1] == 0
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_draws_them_itself():
-    orders = RowOrders(7, ROWS, 9, True)
-    orders.draw([0])
-    child = os.fork()
-    if child == 0:
-        try:
-            check(orders, [1])
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    check(orders, [1])
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED]
+    subprocess.run(command, check=True, timeout=60)
 
 
 def test_a_fit_on_a_device_draws_ahead_and_has_the_same_numbers(threads):
