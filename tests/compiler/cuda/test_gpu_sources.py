@@ -67,6 +67,7 @@ def sources():
             portnet.mlp([20, 33, 3], "tanh", norm="layer", dropout=0.2),
             portnet.Momentum(0.1),
         ),
+        ("wide rows", portnet.mlp([20, 2000, 300], "gelu", norm="layer"), portnet.Adam(1e-3)),
     ):
         (plan,) = step_of(net, optimizer)
         found[name] = plan.program.source
@@ -77,6 +78,25 @@ def sources():
 def test_kernels_compile_without_a_warning(sources, arch):
     for name, source in sources.items():
         assert compiled(source, arch)[:4] == b"\x7fELF", name
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_no_kernel_spills_registers(sources, arch):
+    options = core.ProgramOptions(arch=arch, ptxas_options="-v", **OPTIONS)
+    seen = 0
+    for name, source in sources.items():
+        log = io.StringIO()
+        core.Program(source, "c++", options).compile("cubin", logs=log)
+        found = re.findall(
+            r"properties for (\w+)\n.*?(\d+) bytes stack frame, (\d+) bytes spill", log.getvalue()
+        )
+        assert len(found) >= source.count('extern "C" __global__'), name
+        seen += len(found)
+        for kernel, stack, spilled in found:
+            assert spilled == "0", f"{name}: {kernel}"
+            if "functions" not in name:  # sine and cosine of large numbers need memory
+                assert stack == "0", f"{name}: {kernel}"
+    assert seen > 80
 
 
 def test_the_code_does_not_contract_or_flush(sources):
