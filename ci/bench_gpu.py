@@ -31,6 +31,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LR = 1e-3
+LEAST = 5  # epochs of a run: a fit copies parameters, and captures its graph, once
 WORKLOADS = {  # sizes, rows of a batch, batches of the dataset
     "small": ((20, 32, 32, 2), 32, 100),
     "medium-128": ((784, 256, 128, 10), 128, 100),
@@ -324,6 +325,7 @@ class Worker:
             command, env=env, stdin=pipe, stdout=pipe, stderr=log, text=True
         )
         self.who, self.seconds, self.count, self.loss = who, [], 1, None
+        self.batches = WORKLOADS[name][2]
 
     def read(self):
         """Return what the process says next; None where it has failed."""
@@ -348,10 +350,10 @@ def measure(workers, rounds, seconds):
     found = {w.who: {"loss": w.loss} for w in workers}
     reference = found[workers[0].who]["loss"]
     for w in workers:
-        loss, took = found[w.who]["loss"], w.run(1)
+        loss, took = found[w.who]["loss"], w.run(LEAST * w.batches)
         if loss is not None and reference is not None:
             found[w.who]["agrees"] = abs(loss - reference) <= 2e-3 * abs(reference) + 1e-4
-        w.count = max(1, int(seconds / took)) if took else 0
+        w.count = max(LEAST * w.batches, int(seconds / took)) if took else 0
     for _ in range(rounds):
         for w in workers:
             if w.count and (took := w.run(w.count)):
@@ -416,10 +418,9 @@ def main():
 
 def write(results, folder):
     """Print the table so far, and write it and the results: a run that is cut off has some."""
-    import cupy
+    from gpu_report import commit, machine
 
-    device = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-    text = f"{date.today()}, {device}, CuPy {cupy.__version__}\n\n{table(results)}\n"
+    text = f"{date.today()}, commit {commit()}; {machine()}\n\n{table(results)}\n"
     print(text, flush=True)
     (folder / "bench-gpu.json").write_text(json.dumps(results, indent=1) + "\n")
     (folder / "bench-gpu.md").write_text("# A training step on a GPU\n\n" + text)

@@ -115,7 +115,7 @@ class Compiled:
         self._last: Any = None  # what did the last call: it is tried first
         self._warned: set[Any] = set()  # keys and reasons that were warned of
         self._lock = threading.Lock()
-        self.device_plans: OrderedDict[Any, Any] = OrderedDict()  # of steps on a GPU, by arguments
+        self._device_plans: OrderedDict[Any, Any] = OrderedDict()  # of steps on a GPU, by arguments
         functools.update_wrapper(self, fn, updated=())
 
     def __repr__(self) -> str:
@@ -187,6 +187,15 @@ class Compiled:
         except EagerError as error:
             return str(error)
         return entry.reason if isinstance(entry, _EagerCall) else ""
+
+    def device_plan(self, form: Any, make: Callable[[], Any]) -> Any:
+        """Return the plan of a step on a GPU for arguments of this form: kept, or made now."""
+        with self._lock:
+            if form not in self._device_plans:
+                self._device_plans[form] = make()
+                while len(self._device_plans) > 8:
+                    self._device_plans.popitem(last=False)
+            return self._device_plans[form]
 
     def executable(self, *args: Any) -> Any:
         """Return what does calls with such arguments: an `executable.Executable`, or None.

@@ -282,15 +282,14 @@ def _plan(
     moving: dict[int, int],
 ) -> DevicePlan:
     """Return the plan of a step for arguments of these kinds: kept with the function."""
-    plans = function.device_plans
-    if form not in plans:
+
+    def make() -> DevicePlan:
         program = traced(function.fn, kinds, rebuild, function.pure)
         before = len(program.nodes)
-        plans[form] = device_plan(simplify(program), before, list(range(donated)), moving)
-        while len(plans) > 8:
-            plans.popitem(last=False)
-    found: DevicePlan = plans[form]
-    return found
+        return device_plan(simplify(program), before, list(range(donated)), moving)
+
+    plan: DevicePlan = function.device_plan(form, make)
+    return plan
 
 
 def graph_executor(
