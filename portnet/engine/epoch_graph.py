@@ -73,7 +73,7 @@ class GraphExecutor:
         kind = epochs.size, epochs.rows, *flags, *map(id, epochs.dataset.arrays)
         if kind not in self._steps:
             while len(self._steps) >= KEPT:
-                self._steps.popitem(last=False)
+                self._steps.popitem(last=False)[1].close()
             self._steps[kind] = _Steps(self.function, self.device, self._vectors, epochs)
         self._steps.move_to_end(kind)
         return self._steps[kind]
@@ -151,6 +151,8 @@ class GraphExecutor:
 
     def close(self) -> None:
         """Release the graphs and their buffers."""
+        for steps in self._steps.values():
+            steps.close()
         self._steps.clear()
         self._vectors = None
         self.device.close()
@@ -257,6 +259,11 @@ class _Steps:
         for _ in range(count):
             replay()
         return count
+
+    def close(self) -> None:
+        """Release graphs and buffers."""
+        for step in self.kinds:
+            step.close()
 
     @property
     def reached(self) -> int:

@@ -3,6 +3,7 @@
 import os
 import signal
 import warnings
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from portnet.compiler import CompileWarning
 from portnet.compiler.cuda import selftest
 from portnet.compiler.errors import EagerError
 from portnet.data.dataset import Dataset
-from portnet.engine import epoch_graph
+from portnet.engine import compile_cache, epoch_graph
 from portnet.engine.epoch import EpochExecutor
 from portnet.engine.epoch_state import Epochs, EpochState
 from portnet.engine.packing import unpacked
@@ -360,6 +361,10 @@ def test_what_a_capture_forbids_raises():
 def test_a_graph_of_a_closed_executor_is_not_used_again(graphs):
     run = trainer().fit(X, LABELS, epochs=1, progress=False)
     first = len(graphs.steps)
+    for step in graphs.steps:
+        for make in (step.run, step.replay, step.capture):
+            with pytest.raises(RuntimeError, match="the step was closed"):
+                make()
     run.fit(X, LABELS, epochs=1, progress=False)
     assert len(graphs.steps) == 2 * first
 
@@ -492,6 +497,7 @@ def test_partial_fit_sees_a_chunk_that_was_changed_in_place(graphs, order, shuff
 def test_a_chunk_that_no_kernel_can_do_is_trained_eagerly(graphs, monkeypatch):
     """The call that finds this warns once, and goes on; so do the calls after it."""
     made = estimators()[0]
+    monkeypatch.setattr(compile_cache, "_kept", OrderedDict())  # other tests have made such plans
 
     def fit():
         net = made(hidden_layer_sizes=(7,), random_state=0, batch_size=16)

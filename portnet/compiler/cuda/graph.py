@@ -87,9 +87,12 @@ class DeviceStep:
         self.at = {base: device.address(array) for base, array in self.kept.items()}
         self.kernels = device.compile(program.source)
         self.graph: Any = None
+        self.closed = False
 
     def run(self) -> None:
         """Do one step, call by call."""
+        if self.closed:
+            raise RuntimeError("the step was closed: its memory belongs to others")
         for call in self.plan.program.launches:
             if isinstance(call, Product):
                 at = [self.at[x.base] + x.offset for x in (call.a, call.b, call.c)]
@@ -104,10 +107,14 @@ class DeviceStep:
 
     def replay(self) -> None:
         """Do one step: by the graph, if it is captured."""
-        if self.graph is None:
+        if self.graph is None or self.closed:
             self.run()
         else:
             self.device.replay(self.graph)
+
+    def close(self) -> None:
+        """Make it an error to run the step; graph and buffers are released with the object."""
+        self.closed = True
 
 
 def _memory(array: Any) -> Any:

@@ -68,13 +68,16 @@ def step_on(gpu, cupy, layers=3, width=64):
         trainer.fit(X, y, epochs=1, progress=False)
     finally:
         epoch_graph.DeviceStep = original
-    step = made[0]
+    step, step.closed = made[0], False
+    step.device.workspace = step.device.empty(1 << 25)  # it was released with the fit
+    step.capture()
     donated = [step.kept["donated", d] for d in sorted(step.plan.plan.donated.values())]
     return step, donated, [a.copy() for a in donated]
 
 
-def test_replays_have_the_bits_of_steps_made_call_by_call(gpu, cupy):
-    step, donated, start = step_on(gpu, cupy)
+@pytest.mark.parametrize("width", [64, 512])  # kernels for all products; cuBLAS for most
+def test_replays_have_the_bits_of_steps_made_call_by_call(gpu, cupy, width):
+    step, donated, start = step_on(gpu, cupy, width=width)
     results = []
     for make in (step.run, step.replay):
         for a, b in zip(donated, start, strict=True):
@@ -101,6 +104,7 @@ def test_a_step_has_few_nodes(gpu, cupy, layers, width):
     assert len(launches) <= 5 * layers + 4
     # cuBLAS may add up the parts of a product in a second kernel
     assert len(launches) <= len(nodes) <= len(launches) + len(products)
+    assert bool(products) == (width > 8)
 
 
 def fits(kind, **options):
