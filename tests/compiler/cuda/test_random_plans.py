@@ -1,5 +1,7 @@
 """Random functions as plans: fusing, memory that is used again, and orders of threads."""
 
+import os
+
 import numpy as np
 import pytest
 from cpu_device import CPUDevice, needs_gxx
@@ -77,6 +79,9 @@ class Function:
             return False
 
 
+SEEDS = int(os.environ.get("PORTNET_SEEDS", "40"))  # more in ci/kernels
+
+
 def case_of(seed, rows, columns):
     function = Function(seed, rows, columns)
     return Case(function, function.arrays, donate=function.donate)
@@ -87,7 +92,8 @@ def case_of(seed, rows, columns):
 @pytest.mark.parametrize("large", [1 << 19, 1])  # then a thread computes several elements
 def test_random_functions(rows, columns, large, monkeypatch):
     monkeypatch.setattr("portnet.compiler.cuda.kernels.LARGE", large)
-    check(rows, columns)
+    for start in range(0, SEEDS, 40):
+        check(rows, columns, start=start)
 
 
 def check(rows, columns, count=40, start=0):
