@@ -173,6 +173,14 @@ class Backend:
         """How steps are compiled: "replay" (a plan), "jit" (by JAX), "graph" (on a GPU) or ""."""
         return _LIBRARIES[self.name].compiler if self.name in _LIBRARIES else ""
 
+    @property
+    def eager_vectors(self) -> bool:
+        """Whether eager steps are faster on vectors of all parameters, of which layers' are views.
+
+        They are where a call takes long in comparison with its arithmetic, and slices are views.
+        """
+        return self.name in _LIBRARIES and _LIBRARIES[self.name].eager_vectors
+
     def supports(self, dtype: str) -> bool:
         """Return whether this device has arrays of a dtype."""
         if self.is_host:
@@ -571,6 +579,7 @@ class _Library:
     find_device: Callable[[str], Device]  # by name; raises ValueError
     try_out: Callable[[Any], str] = _try_default  # returns the name of the default device
     compiler: str = ""  # see Backend.compiler
+    eager_vectors: bool = False  # see Backend.eager_vectors
 
 
 _LIBRARIES = {
@@ -581,6 +590,7 @@ _LIBRARIES = {
         _cupy_device,
         _try_cupy,
         compiler="graph",
+        eager_vectors=True,
     ),
     "torch": _Library("array_api_compat.torch", "pip install torch", _torch_device),
     "jax": _Library("jax.numpy", "pip install jax", _jax_device, _try_jax, compiler="jit"),
@@ -690,6 +700,26 @@ def _device_text(where: Device) -> str:
 
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
+def read_vectors(arrays: Sequence[Array]) -> list[Host]:
+    """Return arrays as vectors on the host, in one transfer: float64, or float32 where that is all.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.backend import read_vectors
+    >>> [vector.tolist() for vector in read_vectors([np.asarray(True), np.ones((1, 2))])]
+    [[1.0], [1.0, 1.0]]
+    """
+    moved = [a for a in arrays if not is_host(a)]
+    if moved:
+        backend = backend_of(moved[0])
+        wide = backend.xp.float64 if backend.supports("float64") else backend.xp.float32
+        flat = [backend.xp.astype(backend.xp.reshape(a, (-1,)), wide, copy=False) for a in moved]
+        ends = np.cumsum([a.shape[0] for a in flat])[:-1]
+        found = iter(np.split(to_numpy(backend.xp.concat(flat)), ends))
+    return [np.ravel(to_numpy(a)).astype(np.float64) if is_host(a) else next(found) for a in arrays]
 
 
 def read_floats(numbers: Sequence[Array | float]) -> list[float]:

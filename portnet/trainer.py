@@ -46,7 +46,7 @@ from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .preparation import Fit, FitOptions, epoch_plan, full_gradient_of, prepare
 from .run import EpochProgress, Metric, Run, TrainerLike, record, warn, with_run
 from .training import make_step
-from .transforms import refuse_transforms
+from .transforms import joined_parameters, refuse_transforms
 
 __all__ = ["Trainer"]
 
@@ -402,7 +402,11 @@ def _executor(trainer: TrainerLike, weighted: bool) -> EpochExecutor:
     averaged, loss = getattr(trainer.loss, "reduction", "mean") == "mean", trainer.loss
     loss = ScaledByBatchWeight(loss) if weighted and averaged else loss
     return EpochExecutor(
-        make_step, (trainer.model, loss, trainer.optimizer), averaged, trainer.compile
+        make_step,
+        (trainer.model, loss, trainer.optimizer),
+        averaged,
+        trainer.compile,
+        vectors=joined_parameters(trainer.optimizer),
     )
 
 
