@@ -171,7 +171,7 @@ class Backend:
     @property
     def compiler(self) -> str:
         """How steps are compiled: "replay" (a plan), "jit" (by JAX), "graph" (on a GPU) or ""."""
-        return _LIBRARIES[self.name].compiler if self.name in _LIBRARIES else ""
+        return self._library.compiler
 
     @property
     def eager_vectors(self) -> bool:
@@ -179,7 +179,7 @@ class Backend:
 
         They are where a call takes long in comparison with its arithmetic, and slices are views.
         """
-        return self.name in _LIBRARIES and _LIBRARIES[self.name].eager_vectors
+        return self._library.eager_vectors
 
     def supports(self, dtype: str) -> bool:
         """Return whether this device has arrays of a dtype."""
@@ -211,6 +211,10 @@ class Backend:
             return x
         if dtype is not None:
             self.require(dtype)
+        with self.active():
+            return self._converted(x, dtype)
+
+    def _converted(self, x: ArrayLike, dtype: str | None) -> Array:
         if self.name != "numpy" and self.holds(x):
             a: Array = detached(x)
             if "complex" in _dtype_name(a.dtype):
@@ -235,14 +239,30 @@ class Backend:
         if self.name == "torch" and (not host.flags.writeable or min(host.strides, default=0) < 0):
             host = host.copy()  # torch warns of read-only memory and has no negative strides
         dtype_of = getattr(self.xp, host.dtype.name)
-        moved: Array = self.xp.asarray(host, dtype=dtype_of, device=self.device)
+        moved: Array
+        if host.ndim == 0 or not 0 < self._library.upload_block < host.nbytes:
+            moved = self.xp.asarray(host, dtype=dtype_of, device=self.device)
+            return moved
+        moved = self.xp.empty(host.shape, dtype=dtype_of, device=self.device)
+        rows = max(1, self._library.upload_block * host.shape[0] // host.nbytes)
+        for start in range(0, host.shape[0], rows):
+            block = self.xp.asarray(host[start : start + rows], device=self.device)
+            moved[start : start + rows, ...] = block  # type: ignore[index]
         return moved
+
+    def row_numbers(self, order: ArrayLike, rows: int) -> Array:
+        """Move row numbers below `rows`, as the smallest integers that every library takes by."""
+        return self.asarray(order, "int32" if rows <= 2**31 else "int64")
 
     def active(self) -> AbstractContextManager[object]:
         """Return a context for kernels on this device: CuPy launches on the *current* device."""
-        if self.name == "cupy" and self.device is not None:
+        if self._library.current_device and self.device is not None:
             return self.device  # type: ignore[no-any-return]
         return nullcontext()
+
+    @property
+    def _library(self) -> "_Library":
+        return _LIBRARIES.get(self.name, _UNKNOWN)
 
 
 def _rebuild(name: str, dtype: str, where: Device, module: str, precision: str = "ieee") -> Backend:
@@ -580,6 +600,8 @@ class _Library:
     try_out: Callable[[Any], str] = _try_default  # returns the name of the default device
     compiler: str = ""  # see Backend.compiler
     eager_vectors: bool = False  # see Backend.eager_vectors
+    current_device: bool = False  # whether a device is made current, and then used
+    upload_block: int = 0  # bytes: larger arrays are copied to the device in blocks; 0: at once
 
 
 _LIBRARIES = {
@@ -591,13 +613,20 @@ _LIBRARIES = {
         _try_cupy,
         compiler="graph",
         eager_vectors=True,
+        current_device=True,
+        upload_block=2**26,  # CuPy copies through pinned memory: a power of two, which it keeps
     ),
-    "torch": _Library("array_api_compat.torch", "pip install torch", _torch_device),
+    "torch": _Library(
+        "array_api_compat.torch", "pip install torch", _torch_device, eager_vectors=True
+    ),
     "jax": _Library("jax.numpy", "pip install jax", _jax_device, _try_jax, compiler="jit"),
     "array_api_strict": _Library(
         "array_api_strict", "pip install array-api-strict", _strict_device
     ),
 }
+
+
+_UNKNOWN = _Library("", "", _cpu_only)
 
 
 def _resolve(name: str, where: Device, dtype: str, precision: str = "ieee") -> Backend:

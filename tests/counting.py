@@ -7,6 +7,7 @@ device, its results are created there, and the `device` of a creation function i
 import contextlib
 import operator
 from types import SimpleNamespace
+from typing import ClassVar
 
 import array_api_compat.numpy as np_compat
 import numpy as np
@@ -21,7 +22,7 @@ JOINED = 8  # arrays up to which CuPy's concatenate launches a copy for each
 class Device:
     """A device; within its ``with`` it is current."""
 
-    current: list["Device"] = []
+    current: ClassVar[list["Device"]] = []
 
     def __init__(self, id):
         self.id = id

@@ -156,7 +156,7 @@ class _Steps:
         self.counter = xp.zeros((1,), dtype=xp.int64, device=where)
         self.order = self.key = self.scale = None
         if epochs.orders is not None:
-            self.order = xp.zeros((epochs.rows,), dtype=epochs.orders[0].dtype, device=where)
+            self.order = xp.zeros((epochs.rows,), dtype=xp.int64, device=where)
         if epochs.keys[0] is not None:
             salt = xp.zeros((1, 1), dtype=xp.int32, device=where)
             begins = np.arange(0, epochs.rows, epochs.size, dtype=np.int32).reshape(-1, 1, 1)
