@@ -123,7 +123,7 @@ def dparams_of(layer: Any, params: Params, cache: Cache, dy: Array) -> Params:
     It can if the class that defines its `backward` also defines `dparams`: a subclass with a
     `backward` of its own has other gradients than the `dparams` that it inherits.
 
-    Shapes: as in `Layer.backward`.
+    Shapes: dy is (rows, n_out), dparams have the shapes of params.
 
     Examples
     --------

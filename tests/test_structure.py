@@ -213,6 +213,7 @@ ALLOWED = {
         "compiler/planner",
         "compiler/simplify",
         "engine/compile_cache",
+        "engine/eager_executor",
         "engine/epoch_state",
         "engine/packing",
         "engine/step_executor",

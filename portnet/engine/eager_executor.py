@@ -16,10 +16,9 @@ from .epoch_state import Epochs, EpochState, Inputs, take
 from .loss_sums import LossSums
 from .packing import PackedTree, VectorModel, unpacked, vector_packing
 
-__all__ = ["VECTORS", "EagerExecutor"]
+__all__ = ["EagerExecutor", "Step"]
 
 Step = Callable[..., tuple[Params, State, Array]]
-VECTORS = ("", "one", "by name")  # see `EpochExecutor`
 
 
 class EagerExecutor:

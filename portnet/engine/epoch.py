@@ -17,12 +17,12 @@ from .. import tree
 from .._typing import Params, State, Tree
 from ..compiler.errors import EagerError
 from .compile_cache import compiler_for, release
-from .eager_executor import EagerExecutor
+from .eager_executor import EagerExecutor, Step
 from .epoch_scan import most_epochs
 from .epoch_state import Epochs, EpochState
 from .loss_sums import read_sums
 from .packing import PackedTree, unpacked
-from .step_executor import Step, StepExecutor, step_executor
+from .step_executor import StepExecutor, step_executor
 
 __all__ = ["EpochExecutor", "EpochResult", "quiet", "run_epochs"]
 

@@ -19,9 +19,10 @@ from ..compiler.planner import traced
 from ..compiler.simplify import simplify
 from ..rng import Key
 from .compile_cache import compile_cached
+from .eager_executor import Step
 from .epoch_state import Epochs, EpochState
 from .packing import PackedTree, Packing, unpacked
-from .step_executor import MakeStepAndSum, Step
+from .step_executor import MakeStepAndSum
 
 __all__ = ["GraphExecutor", "graph_executor"]
 

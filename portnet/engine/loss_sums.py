@@ -58,18 +58,16 @@ def read_sums(sums: list[Any], flags: list[Array]) -> tuple[list[Host], list[boo
 
     Sums are arrays (2,), or `LossSums`.
     """
+    vectors = [s.vectors if isinstance(s, LossSums) else [] for s in sums]
     parts: list[Array] = [*flags]
-    for s in sums:
-        parts += [a for a, _ in s.vectors] if isinstance(s, LossSums) else []
+    for s, pieces in zip(sums, vectors, strict=True):
+        parts += [a for a, _ in pieces]
         parts.append(s.before if isinstance(s, LossSums) else s)
     host = iter(read_vectors(parts))
     found = [bool(next(host)[0]) for _ in flags]
     totals = []
-    for s in sums:
-        if not isinstance(s, LossSums):
-            totals.append(next(host))
-            continue
-        losses = [_times(factors, next(host), a) for a, factors in s.vectors]
+    for pieces in vectors:
+        losses = [_times(factors, next(host), a) for a, factors in pieces]
         total, finite = next(host)
         running = np.cumsum(np.concatenate([[total], *losses]))  # one after the other
         totals.append(np.asarray([running[-1], finite + np.isfinite(running[1:]).sum()]))

@@ -25,7 +25,7 @@ from .epoch_scan import EpochScan, epoch_scan
 from .epoch_state import Epochs, EpochState, Inputs, take
 from .packing import UNPACKED, PackedTree, Packing, unpacked
 
-__all__ = ["MakeStepAndSum", "Step", "StepExecutor", "step_executor"]
+__all__ = ["MakeStepAndSum", "StepExecutor", "step_executor"]
 
 Packed = tuple[Any, Any, Any]  # params, state, sums in the form that a step takes
 
