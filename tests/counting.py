@@ -161,8 +161,12 @@ def _function(name):
 
 
 def _asarray(x, /, *, dtype=None, device=None, copy=None):
-    if isinstance(x, Counting):
+    if isinstance(x, Counting) and not copy:
         return x if dtype in (None, x.dtype) else counting.astype(x, dtype)
+    if isinstance(x, Counting):
+        with device or contextlib.nullcontext():
+            _record("copy", [x])
+            return Counting(x.host.astype(dtype or x.dtype))
     with device or contextlib.nullcontext():
         host = np.array(x, dtype=dtype)
         uploads.append(host)

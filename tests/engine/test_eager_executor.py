@@ -193,6 +193,17 @@ def test_a_run_goes_on_from_vectors_and_keeps_its_own_values(both):
     assert_same_bits(left, fit(NET, portnet.Adam(0.01), 4))
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_loss_of_an_epoch_is_that_of_compiled_steps(reduction):
+    """Also where its last batch is shorter."""
+    histories = []
+    for compiled in (False, True):
+        loss = portnet.SoftmaxCrossEntropy(reduction=reduction)
+        trainer = portnet.Trainer(NET, loss, portnet.SGD(1e-3), batch_size=10, compile=compiled)
+        histories.append(trainer.fit(X, LABELS, epochs=2, progress=False).history["loss"])
+    assert histories[0] == pytest.approx(histories[1], rel=1e-6)
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.1])
 @pytest.mark.parametrize("solver", ["sgd", "adam"])
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
@@ -247,10 +258,13 @@ def test_parameters_that_are_not_joined():
 
 
 def test_vectors_by_name_have_the_names_of_the_dicts():
-    params = ({"W": np.ones((2, 3)), "b": np.zeros(3)}, (), [np.ones(1)], {"W": np.full(2, 5.0)})
+    first, second = {"b": np.zeros(3), "W": np.ones((2, 3))}, {"W": np.full(2, 5.0)}
+    params = (first, (), [np.full(1, 7.0)], second, {"W": [np.full(1, 8.0)]})
     vectors = vector_packing(params, by_name=True).pack(params)
     assert sorted(vectors.layer) == ["", "W", "b"]
     np.testing.assert_array_equal(vectors.layer["W"], [1, 1, 1, 1, 1, 1, 5, 5])
+    np.testing.assert_array_equal(vectors.layer["b"], [0, 0, 0])
+    np.testing.assert_array_equal(vectors.layer[""], [7, 8], "['W'][0] is not named W")
 
 
 def test_a_wrong_gradient_names_the_model():
@@ -303,6 +317,8 @@ def test_losses_are_added_one_after_the_other(dtype, piece, monkeypatch):
 def test_the_loss_of_an_interrupted_step_does_not_count():
     before = LossSums.after((0.0, 0.0)).plus(np.float32(1), 2)
     before.plus(np.float32(100), 2)  # its result was lost
+    (found,), _ = read_sums([before], [])
+    np.testing.assert_array_equal(found, [2, 1])
     after = before.plus(np.float32(3), 2)
     (found,), _ = read_sums([after], [])
     np.testing.assert_array_equal(found, [8, 2])
@@ -426,6 +442,15 @@ def test_run_moves_to_a_device_that_is_not_current(devices):
     moved = run.to("counting", device="counter:1")
     np.testing.assert_array_equal(moved.predict_proba(X), run.predict_proba(X))
     assert_on_device_1(devices, moved.params, moved.state)
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_an_estimators_data_on_a_device_that_is_not_current(devices):
+    pytest.importorskip("sklearn")
+    with Device(1):
+        x = Counting(np.asarray(X, "float32"))
+    clf = portnet.MLPClassifier((6,), max_iter=3, random_state=0).fit(x, LABELS)
+    assert_on_device_1(devices, clf.coefs_, clf.intercepts_, clf.predict_proba(x))
 
 
 def test_data_on_a_device_that_is_not_current_are_trained_there(devices):
