@@ -171,7 +171,15 @@ class Backend:
     @property
     def compiler(self) -> str:
         """How steps are compiled: "replay" (a plan), "jit" (by JAX), "graph" (on a GPU) or ""."""
-        return _LIBRARIES[self.name].compiler if self.name in _LIBRARIES else ""
+        return self._library.compiler
+
+    @property
+    def eager_vectors(self) -> bool:
+        """Whether eager steps are faster on vectors of all parameters, of which layers' are views.
+
+        They are where a call takes long in comparison with its arithmetic, and slices are views.
+        """
+        return self._library.eager_vectors
 
     def supports(self, dtype: str) -> bool:
         """Return whether this device has arrays of a dtype."""
@@ -203,6 +211,10 @@ class Backend:
             return x
         if dtype is not None:
             self.require(dtype)
+        with self.active():
+            return self._converted(x, dtype)
+
+    def _converted(self, x: ArrayLike, dtype: str | None) -> Array:
         if self.name != "numpy" and self.holds(x):
             a: Array = detached(x)
             if "complex" in _dtype_name(a.dtype):
@@ -227,14 +239,30 @@ class Backend:
         if self.name == "torch" and (not host.flags.writeable or min(host.strides, default=0) < 0):
             host = host.copy()  # torch warns of read-only memory and has no negative strides
         dtype_of = getattr(self.xp, host.dtype.name)
-        moved: Array = self.xp.asarray(host, dtype=dtype_of, device=self.device)
+        moved: Array
+        if host.ndim == 0 or not 0 < self._library.upload_block < host.nbytes:
+            moved = self.xp.asarray(host, dtype=dtype_of, device=self.device)
+            return moved
+        moved = self.xp.empty(host.shape, dtype=dtype_of, device=self.device)
+        rows = max(1, self._library.upload_block * host.shape[0] // host.nbytes)
+        for start in range(0, host.shape[0], rows):
+            block = self.xp.asarray(host[start : start + rows], device=self.device)
+            moved[start : start + rows, ...] = block  # type: ignore[index]
         return moved
+
+    def row_numbers(self, order: ArrayLike, rows: int) -> Array:
+        """Move row numbers below `rows`, as the smallest integers that every library takes by."""
+        return self.asarray(order, "int32" if rows <= 2**31 else "int64")
 
     def active(self) -> AbstractContextManager[object]:
         """Return a context for kernels on this device: CuPy launches on the *current* device."""
-        if self.name == "cupy" and self.device is not None:
+        if self._library.current_device and self.device is not None:
             return self.device  # type: ignore[no-any-return]
         return nullcontext()
+
+    @property
+    def _library(self) -> "_Library":
+        return _LIBRARIES.get(self.name, _UNKNOWN)
 
 
 def _rebuild(name: str, dtype: str, where: Device, module: str, precision: str = "ieee") -> Backend:
@@ -571,6 +599,9 @@ class _Library:
     find_device: Callable[[str], Device]  # by name; raises ValueError
     try_out: Callable[[Any], str] = _try_default  # returns the name of the default device
     compiler: str = ""  # see Backend.compiler
+    eager_vectors: bool = False  # see Backend.eager_vectors
+    current_device: bool = False  # whether a device is made current, and then used
+    upload_block: int = 0  # bytes: larger arrays are copied to the device in blocks; 0: at once
 
 
 _LIBRARIES = {
@@ -581,13 +612,21 @@ _LIBRARIES = {
         _cupy_device,
         _try_cupy,
         compiler="graph",
+        eager_vectors=True,
+        current_device=True,
+        upload_block=2**26,  # CuPy copies through pinned memory: a power of two, which it keeps
     ),
-    "torch": _Library("array_api_compat.torch", "pip install torch", _torch_device),
+    "torch": _Library(
+        "array_api_compat.torch", "pip install torch", _torch_device, eager_vectors=True
+    ),
     "jax": _Library("jax.numpy", "pip install jax", _jax_device, _try_jax, compiler="jit"),
     "array_api_strict": _Library(
         "array_api_strict", "pip install array-api-strict", _strict_device
     ),
 }
+
+
+_UNKNOWN = _Library("", "", _cpu_only)
 
 
 def _resolve(name: str, where: Device, dtype: str, precision: str = "ieee") -> Backend:
@@ -690,6 +729,26 @@ def _device_text(where: Device) -> str:
 
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
+def read_vectors(arrays: Sequence[Array]) -> list[Host]:
+    """Return arrays as vectors on the host, in one transfer: float64, or float32 where that is all.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.backend import read_vectors
+    >>> [vector.tolist() for vector in read_vectors([np.asarray(True), np.ones((1, 2))])]
+    [[1.0], [1.0, 1.0]]
+    """
+    moved = [a for a in arrays if not is_host(a)]
+    if moved:
+        backend = backend_of(moved[0])
+        wide = backend.xp.float64 if backend.supports("float64") else backend.xp.float32
+        flat = [backend.xp.astype(backend.xp.reshape(a, (-1,)), wide, copy=False) for a in moved]
+        ends = np.cumsum([a.shape[0] for a in flat])[:-1]
+        found = iter(np.split(to_numpy(backend.xp.concat(flat)), ends))
+    return [np.ravel(to_numpy(a)).astype(np.float64) if is_host(a) else next(found) for a in arrays]
 
 
 def read_floats(numbers: Sequence[Array | float]) -> list[float]:

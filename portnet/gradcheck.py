@@ -27,7 +27,7 @@ from ._validation import (
 )
 from .backend import Backend, backend_of, namespace, to_numpy
 from .data import checks
-from .layers import Layer
+from .layers import Layer, dparams_of
 from .losses import LOSSES, Loss
 
 __all__ = ["GradientError", "check_gradients", "check_layer", "check_loss"]
@@ -96,6 +96,11 @@ def check_layer(
             layer, "backward", "dparams, dx", layer.backward(params, cache, dy)
         )
         _check_linear(layer, params, cache, dy, (dparams, dx))
+        for a, b in zip(
+            tree.leaves(dparams), tree.leaves(dparams_of(layer, params, cache, dy)), strict=True
+        ):
+            if not np.array_equal(to_numpy(a), to_numpy(b), equal_nan=True):
+                raise GradientError(f"{layer}: dparams differs from that of backward")
 
         def f(at: Tree, k: rng.Key | None = k, dy: Array = dy) -> float:
             return _dot(dy, layer.forward(at[0], at[1], k)[0])

@@ -27,6 +27,9 @@ A layer is any object with three methods; all but `init`, which draws from a gen
   to hash: `salt`, new in each epoch and layer, and `first`, new in each batch (`portnet.rng.Key`);
 * ``backward(params, cache, dy) -> dparams, dx``.
 
+A training step needs no dx of its first layer. A layer that can do without it has a fourth method,
+``dparams(params, cache, dy) -> dparams``, which `dparams_of` calls; no layer needs it.
+
 The parameters are a pytree, () if there are none. ``xp = namespace(x)`` is the array library of x:
 read it as ``np``. Layers never cast: give x and the parameters the same dtype. They are
 stateless: there is LayerNorm but no BatchNorm, whose running averages are state. As frozen
@@ -72,6 +75,7 @@ __all__ = [
     "Sigmoid",
     "Softplus",
     "Tanh",
+    "dparams_of",
     "mlp",
 ]
 
@@ -111,6 +115,34 @@ class Layer(Protocol):
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
         """Return dparams, a pytree like params, and dx."""
+
+
+def dparams_of(layer: Any, params: Params, cache: Cache, dy: Array) -> Params:
+    """Return the dparams of ``layer.backward``, without computing dx where the layer can do so.
+
+    It can if the class that defines its `backward` also defines `dparams`: a subclass with a
+    `backward` of its own has other gradients than the `dparams` that it inherits.
+
+    Shapes: dy is (rows, n_out), dparams have the shapes of params.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> from portnet.layers import dparams_of
+    >>> dense, x, dy = portnet.Dense(1), np.array([[2.0]]), np.array([[3.0]])
+    >>> dparams_of(dense, {"W": x, "b": x}, x, dy)
+    {'W': array([[6.]]), 'b': array([[3.]])}
+    """
+    owner = next((c for c in type(layer).__mro__ if "backward" in vars(c)), None)
+    if (
+        owner is not None
+        and "dparams" in vars(owner)
+        and "backward" not in getattr(layer, "__dict__", ())
+    ):
+        return layer.dparams(params, cache, dy)
+    # check_pair returns the pair, or raises TypeError if it is no pair
+    return check_pair(layer, "backward", "dparams, dx", layer.backward(params, cache, dy))[0]
 
 
 @dataclass(frozen=True)
@@ -178,12 +210,17 @@ class Dense:
 
     def backward(self, params: Params, cache: Cache, dy: Array) -> tuple[Params, Array]:
         """dW = x.T @ dy; db = the sum of the rows of dy; dx = dy @ W.T."""
-        x, W = cache, params["W"]
-        xp = namespace(dy)
+        dparams = self.dparams(params, cache, dy)
+        xp, W = namespace(dy), params["W"]
+        dx = xp.matmul(dy, xp.matrix_transpose(W))
+        return dparams, dx
+
+    def dparams(self, params: Params, cache: Cache, dy: Array) -> Params:
+        """dW = x.T @ dy; db = the sum of the rows of dy."""
+        xp, x = namespace(dy), cache
         dW = xp.matmul(xp.matrix_transpose(x), dy)
         db = xp.sum(dy, axis=-2, keepdims=True)
-        dx = xp.matmul(dy, xp.matrix_transpose(W))
-        return {"W": dW, "b": db}, dx
+        return {"W": dW, "b": db}
 
 
 # Elementwise activations ------------------------------------------------------------------------
@@ -560,9 +597,14 @@ class LayerNorm:
         mean = xp.mean(dx_hat, axis=-1, keepdims=True)
         mean_product = xp.mean(dx_hat * x_hat, axis=-1, keepdims=True)
         dx = r * (dx_hat - mean - x_hat * mean_product)
+        return self.dparams(params, cache, dy), dx
+
+    def dparams(self, params: Params, cache: Cache, dy: Array) -> Params:
+        """dgamma = the sum of the rows of dy x_hat; dbeta = the sum of the rows of dy."""
+        (x_hat, _), xp = cache, namespace(dy)
         dgamma = xp.sum(dy * x_hat, axis=-2, keepdims=True)
         dbeta = xp.sum(dy, axis=-2, keepdims=True)
-        return {"gamma": dgamma, "beta": dbeta}, dx
+        return {"gamma": dgamma, "beta": dbeta}
 
 
 # Containers -------------------------------------------------------------------------------------
@@ -654,6 +696,18 @@ class Chain:
             dy = dx
         return tuple(grads[::-1]), dy
 
+    def dparams(self, params: Params, cache: Cache, dy: Array) -> Params:
+        """The chain rule down to the first layer with parameters, which needs no dx."""
+        grads = list(params)  # without parameters, dparams is as empty as they are
+        first = next((i for i, p in enumerate(params) if not _is_empty(p)), None)
+        if first is None:
+            return params
+        for i in range(len(params) - 1, first, -1):
+            pair = self.layers[i].backward(params[i], cache[i], dy)
+            grads[i], dy = check_pair(self.layers[i], "backward", "dparams, dx", pair)
+        grads[first] = dparams_of(self.layers[first], params[first], cache[first], dy)
+        return tuple(grads)
+
 
 @dataclass(frozen=True)
 class Residual:
@@ -702,6 +756,10 @@ class Residual:
         pair = self.layer.backward(params, cache, dy)
         dparams, dx_of_f = check_pair(self.layer, "backward", "dparams, dx", pair)
         return dparams, dy + dx_of_f
+
+    def dparams(self, params: Params, cache: Cache, dy: Array) -> Params:
+        """The dparams of f."""
+        return dparams_of(self.layer, params, cache, dy)
 
 
 # Multilayer perceptron --------------------------------------------------------------------------
@@ -785,6 +843,10 @@ def _named_layer(kind: str, given: str | Layer, table: dict[str, Layer]) -> Laye
         check_choice(kind, given, table)
         return table[given]
     return given
+
+
+def _is_empty(params: Params) -> bool:
+    return isinstance(params, tuple | list | dict | None) and not params
 
 
 def _check_width(layer: Layer, x: Array, n_in: int) -> None:

@@ -390,7 +390,8 @@ def one_hot(labels: Array, z: Array) -> Array:
             f"got {labels.dtype} of shape {tuple(labels.shape)}"
         )
     classes = xp.arange(z.shape[-1], device=device(z))  # not in labels' dtype: uint8 ends at 255
-    t: Array = xp.astype(xp.astype(labels, classes.dtype)[..., None] == classes, z.dtype)
+    labels = xp.astype(labels, classes.dtype, copy=False)
+    t: Array = xp.astype(labels[..., None] == classes, z.dtype)
     return t
 
 

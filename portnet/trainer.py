@@ -48,7 +48,7 @@ from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .preparation import Fit, FitOptions, epoch_plan, full_gradient_of, prepare
 from .run import BLOCK, EpochProgress, Metric, Run, TrainerLike, record, warn, with_run
 from .training import make_step
-from .transforms import refuse_transforms
+from .transforms import joined_parameters, refuse_transforms
 
 __all__ = ["Trainer"]
 
@@ -275,8 +275,9 @@ class Trainer:
             return
         with closing(_executor(self, data.weight is not None)) as executor, run.backend.active():
             epochs = _some_epochs(run, data, range(run.epoch, run.epoch + 1), _row_orders(prepared))
+            start = first_state(executor, run.params, run.state, epochs)
             with quiet():
-                text = executor.explain(first_state(run.params, run.state, epochs), epochs)
+                text = executor.explain(start, epochs)
         forward = explain_forward(self.model, run.backend, BLOCK, compiled=self.compile)
         print(f"{text}\n{forward}")  # noqa: T201
 
@@ -424,7 +425,11 @@ def _executor(trainer: TrainerLike, weighted: bool) -> EpochExecutor:
     averaged, loss = getattr(trainer.loss, "reduction", "mean") == "mean", trainer.loss
     loss = ScaledByBatchWeight(loss) if weighted and averaged else loss
     return EpochExecutor(
-        make_step, (trainer.model, loss, trainer.optimizer), averaged, trainer.compile
+        make_step,
+        (trainer.model, loss, trainer.optimizer),
+        averaged,
+        trainer.compile,
+        vectors=joined_parameters(trainer.optimizer),
     )
 
 

@@ -22,7 +22,7 @@ from . import rng, tree  # random numbers, pytrees
 from ._typing import Array, Params, State  # names of types
 from ._validation import check_integer, check_pair, name_of  # for errors with clear messages
 from .backend import ShapeError, backend_of, get_backend
-from .layers import Layer
+from .layers import Layer, dparams_of
 from .losses import Loss
 from .optimizers import Optimizer
 
@@ -72,9 +72,8 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
     ) -> tuple[Params, State, Array]:
         pred, cache = model.forward(params, x, key)
         value, dpred = loss(pred, y, weight)  # dpred: the gradient of value
-        pair = model.backward(params, cache, dpred)
-        # check_pair returns the pair, or raises TypeError if it is no pair; dx is not needed here
-        grads, _ = check_pair(model, "backward", "dparams, dx", pair)
+        grads = dparams_of(model, params, cache, dpred)  # model.backward, without its dx
+        # check_pair returns the pair, or raises TypeError if it is no pair
         pair = optimizer.update(grads, state, params)
         updates, state = check_pair(optimizer, "update", "updates, state", pair)
         if scale is not None:

@@ -10,15 +10,17 @@ import math
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import Any
 
 from . import tree
 from ._typing import Params, State
 from ._validation import check_decay, check_methods, check_number, decays
 from .backend import namespace
-from .optimizers import SGD, Adam, Momentum, Optimizer, RMSProp
+from .optimizers import SGD, Adam, AdamW, Momentum, Nesterov, Optimizer, RMSProp
 
-__all__ = ["Chained", "ClipNorm", "WeightDecay", "chain"]
+__all__ = ["Chained", "ClipNorm", "WeightDecay", "chain", "joined_parameters"]
 
+ELEMENTWISE = (SGD, Momentum, Nesterov, RMSProp, Adam, AdamW)  # with WeightDecay and ClipNorm
 OWN = (SGD, Momentum, RMSProp, Adam)  # portnet's optimizers, with their subclasses
 
 
@@ -160,6 +162,28 @@ def refuse_transforms(optimizer: object) -> None:
             f"expected an optimizer, got {optimizer}, which changes gradients but makes no step: "
             "portnet.chain(..., portnet.Adam())"
         )
+
+
+def joined_parameters(optimizer: object) -> str:
+    """Return whether an optimizer's steps are the same for parameters that are joined to vectors.
+
+    "one": for one vector of all parameters; "by name": for a vector of those of one name, as weight
+    decay with `only` needs; "": they may not be the same, as for custom optimizers. A norm of all
+    gradients then differs by its rounding.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> joined_parameters(portnet.Adam()), joined_parameters(portnet.AdamW(only="W"))
+    ('one', 'by name')
+    """
+    parts: list[Any] = _flat(optimizer)
+    if any(
+        type(part) not in (*ELEMENTWISE, WeightDecay, ClipNorm) or "update" in vars(part)
+        for part in parts
+    ):
+        return ""
+    return "by name" if any(getattr(part, "only", None) for part in parts) else "one"
 
 
 def _flat(optimizer: object) -> list[object]:

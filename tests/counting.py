@@ -1,22 +1,55 @@
-"""An array library that records each conversion to a host value, which synchronizes a GPU.
+"""An array library that records what a GPU would do, with two devices of which one is current.
 
-It wraps NumPy, follows the array API standard, and has its own device, "counter".
+It wraps NumPy and follows the array API standard. As in CuPy, an operation runs on the *current*
+device, its results are created there, and the `device` of a creation function is only checked.
 """
 
+import contextlib
 import operator
 from types import SimpleNamespace
+from typing import ClassVar
 
 import array_api_compat.numpy as np_compat
 import numpy as np
 
 conversions: list[str] = []  # the names of the methods by which values left the device
+launches: list[str] = []  # the names of the operations, once for each kernel that CuPy launches
+uploads: list[np.ndarray] = []  # the arrays that were copied from the host
+misplaced: list[str] = []  # the operations on arrays of a device that was not current
+JOINED = 8  # arrays up to which CuPy's concatenate launches a copy for each
+
+
+class Device:
+    """A device; within its ``with`` it is current."""
+
+    current: ClassVar[list["Device"]] = []
+
+    def __init__(self, id):
+        self.id = id
+
+    def __eq__(self, other):
+        return isinstance(other, Device) and other.id == self.id
+
+    __hash__ = None  # as CuPy's
+
+    def __repr__(self):
+        return f"counter:{self.id}"
+
+    def __enter__(self):
+        Device.current.append(self)
+        return self
+
+    def __exit__(self, *args):
+        Device.current.pop()
+
+
+Device.current.append(Device(0))
 
 
 class Counting:
-    device = "counter"
-
-    def __init__(self, host):
+    def __init__(self, host, device=None):
         self.host = np.asarray(host)
+        self.device = device or Device.current[-1]
 
     shape = property(lambda self: self.host.shape)
     dtype = property(lambda self: self.host.dtype)
@@ -27,11 +60,21 @@ class Counting:
         return counting
 
     def __getitem__(self, index):
-        return _wrap(self.host[_unwrap(index)])
+        return Counting(self.host[_unwrap(index)], self.device)  # a view
+
+    def __setitem__(self, index, value):
+        _record("setitem", (self, value))
+        self.host[_unwrap(index)] = _unwrap(value)
 
     def to_device(self, device, stream=None):
-        assert device == "counter"
+        assert device == self.device
         return self
+
+
+def _record(name, arrays, count=1):
+    launches.extend([name] * count)
+    if any(a.device != Device.current[-1] for a in arrays if isinstance(a, Counting)):
+        misplaced.append(name)
 
 
 def _operator(name):
@@ -39,6 +82,7 @@ def _operator(name):
     base = getattr(operator, "__" + name[3:] if reflected else name)
 
     def method(self, other=None):
+        _record(name, (self, other))
         if name in ("__neg__", "__abs__", "__invert__"):
             return _wrap(base(self.host))
         a, b = self.host, _unwrap(other)
@@ -88,12 +132,45 @@ def _unwrap(x):
     return type(x)(_unwrap(v) for v in x) if isinstance(x, tuple | list) else x
 
 
-def _function(f):
+VIEWS = ("expand_dims", "matrix_transpose", "permute_dims", "reshape")
+SIGN = 3  # sign, isnan and a masked store, in array_api_compat
+
+
+def _function(name):
+    f = getattr(np_compat, name)
+
     def call(*args, **kwargs):
-        kwargs.pop("device", None)
-        return _wrap(f(*_unwrap(args), **{k: _unwrap(v) for k, v in kwargs.items()}))
+        device = kwargs.pop("device", None)
+        assert device is None or isinstance(device, Device)
+        found = f(*_unwrap(args), **{k: _unwrap(v) for k, v in kwargs.items()})
+        arrays = list(args[0]) if name in ("concat", "stack") else [*args, *kwargs.values()]
+        given = [a for a in arrays if isinstance(a, Counting)]
+        same = given and isinstance(found, np.ndarray) and np.shares_memory(found, given[0].host)
+        if name in VIEWS and same:
+            return Counting(found, given[0].device)
+        if same or name == "empty":  # astype without a copy
+            count = 0
+        elif name in ("concat", "stack"):
+            count = len(given) if len(given) <= JOINED else 1
+        else:
+            count = SIGN if name == "sign" else 1
+        _record(name, given, count)
+        return _wrap(found)
 
     return call
+
+
+def _asarray(x, /, *, dtype=None, device=None, copy=None):
+    if isinstance(x, Counting) and not copy:
+        return x if dtype in (None, x.dtype) else counting.astype(x, dtype)
+    if isinstance(x, Counting):
+        with device or contextlib.nullcontext():
+            _record("copy", [x])
+            return Counting(x.host.astype(dtype or x.dtype))
+    with device or contextlib.nullcontext():
+        host = np.array(x, dtype=dtype)
+        uploads.append(host)
+        return Counting(host)
 
 
 class _Info:
@@ -102,7 +179,7 @@ class _Info:
 
 
 _FUNCTIONS = """
-    abs all any arange argmax asarray astype concat cos empty exp
+    abs all any arange argmax astype concat cos empty exp
     expand_dims expm1 floor full isfinite isinf log log1p matmul matrix_transpose max maximum
     mean min minimum ones ones_like reshape sign sqrt stack sum
     take tanh where zeros zeros_like
@@ -111,6 +188,18 @@ counting = SimpleNamespace(
     __name__="counting",
     __array_namespace_info__=_Info,
     isdtype=np_compat.isdtype,
-    **{name: _function(getattr(np_compat, name)) for name in _FUNCTIONS.split()},
+    asarray=_asarray,
+    finfo=np.finfo,
+    **{name: _function(name) for name in _FUNCTIONS.split()},
     **{name: getattr(np, name) for name in ("float32", "float64", "int32", "int64", "bool")},
 )
+
+
+@contextlib.contextmanager
+def recorded():
+    """Clear the records, and give them: they have what happens within the block."""
+    for record in (conversions, launches, uploads, misplaced):
+        record.clear()
+    yield SimpleNamespace(
+        conversions=conversions, launches=launches, uploads=uploads, misplaced=misplaced
+    )

@@ -346,3 +346,27 @@ def test_metric_without_weight_argument_raises_with_the_signature():
         portnet.Trainer(layers.mlp([2, 1]), "huber").fit(
             np.ones((2, 2)), [1.0, 2.0], metrics=[metric]
         )
+
+
+def test_dparams_that_differ_from_those_of_backward_are_found():
+    class Wrong(portnet.Dense):
+        def backward(self, params, cache, dy):
+            return super().backward(params, cache, dy)
+
+        def dparams(self, params, cache, dy):
+            dparams = super().dparams(params, cache, dy)
+            return dparams | {"b": 2.0 * dparams["b"]}
+
+    # super().backward calls the wrong dparams, too, so that the slopes find it
+    with pytest.raises(portnet.GradientError):
+        portnet.check_layer(Wrong(3))
+
+    class Apart(Wrong):
+        def backward(self, params, cache, dy):
+            return portnet.Dense(self.n_out).backward(params, cache, dy)
+
+        def dparams(self, params, cache, dy):
+            return super().dparams(params, cache, dy)
+
+    with pytest.raises(portnet.GradientError, match="dparams differs"):
+        portnet.check_layer(Apart(3))

@@ -9,6 +9,7 @@ import pytest
 
 import portnet
 from portnet import layers, rng, tree
+from portnet.layers import dparams_of
 
 # Every public layer needs at least one case: see test_every_public_layer_is_tested.
 CASES = [
@@ -330,3 +331,88 @@ def test_shape_errors_name_the_layer_and_its_position():
 def test_bad_options_raise(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+# dparams: backward without dx --------------------------------------------------------------------
+
+FIRST_LAYERS = {
+    "dense": [portnet.Dense(4)],
+    "norm": [portnet.LayerNorm(), portnet.Dense(4)],
+    "dropout": [portnet.Dropout(0.3), portnet.Dense(4)],
+    "activation": [portnet.Tanh(), portnet.GELU(), portnet.Dense(4)],
+    "nested": [portnet.Chain([portnet.Chain([portnet.Dense(4), portnet.ReLU()]), portnet.Tanh()])],
+    "nested without parameters": [portnet.Chain([portnet.ReLU()]), portnet.Dense(4)],
+    "residual": [portnet.Residual(portnet.Chain([portnet.Tanh(), portnet.Dense(5)]))],
+    "no parameters": [],
+}
+
+
+@pytest.mark.parametrize("rest", [[], [portnet.ReLU(), portnet.LayerNorm(), portnet.Dense(2)]])
+@pytest.mark.parametrize("name", FIRST_LAYERS)
+def test_dparams_are_those_of_backward(name, rest, xp):
+    net = portnet.Chain([*FIRST_LAYERS[name], *rest, portnet.Softplus()])
+    draw = np.random.default_rng(0)
+    params = xp.tree(net.init(draw, 5)[0])
+    x = xp.asarray(draw.standard_normal((6, 5)))
+    y, cache = net.forward(params, x, rng.key(0, 0))
+    dy = xp.asarray(draw.standard_normal(y.shape))
+    expected, dx = net.backward(params, cache, dy)
+    assert dx.shape == x.shape
+    found = dparams_of(net, params, cache, dy)
+    assert tree.paths(found) == tree.paths(expected) == tree.paths(params)
+    for a, b in zip(tree.leaves(found), tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(xp.numpy(a), xp.numpy(b))
+
+
+def test_dparams_of_the_first_layer_with_parameters_need_no_dx():
+    class Counted(portnet.Dense):
+        calls = 0
+
+        def backward(self, params, cache, dy):
+            Counted.calls += 1
+            return super().backward(params, cache, dy)
+
+        def dparams(self, params, cache, dy):
+            return super().dparams(params, cache, dy)
+
+    class Activation(portnet.Tanh):
+        def backward(self, params, cache, dy):
+            raise AssertionError("nothing before the first parameters is needed")
+
+    net = portnet.Chain([Activation(), Counted(3), portnet.ReLU(), Counted(3)])
+    params, x = net.init(np.random.default_rng(0), 5)[0], np.ones((4, 5))
+    y, cache = net.forward(params, x)
+    dparams_of(net, params, cache, y)
+    assert Counted.calls == 1, "only the second Dense computes its dx"
+
+
+def test_a_subclass_with_its_own_backward_does_not_inherit_dparams():
+    class Halved(portnet.Dense):
+        def backward(self, params, cache, dy):
+            dparams, dx = super().backward(params, cache, dy)
+            return tree.map(lambda g: 0.5 * g, dparams), dx
+
+    class Again(Halved):
+        pass
+
+    params, x = portnet.Dense(3).init(np.random.default_rng(0), 5)[0], np.ones((4, 5))
+    y, cache = portnet.Dense(3).forward(params, x)
+    whole = dparams_of(portnet.Dense(3), params, cache, y)
+    for layer in (Halved(3), Again(3), portnet.Residual(Halved(5))):
+        found = dparams_of(layer, params, cache, y)
+        np.testing.assert_array_equal(found["W"], 0.5 * whole["W"])
+
+
+def test_a_layer_with_a_replaced_backward_does_not_use_dparams():
+    layer = portnet.Dense(3)
+    object.__setattr__(layer, "backward", lambda params, cache, dy: ({"W": 7.0}, None))
+    assert dparams_of(layer, {}, None, np.ones(1)) == {"W": 7.0}
+
+
+def test_dparams_of_a_layer_whose_backward_returns_no_pair():
+    class Wrong(portnet.Tanh):
+        def backward(self, params, cache, dy):
+            return dy
+
+    with pytest.raises(TypeError, match="expected backward to return dparams, dx"):
+        dparams_of(Wrong(), (), None, np.ones(1))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from .._typing import Array, Host
@@ -37,6 +38,13 @@ class Dataset:
         """Return the number of rows."""
         return int(self.X.shape[0] if self.order is None else len(self.order))
 
+    @cached_property
+    def index(self) -> Array | None:
+        """The order on the backend; copied once."""
+        if self.order is None or self.backend.is_host:
+            return self.order
+        return self.backend.row_numbers(self.order, self.X.shape[0])
+
     @property
     def is_csr(self) -> bool:
         """Whether X is a CSR matrix."""
@@ -64,7 +72,7 @@ class Dataset:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Yield x, y, weight of `size` rows each, the last batch of the rest."""
-        index = None if self.order is None else self.backend.asarray(self.order)
+        index = self.index
         for start in range(0, len(self), size):
             part = slice(start, min(start + size, len(self)))
             x = self.dense_or_sparse(part) if self.is_csr else self._part(self.X, index, part)

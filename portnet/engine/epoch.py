@@ -15,12 +15,13 @@ import numpy as np
 
 from .. import tree
 from .._typing import Params, State, Tree
-from ..backend import read_floats
 from ..compiler.errors import EagerError
 from .compile_cache import compiler_for, release
+from .eager_executor import EagerExecutor, Step
 from .epoch_state import Epochs, EpochState
+from .loss_sums import read_sums
 from .packing import PackedTree, unpacked
-from .step_executor import Step, StepExecutor, step_executor
+from .step_executor import StepExecutor, step_executor
 
 __all__ = ["EpochExecutor", "EpochResult", "first_state", "quiet", "run_epochs"]
 
@@ -42,6 +43,9 @@ class EpochExecutor:
         How many steps will be made at least; 0 for a few: machine code must pay for itself.
     likely : int, optional
         How many there may well be. By default `planned`.
+    vectors : {"", "one", "by name"}
+        Whether the step is the same for parameters that are joined: not at all, all to one vector,
+        or those of one name in their dicts. Eager steps on devices may use it.
     """
 
     make: Callable[..., Step]
@@ -50,6 +54,7 @@ class EpochExecutor:
     compiled: bool = True
     planned: int = 0
     likely: int = 0
+    vectors: str = ""
     _steps: list[Any] = field(default_factory=list, compare=False, repr=False)
 
     def run(
@@ -77,8 +82,6 @@ class EpochExecutor:
 
     def _run(self, start: EpochState, epochs: Epochs, after: Callable[[int], object]) -> EpochState:
         step, now, stopped = self._step(start, epochs), start, False
-        if not step.packed:
-            now = now._replace(params=unpacked(now.params), state=unpacked(now.state))
         while not stopped and now.made(epochs) < len(epochs.keys) * epochs.steps:
             scan, before, began = (
                 step.scan(now, epochs, self.planned, self.likely),
@@ -102,7 +105,7 @@ class EpochExecutor:
         kept = epochs.steps > start.done and not epochs.dataset.is_csr
         if not kept or not self._steps:
             compiler = compiler_for(epochs.dataset.backend, self.compiled) if kept else ""
-            parts = self.make, self.parts, self.averaged
+            parts = self.make, self.parts, self.averaged, self.vectors
             step = (
                 _graphs(*parts, start, epochs)
                 if compiler == "graph"
@@ -112,9 +115,9 @@ class EpochExecutor:
                 return step
             self._steps.append(step)
         elif (reason := self._steps[0].refusal(start, epochs)) is not None:
-            parts = self.make, self.parts, self.averaged
+            parts = self.make, self.parts, self.averaged, self.vectors
             self._steps[0].close()
-            self._steps[0] = step_executor(*parts, "", start, epochs, reason)
+            self._steps[0] = EagerExecutor(*parts, start, epochs, reason)
         return self._steps[0]
 
     def epochs_at_once(self, seconds: float, rows: int, steps: int) -> int:
@@ -151,6 +154,7 @@ def _graphs(
     make: Callable[..., Step],
     parts: tuple[object, ...],
     averaged: bool,
+    vectors: str,
     start: EpochState,
     epochs: Epochs,
 ) -> Any:
@@ -168,11 +172,14 @@ def _graphs(
         raise
     except Exception as error:  # of a compiler or of cuBLAS: it must not end a training
         reason = f"CUDA graphs cannot be made: {type(error).__name__}: {error}"
-    return step_executor(make, parts, averaged, "", start, epochs, reason)
+    return EagerExecutor(make, parts, averaged, vectors, start, epochs, reason)
 
 
 def _run_by_calls(
-    step: StepExecutor, start: EpochState, epochs: Epochs, after: Callable[[int], object]
+    step: StepExecutor | EagerExecutor,
+    start: EpochState,
+    epochs: Epochs,
+    after: Callable[[int], object],
 ) -> tuple[EpochState, bool]:
     """Make steps one by one, until the end, or until a scan pays; return whether `after` ended it.
 
@@ -206,10 +213,15 @@ def _run_by_calls(
             for number in range(first, made):
                 packed = make(number)
         done = made - len(before) * steps
-        error.ahead = EpochState(*step.result(packed), done, tuple(before))  # type: ignore[attr-defined]
+        error.ahead = _state(step, packed, done, before)  # type: ignore[attr-defined]
         raise
     done = made - len(before) * steps
-    return EpochState(*step.result(packed), done, tuple(before)), stopped
+    return _state(step, packed, done, before), stopped
+
+
+def _state(step: Any, packed: Any, done: int, before: list[Any]) -> EpochState:
+    params, state, sums = step.result(packed)
+    return EpochState(params, state, sums, done, tuple(before))
 
 
 class EpochResult(NamedTuple):
@@ -229,19 +241,20 @@ class EpochResult(NamedTuple):
 
 
 def first_state(
+    executor: EpochExecutor,
     params: Params,
     state: State,
     epochs: Epochs,
     sums: tuple[float, float] = (0.0, 0.0),
     done: int = 0,
 ) -> EpochState:
-    """Return the state before the steps of epochs, with sums on their device."""
+    """Return the state before the steps of epochs, with sums on the device if steps add to them."""
     backend = epochs.dataset.backend
-    if backend.is_host:
-        return EpochState(params, state, np.asarray(sums), done)
+    start = EpochState(params, state, np.asarray(sums), done)
+    if compiler_for(backend, executor.compiled) not in ("graph", "jit"):
+        return start
     wide = backend.xp.float64 if backend.supports("float64") else backend.xp.float32
-    on_device = backend.xp.asarray(sums, dtype=wide, device=backend.device)
-    return EpochState(params, state, on_device, done)
+    return start._replace(sums=backend.xp.asarray(sums, dtype=wide, device=backend.device))
 
 
 def run_epochs(
@@ -269,7 +282,7 @@ def run_epochs(
     """
     backend = epochs.dataset.backend
     xp = backend.xp
-    start = first_state(params, state, epochs, sums, done)
+    start = first_state(executor, params, state, epochs, sums, done)
 
     def after(made: int) -> bool:
         advance(made)
@@ -281,16 +294,9 @@ def run_epochs(
         interrupted.append(0)
         end = getattr(error, "ahead", start)  # the start: interrupted again before it was known
     vectors = [t.vectors if isinstance(t, PackedTree) else t for t in (end.params, end.state)]
-    looked_at = tree.leaves(look_at(*vectors))
-    if backend.is_host:
-        losses = [float(s[0]) for s in (*end.before, end.sums)]
-        finite_steps, finite = float(end.sums[1]), [np.isfinite(a).all() for a in looked_at]
-    else:
-        flags = [xp.astype(xp.all(xp.isfinite(a)), end.sums.dtype) for a in looked_at]
-        before = [s[0] for s in end.before]
-        numbers = read_floats([end.sums[1], *flags, *before, end.sums[0]])
-        finite_steps, finite = numbers[0], numbers[1 : 1 + len(flags)]
-        losses = numbers[1 + len(flags) :]
+    flags = [xp.all(xp.isfinite(a)) for a in tree.leaves(look_at(*vectors))]
+    totals, finite = read_sums([*end.before, end.sums], flags)
+    losses, finite_steps = [float(s[0]) for s in totals], float(totals[-1][1])
     params, state = end.params, end.state
     if not packed:
         params, state = unpacked(params), unpacked(state)

@@ -19,9 +19,10 @@ from ..compiler.planner import traced
 from ..compiler.simplify import simplify
 from ..rng import Key
 from .compile_cache import compile_cached
+from .eager_executor import Step
 from .epoch_state import Epochs, EpochState
 from .packing import PackedTree, Packing, unpacked
-from .step_executor import MakeStepAndSum, Step
+from .step_executor import MakeStepAndSum
 
 __all__ = ["GraphExecutor", "graph_executor"]
 
@@ -168,7 +169,7 @@ class _Steps:
         self.counter = xp.zeros((1,), dtype=xp.int64, device=where)
         self.order = self.key = self.scale = None
         if epochs.orders is not None:
-            self.order = xp.zeros((epochs.rows,), dtype=epochs.orders[0].dtype, device=where)
+            self.order = xp.zeros((epochs.rows,), dtype=xp.int64, device=where)
         if epochs.keys[0] is not None:
             salt = xp.zeros((1, 1), dtype=xp.int32, device=where)
             begins = np.arange(0, epochs.rows, epochs.size, dtype=np.int32).reshape(-1, 1, 1)

@@ -80,13 +80,19 @@ class Epochs:
     def on_device(self) -> "Epochs":
         """Return the epochs with their orders where a step takes from them."""
         data, orders = self.dataset, self.orders
-        if orders is None and data.order is not None:
+        ordered = orders is None and data.order is not None
+        if ordered:
             orders = [data.order] * len(self.keys)
         if data.backend.compiler == "jit":  # it would compile each slice by itself
             if orders is None and self.size < self.rows:
                 orders = [np.arange(self.rows)] * len(self.keys)
         elif orders is not None and not data.backend.is_host and not data.is_csr:
-            orders = [data.backend.asarray(order) for order in orders]
+            rows = data.X.shape[0]
+            orders = (
+                [data.index] * len(self.keys)
+                if ordered
+                else [data.backend.row_numbers(order, rows) for order in orders]
+            )
         return self if orders is self.orders else replace(self, orders=orders)
 
     def inputs(self, epoch: int, step: int, key: Key | None) -> Inputs:

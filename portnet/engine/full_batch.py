@@ -6,6 +6,7 @@ from .. import tree
 from .._typing import Array, Model, Params, ValueAndGrad
 from ..backend import Backend
 from ..data.dataset import Batch, Dataset
+from ..layers import dparams_of
 from .compile_cache import compile_cached, compiles
 
 __all__ = ["Gradient", "gradient_of", "value_and_grad"]
@@ -37,7 +38,6 @@ def _value_and_grad_of(model: Model, loss: Loss) -> Gradient:
         X, y, weight = batch
         pred, caches = model.forward(params, X)
         value, dpred = loss(pred, y, weight)
-        grads, _ = model.backward(params, caches, dpred)
-        return value, tree.ravel(grads)[0]
+        return value, tree.ravel(dparams_of(model, params, caches, dpred))[0]
 
     return function

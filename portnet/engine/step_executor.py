@@ -1,4 +1,4 @@
-"""StepExecutor: how the steps of a fit are made, compiled where the backend allows it.
+"""StepExecutor: how the compiled steps of a fit are made.
 
 A step takes its rows, trains on them and adds its loss to the epoch's sum, all in one pure
 function, so that one plan covers it. Where plans are replayed (NumPy), parameters and optimizer
@@ -7,7 +7,6 @@ arithmetic is then one operation for all parameters.
 """
 
 import functools
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -18,22 +17,21 @@ import numpy as np
 from .. import tree
 from .._typing import Array, Host, Params, State
 from ..backend import namespace
-from ..compiler import CompileWarning
 from ..data.dataset import Batch
 from ..rng import Key
 from .compile_cache import compile_cached
+from .eager_executor import EagerExecutor, Step
 from .epoch_scan import MOST, EpochScan, epoch_scan
 from .epoch_state import Epochs, EpochState, Inputs, take
 from .packing import UNPACKED, PackedTree, Packing, unpacked
 
-__all__ = ["MakeStepAndSum", "Step", "StepExecutor", "step_executor"]
+__all__ = ["MakeStepAndSum", "StepExecutor", "step_executor"]
 
 Packed = tuple[Any, Any, Any]  # params, state, sums in the form that a step takes
-Step = Callable[..., tuple[Params, State, Array]]
 
 
 class StepExecutor:
-    """How the steps of a fit are made, and the vectors that compiled steps work in.
+    """How compiled steps are made, and the vectors that they work in.
 
     The vectors stay the same from epoch to epoch, as a plan is bound to them; results are copies.
     """
@@ -44,11 +42,10 @@ class StepExecutor:
         self,
         function: Callable[..., Packed],
         packings: Any = UNPACKED,
-        reason: str = "",
         key: Key | None = None,
     ) -> None:
         self.function: Any = function
-        self.packings, self.reason, self.key = packings, reason, key
+        self.packings, self.key = packings, key
         self.executable: Any = None  # of the first batch
         self.packed = isinstance(packings[0], Packing)
         self.seconds = 0.0  # per step, as measured; 0: unknown
@@ -62,8 +59,8 @@ class StepExecutor:
     def __call__(self, packed: Packed, inputs: Inputs, scale: Array | None) -> Packed:
         """Make the step of a batch; return params, state, sums in the form that it takes."""
         if not self.packed:
-            eager: Packed = self.function(*packed, *inputs, scale)
-            return eager
+            made: Packed = self.function(*packed, *inputs, scale)
+            return made
         arrays, index, key = inputs
         rows = arrays[1] if index is None else index
         given = [*arrays, index, *(key or ()), scale]
@@ -129,9 +126,6 @@ class StepExecutor:
 
     def explain(self, start: EpochState, epochs: Epochs) -> str:
         """Return how the steps of epochs are made, as text."""
-        if not hasattr(self.function, "executable"):  # it is not compiled
-            why = f": {self.reason}" if self.reason else ""
-            return f"each step runs eagerly, operation by operation{why}"
         if not self.packed:
             return "each kind of step is compiled by jax.jit"
         packed, lines = self.pack(start), []
@@ -169,7 +163,7 @@ class StepExecutor:
         """Return parameters, state and sums in the form that `function` takes."""
         params, state, sums = start[:3]
         if not self.packed:
-            return params, state, sums
+            return unpacked(params), unpacked(state), sums
         if self._vectors is None:
             packed = self.packings[0].pack(params), self.packings[1].pack(state)
             self._vectors = *packed, np.array(sums)
@@ -201,45 +195,44 @@ class StepExecutor:
         return params, state, sums.copy()
 
     def warn_if_eager(self) -> None:
-        """Warn once, after the first step that ran, if the step cannot be compiled."""
-        if self.reason:
-            message, self.reason = f"training runs eagerly: {self.reason}", ""
-            warnings.warn(message, CompileWarning, stacklevel=3)
+        """Do nothing: steps are compiled."""
 
 
 def step_executor(
     make: Callable[..., Step],
     parts: tuple[object, ...],
     averaged: bool,
+    vectors: str,
     compiler: str,
     start: EpochState,
     epochs: Epochs,
     reason: str = "",
-) -> StepExecutor:
+) -> StepExecutor | EagerExecutor:
     """Return how the step that `make` makes from `parts` is executed; see `EpochExecutor`.
 
-    `compiler` is that of `compile_cache.compiler_for`, or "" for none, and `reason` says why. A
-    step that cannot be compiled runs eagerly, with a warning that says why.
+    `compiler` is that of `compile_cache.compiler_for`, or "" for none, and `reason` says why;
+    `vectors` is for eager steps. A step that cannot be compiled runs eagerly, with a warning that
+    says why.
     """
-    eager = functools.partial(_step_and_sum, make(*parts), averaged, UNPACKED)
+    eager = functools.partial(EagerExecutor, make, parts, averaged, vectors, start, epochs)
     if not compiler:
-        return StepExecutor(eager, reason=reason)
+        return eager(reason)
     packings: Any = UNPACKED
     if compiler == "replay":
         params, state = unpacked(start.params), unpacked(start.state)
         if not tree.leaves(params):
-            return StepExecutor(eager)
+            return eager()
         try:
             packings = Packing.of(params), Packing.of(state)
         except TypeError as error:
-            return StepExecutor(eager, reason=str(error))
+            return eager(str(error))
     made = MakeStepAndSum(make, averaged)
     function = compile_cached(made, *parts, form=packings, donate=(0, 1, 2))
     step = StepExecutor(function, packings, key=Key(_number(), _number()))
     args = *step.pack(start), *epochs.inputs(0, start.done, step.key), epochs.scale
     reason = function.refusal(*args)
     if reason:
-        return StepExecutor(eager, reason=reason)
+        return eager(reason)
     if step.packed:
         step.executable = function.executable(*args)
     return step

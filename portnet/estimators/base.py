@@ -257,7 +257,8 @@ class _MLP(BaseEstimator, ABC):
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         method = "partial_fit" if incremental else "fit"
         backend = self._backend_for(X) if first else self._backend_of_network(X, method)
-        backend, X, y = self._check_data(backend, X, self._host_labels(y), first)
+        with backend.active():
+            backend, X, y = self._check_data(backend, X, self._host_labels(y), first)
         with backend.active(), quiet():
             self._learn_targets(y, backend, incremental)
             y = self._encode(y)
@@ -655,7 +656,7 @@ class _MLP(BaseEstimator, ABC):
         dtype = dtype or backend_of(self.coefs_[0]).dtype
         with use_backend(name, device=device, dtype=dtype) as backend:
             return self.__sklearn_array_api_convert__(
-                lambda a: backend.xp.asarray(backend.asarray(a), copy=True)
+                lambda a: backend.xp.asarray(backend.asarray(a), device=backend.device, copy=True)
             )
 
     move_to = to

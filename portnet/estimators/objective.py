@@ -13,7 +13,7 @@ from .. import tree
 from .._typing import Array, Params, State, ValueAndGrad
 from ..backend import namespace
 from ..data.dataset import Batch
-from ..layers import Layer
+from ..layers import Layer, dparams_of
 from ..losses import Loss, PoissonLoss
 from ..optimizers import Optimizer
 
@@ -51,7 +51,7 @@ def summed(model: Layer, loss: Loss, params: Params, batch: Batch) -> tuple[Arra
     x, y, weight = batch
     pred, caches = model.forward(params, x)
     value, dpred = loss(pred, y, weight)
-    return value, model.backward(params, caches, dpred)[0]
+    return value, dparams_of(model, params, caches, dpred)
 
 
 def summing(model: Layer, loss: Loss) -> Part:

@@ -117,6 +117,7 @@ def fit_stochastic(
         compiled=getattr(options, "compile", True),
         planned=0 if incremental else at_least * steps,
         likely=0 if incremental else options.max_iter // 2 * steps,
+        vectors="by name" if options.alpha > 0 else "one",  # the penalty is of weights only
     )
     orders = _Orders(data, rng if options.shuffle else None)
     if position is not None:

@@ -19,6 +19,7 @@ from portnet.data.dataset import Dataset
 from portnet.engine import compile_cache, epoch_graph
 from portnet.engine.epoch import EpochExecutor
 from portnet.engine.epoch_state import Epochs, EpochState
+from portnet.engine.loss_sums import read_sums
 from portnet.engine.packing import unpacked
 
 if os.environ.get("PORTNET_TESTS") == "eager":
@@ -401,7 +402,7 @@ def test_arrays_that_were_changed_in_place_are_read_again(graphs):
                 data[...], y[...] = X[20 * k : 20 * k + 40], LABELS[20 * k : 20 * k + 40]
                 start = state._replace(done=0, sums=np.zeros(2), before=())
                 state = executor.run(start, Epochs(dataset, 16))
-            results.append(tree.leaves((unpacked(state.params), state.sums)))
+            results.append(tree.leaves((unpacked(state.params), read_sums([state.sums], [])[0])))
             executor.close()
         graphs.on = True
         for p, q in zip(*results, strict=True):

@@ -16,6 +16,7 @@ from portnet.data.dataset import Dataset
 from portnet.engine import compile_cache, epoch_scan
 from portnet.engine.epoch import EpochExecutor
 from portnet.engine.epoch_state import Epochs, EpochState
+from portnet.engine.loss_sums import read_sums
 from portnet.engine.packing import unpacked
 from portnet.layers import ACTIVATIONS
 from portnet.losses import LOSSES
@@ -75,9 +76,11 @@ def run(parts, epochs, compiled, start=None, after=lambda made: False):
         params = portnet.init(parts[0], 5, seed=1, like=epochs.dataset.X)
         start = EpochState(params, parts[2].init(params), np.zeros(2))
     end = executor.run(start, epochs, after)
-    scans = [scan for step in executor._steps for scan in step._scans.values()]
+    scans = [scan for step in executor._steps for scan in getattr(step, "_scans", {}).values()]
     executor.close()
+    *before, sums = read_sums([*end.before, end.sums], [])[0]
     end = end._replace(params=unpacked(end.params), state=unpacked(end.state))
+    end = end._replace(sums=sums, before=tuple(before))
     return end, scans != [] and None not in scans
 
 
