@@ -130,6 +130,8 @@ class Library:
             return array.cpu().numpy()
         if self.name == "cupy":
             return array.get()
+        if self.name == "dpnp":
+            return array.asnumpy()
         if self.name == "array_api_strict":
             return np.asarray(array.to_device(array_api_strict.Device("CPU_DEVICE")))
         return np.asarray(array)
@@ -165,6 +167,7 @@ LIBRARIES = [
     Library("torch", "torch"),
     Library("jax", "jax"),
     Library("cupy", "cupy"),
+    Library("dpnp", "dpnp"),
 ]
 
 
@@ -190,12 +193,12 @@ def xp(request):
         yield library
 
 
-THIRD_PARTY = ("torch", "jax", "cupy")
+THIRD_PARTY = ("torch", "jax", "cupy", "dpnp")
 
 
 @pytest.fixture(params=_params([lib for lib in LIBRARIES if lib.id in THIRD_PARTY]))
 def other_xp(request):
-    """torch, JAX and CuPy only, for tests that are slow or need no strict library."""
+    """torch, JAX, CuPy and dpnp only, for tests that are slow or need no strict library."""
     require(request.param.name)
     with request.param.active() as library:
         yield library

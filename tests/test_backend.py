@@ -100,7 +100,11 @@ def test_set_backend_is_per_process_and_use_backend_per_thread():
             ValueError,
             "'numpi': did you mean 'numpy'",
         ),
-        (lambda: portnet.set_backend("cuda"), ValueError, "The names are numpy, cupy, torch, jax"),
+        (
+            lambda: portnet.set_backend("cuda"),
+            ValueError,
+            "The names are numpy, cupy, torch, jax, dpnp",
+        ),
         (lambda: portnet.set_backend("numpy", dtype="float16"), ValueError, "did you mean 'float"),
         (lambda: portnet.set_backend("numpy", dtype=np.float32), ValueError, "unknown dtype"),
         (
@@ -182,7 +186,7 @@ print(portnet.asarray([1.0]).dtype)
 def test_importing_portnet_imports_no_optional_library():
     code = """
 import sys, portnet
-optional = "torch jax cupy array_api_strict matplotlib sklearn pandas scipy tqdm llvmlite".split()
+optional = "torch jax cupy dpnp array_api_strict matplotlib sklearn pandas scipy tqdm llvmlite".split()
 print([name for name in optional if name in sys.modules])
 """
     assert python(code) == "[]"
@@ -192,7 +196,7 @@ def test_command_line_lists_backends_packages_and_machine_code():
     done = subprocess.run(
         [sys.executable, "-m", "portnet"], capture_output=True, text=True, check=True
     ).stdout
-    for name in ("numpy", "cupy", "torch", "jax", "array_api_strict"):
+    for name in ("numpy", "cupy", "torch", "jax", "dpnp", "array_api_strict"):
         assert f"\n  {name}" in done
     for package in ("numpy", "llvmlite", "scikit-learn", "matplotlib"):
         assert re.search(rf"^  {package} ([\d.]+|not installed)", done, re.MULTILINE)
@@ -358,9 +362,9 @@ def test_installed_cupy_without_a_driver_is_unusable():
         portnet.set_backend("cupy")
 
 
-def test_backends_lists_all_five_backends():
+def test_backends_lists_all_six_backends():
     statuses = {s.name: s for s in portnet.backends()}
-    assert list(statuses) == ["numpy", "cupy", "torch", "jax", "array_api_strict"]
+    assert list(statuses) == ["numpy", "cupy", "torch", "jax", "dpnp", "array_api_strict"]
     assert statuses["numpy"].version == np.__version__
     for status in statuses.values():
         assert bool(status.device) == status.usable

@@ -454,7 +454,7 @@ ARRAY_API_MODULES = (
     "transforms",
     "lbfgs",
 )
-ARRAY_LIBRARIES = {"numpy", "cupy", "torch", "jax", "array_api_strict", "scipy"}
+ARRAY_LIBRARIES = {"numpy", "cupy", "torch", "jax", "dpnp", "array_api_strict", "scipy"}
 # Optional libraries that each file may import, inside functions only.
 LAZY = {
     "compiler/api": {"torch"},
@@ -464,7 +464,7 @@ LAZY = {
     "callbacks": {"tqdm"},
     "run": {"pandas"},
     "files/estimators": {"sklearn"},
-    "backend": {"cupy", "torch", "jax"},
+    "backend": {"cupy", "torch", "jax", "dpnp"},
     "compiler/cuda/gpu": {"cupy", "cuda", "nvmath"},
 }
 
@@ -606,6 +606,7 @@ def test_optional_libraries_are_imported_lazily_and_only_where_allowed():
         "cupy",
         "torch",
         "jax",
+        "dpnp",
         "array_api_strict",
         "matplotlib",
         "tqdm",
