@@ -125,7 +125,13 @@ def describe(x: ArrayLike) -> str:
 
 def device_name(x: Array) -> str:
     """Return the name of the device of an array: ``cpu``, ``cuda:0``, ``device1``."""
-    return _device_text(device(x))
+    return _device_text(device(x)) + _queue_text(device(x))
+
+
+def device_argument(x: Array, name: str) -> str:
+    """Return what to write to get the device of the array called `name`: ``'cuda:1'``."""
+    where = device(x)
+    return f"{name}.device" if _queue_text(where) else repr(_device_text(where))
 
 
 # Where new arrays are created -------------------------------------------------------------------
@@ -158,7 +164,7 @@ class Backend:
         return _rebuild, (self.name, self.dtype, where, self.xp.__name__, self.matmul_precision)
 
     def __str__(self) -> str:
-        return f"{self.name} on {_device_text(self.device)}"
+        return f"{self.name} on {_device_text(self.device)}{_queue_text(self.device)}"
 
     @property
     def real(self) -> DType:
@@ -419,8 +425,8 @@ def is_host(x: object) -> bool:
 
 def _is_dpnp_array(x: Any) -> bool:
     """Return whether x is an array of dpnp: a dpnp.ndarray, or the usm_ndarray inside of it."""
-    dpnp = sys.modules.get("dpnp")
-    return dpnp is not None and isinstance(x, dpnp.ndarray | dpnp.tensor.usm_ndarray)
+    dpnp: Any = sys.modules.get("dpnp")
+    return hasattr(dpnp, "tensor") and isinstance(x, dpnp.ndarray | dpnp.tensor.usm_ndarray)
 
 
 def detached(x: Any) -> Any:
@@ -501,6 +507,11 @@ def _try_default(module: Any) -> str:
 
 def _try_dpnp(dpnp: Any) -> str:
     """Try stages 2 and 3: the import succeeds without any device."""
+    if not hasattr(dpnp, "tensor"):
+        raise BackendUnavailableError(
+            f"dpnp 0.20 or newer is needed, here is {dpnp.__version__}. Update it: "
+            f"{_LIBRARIES['dpnp'].install}"
+        )
     try:
         x = dpnp.ones((2, 2), dtype="float32")
     except Exception as error:
@@ -753,7 +764,7 @@ def _make_picklable(dpnp: Any) -> None:
 
 
 def _reduce_usm(x: Any) -> tuple[Any, ...]:
-    return _usm_array, (to_numpy(x), device_name(x))
+    return _usm_array, (to_numpy(x), _device_text(device(x)))  # queues cannot be pickled
 
 
 def _usm_array(host: Host, where: str) -> Any:
@@ -771,6 +782,14 @@ def _device_text(where: Device) -> str:
     if value is None:
         return str(where)
     return value if isinstance(value, str) else f"{getattr(where, 'platform', 'cuda')}:{value}"
+
+
+def _queue_text(where: Device) -> str:
+    """Return what tells a queue of SYCL from the default one of its device, else ""."""
+    queue = getattr(where, "sycl_queue", None)
+    if queue is None or queue == _dpnp_device(_device_text(where)).sycl_queue:
+        return ""
+    return " in a queue of its own"
 
 
 def _first_line(error: BaseException) -> str:

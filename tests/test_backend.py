@@ -1,5 +1,6 @@
 """Backends: selection, availability probes, conversion of arrays, and error messages."""
 
+import copyreg
 import os
 import pickle
 import re
@@ -340,6 +341,93 @@ def test_cupy_is_usable_when_every_stage_passes(probes, monkeypatch):
     status = next(s for s in portnet.backends() if s.name == "cupy")
     assert status.usable
     assert (status.version, status.device) == ("14.2.0", "cuda:0 (Fake GPU)")
+
+
+# Probes of dpnp ---------------------------------------------------------------------------------
+
+
+def fake_dpnp(total=24.0, no_device=None, error=None):
+    """A stand-in for dpnp that gets as far as the arguments allow."""
+
+    class Array:
+        sycl_device = SimpleNamespace(filter_string="level_zero:gpu:0", name="Fake GPU ")
+        device = SimpleNamespace(sycl_device=sycl_device)
+
+        def __mul__(self, other):
+            return self
+
+        def __add__(self, other):
+            return self
+
+        def __matmul__(self, other):
+            if error:
+                raise error
+            return self
+
+        def sum(self):
+            return total
+
+    def make_ones(shape, dtype):
+        if no_device:
+            raise no_device
+        return Array()
+
+    tensor = SimpleNamespace(usm_ndarray=type("usm_ndarray", (), {}))
+    return SimpleNamespace(__version__="0.20.0", ndarray=Array, tensor=tensor, ones=make_ones)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            None,
+            r"stage 1, import dpnp, failed \(ModuleNotFoundError.*pip install dpnp"
+            r" \(or pip install \"\.\[dpnp\]\"",
+        ),
+        (SimpleNamespace(__version__="0.18.1"), "dpnp 0.20 or newer is needed, here is 0.18.1"),
+        (
+            fake_dpnp(no_device=RuntimeError("Default device is unavailable.")),
+            r"stage 2, a first array, failed \(RuntimeError: Default device is unavailable\.\)"
+            ".*Intel GPU.*OCL_ICD_FILENAMES.*libintelocl.so",
+        ),
+        (
+            fake_dpnp(error=RuntimeError("no oneMKL")),
+            r"stage 3, a first operation on level_zero:gpu:0, failed \(RuntimeError: no oneMKL\)",
+        ),
+        (fake_dpnp(total=23.0), "stage 3, a first operation, gave 23.0 instead of 24.0"),
+    ],
+    ids=["import", "old", "no device", "no libraries", "wrong sum"],
+)
+def test_dpnp_probe_names_the_stage_that_failed(module, message, probes, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dpnp", module)
+    with pytest.raises(BackendUnavailableError, match=message):
+        portnet.set_backend("dpnp")
+    assert not next(s for s in portnet.backends() if s.name == "dpnp").usable
+    assert portnet.get_backend().name == "numpy"  # no fallback, no change
+    np.testing.assert_array_equal(portnet.to_numpy([1]), [1])  # whatever dpnp is
+
+
+def test_dpnp_without_a_device_names_its_own_driver_for_the_cpu(probes, monkeypatch, tmp_path):
+    driver = tmp_path / "lib" / "libintelocl.so"
+    driver.parent.mkdir()
+    driver.touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "dpnp", fake_dpnp(no_device=RuntimeError("none")))
+    with pytest.raises(BackendUnavailableError) as caught:
+        portnet.set_backend("dpnp")
+    assert f"set the environment variable OCL_ICD_FILENAMES to {driver} before" in str(caught.value)
+
+
+def test_dpnp_is_usable_when_every_stage_passes(probes, monkeypatch):
+    fake = fake_dpnp()
+    monkeypatch.setitem(sys.modules, "dpnp", fake)
+    monkeypatch.setattr(copyreg, "dispatch_table", dict(copyreg.dispatch_table))
+    status = next(s for s in portnet.backends() if s.name == "dpnp")
+    assert (status.usable, status.version) == (True, "0.20.0")
+    assert status.device == "level_zero:gpu:0 (Fake GPU)"
+
+
+# Probes of all libraries ------------------------------------------------------------------------
 
 
 def test_each_library_is_probed_once_per_process(probes, monkeypatch):
