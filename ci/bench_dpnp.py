@@ -2,10 +2,10 @@
 
     python ci/bench_dpnp.py [--rounds 5] [--only small,wide]
 
-A number is the time of `Trainer.fit`, all of it, divided by its steps: the least of the rounds, which
-the contenders take in turn. All train the same network in float32 from the same parameters on the
-same rows in the same order, with softmax cross-entropy and Adam, and the data on their device. The
-losses of the last epoch are compared first. Set OCL_ICD_FILENAMES as ci/dpnp does.
+A number is the time of `Trainer.fit`, all of it, divided by its steps: the least of the rounds, in
+which the contenders take turns. All train the same network in float32 from the same parameters on
+the same rows in the same order, with softmax cross-entropy and Adam, and the data on their device.
+Their losses are compared first. Set OCL_ICD_FILENAMES as ci/dpnp does.
 """
 
 import argparse
