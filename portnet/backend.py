@@ -429,6 +429,11 @@ def _is_dpnp_array(x: Any) -> bool:
     return hasattr(dpnp, "tensor") and isinstance(x, dpnp.ndarray | dpnp.tensor.usm_ndarray)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether a device had too little memory; dpnp's error is no MemoryError."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "USMAllocationError"
+
+
 def detached(x: Any) -> Any:
     """Return x without autograd history: torch tensors detached, anything else unchanged.
 

@@ -148,6 +148,19 @@ def test_complex_and_nonfinite_arrays_raise(dpnp):
         portnet.asarray(dpnp.asarray([1e300]))
 
 
+def test_too_little_memory_names_the_batch_size(dpnp):
+    class Large(portnet.Identity):
+        def forward(self, params, x, key=None):
+            if x.shape[0] == 16:
+                dpnp.empty(1 << 44)
+            return super().forward(params, x, key)
+
+    net = portnet.Chain([Large(), portnet.Dense(3)])
+    message = r"dpnp on \S+ has too little memory for steps of 16 rows: .* A smaller batch_size"
+    with pytest.raises(MemoryError, match=message):
+        classifier(model=net).fit(portnet.asarray(X), LABELS, epochs=1)
+
+
 # Pickles ----------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import tree
 from .._typing import Params, State, Tree
-from ..backend import read_floats
+from ..backend import is_out_of_memory, read_floats
 from ..compiler.errors import EagerError
 from .compile_cache import compiler_for, release
 from .epoch_scan import most_epochs
@@ -67,9 +67,9 @@ class EpochExecutor:
         """
         try:
             return self._run(start, epochs.on_device(), after)
-        except MemoryError as error:
+        except Exception as error:
             backend = epochs.dataset.backend
-            if backend.is_host:
+            if backend.is_host or not is_out_of_memory(error):
                 raise
             raise MemoryError(
                 f"{backend} has too little memory for steps of {epochs.size} rows: {error}. A "
