@@ -14,7 +14,7 @@ import portnet
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the options of every example."""
     options = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
-    options.add_argument("--backend", default="numpy", help="numpy, cupy, torch, jax, ...")
+    options.add_argument("--backend", default="numpy", help="numpy, cupy, torch, jax, dpnp, ...")
     options.add_argument("--out", type=Path, default=Path(), help="folder for pictures")
     return options
 

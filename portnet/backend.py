@@ -11,9 +11,11 @@ Only this file knows the names of the array libraries.
    missing and how to install it.
 """
 
+import copyreg
 import functools
 import importlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -123,7 +125,13 @@ def describe(x: ArrayLike) -> str:
 
 def device_name(x: Array) -> str:
     """Return the name of the device of an array: ``cpu``, ``cuda:0``, ``device1``."""
-    return _device_text(device(x))
+    return _device_text(device(x)) + _queue_text(device(x))
+
+
+def device_argument(x: Array, name: str) -> str:
+    """Return what to write to get the device of the array called `name`: ``'cuda:1'``."""
+    where = device(x)
+    return f"{name}.device" if _queue_text(where) else repr(_device_text(where))
 
 
 # Where new arrays are created -------------------------------------------------------------------
@@ -156,7 +164,7 @@ class Backend:
         return _rebuild, (self.name, self.dtype, where, self.xp.__name__, self.matmul_precision)
 
     def __str__(self) -> str:
-        return f"{self.name} on {_device_text(self.device)}"
+        return f"{self.name} on {_device_text(self.device)}{_queue_text(self.device)}"
 
     @property
     def real(self) -> DType:
@@ -321,6 +329,8 @@ def to_numpy(x: ArrayLike) -> Host:
         return np.asarray((x.float() if "bfloat16" in str(x.dtype) else x).numpy())
     if array_api_compat.is_cupy_array(x):
         return np.asarray(x.get())
+    if _is_dpnp_array(x):
+        return np.asarray(sys.modules["dpnp"].asnumpy(x))
     if array_api_compat.is_array_api_obj(x) and hasattr(x, "to_device"):
         xp = _numpy.array_namespace(x)
         if hasattr(xp, "Device"):  # array-api-strict: NumPy can read only its CPU device
@@ -342,10 +352,10 @@ def set_backend(
 
     Parameters
     ----------
-    name : {"numpy", "cupy", "torch", "jax", "array_api_strict"}
+    name : {"numpy", "cupy", "torch", "jax", "dpnp", "array_api_strict"}
     device : optional
-        A device of the library or its name (``"cuda:1"``, ``"cpu"``); the library's default if
-        None.
+        A device of the library or its name (``"cuda:1"``, ``"cpu"``, for dpnp also
+        ``"level_zero:gpu:0"`` or a queue); the library's default if None.
     dtype : {"float32", "float64"}
         The dtype of floating data.
     matmul_precision : {"ieee", "tf32"}
@@ -427,6 +437,8 @@ def backend_of(x: ArrayLike) -> Backend:
     if not array_api_compat.is_array_api_obj(x):
         return get_backend()
     xp = _numpy.array_namespace(x)
+    if _is_dpnp_array(x):
+        _make_picklable(xp)
     dtype = _dtype_name(x.dtype)
     current = get_backend()
     dtype = dtype if dtype in FLOATS else current.dtype
@@ -439,8 +451,24 @@ def is_host(x: object) -> bool:
     return isinstance(x, np.ndarray | np.generic) or not array_api_compat.is_array_api_obj(x)
 
 
+def _is_dpnp_array(x: Any) -> bool:
+    """Return whether x is an array of dpnp: a dpnp.ndarray, or the usm_ndarray inside of it."""
+    dpnp: Any = sys.modules.get("dpnp")
+    return hasattr(dpnp, "tensor") and isinstance(x, dpnp.ndarray | dpnp.tensor.usm_ndarray)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether a device had too little memory; dpnp's error is no MemoryError."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "USMAllocationError"
+
+
 def detached(x: Any) -> Any:
-    """Return x without autograd history: torch tensors detached, anything else unchanged."""
+    """Return x without autograd history: torch tensors detached, anything else unchanged.
+
+    A usm_ndarray, whose operators give usm_ndarrays, becomes the dpnp.ndarray of the same memory.
+    """
+    if _is_dpnp_array(x):
+        return sys.modules["dpnp"].asarray(x)
     return x.detach() if array_api_compat.is_torch_array(x) and x.requires_grad else x
 
 
@@ -508,6 +536,36 @@ def _probe(name: str) -> BackendStatus:
 
 def _try_default(module: Any) -> str:
     return device_name(module.asarray([1.0]))
+
+
+def _try_dpnp(dpnp: Any) -> str:
+    """Try stages 2 and 3: the import succeeds without any device."""
+    if not hasattr(dpnp, "tensor"):
+        raise BackendUnavailableError(
+            f"dpnp 0.20 or newer is needed, here is {dpnp.__version__}. Update it: "
+            f"{_LIBRARIES['dpnp'].install}"
+        )
+    try:
+        x = dpnp.ones((2, 2), dtype="float32")
+    except Exception as error:
+        own = os.path.join(sys.prefix, "lib", "libintelocl.so")  # of the package intel-opencl-rt
+        path = own if os.path.exists(own) else "the path of libintelocl.so"
+        raise BackendUnavailableError(
+            f"stage 2, a first array, failed ({_first_line(error)}). For an Intel GPU install its "
+            "driver; for the CPU, set the environment variable OCL_ICD_FILENAMES to "
+            f"{path} before Python starts. See sycl-ls and ONEAPI_DEVICE_SELECTOR"
+        ) from error
+    try:
+        total = float(((x * 2 + 1) @ x).sum())  # a kernel, oneMKL, a reduction, a copy back
+    except Exception as error:
+        raise BackendUnavailableError(
+            f"stage 3, a first operation on {device_name(x)}, failed ({_first_line(error)}). "
+            f"Libraries of oneAPI may be missing: {_LIBRARIES['dpnp'].install}"
+        ) from error
+    if total != 24.0:
+        raise BackendUnavailableError(f"stage 3, a first operation, gave {total} instead of 24.0")
+    _make_picklable(dpnp)
+    return f"{device_name(x)} ({x.sycl_device.name.strip()})"
 
 
 def _try_jax(module: Any) -> str:
@@ -586,6 +644,16 @@ def _jax_device(name: str) -> Device:
         raise ValueError(_first_line(error)) from error
 
 
+def _dpnp_device(name: Device) -> Device:
+    """Return the device of a filter string, or of dpnp's or dpctl's device or queue."""
+    import dpnp
+
+    try:
+        return dpnp.empty(0, device=name, dtype="int32").device
+    except Exception as error:  # dpctl's SyclDeviceCreationError is no ValueError
+        raise ValueError(_first_line(error)) from error
+
+
 def _strict_device(name: str) -> Device:
     import array_api_strict
 
@@ -596,12 +664,13 @@ def _strict_device(name: str) -> Device:
 class _Library:
     namespace: str  # the module with the functions of the standard
     install: str  # how to install it
-    find_device: Callable[[str], Device]  # by name; raises ValueError
+    find_device: Callable[[Any], Device]  # by name; raises ValueError
     try_out: Callable[[Any], str] = _try_default  # returns the name of the default device
     compiler: str = ""  # see Backend.compiler
     eager_vectors: bool = False  # see Backend.eager_vectors
     current_device: bool = False  # whether a device is made current, and then used
     upload_block: int = 0  # bytes: larger arrays are copied to the device in blocks; 0: at once
+    finds_objects: bool = False  # find_device also takes devices, which say more than their names
 
 
 _LIBRARIES = {
@@ -620,6 +689,14 @@ _LIBRARIES = {
         "array_api_compat.torch", "pip install torch", _torch_device, eager_vectors=True
     ),
     "jax": _Library("jax.numpy", "pip install jax", _jax_device, _try_jax, compiler="jit"),
+    "dpnp": _Library(
+        "dpnp",
+        'pip install dpnp (or pip install ".[dpnp]" in a checkout of portnet)',
+        _dpnp_device,
+        _try_dpnp,
+        eager_vectors=True,
+        finds_objects=True,
+    ),
     "array_api_strict": _Library(
         "array_api_strict", "pip install array-api-strict", _strict_device
     ),
@@ -642,8 +719,12 @@ def _resolve(name: str, where: Device, dtype: str, precision: str = "ieee") -> B
         raise BackendUnavailableError(f"the {name} backend cannot be used: {status.reason}")
     if where is not None:
         try:
-            given = str(where) if isinstance(where, str | int) else _device_text(where)
-            where = _LIBRARIES[name].find_device(given)
+            library = _LIBRARIES[name]
+            if isinstance(where, str | int):
+                given = str(where)
+            else:
+                given = where if library.finds_objects else _device_text(where)
+            where = library.find_device(given)
         except ValueError as error:
             raise ValueError(f"unknown device {where!r} for {name}: {error}") from error
     xp = importlib.import_module(_LIBRARIES[name].namespace)
@@ -719,12 +800,41 @@ def _too_large(host: Host, dtype: str) -> ValueError:
     )
 
 
+def _make_picklable(dpnp: Any) -> None:
+    """Let pickle and copy take dpnp's arrays: through the host, as CuPy's go.
+
+    dpnp has no pickles of its own. A dpnp.ndarray is pickled as the usm_ndarray that it holds.
+    """
+    copyreg.pickle(dpnp.tensor.usm_ndarray, _reduce_usm)
+
+
+def _reduce_usm(x: Any) -> tuple[Any, ...]:
+    return _usm_array, (to_numpy(x), _device_text(device(x)))  # queues cannot be pickled
+
+
+def _usm_array(host: Host, where: str) -> Any:
+    status = _probe("dpnp")
+    if not status.usable:
+        raise BackendUnavailableError(f"the dpnp backend cannot be used: {status.reason}")
+    return sys.modules["dpnp"].asarray(host, device=_dpnp_device(where)).get_array()
+
+
 def _device_text(where: Device) -> str:
+    if hasattr(where, "sycl_device"):  # dpnp's device, which is a queue of it, or a queue of dpctl
+        return str(where.sycl_device.filter_string)
     # array-api-strict's name, or the number of CuPy and JAX.
     value = getattr(where, "_device", getattr(where, "id", None))
     if value is None:
         return str(where)
     return value if isinstance(value, str) else f"{getattr(where, 'platform', 'cuda')}:{value}"
+
+
+def _queue_text(where: Device) -> str:
+    """Return what tells a queue of SYCL from the default one of its device, else ""."""
+    queue = getattr(where, "sycl_queue", None)
+    if queue is None or queue == _dpnp_device(_device_text(where)).sycl_queue:
+        return ""
+    return " in a queue of its own"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Fixtures that run a test on every available array library, and on strict and read-only ones."""
 
+import functools
 import os
 import signal
 import tempfile
@@ -90,13 +91,15 @@ class Library:
 
     id: str
     name: str  # of the portnet backend
-    device: str | None = None
+    device: Any = None
     float_name: str = "float64"  # the widest floating dtype of the device
     strict_flags: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def active(self):
         """Set the flags of the library and the backend of portnet, within a block."""
+        if self.id == "dpnp-queue":
+            self.device = own_queue()
         with ExitStack() as stack:
             if self.strict_flags:
                 stack.enter_context(array_api_strict.ArrayAPIStrictFlags(**self.strict_flags))
@@ -130,6 +133,8 @@ class Library:
             return array.cpu().numpy()
         if self.name == "cupy":
             return array.get()
+        if self.name == "dpnp":
+            return array.asnumpy()
         if self.name == "array_api_strict":
             return np.asarray(array.to_device(array_api_strict.Device("CPU_DEVICE")))
         return np.asarray(array)
@@ -153,6 +158,14 @@ class Library:
         np.testing.assert_allclose(host, expected, rtol=rtol, atol=atol)
 
 
+@functools.cache
+def own_queue():
+    """Return a SYCL queue besides the default one: dpnp refuses arrays of both in one operation."""
+    import dpctl
+
+    return dpctl.SyclQueue()
+
+
 LIBRARIES = [
     Library("numpy", "numpy"),
     Library("numpy-readonly", "numpy"),
@@ -165,6 +178,8 @@ LIBRARIES = [
     Library("torch", "torch"),
     Library("jax", "jax"),
     Library("cupy", "cupy"),
+    Library("dpnp", "dpnp"),
+    Library("dpnp-queue", "dpnp"),
 ]
 
 
@@ -173,12 +188,16 @@ def _params(libraries):
     return [pytest.param(lib, id=lib.id, marks=marks.get(lib.id, [])) for lib in libraries]
 
 
+REQUIRED = {"cupy": "PORTNET_REQUIRE_GPU", "dpnp": "PORTNET_REQUIRE_DPNP"}
+
+
 def require(name):
-    """Skip the test if a backend cannot be used; fail if PORTNET_REQUIRE_GPU=1 requires it."""
+    """Skip the test if a backend cannot be used; fail if it is required: see REQUIRED."""
     status = next(s for s in backends() if s.name == name)
     if not status.usable:
-        if name == "cupy" and os.environ.get("PORTNET_REQUIRE_GPU") == "1":
-            pytest.fail(f"PORTNET_REQUIRE_GPU=1, but CuPy cannot be used: {status.reason}")
+        variable = REQUIRED.get(name)
+        if variable and os.environ.get(variable) == "1":
+            pytest.fail(f"{variable}=1, but {name} cannot be used: {status.reason}")
         pytest.skip(f"{name} cannot be used: {status.reason.partition('. ')[0]}")
 
 
@@ -190,12 +209,12 @@ def xp(request):
         yield library
 
 
-THIRD_PARTY = ("torch", "jax", "cupy")
+THIRD_PARTY = ("torch", "jax", "cupy", "dpnp")
 
 
 @pytest.fixture(params=_params([lib for lib in LIBRARIES if lib.id in THIRD_PARTY]))
 def other_xp(request):
-    """torch, JAX and CuPy only, for tests that are slow or need no strict library."""
+    """torch, JAX, CuPy and dpnp only, for tests that are slow or need no strict library."""
     require(request.param.name)
     with request.param.active() as library:
         yield library

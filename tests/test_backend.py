@@ -1,5 +1,6 @@
 """Backends: selection, availability probes, conversion of arrays, and error messages."""
 
+import copyreg
 import os
 import pickle
 import re
@@ -100,7 +101,11 @@ def test_set_backend_is_per_process_and_use_backend_per_thread():
             ValueError,
             "'numpi': did you mean 'numpy'",
         ),
-        (lambda: portnet.set_backend("cuda"), ValueError, "The names are numpy, cupy, torch, jax"),
+        (
+            lambda: portnet.set_backend("cuda"),
+            ValueError,
+            "The names are numpy, cupy, torch, jax, dpnp",
+        ),
         (lambda: portnet.set_backend("numpy", dtype="float16"), ValueError, "did you mean 'float"),
         (lambda: portnet.set_backend("numpy", dtype=np.float32), ValueError, "unknown dtype"),
         (
@@ -182,7 +187,7 @@ print(portnet.asarray([1.0]).dtype)
 def test_importing_portnet_imports_no_optional_library():
     code = """
 import sys, portnet
-optional = "torch jax cupy array_api_strict matplotlib sklearn pandas scipy tqdm llvmlite".split()
+optional = "torch jax cupy dpnp array_api_strict matplotlib sklearn pandas scipy tqdm llvmlite".split()
 print([name for name in optional if name in sys.modules])
 """
     assert python(code) == "[]"
@@ -192,7 +197,7 @@ def test_command_line_lists_backends_packages_and_machine_code():
     done = subprocess.run(
         [sys.executable, "-m", "portnet"], capture_output=True, text=True, check=True
     ).stdout
-    for name in ("numpy", "cupy", "torch", "jax", "array_api_strict"):
+    for name in ("numpy", "cupy", "torch", "jax", "dpnp", "array_api_strict"):
         assert f"\n  {name}" in done
     for package in ("numpy", "llvmlite", "scikit-learn", "matplotlib"):
         assert re.search(rf"^  {package} ([\d.]+|not installed)", done, re.MULTILINE)
@@ -338,6 +343,93 @@ def test_cupy_is_usable_when_every_stage_passes(probes, monkeypatch):
     assert (status.version, status.device) == ("14.2.0", "cuda:0 (Fake GPU)")
 
 
+# Probes of dpnp ---------------------------------------------------------------------------------
+
+
+def fake_dpnp(total=24.0, no_device=None, error=None):
+    """A stand-in for dpnp that gets as far as the arguments allow."""
+
+    class Array:
+        sycl_device = SimpleNamespace(filter_string="level_zero:gpu:0", name="Fake GPU ")
+        device = SimpleNamespace(sycl_device=sycl_device)
+
+        def __mul__(self, other):
+            return self
+
+        def __add__(self, other):
+            return self
+
+        def __matmul__(self, other):
+            if error:
+                raise error
+            return self
+
+        def sum(self):
+            return total
+
+    def make_ones(shape, dtype):
+        if no_device:
+            raise no_device
+        return Array()
+
+    tensor = SimpleNamespace(usm_ndarray=type("usm_ndarray", (), {}))
+    return SimpleNamespace(__version__="0.20.0", ndarray=Array, tensor=tensor, ones=make_ones)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            None,
+            r"stage 1, import dpnp, failed \(ModuleNotFoundError.*pip install dpnp"
+            r" \(or pip install \"\.\[dpnp\]\"",
+        ),
+        (SimpleNamespace(__version__="0.18.1"), "dpnp 0.20 or newer is needed, here is 0.18.1"),
+        (
+            fake_dpnp(no_device=RuntimeError("Default device is unavailable.")),
+            r"stage 2, a first array, failed \(RuntimeError: Default device is unavailable\.\)"
+            ".*Intel GPU.*OCL_ICD_FILENAMES.*libintelocl.so",
+        ),
+        (
+            fake_dpnp(error=RuntimeError("no oneMKL")),
+            r"stage 3, a first operation on level_zero:gpu:0, failed \(RuntimeError: no oneMKL\)",
+        ),
+        (fake_dpnp(total=23.0), "stage 3, a first operation, gave 23.0 instead of 24.0"),
+    ],
+    ids=["import", "old", "no device", "no libraries", "wrong sum"],
+)
+def test_dpnp_probe_names_the_stage_that_failed(module, message, probes, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dpnp", module)
+    with pytest.raises(BackendUnavailableError, match=message):
+        portnet.set_backend("dpnp")
+    assert not next(s for s in portnet.backends() if s.name == "dpnp").usable
+    assert portnet.get_backend().name == "numpy"  # no fallback, no change
+    np.testing.assert_array_equal(portnet.to_numpy([1]), [1])  # whatever dpnp is
+
+
+def test_dpnp_without_a_device_names_its_own_driver_for_the_cpu(probes, monkeypatch, tmp_path):
+    driver = tmp_path / "lib" / "libintelocl.so"
+    driver.parent.mkdir()
+    driver.touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "dpnp", fake_dpnp(no_device=RuntimeError("none")))
+    with pytest.raises(BackendUnavailableError) as caught:
+        portnet.set_backend("dpnp")
+    assert f"set the environment variable OCL_ICD_FILENAMES to {driver} before" in str(caught.value)
+
+
+def test_dpnp_is_usable_when_every_stage_passes(probes, monkeypatch):
+    fake = fake_dpnp()
+    monkeypatch.setitem(sys.modules, "dpnp", fake)
+    monkeypatch.setattr(copyreg, "dispatch_table", dict(copyreg.dispatch_table))
+    status = next(s for s in portnet.backends() if s.name == "dpnp")
+    assert (status.usable, status.version) == (True, "0.20.0")
+    assert status.device == "level_zero:gpu:0 (Fake GPU)"
+
+
+# Probes of all libraries ------------------------------------------------------------------------
+
+
 def test_each_library_is_probed_once_per_process(probes, monkeypatch):
     tried = []
     fake = fake_cupy(0)
@@ -358,9 +450,9 @@ def test_installed_cupy_without_a_driver_is_unusable():
         portnet.set_backend("cupy")
 
 
-def test_backends_lists_all_five_backends():
+def test_backends_lists_all_six_backends():
     statuses = {s.name: s for s in portnet.backends()}
-    assert list(statuses) == ["numpy", "cupy", "torch", "jax", "array_api_strict"]
+    assert list(statuses) == ["numpy", "cupy", "torch", "jax", "dpnp", "array_api_strict"]
     assert statuses["numpy"].version == np.__version__
     for status in statuses.values():
         assert bool(status.device) == status.usable

@@ -224,6 +224,7 @@ ALLOWED = {
     },
     "engine/epoch": {
         "_typing",
+        "backend",
         "compiler/cuda",
         "compiler/errors",
         "engine/compile_cache",
@@ -475,7 +476,7 @@ ARRAY_API_MODULES = (
     "transforms",
     "lbfgs",
 )
-ARRAY_LIBRARIES = {"numpy", "cupy", "torch", "jax", "array_api_strict", "scipy"}
+ARRAY_LIBRARIES = {"numpy", "cupy", "torch", "jax", "dpnp", "array_api_strict", "scipy"}
 # Optional libraries that each file may import, inside functions only.
 LAZY = {
     "compiler/api": {"torch"},
@@ -485,7 +486,7 @@ LAZY = {
     "callbacks": {"tqdm"},
     "run": {"pandas"},
     "files/estimators": {"sklearn"},
-    "backend": {"cupy", "torch", "jax"},
+    "backend": {"cupy", "torch", "jax", "dpnp"},
     "compiler/cuda/gpu": {"cupy", "cuda", "nvmath"},
 }
 
@@ -627,6 +628,7 @@ def test_optional_libraries_are_imported_lazily_and_only_where_allowed():
         "cupy",
         "torch",
         "jax",
+        "dpnp",
         "array_api_strict",
         "matplotlib",
         "tqdm",

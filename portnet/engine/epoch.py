@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import tree
 from .._typing import Params, State, Tree
+from ..backend import is_out_of_memory
 from ..compiler.errors import EagerError
 from .compile_cache import compiler_for, release
 from .eager_executor import EagerExecutor, Step
@@ -71,9 +72,9 @@ class EpochExecutor:
         """
         try:
             return self._run(start, epochs.on_device(), after)
-        except MemoryError as error:
+        except Exception as error:
             backend = epochs.dataset.backend
-            if backend.is_host:
+            if backend.is_host or not is_out_of_memory(error):
                 raise
             raise MemoryError(
                 f"{backend} has too little memory for steps of {epochs.size} rows: {error}. A "

@@ -24,7 +24,7 @@ from ..backend import (
     Backend,
     backend_of,
     describe,
-    device_name,
+    device_argument,
     get_backend,
     is_host,
     to_numpy,
@@ -446,7 +446,7 @@ class _MLP(BaseEstimator, ABC):
             allowed, where, more = self._fitted_on_host or backend.is_host, "'numpy'", ""
         else:
             allowed, more = backend.holds(X), ", portnet.to_numpy(X) is X on the host"
-            where = f"{backend_of(X).name!r}, device={device_name(X)!r}"
+            where = f"{backend_of(X).name!r}, device={device_argument(X, 'X')}"
         if not allowed:
             raise ValueError(
                 f"Inputs passed to {type(self).__name__}.{method}() must use the same namespace "

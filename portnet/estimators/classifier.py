@@ -86,9 +86,10 @@ class MLPClassifier(ClassifierMixin, _MLP):
         y: 'balanced', or a list of one dict per label, whose weights are multiplied, as in
         scikit-learn's forests.
     backend : str, default=None
-        Backend of the network if X is host data: 'numpy', 'cupy', 'torch' or 'jax', optionally with
-        a device: 'cupy:1', 'torch:cuda'. None: the one set by `portnet.set_backend` in this process
-        (``n_jobs=2`` starts other processes). For other arrays, the network is on their device.
+        Backend of the network if X is host data: 'numpy', 'cupy', 'dpnp', 'torch' or 'jax',
+        optionally with a device: 'cupy:1', 'torch:cuda'. None: the one set by `portnet.set_backend`
+        in this process (``n_jobs=2`` starts other processes). For other arrays, the network is on
+        their device.
     compile : bool, default=True
         Whether training steps and predictions are compiled, on NumPy and JAX: see
         `portnet.compile`. On CuPy training steps are CUDA graphs.
@@ -130,7 +131,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     Differences from scikit-learn:
 
-    * X may be an array of any library (CuPy, torch, JAX). Training and prediction run on its
+    * X may be an array of any library (CuPy, dpnp, torch, JAX). Training and prediction run on its
       backend, and results are arrays of that library. Host data are moved to `backend`, and results
       are NumPy arrays.
     * `class_weight`, and ``fit(X, y, X_val=..., y_val=...)`` for early stopping.

@@ -21,7 +21,8 @@ def make(layer, slope=1.0):
 
 @eager
 @pytest.mark.parametrize(
-    ("name", "compiler"), [("numpy", "replay"), ("jax", "jit"), ("torch", ""), ("cupy", "graph")]
+    ("name", "compiler"),
+    [("numpy", "replay"), ("jax", "jit"), ("torch", ""), ("dpnp", ""), ("cupy", "graph")],
 )
 def test_backends_say_how_they_are_compiled(name, compiler):
     assert compiler_for(Backend(name)) == compiler
