@@ -176,7 +176,8 @@ def test_every_public_optimizer_is_tested():
     assert public == tested - {Chained} == set(optimizers.OPTIMIZERS.values())
     parts = {type(p) for o, _, _ in CASES.values() if isinstance(o, Chained) for p in o.parts}
     assert {transforms.ClipNorm, transforms.WeightDecay} == parts - public
-    assert set(transforms.__all__) == {"ClipNorm", "WeightDecay", "Chained", "chain"}
+    classes = {"ClipNorm", "WeightDecay", "Chained"}
+    assert set(transforms.__all__) == classes | {"chain", "joined_parameters"}
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "clipped updates"])
