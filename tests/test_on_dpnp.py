@@ -1,6 +1,7 @@
 """What only dpnp has: SYCL's devices and queues, refused conversions, and counted reads."""
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -42,6 +43,27 @@ def test_devices_are_found_by_name_number_device_and_queue(dpnp):
 def test_unknown_devices_raise(dpnp, given):
     with pytest.raises(ValueError, match=r"unknown device .* for dpnp: \w+Error: "):
         portnet.set_backend("dpnp", device=given)
+
+
+@pytest.mark.usefixtures("dpnp")
+def test_without_a_device_the_backend_is_an_error_and_other_backends_work():
+    code = """
+import portnet
+try:
+    portnet.get_backend()
+except portnet.BackendUnavailableError as error:
+    print(error)
+portnet.set_backend("numpy")
+print(portnet.asarray([1.0]))
+"""
+    none = {"ONEAPI_DEVICE_SELECTOR": "cuda:gpu", "PORTNET_BACKEND": "dpnp"}
+    env = os.environ | none  # dpnp's wheels have no driver for CUDA
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    message, array = done.stdout.splitlines()
+    assert "stage 2, a first array, failed (SyclDeviceCreationError: " in message
+    assert "ONEAPI_DEVICE_SELECTOR (the environment variable PORTNET_BACKEND is set)" in message
+    assert array == "[1.]"
 
 
 def test_estimators_take_a_device_with_colons(dpnp):
