@@ -22,6 +22,7 @@ from portnet.data.dataset import Dataset
 from portnet.engine import compile_cache
 from portnet.engine.epoch import EpochExecutor
 from portnet.engine.epoch_state import Epochs, EpochState
+from portnet.engine.loss_sums import read_sums
 from portnet.engine.packing import unpacked
 from portnet.optimizers import OPTIMIZERS
 from portnet.transforms import ClipNorm, WeightDecay, chain
@@ -307,7 +308,10 @@ def check_steps_equal_eager(optimizer, dtype="float64", dropout=0.2):
             data = Dataset(get_backend(), X, y, weight, order)
             start = state._replace(done=0, sums=np.zeros(2), before=())
             state = executor.run(start, Epochs(data, 16, [portnet.rng.key(0, epoch)]))
-            state = state._replace(params=unpacked(state.params), state=unpacked(state.state))
+            (sums,), _ = read_sums([state.sums], [])
+            state = state._replace(
+                params=unpacked(state.params), state=unpacked(state.state), sums=sums
+            )
             kept.append((state, [np.array(a) for a in tree.leaves(state)]))
         for then, copies in kept:
             for a, b in zip(tree.leaves(then), copies, strict=True):
