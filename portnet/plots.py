@@ -179,13 +179,13 @@ def _draw_curve(ax: Axes, numbers: Sequence[float], **style: Any) -> None:
 def _finish_curves(ax: Axes, title: str, ylabel: str, log: bool) -> Axes:
     from matplotlib.ticker import MaxNLocator
 
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
     ax.set(title=title, xlabel="epoch", ylabel=ylabel)
     ax.grid(alpha=0.3)
     if log:
         ax.set_yscale("log")
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False)
+        ax.legend(framealpha=0.7, edgecolor="none")
     return ax
 
 
@@ -329,7 +329,7 @@ def network(
     """
     _refuse_path("network", model)
     rows = layer_rows(model, params, n_in)
-    title = title or totals_text(rows).partition(",  ")[0].partition(";")[0].rpartition(", ")[0]
+    title = title or totals_text(rows).partition(";")[0].rpartition(", ")[0]
     columns = _columns(rows)
     if columns is None:
         ax = _axes(ax, 6.4, 0.8 + 0.45 * min(len(rows), MOST_BOXES + 1))
@@ -337,7 +337,7 @@ def network(
     else:
         names = _names(model, columns[0].size, columns[-1].size)
         high = max(column.size for column in columns)
-        ax = _axes(ax, 1.6 + 1.6 * len(columns), 1.4 + 0.42 * high)
+        ax = _axes(ax, 1.6 + 1.6 * len(columns), 1.6 + 0.42 * max(high, 3))
         _draw_neurons(ax, columns, names)
     ax.set_axis_off()
     ax.set_title(title)
@@ -412,9 +412,9 @@ def _draw_neurons(
             ax.scatter(*points.T, c="white", **style)
         else:
             ax.scatter(*points.T, c=column.b, **colours, **style)
-        count = [f"{column.n_params:,} parameters"] if column.n_params else []
-        text = "\n".join([*column.labels, *count])
-        ax.text(j, low - 0.8, text, ha="center", va="top", fontsize=9)
+        count = [f"{column.n_params:,} params"] if column.n_params else []
+        text = "\n".join([*column.labels, f"(rows, {column.size})", *count])
+        ax.text(j, low - 0.8, text, ha="center", va="top", fontsize=8)
     for points, texts, side in ((where[0], names[0], -1), (where[-1], names[1], 1)):
         for point, text in zip(points, texts, strict=True):
             ax.annotate(
@@ -428,7 +428,7 @@ def _draw_neurons(
             )
     ax.set(xlim=(-0.4, len(columns) - 0.6), ylim=(low - 0.6, -low + 0.6))
     if known and lines is not None:
-        ax.figure.colorbar(lines, ax=ax, label="weight (line), bias (circle)", shrink=0.8)
+        ax.figure.colorbar(lines, ax=ax, label="weight, bias", shrink=0.8)
 
 
 def _draw_boxes(ax: Axes, rows: Sequence[LayerRow]) -> None:
