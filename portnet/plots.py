@@ -275,7 +275,7 @@ def _rate_of(optimizer: Any, state: Any) -> tuple[Any, float]:
         states = state if isinstance(state, tuple) else [None] * len(parts)
         found = [_rate_of(p, s) for p, s in zip(parts, states, strict=False)]
         return next((pair for pair in found if pair[0] is not None), (None, 0.0))
-    t = getattr(state, "t", state)
+    t = getattr(state, "t", None) if isinstance(state, tuple) else state  # a tensor has a `t`, too
     return getattr(optimizer, "lr", None), float(t) if hasattr(t, "__float__") else 0.0
 
 
