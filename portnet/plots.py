@@ -7,9 +7,10 @@ Axes `ax`, or in a new figure of pyplot, which notebooks show by themselves and 
 drawn.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,10 +22,30 @@ from .summary import LayerRow, layer_rows, shorten, totals_text
 __all__ = ["compare", "curves", "decision_boundary", "history", "images", "network"]
 
 Axes = Any  # matplotlib's
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _without_path(function: _Function) -> _Function:
+    """Return a function that refuses a path as its first argument, which it took before."""
+
+    @functools.wraps(function)
+    def checked(*args: Any, **options: Any) -> Any:
+        first = args[0] if args else options.get("path")
+        if isinstance(first, str | PathLike):
+            name = function.__name__
+            raise TypeError(
+                f"{name} takes no path: it returns matplotlib's Axes. Write "
+                f"ax = plots.{name}(...), then ax.figure.savefig({str(first)!r})"
+            )
+        return function(*args, **options)
+
+    return checked  # type: ignore[return-value]
+
 
 # Curves -----------------------------------------------------------------------------------------
 
 
+@_without_path
 def curves(
     lines: Mapping[str, Sequence[float]],
     *,
@@ -55,7 +76,6 @@ def curves(
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('epoch', 'loss')
     """
-    _refuse_path("curves", lines)
     ax = _axes(ax)
     for name, numbers in lines.items():
         _draw_curve(ax, numbers, label=name)
@@ -64,6 +84,7 @@ def curves(
     return _finish_curves(ax, title, ylabel, log)
 
 
+@_without_path
 def history(
     run: Any, metric: str = "loss", *, title: str = "", log: bool = False, ax: Axes = None
 ) -> Axes:
@@ -93,7 +114,6 @@ def history(
     >>> [line.get_label() for line in ax.lines]
     ['training', 'validation']
     """
-    _refuse_path("history", run)
     found = _curves_of(run, metric)
     best, rate = getattr(run, "best_epoch", None), _learning_rate(run)
     ax = _axes(ax)
@@ -114,6 +134,7 @@ def history(
     return _finish_curves(ax, title, metric, log)
 
 
+@_without_path
 def compare(
     runs: Mapping[str, Any] | Iterable[Any],
     metric: str = "loss",
@@ -151,7 +172,6 @@ def compare(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['lr 0.1', 'lr 0.01']
     """
-    _refuse_path("compare", runs)
     named = _named_runs(runs)
     found = {name: _curves_of(run, metric, f"{name}: ") for name, run in named.items()}
     ax = _axes(ax)
@@ -275,7 +295,9 @@ def _rate_of(optimizer: Any, state: Any) -> tuple[Any, float]:
         states = state if isinstance(state, tuple) else [None] * len(parts)
         found = [_rate_of(p, s) for p, s in zip(parts, states, strict=False)]
         return next((pair for pair in found if pair[0] is not None), (None, 0.0))
-    t = getattr(state, "t", None) if isinstance(state, tuple) else state  # a tensor has a `t`, too
+    t: Any = (
+        getattr(state, "t", None) if isinstance(state, tuple) else state
+    )  # a tensor has a `t`, too
     return getattr(optimizer, "lr", None), float(t) if hasattr(t, "__float__") else 0.0
 
 
@@ -294,6 +316,7 @@ class _Column(NamedTuple):
     b: Host | None = None
 
 
+@_without_path
 def network(
     model: Any,
     params: Params = None,
@@ -327,7 +350,6 @@ def network(
     >>> ax.get_title()
     '13 parameters'
     """
-    _refuse_path("network", model)
     rows = layer_rows(model, params, n_in)
     title = title or totals_text(rows).partition(";")[0].rpartition(", ")[0]
     columns = _columns(rows)
@@ -470,6 +492,7 @@ def _draw_boxes(ax: Axes, rows: Sequence[LayerRow]) -> None:
 # Decision boundaries ----------------------------------------------------------------------------
 
 
+@_without_path
 def decision_boundary(
     model: Any, X: ArrayLike, y: ArrayLike, *, title: str = "", ax: Axes = None
 ) -> Axes:
@@ -510,7 +533,6 @@ def decision_boundary(
     >>> ax.get_xlabel(), ax.get_ylabel()
     ('x1', 'x2')
     """
-    _refuse_path("decision_boundary", model)
     _check_predicts(model)
     columns = getattr(X, "columns", None)
     points, targets = to_numpy(X), to_numpy(y)
@@ -672,6 +694,7 @@ def _text(name: object) -> str:
 # Images -----------------------------------------------------------------------------------------
 
 
+@_without_path
 def images(
     pictures: Sequence[Any],
     captions: Sequence[str],
@@ -702,7 +725,6 @@ def images(
     >>> [text.get_text() for text in ax.texts]
     ['a', 'b']
     """
-    _refuse_path("images", pictures)
     arrays = [to_numpy(picture) for picture in pictures]
     if not arrays or any(a.ndim != 2 or not a.size for a in arrays):
         shapes = [a.shape for a in arrays]
@@ -742,12 +764,3 @@ def _axes(ax: Axes, width: float = 7, height: float = 4.1) -> Axes:
     if not isinstance(ax, matplotlib.axes.Axes):
         raise TypeError(f"ax: expected matplotlib's Axes, such as plt.gca(), got {shorten(ax, 60)}")
     return ax
-
-
-def _refuse_path(function: str, first: object) -> None:
-    """Raise TypeError for a path as the first argument, which these functions took before."""
-    if isinstance(first, str | PathLike):
-        raise TypeError(
-            f"{function} takes no path: it returns matplotlib's Axes. Write "
-            f"ax = plots.{function}(...), then ax.figure.savefig({str(first)!r})"
-        )

@@ -96,12 +96,20 @@ def test_axes_of_another_kind_are_refused(name, small_run, nothing_drawn):
 
 @pytest.mark.parametrize("name", plots.__all__)
 @pytest.mark.parametrize("path", ["loss.png", "folder"])
-def test_path_as_first_argument_says_what_to_write_now(name, path, tmp_path, nothing_drawn):
+def test_call_with_a_path_says_what_to_write_now(name, path, tmp_path, nothing_drawn):
     path = tmp_path / path if path == "folder" else path
+    before = {  # the arguments after the path
+        "curves": ([LINES], {"below": ("accuracy", LINES)}),
+        "decision_boundary": ([len, X, THREE], {"title": "T"}),
+        "images": ([[np.eye(2)], ["a"]], {"columns": 1}),
+    }
+    args, options = before.get(name, ([], {}))
     expected = f"{name} takes no path: it returns matplotlib's Axes. Write ax = plots.{name}(...), "
-    with pytest.raises(TypeError, match=re.escape(expected)) as error:
-        getattr(plots, name)(path, *[LINES] * {"images": 1, "decision_boundary": 2}.get(name, 0))
-    assert f"savefig({str(path)!r})" in str(error.value)
+    calls = [lambda f: f(path, *args, **options), lambda f: f(path=path, **options)]
+    for call in calls:
+        with pytest.raises(TypeError, match="^" + re.escape(expected)) as error:
+            call(getattr(plots, name))
+        assert str(error.value).endswith(f"ax.figure.savefig({str(path)!r})")
     assert not list(tmp_path.iterdir())
 
 
