@@ -30,6 +30,7 @@ __all__ = [
     "model_html",
     "model_text",
     "network_text",
+    "predictor_html",
     "run_html",
     "run_line",
     "run_summary",
@@ -107,7 +108,10 @@ def _add_rows(layer: Any, params: Params, n_in: int, depth: int, rows: list[Laye
             raise ShapeError(f"Chain: expected {layer.n_in} features, got {n_in}")
         given = [None] * len(layer.layers) if params is None else params
         if not isinstance(given, Sequence) or len(given) != len(layer.layers):
-            raise ShapeError(f"Chain: expected parameters of {len(layer.layers)} layers")
+            count = len(given) if isinstance(given, Sequence) else shorten(given, 40)
+            raise ShapeError(
+                f"Chain: expected parameters of {len(layer.layers)} layers, got {count}"
+            )
         if depth >= 0:
             rows.append(LayerRow(depth, "Chain", None, {}))
         for inner, part in zip(layer.layers, given, strict=True):
@@ -116,7 +120,11 @@ def _add_rows(layer: Any, params: Params, n_in: int, depth: int, rows: list[Laye
     depth = max(depth, 0)
     if is_container(layer, "Residual"):
         rows.append(LayerRow(depth, "Residual", None, {}))
-        _add_rows(layer.layer, params, n_in, depth + 1, rows)
+        n_out = _add_rows(layer.layer, params, n_in, depth + 1, rows)
+        if n_out != n_in:
+            raise ShapeError(
+                f"Residual: expected a layer with {n_in} outputs, as many as inputs, got {n_out}"
+            )
         return n_in
     # The weights are not drawn; a layer of a user's own draws as ever.
     drawn, n_out = check_pair(layer, "init", "params, n_out", layer.init(Undrawn(), n_in))
@@ -395,6 +403,12 @@ def model_html(model: Any) -> str | None:
         return layers_html(layer_rows(model))
     except Exception:  # n_in is not known, or layers do not fit: a notebook shows the repr
         return None
+
+
+def predictor_html(predictor: Any) -> str:
+    """Return an estimator that was opened without scikit-learn as HTML: its class and layers."""
+    title = escape(f"{predictor.name} on {predictor.backend}, {predictor.backend.dtype}")
+    return f"<div><p><b>{title}</b></p>{layers_html(layer_rows(predictor))}</div>"
 
 
 def history_html(history: Mapping[str, Sequence[float]]) -> str:

@@ -277,6 +277,7 @@ ALLOWED = {
         "layers",
         "losses",
         "metrics",
+        "summary",
         "tree",
     },
     "files/shapes": {"files/errors", "layers"},
@@ -572,6 +573,7 @@ ROOMS = {
         "losses",
         "metrics",
         "rng",
+        "summary",
         "tree",
     },
 }
