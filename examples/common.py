@@ -79,8 +79,10 @@ def picture(path: Path, *panels: Callable[..., Any]) -> None:
 
 def stacked(panels: Sequence[Callable[..., Any]]) -> Any:
     """Draw panels below each other, over the same epochs; return the Axes of the last."""
-    import matplotlib.pyplot as plt
-
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise ImportError('plots need matplotlib: pip install ".[plot]"') from None
     size = (7, 1.2 + 2.9 * len(panels))
     _, axes = plt.subplots(len(panels), sharex=True, figsize=size, layout="constrained")
     for draw, ax in zip(panels, axes, strict=True):

@@ -237,6 +237,19 @@ def _close_figures():
 
 
 @pytest.fixture
+def assert_same_picture():
+    """Fail unless two PNG files show the same, up to the fonts of another matplotlib."""
+    image = pytest.importorskip("matplotlib.image", reason="matplotlib is not installed")
+
+    def check(path, expected):
+        drawn, kept = (image.imread(p)[..., :3] for p in (path, expected))
+        assert drawn.shape == kept.shape
+        assert abs(drawn - kept).mean() < 0.02
+
+    return check
+
+
+@pytest.fixture
 def compile_at_first_call(monkeypatch):
     """Compile every plan to machine code at its first call."""
     monkeypatch.setenv("PORTNET_NATIVE", "always")
