@@ -199,7 +199,8 @@ def _draw_curve(ax: Axes, numbers: Sequence[float], **style: Any) -> None:
 def _finish_curves(ax: Axes, title: str, ylabel: str, log: bool) -> Axes:
     from matplotlib.ticker import MaxNLocator
 
-    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+    whole = {"integer": True, "min_n_ticks": 1}
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], **whole))
     ax.set(title=title, xlabel="epoch", ylabel=ylabel)
     ax.grid(alpha=0.3)
     if log:

@@ -156,6 +156,15 @@ def test_plot_of_a_run_has_its_numbers_and_its_best_epoch():
     assert len(ax.figure.axes) == 1  # the learning rate is constant
 
 
+@pytest.mark.parametrize("epochs", [1, 3, 40])
+def test_ticks_are_whole_epochs(epochs):
+    ax = fit(portnet.SGD(0.1), epochs=epochs).plot()
+    low, high = ax.get_xlim()
+    ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert all(tick == round(tick) for tick in ticks)
+
+
 def test_plot_of_another_metric_and_of_training_rows_only():
     run = fit(portnet.SGD(0.1), metrics=["r2"])
     ax = run.plot("r2")
