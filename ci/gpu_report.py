@@ -22,7 +22,9 @@ LIBRARIES = (
 
 
 def commit():
-    """Return the commit that was tested: of the checkout, or as PORTNET_COMMIT has it."""
+    """Return the commit that was tested: as PORTNET_COMMIT has it, or of the checkout."""
+    if os.environ.get("PORTNET_COMMIT"):
+        return os.environ["PORTNET_COMMIT"]
     here = Path(__file__).resolve().parent
     found = subprocess.run(
         ["git", "-C", here, "rev-parse", "--short", "HEAD"],
@@ -30,7 +32,7 @@ def commit():
         text=True,
         check=False,
     )
-    return found.stdout.strip() or os.environ.get("PORTNET_COMMIT", "of an unknown number")
+    return found.stdout.strip() or "of an unknown number"
 
 
 def machine():

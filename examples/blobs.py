@@ -83,13 +83,12 @@ def main():
               f"  {last['validation_accuracy']:8.4f}  {speed:9,.0f}")  # fmt: skip
     print(f"Accuracy {last['validation_accuracy']:.4f} on {part:,} validation rows; Bayes' rule "
           f"{best:.4f}; {speed:,.0f} samples per second")  # fmt: skip
+    title = "Blobs: " + "-".join(map(str, [args.features, *args.hidden, args.classes]))
+    accuracy, level = {"validation": run.history["validation_accuracy"]}, {"Bayes' rule": best}
     common.picture(
-        plots.curves,
         args.out / "blobs.png",
-        {"training": run.history["loss"], "validation": run.history["validation_loss"]},
-        title="Blobs: " + "-".join(map(str, [args.features, *args.hidden, args.classes])),
-        below=("accuracy", {"validation": run.history["validation_accuracy"]}),
-        levels={"Bayes' rule": best},
+        lambda ax: plots.history(run, title=title, ax=ax),
+        lambda ax: plots.curves(accuracy, ylabel="accuracy", levels=level, ax=ax),
     )
 
 

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,29 @@ def beside(seconds: float, loop: Callable[..., Any], *args: Any, **options: Any)
     print(f"portnet: {seconds:.2f} s; the document's loop: {other:.2f} s")
 
 
-def picture(draw: Callable[..., Any], path: Path, *args: Any, **options: Any) -> None:
-    """Draw a picture to a file and say where it is, or why there is none."""
+def picture(path: Path, *panels: Callable[..., Any]) -> None:
+    """Draw panels below each other into a file, and say where it is, or why there is none.
+
+    Each panel is a function that draws in the matplotlib Axes `ax`.
+    """
     try:
-        print(f"picture: {draw(path, *args, **options)}")
+        ax = panels[0](ax=None) if len(panels) == 1 else stacked(panels)
     except ImportError as error:
         print(f"no picture: {error}", file=sys.stderr)
+        return
+    ax.figure.savefig(path, dpi=120)
+    print(f"picture: {path}")
+
+
+def stacked(panels: Sequence[Callable[..., Any]]) -> Any:
+    """Draw panels below each other, over the same epochs; return the Axes of the last."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise ImportError('plots need matplotlib: pip install ".[plot]"') from None
+    size = (7, 1.2 + 2.9 * len(panels))
+    _, axes = plt.subplots(len(panels), sharex=True, figsize=size, layout="constrained")
+    for draw, ax in zip(panels, axes, strict=True):
+        draw(ax=ax)
+        ax.label_outer()
+    return ax

@@ -67,7 +67,7 @@ def main():
     title = "Noisy pluses and crosses, with the probability of a cross"
     images = list(Xt[:10].reshape(-1, 5, 5))
     out = args.out / "pattern_weaver.png"
-    common.picture(plots.images, out, images, captions, columns=5, title=title)
+    common.picture(out, lambda ax: plots.images(images, captions, columns=5, title=title, ax=ax))
 
 
 if __name__ == "__main__":

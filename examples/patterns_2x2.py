@@ -102,7 +102,7 @@ def main():
     captions = [f"{g}{NAMES[p.argmax()]} {p.max():.2f}" for g, p in zip(guess, proba, strict=True)]
     title = "All sixteen matrices: the eight that were learned, and guesses for the others"
     images, out = list(every.reshape(-1, 2, 2)), args.out / "patterns_2x2.png"
-    common.picture(plots.images, out, images, captions, columns=8, title=title)
+    common.picture(out, lambda ax: plots.images(images, captions, columns=8, title=title, ax=ax))
     given = matrices(args.matrix)
     sys.exit(1 if classify(run, given or typed()) and given else 0)
 

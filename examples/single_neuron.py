@@ -66,7 +66,8 @@ def main():
         print(f"check_layer: {error}")
     lines = {name: run.history["loss"] for name, run in runs.items()}
     out = args.out / "single_neuron.png"
-    common.picture(plots.curves, out, lines, title="One neuron", ylabel="loss (sum)", log=True)
+    style = {"title": "One neuron", "ylabel": "loss (sum)", "log": True}
+    common.picture(out, lambda ax: plots.curves(lines, **style, ax=ax))
 
 
 if __name__ == "__main__":

@@ -68,12 +68,11 @@ def main():
     order = np.argsort(-found.importances_mean)[:3]
     told = ", ".join(f"{names[i]} {found.importances_mean[i]:.3f}" for i in order)
     print(f"what is lost when a column is shuffled: {told}")
+    title = "Diabetes: the network that the grid search chose"
     common.picture(
-        plots.curves,
         args.out / "sklearn_pipeline.png",
-        {"training loss": best.loss_curve_},
-        title="Diabetes: the network that the grid search chose",
-        below=("share right", {"validation": best.validation_scores_}),
+        lambda ax: plots.history(best, title=title, ax=ax),
+        lambda ax: plots.history(best, "score", ax=ax),
     )
 
 

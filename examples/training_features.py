@@ -86,15 +86,14 @@ def main():
     found = straight.evaluate(X[test], y[test], metrics=["accuracy"])
     print(f"   {straight.stopped}; test accuracy {found['accuracy']:.4f}")
 
-    moved, history = run.to("numpy", dtype="float32"), run.history
+    moved = run.to("numpy", dtype="float32")
     same = (moved.predict_class(X[test]) == guess).all()
     print(f"5. Moved to {moved.backend} in {moved.backend.dtype}: the same answers: {same}")
+    shares = {name: run.history[f"validation_{name}"] for name in settings["metrics"][:2]}
     common.picture(
-        plots.curves,
         args.out / "training_features.png",
-        {"training": history["loss"], "validation": history["validation_loss"]},
-        title=f"Breast cancer: best after epoch {run.best_epoch}",
-        below=("share right", {n: history[f"validation_{n}"] for n in settings["metrics"][:2]}),
+        lambda ax: run.plot(ax=ax).set_title("Breast cancer"),
+        lambda ax: plots.curves(shares, ylabel="share right", ax=ax),
     )
 
 

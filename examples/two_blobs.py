@@ -51,7 +51,8 @@ def main():
     weights = [(p["W"], p["b"]) for p in params[::2]]
     common.beside(seconds, by_hand.two_blobs, X, y, weights, epochs=args.epochs)
     out = args.out / "two_blobs.png"
-    common.picture(plots.decision_boundary, out, run, X, y, title="Two blobs, 2-8-4-1")
+    title = "Two blobs, 2-8-4-1"
+    common.picture(out, lambda ax: plots.decision_boundary(run, X, y, title=title, ax=ax))
 
 
 if __name__ == "__main__":

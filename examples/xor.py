@@ -73,7 +73,8 @@ def main():
     print(verdict(lines))
     title = "XOR, 2-2-1: the same network and learning rate"
     out = args.out / "xor.png"
-    common.picture(plots.curves, out, lines, title=title, ylabel="mean of (y - a)^2", log=True)
+    style = {"title": title, "ylabel": "mean of (y - a)^2", "log": True}
+    common.picture(out, lambda ax: plots.curves(lines, **style, ax=ax))
 
 
 if __name__ == "__main__":

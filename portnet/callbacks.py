@@ -14,6 +14,7 @@ import numpy as np
 from ._validation import check_choice, check_integer, check_number
 from .data.dataset import Dataset
 from .metrics import METRICS, SMALLER_IS_BETTER
+from .progress import write_line
 from .run import Run, with_run
 
 __all__ = ["EarlyStopping", "MonitorState", "ReduceOnPlateau", "Report"]
@@ -282,7 +283,7 @@ def report_epoch(report: Report, callbacks: Iterable[Callback], verbose: bool) -
     run = report.run
     if verbose:
         words = "  ".join(f"{name} {number:.4g}" for name, number in report.metrics.items())
-        _write(f"epoch {report.epoch}/{report.epochs}  {words}  {report.seconds:.1f} s")
+        write_line(f"epoch {report.epoch}/{report.epochs}  {words}  {report.seconds:.1f} s")
     for call in callbacks:
         name = getattr(call, "__name__", repr(call))
         try:
@@ -301,11 +302,5 @@ def report_epoch(report: Report, callbacks: Iterable[Callback], verbose: bool) -
         if answer:
             run = replace(run, stopped=f"stopped by callback {name}")
     if verbose and run.stopped:
-        _write(run.stopped)
+        write_line(run.stopped)
     return run
-
-
-def _write(line: str) -> None:
-    from tqdm.auto import tqdm
-
-    tqdm.write(line)  # to stdout, without spoiling a progress bar

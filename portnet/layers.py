@@ -42,6 +42,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Protocol
 
+from . import summary  # tables of layers
 from ._typing import Array, Cache, Host, Params  # names of types
 from ._validation import (  # for errors with clear messages
     FORWARD_CALL,
@@ -636,6 +637,13 @@ class Chain:
     >>> params = portnet.init(net, like=x)
     >>> net.forward(params, x)[0].shape
     (5, 3)
+    >>> net.summary()
+    layer     output     parameters          count
+    inputs    (rows, 4)
+    Dense(8)  (rows, 8)  W (4, 8), b (1, 8)     40
+    Tanh()    (rows, 8)                          0
+    Dense(3)  (rows, 3)  W (8, 3), b (1, 3)     27
+    67 parameters, 268 B as float32; 19 outputs of layers for each row, 76 B
     """
 
     layers: Sequence[Layer]
@@ -707,6 +715,17 @@ class Chain:
             grads[i], dy = check_pair(self.layers[i], "backward", "dparams, dx", pair)
         grads[first] = dparams_of(self.layers[first], params[first], cache[first], dy)
         return tuple(grads)
+
+    def summary(self, n_in: int | None = None, params: Params = None) -> None:
+        """Print the layers, the shapes of their outputs and parameters, and the memory.
+
+        `n_in` is needed where the Chain does not define it; `params`, any arrays of the shapes of
+        the parameters, say in which dtype they are.
+        """
+        print(summary.model_text(self, n_in, params))  # noqa: T201
+
+    def _repr_html_(self) -> str | None:
+        return summary.model_html(self)
 
 
 @dataclass(frozen=True)

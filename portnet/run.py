@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from . import _validation as options
-from . import tree
+from . import summary, tree
 from ._typing import AnyArray, Array, ArrayLike, Device, Host, Params, State, Tree
 from .backend import Backend, describe, is_host, read_floats, to_numpy, use_backend
 from .data import checks
@@ -47,6 +47,12 @@ class History(dict[str, list[float]]):
     >>> sorted(history), len(history["loss"])
     (['loss'], 5)
     """
+
+    def __repr__(self) -> str:
+        return summary.history_text(self)
+
+    def _repr_html_(self) -> str:
+        return summary.history_html(self)
 
     def to_dict(self) -> dict[str, list[float]]:
         """Return a plain dict of lists."""
@@ -167,6 +173,25 @@ class Run:
     _progress: EpochProgress = field(default=EpochProgress(), repr=False)
     _history: dict[str, list[float]] = field(default_factory=dict, repr=False)
     _one_dimensional: bool = field(default=False, repr=False)
+
+    def __repr__(self) -> str:
+        return summary.run_line(self)
+
+    def __str__(self) -> str:
+        return summary.run_text(self)
+
+    def _repr_html_(self) -> str:
+        return summary.run_html(self)
+
+    def summary(self) -> None:
+        """Print the run, and a table of its layers with their parameters and the memory."""
+        print(summary.run_summary(self))  # noqa: T201
+
+    def plot(self, metric: str = "loss", *, log: bool = False, ax: Any = None) -> Any:
+        """Draw the curves of a metric; return matplotlib's Axes: see `portnet.plots.history`."""
+        from .plots import history  # which needs matplotlib
+
+        return history(self, metric, log=log, ax=ax)
 
     @property
     def history(self) -> History:

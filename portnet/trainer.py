@@ -6,7 +6,6 @@ values from the device once per epoch; within an epoch, losses are added up on t
 
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext
@@ -46,6 +45,7 @@ from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .preparation import Fit, FitOptions, epoch_plan, full_gradient_of, prepare
+from .progress import progress_bar
 from .run import BLOCK, EpochProgress, Metric, Run, TrainerLike, record, warn, with_run
 from .training import make_step
 from .transforms import joined_parameters, refuse_transforms
@@ -181,7 +181,8 @@ class Trainer:
         callbacks : functions
             Each is called with a `Report` after each epoch; one that returns True ends training.
         progress : bool, optional
-            Whether to draw a progress bar; by default where stderr is a terminal.
+            Whether to draw a progress bar; by default where stderr is a terminal, and in a
+            notebook for a fit that takes a while.
         verbose : bool
             Whether to print a line with the metrics of each epoch.
         resume : Run or path or bool, optional
@@ -327,7 +328,7 @@ def _epochs(
     monitored = options.early_stopping, options.reduce_on_plateau
     watched = (*monitored, held_out, run.metrics, options.callbacks, options.verbose)
     alone = interrupted is not None and not any(map(bool, watched))  # nothing looks between epochs
-    with _progress_bar(total, options.progress) as bar, closing(executor):
+    with progress_bar(total, options.progress) as bar, closing(executor):
         while run.epoch < last and not run.stopped:
             began, values = time.perf_counter(), {}
             handler: Any = nullcontext(interrupted)
@@ -395,29 +396,6 @@ def _ending(signals: list[int]) -> BaseException:
     """Return what ends a fit that a signal has ended: after SIGTERM, the usual exit status."""
     terminated = signal.SIGTERM in signals
     return SystemExit(128 + signal.SIGTERM) if terminated else KeyboardInterrupt()
-
-
-class _NoBar(nullcontext[Any]):
-    """A progress bar that is not drawn."""
-
-    disable = True
-
-    def __enter__(self) -> "_NoBar":
-        return self
-
-    def update(self, steps: int) -> None:
-        """Do nothing."""
-
-
-def _progress_bar(total: int, shown: bool | None) -> Any:
-    """Return a progress bar over steps; by default one that is drawn on a terminal only."""
-    # Programs without a console have no stderr, and others replace it by an object of their own.
-    is_terminal = getattr(sys.stderr, "isatty", bool)
-    if shown is False or (shown is None and not is_terminal()):
-        return _NoBar()  # tqdm takes as long to import as a small network to train
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, unit="step", disable=False, leave=True)
 
 
 def _executor(trainer: TrainerLike, weighted: bool) -> EpochExecutor:

@@ -4,6 +4,7 @@ import functools
 import importlib
 import os
 import signal
+import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/portnet-tests-jax")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("MPLBACKEND", "Agg")  # read by matplotlib at import: no windows
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # read by SciPy at import; scikit-learn asks for it
 os.environ["PORTNET_CACHE_DIR"] = f"{tempfile.gettempdir()}/portnet-tests"  # not the user's own
 os.environ.pop("PORTNET_BACKEND", None)  # the tests set their backend themselves
@@ -257,6 +259,27 @@ def _restore_default_backend():
     before = portnet.backend._default
     yield
     portnet.backend._default = before
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    """Close the figures of pyplot after each test: it keeps them, and warns of many."""
+    yield
+    if "matplotlib.pyplot" in sys.modules and sys.modules["matplotlib"] is not None:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+@pytest.fixture
+def assert_same_picture():
+    """Fail unless two PNG files show the same, up to the fonts of another matplotlib."""
+    image = pytest.importorskip("matplotlib.image", reason="matplotlib is not installed")
+
+    def check(path, expected):
+        drawn, kept = (image.imread(p)[..., :3] for p in (path, expected))
+        assert drawn.shape == kept.shape
+        assert abs(drawn - kept).mean() < 0.02
+
+    return check
 
 
 @pytest.fixture

@@ -153,6 +153,11 @@ def test_xor_prints_the_output_of_the_document_and_the_exercise(run):
     )
 
 
+def test_xor_draws_the_picture_of_the_readme(run, tmp_path, assert_same_picture):
+    run("xor")
+    assert_same_picture(tmp_path / "xor.png", EXAMPLES / "pictures/xor.png")
+
+
 def test_xor_verdict_names_the_fastest_method():
     verdict = example("xor").verdict
     assert verdict({"a": [0.5, 0.005], "b": [0.5, 0.4]}) == (
@@ -356,13 +361,14 @@ def test_example_writes_a_png_plot(name, run, tmp_path):
     assert len(content) > 5000
 
 
-def test_example_without_matplotlib_warns_and_runs(run, monkeypatch):
+@pytest.mark.parametrize("name", ["two_blobs", "training_features"])  # one panel, two panels
+def test_example_without_matplotlib_warns_and_runs(name, run, monkeypatch):
     for module in [m for m in sys.modules if m.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    run("two_blobs", "--epochs", 2)
+    run(name, "--epochs", 2)
     assert "no picture: plots need matplotlib: pip install " in run.err
-    assert 'pip install ".[plot]" in a checkout of portnet' in run.err
+    assert 'pip install ".[plot]"' in run.err
 
 
 @pytest.mark.parametrize("name", NAMES[:5])

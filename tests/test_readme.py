@@ -93,14 +93,15 @@ def test_block_that_uses_an_undefined_name_fails(monkeypatch, tmp_path):
         run(wrong, monkeypatch, tmp_path)
 
 
-def test_first_block_learns_and_draws_the_first_picture(monkeypatch, tmp_path):
+def test_first_block_learns_and_draws_the_first_picture(monkeypatch, tmp_path, assert_same_picture):
     names = run(BLOCKS[0], monkeypatch, tmp_path)
     assert names["run"].history["validation_accuracy"][-1] > 0.95
-    drawn = re.search(r'decision_boundary\("(.*?)"', BLOCKS[0].code).group(1)
+    drawn = re.search(r'savefig\("(.*?)"', BLOCKS[0].code).group(1)
     assert (tmp_path / drawn).read_bytes().startswith(b"\x89PNG")
     first = re.search(r"!\[.*?\]\((.*?)\)", README).group(1)
     assert Path(first).name == drawn
     assert (ROOT / first).stat().st_size < 60_000
+    assert_same_picture(tmp_path / drawn, ROOT / first)
 
 
 def test_training_step_written_out_learns_xor(monkeypatch, tmp_path):

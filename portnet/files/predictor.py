@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from .. import summary
 from .._typing import AnyArray, Array, ArrayLike, Device, Host, Params
 from ..backend import Backend, describe, is_host, namespace, to_numpy, use_backend
 from ..data import checks
@@ -75,6 +76,9 @@ class Predictor:
             None if labels is None else labels["classes"],
             None if names is None else tuple(names),
         )
+
+    def _repr_html_(self) -> str:
+        return summary.predictor_html(self)
 
     def to(self, name: str, *, device: Device = None, dtype: str | None = None) -> Self:
         """Return the predictor on another backend: the arguments of `portnet.set_backend`."""
