@@ -9,7 +9,7 @@ None. Metrics have no gradients, and are computed on the device of the arrays.
 from collections.abc import Callable
 
 from ._typing import Array, Namespace
-from .backend import ShapeError, namespace
+from .backend import ShapeError, device, namespace
 from .losses import one_hot
 
 __all__ = [
@@ -17,11 +17,18 @@ __all__ = [
     "SMALLER_IS_BETTER",
     "accuracy",
     "balanced_accuracy",
+    "confusion_matrix",
+    "f1",
+    "f1_macro",
+    "f1_weighted",
     "label_accuracy",
     "log_loss",
     "mean_absolute_error",
     "mean_squared_error",
     "r2",
+    "roc_auc",
+    "roc_auc_ovr",
+    "top_k_accuracy",
 ]
 
 
@@ -102,6 +109,161 @@ def log_loss(mean: Array, target: Array, weight: Array | None = None) -> Array:
     eps = float(xp.finfo(p.dtype).eps)
     p = xp.minimum(xp.maximum(p, eps), 1.0 - eps)
     return _average(-xp.sum(t * xp.log(p), axis=-1), weight)
+
+
+def confusion_matrix(mean: Array, target: Array, weight: Array | None = None) -> Array:
+    """Return how many rows of class i are predicted as class j: element (i, j).
+
+    With weights, their sums. The shape is (classes, classes), so this is no metric for `fit`.
+
+    Shapes: mean is (rows, classes), or (rows, 1) for two; target is (rows,) labels or has
+    the shape of mean; weight is (rows,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import confusion_matrix
+    >>> p = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+    >>> confusion_matrix(p, np.array([0, 0, 1, 1]))
+    array([[2., 0.],
+           [1., 1.]])
+    """
+    return _counts("confusion_matrix", mean, target, weight)
+
+
+def f1(mean: Array, target: Array, weight: Array | None = None) -> Array:
+    """F1 = 2 TP / (2 TP + FP + FN) of class 1, of two classes; 0 where the class never occurs.
+
+    TP are the rows of class 1 that are predicted as such, FP the others that are, FN those that are
+    not. F1 is the harmonic mean of precision TP / (TP + FP) and recall TP / (TP + FN).
+
+    Shapes: mean is (rows, 1) or (rows, 2); target is (rows,) labels or has the shape of mean;
+    weight is (rows,), the result 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import f1
+    >>> p = np.array([[0.9], [0.6], [0.7], [0.2]])
+    >>> round(float(f1(p, np.array([[1.0], [0.0], [1.0], [1.0]]))), 3)  # 4 / (4 + 1 + 1)
+    0.667
+    """
+    _refuse_many("f1", mean, "f1_macro' or 'f1_weighted")
+    return _f1_of_classes(_counts("f1", mean, target, weight))[0][1]
+
+
+def f1_macro(mean: Array, target: Array, weight: Array | None = None) -> Array:
+    """Return the mean of the F1 of the classes; those that never occur are ignored.
+
+    A class occurs where it is true or predicted.
+
+    Shapes: mean is (rows, classes), or (rows, 1) for two; target is (rows,) labels or has
+    the shape of mean; weight is (rows,), the result 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import f1_macro
+    >>> p = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+    >>> round(float(f1_macro(p, np.array([0, 0, 1, 1]))), 3)  # (4 / 5 + 2 / 3) / 2
+    0.733
+    """
+    scores, occurs = _f1_of_classes(_counts("f1_macro", mean, target, weight))
+    xp = namespace(scores)
+    average: Array = xp.sum(scores) / xp.sum(occurs)
+    return average
+
+
+def f1_weighted(mean: Array, target: Array, weight: Array | None = None) -> Array:
+    """Return the mean of the F1 of the classes, each weighted by its number of rows.
+
+    Shapes: mean is (rows, classes), or (rows, 1) for two; target is (rows,) labels or has
+    the shape of mean; weight is (rows,), the result 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import f1_weighted
+    >>> p = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3]])
+    >>> round(float(f1_weighted(p, np.array([0, 0, 1]))), 3)  # (2 * 4 / 5 + 0) / 3
+    0.533
+    """
+    counts = _counts("f1_weighted", mean, target, weight)
+    scores, _ = _f1_of_classes(counts)
+    xp = namespace(scores)
+    average: Array = xp.sum(scores * xp.sum(counts, axis=1)) / xp.sum(counts)
+    return average
+
+
+def roc_auc(mean: Array, target: Array, weight: Array | None = None) -> Array:
+    """Return the area under the ROC curve, of two classes: 1 is perfect, guessing is 0.5.
+
+    It is the probability that a row of class 1 gets a larger score than a row of class 0, where
+    equal scores count one half. NaN where only one class occurs.
+
+    Shapes: mean is (rows, 1) or (rows, 2); target is (rows,) labels or has the shape of mean;
+    weight is (rows,), the result 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import roc_auc
+    >>> p = np.array([[0.1], [0.4], [0.35], [0.8]])
+    >>> float(roc_auc(p, np.array([[0.0], [0.0], [1.0], [1.0]])))  # 3 of 4 pairs
+    0.75
+    """
+    _refuse_many("roc_auc", mean, "roc_auc_ovr")
+    labels, p = _labels("roc_auc", mean, target), two_columns(mean)
+    return _area(p[:, 1], labels == 1, weight)
+
+
+def roc_auc_ovr(mean: Array, target: Array, weight: Array | None = None) -> Array:
+    """Return the mean over classes of the area under the ROC curve of each against the rest.
+
+    NaN where a class does not occur.
+
+    Shapes: mean is (rows, classes), or (rows, 1) for two; target is (rows,) labels or has
+    the shape of mean; weight is (rows,), the result 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import roc_auc_ovr
+    >>> p = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.3, 0.3, 0.4]])
+    >>> float(roc_auc_ovr(p, np.array([0, 1, 2])))
+    1.0
+    """
+    labels, p = _labels("roc_auc_ovr", mean, target), two_columns(mean)
+    xp = namespace(p)
+    areas = [_area(p[:, k], labels == k, weight) for k in range(p.shape[-1])]
+    average: Array = xp.mean(xp.stack(areas))
+    return average
+
+
+def top_k_accuracy(mean: Array, target: Array, weight: Array | None = None, k: int = 2) -> Array:
+    """Return the fraction of rows whose true class is among the k most probable ones.
+
+    Of equally probable classes the last ones count as more probable, as in scikit-learn. `fit`
+    calls a metric with three arguments: for another k give it a function of your own.
+
+    Shapes: mean is (rows, classes), or (rows, 1) for two; target is (rows,) labels or has
+    the shape of mean; weight is (rows,), the result 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from portnet.metrics import top_k_accuracy
+    >>> p = np.array([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6]])
+    >>> float(top_k_accuracy(p, np.array([1, 0])))
+    0.5
+    """
+    labels, p = _labels("top_k_accuracy", mean, target), two_columns(mean)
+    xp = namespace(p)
+    true = one_hot(labels, xp.zeros_like(p))
+    own = xp.sum(p * true, axis=-1, keepdims=True)  # the probability of the true class
+    after = 1.0 - xp.cumulative_sum(true, axis=-1)  # 1 for the classes before the true one
+    before = xp.astype(p > own, p.dtype) + xp.astype(p == own, p.dtype) * (1.0 - after - true)
+    return _average(xp.astype(xp.sum(before, axis=-1) < k, p.dtype), weight)
 
 
 def label_accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
@@ -188,12 +350,25 @@ def r2(mean: Array, target: Array, weight: Array | None = None) -> Array:
 METRICS: dict[str, Callable[..., Array]] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
+    "f1": f1,
+    "f1_macro": f1_macro,
+    "f1_weighted": f1_weighted,
     "label_accuracy": label_accuracy,
     "log_loss": log_loss,
     "mean_absolute_error": mean_absolute_error,
     "mean_squared_error": mean_squared_error,
     "r2": r2,
+    "roc_auc": roc_auc,
+    "roc_auc_ovr": roc_auc_ovr,
+    "top_k_accuracy": top_k_accuracy,
 }
+
+# Metrics of one class per row, by the probabilities of all.
+OF_CLASSES: tuple[Callable[..., Array], ...] = (
+    *(accuracy, balanced_accuracy, f1, f1_macro, f1_weighted, log_loss),
+    *(roc_auc, roc_auc_ovr, top_k_accuracy),
+)
+OF_TWO_CLASSES: tuple[Callable[..., Array], ...] = (f1, roc_auc)
 
 
 SMALLER_IS_BETTER = frozenset({"log_loss", "mean_absolute_error", "mean_squared_error"})
@@ -209,6 +384,67 @@ def _correct(name: str, mean: Array, target: Array, weight: Array | None) -> tup
     labels = xp.argmax(target, axis=-1) if target.ndim == mean.ndim else target
     correct = xp.astype(xp.argmax(mean, axis=-1), labels.dtype) == labels
     return xp.astype(correct, mean.dtype), labels
+
+
+def _labels(name: str, mean: Array, target: Array) -> Array:
+    """Return the true classes (rows,)."""
+    xp = namespace(mean, target)
+    if mean.shape[-1] == 1:
+        if target.ndim == 1:
+            return target
+        _check(name, mean, target, None)
+        target = xp.astype(target[:, 0] >= 0.5, xp.int32)
+    elif target.ndim == mean.ndim:
+        _check(name, mean, target, None)
+        target = xp.argmax(target, axis=-1)
+    return target
+
+
+def _counts(name: str, mean: Array, target: Array, weight: Array | None) -> Array:
+    """Return the confusion matrix, for a metric of this name."""
+    labels, p = _labels(name, mean, target), two_columns(mean)
+    xp, like = namespace(p), namespace(p).zeros_like(p)
+    # The same class as in `accuracy`: one column of 0.5 is class 1, of two the first one wins.
+    predicted = xp.astype(mean[:, 0] >= 0.5, labels.dtype) if mean.shape[-1] == 1 else None
+    if predicted is None:
+        predicted = xp.astype(xp.argmax(p, axis=-1), labels.dtype)
+    true = one_hot(labels, like)
+    true = true if weight is None else true * xp.expand_dims(weight, axis=-1)
+    counts: Array = xp.matmul(xp.matrix_transpose(true), one_hot(predicted, like))
+    return counts
+
+
+def _refuse_many(name: str, mean: Array, instead: str) -> None:
+    if mean.shape[-1] > 2:
+        raise ShapeError(f"{name}: expected two classes, got {mean.shape[-1]}: use '{instead}'")
+
+
+def _f1_of_classes(counts: Array) -> tuple[Array, Array]:
+    """Return F1 of each class, and 1 for those that occur, else 0, from a confusion matrix."""
+    xp = namespace(counts)
+    eye = xp.eye(counts.shape[0], dtype=counts.dtype, device=device(counts))
+    both = xp.sum(counts, axis=0) + xp.sum(counts, axis=1)  # 2 TP + FP + FN
+    occurs = xp.astype(both > 0, counts.dtype)
+    scores: Array = 2.0 * xp.sum(counts * eye, axis=0) / (both + (1.0 - occurs))
+    return scores, occurs
+
+
+def _area(score: Array, positive: Array, weight: Array | None) -> Array:
+    """Return the area under the ROC curve of scores (rows,) for rows of which some are positive."""
+    xp, score = namespace(score), 1.0 * score  # a column no longer: torch searches only vectors
+    true = xp.astype(positive, score.dtype)
+    weight = xp.ones_like(score) if weight is None else weight
+    order = xp.argsort(score)
+    ranked = xp.take(score, order)
+    below = xp.cumulative_sum(xp.take(weight * (1.0 - true), order), include_initial=True)
+    # The weight of the negative rows with a smaller score, and that of those with none larger.
+    smaller = xp.take(below, xp.searchsorted(ranked, score, side="left"))
+    up_to = xp.take(below, xp.searchsorted(ranked, score, side="right"))
+    won = xp.sum(weight * true * (smaller + up_to)) / 2.0
+    pairs = xp.sum(weight * true) * xp.sum(weight * (1.0 - true))
+    one = xp.ones_like(pairs)
+    area: Array = xp.where(pairs > 0, won / xp.where(pairs > 0, pairs, one), float("nan") * one)
+    return area
 
 
 def logistic(z: Array) -> Array:

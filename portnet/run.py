@@ -18,6 +18,7 @@ from .data.dataset import Dataset
 from .engine.inference import forward
 from .files import save
 from .layers import Layer
+from .losses import SigmoidCrossEntropy
 from .metrics import two_columns
 
 __all__ = ["History", "Run"]
@@ -317,6 +318,17 @@ class Run:
             data = self._dataset(X, y, sample_weight)
             checks.check_metrics(chosen, data.y)
             return self._evaluate(data, chosen)
+
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike = None) -> float:
+        """Return the accuracy on these rows, or R^2 where the loss predicts no classes.
+
+        As in scikit-learn, more is better and 1 is perfect. For several labels a row, the accuracy
+        is that of all labels. X is (rows, n_in), y (rows,) or (rows, n_out), sample_weight (rows,).
+        """
+        several = isinstance(self.trainer.loss, SigmoidCrossEntropy) and self.outputs > 1
+        name = "accuracy" if hasattr(self.trainer.loss, "classes") else "r2"
+        name = "label_accuracy" if several else name
+        return self.evaluate(X, y, sample_weight, metrics=[name])[name]
 
     # Parts of the methods and of training
 

@@ -21,6 +21,36 @@ def balanced(guess, t):
     return np.mean([(guess == c)[t == c].mean() for c in np.unique(t)])
 
 
+def classes(p):
+    """Return the predicted classes."""
+    return (p[:, 0] >= 0.5).astype(int) if p.shape[1] == 1 else p.argmax(1)
+
+
+def names(t):
+    """Return the true classes."""
+    return t if t.ndim == 1 else t[:, 0].astype(int) if t.shape[1] == 1 else t.argmax(1)
+
+
+def f1_of(p, t, c):
+    guess, true = classes(p) == c, names(t) == c
+    both = guess.sum() + true.sum()
+    return 2 * (guess & true).sum() / both if both else np.nan
+
+
+def area(score, positive):
+    """Return the fraction of pairs that are in the right order: of all pairs, one by one."""
+    pairs = [(a > b) + (a == b) / 2 for a in score[positive] for b in score[~positive]]
+    return np.mean(pairs)
+
+
+def among(p, t, k):
+    order = np.argsort(p, axis=1, kind="stable")[:, ::-1][:, :k]
+    return np.mean([c in best for c, best in zip(names(t), order, strict=True)])
+
+
+COARSE = np.round(PROBA, 1)  # with equal probabilities
+ROUND1 = np.round(P1, 1)
+
 # metric, prediction, target, formula in NumPy (weights become copies of rows)
 CASES = [
     (metrics.accuracy, PROBA, LABELS, lambda p, t: (p.argmax(1) == t).mean()),
@@ -37,6 +67,41 @@ CASES = [
     (metrics.log_loss, PROBA, LABELS, lambda p, t: -np.log(p[range(len(t)), t]).mean()),
     (metrics.log_loss, PROBA, PROBA[::-1], lambda p, t: -(t * np.log(p)).sum(1).mean()),
     (metrics.log_loss, P1, T1, lambda p, t: -np.log(np.where(t == 1, p, 1 - p)).mean()),
+    *[
+        (metric, p, y, formula)
+        for p, y in (
+            (PROBA, LABELS),
+            (COARSE, LABELS),
+            (PROBA, np.eye(4)[LABELS]),
+            (P1, T1),
+            (ROUND1, T1),
+        )
+        for metric, formula in (
+            (metrics.f1_macro, lambda p, t: np.nanmean([f1_of(p, t, c) for c in range(4)])),
+            (
+                metrics.f1_weighted,
+                lambda p, t: np.mean([f1_of(p, t, c) for c in names(t)]),
+            ),
+            (
+                metrics.roc_auc_ovr,
+                lambda p, t: np.mean(
+                    [
+                        area(metrics.two_columns(p)[:, c], names(t) == c)
+                        for c in range(max(2, p.shape[1]))
+                    ]
+                ),
+            ),
+            (metrics.top_k_accuracy, lambda p, t: among(metrics.two_columns(p), t, 2)),
+        )
+    ],
+    *[
+        (metric, p, T1, formula)
+        for p in (P1, ROUND1)
+        for metric, formula in (
+            (metrics.f1, lambda p, t: f1_of(p, t, 1)),
+            (metrics.roc_auc, lambda p, t: area(p[:, 0], names(t) == 1)),
+        )
+    ],
     (metrics.label_accuracy, MANY, TAGS, lambda p, t: ((p >= 0.5) == t).mean()),
     (metrics.mean_absolute_error, VALUES, TRUE, lambda p, t: abs(p - t).mean()),
     (metrics.mean_squared_error, VALUES, TRUE, lambda p, t: ((p - t) ** 2).mean()),
@@ -49,13 +114,20 @@ CASES = [
 ]
 
 
-ARGMAX = (metrics.accuracy, metrics.balanced_accuracy)
+NO_ARGMAX = (
+    metrics.log_loss,
+    metrics.label_accuracy,
+    metrics.mean_absolute_error,
+    metrics.mean_squared_error,
+    metrics.r2,
+)
 
 
 def test_every_public_metric_is_tested():
     public = {
         getattr(metrics, n) for n in metrics.__all__ if inspect.isfunction(getattr(metrics, n))
     }
+    public.remove(metrics.confusion_matrix)  # no number
     assert public == {case[0] for case in CASES} == set(metrics.METRICS.values())
 
 
@@ -63,8 +135,9 @@ def test_every_public_metric_is_tested():
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c[0].__name__}{np.shape(c[2])}")
 def test_metric_equals_its_formula(case, weighted, xp):
     metric, pred, target, formula = case
-    if metric in ARGMAX and pred.shape[1] > 1 and xp.id == "strict-no_x64":
-        pytest.skip(reason="array-api-strict 2.6.1: argmax makes int64, which no_x64 lacks")
+    sorts = metric in (metrics.roc_auc, metrics.roc_auc_ovr)
+    if (sorts or (metric not in NO_ARGMAX and pred.shape[1] > 1)) and xp.id == "strict-no_x64":
+        pytest.skip(reason="array-api-strict 2.6.1: indices are int64, which no_x64 lacks")
     copies = np.repeat(np.arange(50), WEIGHT.astype(int) if weighted else 1)
     got = metric(xp.asarray(pred), xp.asarray(target), xp.asarray(WEIGHT) if weighted else None)
     xp.assert_close(got, formula(pred[copies], target[copies]))
@@ -81,6 +154,17 @@ def sklearn_value(name, pred, target, weight):
             return sk.accuracy_score(t, guess, **w)
         case "balanced_accuracy":
             return sk.balanced_accuracy_score(t, guess, **w)
+        case "f1":
+            return sk.f1_score(t, guess, **w)
+        case "f1_macro" | "f1_weighted":
+            return sk.f1_score(t, guess, average=name[3:], **w)
+        case "roc_auc":
+            return sk.roc_auc_score(t, pred[:, -1], **w)
+        case "roc_auc_ovr":
+            score = pred[:, 0] if pred.shape[1] == 1 else pred / pred.sum(1, keepdims=True)
+            return sk.roc_auc_score(t, score, multi_class="ovr", **w)
+        case "top_k_accuracy":
+            return sk.top_k_accuracy_score(t, pred, k=2, labels=range(pred.shape[1]), **w)
         case "label_accuracy":
             each = [sk.accuracy_score(t[:, j], guess[:, j], **w) for j in range(t.shape[1])]
             return np.mean(each)
@@ -109,6 +193,15 @@ SKLEARN_CASES = [
     ("log_loss", PROBA, LABELS),
     ("log_loss", np.eye(4)[LABELS[::-1]], LABELS),  # confident and mostly wrong: clipped
     ("label_accuracy", MANY, TAGS),
+    *[
+        (n, PROBA, y)
+        for n in ("f1_macro", "f1_weighted", "roc_auc_ovr", "top_k_accuracy")
+        for y in (LABELS, np.eye(4)[LABELS])
+    ],
+    *[(n, p, T1) for n in ("f1", "f1_macro", "f1_weighted", "roc_auc") for p in (P1, ROUND1)],
+    ("roc_auc_ovr", P1, T1),
+    ("top_k_accuracy", COARSE, LABELS),
+    ("f1_macro", PROBA, LABELS % 3),  # a class that is predicted only
     *[(n, VALUES, TRUE) for n in ("mean_absolute_error", "mean_squared_error", "r2")],
     ("balanced_accuracy", PROBA, LABELS % 3),  # a class without rows
 ]
@@ -176,3 +269,81 @@ def test_log_loss_of_exact_predictions_is_eps(xp):
     assert got == pytest.approx(
         np.finfo(xp.float_name).eps, rel=0.1, abs=0
     )  # as scikit-learn has it
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["", "weighted"])
+def test_confusion_matrix_equals_that_of_scikit_learn(weight, xp):
+    sk = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    for p, y, n in ((PROBA, LABELS, 4), (PROBA, np.eye(4)[LABELS], 4), (P1, T1, 2)):
+        if xp.id == "strict-no_x64" and n == 4:
+            continue  # array-api-strict 2.6.1: argmax makes int64, which no_x64 lacks
+        given = None if weight is None else xp.asarray(weight)
+        counts = metrics.confusion_matrix(xp.asarray(p), xp.asarray(y), given)
+        expected = sk.confusion_matrix(names(y), classes(p), sample_weight=weight, labels=range(n))
+        xp.assert_close(counts, expected)
+
+
+def test_scores_of_one_class_alone():
+    p, one = np.array([[0.2], [0.7]]), np.ones((2, 1))
+    assert np.isnan(metrics.roc_auc(p, one))
+    assert np.isnan(metrics.roc_auc_ovr(p, one))
+    assert np.isnan(metrics.roc_auc(p, one, np.zeros(2)))
+    assert metrics.f1(p, one) == pytest.approx(2 / 3)
+    assert metrics.f1(1 - one, 1 - one) == 0.0  # class 1 never occurs
+    assert metrics.f1_macro(p, one) == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_top_k_accuracy_of_other_k():
+    for k in (1, 2, 3, 4):
+        value = metrics.top_k_accuracy(COARSE, LABELS, None, k)
+        assert value == pytest.approx(among(COARSE, LABELS, k))
+
+
+@pytest.mark.parametrize("name", ["f1", "roc_auc"])
+def test_metrics_of_two_classes_name_those_of_many(name):
+    with pytest.raises(portnet.ShapeError, match=f"{name}: expected two classes, got 4: use '"):
+        metrics.METRICS[name](PROBA, LABELS)
+    X = RNG.random((50, 3))
+    trainer = portnet.Trainer(portnet.mlp([3, 4]), "softmax_cross_entropy")
+    with pytest.raises(ValueError, match=f"'{name}' is of two classes, .*has 4: use '"):
+        trainer.fit(X, LABELS, metrics=[name], progress=False)
+
+
+def test_shapes_that_do_not_fit_are_errors():
+    for metric in (metrics.f1, metrics.roc_auc, metrics.confusion_matrix):
+        with pytest.raises(
+            portnet.ShapeError, match=f"{metric.__name__}: expected target of shape"
+        ):
+            metric(P1, T1[:-1])
+
+
+def test_metrics_are_used_by_name_in_a_fit(xp):
+    if xp.id == "strict-no_x64":
+        pytest.skip(reason="array-api-strict 2.6.1: argmax makes int64, which no_x64 lacks")
+    X, chosen = RNG.random((50, 3)), ["f1_macro", "roc_auc_ovr", "top_k_accuracy"]
+    trainer = portnet.Trainer(portnet.mlp([3, 5, 4]), "softmax_cross_entropy")
+    run = trainer.fit(X, LABELS, validation=(X, LABELS), metrics=chosen, epochs=2, progress=False)
+    p = portnet.to_numpy(run.predict(X)).astype("float64")
+    for name in chosen:
+        expected = float(metrics.METRICS[name](p, LABELS))
+        assert run.history[f"validation_{name}"][-1] == pytest.approx(expected, rel=1e-4)
+
+
+def test_score_is_accuracy_or_r2(xp):
+    X, tags = RNG.random((50, 3)), TAGS
+    if xp.id != "strict-no_x64":
+        run = portnet.Trainer(portnet.mlp([3, 4]), "softmax_cross_entropy").fit(
+            X, LABELS, epochs=1, progress=False
+        )
+        assert run.score(X, LABELS) == run.evaluate(X, LABELS, metrics="accuracy")["accuracy"]
+    run = portnet.Trainer(portnet.mlp([3, 3]), "sigmoid_cross_entropy").fit(
+        X, tags, epochs=1, progress=False
+    )
+    given = run.evaluate(X, tags, WEIGHT, metrics="label_accuracy")["label_accuracy"]
+    assert run.score(X, tags, WEIGHT) == given
+    run = portnet.Trainer(portnet.mlp([3, 2]), "squared_error").fit(
+        X, VALUES, epochs=1, progress=False
+    )
+    assert run.score(X, VALUES) == run.evaluate(X, VALUES, metrics="r2")["r2"]
+    with pytest.raises(portnet.DataError, match="50 rows"):
+        run.score(X, VALUES[:-1])

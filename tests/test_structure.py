@@ -330,6 +330,7 @@ ALLOWED = {
         "engine/inference",
         "files",
         "layers",
+        "losses",
         "metrics",
         "plots",
         "summary",

@@ -313,11 +313,16 @@ def named_metrics(
             metric = _metrics.METRICS[metric]
         check_signature("a metric", metric, *METRIC_CALL)
         name = getattr(metric, "__name__", repr(metric))
-        class_metrics = (_metrics.accuracy, _metrics.balanced_accuracy, _metrics.log_loss)
-        if metric in class_metrics and isinstance(loss, SigmoidCrossEntropy) and outputs > 1:
+        if metric in _metrics.OF_CLASSES and isinstance(loss, SigmoidCrossEntropy) and outputs > 1:
             raise ValueError(
                 f"metric {name!r} compares one class per row, but this network has {outputs} "
                 "labels per row: use 'label_accuracy'"
+            )
+        if metric in _metrics.OF_TWO_CLASSES and outputs > 2:
+            instead = "f1_macro" if metric is _metrics.f1 else "roc_auc_ovr"
+            raise ValueError(
+                f"metric {name!r} is of two classes, but this network has {outputs}: "
+                f"use {instead!r}"
             )
         if (
             metric is _metrics.log_loss
@@ -349,7 +354,7 @@ def check_metrics(metrics: dict[str, Callable[..., Array]], y: Array, name: str 
             raise ValueError(
                 f"metric {metric!r} compares numbers, but {name} contains labels: use 'accuracy'"
             )
-        class_metric = function in (_metrics.accuracy, _metrics.balanced_accuracy)
+        class_metric = function in _metrics.OF_CLASSES and function is not _metrics.log_loss
         if (  # waits for the device
             class_metric and y.ndim == 2 and not bool(backend_of(y).xp.all((y >= 0) & (y <= 1)))
         ):
