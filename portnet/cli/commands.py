@@ -3,6 +3,7 @@
 import click
 
 from .errors import OneLine
+from .export import export
 from .predict import predict
 from .report import show_installed
 from .show import show
@@ -22,5 +23,5 @@ def commands(context: click.Context) -> None:
         show_installed()
 
 
-for _command in (train, predict, show):
+for _command in (train, predict, export, show):
     commands.add_command(_command)

@@ -95,11 +95,7 @@ def split(frame: Any, target: str, task: str, part: float, seed: int) -> tuple[A
 
     rows = max(1, round(part * len(frame)))
     counts = frame[target].value_counts() if task == "classification" else None
-    fits = (
-        counts is not None
-        and counts.min() > 1
-        and min(rows, len(frame) - rows) >= len(counts)
-    )
+    fits = counts is not None and counts.min() > 1 and min(rows, len(frame) - rows) >= len(counts)
     stratify = frame[target] if fits else None
     first, second = train_test_split(frame, test_size=rows, random_state=seed, stratify=stratify)
     return first.reset_index(drop=True), second.reset_index(drop=True)

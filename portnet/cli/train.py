@@ -23,8 +23,8 @@ from .read import read_table
 
 __all__ = ["train"]
 
-# Rows to train with from which a part of them is kept to stop in time. Of fewer rows, that part says
-# too little, above all an accuracy, which is a count.
+# From so many rows on, a part of them is kept to stop in time. Of fewer rows, that part says too
+# little, above all its accuracy, which is a count.
 STOPPING_ROWS = {"classification": 500, "regression": 200}
 STOPPING_PART, PATIENCE = 0.15, 20
 PICTURES = ".png", ".pdf", ".svg"
@@ -203,9 +203,7 @@ def _fit(
         warnings.simplefilter("always")
         try:
             with progress.shown(epochs):
-                model = TableModel.fit(
-                    frame, target, estimator, kinds=kinds, validation=validation
-                )
+                model = TableModel.fit(frame, target, estimator, kinds=kinds, validation=validation)
         except ValueError as error:
             if type(error) is not ValueError:
                 raise

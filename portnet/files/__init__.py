@@ -12,12 +12,13 @@ Parameters are named by their place in the pytree: of the first layer of a `Chai
 
 - "format": "portnet", and "format_version": "1".
 - "crc32": eight hexadecimal digits, the CRC-32 of the whole file with these eight digits as zeros.
-- "portnet": a description, JSON. "kind" is "network", "run", "estimator" or "table". "made" says when
-  ("time"), and with which versions of "portnet", "python" and "numpy".
+- "portnet": a description, JSON. "kind" is "network", "run", "estimator" or "table". "made" says
+  when ("time"), and with which versions of "portnet", "python" and "numpy".
 
 Objects with keys of their own are the description and, in it, "made", "run", "checkpoint", "data",
-"options" and the "estimator" of a table, and the checksum of an array: an object of "shape", "dtype" and "crc32". Any other
-value is JSON, with an object of one of these keys for what JSON does not have, dicts among it:
+"options" and the "estimator" of a table, and the checksum of an array: an object of "shape",
+"dtype" and "crc32". Any other value is JSON, with an object of one of these keys for what JSON does
+not have, dicts among it:
 
 =================================================  ==============================================
 JSON                                               stands for

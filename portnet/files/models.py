@@ -454,7 +454,9 @@ def describe(container: Container) -> dict[str, Any]:
     unknown = set(container.specs).difference(tensors_of(described))
     kind = described.get("kind") if isinstance(described, dict) else None
     if not isinstance(kind, str) or kind not in BUILDERS:
-        raise ModelFileError("its description is not that of a network, a run, an estimator or a table")
+        raise ModelFileError(
+            "its description is not that of a network, a run, an estimator or a table"
+        )
     if unknown:
         raise ModelFileError(f"the tensor {min(unknown)!r:.80} belongs to nothing in it")
     found: dict[str, Any] = described

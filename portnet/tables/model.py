@@ -42,9 +42,8 @@ class TableModel:
     --------
     >>> import pandas, portnet
     >>> from portnet.tables import TableModel
-    >>> frame = pandas.DataFrame(
-    ...     {"size": [1.0, 2.0, None, 8.0], "colour": ["red", "red", "blue", None], "y": list("abba")}
-    ... )
+    >>> frame = pandas.DataFrame({"size": [1.0, 2.0, None, 8.0], "y": list("abba")})
+    >>> frame["colour"] = ["red", "red", "blue", None]
     >>> estimator = portnet.MLPClassifier(solver="lbfgs", random_state=0)
     >>> model = TableModel.fit(frame, "y", estimator)
     >>> model.columns, model.kinds
@@ -175,6 +174,6 @@ def _check_finite(transformer: Any) -> None:
     if not finite.all():
         names = transformer.transformers_[0][2]
         raise TableError(
-            f"column {names[int(np.argmin(finite))]!r} has numbers that are too large to be scaled: "
+            f"column {names[int(np.argmin(finite))]!r} has numbers too large to be scaled: "
             "divide them by a constant, or leave the column out"
         )
