@@ -529,7 +529,7 @@ LAZY = {
     "cli/graph": {"onnx"},
     "cli/progress": {"tqdm"},
     "cli/read": {"pandas", "pyarrow"},
-    "cli/target": {"sklearn"},
+    "cli/target": {"pandas", "sklearn"},
     "cli/train": {"matplotlib"},
     "cli/predict": {"pandas"},
 }

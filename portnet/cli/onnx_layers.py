@@ -55,9 +55,13 @@ def add_layers(graph: Graph, model: Any, params: Any, x: str, dtype: Any, where:
         half = graph.add("Mul", x, number(0.5))
         return graph.add("Mul", half, graph.add("Add", h, number(1.0)))
     if kind is kinds.LayerNorm:
-        gamma = graph.constant(params["gamma"].reshape(-1), "gamma")
-        beta = graph.constant(params["beta"].reshape(-1), "beta")
-        return graph.add("LayerNormalization", x, gamma, beta, axis=-1, epsilon=model.eps)
+        # ONNX Runtime's LayerNormalization takes means of float64 in float32.
+        last = graph.constant(np.asarray([-1], np.int64), "axes")
+        centred = graph.add("Sub", x, graph.add("ReduceMean", x, last))
+        var = graph.add("ReduceMean", graph.add("Mul", centred, centred), last)
+        r = graph.add("Sqrt", graph.add("Add", var, number(model.eps)))
+        gamma, beta = (graph.constant(params[n], n) for n in ("gamma", "beta"))
+        return graph.add("Add", graph.add("Mul", graph.add("Div", centred, r), gamma), beta)
     raise refuse(
         f"export: {kind.__name__}{f' ({where})' if where else ''} has no ONNX form here; layers of "
         f"portnet's own have: {', '.join(sorted(_names()))}"

@@ -163,13 +163,16 @@ def _header(path: str, encoding: str) -> tuple[str, list[str]]:
         with open(path, encoding=encoding, newline="") as file:
             records = csv.reader(_lines(path, file), delimiter=separator, skipinitialspace=True)
             try:
-                names = next((record for record in records if any(record)), [])
+                names = next((r for r in records if len(r) > 1 or "".join(r).strip()), [])
             except csv.Error:  # a field of 100,000 characters: of another separator
                 names = []
             found.append([name.strip() for name in names])
     best = max(found, key=len)  # the first of equal ones: the comma
-    if not best:
-        raise csv.Error("the first line has no names of columns")
+    if not any(best):
+        raise csv.Error(
+            "its first line has no names of columns, or one of more than "
+            f"{csv.field_size_limit():,} characters"
+        )
     return SEPARATORS[found.index(best)], best
 
 

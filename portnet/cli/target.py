@@ -19,6 +19,8 @@ def check_target(frame: Any, target: str, path: str, task: str | None) -> tuple[
 
     Raises ClickException for a target that is not there, or from which nothing is learned.
     """
+    import pandas
+
     wrong = missing_columns(list(frame.columns), [target])
     if wrong:
         raise refuse(f"{path}: {wrong}")
@@ -44,7 +46,7 @@ def check_target(frame: Any, target: str, path: str, task: str | None) -> tuple[
         only = "class" if chosen == "classification" else "value"
         raise refuse(
             f"{path}: expected at least two {only}{'es' if only == 'class' else 's'} in the target "
-            f"{target!r}, got one, {frame[target].iloc[0]!r:.60}: there is nothing to learn"
+            f"{target!r}, got one, {labels.tolist()[0]!r:.60}: there is nothing to learn"
         )
     if chosen == "classification" and (
         different > CLASS_LIMIT or (different > FEW_NUMBERS and 2 * different > len(labels))
@@ -54,9 +56,8 @@ def check_target(frame: Any, target: str, path: str, task: str | None) -> tuple[
             f"values in {len(labels):,} rows (at most {CLASS_LIMIT:,} classes)"
             + (": give --task regression" if kind == "n" else "")
         )
-    frame = frame.drop(columns=target)
-    frame.insert(len(frame.columns), target, labels)
-    return frame, chosen
+    column = pandas.Series(labels, name=target, index=frame.index)
+    return pandas.concat([frame.drop(columns=target), column], axis=1), chosen
 
 
 def task_of(values: Any, kind: str) -> str:

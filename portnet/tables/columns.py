@@ -5,6 +5,7 @@ A kind is one letter: "n", numbers and truth values; "t", text; "d", dates, whic
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,8 +88,9 @@ def missing_columns(given: Sequence[str], needed: Sequence[str]) -> str:
     if not missing:
         return ""
     shown = ", ".join(map(repr, missing[:3])) + f" and {len(missing) - 3} more" * (len(missing) > 3)
-    close = difflib.get_close_matches(missing[0], [str(name) for name in given], 1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    folded = {str(name).strip().casefold(): name for name in given}
+    close = difflib.get_close_matches(missing[0].strip().casefold(), folded, 1)
+    hint = f" (did you mean {folded[close[0]]!r}?)" if close else ""
     names = ", ".join(repr(name) for name in list(given)[:8])
     return (
         f"expected the column{'s' * (len(missing) > 1)} {shown}{hint}; there are {len(given)}: "
@@ -155,7 +157,10 @@ def _dates(values: Any) -> Any:
 
     if pandas.api.types.is_datetime64_any_dtype(values.dtype):
         return pandas.to_datetime(values, utc=True)
-    return pandas.to_datetime(values.astype(object), utc=True, format="ISO8601", errors="coerce")
+    # pandas reads "today", too.
+    other = [isinstance(v, str) and not re.match(DATE, v) for v in values]
+    given = values.astype(object).mask(np.array(other, bool))
+    return pandas.to_datetime(given, utc=True, format="ISO8601", errors="coerce")
 
 
 def _texts(values: Any) -> Any:

@@ -103,7 +103,8 @@ class TableModel:
         classifies = hasattr(estimator, "predict_proba")
         if not classifies:
             y = y.astype(np.float64)
-            shift, scale = float(y.mean()), float(y.std()) or 1.0
+            with np.errstate(over="ignore", invalid="ignore"):
+                shift, scale = float(y.mean()), float(y.std()) or 1.0
             if not np.isfinite([shift, scale]).all():
                 raise TableError(f"the target {target!r} has numbers that are too large: scale it")
         model = cls(target, names, letters, transformer, estimator, shift, scale)
