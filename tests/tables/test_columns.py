@@ -42,7 +42,8 @@ def test_kind_of_a_column_of_pandas_own_dtypes(dtype):
         "category": pandas.Series(["a", "b"], dtype="category"),
         "datetime64[ns]": pandas.Series(pandas.to_datetime(["2024-01-31"])),
     }
-    values = made.get(dtype, pandas.Series([1, 0, None]).astype(dtype if dtype in made else dtype))
+    values = made.get(dtype, pandas.Series([1, 0, None], dtype="object"))
+    values = values if dtype in made else values.astype(dtype)
     assert kind_of(values) == {"category": "t", "datetime64[ns]": "d"}.get(dtype, "n")
 
 
