@@ -15,10 +15,9 @@ Parameters are named by their place in the pytree: of the first layer of a `Chai
 - "portnet": a description, JSON. "kind" is "network", "run", "estimator" or "table". "made" says
   when ("time"), and with which versions of "portnet", "python" and "numpy".
 
-Objects with keys of their own are the description and, in it, "made", "run", "checkpoint", "data",
-"options" and the "estimator" of a table, and the checksum of an array: an object of "shape",
-"dtype" and "crc32". Any other value is JSON, with an object of one of these keys for what JSON does
-not have, dicts among it:
+Objects with keys of their own are the description and, in it, "made", "run", "checkpoint", "data"
+and "options", and the checksum of an array: an object of "shape", "dtype" and "crc32". Any other
+value is JSON, with an object of one of these keys for what JSON does not have, dicts among it:
 
 =================================================  ==============================================
 JSON                                               stands for
@@ -78,7 +77,8 @@ attributes, "inherited" are parameters of the base that are none of the subclass
 an estimator of portnet's own class has "own", too, if a user has set such. "requests", if any are
 set, is a dict of those of scikit-learn's metadata routing, a dict for each method.
 
-A table has "estimator", an object with the keys of an estimator, and "table", a dict of:
+A table has "estimator", which has the keys of an estimator and is no value either, and "table", a
+dict of:
 
 - "target", the name of the column that is predicted; "columns", a list of the names of the others,
   and "kinds", a letter for each: "n" number, "t" text, "d" date (days since 1970-01-01, UTC).

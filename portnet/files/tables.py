@@ -63,11 +63,12 @@ def table_from(
     except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise ModelFileError(f"its preparation: {type(error).__name__}: {error}") from None
     features = len(transformer.get_feature_names_out())
-    if features != estimator.n_features_in_ or estimator.n_outputs_ < 1:
+    if features != estimator.n_features_in_:
         raise ModelFileError(
             f"its preparation makes {features} features, and its network has "
             f"{estimator.n_features_in_}"
         )
+    _check_outputs(estimator)
     return tables.TableModel(
         values["target"],
         names,
@@ -77,6 +78,23 @@ def table_from(
         values["shift"],
         values["scale"],
     )
+
+
+def _check_outputs(estimator: Any) -> None:
+    """Raise ModelFileError unless a network has the outputs of one column: a number, or classes."""
+    classes = getattr(estimator, "classes_", None)
+    expected, activation = 1, estimator.out_activation_
+    if classes is not None:
+        expected = len(classes) if len(classes) > 2 else 1
+        fits = activation == ("softmax" if expected > 1 else "logistic")
+        fits = fits and estimator._label_binarizer.y_type_ in ("binary", "multiclass")
+    else:
+        fits = activation in ("identity", "exp")
+    if not fits or estimator.n_outputs_ != expected or (classes is not None and len(classes) < 2):
+        raise ModelFileError(
+            f"estimator: expected the outputs of one column, got {estimator.n_outputs_} with "
+            f"{activation}"
+        )
 
 
 def _check(values: Mapping[str, Any]) -> None:

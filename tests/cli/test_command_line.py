@@ -1,6 +1,7 @@
 """``portnet`` with and without the extra ``cli``: commands, help, one-line errors, exit codes."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ import portnet
 from portnet.__main__ import COMMANDS
 
 ROOT = Path(portnet.__file__).parents[1]
+PYTHON = sys.executable
 WITH_EXTRA = all(find_spec(name) for name in ("click", "pandas", "sklearn"))
 needs_extra = pytest.mark.skipif(not WITH_EXTRA, reason="the extra cli is not installed")
 
@@ -113,6 +115,29 @@ def test_the_console_script_and_the_extras_are_declared():
     names = {line.partition(">")[0] for line in project["optional-dependencies"]["cli"]}
     assert names == {"click", "pandas", "scikit-learn"}
     assert [x.partition(">")[0] for x in project["optional-dependencies"]["onnx"]] == ["onnx"]
+
+
+@needs_extra
+def test_the_commands_of_readme_run_as_they_stand(tmp_path):
+    for package in ("matplotlib", "onnx"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    section = (ROOT / "README.md").read_text().split("## From the shell")[1]
+    commands = section.split("```bash\n")[1].split("```")[0].splitlines()
+    assert [line.split()[1] for line in commands[1:]] == [*COMMANDS, "show"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    for line in commands:
+        command = re.sub(
+            "^(python|portnet)",
+            lambda m: {"python": PYTHON}.get(m[0], f"{PYTHON} -m portnet"),
+            line,
+        )
+        done = subprocess.run(
+            command, shell=True, capture_output=True, text=True, cwd=tmp_path, env=env
+        )
+        assert done.returncode == 0, done.stderr
+    made = {"iris.csv", "iris.safetensors", "curve.png", "predictions.csv", "iris.onnx"}
+    assert set(os.listdir(tmp_path)) == made
+    assert (tmp_path / "predictions.csv").read_text().startswith("target,P(0),P(1),P(2)\n")
 
 
 @needs_extra

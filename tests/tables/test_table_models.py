@@ -322,3 +322,72 @@ def test_a_preparation_that_is_not_finite_is_refused(classifier, path, name):
         file.writelines(pack(tensors, kept))
     with pytest.raises(portnet.ModelFileError, match="has NaN or infinity"):
         portnet.load(path)
+
+
+def places(value, keys=()):
+    """Yield the keys of each value in a description."""
+    yield keys
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    for key, part in inside:
+        yield from places(part, (*keys, key))
+
+
+OTHER_VALUES = [
+    *(
+        None,
+        True,
+        0,
+        -1,
+        1,
+        1 << 62,
+        0.5,
+        "",
+        "a",
+        "n",
+        "nnnnn",
+        "os.system",
+        [],
+        {},
+        [[]],
+        ["a"] * 5,
+    ),
+    *(
+        {"tensor": "coefs_.0"},
+        {"tensor": "preparation.numbers.mean"},
+        {"dict": {}},
+        {"float": "nan"},
+    ),
+]
+
+
+def test_a_thousand_changed_descriptions_load_or_are_refused(classifier, path):
+    """Whatever a description says, there is a ModelFileError, or a model that predicts."""
+    portnet.save(classifier, path)
+    with open_container(path) as container:
+        metadata, tensors = dict(container.metadata), container.read()
+    original = json.loads(metadata["portnet"])
+    every = [keys for keys in places(original) if keys and keys[0] in ("table", "estimator")]
+    draw, loaded, frame = np.random.default_rng(0), 0, table()
+    for _ in range(1000):
+        description = json.loads(metadata["portnet"])
+        put(
+            *every[draw.integers(len(every))], value=OTHER_VALUES[draw.integers(len(OTHER_VALUES))]
+        )(description)
+        description["all"] = [{"tensor": name} for name in tensors]
+        kept = {"format_version": "1", "portnet": json.dumps(description)}
+        with open(path, "wb") as file:
+            file.writelines(pack(tensors, kept))
+        try:
+            model = portnet.load(path, backend="numpy")
+        except portnet.ModelFileError:
+            continue
+        loaded += 1
+        with_names = {name: frame[NAMES[i]] for i, name in enumerate(model.columns)}
+        assert model.predict(with_names).shape == (ROWS,)
+    assert 0 < loaded < 900
