@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _without_extra(given: list[str], missing: list[str]) -> None:
     """Run what needs only NumPy; say what is missing for the other commands."""
-    needs = f"needs {', '.join(missing)}, which are not installed: {how_to_install('cli')}"
+    several = "are" if len(missing) > 1 else "is"
+    needs = f"needs {', '.join(missing)}, which {several} not installed: {how_to_install('cli')}"
     parser = argparse.ArgumentParser("portnet", description=(__doc__ or "").split("\n")[2])
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     show = commands.add_parser("show", help="show what is in a file")

@@ -448,7 +448,7 @@ ALLOWED = {
     "cli/onnx_columns": {"cli/graph", "tables", "tables/columns", "tables/transformers"},
     "cli/onnx_layers": {"cli/errors", "cli/graph", "layers"},
     "cli/progress": set(),
-    "cli/read": {"cli/errors"},
+    "cli/read": {"cli/errors", "tables/columns"},
     "cli/scores": set(),
     "cli/show": {"files/show"},
     "cli/target": {"cli/errors", "tables/columns"},
@@ -466,7 +466,7 @@ ALLOWED = {
         "plots",
         "tables",
     },
-    "cli/predict": {"cli/errors", "cli/read", "cli/train", "files/atomic", "tables"},
+    "cli/predict": {"cli/errors", "cli/read", "files/atomic", "tables"},
     "cli/export": {
         "_validation",
         "cli/errors",

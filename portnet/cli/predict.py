@@ -11,8 +11,7 @@ from .. import load
 from ..files.atomic import check_writable, write_file
 from ..tables import TableError, TableModel
 from .errors import note, refuse
-from .read import read_table
-from .train import _encoding
+from .read import encoding_option, read_table
 
 __all__ = ["predict"]
 
@@ -22,9 +21,7 @@ __all__ = ["predict"]
 @click.argument("data", type=click.Path())
 @click.option("--out", help="The file of the predictions, CSV; by default they are printed.")
 @click.option("--proba", is_flag=True, help="Also the probability of each class.")
-@click.option(
-    "--encoding", default="utf-8", show_default=True, callback=_encoding, help="Of a CSV file."
-)
+@encoding_option
 def predict(model: str, data: str, out: str | None, proba: bool, encoding: str) -> None:
     """Predict the target of a MODEL that train wrote, for each row of DATA, CSV or Parquet.
 

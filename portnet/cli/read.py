@@ -4,19 +4,22 @@ The first line of a CSV file is read before pandas reads the file, for its separ
 their number: a line of a million names would take pandas minutes.
 """
 
+import codecs
 import csv
+import os
 import re
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import IO, Any
 
+import click
+
+from ..tables.columns import COLUMN_LIMIT
 from .errors import note, refuse
 
-__all__ = ["COLUMN_LIMIT", "read_table"]
+__all__ = ["encoding_option", "read_table"]
 
-COLUMN_LIMIT = 20_000
 HEADER_LIMIT = 1 << 24  # characters of the line of names
 SEPARATORS = ",;\t|"
 _SAMPLE = 1 << 16  # bytes that show whether a file is text
@@ -30,6 +33,19 @@ KINDS_OF_FILES = {
     b"%PDF": "a PDF",
     b"ARROW1": "a Feather file: save it as Parquet or CSV",
 }
+
+
+def _encoding(context: click.Context, parameter: click.Parameter, given: str) -> str:
+    """Return the usual name of an encoding."""
+    try:
+        return codecs.lookup(given).name
+    except LookupError:
+        raise click.BadParameter(f"expected an encoding such as utf-8, got {given!r}") from None
+
+
+encoding_option = click.option(
+    "--encoding", default="utf-8", show_default=True, callback=_encoding, help="Of a CSV file."
+)
 
 
 def read_table(
@@ -50,7 +66,7 @@ def read_table(
 
     Raises ClickException for files that are no table, or have none of the rows.
     """
-    if not Path(path).is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise refuse(f"{path}: expected a CSV or Parquet file, got a folder or a device")
     with open(path, "rb") as file:
         start = file.read(_SAMPLE)
@@ -100,6 +116,7 @@ def _parquet(path: str, drop: Collection[str]) -> Any:
         frame = pandas.read_parquet(path, engine="pyarrow", columns=kept)
     except (ArrowException, OSError, ValueError) as error:
         raise refuse(f"{path}: a damaged Parquet file: {error}") from None
+    frame.columns = [str(name) for name in frame.columns]
     return frame.reset_index(drop=True)
 
 

@@ -1,6 +1,5 @@
 """The command ``train``: a network for the columns of a CSV or Parquet file."""
 
-import codecs
 import os
 import shlex
 import tempfile
@@ -19,7 +18,7 @@ from ..tables import TableModel
 from . import notes, progress, scores
 from . import target as targets
 from .errors import note, refuse
-from .read import read_table
+from .read import encoding_option, read_table
 
 __all__ = ["train"]
 
@@ -41,13 +40,6 @@ def _sizes(context: click.Context, parameter: click.Parameter, given: str) -> tu
     if not all(1 <= size <= 1 << 20 for size in sizes):
         raise click.BadParameter(f"expected sizes of layers such as 64,32, got {given!r}")
     return sizes
-
-
-def _encoding(context: click.Context, parameter: click.Parameter, given: str) -> str:
-    try:
-        return codecs.lookup(given).name
-    except LookupError:
-        raise click.BadParameter(f"expected an encoding such as utf-8, got {given!r}") from None
 
 
 @click.command()
@@ -89,9 +81,7 @@ def _encoding(context: click.Context, parameter: click.Parameter, given: str) ->
 )
 @click.option("--plot", help="A picture of the training curve, such as curve.png.")
 @click.option("--drop", multiple=True, help="A column to leave out; may be given several times.")
-@click.option(
-    "--encoding", default="utf-8", show_default=True, callback=_encoding, help="Of a CSV file."
-)
+@encoding_option
 def train(
     data: str,
     target: str,
@@ -137,7 +127,9 @@ def train(
         batch_size=min(len(frame), 200, max(16, len(frame) // 50)),
     )
     model = _fit(frame, target, estimator, kinds, validation, epochs)
-    click.echo(f"trained {estimator.n_iter_} epochs")
+    best = estimator.validation_scores_ and 1 + int(np.argmax(estimator.validation_scores_))
+    kept = f"; the network is that of epoch {best}, the best" if best else ""
+    click.echo(f"trained {estimator.n_iter_} epochs{kept}")
     if held_out is not None:
         y = held_out[target].to_numpy()
         guess = scores.trivial(frame[target].to_numpy(), chosen)
@@ -222,24 +214,24 @@ def _write(model: TableModel, out: str, plot: str | None) -> None:
         buffers = to_buffers(model, state=False)
     except ModelFileError as error:
         raise refuse(f"{out}: {error}") from None
-    picture = None if plot is None else _picture(model.estimator, Path(plot).suffix.lower())
+    picture = None if plot is None else _picture(model, Path(plot).suffix.lower())
     write_file(out, buffers)
     if plot is not None and picture is not None:
         write_file(plot, [picture])
         click.echo(f"wrote the training curve to {plot}")
 
 
-def _picture(estimator: Any, suffix: str) -> bytes:
+def _picture(model: TableModel, suffix: str) -> bytes:
     """Return the picture of a training curve, in the format of a suffix."""
     from .. import plots
 
-    below = None
+    estimator, below = model.estimator, None
     if estimator.validation_scores_:
         name = "accuracy" if hasattr(estimator, "classes_") else "R2"
         below = (f"validation {name}", {"validation": estimator.validation_scores_})
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, f"curve{suffix}")
-        plots.curves(path, {"training": estimator.loss_curve_}, title="Training", below=below)
+        plots.curves(path, {"training": estimator.loss_curve_}, title=model.target, below=below)
         return Path(path).read_bytes()
 
 

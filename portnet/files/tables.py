@@ -100,7 +100,12 @@ def _check_outputs(estimator: Any) -> None:
 def _check(values: Mapping[str, Any]) -> None:
     """Raise ModelFileError unless the fields have values that a fit makes."""
     names, kinds = values["columns"], values["kinds"]
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+    limit = importlib.import_module(f"{_PACKAGE}.tables.columns").COLUMN_LIMIT
+    if (
+        not isinstance(names, list)
+        or not 0 < len(names) <= limit
+        or not all(isinstance(n, str) for n in names)
+    ):
         raise ModelFileError(f"columns: expected names, got {names!r:.80}")
     if not isinstance(values["target"], str) or len({*names, values["target"]}) <= len(names):
         raise ModelFileError("columns: expected different names, none that of the target")

@@ -11,8 +11,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DATE", "KINDS", "TableError", "canonical", "kind_of", "missing_columns", "to_frame"]
+__all__ = [
+    "COLUMN_LIMIT",
+    "DATE",
+    "KINDS",
+    "TableError",
+    "canonical",
+    "kind_of",
+    "missing_columns",
+    "to_frame",
+]
 
+COLUMN_LIMIT = 20_000  # of a model
 KINDS = {"n": "number", "t": "text", "d": "date"}
 DATE = r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}.*)?$"  # ISO 8601: no other order is certain
 _TRUTH = {"true": 1.0, "false": 0.0}

@@ -10,7 +10,7 @@ import numpy as np
 from .._typing import ArrayLike, Device, Host
 from ..backend import to_numpy
 from ..files import save
-from .columns import TableError, canonical, kind_of, to_frame
+from .columns import COLUMN_LIMIT, TableError, canonical, kind_of, missing_columns, to_frame
 from .transformers import fitted, parts_of
 
 __all__ = ["TableModel"]
@@ -89,6 +89,7 @@ class TableModel:
         Raises TableError for columns that cannot be used, and what the estimator raises.
         """
         frame = to_frame(frame)
+        _check_names(frame, target)
         if kinds is None:
             found = {n: kind_of(frame[n]) for n in frame.columns if n != target}
             kinds = {n: kind for n, kind in found.items() if kind}
@@ -134,8 +135,7 @@ class TableModel:
         frame = to_frame(X)
         if not len(frame):
             raise TableError("expected at least one row, got none")
-        names = [str(name) for name in self.columns]
-        ready = self.transformer.transform(canonical(frame, names, self.kinds))
+        ready = self.transformer.transform(canonical(frame, self.columns, self.kinds))
         return ready.astype(np.float32)
 
     def predict(self, X: ArrayLike) -> Host:
@@ -164,6 +164,19 @@ class TableModel:
     def save(self, path: str | PathLike[str]) -> None:
         """Write the model to a file, which `portnet.load` reads: see `portnet.save`."""
         save(self, path)
+
+
+def _check_names(frame: Any, target: str) -> None:
+    """Raise TableError unless the columns have different names that are text."""
+    names = list(frame.columns)
+    if not all(isinstance(name, str) for name in names):
+        raise TableError(f"expected names of columns that are text, got {names[:5]}")
+    if len(set(names)) < len(names):
+        raise TableError("expected different names of columns, got one twice")
+    if target not in names:
+        raise TableError(missing_columns(names, [target]))
+    if len(names) - 1 > COLUMN_LIMIT:
+        raise TableError(f"expected at most {COLUMN_LIMIT:,} columns, got {len(names) - 1:,}")
 
 
 def _check_finite(transformer: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tables_for_cli import call, flowers, pandas, process, refused
 
 import portnet
-from portnet.cli.read import COLUMN_LIMIT
+from portnet.tables.columns import COLUMN_LIMIT
 
 TRAIN = ("train", "data.csv", "--target", "y")
 
@@ -79,10 +79,12 @@ def test_what_is_no_table_is_refused_in_one_line(content, message):
     assert re.search(message, refused(*TRAIN))
 
 
-@pytest.mark.parametrize("make", [lambda: os.mkdir("data.csv"), lambda: None])
-def test_a_folder_and_a_file_that_is_not_there(make):
-    make()
-    assert refused(*TRAIN).startswith("portnet train: data.csv: expected a CSV or Parquet file")
+def test_a_folder_and_a_file_that_is_not_there():
+    assert refused(*TRAIN) == "portnet: data.csv: No such file or directory"
+    os.mkdir("data.csv")
+    assert refused(*TRAIN).endswith(
+        "data.csv: expected a CSV or Parquet file, got a folder or a device"
+    )
 
 
 def test_a_file_that_must_not_be_read():

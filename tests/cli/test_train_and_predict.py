@@ -157,6 +157,24 @@ def test_without_pyarrow_a_parquet_file_says_what_to_install(monkeypatch):
     assert "need pyarrow: pip install pyarrow" in refused("train", "data.parquet", "--target", "y")
 
 
+def test_early_stopping_says_which_epoch_is_kept():
+    houses(900).to_csv("data.csv", index=False)
+    done = call("train", "data.csv", "--target", "price", "--epochs", "9")
+    scores = portnet.load("model.safetensors").estimator.validation_scores_
+    best = 1 + int(np.argmax(scores))
+    assert f"trained 9 epochs; the network is that of epoch {best}, the best\n" in done.stdout
+    assert f", validation score {scores[0]:.4g}\n" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "value"), [("BACKEND", "nunpy"), ("NATIVE", "maybe")])
+def test_wrong_environment_variables_are_one_line(name, value):
+    flowers().to_csv("data.csv", index=False)
+    done = process("train", "data.csv", "--target", "species", **{f"PORTNET_{name}": value})
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert f"PORTNET_{name}" in done.stderr
+    assert os.listdir() == ["data.csv"]
+
+
 def test_the_training_curve_is_a_picture():
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     houses(900).to_csv("data.csv", index=False)

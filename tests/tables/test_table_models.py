@@ -248,6 +248,19 @@ def test_numbers_that_are_too_large_are_refused_by_name():
         TableModel.fit(frame, "y", portnet.MLPRegressor())
 
 
+def test_frames_that_no_file_could_hold_are_refused_before_the_fit():
+    estimator, y = portnet.MLPClassifier(), [0, 1]
+    for frame, target, message in (
+        (pandas.DataFrame({0: [1.0, 2.0], "y": y}), "y", "names of columns that are text"),
+        (pandas.DataFrame([[1, 2, 0]], columns=["a", "a", "y"]), "y", "different names"),
+        (pandas.DataFrame({"a": [1.0, 2.0], "y": y}), "Y", "did you mean 'y'"),
+        (pandas.DataFrame({"y": y}), "y", "at least one column besides the target"),
+        (pandas.DataFrame(np.zeros((2, 20_002))).add_prefix("c"), "c0", "at most 20,000 columns"),
+    ):
+        with pytest.raises(TableError, match=message):
+            TableModel.fit(frame, target, estimator)
+
+
 # Damaged descriptions ---------------------------------------------------------------------------
 
 
