@@ -58,7 +58,10 @@ def _plain(more: dict[str, Any]) -> dict[str, Any]:
 
 
 def _code(run: Callable[[], Any]) -> int:
-    """Return the exit code of a command; its error is printed."""
+    """Return the exit code of a command; its error is printed.
+
+    Where the reader of stdout has what it wants, as head does, click ends the process with 1.
+    """
     try:
         found = run()
         return found if isinstance(found, int) else 0
@@ -68,9 +71,6 @@ def _code(run: Callable[[], Any]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("portnet: interrupted", err=True)
         return 130
-    except BrokenPipeError:  # the reader, such as head, has what it wants
-        _close_stdout()
-        return 0
     except EXPECTED as error:
         message, where = _text(error), "portnet"
     click.echo(f"{where}: {_one_line(message)}", err=True)
@@ -85,11 +85,3 @@ def _text(error: BaseException) -> str:
     if isinstance(error, CheckpointError):
         return f"{error.filename}: {error.strerror}"
     return str(error)
-
-
-def _close_stdout() -> None:
-    """Send the rest of stdout nowhere: Python writes its buffer at exit."""
-    import os
-    import sys
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

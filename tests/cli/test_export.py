@@ -1,6 +1,6 @@
 """``portnet export``: ONNX Runtime computes what portnet does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -210,6 +210,18 @@ def test_runs(loss, outputs, labels):
         assert len(set(found["label"].tolist())) == len(set(labels))
     else:
         np.testing.assert_allclose(found["prediction"][:, 0], run.predict(X), rtol=1e-4, atol=1e-5)
+
+
+def test_of_two_equally_probable_classes_a_run_takes_the_second_and_an_estimator_the_first():
+    X, y = np.array([[0.0], [1.0]], np.float32), [0.0, 1.0]
+    run = portnet.Trainer(portnet.mlp([1, 1]), "sigmoid_cross_entropy").fit(X, y, epochs=1)
+    run = replace(run, params=portnet.tree.map(lambda a: 0 * a, run.params))
+    assert exported(run, X)["label"].tolist() == run.predict_class(X).tolist() == [1, 1]
+    estimator = portnet.MLPClassifier((), solver="lbfgs").fit(X, y)
+    estimator.coefs_, estimator.intercepts_ = (
+        [0 * a for a in part] for part in (estimator.coefs_, estimator.intercepts_)
+    )
+    assert exported(estimator, X)["label"].tolist() == estimator.predict(X).tolist() == [0, 0]
 
 
 def test_a_run_of_several_labels_a_row():

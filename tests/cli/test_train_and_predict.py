@@ -157,11 +157,22 @@ def test_without_pyarrow_a_parquet_file_says_what_to_install(monkeypatch):
     assert "need pyarrow: pip install pyarrow" in refused("train", "data.parquet", "--target", "y")
 
 
+def test_the_parts_of_a_table_have_the_same_share_of_each_class():
+    from portnet.cli.target import split
+
+    y = ["rare"] * 10 + ["usual"] * 90
+    for seed in range(5):
+        first, second = split(pandas.DataFrame({"y": y}), "y", "classification", 0.2, seed)
+        assert first["y"].value_counts().to_dict() == {"usual": 72, "rare": 8}
+        assert second["y"].value_counts().to_dict() == {"usual": 18, "rare": 2}
+
+
 def test_early_stopping_says_which_epoch_is_kept():
     houses(900).to_csv("data.csv", index=False)
     done = call("train", "data.csv", "--target", "price", "--epochs", "9")
     scores = portnet.load("model.safetensors").estimator.validation_scores_
     best = 1 + int(np.argmax(scores))
+    assert max(scores) > 0.5  # R2, in the units that are trained on
     assert f"trained 9 epochs; the network is that of epoch {best}, the best\n" in done.stdout
     assert f", validation score {scores[0]:.4g}\n" in done.stderr
 
