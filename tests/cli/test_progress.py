@@ -46,7 +46,12 @@ def test_elsewhere_some_epochs_and_the_last_one_are_lines(monkeypatch, scores):
 def test_an_error_within_the_block_ends_the_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     before = sys.stdout
-    with pytest.raises(ZeroDivisionError), shown(3):
-        print("Iteration 1, loss = 1.0")
-        raise ZeroDivisionError
+
+    def fit():
+        with shown(3):
+            print("Iteration 1, loss = 1.0")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fit()
     assert sys.stdout is before
