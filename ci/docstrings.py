@@ -35,6 +35,7 @@ MODULES = (
     "portnet.plots",
     "portnet.rng",
     "portnet.schedules",
+    "portnet.tables",
     "portnet.transforms",
     "portnet.tree",
 )

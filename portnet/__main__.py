@@ -1,101 +1,64 @@
-"""Command line.
+"""Command line: ``python -m portnet``, or ``portnet``.
 
 ``python -m portnet`` shows what is installed and which backends can be used, or why not.
 ``python -m portnet show FILE`` shows what is in a file that `portnet.save` wrote.
+``train``, ``predict`` and ``export`` need the extra ``cli``: see `portnet.cli`.
 """
 
 import argparse
-import platform
-import textwrap
-from importlib.metadata import PackageNotFoundError, version
+import sys
+from importlib.util import find_spec
 
-from . import BackendUnavailableError, __version__, backends, get_backend
 from ._validation import how_to_install
-from .compiler.errors import EagerError
-from .compiler.native_policy import check_native_cpu, why_no_machine_code
-from .compiler.settings import cache_folder, native_cpu, native_mode
+from .cli.report import show_installed
 from .files import ModelFileError
 from .files.show import text_of
 
 __all__ = ["main"]
 
-PACKAGES = {  # package: the extra that installs it
-    "numpy": "",
-    "array-api-compat": "",
-    "tqdm": "",
-    "llvmlite": "native",
-    "scikit-learn": "sklearn",
-    "matplotlib": "plot",
-}
+NEEDED = ("click", "pandas", "sklearn")  # modules of the extra cli
+COMMANDS = ("train", "predict", "export")  # which need them
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command: see above."""
-    parser = argparse.ArgumentParser("python -m portnet", description=__doc__.split("\n")[2])
-    commands = parser.add_subparsers(dest="command", metavar="show FILE")
+    given = sys.argv[1:] if arguments is None else arguments
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        _without_extra(given, missing)
+    else:
+        from .cli.commands import commands
+
+        commands.main(given, prog_name="portnet")
+
+
+def _without_extra(given: list[str], missing: list[str]) -> None:
+    """Run what needs only NumPy; say what is missing for the other commands."""
+    several = "are" if len(missing) > 1 else "is"
+    needs = f"needs {', '.join(missing)}, which {several} not installed: {how_to_install('cli')}"
+    parser = argparse.ArgumentParser("portnet", description=(__doc__ or "").split("\n")[2])
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     show = commands.add_parser("show", help="show what is in a file")
     show.add_argument("file", help="a network, a run, a checkpoint or an estimator")
-    given = parser.parse_args(arguments)
-    if given.command == "show":
-        try:
-            print(text_of(given.file))
-        except (OSError, ModelFileError) as error:
-            raise SystemExit(str(error)) from None
-    else:
+    for name in COMMANDS:
+        commands.add_parser(name, help=needs)
+    if given and given[0] in COMMANDS:
+        _fail(f"portnet {given[0]}: {needs}")
+    if parser.parse_args(given).command is None:
         show_installed()
-
-
-def show_installed() -> None:
-    """Print the versions, whether steps are compiled to machine code, and the backends."""
-    print(f"portnet {__version__}, Python {platform.python_version()}, {platform.system()}")
-    for package, extra in PACKAGES.items():
-        try:
-            print(f"  {package} {version(package)}")
-        except PackageNotFoundError:
-            print(f"  {package} not installed" + (f": {how_to_install(extra)}" if extra else ""))
-    print(f"\nNumPy steps are compiled to machine code: {_machine_code()}")
-    print(f"machine code is kept in {cache_folder() or 'no folder'}")
-    print("\nbackends")
-    for status in backends():
-        head = f"  {status.name:<17} {'usable' if status.usable else 'not usable':<11}"
-        detail = f"{status.version or ''}" + (f" on {status.device}" if status.device else "")
-        print(f"{head} {detail}".rstrip())
-        if status.reason:
-            print(
-                textwrap.fill(status.reason, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
-            )
-        if status.name == "cupy" and status.usable:
-            print(f"      training steps are CUDA graphs: {_graphs()}")
+        return
     try:
-        backend = get_backend()
-    except (BackendUnavailableError, ValueError) as error:
-        raise SystemExit(f"\n{error}") from None
-    print(f"\nnew arrays are created in {backend} as {backend.dtype}")
+        print(text_of(parser.parse_args(given).file))
+    except OSError as error:
+        _fail(f"portnet: {error.filename}: {error.strerror}" if error.filename else str(error))
+    except ModelFileError as error:
+        _fail(f"portnet: {error}")
 
 
-def _graphs() -> str:
-    """Return "yes", or "no" with the reason."""
-    from .compiler.cuda.selftest import device_for
-
-    try:
-        device_for()
-    except EagerError as error:
-        return f"no, {error}"
-    return "yes"
-
-
-def _machine_code() -> str:
-    """Return "yes", or "no" with the reason."""
-    why_not = why_no_machine_code()
-    if why_not:
-        return f"no, {why_not}"
-    try:
-        if native_mode() == "never":
-            return "no, PORTNET_NATIVE=never is set"
-        check_native_cpu()
-    except ValueError as error:
-        return f"no, {error}"
-    return f"yes, for PORTNET_NATIVE_CPU={native_cpu()}" if native_cpu() else "yes"
+def _fail(message: str) -> None:
+    """End the process with a line on stderr and exit code 2."""
+    print(message, file=sys.stderr)
+    raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -752,6 +752,17 @@ def images(
 # Axes -------------------------------------------------------------------------------------------
 
 
+def stacked(count: int) -> tuple[Any, Sequence[Axes]]:
+    """Return a figure that pyplot does not know, and Axes of the same epochs, one below another."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError(f"plots need matplotlib: {how_to_install('plot')}") from None
+    figure = Figure(figsize=(7, 1.2 + 2.9 * count), layout="constrained")
+    axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    return figure, [*axes]
+
+
 def _axes(ax: Axes, width: float = 7, height: float = 4.1) -> Axes:
     """Return the Axes `ax`, or those of a new figure of pyplot, as of scikit-learn's displays."""
     try:

@@ -2,7 +2,7 @@
 
 A program written for `sklearn.neural_network` works with another import line: parameters,
 attributes, methods, warnings and messages are the same and, from the same `random_state`, so are
-the numbers. The Notes of the two classes list the differences. Only this package imports
+the numbers. The Notes of the two classes list the differences. This package needs
 scikit-learn (extra ``sklearn``).
 """
 

@@ -12,8 +12,8 @@ Parameters are named by their place in the pytree: of the first layer of a `Chai
 
 - "format": "portnet", and "format_version": "1".
 - "crc32": eight hexadecimal digits, the CRC-32 of the whole file with these eight digits as zeros.
-- "portnet": a description, JSON. "kind" is "network", "run" or "estimator". "made" says when
-  ("time"), and with which versions of "portnet", "python" and "numpy".
+- "portnet": a description, JSON. "kind" is "network", "run", "estimator" or "table". "made" says
+  when ("time"), and with which versions of "portnet", "python" and "numpy".
 
 Objects with keys of their own are the description and, in it, "made", "run", "checkpoint", "data"
 and "options", and the checksum of an array: an object of "shape", "dtype" and "crc32". Any other
@@ -77,6 +77,18 @@ attributes, "inherited" are parameters of the base that are none of the subclass
 an estimator of portnet's own class has "own", too, if a user has set such. "requests", if any are
 set, is a dict of those of scikit-learn's metadata routing, a dict for each method.
 
+A table has "estimator", which has the keys of an estimator and is no value either, and "table", a
+dict of:
+
+- "target", the name of the column that is predicted; "columns", a list of the names of the others,
+  and "kinds", a letter for each: "n" number, "t" text, "d" date (days since 1970-01-01, UTC).
+- "preparation", a dict: "sparse", whether the features are; "numbers", a dict of "median" (for
+  missing values), "mean", "var" and "scale" of each column of numbers and dates, float64, and
+  "rows", of how many; "texts", a dict of "categories", the texts of all columns, sorted within
+  each, and "counts", how many each column has. The features are the numbers, (x - mean) / scale,
+  then a column of 0 and 1 for each text; a missing text is "".
+- "shift" and "scale": the prediction of a regressor is shift + scale * that of its network.
+
 A checkpoint is a run or an estimator with its state, with two more keys. "checkpoint" is an object
 of what a resumed fit must have in common: "data", an object with the checksum of each array, which
 is the CRC-32 of its bytes (integers as int64), and "options", an object in which arrays of several
@@ -107,14 +119,14 @@ __all__ = ["CheckpointError", "ModelFileError", "ResumeMismatchError", "load", "
 
 
 def save(thing: object, path: str | PathLike[str], *, state: bool = False) -> None:
-    """Write a run, a fitted estimator, or a network with its parameters to a file.
+    """Write a run, a fitted estimator, a table's model, or a network and its parameters to a file.
 
     The file is written whole or not at all: another one of that name stays until it is complete. A
     symbolic link stays, too: the file that it points to is written.
 
     Parameters
     ----------
-    thing : Run, MLPClassifier, MLPRegressor, or (model, params)
+    thing : Run, MLPClassifier, MLPRegressor, TableModel, or (model, params)
     path : str or path
     state : bool
         Whether to write the optimizer's state, too, and what else continuing exactly needs: with
@@ -173,9 +185,10 @@ def load(
 
     Returns
     -------
-    Run, estimator, or (model, params)
+    Run, estimator, TableModel, or (model, params)
         Where scikit-learn is not installed, an estimator is a predictor: predict, predict_proba,
-        classes_.
+        classes_. A `portnet.tables.TableModel` predicts from data frames, and needs pandas and
+        scikit-learn.
 
     Raises
     ------

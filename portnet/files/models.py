@@ -14,7 +14,7 @@ import numpy as np
 from .. import tree
 from .._typing import Device, Params
 from ..backend import FLOATS, Backend, get_backend, use_backend
-from . import estimators
+from . import estimators, tables
 from .atomic import write_file
 from .container import Container, Packed, open_container, pack
 from .description import check_description, parse_description
@@ -114,6 +114,8 @@ def _described(
         _refuse_other_arrays(described["params"], "params")
     elif kind == "run":
         described = _describe_run(values, tensors, state)
+    elif kind == "table":
+        described = tables.describe(values, tensors, state)
     else:
         described = estimators.describe(values, tensors, state)
     if common is not None:
@@ -148,6 +150,8 @@ def _kind_of(thing: Any) -> tuple[str, Any]:
         return "network", thing
     if estimators.is_estimator(thing):
         return "estimator", thing
+    if tables.is_table(thing):
+        return "table", thing
     raise TypeError(
         "save: expected a run, a fitted MLPClassifier or MLPRegressor, or a network with its "
         f"parameters, (model, params), got {type(thing).__name__}"
@@ -450,7 +454,9 @@ def describe(container: Container) -> dict[str, Any]:
     unknown = set(container.specs).difference(tensors_of(described))
     kind = described.get("kind") if isinstance(described, dict) else None
     if not isinstance(kind, str) or kind not in BUILDERS:
-        raise ModelFileError("its description is not that of a network, a run or an estimator")
+        raise ModelFileError(
+            "its description is not that of a network, a run, an estimator or a table"
+        )
     if unknown:
         raise ModelFileError(f"the tensor {min(unknown)!r:.80} belongs to nothing in it")
     found: dict[str, Any] = described
@@ -471,7 +477,16 @@ def _estimator_from(described: Mapping[str, Any], tensors: Any, custom: Mapping[
     return estimators.estimator_from(described, tensors, custom)
 
 
-BUILDERS = {"network": _network_from, "run": run_from, "estimator": _estimator_from}
+def _table_from(described: Mapping[str, Any], tensors: Any, custom: Mapping[str, Any]) -> Any:
+    return tables.table_from(described, tensors, custom)
+
+
+BUILDERS = {
+    "network": _network_from,
+    "run": run_from,
+    "estimator": _estimator_from,
+    "table": _table_from,
+}
 
 
 def _build(described: dict[str, Any], tensors: dict[str, Any], custom: Mapping[str, Any]) -> Any:
@@ -486,6 +501,11 @@ PARAMETERS: dict[str, list[tuple[str, ...]]] = {
         ("fitted", "dict", "coefs_"),
         ("fitted", "dict", "intercepts_"),
         ("progress", "dict", "best"),
+    ],
+    "table": [
+        ("table",),
+        ("estimator", "fitted", "dict", "coefs_"),
+        ("estimator", "fitted", "dict", "intercepts_"),
     ],
 }
 

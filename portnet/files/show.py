@@ -43,10 +43,26 @@ def _head(described: dict[str, Any], container: Container) -> list[str]:
         names = "inputs", "outputs", "classes", "feature_names", "metrics", "epoch", "stopped"
         shown |= {name: run.get(name) for name in names if run.get(name) not in (None, "")}
         shown |= {name: described.get(name) for name in ("backend", "dtype")}
+    elif described["kind"] == "table":
+        shown = _table(_dict(_dict(described, "table"), "dict"))
+        estimator = _dict(described, "estimator")
+        shown |= {name: estimator.get(name) for name in ("class", "parameters")}
     else:
         shown = {name: described.get(name) for name in ("class", "parameters")}
         shown |= {n: described[n] for n in ("base", "inherited") if n in described}
     return lines + [f"  {_plain(name)}: {_text(value)}" for name, value in shown.items()]
+
+
+def _table(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what a table's model predicts, and from which columns by their kinds."""
+    names, kinds = fields.get("columns"), fields.get("kinds")
+    shown: dict[str, Any] = {"predicts": fields.get("target")}
+    if isinstance(names, list) and isinstance(kinds, str) and len(names) == len(kinds):
+        for letter, kind in (("n", "numbers"), ("t", "text"), ("d", "dates")):
+            found = [name for name, own in zip(names, kinds, strict=True) if own == letter]
+            shown |= {f"from {kind}": found} if found else {}
+        return shown
+    return shown | {"from columns": names, "kinds": kinds}  # many names are a tensor
 
 
 def _dict(inside: dict[str, Any], name: str) -> dict[str, Any]:
@@ -88,6 +104,8 @@ def _text(value: Any) -> str:
         return f"({inner},)" if len(value["tuple"]) == 1 else f"({inner})"
     if isinstance(value.get("dict"), dict):
         return f"{{{', '.join(f'{k!r}: {_text(v)}' for k, v in value['dict'].items())}}}"
+    if "text" in value:
+        return _text(value["text"])
     for key in ("function", "float", "tensor"):
         if isinstance(value.get(key), str):
             return _plain(value[key])

@@ -56,8 +56,21 @@ def test_estimator_of_every_version(version, expected):
     estimator.partial_fit(X, estimator.predict(X))
 
 
+def test_table_of_every_version(version, expected):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = {
+        "seen": [f"2024-01-{day:02}" for day in range(1, 21)],
+        "size": [*X[:, 0].tolist()[:-1], None],
+        "colour": ["red", "blue", None, "red"] * 5,
+    }
+    table = load("table", version)
+    np.testing.assert_allclose(table.predict_proba(frame), expected["table"], rtol=1e-5)
+    assert (table.target, table.classes_.tolist()) == ("kind", ["ant", "bee"])
+
+
 def test_golden_files_exist_for_every_version():
     """Whoever raises VERSION makes the files of the new one: golden/make.py."""
     names = {path.name for path in GOLDEN.glob("*.safetensors")}
-    kinds = "network", "run", "checkpoint", "estimator"
+    kinds = "network", "run", "checkpoint", "estimator", "table"
     assert names == {f"{kind}-v{version}.safetensors" for kind in kinds for version in VERSIONS}

@@ -1105,7 +1105,7 @@ def test_show_of_damaged_settings_prints_no_traceback(path):
     trainer().fit(X, LABELS, epochs=1).save(path)
     rewritten(path, set_at("run", "trainer", value={"dict": 5}))
     done = show(path)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
 
 
@@ -1113,6 +1113,6 @@ def test_show_of_no_model_says_what_it_is(path):
     with open(path, "wb") as file:
         pickle.dump({"W": 1}, file)
     done = show(path)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert "pickle" in done.stderr
-    assert show(path + "x").returncode == 1
+    assert show(path + "x").returncode == 2

@@ -13,10 +13,17 @@ import numpy as np
 
 import portnet
 from portnet.files.models import VERSION
+from portnet.tables import TableModel
 
 HERE = Path(__file__).parent
 X = np.linspace(-1.0, 1.0, 60).reshape(20, 3)
 Y = np.array(["ant", "bee"])[(X[:, 0] + X[:, 1] ** 2 > 0.2).astype(int)]
+FRAME = {
+    "size": [*X[:, 0].tolist()[:-1], None],
+    "colour": ["red", "blue", None, "red"] * 5,
+    "seen": [f"2024-01-{day:02}" for day in range(1, 21)],
+    "kind": Y.tolist(),
+}
 
 
 def main():
@@ -32,6 +39,8 @@ def main():
         X, Y, epochs=4, checkpoint=HERE / f"checkpoint-v{VERSION}.safetensors", **options
     )
     estimator = portnet.MLPClassifier((4,), random_state=0, max_iter=5).fit(X, Y)
+    table = TableModel.fit(FRAME, "kind", portnet.MLPClassifier((4,), random_state=0, max_iter=5))
+    portnet.save(table, HERE / f"table-v{VERSION}.safetensors")
     portnet.save((net, params), HERE / f"network-v{VERSION}.safetensors")
     portnet.save(run, HERE / f"run-v{VERSION}.safetensors")
     portnet.save(estimator, HERE / f"estimator-v{VERSION}.safetensors", state=True)
@@ -40,6 +49,7 @@ def main():
         "run": run.predict_proba(X).tolist(),
         "history": run.history.to_dict(),
         "estimator": estimator.predict_proba(X).tolist(),
+        "table": table.predict_proba(FRAME).tolist(),
     }
     (HERE / f"expected-v{VERSION}.json").write_text(json.dumps(expected) + "\n")
 

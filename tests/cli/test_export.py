@@ -1,0 +1,307 @@
+"""``portnet export``: ONNX Runtime computes what portnet does."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from tables_for_cli import call, flowers, houses, refused
+
+import portnet
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def session(path):
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def answers(path, feed):
+    """Return the outputs of an ONNX file by name."""
+    opened = session(path)
+    names = [value.name for value in opened.get_outputs()]
+    return dict(zip(names, opened.run(None, feed), strict=True))
+
+
+def exported(thing, X):
+    """Return what ONNX Runtime computes for the rows X of a network, run or estimator."""
+    portnet.save(thing, "m.safetensors")
+    done = call("export", "m.safetensors", "m.onnx")
+    assert done.exit_code == 0, done.output
+    return answers("m.onnx", {"x": X})
+
+
+def feed_of(frame, columns, kinds):
+    """Return the inputs of a table's ONNX file, made without portnet."""
+    import pandas
+
+    feed = {}
+    for name, kind in zip(columns, kinds, strict=True):
+        values = frame[name]
+        if kind == "t":
+            column = values.fillna("").to_numpy(object)
+        elif kind == "d":
+            since = pandas.to_datetime(values) - pandas.Timestamp(0)
+            column = (since / pandas.Timedelta(days=1)).to_numpy(float)
+        else:
+            column = values.to_numpy(float)
+        feed[name] = column[:, None]
+    return feed
+
+
+@pytest.mark.parametrize("labels", [["iris", "rose", "tulip"], [3, 5, 8], [False, True, True]])
+def test_a_table_of_numbers_texts_and_dates(labels):
+    names = dict(zip(["iris", "rose", "tulip"], labels, strict=True))
+    frame = flowers().assign(species=lambda f: f["species"].map(names))
+    frame.to_csv("data.csv", index=False)
+    assert call("train", "data.csv", "--target", "species", "--epochs", "40").exit_code == 0
+    done = call("export", "model.safetensors", "m.onnx")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == (
+        "wrote m.onnx: 4 inputs (length, width, colour, seen), label, probabilities\n"
+        "dates are days since 1970-01-01 (UTC) there\n"
+    )
+    new = flowers(200, seed=1)
+    new.loc[:2, "colour"] = "never seen"
+    new.loc[5:9, ["length", "seen", "colour"]] = np.nan
+    model = portnet.load("model.safetensors", backend="numpy")
+    found = answers("m.onnx", feed_of(new, model.columns, model.kinds))
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(new), atol=1e-5)
+    expected = model.predict(new)
+    assert found["label"].tolist() == expected.tolist()
+    assert len(set(expected.tolist())) == len(set(labels))
+
+
+def test_a_table_with_a_price_in_its_own_units():
+    houses().to_csv("data.csv", index=False)
+    assert call("train", "data.csv", "--target", "price", "--epochs", "30").exit_code == 0
+    assert call("export", "model.safetensors", "m.onnx").exit_code == 0
+    new = houses(100, seed=1)
+    model = portnet.load("model.safetensors", backend="numpy")
+    (found,) = answers("m.onnx", feed_of(new, model.columns, model.kinds)).values()
+    assert found.shape == (100, 1)
+    np.testing.assert_allclose(found[:, 0], model.predict(new), rtol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [["length"], ["colour"]])
+def test_a_table_of_one_column(columns):
+    frame = flowers()[[*columns, "species"]]
+    frame.to_csv("data.csv", index=False)
+    assert call("train", "data.csv", "--target", "species", "--epochs", "5").exit_code == 0
+    assert call("export", "model.safetensors", "m.onnx").exit_code == 0
+    model = portnet.load("model.safetensors", backend="numpy")
+    found = answers("m.onnx", feed_of(frame, model.columns, model.kinds))
+    np.testing.assert_allclose(found["probabilities"], model.predict_proba(frame), atol=1e-5)
+
+
+def test_large_offsets_are_scaled_in_float64():
+    frame = houses().rename(columns={"size": "when"})
+    frame["when"] += 1.7e9  # seconds since 1970: float32 has steps of 128
+    frame.to_csv("data.csv", index=False)
+    assert call("train", "data.csv", "--target", "price", "--epochs", "30").exit_code == 0
+    assert call("export", "model.safetensors", "m.onnx").exit_code == 0
+    model = portnet.load("model.safetensors", backend="numpy")
+    (found,) = answers("m.onnx", feed_of(frame, model.columns, model.kinds)).values()
+    np.testing.assert_allclose(found[:, 0], model.predict(frame), rtol=1e-5)
+
+
+def test_columns_may_have_the_names_of_nodes_and_outputs():
+    frame = flowers().rename(
+        columns={"length": "label", "width": "Gemm", "colour": "probabilities"}
+    )
+    frame.to_csv("data.csv", index=False)
+    assert call("train", "data.csv", "--target", "species", "--epochs", "5").exit_code == 0
+    assert call("export", "model.safetensors", "m.onnx").exit_code == 0
+    model = portnet.load("model.safetensors", backend="numpy")
+    found = answers("m.onnx", feed_of(frame, model.columns, model.kinds))
+    assert list(found) == ["label_", "probabilities_"]
+    assert found["label_"].tolist() == model.predict(frame).tolist()
+
+
+def test_the_metadata_say_what_each_input_is():
+    flowers().to_csv("data.csv", index=False)
+    call("train", "data.csv", "--target", "species", "--epochs", "2")
+    call("export", "model.safetensors", "m.onnx")
+    found = {e.key: e.value for e in onnx.load("m.onnx").metadata_props}
+    assert found == {
+        "target": "species",
+        "input length": "number: float64 (rows, 1), NaN where missing",
+        "input width": "number: float64 (rows, 1), NaN where missing",
+        "input colour": 'text: text (rows, 1), "" where missing',
+        "input seen": "date: float64 (rows, 1), days since 1970-01-01 UTC, NaN where missing",
+    }
+    kinds = {i.name: (i.type, i.shape) for i in session("m.onnx").get_inputs()}
+    assert kinds["width"] == ("tensor(double)", ["rows", 1])
+    assert kinds["colour"] == ("tensor(string)", ["rows", 1])
+
+
+# Networks, runs and estimators ------------------------------------------------------------------
+
+LAYERS = [
+    portnet.Identity(),
+    portnet.ReLU(),
+    portnet.LeakyReLU(0.2),
+    portnet.Sigmoid(),
+    portnet.Tanh(),
+    portnet.GELU(),
+    portnet.SiLU(),
+    portnet.Softplus(),
+    portnet.Dropout(0.5),
+    portnet.LayerNorm(1e-3),
+    portnet.Residual(portnet.Chain([portnet.Dense(4), portnet.Tanh()])),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
+def test_each_layer(layer, dtype):
+    net = portnet.Chain([portnet.Dense(4), layer, portnet.Dense(3)], n_in=5)
+    draw = np.random.default_rng(0)
+    X = 3 * draw.normal(size=(50, 5)).astype(dtype)
+    X[:2] *= 100  # where exponentials overflow
+    params = portnet.init(net, like=X)
+    more = [draw.normal(size=a.shape).astype(dtype) for a in portnet.tree.leaves(params)]
+    each = iter(more)
+    params = portnet.tree.map(lambda a: a + next(each), params)
+    found = exported((net, params), X)
+    expected, _ = net.forward(params, X)
+    assert found["y"].dtype == dtype
+    close = {"rtol": 1e-5, "atol": 1e-4} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-12}
+    np.testing.assert_allclose(found["y"], expected, **close)
+
+
+def test_a_network_that_begins_with_a_norm():
+    net = portnet.Chain([portnet.LayerNorm(), portnet.Dense(2)], n_in=3)
+    X = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    params = portnet.init(net, like=X)
+    found = exported((net, params), X)
+    np.testing.assert_allclose(found["y"], net.forward(params, X)[0], rtol=1e-5, atol=1e-6)
+
+
+RUNS = {
+    "softmax": ("softmax_cross_entropy", 3, ["a", "b", "c"]),
+    "softmax of numbers": ("softmax_cross_entropy", 3, [0, 1, 2]),
+    "sigmoid": ("sigmoid_cross_entropy", 1, ["a", "b", "b"]),
+    "sigmoid of numbers": ("sigmoid_cross_entropy", 1, [0.0, 1.0, 1.0]),
+    "squares": ("squared_error", 1, [0.5, 1.0, 2.0]),
+    "counts": ("poisson", 1, [0.0, 1.0, 4.0]),
+}
+
+
+@pytest.mark.parametrize(("loss", "outputs", "labels"), RUNS.values(), ids=RUNS)
+def test_runs(loss, outputs, labels):
+    draw = np.random.default_rng(0)
+    code = draw.integers(0, 3, 90)
+    X = (code[:, None] + draw.normal(size=(90, 2))).astype(np.float32)
+    y = np.asarray(labels)[code]
+    trainer = portnet.Trainer(portnet.mlp([2, 8, outputs]), loss, portnet.Adam(0.02))
+    run = trainer.fit(X, y, epochs=30)
+    found = exported(run, X)
+    if "cross" in loss:
+        np.testing.assert_allclose(found["probabilities"], run.predict_proba(X), atol=1e-5)
+        assert found["label"].tolist() == run.predict_class(X).tolist()
+        assert len(set(found["label"].tolist())) == len(set(labels))
+    else:
+        np.testing.assert_allclose(found["prediction"][:, 0], run.predict(X), rtol=1e-4, atol=1e-5)
+
+
+def test_of_two_equally_probable_classes_a_run_takes_the_second_and_an_estimator_the_first():
+    X, y = np.array([[0.0], [1.0]], np.float32), [0.0, 1.0]
+    run = portnet.Trainer(portnet.mlp([1, 1]), "sigmoid_cross_entropy").fit(X, y, epochs=1)
+    run = replace(run, params=portnet.tree.map(lambda a: 0 * a, run.params))
+    assert exported(run, X)["label"].tolist() == run.predict_class(X).tolist() == [1, 1]
+    estimator = portnet.MLPClassifier((), solver="lbfgs").fit(X, y)
+    estimator.coefs_, estimator.intercepts_ = (
+        [0 * a for a in part] for part in (estimator.coefs_, estimator.intercepts_)
+    )
+    assert exported(estimator, X)["label"].tolist() == estimator.predict(X).tolist() == [0, 0]
+
+
+def test_a_run_of_several_labels_a_row():
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(90, 2)).astype(np.float32)
+    trainer = portnet.Trainer(portnet.mlp([2, 8, 2]), "sigmoid_cross_entropy", portnet.Adam(0.02))
+    run = trainer.fit(X, (X > 0).astype(np.float32), epochs=20)
+    found = exported(run, X)
+    np.testing.assert_allclose(found["probabilities"], run.predict(X), atol=1e-5)
+    np.testing.assert_array_equal(found["label"], run.predict_class(X))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
+def test_estimators(activation):
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(60, 3))
+    text = np.array(["no", "yes"])[(X[:, 0] > 0).astype(int)]
+    common = {"activation": activation, "solver": "lbfgs", "alpha": 0.1, "random_state": 0}
+    estimator = portnet.MLPClassifier((5,), **common).fit(X, text)
+    found = exported(estimator, X)
+    np.testing.assert_allclose(found["probabilities"], estimator.predict_proba(X), atol=1e-9)
+    assert found["label"].tolist() == estimator.predict(X).tolist()
+    regressor = portnet.MLPRegressor(hidden_layer_sizes=(5,), **common).fit(X, X[:, :2])
+    found = exported(regressor, X)
+    np.testing.assert_allclose(found["prediction"], regressor.predict(X), atol=1e-9)
+
+
+# What cannot be exported ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Snake:
+    """y = x + sin(x)^2."""
+
+    def init(self, rng, n_in):
+        return (), n_in
+
+    def forward(self, params, x, key=None):
+        return x + np.sin(x) ** 2, x
+
+    def backward(self, params, cache, dy):
+        return (), dy * (1 + np.sin(2 * cache))
+
+
+def own_loss(pred, target, weight=None):
+    return np.mean((pred - target) ** 2), 2 * (pred - target) / pred.size
+
+
+def test_layers_and_losses_that_are_not_portnets_are_named():
+    X = np.ones((4, 2), np.float32)
+    net = portnet.Chain([portnet.Dense(2), Snake()], n_in=2)
+    portnet.save((net, portnet.init(net, like=X)), "net")
+    assert refused("export", "net", "m.onnx").startswith(
+        "portnet export: net: 'Snake' is not portnet's own"
+    )
+    run = portnet.Trainer(portnet.mlp([2, 1]), own_loss).fit(X, X[:, :1], epochs=1)
+    run.save("run")
+    assert "'own_loss' is not portnet's own" in refused("export", "run", "m.onnx")
+
+
+def test_a_layer_without_onnx_form_is_named_with_its_place():
+    import click
+
+    from portnet.cli.export import onnx_model
+
+    net = portnet.Chain([portnet.Dense(2), portnet.Residual(Snake())], n_in=2)
+    params = portnet.init(net, like=np.ones((1, 2)))
+    with pytest.raises(click.ClickException, match=r"Snake \(layer 1, in a Residual\) has no ONNX"):
+        onnx_model((net, params))
+
+
+def test_errors_of_export_write_nothing(monkeypatch):
+    assert refused("export", "none", "m.onnx").endswith("none: No such file or directory")
+    with open("data.csv", "w") as file:
+        file.write("a,b\n1,2\n")
+    assert "data.csv" in refused("export", "data.csv", "m.onnx")
+    net = portnet.mlp([2, 1])
+    portnet.save((net, portnet.init(net, like=np.zeros(1))), "net")
+    assert "the model would be lost" in refused("export", "net", "net")
+    assert "no/m.onnx" in refused("export", "net", "no/m.onnx")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "needs onnx, which is not installed" in refused("export", "net", "m.onnx")
