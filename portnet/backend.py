@@ -359,10 +359,10 @@ def set_backend(
     dtype : {"float32", "float64"}
         The dtype of floating data.
     matmul_precision : {"ieee", "tf32"}
-        Of the float32 products in training steps on CuPy. With "tf32" a GPU of Ampere or later
+        Of the float32 products in steps that are CUDA graphs. With "tf32" a GPU of Ampere or later
         rounds each factor to 11 bits, and multiplies several times as fast: an element of a
         product is then within about 1e-3 of the sum of its terms' magnitudes, with "ieee" within
-        1e-6. Predictions stay "ieee".
+        1e-6. Predictions, eager steps and L-BFGS stay "ieee".
 
     Raises
     ------

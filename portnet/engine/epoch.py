@@ -136,7 +136,7 @@ class EpochExecutor:
         """Return how the steps of epochs are made, as text; none is made."""
         epochs = epochs.on_device()
         text: str = self._step(start, epochs).explain(start, epochs)
-        return text
+        return text if self.compiled else f"{text}: compile=False"
 
     @property
     def nbytes(self) -> int:

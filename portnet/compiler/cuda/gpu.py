@@ -25,6 +25,8 @@ WORKSPACE = 32 << 20  # bytes: what cuBLAS asks for on Hopper
 TYPES = {"float32": (0, 68), "float64": (1, 70)}
 TF32 = 77  # instead of 68
 DEFAULT = -1  # cuBLAS chooses the algorithm
+# Of the compiler: IEEE arithmetic, as NumPy's.
+OPTIONS = {"fma": False, "ftz": False, "prec_div": True, "prec_sqrt": True}
 _local = threading.local()
 
 
@@ -53,12 +55,9 @@ class GPU:
         self.number = cupy.cuda.Device().id
         self.workspace: Any = self.empty(WORKSPACE)
         self.stream = cupy.cuda.Stream(non_blocking=True)  # that captures
-        handles = _local.__dict__.setdefault("handles", {})
-        if self.number not in handles:
-            handles[self.number] = cublas.create()
-        self.handle = handles[self.number]
         # Host memory: the numbers become part of a graph.
         self.numbers = {name: np.array([1, 0], name) for name in TYPES}
+        self._handle()  # an error of cuBLAS is found here
 
     def close(self) -> None:
         """Release the workspace; graphs of this device must not run any more."""
@@ -102,18 +101,31 @@ class GPU:
             arithmetic = TF32
         numbers = self.numbers[product.dtype]
         one, zero = numbers.ctypes.data, numbers.ctypes.data + numbers.itemsize
-        self.cublas.set_stream(self.handle, self.cupy.cuda.get_current_stream().ptr)
-        self.cublas.set_workspace(self.handle, self.workspace.data.ptr, WORKSPACE)
+        handle = self._handle()
+        self.cublas.set_stream(handle, self.cupy.cuda.get_current_stream().ptr)
+        self.cublas.set_workspace(handle, self.workspace.data.ptr, WORKSPACE)
         m, n, k = product[:3]
         left, right = _leading(product.b), _leading(product.a)
         self.cublas.gemm_ex(
-            *(self.handle, left[0], right[0], n, m, k),
+            *(handle, left[0], right[0], n, m, k),
             *(one, b, kind, left[1], a, kind, right[1]),
             *(zero, c, kind, product.c.ld, arithmetic, DEFAULT),
         )
 
+    def _handle(self) -> int:
+        """Return this thread's handle: a handle has one stream, which another thread would change.
+
+        A kept step may be captured in another thread than the one that made the device.
+        """
+        handles = _local.__dict__.setdefault("handles", {})
+        if self.number not in handles:
+            handles[self.number] = _Handle(self.cublas)
+        number: int = handles[self.number].number
+        return number
+
     def capture(self, calls: Callable[[], None]) -> Any:
         """Return the graph of what `calls` launches."""
+        self._handle()  # none can be created within a capture
         with self.stream:
             self.stream.begin_capture()
             try:
@@ -131,6 +143,17 @@ class GPU:
     def wait(self) -> None:
         """Wait for the current stream."""
         self.cupy.cuda.get_current_stream().synchronize()
+
+
+class _Handle:
+    """A handle of cuBLAS, destroyed with the thread that it belongs to."""
+
+    def __init__(self, cublas: Any) -> None:
+        self.cublas, self.number = cublas, cublas.create()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # the process may be ending
+            self.cublas.destroy(self.number)
 
 
 def _leading(x: Matrix) -> tuple[int, int]:
@@ -162,5 +185,5 @@ def _compiler() -> str:
 def _compiled(source: str, arch: str) -> bytes:
     from cuda.core import Program, ProgramOptions
 
-    options = ProgramOptions(arch=arch, fma=False, ftz=False, prec_div=True, prec_sqrt=True)
+    options = ProgramOptions(arch=arch, **OPTIONS)
     return bytes(Program(source, "c++", options).compile("cubin").code)

@@ -28,6 +28,7 @@ PARTS = 264  # blocks that keep a large GPU busy
 TILE = 16  # rows and columns of a product that a block computes
 SMALL = 1 << 18  # multiplications of a product that gets a kernel of its own
 EACH = 4  # elements that a thread reads before it writes, to keep memory busy
+UNROLLED = 32  # elements of a row that a thread has in registers; more would not fit into them
 LARGE = 1 << 19  # elements of which a thread computes several: there are enough for all threads
 BINARY = {
     "sum": "add",
@@ -717,7 +718,7 @@ class _Body(_Text):
                     lines += self.computed(n, "  ", guard)
             if inside:
                 lines += [
-                    "#pragma unroll",
+                    "#pragma unroll" if turns <= UNROLLED else "#pragma unroll 1",
                     f"  for (int j = 0; j < {turns}; j++) {{",
                     f"    const int c1 = lane + j * {lanes};",
                     f"    if (c1 < {columns}) {{",

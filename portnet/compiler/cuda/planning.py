@@ -50,20 +50,29 @@ def device_plan(
 
 
 def _rows_copied(program: Program, moving: dict[int, int]) -> Program:
-    """Copy what moves and is an operand of a product, which needs a fixed address."""
+    """Copy what moves and is an operand of a product, which needs a fixed address: once."""
     inside = {id(n) for i, n in enumerate(program.inputs) if moving.get(i)}
     new: dict[int, Node] = {}
     nodes: list[Node] = []
+    copies: dict[int, Node] = {}  # by the id of a view of what moves
+
+    def copied(view: Node) -> Node:
+        """Return the same view of a copy."""
+        if id(view) not in copies:
+            of = root(view)
+            if view is of:
+                made = Node("copy", (of,), (), of.shape, of.dtype)
+            else:
+                below = copied(view.inputs[0])
+                made = Node(view.op, (below,), view.attrs, view.shape, view.dtype)
+            nodes.append(made)
+            copies[id(view)] = made
+        return copies[id(view)]
+
     for node in program.nodes:
         made = node.with_inputs(new)
         if made.op == "matmul" and any(id(root(i)) in inside for i in made.nodes):
-            given = []
-            for i in made.inputs:
-                if id(root(i)) in inside:
-                    nodes.append(Node("copy", (i,), (), i.shape, i.dtype))
-                    given.append(nodes[-1])
-                else:
-                    given.append(i)
+            given = [copied(i) if id(root(i)) in inside else i for i in made.inputs]
             made = Node("matmul", tuple(given), made.attrs, made.shape, made.dtype)
         nodes.append(made)
         new[id(node)] = made

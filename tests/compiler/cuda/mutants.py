@@ -14,7 +14,7 @@ import numpy as np
 import plans
 from cpu_device import CPUDevice, build
 from plans import Case
-from test_kernels import dropped, softmax
+from test_kernels import dropped, products, softmax
 
 from portnet import namespace
 from portnet.compiler.cuda import kernels
@@ -38,6 +38,10 @@ FAULTS = (
     ("guard", r"if \(lane < h\) ", ""),
     ("guard", r"if \(\(int\)threadIdx\.x < h\)", "if (true)"),
     ("guard", r"if \(last\) \*done = 0;", ""),
+    ("guard", r"(row|column|ka|kb) < \d+ && ", ""),
+    ("guard", r" && (row|column|ka|kb) < \d+", ""),
+    ("index", r"(?<=k[ab] = )first", "first + 1"),
+    ("index", r"\(long long\)(row|column|ka|kb) \*", r"((long long)\1 + 1) *"),
     ("index", r"\(long long\)(c\d+|blockIdx\.\w|k|\([^()]*\)) \*", r"((long long)\1 + 1) *"),
     ("index", r"\[(i|j|k|lane|lane \+ h|threadIdx\.[xy]|threadIdx\.x \+ h|0)\]", r"[\1 + 1]"),
     ("index", r"(?<=p\d) \+ (\d+)(?=[) ])", r" + \1 + 4"),
@@ -120,6 +124,7 @@ def cases():
         "joined": Case(joined, [normal(9, 13), normal(4, 13), draw.permutation(9)[:5]]),
         "large copy": Case(lambda x: namespace(x).flip(x, axis=0), [normal(4100)], (0,)),
         "dropout": Case(dropped, [key, key, normal(7, 33)]),
+        "products": Case(products, [normal(19, 21), normal(21, 18), normal(18, 17)]),
         "moved": Case(moved, [x[0], x], (0,), moving={1: 540}, given=[x[0], x[:27]]),
     }
     large, kernels.LARGE = kernels.LARGE, 1

@@ -106,8 +106,9 @@ def test_concats_of_results_are_in_the_last_kernel():
     assert [launch.name for launch in case.plan.program.launches][-1] == "finish"
 
 
-def step_of(net, optimizer, rows=32, columns=20, classes=3, loss="softmax_cross_entropy"):
-    """Return the plans of a training's steps."""
+def step_of(net, optimizer, rows=32, sample_weight=None, **options):
+    """Return the plans of a training's steps on 20 columns."""
+    columns, classes, loss = 20, 3, "softmax_cross_entropy"
     made = []
     device = CPUDevice()
     with pytest.MonkeyPatch.context() as patch:
@@ -125,17 +126,24 @@ def step_of(net, optimizer, rows=32, columns=20, classes=3, loss="softmax_cross_
         patch.setattr(device, "compile", lambda source: None)
         patch.setattr(device, "capture", lambda calls: [])
         X, y = a(2 * rows, columns, dtype="float32"), np.arange(2 * rows) % classes
-        trainer = portnet.Trainer(net, loss, optimizer, batch_size=rows)
-        trainer.fit(X, y, epochs=1, progress=False)
+        trainer = portnet.Trainer(net, loss, optimizer, batch_size=rows, **options)
+        trainer.fit(X, y, epochs=1, sample_weight=sample_weight, progress=False)
     return made
 
 
 @pytest.mark.parametrize("layers", range(1, 7))
-def test_launches_of_a_relu_network(layers):
+@pytest.mark.parametrize("case", ["shuffled", "in order", "weights", "one row"])
+def test_launches_of_a_relu_network(layers, case):
     net = portnet.mlp([20, *[32] * (layers - 1), 3])
-    (plan,) = step_of(net, portnet.Adam(1e-3))
+    options = {
+        "in order": {"shuffle": False},
+        "weights": {"sample_weight": np.ones(64)},
+        "one row": {"rows": 1},
+    }.get(case, {})
+    (plan,) = step_of(net, portnet.Adam(1e-3), **options)
     launches = plan.program.launches
-    assert len(launches) <= 5 * layers + 4
+    more = {"weights": 1, "one row": 3}.get(case, 0)
+    assert len(launches) <= 5 * layers + 4 + more
     products = [x for x in launches if isinstance(x, Product) or x.name.endswith("_product")]
     assert len(products) == 3 * layers - 1  # the first layer's dx is not computed
     assert all(isinstance(x, Launch | Product) for x in launches)

@@ -431,6 +431,25 @@ def test_rows_that_move_with_the_step():
 # Sanitizers: see `sanitized.py` -------------------------------------------------------------------
 
 
+def products(a, b, v):
+    """Products by kernels, also of transposed views, with sizes that no tile divides."""
+    t = namespace(a).matrix_transpose
+    return a @ b, t(b) @ t(a), b @ v, t(v) @ t(b)
+
+
+def test_small_products():
+    cases = []
+    for dtype in FLOATS:
+        for m, k, n in ((1, 1, 1), (33, 7, 19), (16, 16, 16), (5, 33, 17), (17, 1, 3), (3, 40, 31)):
+            arrays = [draw(s, dtype) for s in ((m, k), (k, n), (n, 1))]
+            arrays[0][m // 2, 0] = np.inf  # 0 times it is NaN: what pads a tile must be 0 in both
+            arrays[1][0, n // 2] = -np.inf
+            cases.append(Case(products, arrays))
+    for case in together(cases):
+        for a, b in zip(same_for_orders(case), case.expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5 if a.dtype == "f4" else 1e-12, atol=1e-5)
+
+
 def for_sanitizers(most=None):
     """Return cases of each kind of kernel, with sizes that no block divides; at most so many."""
     generator = np.random.default_rng(0)
@@ -452,6 +471,7 @@ def for_sanitizers(most=None):
         Case(gathered, [normal(33, 7), generator.permutation(33), generator.integers(0, 9, 33)]),
         Case(joined, [normal(33, 7), normal(33, 7), normal(33, 5)]),
         Case(in_place, [normal(33, 33), normal(33, 33), normal(65)], donate=(0, 1, 2)),
+        Case(products, [normal(33, 7), normal(7, 19), normal(19, 1)]),
     ]
     with pytest.MonkeyPatch.context() as patch:  # several elements for each thread
         patch.setattr("portnet.compiler.cuda.kernels.LARGE", 1)

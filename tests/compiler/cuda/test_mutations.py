@@ -46,6 +46,16 @@ EQUIVALENT = (
         "what other blocks add up is not stored",
     ),
     (
+        r"k\d+_product",
+        r".*<(row < \d+ && | && column < \d+)>.*",
+        "elements beside the array add to a sum that is not stored; the sanitizers find the read",
+    ),
+    (
+        r"k\d+_product",
+        r".*<(kb < \d+ && | && ka < \d+)>.*",
+        "they are multiplied by 0; the sanitizers find the read, and infinite elements the product",
+    ),
+    (
         r"k\d+_columns",
         r"if \(last && \(live< && threadIdx.y == 0>\)\) \{",
         "what the other threads of a column add up is not stored",

@@ -1,7 +1,9 @@
 """Products through cuBLAS: which numbers it is given, by a module that does what its manual says."""
 
 import ctypes
+import gc
 import itertools
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,8 +38,16 @@ def memory(address, rows, columns, ld, dtype):
 class Cublas:
     """cublasGemmEx on the CPU, and the calls in their order."""
 
-    def __init__(self):
-        self.calls = []
+    def __init__(self, arithmetic=ARITHMETIC):
+        self.calls, self.arithmetic, self.made = [], arithmetic, 17
+
+    def create(self):
+        self.calls.append("create")
+        self.made += 1
+        return self.made - 1
+
+    def destroy(self, handle):
+        self.calls.append(f"destroy {handle}")
 
     def set_stream(self, handle, stream):
         assert (handle, stream) == (17, 99)
@@ -54,7 +64,7 @@ class Cublas:
         self.calls.append("gemm_ex")
         assert handle == 17
         assert a_kind == b_kind == c_kind
-        assert arithmetic == ARITHMETIC[a_kind]
+        assert arithmetic == self.arithmetic[a_kind]
         assert algorithm == -1
         dtype = KINDS[a_kind]
         number = ctypes.c_float if dtype is np.float32 else ctypes.c_double
@@ -89,7 +99,12 @@ class Stream:
         return "graph"
 
 
-def gpu(fails=False):
+@pytest.fixture(autouse=True)
+def _no_handles_of_others(monkeypatch):
+    monkeypatch.setattr("portnet.compiler.cuda.gpu._local", threading.local())
+
+
+def gpu(fails=False, tf32=False):
     """Return a GPU without a GPU."""
     device, cuda = object.__new__(GPU), SimpleNamespace(streams=[])
     cuda.current = Stream(cuda)
@@ -101,8 +116,9 @@ def gpu(fails=False):
         return cuda.streams[-1]
 
     cuda.Stream = stream
-    device.cupy, device.cublas, device.handle = SimpleNamespace(cuda=cuda), Cublas(), 17
-    device.stream, device.tf32 = cuda.Stream(non_blocking=True), False
+    device.cupy, device.number = SimpleNamespace(cuda=cuda), 0
+    device.cublas = Cublas({0: 77, 1: 70} if tf32 else ARITHMETIC)  # 77: CUBLAS_..._32F_FAST_TF32
+    device.stream, device.tf32 = cuda.Stream(non_blocking=True), tf32
     device.workspace = SimpleNamespace(data=SimpleNamespace(ptr=4096))
     device.numbers = {name: np.array([1, 0], name) for name in ("float32", "float64")}
     return device
@@ -111,9 +127,11 @@ def gpu(fails=False):
 class Device(CPUDevice):
     """The device for tests, with the products of a GPU."""
 
-    def __init__(self):
+    def __init__(self, tf32=False):
         super().__init__()
-        self.gpu = gpu()
+        self.gpu = gpu(tf32=tf32)
+        self.gpu._handle()
+        self.gpu.cublas.calls.clear()
 
     def product(self, *args):
         self._do(lambda: self.gpu.product(*args))
@@ -163,6 +181,50 @@ def test_operands_of_every_layout(shape):
             (result,) = case.run(device)
             np.testing.assert_array_equal(result, case.expected[0], f"{left} @ {right}, {shape}")
             assert device.gpu.cublas.calls == ["set_stream", "set_workspace", "gemm_ex"]
+
+
+@needs_gxx
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tf32_is_asked_for_products_of_float32_alone(dtype):
+    a = np.ones((3, 4), dtype)
+    case, device = Case(lambda a, b: a @ b, [a, a.T]), Device(tf32=True)
+    (result,) = case.run(device)  # the stand-in asserts what is asked for
+    np.testing.assert_array_equal(result, case.expected[0])
+
+
+def test_each_thread_has_a_handle_of_its_own():
+    """Two threads may capture, at the same time, steps of devices that one of them has made."""
+    device, found = gpu(), []
+    cublas = device.cublas
+    cublas.set_stream = lambda handle, stream: found.append(handle)
+    cublas.set_workspace = lambda handle, *rest: found.append(handle)
+    cublas.gemm_ex = lambda handle, *rest: found.append(handle)
+    square = kernels.Matrix(("buffer", 0), 0, 2)
+    product = Product(2, 2, 2, square, square, square, "float32")
+
+    def work():
+        device.product(product, 0, 0, 0)
+        device.product(product, 0, 0, 0)
+
+    work()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    del thread
+    assert found == 6 * [17] + 6 * [18]
+    assert cublas.calls.count("create") == 2
+    gc.collect()
+    assert "destroy 18" in cublas.calls, "it ends with its thread"
+    assert "destroy 17" not in cublas.calls
+
+
+def test_a_handle_is_created_before_a_capture():
+    device, order = gpu(), []
+    device.cublas.create = lambda: order.append("create") or 17
+    begin = device.stream.begin_capture
+    device.stream.begin_capture = lambda: order.append("begin") or begin()
+    device.capture(lambda: order.append("calls"))
+    assert order == ["create", "begin", "calls"]
 
 
 @needs_gxx
