@@ -48,6 +48,9 @@ def test_explain_takes_the_options_of_fit_and_trains_nothing(capsys):
     assert "L-BFGS" in capsys.readouterr().out
     with pytest.raises(portnet.DataError, match="50 rows"):
         trainer.explain(X, y[:-1])
+    for method in (trainer.fit, trainer.explain):
+        with pytest.raises(portnet.DataError, match="X: expected arrays, got None"):
+            method(None, None)
     with pytest.raises(TypeError, match=r"explain.*epoch"):
         trainer.explain(X, y, epoch=3)
     assert capsys.readouterr().out == ""

@@ -60,6 +60,8 @@ def backend_for(**arrays: ArrayLike) -> Backend:
     given = {name: x for name, x in arrays.items() if x is not None}
     for name, x in given.items():
         refuse_without_values(x, name)
+    if not given:
+        raise DataError(f"{next(iter(arrays))}: expected arrays, got None")
     first = next(iter(given))
     found = get_backend() if is_host(given[first]) else backend_of(given[first])
     for name, x in given.items():

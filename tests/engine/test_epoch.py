@@ -153,3 +153,34 @@ def test_mean_of_an_inexact_loss_of_many_steps_is_accurate():
     run = portnet.Trainer(net, "absolute_error", batch_size=10).fit(ones, ones * 0.93, epochs=1)
     expected = float(np.float32(1) - np.float32(0.93))
     assert run.history["loss"][0] == pytest.approx(expected, rel=1e-6)
+
+
+# Memory ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["numpy", "array_api_strict"])
+def test_too_little_memory_names_the_batch_size_on_devices(name):
+    class Full(portnet.Dense):
+        calls = 0
+
+        def forward(self, params, x, key=None):
+            Full.calls += x.shape[0] == 5
+            if Full.calls > 2:
+                raise MemoryError("cannot allocate 10 bytes")
+            return super().forward(params, x, key)
+
+    X = np.linspace(-1, 1, 40).reshape(20, 2)
+    with portnet.use_backend(name):
+        trainer = portnet.Trainer(Full(1), "squared_error", "adam", batch_size=5, compile=False)
+        before = portnet.Trainer(portnet.Dense(1), "squared_error", "adam", batch_size=5)
+        run = before.fit(X, X[:, :1], epochs=1, progress=False)
+        kept = [portnet.to_numpy(p).copy() for p in tree.leaves(run.params)]
+        words = "cannot allocate 10 bytes"
+        if name != "numpy":  # that error is Python's own
+            words = "array_api_strict.* too little memory for steps of 5 rows: cannot allocate 10 "
+            words += r"bytes\. A smaller batch_size needs less; parameters and optimizer are as"
+        with pytest.raises(MemoryError, match=words) as caught:
+            trainer.fit(X, X[:, :1], epochs=1, progress=False)
+    assert ("batch_size" in str(caught.value)) == (name != "numpy")
+    for p, q in zip(kept, tree.leaves(run.params), strict=True):
+        np.testing.assert_array_equal(p, portnet.to_numpy(q))

@@ -217,6 +217,7 @@ def main():
                 all_texts.append(text.replace(f" {launch.name}(", f" {renamed}(", 1))
                 kernel = launch.name.split("_", 1)[1]
                 found.append((name, k, kernel, kind, line, renamed))
+    os.environ.pop("PORTNET_NVRTC", None)  # the faults are for the CPU alone
     Device.library = build("\n".join(all_texts), ("-O0", "-w"))
     rights = {name: end(case, 0) for name, case in made.items()}
     for name, case in made.items():
