@@ -55,6 +55,7 @@ from .optimizer_checks import OptimizerError, check_optimizer
 from .optimizers import SGD, Adam, AdamW, Momentum, Nesterov, RMSProp
 from .run import Run
 from .schedules import Constant, CosineDecay, ExponentialDecay, InverseDecay, StepDecay
+from .step_by_step import explain_step
 from .trainer import Trainer
 from .training import init, make_step, train_epoch
 from .transforms import ClipNorm, WeightDecay, chain
@@ -118,6 +119,7 @@ __all__ = [
     "check_loss",
     "check_optimizer",
     "compile",
+    "explain_step",
     "get_backend",
     "init",
     "load",
