@@ -238,8 +238,8 @@ def test_table_and_markdown_have_a_line_for_each_quantity():
     huber = portnet.explain_step(net, "huber", "sgd", portnet.init(net), X, T).markdown()
     assert "\\|e_j\\|" in huber
     assert f"of {len(step)} quantities" in repr(step)
-    with pytest.raises(ValueError, match="unknown quantity 'dw1': did you mean 'dW1'"):
-        step["dw1"]
+    with pytest.raises(ValueError, match="unknown quantity 'dW3': did you mean 'dW2'"):
+        step["dW3"]
 
 
 def test_markdown_of_large_arrays_has_their_range():
