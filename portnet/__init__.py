@@ -23,6 +23,7 @@ from .backend import (
 from .callbacks import EarlyStopping, ReduceOnPlateau, Report
 from .compiler import CompileWarning, compile
 from .data.checks import DataError
+from .diagnosis import Diagnose
 from .divergence import DivergenceError
 from .files import CheckpointError, ModelFileError, ResumeMismatchError, load, save
 from .gradcheck import GradientError, check_gradients, check_layer, check_loss
@@ -78,6 +79,7 @@ __all__ = [
     "CosineDecay",
     "DataError",
     "Dense",
+    "Diagnose",
     "DivergenceError",
     "Dropout",
     "EarlyStopping",

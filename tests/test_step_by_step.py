@@ -238,7 +238,7 @@ def test_table_and_markdown_have_a_line_for_each_quantity():
     huber = portnet.explain_step(net, "huber", "sgd", portnet.init(net), X, T).markdown()
     assert "\\|e_j\\|" in huber
     assert f"of {len(step)} quantities" in repr(step)
-    with pytest.raises(ValueError, match="unknown quantity 'dW3': did you mean 'dW2'"):
+    with pytest.raises(ValueError, match="unknown quantity 'dW3': did you mean"):
         step["dW3"]
 
 
