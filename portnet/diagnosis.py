@@ -108,13 +108,20 @@ class Diagnosis:
 
 class _TrainerLike(Protocol):
     @property
-    def model(self) -> Layer: ...
+    def model(self) -> Layer:
+        """The network."""
+
     @property
-    def loss(self) -> Any: ...
+    def loss(self) -> Any:
+        """The loss."""
+
     @property
-    def optimizer(self) -> Any: ...
+    def optimizer(self) -> Any:
+        """The optimizer."""
+
     @property
-    def batch_size(self) -> int | None: ...
+    def batch_size(self) -> int | None:
+        """Rows in a step."""
 
 
 class RunLike(Protocol):
@@ -174,12 +181,12 @@ class Diagnose:
     --------
     >>> import warnings
     >>> import portnet
-    >>> X, y = [[1000.0 + i] for i in range(20)], [i / 20 for i in range(20)]
-    >>> trainer = portnet.Trainer(portnet.mlp([1, 1]), "squared_error", portnet.SGD(1e-7))
-    >>> with warnings.catch_warnings(record=True) as caught:
-    ...     run = trainer.fit(X, y, epochs=20, callbacks=[portnet.Diagnose()])
-    >>> print(str(caught[0].message).partition(":")[0])
-    inputs that are not scaled
+    >>> X, y = [[0.0], [1.0], [2.0]], [1, 1, 1]
+    >>> trainer = portnet.Trainer(portnet.mlp([1, 2]), "softmax_cross_entropy")
+    >>> with warnings.catch_warnings(record=True, action="always") as caught:
+    ...     run = trainer.fit(X, y, callbacks=[portnet.Diagnose()])
+    >>> print(str(caught[0].message).partition(".")[0])
+    labels out of balance: all 3 rows have the class 1
     """
 
     every: int = 10
