@@ -52,6 +52,7 @@ from .losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
+from .lr_finder import find_learning_rate
 from .optimizer_checks import OptimizerError, check_optimizer
 from .optimizers import SGD, Adam, AdamW, Momentum, Nesterov, RMSProp
 from .run import Run
@@ -122,6 +123,7 @@ __all__ = [
     "check_optimizer",
     "compile",
     "explain_step",
+    "find_learning_rate",
     "get_backend",
     "init",
     "load",

@@ -15,7 +15,7 @@ from ._typing import ArrayLike, Host
 from ._validation import how_to_install
 from .backend import to_numpy
 
-__all__ = ["curves", "decision_boundary", "images"]
+__all__ = ["curves", "decision_boundary", "images", "learning_rates"]
 
 Path = str | PathLike[str]
 
@@ -285,3 +285,42 @@ def _figure(width: float, height: float) -> Any:
 def _save(figure: Any, path: Path) -> Path:
     figure.savefig(path, dpi=120)
     return path
+
+
+def learning_rates(
+    lrs: ArrayLike, losses: ArrayLike, suggestion: float | None, ax: Any = None
+) -> Any:
+    """Draw the losses (n,) of a learning-rate range test over the rates (n,); return the Axes.
+
+    Parameters
+    ----------
+    lrs, losses : (n,)
+    suggestion : float or None
+        A rate that is marked.
+    ax : matplotlib Axes, optional
+        Where to draw; by default in a new figure.
+
+    Examples
+    --------
+    >>> from portnet import plots
+    >>> ax = plots.learning_rates([0.01, 0.1, 1.0], [2.0, 1.0, 3.0], 0.03)
+    >>> ax.get_xlabel()
+    'learning rate'
+    """
+    axes = _figure(7, 4.1).subplots() if ax is None else ax
+    rates, heights = to_numpy(lrs), to_numpy(losses)
+    axes.plot(rates, heights)
+    axes.set_xscale("log")
+    # Where the loss explodes, its height would hide the fall before that.
+    low, first = float(heights.min()), float(heights[0])
+    margin = max(first - low, 0.05 * abs(first), 1e-12)
+    axes.set_ylim(low - 0.1 * margin, first + 0.5 * margin)
+    if suggestion is not None:
+        axes.axvline(suggestion, color="black", linestyle="--", linewidth=1)
+        loss = float(np.interp(np.log(suggestion), np.log(rates), heights))
+        label = f"suggestion {suggestion:.2g}"
+        axes.plot([suggestion], [loss], "o", color="black", label=label)
+        axes.legend(frameon=False)
+    axes.set(xlabel="learning rate", ylabel="loss", title="Learning-rate range test")
+    axes.grid(alpha=0.3)
+    return axes
