@@ -306,8 +306,8 @@ def suggested(lrs: Host, losses: Host) -> float | None:
     >>> from portnet.lr_finder import suggested
     >>> lrs = np.geomspace(1e-4, 10.0, 51)
     >>> losses = 1 - np.minimum(lrs, 1) + np.maximum(lrs - 1, 0) ** 2  # lowest at a rate of 1
-    >>> round(suggested(lrs, losses), 2)
-    0.3
+    >>> 0.2 < suggested(lrs, losses) < 0.4
+    True
     """
     smooth = _smoothed(np.minimum(losses, 2 * losses[0] if losses[0] > 0 else losses))
     fall = smooth[0] - smooth.min()

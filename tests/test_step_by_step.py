@@ -9,7 +9,6 @@ import pytest
 import portnet
 from portnet import tree
 from portnet.optimizers import OPTIMIZERS
-from portnet.recording import recorded
 
 X = [[0.5, -1.0], [2.0, 0.25], [-0.75, 1.5]]
 T = [[1.0], [0.0], [1.0]]
@@ -290,20 +289,3 @@ def test_bad_input_is_an_error(change, error, message):
     given |= {"x": X, "y": T} | change
     with pytest.raises(error, match=message):
         portnet.explain_step(**given)
-
-
-def test_model_whose_layers_are_recorded_computes_the_same():
-    net = CASES["nested"][0]
-    x = np.array(X)
-    params = portnet.init(net, 2, like=x)
-    copy, records = recorded(net, inside=True)
-    y, cache = copy.forward(params, x)
-    np.testing.assert_array_equal(y, net.forward(params, x)[0])
-    grads, dx = copy.backward(params, cache, np.ones_like(y))
-    expected, dx_expected = net.backward(params, net.forward(params, x)[1], np.ones_like(y))
-    np.testing.assert_array_equal(dx, dx_expected)
-    for a, b in zip(tree.leaves(grads), tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(a, b)
-    paths = ["layers[0].layers[0]", "layers[0].layers[1]", "layers[0].layers[2]"]
-    assert [r.path for r in records] == [*paths, "layers[1].layer.layers[0]", "layers[2]"]
-    assert len(recorded(net)[1]) == 0
