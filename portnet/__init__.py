@@ -23,6 +23,7 @@ from .backend import (
 from .callbacks import EarlyStopping, ReduceOnPlateau, Report
 from .compiler import CompileWarning, compile
 from .data.checks import DataError
+from .diagnosis import Diagnose
 from .divergence import DivergenceError
 from .files import CheckpointError, ModelFileError, ResumeMismatchError, load, save
 from .gradcheck import GradientError, check_gradients, check_layer, check_loss
@@ -51,10 +52,12 @@ from .losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
+from .lr_finder import find_learning_rate
 from .optimizer_checks import OptimizerError, check_optimizer
 from .optimizers import SGD, Adam, AdamW, Momentum, Nesterov, RMSProp
 from .run import Run
 from .schedules import Constant, CosineDecay, ExponentialDecay, InverseDecay, StepDecay
+from .step_by_step import explain_step
 from .trainer import Trainer
 from .training import init, make_step, train_epoch
 from .transforms import ClipNorm, WeightDecay, chain
@@ -77,6 +80,7 @@ __all__ = [
     "CosineDecay",
     "DataError",
     "Dense",
+    "Diagnose",
     "DivergenceError",
     "Dropout",
     "EarlyStopping",
@@ -118,6 +122,8 @@ __all__ = [
     "check_loss",
     "check_optimizer",
     "compile",
+    "explain_step",
+    "find_learning_rate",
     "get_backend",
     "init",
     "load",

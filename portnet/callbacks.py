@@ -273,6 +273,7 @@ class Report:
     metrics: dict[str, float]
     seconds: float
     run: Run = field(repr=False)
+    _data: Dataset | None = field(default=None, repr=False)  # the training rows, for Diagnose
 
 
 Callback = Callable[[Report], object]  # True ends training

@@ -6,6 +6,7 @@ from . import _validation as options
 from ._typing import Array
 from .backend import read_floats, to_numpy
 from .data.dataset import Dataset
+from .diagnosis import SCALE, column_name, step_rule
 from .lbfgs import LBFGS
 from .losses import Reduced
 from .optimizer_checks import returns_parameters
@@ -51,8 +52,8 @@ def _largest_column(run: Run, X: Array) -> tuple[float, str]:
     """Return the largest absolute value of X, and a text that names its column."""
     largest = to_numpy(run.backend.xp.max(run.backend.xp.abs(X), axis=0))
     column = int(np.argmax(largest))
-    name = f" ({run.feature_names[column]!r})" if run.feature_names else ""
-    return float(largest[column]), f"column {column}{name} of X reaches {largest[column]:.3g}"
+    name = column_name(column, run.feature_names)
+    return float(largest[column]), f"{name} reaches {largest[column]:.3g}"
 
 
 def warn_of_unscaled_inputs(run: Run, data: Dataset, loss: float) -> None:
@@ -74,7 +75,7 @@ def warn_of_unscaled_inputs(run: Run, data: Dataset, loss: float) -> None:
     if not loss > 10 * of_zeros:
         return
     largest, reaches = _largest_column(run, X)
-    if largest > 10:
+    if largest > SCALE:
         warn(
             f"the loss of the first epoch is {loss:.4g}, where outputs of 0 would have "
             f"{of_zeros:.4g}. {reaches}, where networks want about 1: scale the inputs, (X - mean) "
@@ -85,9 +86,7 @@ def warn_of_unscaled_inputs(run: Run, data: Dataset, loss: float) -> None:
 
 def _cause(run: Run, X: Array, y: Array) -> str:
     """Return the likely cause: unscaled inputs or targets, or the learning rate."""
-    optimizer, xp = run.trainer.optimizer, run.backend.xp
-    while hasattr(optimizer, "parts"):
-        optimizer = optimizer.parts[-1]
+    optimizer, xp = step_rule(run.trainer.optimizer), run.backend.xp
     if hasattr(optimizer, "update") and returns_parameters(run.trainer.optimizer, run.params):
         return (
             f"{options.name_of(run.trainer.optimizer)} returns parameters, where updates are "
@@ -98,7 +97,7 @@ def _cause(run: Run, X: Array, y: Array) -> str:
     lr = getattr(optimizer, "lr", None)
     smaller = "a smaller learning rate" + (f" than {lr:g}" if isinstance(lr, float) else "")
     smaller = "another start, Trainer(params=...)" if isinstance(optimizer, LBFGS) else smaller
-    if largest > 10:
+    if largest > SCALE:
         return (
             f"Likely cause: {reaches}, where networks want about 1. Scale the inputs, (X - mean) / "
             f"std of each column, or try {smaller}"

@@ -19,7 +19,15 @@ from ._validation import check_choice, how_to_install
 from .backend import backend_of, is_host, to_numpy
 from .summary import LayerRow, layer_rows, shorten, totals_text
 
-__all__ = ["compare", "curves", "decision_boundary", "history", "images", "network"]
+__all__ = [
+    "compare",
+    "curves",
+    "decision_boundary",
+    "history",
+    "images",
+    "learning_rates",
+    "network",
+]
 
 Axes = Any  # matplotlib's
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -746,6 +754,48 @@ def images(
         ax.text(left + width / 2, top + 0.05, caption, ha="center", va="bottom", fontsize=9)
     ax.set(xlim=(-0.05, 1.2 * columns - 0.15), ylim=(-1.35 * (rows - 1) - 1.05, 0.25), title=title)
     ax.set_axis_off()
+    return ax
+
+
+# Learning rates ---------------------------------------------------------------------------------
+
+
+def learning_rates(
+    lrs: ArrayLike, losses: ArrayLike, suggestion: float | None, ax: Axes = None
+) -> Axes:
+    """Draw the losses (n,) of a learning-rate range test over the rates (n,); return the Axes.
+
+    Parameters
+    ----------
+    lrs, losses : (n,)
+    suggestion : float or None
+        A rate that is marked.
+    ax : matplotlib Axes, optional
+        Where to draw; by default in a new figure.
+
+    Examples
+    --------
+    >>> from portnet import plots
+    >>> ax = plots.learning_rates([0.01, 0.1, 1.0], [2.0, 1.0, 3.0], 0.03)
+    >>> ax.get_xlabel()
+    'learning rate'
+    """
+    ax = _axes(ax)
+    rates, heights = to_numpy(lrs), to_numpy(losses)
+    ax.plot(rates, heights)
+    ax.set_xscale("log")
+    # Where the loss explodes, its height would hide the fall before that.
+    low, first = float(heights.min()), float(heights[0])
+    margin = max(first - low, 0.05 * abs(first), 1e-12)
+    ax.set_ylim(low - 0.1 * margin, first + 0.5 * margin)
+    if suggestion is not None:
+        ax.axvline(suggestion, color="black", linestyle="--", linewidth=1)
+        loss = float(np.interp(np.log(suggestion), np.log(rates), heights))
+        label = f"suggestion {suggestion:.2g}"
+        ax.plot([suggestion], [loss], "o", color="black", label=label)
+        ax.legend(frameon=False)
+    ax.set(xlabel="learning rate", ylabel="loss", title="Learning-rate range test")
+    ax.grid(alpha=0.3)
     return ax
 
 

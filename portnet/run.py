@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from .files import save
 from .layers import Layer
 from .losses import SigmoidCrossEntropy
 from .metrics import two_columns
+
+if TYPE_CHECKING:
+    from .diagnosis import Diagnosis
 
 __all__ = ["History", "Run"]
 
@@ -329,6 +332,27 @@ class Run:
         name = "accuracy" if hasattr(self.trainer.loss, "classes") else "r2"
         name = "label_accuracy" if several else name
         return self.evaluate(X, y, sample_weight, metrics=[name])[name]
+
+    def diagnose(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike = None) -> "Diagnosis":
+        """Return what is wrong with the run: findings with figures and remedies; print it.
+
+        It looks for inputs that are not scaled, labels out of balance, dead ReLUs, saturated
+        sigmoids, vanishing and exploding gradients, a learning rate that is far off, and a
+        validation loss that turned. Give the rows of the fit: X is (rows, n_in), y (rows,) or
+        (rows, n_out), sample_weight (rows,). The callback `portnet.Diagnose` looks during a fit.
+        Raises ValueError for a run of no epochs.
+        """
+        from .diagnosis import diagnose
+
+        if self.epoch == 0:
+            raise ValueError(
+                "diagnose: the run has no epochs, so there is nothing to look at: train it first, "
+                "run = run.fit(X, y)"
+            )
+        self._check_reachable(X=X, y=y, sample_weight=sample_weight)
+        checks.check_feature_names(X, self.feature_names)
+        with self.backend.active():
+            return diagnose(self, self._dataset(X, y, sample_weight))
 
     # Parts of the methods and of training
 

@@ -363,7 +363,7 @@ def _epochs(
                 record(history, values, run.epoch)
                 if not bar.disable:
                     bar.set_postfix({"epoch": run.epoch} | values, refresh=False)
-                report = Report(run.epoch, last, values, time.perf_counter() - began, run)
+                report = Report(run.epoch, last, values, time.perf_counter() - began, run, data)
                 run = callbacks.report_epoch(report, options.callbacks, options.verbose)
             ending = bool(signals)  # a later signal ends the next epoch: the file has this one then
             if writer is not None:

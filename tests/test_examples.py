@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ import portnet
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ["pattern_weaver", "two_blobs", "patterns_2x2", "single_neuron", "xor", "blobs"]
-NAMES += ["training_features", "sklearn_pipeline", "served_model"]
+NAMES += ["backprop_by_hand", "training_features", "sklearn_pipeline", "served_model"]
 NEED_SKLEARN = ["training_features", "sklearn_pipeline", "served_model"]
+WITHOUT_PICTURE = ["backprop_by_hand", "served_model"]
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "ci")]
 SECONDS = r"^portnet: \d+\.\d\d s; the document's loop: \d+\.\d\d s\n"
 by_hand = importlib.import_module("by_hand")
@@ -306,6 +308,22 @@ def test_served_model_answers_as_the_process_that_trained(run):
     assert 2 * small < large < 6 * small
 
 
+def test_backprop_by_hand_equals_the_step(run, tmp_path):
+    printed = run("backprop_by_hand", "--epochs", 200)
+    gradients = re.findall(r"by hand  (\[.*\])\n    in the step (\[.*\])", printed)
+    assert len(gradients) == 4
+    for hand, step in gradients:
+        np.testing.assert_allclose(json.loads(hand), json.loads(step), rtol=1e-13)
+    (by_hand, in_table) = re.search(r"By hand: loss (\S+), .*: (\S+)", printed).groups()
+    assert by_hand == in_table == "0.647457"
+    rises, gradient = re.search(r"rises by (\S+) times.* is\n(\S+),", printed).groups()
+    assert rises == gradient
+    text = (tmp_path / "backprop_by_hand.md").read_text()
+    assert (
+        "| `dW1` | (2, 2) | `dW1 = x.T @ dz1` (layers[0] Dense(2)) | `0.0006148 0.009999`" in text
+    )
+
+
 # Backends ---------------------------------------------------------------------------------------
 
 
@@ -350,7 +368,7 @@ def test_short_run_on_every_backend_equals_numpy(name, backend_name):
 # Plots and options ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES[:-1])  # the last one has nothing to draw
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_PICTURE])
 def test_example_writes_a_png_plot(name, run, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     short = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL}.get(name, [])

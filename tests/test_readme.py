@@ -159,7 +159,7 @@ def test_run_with_a_learning_rate_of_one_s_own_can_be_pickled(tmp_path, monkeypa
 def test_compiled_step_learns_and_explains_itself(monkeypatch, tmp_path, capsys):
     names = run(block("portnet.compile("), monkeypatch, tmp_path)
     assert float(names["value"]) < 1e-3
-    assert "replay" in capsys.readouterr().out
+    assert "operations traced" in capsys.readouterr().out
 
 
 def test_two_commands_stand_near_the_top():

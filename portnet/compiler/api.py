@@ -45,7 +45,8 @@ def compile(fn: Callable[..., Any], donate: int | Sequence[int] = ()) -> "Compil
         `CompileWarning` that says what and where, and returns what fn returns. Results without axes
         are arrays, as the standard has it, where eager NumPy has scalars. Whatever fn reads beside
         its arguments (globals, attributes) is read once for each plan.
-        ``.explain(*args)`` prints the plan.
+        ``.explain(*args)`` prints the plan, ``.explain(*args, source=True)`` the generated text,
+        too.
 
     Notes
     -----
@@ -158,8 +159,17 @@ class Compiled:
             key = key, tuple([(k, key_of(v, arrays)) for k, v in kwargs.items()])
         return key, arrays
 
-    def explain(self, *args: Any, **kwargs: Any) -> None:
-        """Print the plan of a call with such arguments: its operations, groups and buffers."""
+    def explain(self, *args: Any, source: bool = False, **kwargs: Any) -> None:
+        """Print the plan of a call with such arguments: its operations, groups and buffers.
+
+        The arguments are those of a call. `source` says whether to print the generated text, too;
+        an argument of that name of the function itself is given by position.
+        """
+        if not isinstance(source, bool):
+            raise TypeError(
+                "explain: expected source=True or False, whether to print the generated text, got "
+                f"{source!r}: an argument `source` of the function is given by position"
+            )
         try:
             key, _ = self._key_of(args, kwargs)
         except NotNumPyError as other:
@@ -169,7 +179,7 @@ class Compiled:
             return
         entry = self._entries.get(key)
         try:
-            text = (entry or self._build(args, kwargs)).explain()
+            text = (entry or self._build(args, kwargs)).explain(source=source)
         except EagerError as error:
             text = f"runs eagerly: {error}" if str(error) else _NOTHING
         print(f"{self}\n{text}")  # noqa: T201
@@ -321,6 +331,6 @@ class _EagerCall:
     def __call__(self, arrays: Any, args: Any, kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
 
-    def explain(self) -> str:
-        """Return why."""
+    def explain(self, *, source: bool = False) -> str:
+        """Return why; there is no generated text."""
         return f"runs eagerly: {self.reason}" if self.reason else _NOTHING

@@ -186,11 +186,11 @@ class Executable:
             self._codes[row_numbers] = PlanCode(self.plan, row_numbers)
         return self._codes[row_numbers]
 
-    def explain(self) -> str:
-        """Return a description of the plan."""
+    def explain(self, *, source: bool = False) -> str:
+        """Return a description of the plan, with the generated text if `source` is true."""
         from .explain import explain
 
-        return explain(self.plan, self.native, self.code.source)
+        return explain(self.plan, self.native, self.code.source[1] if source else "")
 
 
 class Bound:

@@ -576,6 +576,32 @@ def test_explain_prints_the_plan(capsys):
     assert_same(compiled(x, a(3)), fn(a(3), a(3)))
 
 
+def test_explain_fits_on_a_page_and_prints_the_source_on_request(capsys):
+    net, adam = portnet.mlp([20, 64, 64, 64, 64, 64, 3]), portnet.Adam()
+    step = portnet.compile(portnet.make_step(net, portnet.SquaredError(), adam), donate=(0, 1))
+    params = portnet.init(net)
+    args = params, adam.init(params), np.ones((50, 20), np.float32), np.ones((50, 3), np.float32)
+    step.explain(*args)
+    page = capsys.readouterr().out
+    assert len(page.splitlines()) < 60
+    assert "def replay" not in page
+    assert "5 x (50, 64)" in page
+    step.explain(*args, source=True)
+    longer = capsys.readouterr().out
+    assert longer.startswith(page)
+    assert "def replay" in longer
+    compile(longer.partition("\n\n")[2], "generated", "exec")
+
+
+def test_source_of_explain_is_not_an_argument_of_the_function(capsys):
+    compiled = portnet.compile(lambda x, source: x + source)
+    compiled.explain(a(3), a(3))
+    compiled.explain(a(3), a(3), source=True)
+    assert capsys.readouterr().out.count("def replay") == 1
+    with pytest.raises(TypeError, match="`source` of the function is given by position"):
+        compiled.explain(a(3), source=a(3))
+
+
 def test_explain_names_the_cause_and_line_of_an_eager_run(capsys):
     compiled = portnet.compile(reads_float)
     with warnings.catch_warnings():

@@ -507,7 +507,7 @@ def test_failure_of_llvm_warns_and_falls_back_to_numpy(monkeypatch):
     with pytest.warns(CompileWarning, match=r"NumPy goes on: RuntimeError: no such processor"):
         np.testing.assert_array_equal(compiled(np.arange(3.0)), [1, 3, 5])
     np.testing.assert_array_equal(compiled(np.arange(3.0)), [1, 3, 5])
-    assert "segment0" not in executable_of(compiled).explain()
+    assert "segment0" not in executable_of(compiled).explain(source=True)
 
 
 def test_unknown_portnet_native_cpu_raises(monkeypatch):
@@ -522,7 +522,7 @@ def test_unknown_portnet_native_cpu_raises(monkeypatch):
         compiled(np.arange(3.0))
     monkeypatch.setenv("PORTNET_NATIVE_CPU", str(binding.get_host_cpu_name()))
     np.testing.assert_array_equal(compiled(np.arange(3.0)), [1, 4, 7])
-    assert "segment0" in executable_of(compiled).explain()
+    assert "segment0" in executable_of(compiled).explain(source=True)
 
 
 def test_explain_lists_the_machine_code_functions(capsys):
@@ -532,7 +532,11 @@ def test_explain_lists_the_machine_code_functions(capsys):
     fn.explain(x)
     text = capsys.readouterr().out
     assert "4 of 5 operations are machine code, in 2 functions" in text
-    assert "segment0(table)" in text
+    assert "segment0" not in text
+    fn.explain(x, source=True)
+    longer = capsys.readouterr().out
+    assert longer.startswith(text)
+    assert "segment0(table)" in longer
 
 
 @pytest.mark.parametrize("cpu", ["x86-64", "generic"])

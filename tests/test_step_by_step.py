@@ -1,0 +1,291 @@
+"""explain_step: the quantities of one training step, by name, with formulas."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import portnet
+from portnet import tree
+from portnet.optimizers import OPTIMIZERS
+
+X = [[0.5, -1.0], [2.0, 0.25], [-0.75, 1.5]]
+T = [[1.0], [0.0], [1.0]]
+START = (
+    {"W": [[0.3, -0.6, 0.9], [-0.2, 0.8, 0.1]], "b": [[0.05, -0.1, 0.2]]},
+    (),
+    {"W": [[0.7], [-0.4], [0.6]], "b": [[-0.3]]},
+    (),
+)
+
+
+def by_hand(lr):
+    """Return every quantity of a step of 2-3-1 with tanh and sigmoid, as lists of Python floats."""
+    (W1, b1), (W2, b2) = [(layer["W"], layer["b"][0]) for layer in START[::2]]
+    rows, hidden = range(3), range(3)
+    z1 = [[sum(X[k][i] * W1[i][j] for i in (0, 1)) + b1[j] for j in hidden] for k in rows]
+    a1 = [[math.tanh(z) for z in row] for row in z1]
+    z2 = [[sum(a1[k][j] * W2[j][0] for j in hidden) + b2[0]] for k in rows]
+    a2 = [[1 / (1 + math.exp(-z))] for (z,) in z2]
+    loss = sum((a - t) ** 2 / 2 for (a,), (t,) in zip(a2, T, strict=True)) / 3
+    da2 = [[(a - t) / 3] for (a,), (t,) in zip(a2, T, strict=True)]
+    dz2 = [[d * a * (1 - a)] for (d,), (a,) in zip(da2, a2, strict=True)]
+    dW2 = [[sum(a1[k][j] * dz2[k][0] for k in rows)] for j in hidden]
+    db2 = [[sum(d for (d,) in dz2)]]
+    da1 = [[dz2[k][0] * W2[j][0] for j in hidden] for k in rows]
+    dz1 = [[da1[k][j] * (1 - a1[k][j] ** 2) for j in hidden] for k in rows]
+    dW1 = [[sum(X[k][i] * dz1[k][j] for k in rows) for j in hidden] for i in (0, 1)]
+    db1 = [[sum(dz1[k][j] for k in rows) for j in hidden]]
+    found = {"z1": z1, "a1": a1, "z2": z2, "a2": a2, "loss": loss, "da2": da2, "dz2": dz2}
+    found |= {"dW2": dW2, "db2": db2, "da1": da1, "dz1": dz1, "dW1": dW1, "db1": db1}
+    for name, value in {"W1": W1, "b1": [b1], "W2": W2, "b2": [b2]}.items():
+        step = [[-lr * g for g in row] for row in found[f"d{name}"]]
+        found[f"u{name}"] = step
+        found[f"{name}_new"] = [
+            [p + u for p, u in zip(*pair, strict=True)] for pair in zip(value, step, strict=True)
+        ]
+    return found
+
+
+NET = portnet.Chain([portnet.Dense(3), portnet.Tanh(), portnet.Dense(1), portnet.Sigmoid()])
+
+
+def params_of(xp):
+    return tuple(
+        {k: xp.asarray(np.array(v)) for k, v in layer.items()} if layer else () for layer in START
+    )
+
+
+def test_quantities_equal_those_computed_by_hand(xp):
+    step = portnet.explain_step(
+        NET,
+        "squared_error",
+        portnet.SGD(0.5),
+        params_of(xp),
+        xp.asarray(np.array(X)),
+        xp.asarray(np.array(T)),
+    )
+    expected = by_hand(0.5)
+    for name, value in expected.items():
+        xp.assert_close(step[name], np.array(value), rtol=100 * xp.rtol, atol=xp.rtol)
+    given = ["x", "y", "W1", "b1", "W2", "b2"]
+    forward = ["z1", "a1", "z2", "a2", "loss", "da2", "dz2"]
+    backward = ["dW2", "db2", "da1", "dz1", "dW1", "db1"]
+    names = ["W1", "b1", "W2", "b2"]
+    after = [f"u{n}" for n in names] + [f"{n}_new" for n in names]
+    assert [q.name for q in step] == given + forward + backward + after
+    assert {n: tuple(np.shape(v)) for n, v in expected.items()} == {
+        q.name: q.shape for q in step if q.name not in given
+    }
+
+
+CASES = {
+    "relu": (portnet.mlp([2, 4, 3]), "softmax_cross_entropy", [0, 2, 1]),
+    "norm": (portnet.mlp([2, 4, 1], "gelu", norm="layer", dropout=0.5), "huber", [1.0, 0.0, 2.0]),
+    "nested": (
+        portnet.Chain(
+            [portnet.mlp([2, 3, 3]), portnet.Residual(portnet.mlp([3, 3])), portnet.SiLU()]
+        ),
+        "squared_error",
+        np.ones((3, 3)),
+    ),
+    "one layer": (portnet.Dense(2), "poisson", np.ones((3, 2))),
+}
+
+
+def host(pytree):
+    return [portnet.to_numpy(leaf) for leaf in tree.leaves(pytree)]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_numbers_are_those_of_make_step(case, weighted, xp):
+    """The bits of parameters, state and loss, with Dropout's masks, weights and a later state."""
+    net, loss, y = CASES[case]
+    y = np.array(y)
+    y = xp.asarray(y.reshape(3, 1) if y.ndim == 1 and y.dtype.kind == "f" else y)
+    loss = portnet.losses.LOSSES[loss]()
+    optimizer = portnet.chain(portnet.ClipNorm(1.0), portnet.Adam(0.1))
+    x, weight = xp.asarray(np.array(X)), xp.asarray(np.array([1.0, 2.0, 0.5])) if weighted else None
+    params, key = (
+        xp.tree(portnet.tree.map(portnet.to_numpy, portnet.init(net, 2, like=x))),
+        portnet.rng.key(3, 1),
+    )
+    step = portnet.make_step(net, loss, optimizer)
+    params, state, _ = step(params, optimizer.init(params), x, y, weight, key)
+    before = host((params, state))
+    expected = step(params, state, x, y, weight, key)
+    got = portnet.explain_step(net, loss, optimizer, params, x, y, state, weight=weight, key=key)
+    for a, b in zip(host((got.params, got.state, got.loss)), host(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+    new = [q.value for q in got if q.part == "new parameters"]
+    for a, b in zip(host(new), host(expected[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(host((params, state)), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len({q.name for q in got}) == len(got)
+
+
+@dataclass(frozen=True)
+class Snake:
+    """y = x + sin(x)^2;  dy/dx = 1 + sin(2 x)."""
+
+    def init(self, rng, n_in):
+        return (), n_in
+
+    def forward(self, params, x, key=None):
+        return x + np.sin(x) ** 2, x
+
+    def backward(self, params, cache, dy):
+        return (), dy * (1.0 + np.sin(2.0 * cache))
+
+
+class Scale:
+    def init(self, rng, n_in):
+        return {"a": np.ones((1, n_in)), "y": np.zeros((1, 1))}, n_in
+
+    def forward(self, params, x, key=None):
+        return params["a"] * x + params["y"], x
+
+    def backward(self, params, cache, dy):
+        da = np.sum(dy * cache, axis=-2, keepdims=True)
+        return {"a": da, "y": np.sum(dy, keepdims=True)}, params["a"] * dy
+
+
+def test_custom_layers_have_generic_names_and_their_own_equations():
+    net = portnet.Chain([Scale(), portnet.Dense(2), Snake(), portnet.Tanh(), portnet.Tanh()])
+    with portnet.use_backend("numpy", dtype="float64"):
+        step = portnet.explain_step(
+            net, "squared_error", "adam", portnet.init(net, 2), X, np.ones((3, 2))
+        )
+    formulas = {q.name: q.formula for q in step}
+    assert formulas["y_1"] == "y_1 = Scale(x, a_1, param_y_1)"
+    assert formulas["z1"] == "z1 = y_1 @ W1 + b1"
+    assert formulas["y_3"] == "y_3 = z1 + sin(z1)^2"
+    assert formulas["dz1"] == "dz1 = dy_3 y_3',  y_3' = 1 + sin(2 z1)"
+    assert formulas["a1"] == "a1 = tanh(y_3)"
+    assert formulas["y_5"] == "y_5 = tanh(a1)"
+    assert formulas["da_1"] == "da_1 = from Scale.backward(dy_1)"
+    assert next(q.source for q in step if q.name == "y_1") == "layers[0] Scale"
+    assert len({q.name for q in step}) == len(step)
+
+
+@pytest.mark.parametrize("name", [n for n in portnet.layers.ACTIVATIONS if n != "identity"])
+def test_formula_of_each_activation_is_its_own_equation(name):
+    net = portnet.mlp([2, 3, 1], name)
+    step = portnet.explain_step(net, "squared_error", "sgd", portnet.init(net), X, T)
+    formulas = {q.name: q.formula for q in step}
+    assert formulas["a1"].startswith("a1 = ")
+    assert "z1" in formulas["a1"]
+    assert formulas["dz1"].startswith("dz1 = da1 a1',  a1' = ")
+    assert " y" not in formulas["a1"] + formulas["dz1"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_formula_of_each_optimizer_names_the_parameter(name):
+    net = portnet.mlp([2, 1])
+    step = portnet.explain_step(net, "huber", name, portnet.init(net), X, T)
+    formula = next(q.formula for q in step if q.name == "uW1")
+    assert "uW1 = " in formula
+    assert "lr" in formula
+
+
+@pytest.mark.parametrize("name", portnet.losses.LOSSES)
+def test_formula_of_each_loss(name):
+    outputs = 2 if "softmax" in name else 1
+    net = portnet.mlp([2, outputs])
+    y = [0, 1, 1] if outputs == 2 else T
+    step = portnet.explain_step(net, name, "sgd", portnet.init(net), X, y)
+    formulas = {q.name: q.formula for q in step}
+    assert formulas["loss"].startswith("loss = the mean of l over the rows,  l = ")
+    assert "z1" in formulas["loss"] or outputs == 2
+    assert formulas["dz1"].startswith("dz1 = (1 / rows) dl/dz1,  dl/dz1 = ")
+    step = portnet.explain_step(net, name, "sgd", portnet.init(net), X, y, weight=[1.0, 2.0, 3.0])
+    assert "sum(w l) / sum(w)" in str(step)
+
+
+def test_loss_function_and_optimizer_without_equations_have_their_names():
+    def mine(pred, target, weight=None):
+        return portnet.SquaredError()(pred, target, weight)
+
+    class Step:
+        def init(self, params):
+            return ()
+
+        def update(self, grads, state, params):
+            return tree.map(lambda g: -g, grads), state
+
+    net = portnet.mlp([2, 1])
+    step = portnet.explain_step(net, mine, Step(), portnet.init(net), X, np.array(T, np.float32))
+    formulas = {q.name: q.formula for q in step}
+    assert formulas["loss"] == "loss = mine(z1, y)"
+    assert formulas["uW1"] == "uW1 = Step.update of dW1"
+
+
+def test_table_and_markdown_have_a_line_for_each_quantity():
+    net = portnet.mlp([2, 3, 1])
+    step = portnet.explain_step(net, "squared_error", "sgd", portnet.init(net), X, T)
+    lines = str(step).splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [q.name for q in step]
+    text = step._repr_markdown_()
+    assert text == step.markdown()
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(step)
+    assert all(len(row.replace("\\|", "").split("|")) == 6 for row in rows)
+    assert "`0.5 -1`<br>`2 0.25`<br>`-0.75 1.5`" in rows[0]
+    huber = portnet.explain_step(net, "huber", "sgd", portnet.init(net), X, T).markdown()
+    assert "\\|e_j\\|" in huber
+    assert f"of {len(step)} quantities" in repr(step)
+    with pytest.raises(ValueError, match="unknown quantity 'dW3': did you mean"):
+        step["dW3"]
+
+
+def test_markdown_of_large_arrays_has_their_range():
+    net = portnet.mlp([2, 100, 1])
+    step = portnet.explain_step(net, "squared_error", "sgd", portnet.init(net), X, T)
+    row = next(line for line in step.markdown().splitlines() if line.startswith("| `W1`"))
+    assert "<br>" not in row
+    assert " to " in row
+
+
+def test_network_of_a_hundred_million_parameters_is_an_error_that_computes_nothing():
+    class Never(portnet.SGD):
+        def init(self, params):
+            raise AssertionError("computed")
+
+    big = ({"W": np.broadcast_to(np.float32(0), (10_000, 10_000)), "b": np.zeros((1, 10_000))},)
+    net = portnet.mlp([10_000, 10_000])
+    with pytest.raises(
+        ValueError, match=r"the network has 100,010,000 parameters.*at most 1,000,000"
+    ):
+        portnet.explain_step(net, "squared_error", Never(), big, np.zeros((1, 10_000)), X)
+    small = portnet.init(portnet.mlp([2, 1]))
+    rows = np.broadcast_to(np.float32(0), (600_000, 2))
+    with pytest.raises(ValueError, match=r"x has 1,200,000 numbers.*a few rows"):
+        portnet.explain_step(portnet.mlp([2, 1]), "squared_error", "sgd", small, rows, rows[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": [[1.0, math.nan]] * 3}, portnet.DataError, "NaN"),
+        ({"x": [1.0, 2.0]}, portnet.DataError, "expected shape"),
+        ({"x": [[1.0]] * 3}, portnet.ShapeError, "expected x of shape"),
+        ({"y": [[1.0]]}, portnet.DataError, "expected 3 rows"),
+        ({"y": ["a", "b", "a"]}, portnet.DataError, "y"),
+        ({"loss": "mse"}, ValueError, "squared_error"),
+        ({"optimizer": "lbfgs"}, ValueError, "unknown optimizer"),
+        ({"optimizer": portnet.LBFGS()}, TypeError, "an optimizer with init, update"),
+        ({"optimizer": portnet.SGD}, TypeError, r"write it with \(\)"),
+        ({"model": 3}, TypeError, "a model with init, forward, backward"),
+        ({"params": ()}, portnet.ShapeError, "expected parameters of 1 layers"),
+        ({"weight": [1.0]}, portnet.DataError, "weight"),
+    ],
+)
+def test_bad_input_is_an_error(change, error, message):
+    net = portnet.mlp([2, 1])
+    given = {"model": net, "loss": "squared_error", "optimizer": "sgd", "params": portnet.init(net)}
+    given |= {"x": X, "y": T} | change
+    with pytest.raises(error, match=message):
+        portnet.explain_step(**given)
