@@ -556,7 +556,7 @@ def _of_learning_rate(facts: _Facts, kinds: set[str]) -> Iterator[Finding]:
         return
     rises = len(losses) >= 3 and last > RISES * least and last - least > 0.2 * facts.reference
     rises = rises and facts.poor > 0.5
-    leaps = step > LEAPS and facts.poor > 0.8
+    leaps = len(losses) >= 3 and step > LEAPS and facts.poor > 0.8
     lost = len(losses) >= 3 and facts.constant is not None and facts.trained > RISES and way > 1
     if rises or leaps or lost:
         figures = f"a step changes the parameters by {step:.2g} of their size"

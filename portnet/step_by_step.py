@@ -18,7 +18,6 @@ from ._typing import Array, ArrayLike, Host, Params, State
 from ._validation import (
     FORWARD_CALL,
     LOSS_CALL,
-    check_choice,
     check_methods,
     check_pair,
     check_signature,
@@ -115,8 +114,8 @@ class ExplainedStep:
         for quantity in self.quantities:
             if quantity.name == name:
                 return quantity.value
-        check_choice("quantity", name, [quantity.name for quantity in self.quantities])
-        raise KeyError(name)  # not reached: the name is not among them
+        names = ", ".join(quantity.name for quantity in self.quantities)
+        raise KeyError(f"unknown quantity {name!r}. The names are {names}")
 
     def __str__(self) -> str:
         rows = [(q.name, _size(q.shape), _range(q.value), q.formula) for q in self.quantities]

@@ -262,6 +262,19 @@ def test_nothing_is_found_in_a_healthy_fit(name, fitted):
     assert str(found).startswith(f"nothing was found after epoch {run.epoch}: ")
 
 
+@pytest.mark.parametrize("name", HEALTHY)
+def test_callback_finds_nothing_in_any_epoch_of_a_healthy_fit(name, monkeypatch):
+    found, fit_once = [], portnet.Trainer.fit
+    monkeypatch.setattr(portnet.diagnosis, "warn", found.append)
+
+    def watched(self, X, y, **options):
+        return fit_once(self, X, y, callbacks=[portnet.Diagnose(every=1)], **options)
+
+    monkeypatch.setattr(portnet.Trainer, "fit", watched)
+    HEALTHY[name]()
+    assert found == []
+
+
 def test_every_kind_of_finding_is_shown_on_an_ill_fit():
     assert {kind for kind, _ in ILL.values()} == {*portnet.diagnosis.KINDS}
 

@@ -76,31 +76,50 @@ def test_there_is_no_suggestion_where_the_loss_does_not_fall():
     )
 
 
-def test_losses_are_those_of_steps_written_out():
-    """All rows in each step, with a rate that rises: the steps are written by hand."""
-    t = trainer(batch_size=None)
-    with portnet.use_backend("numpy", dtype="float64"):
-        found = portnet.find_learning_rate(t, X, Y, low=1e-3, high=1.0, steps=20, **FAST)
-        params = portnet.init(NET, seed=0)
-    loss, y = portnet.SquaredError(), Y[:, None]
-    rates = [1e-3 * 1000 ** (i / 19) for i in range(20)]
-    np.testing.assert_allclose(found.lrs, rates[: len(found.lrs)])
-    for i, rate in enumerate(found.lrs):
+def descent(params, rates):
+    """Return the loss of all rows after each step of gradient descent, written out."""
+    loss, y, losses = portnet.SquaredError(), Y[:, None], []
+    for rate in rates:
         pred, cache = NET.forward(params, X)
         grads, _ = NET.backward(params, cache, loss(pred, y)[1])
         params = tree.map(lambda p, g, rate=rate: p - rate * g, params, grads)
-        assert found.losses[i] == pytest.approx(loss(NET.forward(params, X)[0], y)[0], rel=1e-9)
-    assert found.suggestion in found.lrs * 0.3
+        losses.append(float(loss(NET.forward(params, X)[0], y)[0]))
+    return losses
 
 
-def test_trial_with_the_lowest_loss_is_suggested():
-    found = portnet.find_learning_rate(trainer(portnet.Adam()), X, Y, tests=2, trials=60)
-    assert len(found.trials) == 5
-    assert found.suggestion == min(found.trials, key=found.trials.get)
+@pytest.mark.parametrize("given", [False, True])
+def test_losses_are_the_mean_of_tests_written_out(given):
+    """The tests start from other initial parameters, unless these are given."""
+    with portnet.use_backend("numpy", dtype="float64"):
+        starts = [portnet.init(NET, seed=seed) for seed in ((5, 5) if given else (5, 6))]
+        t = trainer(batch_size=None, seed=5, params=starts[0] if given else None)
+        found = portnet.find_learning_rate(t, X, Y, low=1e-3, high=1.0, steps=20, tests=2, trials=0)
+    rates = [1e-3 * 1000 ** (i / 19) for i in range(20)][: len(found.lrs)]
+    np.testing.assert_allclose(found.lrs, rates)
+    expected = np.mean([descent(start, rates) for start in starts], axis=0)
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-9)
+    assert np.isclose(found.lrs * 0.3, found.suggestion, rtol=1e-12).sum() == 1
+
+
+def test_loss_of_a_trial_is_that_of_its_last_steps_written_out():
+    with portnet.use_backend("numpy", dtype="float64"):
+        t = trainer(batch_size=None)
+        found = portnet.find_learning_rate(t, X, Y, tests=1, trials=50)
+        for rate, loss in found.trials.items():
+            losses = descent(portnet.init(NET, seed=0), [rate] * 50)
+            assert loss == pytest.approx(np.mean(losses[-5:]), rel=1e-9)
+        alone = portnet.find_learning_rate(t, X, Y, tests=1, trials=0)
     rates = sorted(found.trials)
     np.testing.assert_allclose(np.array(rates[1:]) / rates[:-1], 3.0)
-    alone = portnet.find_learning_rate(trainer(portnet.Adam()), X, Y, tests=2, trials=0)
-    assert rates[2] == pytest.approx(alone.suggestion)
+    assert rates[2] == alone.suggestion
+
+
+@pytest.mark.parametrize("best", range(5))
+def test_trial_with_the_lowest_loss_is_suggested(best, monkeypatch):
+    losses = iter([loss for k in range(5) for loss in [abs(k - best), np.inf if k > best else 0.5]])
+    monkeypatch.setattr(portnet.lr_finder, "_trial", lambda *args: next(losses))
+    found = portnet.find_learning_rate(trainer(portnet.Adam()), X, Y, tests=2, trials=10)
+    assert found.suggestion == sorted(found.trials)[best]
     assert f"learning rate {found.suggestion:.3g}, from " in str(found)
     assert repr(found) == f"<{found}>"
 
