@@ -292,7 +292,7 @@ print(len(background._running))
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60
     )
     assert (done.stdout.strip(), done.stderr) == ("1", "")
-    for _ in range(200):
+    for _ in range(1200):  # it has the lowest priority
         if list(tmp_path.glob("*.o")):
             return
         time.sleep(0.05)
