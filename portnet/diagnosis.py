@@ -51,6 +51,7 @@ DEAD = 0.5  # the share of ReLUs that are 0 for every row
 SATURATED = 0.7  # the share of outputs whose derivative is below 4% of the largest
 VANISHING, EXPLODING = 1e-3, 1e3  # the gradient of a layer's outputs, to that of the last layer's
 STILL = 0.05  # how far all steps together move the parameters, as a share of their size
+FALLS = 0.97  # of the loss three epochs before: it has not stopped falling
 LEAPS = 0.1  # how far one step moves them
 RISES = 1.5  # the loss in the end, to its smallest, or to that of the best constant prediction
 TURNS = 1.3  # the validation loss in the end, to its smallest, both as medians of three epochs
@@ -556,8 +557,9 @@ def _of_learning_rate(facts: _Facts, kinds: set[str]) -> Iterator[Finding]:
         return
     rises = len(losses) >= 3 and last > RISES * least and last - least > 0.2 * facts.reference
     rises = rises and facts.poor > 0.5
-    leaps = len(losses) >= 3 and step > LEAPS and facts.poor > 0.8
-    lost = len(losses) >= 3 and facts.constant is not None and facts.trained > RISES and way > 1
+    stays = len(losses) >= 3 and last >= FALLS * float(np.median(losses[-6:-3] or losses[:1]))
+    leaps = stays and step > LEAPS and facts.poor > 1.05
+    lost = stays and facts.constant is not None and facts.trained > RISES and way > 1
     if rises or leaps or lost:
         figures = f"a step changes the parameters by {step:.2g} of their size"
         if rises:

@@ -141,8 +141,8 @@ def find_learning_rate(
     -----
     The range test finds 0.3 times the rate at which the smoothed loss was lowest before it rose.
     Then this rate, and a third, a ninth, three and nine times of it, are tried for `trials` steps,
-    and the one with the lowest loss is suggested; of rates within 1%, the smallest. With the
-    defaults there are 3,600 steps in all, and 600 with ``trials=0``.
+    none above `high`, and the one with the lowest loss is suggested; of rates within 1%, the
+    smallest. With the defaults there are 3,600 steps in all, and 600 with ``trials=0``.
 
     In 36 fits of 18 small problems (``python ci/learning_rates.py``), 33 of the suggestions led to
     a loss within 10% of the best of a grid of rates, and the worst one to 1.32 times that; 29 and
@@ -191,9 +191,9 @@ def find_learning_rate(
         lrs, losses = lrs[:shortest], np.mean([each[:shortest] for each in every], axis=0)
         rate, tried = suggested(lrs, losses), dict[float, float]()
         if rate is not None and trials:
-            for factor in FACTORS:
-                ends = [_trial(run, data, factor * rate, trials, n) for n in range(tests)]
-                tried[factor * rate] = float(np.mean(ends))
+            for lr in sorted({min(factor * rate, high) for factor in FACTORS}):
+                ends = [_trial(run, data, lr, trials, n) for n in range(tests)]
+                tried[lr] = float(np.mean(ends))
             rate = min(tried, key=lambda r: tried[r])
     return LearningRates(lrs, losses, rate, tried)
 

@@ -9,7 +9,7 @@ None. Metrics have no gradients, and are computed on the device of the arrays.
 from collections.abc import Callable
 
 from ._typing import Array, Namespace
-from .backend import ShapeError, device, namespace
+from .backend import ShapeError, backend_of, device, namespace
 from .losses import one_hot
 
 __all__ = [
@@ -199,7 +199,7 @@ def roc_auc(mean: Array, target: Array, weight: Array | None = None) -> Array:
     """Return the area under the ROC curve, of two classes: 1 is perfect, guessing is 0.5.
 
     It is the probability that a row of class 1 gets a larger score than a row of class 0, where
-    equal scores count one half. NaN where only one class occurs.
+    equal scores count one half. NaN where only one class occurs, or a score is NaN.
 
     Shapes: mean is (rows, 1) or (rows, 2); target is (rows,) labels or has the shape of mean;
     weight is (rows,), the result 0-d.
@@ -263,7 +263,8 @@ def top_k_accuracy(mean: Array, target: Array, weight: Array | None = None, k: i
     own = xp.sum(p * true, axis=-1, keepdims=True)  # the probability of the true class
     after = 1.0 - xp.cumulative_sum(true, axis=-1)  # 1 for the classes before the true one
     before = xp.astype(p > own, p.dtype) + xp.astype(p == own, p.dtype) * (1.0 - after - true)
-    return _average(xp.astype(xp.sum(before, axis=-1) < k, p.dtype), weight)
+    correct = (xp.sum(before, axis=-1) < k) & ~xp.any(xp.isnan(p), axis=-1)
+    return _average(xp.astype(correct, p.dtype), weight)
 
 
 def label_accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
@@ -432,8 +433,9 @@ def _f1_of_classes(counts: Array) -> tuple[Array, Array]:
 def _area(score: Array, positive: Array, weight: Array | None) -> Array:
     """Return the area under the ROC curve of scores (rows,) for rows of which some are positive."""
     xp, score = namespace(score), 1.0 * score  # a column no longer: torch searches only vectors
-    true = xp.astype(positive, score.dtype)
-    weight = xp.ones_like(score) if weight is None else weight
+    wide = xp.float64 if backend_of(score).supports("float64") else score.dtype  # for long sums
+    true, unknown = xp.astype(positive, wide), xp.any(xp.isnan(score))
+    weight = xp.ones_like(true) if weight is None else xp.astype(weight, wide)
     order = xp.argsort(score)
     ranked = xp.take(score, order)
     below = xp.cumulative_sum(xp.take(weight * (1.0 - true), order), include_initial=True)
@@ -442,9 +444,9 @@ def _area(score: Array, positive: Array, weight: Array | None) -> Array:
     up_to = xp.take(below, xp.searchsorted(ranked, score, side="right"))
     won = xp.sum(weight * true * (smaller + up_to)) / 2.0
     pairs = xp.sum(weight * true) * xp.sum(weight * (1.0 - true))
-    one = xp.ones_like(pairs)
-    area: Array = xp.where(pairs > 0, won / xp.where(pairs > 0, pairs, one), float("nan") * one)
-    return area
+    one, known = xp.ones_like(pairs), (pairs > 0) & ~unknown
+    area: Array = xp.where(known, won / xp.where(known, pairs, one), float("nan") * one)
+    return xp.astype(area, score.dtype)
 
 
 def logistic(z: Array) -> Array:

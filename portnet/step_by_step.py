@@ -222,7 +222,7 @@ def explain_step(
     check_methods("an optimizer", optimizer, ("init", "update"))
     leaves = tree.leaves(params)
     _refuse_large("the network has", sum(prod(np.shape(p)) for p in leaves), "parameters")
-    _refuse_large("x has", prod(getattr(x, "shape", ())), "numbers")
+    _refuse_large("x has", prod(getattr(x, "shape", None) or np.shape(x)), "numbers")
     arrays = [p for p in leaves if hasattr(p, "dtype")]
     backend = backend_of(arrays[0]) if arrays else get_backend()
     with backend.active():
@@ -332,7 +332,8 @@ class _Names:
     def _substituted(self, i: int, text: str) -> str:
         """Return an equation of layer i with the names of its quantities."""
         keys = _keys(self.records[i].params)
-        names = dict(zip([key for key, rest in keys if not rest], self.params[i], strict=False))
+        pairs = zip(keys, self.params[i], strict=True)
+        names = {key: name for (key, rest), name in pairs if not rest}
         names |= {"x": self.inputs[i], "y": self.outputs[i]}
         names |= {"dx": f"d{self.inputs[i]}", "dy": f"d{self.outputs[i]}"}
         return _renamed(text, names)

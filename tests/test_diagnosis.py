@@ -19,6 +19,7 @@ LABELS = (X[:, 0] + X[:, 1] * X[:, 2] > 0).astype(int)
 THREE = np.digitize(X[:, 0] + 0.5 * X[:, 1], [-0.5, 0.5])
 NOISY = np.where(DRAW.random(400) < 0.2, 1 - LABELS, LABELS)
 SMOOTH = np.sin(X[:, 0]) + 0.5 * X[:, 1] * X[:, 2] + 0.1 * DRAW.standard_normal(400)
+SMALL = 0.01 * np.random.default_rng(1).standard_normal(400)
 COUNTS = DRAW.poisson(np.exp(0.5 * X[:, 0]))
 CLASSES, SIGMOID, SQUARED = "softmax_cross_entropy", "sigmoid_cross_entropy", "squared_error"
 PATTERNS = np.array(
@@ -92,6 +93,9 @@ HEALTHY = {
     ),
     "nothing to learn": lambda: fit(
         mlp(8, outputs=2), CLASSES, portnet.AdamW(1e-3), X, DRAW.integers(0, 2, 400), 10
+    ),
+    "not done yet": lambda: fit(
+        mlp(), SQUARED, portnet.Adam(1e-3), X, 0.003 * X[:, 0] + SMALL, 100
     ),
     "a long sum": lambda: fit(
         mlp(8, activation="sigmoid"),

@@ -315,3 +315,11 @@ def test_plot_without_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match="plots need matplotlib"):
         LearningRates(np.array([0.1, 1.0]), np.array([1.0, 1.0]), None).plot()
+
+
+def test_no_rate_is_above_the_largest():
+    X = np.random.default_rng(0).standard_normal((200, 2))
+    trainer = portnet.Trainer(portnet.mlp([2, 8, 1]), "squared_error", portnet.SGD())
+    found = portnet.find_learning_rate(trainer, X, X[:, 0] * X[:, 1], high=0.02, tests=1)
+    assert found.suggestion <= 0.02
+    assert max(found.trials) <= 0.02

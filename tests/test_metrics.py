@@ -347,3 +347,21 @@ def test_score_is_accuracy_or_r2(xp):
     assert run.score(X, VALUES) == run.evaluate(X, VALUES, metrics="r2")["r2"]
     with pytest.raises(portnet.DataError, match="50 rows"):
         run.score(X, VALUES[:-1])
+
+
+def test_nan_is_no_good_prediction():
+    p = np.array([[0.1], [np.nan], [0.3]])
+    assert np.isnan(metrics.roc_auc(p, np.array([[0.0], [1.0], [1.0]])))
+    q = np.full((3, 4), np.nan)
+    assert np.isnan(metrics.roc_auc_ovr(q, np.array([0, 1, 2])))
+    assert metrics.top_k_accuracy(q, np.array([0, 1, 2])) == 0.0
+
+
+def test_area_of_many_weighted_float32_rows():
+    sk = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    draw = np.random.default_rng(0)
+    p = draw.random((300_000, 1)).astype("float32")
+    t = (draw.random((300_000, 1)) < p).astype("float32")
+    weight = draw.random(300_000).astype("float32")
+    expected = sk.roc_auc_score(t, p[:, 0], sample_weight=weight)
+    assert abs(float(metrics.roc_auc(p, t, weight)) - expected) < 2e-7

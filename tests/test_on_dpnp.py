@@ -219,7 +219,7 @@ pickle.dump(run.to("numpy").params, open(file, "wb"))
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer", "ignore:lbfgs failed to converge")
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_pickled_estimator_predicts_and_goes_on(dpnp, solver):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
@@ -320,7 +320,7 @@ def test_a_longer_fit_reads_once_per_epoch(dpnp, reads):
     assert found[1] - found[0] == 5
 
 
-@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer", "ignore:lbfgs failed to converge")
 def test_an_epoch_of_an_estimator_reads_once_however_many_batches_it_has(dpnp, reads):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     data = portnet.asarray(X), portnet.asarray(LABELS)

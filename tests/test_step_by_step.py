@@ -313,3 +313,30 @@ def test_bad_input_is_an_error(change, error, message):
     given |= {"x": X, "y": T} | change
     with pytest.raises(error, match=message):
         portnet.explain_step(**given)
+
+
+def test_formulas_of_nested_parameters_have_their_own_names():
+    class Mix:
+        """y = s x + (1 - s) x."""
+
+        def init(self, rng, n_in):
+            return {"deep": [{"k": np.ones((1, 1))}], "s": np.ones((1, 1))}, n_in
+
+        def forward(self, params, x, key=None):
+            return params["s"] * x + (1 - params["s"]) * x, x
+
+        def backward(self, params, cache, dy):
+            zero = 0.0 * params["s"]
+            return {"deep": [{"k": zero}], "s": zero}, dy
+
+    net = portnet.Chain([Mix()])
+    params = portnet.init(net, 1)
+    step = portnet.explain_step(net, "squared_error", "sgd", params, [[1.0]], [[2.0]])
+    assert "= s_1 x + (1 - s_1) x" in str(step)
+
+
+def test_lists_that_are_too_large_are_refused_as_arrays_are():
+    net = portnet.mlp([3, 1])
+    params, x = portnet.init(net), [[0.0] * 3] * 400_000
+    with pytest.raises(ValueError, match=r"x has 1,?200,?000"):
+        portnet.explain_step(net, "squared_error", "sgd", params, x, [[0.0]] * 400_000)

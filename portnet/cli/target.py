@@ -27,7 +27,7 @@ def check_target(frame: Any, target: str, path: str, task: str | None) -> tuple[
     has = frame[target].notna()
     if not has.all():
         note(f"{(~has).sum():,} of {len(has):,} rows have no {target!r}: they are left out")
-        frame = frame[has].reset_index(drop=True)
+        frame = frame[has]  # the labels of the rows stay: errors name them
     if len(frame) < LEAST_ROWS:
         raise refuse(
             f"{path}: expected at least {LEAST_ROWS} rows with a {target!r}, got {len(frame)}"
@@ -99,4 +99,4 @@ def split(frame: Any, target: str, task: str, part: float, seed: int) -> tuple[A
     fits = counts is not None and counts.min() > 1 and min(rows, len(frame) - rows) >= len(counts)
     stratify = frame[target] if fits else None
     first, second = train_test_split(frame, test_size=rows, random_state=seed, stratify=stratify)
-    return first.reset_index(drop=True), second.reset_index(drop=True)
+    return first, second

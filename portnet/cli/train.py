@@ -146,7 +146,9 @@ def _check_outputs(data: str, out: str, plot: str | None) -> None:
             raise refuse(f"{path}: the data would be lost: give another name")
         check_writable(path)
     if plot is not None:
-        if plot == out or Path(plot).suffix.lower() not in PICTURES:
+        if os.path.realpath(plot) == os.path.realpath(out):
+            raise refuse(f"--plot: {plot} is the file of --out: give another name")
+        if Path(plot).suffix.lower() not in PICTURES:
             raise refuse(f"--plot: expected a name that ends in {', '.join(PICTURES)}, got {plot}")
         try:
             import matplotlib  # noqa: F401
@@ -177,7 +179,7 @@ def _known(validation: Any, frame: Any, target: str, task: str) -> Any:
     """Return the rows whose class is trained; None if there are none."""
     if task == "classification":
         validation = validation[validation[target].isin(frame[target].unique())]
-    return validation.reset_index(drop=True) if len(validation) else None
+    return validation if len(validation) else None
 
 
 def _estimator(task: str, **parameters: Any) -> Any:

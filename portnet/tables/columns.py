@@ -192,6 +192,9 @@ _CONVERT = {"n": _numbers, "d": _days, "t": _texts}
 
 def _wrong(values: Any, bad: Any, expected: str) -> TableError:
     at = int(np.argmax(np.asarray(bad)))
+    label, value = values.index[at], values.iloc[at]
+    row = label if isinstance(label, int | np.integer) else at  # as in the whole table
+    value = value.item() if isinstance(value, np.generic) else value
     return TableError(
-        f"column {values.name!r}: expected {expected}, got {values.iloc[at]!r:.60} in row {at + 1}"
+        f"column {values.name!r}: expected {expected}, got {value!r:.60} in row {row + 1}"
     )

@@ -113,7 +113,7 @@ def test_the_console_script_and_the_extras_are_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"portnet": "portnet.__main__:main"}
     names = {line.partition(">")[0] for line in project["optional-dependencies"]["cli"]}
-    assert names == {"click", "pandas", "scikit-learn"}
+    assert names == {"click", "pandas", "pyarrow", "scikit-learn"}
     assert [x.partition(">")[0] for x in project["optional-dependencies"]["onnx"]] == ["onnx"]
 
 

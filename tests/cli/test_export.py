@@ -234,7 +234,7 @@ def test_a_run_of_several_labels_a_row():
     np.testing.assert_array_equal(found["label"], run.predict_class(X))
 
 
-@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer", "ignore:lbfgs failed to converge")
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
 def test_estimators(activation):
     draw = np.random.default_rng(0)

@@ -197,6 +197,10 @@ def test_the_training_curve_is_a_picture():
     with open("curve.png", "rb") as file:
         assert file.read(8) == b"\x89PNG\r\n\x1a\n"
     assert "--plot: expected a name that ends in .png" in refused(*common, "--plot", "curve.xyz")
+    for other in ("m.png", "./m.png", os.path.abspath("m.png")):
+        text = refused(*common, "--out", "m.png", "--plot", other)
+        assert f"--plot: {other} is the file of --out" in text
+    assert not os.path.exists("m.png")
 
 
 def test_backends_give_the_same_predictions(backend_name):
@@ -343,3 +347,14 @@ def test_ctrl_c_keeps_the_model_so_far():
     assert "Traceback" not in err
     assert "wrote model.safetensors" in out
     portnet.load("model.safetensors")
+
+
+def test_an_error_names_the_row_of_the_file():
+    frame = houses()
+    number = frame.select_dtypes("number").columns[0]
+    frame = frame.astype({number: float})
+    frame.loc[40, number] = np.inf
+    frame.to_csv("data.csv", index=False)
+    target = frame.columns[-1]
+    text = refused("train", "data.csv", "--target", target)
+    assert "expected a finite number, got inf in row 41" in text

@@ -130,7 +130,7 @@ def test_of_many_texts_the_most_frequent_are_features():
     assert_same(made, rebuilt(["x"], "t", parts_of(made)))
 
 
-@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer", "ignore:lbfgs failed to converge")
 def test_many_texts_make_sparse_features_also_after_loading(path):
     frame = pandas.DataFrame({f"x{i}": [str(j % 40) for j in range(200)] for i in range(3)})
     frame["y"] = np.arange(200) % 2
@@ -217,7 +217,7 @@ def test_show_says_what_is_predicted_from_what(classifier, path):
         assert line in text.splitlines()
 
 
-@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer", "ignore:lbfgs failed to converge")
 def test_many_columns_are_saved_and_loaded(path):
     names = [f"a column with a long name {i}" for i in range(3000)]
     frame = pandas.DataFrame(np.random.default_rng(0).normal(size=(20, 3000)), columns=names)
