@@ -100,10 +100,10 @@ ax.set_title("One neuron: the loss")
 ax.figure.savefig("one_neuron.png", dpi=120)
 
 # %% [markdown]
-# The first line has the numbers of the exercise. It still learns, because every factor of the wrong
-# derivative is positive: the step goes downhill, but not by the right amount. Such a mistake is
-# easy to make and hard to see. A numerical check finds it: change $z$ a little, look how much $a$
-# changes, and compare.
+# The first line has the numbers of the exercise. It still learns, because the wrong derivative is
+# positive, as the right one is: the steps go downhill, but have other lengths. Here they become
+# longer, and the loss even falls faster, so the loss does not reveal the mistake. A numerical check
+# does: change $z$ a little, look how much $a$ changes, and compare.
 
 # %%
 try:
@@ -180,14 +180,18 @@ ax.figure.savefig("xor_loss.png", dpi=120)
 
 # %% [markdown]
 # Stochastic gradient descent is faster here: it makes four steps in an epoch, where batch gradient
-# descent makes one. This is what it has learned. Red weights are positive, blue ones negative; one
-# hidden neuron computes something like OR, the other something like AND.
+# descent makes one. What has it learned? A column below is a hidden neuron, a row one of the four
+# inputs. The first neuron is large for (1, 1) only, like AND. The second is large for all but (0, 0),
+# like OR. The output is large for OR without AND. Red weights are positive, blue ones negative, and
+# the colour of a circle is its bias.
 
 # %%
-ax = plots.decision_boundary(runs["stochastic"], X, y, title="XOR: the output of the network")
-ax.figure.savefig("xor_output.png", dpi=120)
-ax = plots.network(runs["stochastic"])
+run = runs["stochastic"]
+print(portnet.explain_step(net, "squared_error", portnet.SGD(0.1), run.params, X, y)["a1"].round(2))
+ax = plots.network(run)
 ax.figure.savefig("xor_network.png", dpi=120)
+ax = plots.decision_boundary(lambda points: run.predict(points)[:, 0], X, y, title="XOR, 2-2-1")
+ax.figure.savefig("xor_output.png", dpi=120)
 
 # %% [markdown]
 # ## 3. Two blobs: cross-entropy
@@ -229,7 +233,7 @@ ax.figure.savefig("two_blobs.png", dpi=120)
 # ## 4. Patterns of 2 x 2 cells: ReLU and softmax
 #
 # A picture of 2 x 2 black and white cells is solid, vertical, horizontal or diagonal. With more
-# than two classes the network has an output for each, and **softmax** turns them into probabilities:
+# than two classes, the network has an output for each. **Softmax** turns them into probabilities:
 #
 # $$p_k = \frac{e^{z_k}}{\sum_j e^{z_j}}, \qquad l = -\log p_{y}$$
 #
@@ -273,7 +277,7 @@ captions = [
     ("" if (cells == X).all(axis=1).any() else "guess: ") + f"{names[p.argmax()]} {p.max():.2f}"
     for cells, p in zip(every, proba, strict=True)
 ]
-ax = plots.images(list(every.reshape(-1, 2, 2)), captions, columns=8, title="All sixteen pictures")
+ax = plots.images(list(every.reshape(-1, 2, 2)), captions, columns=4, title="All sixteen pictures")
 ax.figure.savefig("patterns.png", dpi=120)
 
 # %% [markdown]
