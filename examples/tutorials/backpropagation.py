@@ -181,9 +181,9 @@ ax.figure.savefig("xor_loss.png", dpi=120)
 # %% [markdown]
 # Stochastic gradient descent is faster here: it makes four steps in an epoch, where batch gradient
 # descent makes one. What has it learned? A column below is a hidden neuron, a row one of the four
-# inputs. The first neuron is large for (1, 1) only, like AND. The second is large for all but (0, 0),
-# like OR. The output is large for OR without AND. Red weights are positive, blue ones negative, and
-# the colour of a circle is its bias.
+# inputs. The first neuron is large for (1, 1) only, like AND. The second is large for all inputs
+# but (0, 0), like OR. The output is large for OR without AND. Red weights are positive, blue ones
+# negative, and the colour of a circle is its bias.
 
 # %%
 run = runs["stochastic"]

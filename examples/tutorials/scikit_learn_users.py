@@ -68,7 +68,11 @@ scaler = StandardScaler().fit(X_train)
 X_train, X_val, X_test = (scaler.transform(part) for part in (X_train, X_val, X_test))
 
 net = MLPClassifier(
-    hidden_layer_sizes=(32,), early_stopping=True, class_weight="balanced", random_state=0
+    hidden_layer_sizes=(32,),
+    learning_rate_init=0.01,
+    early_stopping=True,
+    class_weight="balanced",
+    random_state=0,
 )
 net.fit(X_train, y_train, X_val=X_val, y_val=y_val)
 print(f"stopped after {net.n_iter_} epochs, best validation score {net.best_validation_score_:.4f}")
