@@ -130,14 +130,18 @@ def results(script, out):
         command += [str(script.resolve()), str(answer)]
         package = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env={**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
+        environment = {**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": path}
+        try:
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{script.name}: has not ended after {SECONDS} s") from None
         if done.returncode:
             raise RuntimeError(f"{script.name}: a cell failed\n{done.stderr.strip()}")
         found = json.loads(answer.read_text(encoding="utf-8"))

@@ -157,7 +157,9 @@ except ValueError as error:
 # `run.to("numpy")` and predictions of NumPy data. Predictions of arrays on the device stay there;
 # the host waits once, to know whether the inputs are finite.
 #
-# Here is a loop of your own. The losses are added up where they are, and read once:
+# Here is a loop of your own. The losses are added up where they are, and read once.
+# `portnet.compile` makes steps faster on NumPy and JAX. On CuPy they run eagerly in such a loop:
+# only `fit` and the estimators make graphs.
 
 # %%
 adam = portnet.Adam(0.002)

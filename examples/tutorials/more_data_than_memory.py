@@ -17,7 +17,7 @@ end. Editors that know cells (``# %%``) run it cell by cell.
 # | | memory that it needs | what you write |
 # |---|---|---|
 # | in chunks: `partial_fit`, or `run.fit` | a few times that of a chunk | a loop |
-# | `Trainer.fit` with the mapped array | a quarter of a float32 `X`, for a check, and `y` | as usual |
+# | `Trainer.fit` with the mapped array | a quarter of `X` in float32, and `y` | as usual |
 #
 # The files here are small, so that the page is quickly made. A function measures the most memory
 # that NumPy holds at a time, beyond what was there before.
@@ -168,9 +168,9 @@ print(run.history["loss"] == other.history["loss"])
 #
 # - **The order of the rows.** By default an epoch takes the rows in a new random order, from all
 #   over the file. That is fast while the system can keep the file in memory that is free. Where it
-#   cannot, each row is read from the disk again, a page of some 4 KB at least: then write the rows
-#   in random order once, and train with `Trainer(..., shuffle=False)`, which reads from the front to
-#   the back, or in chunks.
+#   cannot, each row is read from the disk again, a page of some 4 KB at least. Then write the rows
+#   in random order once, and train in chunks, or with `Trainer(..., shuffle=False)`, which reads
+#   from the front to the back.
 # - **Validation.** `validation=0.1` draws rows, and copies both parts into memory. Give slices,
 #   which are no copies: `validation=(X[end:], y[end:])`.
 # - **Other dtypes.** A file of float64 is copied as a whole to float32. With
