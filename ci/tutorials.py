@@ -155,6 +155,8 @@ def markdown(text):
     """Return Markdown as HTML, formulas as MathML."""
     import markdown2
 
+    # A line that begins with a formula would begin a paragraph.
+    text = re.sub(r"(?<=\S)\n(?=\$[^$])", " ", text)
     extras = ["code-friendly", "cuddled-lists", "fenced-code-blocks", "header-ids", "latex"]
     return str(markdown2.markdown(text, extras=[*extras, "tables"]))
 
@@ -188,15 +190,14 @@ def whole(title, body, titles):
 
 STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0; color: #212529; }
-main { max-width: 50rem; margin: 0 auto; padding: 1rem; }
-nav { background: #f0f0f0; padding: .5rem 1rem; }
-nav a { margin-right: 1.2rem; white-space: nowrap; }
+main { max-width: 54rem; margin: 0 auto; padding: 1rem; }
+nav { background: #f0f0f0; padding: .5rem 1rem; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
 a { color: #3660a5; }
 pre { font-size: 13px; line-height: 1.4; overflow-x: auto; padding: .6rem .8rem; margin: .6rem 0; }
 .code { background: #f6f8fa; border-radius: 4px; }
 .output { border-left: 3px solid #c1c1c1; color: #333; }
 img { max-width: 100%; }
-math[display=block] { margin: .8rem 0; font-size: 1.1em; overflow-x: auto; }
+math[display=block] { margin: .8rem 0; font-size: 1.1em; }
 table { border-collapse: collapse; }
 td, th { border: 1px solid #ddd; padding: .2rem .6rem; text-align: left; }
 .source { color: #6c757d; border-top: 1px solid #ddd; padding-top: .5rem; margin-top: 2rem; }

@@ -268,15 +268,16 @@ print(f"loss {run.history['loss'][-1]:.4f}, accuracy {run.score(X, y):.3f}")
 # At first all probabilities are about 1/4, so the gradient is -3/4 for the right class and 1/4 for
 # each other. (Divided by 8 it is in the step, because the loss is a mean over the pictures.) After
 # training all eight are right. The other eight pictures, with one black cell or three, have no
-# label: what the network says of them is a guess, even where its probability is high.
+# label: what the network says of them is a guess, even where its probability is high. The picture
+# marks guesses with a question mark.
 
 # %%
 every = np.array([[float(cell) for cell in f"{n:04b}"] for n in range(16)])
 proba = run.predict_proba(every)
-captions = [
-    ("" if (cells == X).all(axis=1).any() else "guess: ") + f"{names[p.argmax()]} {p.max():.2f}"
-    for cells, p in zip(every, proba, strict=True)
-]
+captions = []
+for cells, p in zip(every, proba, strict=True):
+    known = (cells == X).all(axis=1).any()
+    captions.append(f"{names[p.argmax()]}{'' if known else '?'} {p.max():.2f}")
 ax = plots.images(list(every.reshape(-1, 2, 2)), captions, columns=4, title="All sixteen pictures")
 ax.figure.savefig("patterns.png", dpi=120)
 

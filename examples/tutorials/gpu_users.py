@@ -14,6 +14,7 @@ cells (``# %%``) run it cell by cell.
 # says so, and goes on with NumPy.
 
 # %%
+import textwrap
 import time
 
 import numpy as np
@@ -24,7 +25,8 @@ try:
     portnet.set_backend("cupy")
     backend = "cupy"
 except portnet.BackendUnavailableError as error:
-    print(f"No GPU here, so what follows runs on NumPy. {error}")
+    print("No GPU here, so what follows runs on NumPy:")
+    print(textwrap.fill(str(error), 96))
     backend = "numpy"
 portnet.set_backend(backend)
 print("new arrays:", portnet.get_backend(), portnet.get_backend().dtype)
@@ -35,7 +37,7 @@ print("new arrays:", portnet.get_backend(), portnet.get_backend().dtype)
 # ## Data from the host
 #
 # Give NumPy arrays to `fit`. They are copied to the GPU once, as float32, and stay there for all
-# epochs. What you get back is where your question came from: NumPy in, NumPy out.
+# epochs. Results are returned where the data came from: NumPy in, NumPy out.
 
 # %%
 draw = np.random.default_rng(0)

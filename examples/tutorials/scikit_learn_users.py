@@ -78,7 +78,8 @@ net.fit(X_train, y_train, X_val=X_val, y_val=y_val)
 print(f"stopped after {net.n_iter_} epochs, best validation score {net.best_validation_score_:.4f}")
 print(f"test accuracy {net.score(X_test, y_test):.4f}")
 
-ax = portnet.plots.history(net)
+scores = {"validation accuracy": net.validation_scores_}
+ax = portnet.plots.curves(scores, ylabel="accuracy", title="Early stopping")
 ax.figure.savefig("early_stopping.png", dpi=120)
 
 # %% [markdown]
