@@ -31,7 +31,8 @@ More.
 # %% [markdown]
 # # A small page
 #
-# The formula $a_1 = b$ and `code_1`.
+# The formula
+# $a_1 = b$ and `code_1`.
 #
 # ## Second
 # - a point
@@ -149,7 +150,7 @@ def test_gpu_users_says_where_it_runs(tmp_path):
         assert "loss with TF32 " in printed
         assert "predictions of it: <class 'cupy.ndarray'>" in printed
     else:
-        assert "No GPU here, so what follows runs on NumPy. the cupy backend cannot be" in printed
+        assert "No GPU here, so what follows runs on NumPy:\nthe cupy backend cannot be" in printed
         assert "new arrays: numpy on cpu float32" in printed
         assert 'matmul_precision="tf32" is for float32 on the cupy backend' in printed
     assert "predictions of NumPy data: <class 'numpy.ndarray'>" in printed
@@ -228,6 +229,7 @@ def test_page_has_text_code_output_and_pictures(tutorials, planted, tmp_path):
     assert page.found["h2"] == ["Second"]
     assert page.found["li"] == ["a point"]
     assert page.found["math"] == ["a1=b"]
+    assert page.found["p"][0] == "The formula a1=b and code_1."
     assert page.found["output"] == ["x is True <b>", "True"]
     assert "x = 1 < 2" in page.found["pre"][0]
     assert "code_1" in page.found["code"]

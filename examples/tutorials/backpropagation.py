@@ -109,7 +109,7 @@ ax.figure.savefig("one_neuron.png", dpi=120)
 try:
     portnet.check_layer(ExerciseSigmoid())
 except portnet.GradientError as error:
-    print(error)
+    print(*str(error).split(". "), sep="\n")
 portnet.check_layer(portnet.Sigmoid())  # the right one passes
 
 # %% [markdown]

@@ -10,7 +10,7 @@ end. Editors that know cells (``# %%``) run it cell by cell.
 #
 # The data of a small network may be large. This page trains on NumPy files that are never loaded as
 # a whole. `numpy.load(path, mmap_mode="r")` returns an array whose rows are read from the disk when
-# they are used; the system forgets them again when it needs the memory.
+# they are used; the system frees their memory when it needs it.
 #
 # There are two ways, and both work today:
 #
@@ -106,7 +106,7 @@ print(f"test accuracy {net.score(X_test, y_test):.3f}")
 
 # %% [markdown]
 # Rows are mixed within a chunk only. If the file is sorted, by class or by time, mix it once when
-# you write it; else each chunk pulls the network its own way.
+# you write it; else the network fits the last chunk best.
 #
 # ## In chunks, with Trainer
 #

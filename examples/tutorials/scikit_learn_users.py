@@ -100,7 +100,7 @@ print("R^2:", scores.round(3), f"mean {scores.mean():.3f}")
 # %% [markdown]
 # ## Saving without pickle
 #
-# A pickle runs code when it is opened. `portnet.save` writes a fitted estimator into a safetensors
+# Opening a pickle can run any code. `portnet.save` writes a fitted estimator into a safetensors
 # file, which holds numbers and names only. `portnet.load` opens it, also where scikit-learn is not
 # installed, and the predictions are the same.
 
