@@ -446,7 +446,8 @@ def _area(score: Array, positive: Array, weight: Array | None) -> Array:
     pairs = xp.sum(weight * true) * xp.sum(weight * (1.0 - true))
     one, known = xp.ones_like(pairs), (pairs > 0) & ~unknown
     area: Array = xp.where(known, won / xp.where(known, pairs, one), float("nan") * one)
-    return xp.astype(area, score.dtype)
+    narrow: Array = xp.astype(area, score.dtype)
+    return narrow
 
 
 def logistic(z: Array) -> Array:
