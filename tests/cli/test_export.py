@@ -1,9 +1,10 @@
 """``portnet export``: ONNX Runtime computes what portnet does."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from custom import Square
 from tables_for_cli import call, flowers, houses, refused
 
 import portnet
@@ -253,30 +254,16 @@ def test_estimators(activation):
 # What cannot be exported ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Snake:
-    """y = x + sin(x)^2."""
-
-    def init(self, rng, n_in):
-        return (), n_in
-
-    def forward(self, params, x, key=None):
-        return x + np.sin(x) ** 2, x
-
-    def backward(self, params, cache, dy):
-        return (), dy * (1 + np.sin(2 * cache))
-
-
 def own_loss(pred, target, weight=None):
     return np.mean((pred - target) ** 2), 2 * (pred - target) / pred.size
 
 
 def test_layers_and_losses_that_are_not_portnets_are_named():
     X = np.ones((4, 2), np.float32)
-    net = portnet.Chain([portnet.Dense(2), Snake()], n_in=2)
+    net = portnet.Chain([portnet.Dense(2), Square()], n_in=2)
     portnet.save((net, portnet.init(net, like=X)), "net")
     assert refused("export", "net", "m.onnx").startswith(
-        "portnet export: net: 'Snake' is not portnet's own"
+        "portnet export: net: 'Square' is not portnet's own"
     )
     run = portnet.Trainer(portnet.mlp([2, 1]), own_loss).fit(X, X[:, :1], epochs=1)
     run.save("run")
@@ -288,9 +275,11 @@ def test_a_layer_without_onnx_form_is_named_with_its_place():
 
     from portnet.cli.export import onnx_model
 
-    net = portnet.Chain([portnet.Dense(2), portnet.Residual(Snake())], n_in=2)
+    net = portnet.Chain([portnet.Dense(2), portnet.Residual(Square())], n_in=2)
     params = portnet.init(net, like=np.ones((1, 2)))
-    with pytest.raises(click.ClickException, match=r"Snake \(layer 1, in a Residual\) has no ONNX"):
+    with pytest.raises(
+        click.ClickException, match=r"Square \(layer 1, in a Residual\) has no ONNX"
+    ):
         onnx_model((net, params))
 
 

@@ -142,6 +142,8 @@ def test_launches_of_a_relu_network(layers, case):
     }.get(case, {})
     (plan,) = step_of(net, portnet.Adam(1e-3), **options)
     launches = plan.program.launches
+    copies = [n for kernel in plan.kernels for n in kernel.nodes if n.op == "copy"]
+    assert len(copies) == (case == "in order"), "x is copied once, for both of its products"
     more = {"weights": 1, "one row": 3}.get(case, 0)
     assert len(launches) <= 5 * layers + 4 + more
     products = [x for x in launches if isinstance(x, Product) or x.name.endswith("_product")]
