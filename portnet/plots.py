@@ -631,6 +631,7 @@ def _predict(model: Any, points: ArrayLike, y: Host) -> tuple[Host | None, Host]
         values = to_numpy(model(points))
     else:
         known = getattr(model, "classes_", getattr(model, "classes", None))
+        known = None if known is None else to_numpy(known)  # it may be on a device
         try:
             values, probable = to_numpy(model.predict_proba(points)), True
         except (AttributeError, TypeError):  # a regressor, or a classifier without probabilities
@@ -640,7 +641,7 @@ def _predict(model: Any, points: ArrayLike, y: Host) -> tuple[Host | None, Host]
     if values.shape == (number,):
         if values.dtype.kind != "f" or (probable is False and known is not None):
             known = np.unique(np.concatenate([seen, values])) if known is None else known
-            values = (values[:, None] == np.asarray(known)).astype(float)  # labels
+            values = (values[:, None] == known).astype(float)  # labels
         elif probable is False:
             return None, values
         elif probable or (len(seen) <= 2 and values.min() >= 0 and values.max() <= 1):
@@ -653,7 +654,7 @@ def _predict(model: Any, points: ArrayLike, y: Host) -> tuple[Host | None, Host]
             f"that sum to 1 for each of {number} points, got an array of shape {values.shape}"
         )
     classes = np.arange(values.shape[1]) if len(seen) != values.shape[1] else seen
-    classes = classes if known is None else np.asarray(known)
+    classes = classes if known is None else known
     if len(classes) != values.shape[1] or not np.isin(seen, classes).all():
         raise ValueError(
             f"decision_boundary: the model has {values.shape[1]} classes, "
