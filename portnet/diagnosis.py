@@ -17,7 +17,7 @@ from ._typing import Host, Params, State
 from ._validation import check_integer, name_of, warn
 from .backend import Backend, to_numpy
 from .data.dataset import Dataset
-from .layers import Dense, Layer, ReLU, Sigmoid, Tanh
+from .layers import Dense, Layer, ReLU, Residual, Sigmoid, Tanh
 from .lbfgs import LBFGS
 from .losses import (
     AbsoluteError,
@@ -323,7 +323,7 @@ def _facts(run: RunLike, data: Dataset) -> _Facts:
         y=to_numpy(y),
         every_y=to_numpy(data.y),
         pred=to_numpy(pred),
-        records=records,
+        records=[record for record in records if type(record.layer) is not Residual],
         loss=loss,
         constant=constant,
         step=step,

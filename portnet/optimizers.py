@@ -351,8 +351,8 @@ class Adam:
         lr, t = _learning_rate(self.lr, state.t), state.t + 1.0
         m = tree.map(lambda m, g: self.beta1 * m + (1 - self.beta1) * g, state.m, grads)
         v = tree.map(lambda v, g: self.beta2 * v + (1 - self.beta2) * (g * g), state.v, grads)
-        correction1 = _one_minus_power(self.beta1, t)  # 1 - beta1^t
-        correction2 = _one_minus_power(self.beta2, t)
+        correction1 = one_minus_power(self.beta1, t)  # 1 - beta1^t
+        correction2 = one_minus_power(self.beta2, t)
 
         def update_of(m: Array, v: Array) -> Array:  # m / correction1 is m_hat, and so with v
             u: Array = -lr * (m / correction1) / (namespace(v).sqrt(v / correction2) + self.eps)
@@ -446,7 +446,7 @@ def _learning_rate(lr: LearningRate, t: Array | float) -> Array | float:
     return value
 
 
-def _one_minus_power(beta: float, t: Array | float) -> Array | float:
+def one_minus_power(beta: float, t: Array | float) -> Array | float:
     """1 - beta^t = -expm1(t log(beta)), accurate also if beta^t is close to 1."""
     if beta == 0:
         return 1.0

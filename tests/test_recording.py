@@ -22,9 +22,12 @@ def test_model_whose_layers_are_recorded_computes_the_same():
     for a, b in zip(tree.leaves(grads), tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
     paths = ["layers[0].layers[0]", "layers[0].layers[1]", "layers[0].layers[2]"]
-    assert [r.path for r in records] == [*paths, "layers[1].layer.layers[0]", "layers[2]"]
+    paths += ["layers[1].layer.layers[0]", "layers[1]", "layers[2]"]
+    assert [r.path for r in records] == paths
     assert len(recorded(net)[1]) == 0
-    assert [r.y.shape for r in records] == [(3, 3)] * 5
+    assert [r.y.shape for r in records] == [(3, 3)] * 6
+    np.testing.assert_array_equal(records[4].y, records[2].y + records[3].y)
+    np.testing.assert_array_equal(records[4].dx, records[2].dy)
     np.testing.assert_array_equal(records[-1].y, y)
     np.testing.assert_array_equal(records[-1].dy, np.ones_like(y))
     np.testing.assert_array_equal(records[0].dx, dx)

@@ -340,3 +340,206 @@ def test_lists_that_are_too_large_are_refused_as_arrays_are():
     params, x = portnet.init(net), [[0.0] * 3] * 400_000
     with pytest.raises(ValueError, match=r"x has 1,?200,?000"):
         portnet.explain_step(net, "squared_error", "sgd", params, x, [[0.0]] * 400_000)
+
+
+def test_step_shows_what_is_inside_a_residual(xp):
+    """y = p + f(p): the gradients through both terms are there, and add up."""
+    inner = portnet.Residual(portnet.Chain([portnet.Dense(3), portnet.Sigmoid()]))
+    net = portnet.Chain([portnet.Dense(3), inner, portnet.Dense(1)])
+    x, y = xp.asarray(np.array(X)), xp.asarray(np.array(T))
+    params = xp.tree(tree.map(portnet.to_numpy, portnet.init(net, 2, like=x)))
+    step = portnet.explain_step(net, "squared_error", portnet.SGD(1.0), params, x, y)
+    (_, z1, z2, a2, y_4, z3) = (
+        None if name is None else xp.numpy(step[name])
+        for name in (None, "z1", "z2", "a2", "y_4", "z3")
+    )
+    W1, (W2, b2), W3 = (
+        xp.numpy(params[0]["W"]),
+        (xp.numpy(params[1][0]["W"]), xp.numpy(params[1][0]["b"])),
+        xp.numpy(params[2]["W"]),
+    )
+    close = {"rtol": 200 * xp.rtol, "atol": 10 * xp.rtol}
+    np.testing.assert_allclose(z2, z1 @ W2 + b2, **close)
+    np.testing.assert_allclose(a2, 1 / (1 + np.exp(-z2)), **close)
+    np.testing.assert_allclose(y_4, z1 + a2, **close)
+    dy_4 = ((z3 - np.array(T)) / 3) @ W3.T
+    through_f = (dy_4 * a2 * (1 - a2)) @ W2.T
+    xp.assert_close(step["dy_4"], dy_4, **close)
+    xp.assert_close(step["da2"], dy_4, **close)
+    xp.assert_close(step["dz1_f"], through_f, **close)
+    xp.assert_close(step["dz1"], dy_4 + through_f, **close)
+    xp.assert_close(step["dW1"], np.array(X).T @ (dy_4 + through_f), **close)
+    formulas = {q.name: q.formula for q in step}
+    assert formulas["y_4"] == "y_4 = z1 + a2"
+    assert formulas["da2"] == "da2 = dy_4"
+    assert formulas["dz1_f"] == "dz1_f = dz2 @ W2.T"
+    assert formulas["dz1"] == "dz1 = dy_4 + dz1_f"
+    order = [q.name for q in step if q.part == "backward"]
+    assert order[2:] == ["dy_4", "da2", "dz2", "dW2", "db2", "dz1_f", "dz1", "dW1", "db1"]
+    assert W1.shape == (2, 3)
+
+
+def test_residuals_in_residuals_have_their_own_names():
+    deep = portnet.Residual(portnet.Residual(portnet.Chain([portnet.Dense(2)])))
+    empty = portnet.Residual(portnet.Chain([]))
+    net = portnet.Chain([portnet.Dense(2), deep, empty, portnet.Dense(1)])
+    with portnet.use_backend("numpy", dtype="float64"):
+        step = portnet.explain_step(net, "huber", "sgd", portnet.init(net, 2), X, T)
+    formulas = {q.name: q.formula for q in step}
+    assert [formulas[n] for n in ("y_3", "y_4", "y_5")] == [
+        "y_3 = z1 + z2",
+        "y_4 = z1 + y_3",
+        "y_5 = y_4 + y_4",
+    ]
+    assert formulas["dy_4"] == "dy_4 = dy_5 + dy_5"
+    assert formulas["dy_3"] == "dy_3 = dy_4"
+    assert formulas["dz1_ff"] == "dz1_ff = dz2 @ W2.T"
+    assert formulas["dz1_f"] == "dz1_f = dy_3 + dz1_ff"
+    assert formulas["dz1"] == "dz1 = dy_4 + dz1_f"
+    np.testing.assert_array_equal(step["dz1_f"], step["dy_3"] + step["dz1_ff"])
+    np.testing.assert_array_equal(step["dz1"], step["dy_4"] + step["dz1_f"])
+    first = portnet.Chain([portnet.Residual(portnet.Dense(2)), portnet.Dense(1)])
+    names = [
+        q.name for q in portnet.explain_step(first, "huber", "sgd", portnet.init(first, 2), X, T)
+    ]
+    assert "dz1" in names
+    assert not [name for name in names if name.startswith("dx")]
+
+
+def test_step_shows_masks_and_normalised_rows():
+    net = portnet.Chain(
+        [portnet.Dense(8), portnet.LayerNorm(), portnet.Dropout(0.25), portnet.Dense(1)]
+    )
+    with portnet.use_backend("numpy", dtype="float64"):
+        params, key = portnet.init(net, 2), portnet.rng.key(1, 2)
+        step = portnet.explain_step(net, "huber", "sgd", params, X, T, key=key)
+        without = portnet.explain_step(net, "huber", "sgd", params, X, T)
+    z, mask, x_hat = step["z1"], step["mask_3"], step["x_hat_2"]
+    assert set(np.unique(mask)) == {0.0, 1 / 0.75}
+    np.testing.assert_array_equal(step["y_3"], step["y_2"] * mask)
+    np.testing.assert_array_equal(step["dy_2"], step["dy_3"] * mask)
+    r = 1 / np.sqrt(z.var(axis=1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(step["r_2"], r, rtol=1e-12)
+    np.testing.assert_allclose(x_hat, (z - z.mean(axis=1, keepdims=True)) * r, rtol=1e-12)
+    np.testing.assert_allclose(step["dgamma_2"], (step["dy_2"] * x_hat).sum(0)[None], rtol=1e-12)
+    formulas = {q.name: q.formula for q in step}
+    assert formulas["x_hat_2"] == "x_hat_2 = (z1 - mean(z1)) / sqrt(var(z1) + eps)"
+    assert formulas["y_2"] == "y_2 = gamma_2 x_hat_2 + beta_2"
+    assert formulas["dgamma_2"] == "dgamma_2 = the sum of the rows of dy_2 x_hat_2"
+    assert formulas["dz1"].endswith("dx_hat = dy_2 gamma_2")
+    assert formulas["y_3"] == "y_3 = y_2 mask_3"
+    assert formulas["dy_2"] == "dy_2 = dy_3 mask_3"
+    assert "mask_3" not in [q.name for q in without]
+    formulas = {q.name: q.formula for q in without}
+    assert (formulas["y_3"], formulas["dy_2"]) == ("y_3 = y_2", "dy_2 = dy_3")
+
+
+def test_step_shows_the_running_means_of_adam(xp):
+    """Equations of Kingma and Ba, in plain NumPy, for the second step after clipping."""
+    net, x, y = portnet.Dense(1), xp.asarray(np.array(X)), xp.asarray(np.array(T))
+    params = xp.tree({"W": np.array([[0.5], [-0.25]]), "b": np.array([[0.0]])})
+    optimizer = portnet.chain(portnet.ClipNorm(0.1), portnet.Adam(0.1))
+    first = portnet.explain_step(net, "squared_error", optimizer, params, x, y)
+    step = portnet.explain_step(net, "squared_error", optimizer, first.params, x, y, first.state)
+    close = {"rtol": 1000 * xp.rtol, "atol": 0}
+    m = v = 0.0
+    for s in (first, step):
+        g = {name: xp.numpy(s[name]).astype(float) for name in ("dW1", "db1")}
+        norm = np.sqrt(sum((a * a).sum() for a in g.values()))
+        clipped = g["dW1"] * min(1.0, 0.1 / norm)
+        m, v = 0.9 * m + 0.1 * clipped, 0.999 * v + 0.001 * clipped**2
+        xp.assert_close(s["gW1"], clipped, **close)
+    m_hat, v_hat = m / (1 - 0.9**2), v / (1 - 0.999**2)
+    for name, value in {"m": m, "v": v, "m_hat": m_hat, "v_hat": v_hat}.items():
+        xp.assert_close(step[f"{name}W1"], value, **close)
+    xp.assert_close(step["uW1"], -0.1 * m_hat / (np.sqrt(v_hat) + 1e-8), **close)
+    assert float(step["t"]) == 2
+    formulas = {q.name: q.formula for q in step}
+    assert formulas["mW1"] == "mW1 <- beta1 mW1 + (1 - beta1) gW1"
+    assert formulas["vW1"] == "vW1 <- beta2 vW1 + (1 - beta2) gW1^2"
+    assert formulas["v_hatW1"] == "v_hatW1 = vW1 / (1 - beta2^t)"
+    assert formulas["uW1"] == "uW1 = -lr m_hatW1 / (sqrt(v_hatW1) + eps)"
+    assert formulas["gW1"].startswith("gW1 = dW1 min(1, limit / |g|), |g| = sqrt(sum of g_i^2")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        (portnet.Momentum(), ["vW1 <- beta vW1 + dW1", "uW1 = -lr vW1"]),
+        (portnet.Nesterov(), ["vW1 <- beta vW1 + dW1", "uW1 = -lr (dW1 + beta vW1)"]),
+        (
+            portnet.RMSProp(),
+            ["vW1 <- beta vW1 + (1 - beta) dW1^2", "uW1 = -lr dW1 / (sqrt(vW1) + eps)"],
+        ),
+        (
+            portnet.chain(portnet.WeightDecay(0.1), portnet.ClipNorm(1.0), portnet.SGD()),
+            [
+                "g_1_W1 = dW1 + decay W1",
+                "g_2_W1 = g_1_W1 min(1, limit / |g|), |g| = sqrt(sum of g_i^2 over all parameters)",
+                "uW1 = -lr g_2_W1",
+            ],
+        ),
+        (
+            portnet.chain(portnet.SGD(), portnet.ClipNorm(1.0)),
+            [
+                "u_1_W1 = -lr dW1",
+                "uW1 = u_1_W1 min(1, limit / |g|), |g| = sqrt(sum of g_i^2 over all parameters)",
+            ],
+        ),
+    ],
+)
+def test_step_shows_what_optimizers_keep_and_pass_on(optimizer, expected):
+    net = portnet.mlp([2, 1])
+    step = portnet.explain_step(net, "huber", optimizer, portnet.init(net), X, T)
+    assert [q.formula for q in step if q.part == "update" and q.name.endswith("W1")] == expected
+
+
+def test_step_shows_what_custom_layers_and_optimizers_keep():
+    class Power:
+        """y = e^s, s = a log(x^2 + 1)."""
+
+        def init(self, rng, n_in):
+            return {"a": np.ones((1, 1))}, n_in
+
+        def forward(self, params, x, key=None):
+            log = np.log(x * x + 1)
+            s = params["a"] * log
+            y = np.exp(s)
+            return y, {"s": s, "log": log, "x": x, "y": y, "a": params["a"]}
+
+        def backward(self, params, cache, dy):
+            s, x = cache["s"], cache["x"]
+            da = np.sum(dy * np.exp(s) * cache["log"], keepdims=True)
+            return {"a": da}, dy * np.exp(s) * params["a"] * 2 * x / (x * x + 1)
+
+    class Slow:
+        """w <- w + g;  u = -w."""
+
+        def init(self, params):
+            return {"w": tree.map(lambda p: 0 * p, params), "made": 0}
+
+        def update(self, grads, state, params):
+            w = tree.map(lambda w, g: w + g, state["w"], grads)
+            return tree.map(lambda w: -w, w), {"w": w, "made": state["made"] + 1}
+
+    net = portnet.Chain([Power(), portnet.Dense(1)])
+    with portnet.use_backend("numpy", dtype="float64"):
+        step = portnet.explain_step(net, "huber", Slow(), portnet.init(net, 2), X, T)
+    formulas = {q.name: q.formula for q in step}
+    assert formulas["s_1"] == "s_1 = a_1 log(x^2 + 1)"
+    assert formulas["log_1"] == "log_1: what Power keeps for backward"
+    assert formulas["y_1"] == "y_1 = e^s_1"
+    assert formulas["wW1"] == "wW1 <- wW1 + dW1"
+    assert formulas["uW1"] == "uW1 = -wW1"
+    np.testing.assert_array_equal(step["log_1"], np.log(np.array(X) ** 2 + 1))
+    np.testing.assert_array_equal(step["wa_1"], step["da_1"])
+    assert "x_1" not in formulas
+
+
+def test_table_names_the_source_once_and_shortly():
+    wide = portnet.Residual(portnet.mlp([2, 30, 30, 30, 2]))
+    net = portnet.Chain([wide, portnet.Dense(1)])
+    text = str(portnet.explain_step(net, "squared_error", "adam", portnet.init(net, 2), X, T))
+    assert max(map(len, text.splitlines())) < 170  # the Residual itself has 190
+    assert text.count("[Adam(") == 1
+    assert text.count("[layers[1] Dense(1)]") == 3

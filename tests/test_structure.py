@@ -395,7 +395,7 @@ ALLOWED = {
     },
     "files/show": {"files/container", "files/errors", "files/models"},
     "cli/show": {"files/show"},
-    "recording": {"_typing", "_validation", "layers", "rng"},
+    "recording": {"_typing", "_validation", "layers", "optimizers", "rng", "transforms"},
     "diagnosis": {
         "_typing",
         "_validation",
@@ -497,6 +497,7 @@ ALLOWED = {
         "run",
         "training",
     },
+    "step_formulas": {"_typing", "_validation", "layers", "optimizers", "recording", "tree"},
     "step_by_step": {
         "_typing",
         "_validation",
@@ -507,6 +508,7 @@ ALLOWED = {
         "optimizers",
         "recording",
         "rng",
+        "step_formulas",
         "training",
         "tree",
     },

@@ -56,8 +56,8 @@ class SklearnAdam(optimizers.Adam):
         t = state.t + 1.0
         m = tree.map(lambda m, g: self.beta1 * m + (1 - self.beta1) * g, state.m, grads)
         v = tree.map(lambda v, g: self.beta2 * v + (1 - self.beta2) * (g * g), state.v, grads)
-        one1 = optimizers._one_minus_power(self.beta1, t)
-        one2 = optimizers._one_minus_power(self.beta2, t)
+        one1 = optimizers.one_minus_power(self.beta1, t)
+        one2 = optimizers.one_minus_power(self.beta2, t)
         rate = self.lr * one2**0.5 / one1
         u = tree.map(lambda m, v: -rate * m / (namespace(v).sqrt(v) + self.eps), m, v)
         return u, AdamState(t, m, v)
