@@ -42,7 +42,6 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Protocol
 
-from . import summary  # tables of layers
 from ._typing import Array, Cache, Host, Params  # names of types
 from ._validation import (  # for errors with clear messages
     FORWARD_CALL,
@@ -58,6 +57,7 @@ from ._validation import (  # for errors with clear messages
 from .backend import ShapeError, namespace
 from .rng import INITIALIZERS, Generator, Key, fold, keep_mask  # Generator is NumPy's
 from .rng import zeros as initial_zeros  # an initialiser: a function of (rng, n_in, n_out)
+from .summary import Summarized  # the method `summary`: a table of layers
 
 __all__ = [
     "ACTIVATIONS",
@@ -147,7 +147,7 @@ def dparams_of(layer: Any, params: Params, cache: Cache, dy: Array) -> Params:
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Summarized):
     """y = x @ W + b.
 
     Parameters
@@ -228,7 +228,7 @@ class Dense:
 # If the derivative is a function of the output, only the output is cached.
 
 
-class _NoParameters:
+class _NoParameters(Summarized):
     """Base class of layers without parameters: their method `init`."""
 
     def init(self, rng: Generator, n_in: int) -> tuple[Params, int]:
@@ -540,7 +540,7 @@ class Dropout(_NoParameters):
 
 
 @dataclass(frozen=True)
-class LayerNorm:
+class LayerNorm(Summarized):
     """y = gamma x_hat + beta, x_hat = (x - mean(x)) / sqrt(var(x) + eps).
 
     Each row of x is normalised to mean 0 and variance 1 (Ba et al. 2016); gamma and beta are
@@ -612,7 +612,7 @@ class LayerNorm:
 
 
 @dataclass(frozen=True)
-class Chain:
+class Chain(Summarized):
     """y = f_n(... f_2(f_1(x))): layers in sequence; backward runs in reverse order.
 
     Shapes: x is (rows, n_in) of the first layer, y (rows, n_out) of the last.
@@ -716,20 +716,9 @@ class Chain:
         grads[first] = dparams_of(self.layers[first], params[first], cache[first], dy)
         return tuple(grads)
 
-    def summary(self, n_in: int | None = None, params: Params = None) -> None:
-        """Print the layers, the shapes of their outputs and parameters, and the memory.
-
-        `n_in` is needed where the Chain does not define it; `params`, any arrays of the shapes of
-        the parameters, say in which dtype they are.
-        """
-        print(summary.model_text(self, n_in, params))  # noqa: T201
-
-    def _repr_html_(self) -> str | None:
-        return summary.model_html(self)
-
 
 @dataclass(frozen=True)
-class Residual:
+class Residual(Summarized):
     """y = x + f(x);  dx = dy + the dx of f (He et al. 2015).
 
     Shapes: x, y, dy and dx are (rows, n_in).

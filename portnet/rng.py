@@ -58,6 +58,25 @@ class Undrawn(Generator):
     def __init__(self) -> None:
         super().__init__(np.random.PCG64(0))
 
+    def weights(self, n_in: int, n_out: int) -> Host:
+        """Return zeros (n_in, n_out)."""
+        return np.zeros((n_in, n_out))
+
+
+class ShapesOnly(Undrawn):
+    """An Undrawn whose weights take no memory, of any size: they cannot be written to.
+
+    Examples
+    --------
+    >>> from portnet import rng
+    >>> rng.he_normal(rng.ShapesOnly(), 10**6, 10**6).shape  # 8 TB
+    (1000000, 1000000)
+    """
+
+    def weights(self, n_in: int, n_out: int) -> Host:
+        """Return zeros (n_in, n_out), all of them the same one."""
+        return np.broadcast_to(0.0, (n_in, n_out))
+
 
 def generator(seed: int) -> Generator:
     """Return NumPy's Generator for a seed: the `rng` of a layer's `init`.
@@ -117,7 +136,7 @@ def zeros(rng: Generator | None, n_in: int, n_out: int) -> Host:
     array([[0., 0., 0.],
            [0., 0., 0.]])
     """
-    return np.zeros((n_in, n_out))
+    return rng.weights(n_in, n_out) if isinstance(rng, Undrawn) else np.zeros((n_in, n_out))
 
 
 def lecun_normal(rng: Generator, n_in: int, n_out: int) -> Host:

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 from . import tree
 from ._typing import Params, Tree
 from ._validation import check_integer, check_pair
-from .backend import BackendUnavailableError, ShapeError, get_backend
-from .rng import Undrawn
+from .backend import BackendUnavailableError, ShapeError, backend_of, get_backend
+from .rng import ShapesOnly, Undrawn
 
 __all__ = [
     "LayerRow",
+    "Summarized",
     "bytes_text",
+    "estimator_text",
     "history_html",
     "history_text",
     "is_container",
@@ -37,6 +39,7 @@ __all__ = [
     "run_text",
     "shorten",
     "totals_text",
+    "trainer_html",
 ]
 
 LAST = 5  # epochs of a history that are shown
@@ -127,7 +130,13 @@ def _add_rows(layer: Any, params: Params, n_in: int, depth: int, rows: list[Laye
             )
         return n_in
     # The weights are not drawn; a layer of a user's own draws as ever.
-    drawn, n_out = check_pair(layer, "init", "params, n_out", layer.init(Undrawn(), n_in))
+    try:
+        pair = layer.init(ShapesOnly(), n_in)
+    except ValueError as error:  # ShapeError, or a layer that writes into its weights
+        if isinstance(error, ShapeError):
+            raise
+        pair = layer.init(Undrawn(), n_in)
+    drawn, n_out = check_pair(layer, "init", "params, n_out", pair)
     shapes, nbytes = _shapes(drawn if params is None else params)
     nbytes = 0 if params is None else nbytes
     rows.append(LayerRow(depth, shorten(layer, 40), n_out, shapes, nbytes, params))
@@ -257,6 +266,32 @@ def layers_text(rows: Sequence[LayerRow]) -> str:
     return "\n".join([*lines, totals_text(rows)])
 
 
+class Summarized:
+    """The base class of layers: `summary`, and the same table in notebooks.
+
+    Examples
+    --------
+    >>> import portnet
+    >>> portnet.Residual(portnet.Dense(4)).summary(n_in=4)
+    layer       output     parameters          count
+    inputs      (rows, 4)
+    Residual
+      Dense(4)  (rows, 4)  W (4, 4), b (1, 4)     20
+    20 parameters, 80 B as float32; 4 outputs of layers for each row, 16 B
+    """
+
+    def summary(self, n_in: int | None = None, params: Params = None) -> None:
+        """Print the layers, the shapes of their outputs and parameters, and the memory.
+
+        `n_in` is needed where the model does not define it; `params`, any arrays of the shapes of
+        the parameters, say in which dtype they are.
+        """
+        print(model_text(self, n_in, params))  # noqa: T201
+
+    def _repr_html_(self) -> str | None:
+        return model_html(self)
+
+
 def model_text(model: Any, n_in: int | None = None, params: Params = None) -> str:
     """Return the summary of a model as text: see `portnet.Chain.summary`."""
     return layers_text(layer_rows(model, params, n_in))
@@ -280,7 +315,11 @@ def _last_values(history: Mapping[str, Sequence[float]]) -> str:
 
 
 def _epochs(run: Any) -> str:
-    return "1 epoch" if run.epoch == 1 else f"{run.epoch} epochs"
+    return _count(run.epoch, "epoch")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _where(run: Any) -> str:
@@ -339,6 +378,25 @@ def run_summary(run: Any) -> str:
     state = _shapes([leaf for leaf in tree.leaves(run.state) if hasattr(leaf, "dtype")])[1]
     memory = f"state of the optimizer: {bytes_text(state)}"
     return "\n".join([run_text(run), "", layers_text(rows), memory])
+
+
+def estimator_text(estimator: Any) -> str:
+    """Return a fitted MLPClassifier or MLPRegressor as text, with the table of its layers."""
+    rows = layer_rows(estimator)
+    facts = [
+        ("solver", f"{estimator.solver}, {_count(estimator.n_iter_, 'iteration')}"),
+        ("loss", _number(estimator.loss_) if hasattr(estimator, "loss_") else ""),
+    ]
+    scores = getattr(estimator, "validation_scores_", None)
+    if scores:
+        facts.append(("best validation score", _number(max(scores))))
+    if hasattr(estimator, "classes_"):
+        facts.append(("classes", shorten(estimator.classes_.tolist(), 80)))
+    facts.append(("backend", str(backend_of(estimator.coefs_[0]))))
+    facts = [(f"  {name}", text) for name, text in facts if text]
+    width = max(len(name) for name, _ in facts)
+    lines = [f"{name:<{width}}  {text}" for name, text in facts]
+    return "\n".join([type(estimator).__name__, *lines, "", layers_text(rows)])
 
 
 # Histories --------------------------------------------------------------------------------------
@@ -403,6 +461,15 @@ def model_html(model: Any) -> str | None:
         return layers_html(layer_rows(model))
     except Exception:  # n_in is not known, or layers do not fit: a notebook shows the repr
         return None
+
+
+def trainer_html(trainer: Any) -> str:
+    """Return a trainer as HTML: its loss, its optimizer, its options and its layers."""
+    fields = [name for name in trainer.__dataclass_fields__ if name not in ("model", "params")]
+    facts = [[name, shorten(getattr(trainer, name), 80)] for name in fields]
+    table = _html_table((), facts)
+    layers = model_html(trainer.model) or f"<p>{escape(shorten(trainer.model, 200))}</p>"
+    return f"<div><p><b>{type(trainer).__name__}</b></p>{table}{layers}</div>"
 
 
 def predictor_html(predictor: Any) -> str:

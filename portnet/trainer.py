@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import callbacks, rng
+from . import callbacks, rng, summary
 from ._typing import Array, ArrayLike, Params
 from ._validation import (
     FORWARD_CALL,
@@ -281,6 +281,9 @@ class Trainer:
                 text = executor.explain(start, epochs)
         forward = explain_forward(self.model, run.backend, BLOCK, compiled=self.compile)
         print(f"{text}\n{forward}")  # noqa: T201
+
+    def _repr_html_(self) -> str:
+        return summary.trainer_html(self)
 
     def __getattr__(self, name: str) -> Any:
         hint = f": {name} is the run's. run = trainer.fit(X, y); run.{name}" * hasattr(Run, name)

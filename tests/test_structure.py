@@ -361,6 +361,7 @@ ALLOWED = {
         "estimators/inputs",
         "estimators/solvers",
         "losses",
+        "summary",
         "tree",
     },
     "estimators/classifier": {
@@ -478,6 +479,7 @@ ALLOWED = {
         "progress",
         "rng",
         "run",
+        "summary",
         "training",
         "transforms",
     },

@@ -123,6 +123,56 @@ def test_large_network_is_not_drawn(capsys):
     assert "1,500,150,002 parameters, 5.6 GiB as float32" in capsys.readouterr().out
 
 
+def test_summary_of_a_network_beyond_any_memory(capsys):
+    portnet.mlp([10**7, 10**7, 1], norm="layer").summary()  # 800 TB in float64
+    assert "100,000,040,000,001 parameters, 363.8 TiB as float32" in capsys.readouterr().out
+
+
+class Writing:
+    """A layer whose `init` changes the weights that an initializer returned."""
+
+    def init(self, rng, n_in):
+        W = portnet.rng.he_normal(rng, n_in, 2)
+        W[0] = 1.0
+        return {"W": W}, 2
+
+    def forward(self, params, x, key=None):
+        return x @ params["W"], x
+
+    def backward(self, params, cache, dy):
+        return {"W": cache.T @ dy}, dy @ params["W"].T
+
+
+def test_summary_of_a_layer_that_writes_into_its_weights(capsys):
+    portnet.Chain([Writing()], n_in=3).summary()
+    assert "6 parameters" in capsys.readouterr().out
+
+
+def test_each_layer_has_a_summary(capsys):
+    portnet.Dense(3).summary(4)
+    assert "Dense(3)  (rows, 3)  W (4, 3), b (1, 3)     15" in capsys.readouterr().out
+    portnet.LayerNorm().summary(4)
+    assert "8 parameters" in capsys.readouterr().out
+    portnet.Tanh().summary(4)
+    assert "0 parameters" in capsys.readouterr().out
+    residual = portnet.Residual(portnet.mlp([4, 4]))
+    residual.summary(4)
+    assert "  Dense(4)  (rows, 4)" in capsys.readouterr().out
+    assert residual._repr_html_() is None
+    with pytest.raises(ValueError, match="expected n_in, the number of inputs"):
+        residual.summary()
+
+
+def test_trainer_has_html_with_its_options_and_layers():
+    trainer = portnet.Trainer(portnet.mlp([2, 3, 1]), "huber", batch_size=7)
+    html = trainer._repr_html_()
+    Tables(html)
+    for text in ("Huber(", "Adam(lr=0.001", "batch_size", ">7<", "Dense(3)", "13 parameters"):
+        assert text in html, text
+    without = portnet.Trainer(portnet.Chain([portnet.Dense(2)]), "huber")._repr_html_()
+    assert "(Dense(2),)" in without
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 * 2**40, "5.0 TiB")],
@@ -372,6 +422,27 @@ def test_estimators_keep_the_html_of_scikit_learn_with_the_fitted_network():
     assert [row.name for row in rows] == ["inputs", "Dense(3)", "relu", "Dense(1)", "logistic"]
     assert sum(row.n_params for row in rows) == 2 * 3 + 3 + 3 + 1
     assert "13 parameters, 104 B as float64" in summary.layers_text(rows)
+
+
+def test_summary_of_estimators(capsys):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    from sklearn.exceptions import NotFittedError
+
+    settings = {"hidden_layer_sizes": (3,), "random_state": 0, "max_iter": 20}
+    classifier = portnet.MLPClassifier(**settings, early_stopping=True, n_iter_no_change=2)
+    with pytest.raises(NotFittedError):
+        classifier.summary()
+    classifier.fit(X, ["a", "b"] * 10).summary()
+    printed = capsys.readouterr().out
+    best = f"{max(classifier.validation_scores_):.4g}"
+    assert printed.startswith("MLPClassifier\n  solver                 adam, ")
+    assert f"best validation score  {best}\n" in printed
+    assert "['a', 'b']" in printed
+    assert f"  loss                   {classifier.loss_:.4g}\n" in printed
+    assert "  backend                numpy on cpu\n" in printed
+    assert "13 parameters, 104 B as float64" in printed
+    portnet.MLPRegressor(**settings, tol=10.0, n_iter_no_change=1).fit(X, X[:, 0]).summary()
+    assert "MLPRegressor\n  solver   adam, 2 iterations" in capsys.readouterr().out
 
 
 def test_predictor_has_html(monkeypatch, tmp_path):

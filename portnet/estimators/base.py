@@ -17,7 +17,7 @@ from sklearn.utils import check_consistent_length, check_random_state, column_or
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .. import tree
+from .. import summary, tree
 from .._typing import Array, ArrayLike, Device, Host, Params, Tree
 from .._validation import warn
 from ..backend import (
@@ -633,6 +633,11 @@ class _MLP(BaseEstimator, ABC):
                 return inputs.on_host(result)[0] if is_host(X) else result
 
     # Files --------------------------------------------------------------------------------------
+
+    def summary(self) -> None:
+        """Print the layers, the shapes of their parameters, the memory and the last loss."""
+        check_is_fitted(self)
+        print(summary.estimator_text(self))  # noqa: T201
 
     def without_state(self) -> Self:
         """Return a copy without the optimizer's state: it predicts, and its pickle is smaller.
