@@ -213,9 +213,31 @@ def _finish_curves(ax: Axes, title: str, ylabel: str, log: bool) -> Axes:
     ax.grid(alpha=0.3)
     if log:
         ax.set_yscale("log")
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(framealpha=0.7, edgecolor="none")
+    _legend(ax, framealpha=0.7, edgecolor="none")
     return ax
+
+
+MOST_INSIDE, MOST_ENTRIES = 12, 40
+
+
+def _legend(ax: Axes, **style: Any) -> None:
+    """Draw the legend, if there is something in it: beside the plot where it is long.
+
+    Of very many entries, the first ones are there, and how many there are more.
+    """
+    from matplotlib.lines import Line2D
+
+    handles, labels = ax.get_legend_handles_labels()
+    if not handles:
+        return
+    if len(handles) > MOST_INSIDE:
+        more = len(handles) - MOST_ENTRIES
+        if more > 0:
+            handles = [*handles[:MOST_ENTRIES], Line2D([], [], linestyle="")]
+            labels = [*labels[:MOST_ENTRIES], f"and {more} more"]
+        style |= {"ncols": -(-len(handles) // 21), "fontsize": "small", "frameon": False}
+        style |= {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    ax.legend(handles, labels, **style)
 
 
 def _named_runs(runs: Any) -> dict[str, Any]:
@@ -258,7 +280,10 @@ def _curves_of(thing: Any, metric: str, where: str = "") -> dict[str, list[float
             f"{where}the history is empty, as no epoch was trained: run.fit(X, y, epochs=10)"
         )
     names = dict.fromkeys(name.removeprefix("validation_") for name in log)
-    check_choice(f"{where}metric", metric, (*names, *(n for n in log if n not in names)))
+    try:
+        check_choice("metric", metric, (*names, *(n for n in log if n not in names)))
+    except ValueError as error:
+        raise ValueError(f"{where}{error}") from None
     pair = {"training": metric, "validation": f"validation_{metric}"}
     if metric.startswith("validation_"):
         pair = {"validation": metric}
@@ -590,7 +615,7 @@ def decision_boundary(
     for name, colour in zip(classes, _colours(len(classes)), strict=True):
         members = points[targets == name]
         ax.scatter(*members.T, color=colour, label=f"class {_text(name)}", **markers)
-    ax.legend()
+    _legend(ax)
     return ax
 
 

@@ -249,7 +249,7 @@ def test_plot_refuses_what_has_no_curves(nothing_drawn):
         plots.compare({"run": run, "other": empty})
     with pytest.raises(ValueError, match="unknown metric 'los': did you mean 'loss'"):
         run.plot("los")
-    with pytest.raises(ValueError, match="run 1: metric 'accuracy'"):
+    with pytest.raises(ValueError, match="^run 1: unknown metric 'accuracy'"):
         plots.compare([run], "accuracy")
     for wrong, hint in ((trainer, "give the run that it returns"), (3, "got 3$")):
         with pytest.raises(TypeError, match=f"expected a run, a history or a fitted .*{hint}"):
@@ -664,3 +664,21 @@ def test_images_are_drawn_in_rows_under_their_captions():
 def test_images_refuses_bad_input(pictures, captions, message, nothing_drawn):
     with pytest.raises(ValueError, match="^images: " + re.escape(message)):
         plots.images(pictures, captions, columns=2)
+
+
+@pytest.mark.parametrize(("count", "entries"), [(13, 13), (60, 41)])
+def test_long_legend_is_beside_the_plot(count, entries):
+    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    X = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+    def nearest(points):
+        return np.argmax(points @ X.T, axis=1)
+
+    ax = plots.decision_boundary(nearest, X, np.arange(count))
+    ax.figure.canvas.draw()
+    legend = ax.get_legend()
+    assert legend.get_window_extent().x0 >= ax.get_window_extent().x1
+    assert legend.get_window_extent().x1 <= ax.figure.bbox.x1
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert len(texts) == entries
+    assert texts[-1] == ("class 12" if count == 13 else "and 20 more")
