@@ -249,7 +249,7 @@ def test_plot_refuses_what_has_no_curves(nothing_drawn):
         plots.compare({"run": run, "other": empty})
     with pytest.raises(ValueError, match="unknown metric 'los': did you mean 'loss'"):
         run.plot("los")
-    with pytest.raises(ValueError, match="^run 1: unknown metric 'accuracy'"):
+    with pytest.raises(ValueError, match=r"^run 1: unknown metric 'accuracy'"):
         plots.compare([run], "accuracy")
     for wrong, hint in ((trainer, "give the run that it returns"), (3, "got 3$")):
         with pytest.raises(TypeError, match=f"expected a run, a history or a fitted .*{hint}"):
