@@ -20,6 +20,7 @@ NEEDS = {  # what a block contains: the package that it needs beyond the extra `
     "plots.": "matplotlib",
     "sklearn": "sklearn",
     "MLPClassifier": "sklearn",
+    "dask.distributed": "distributed",
 }
 
 
