@@ -41,7 +41,7 @@ def test_a_classifier_from_csv_to_predictions():
     done = call("predict", "m.safetensors", "new.csv", "--out", "p.csv", "--proba")
     assert done.exit_code == 0, done.output
     assert done.stdout == "wrote 80 predictions of 'species' to p.csv\n"
-    assert "note: the columns 'extra' are ignored\n" in done.stderr
+    assert "note: the column 'extra' is ignored\n" in done.stderr
     found = pandas.read_csv("p.csv")
     assert list(found) == ["species", "P(iris)", "P(rose)", "P(tulip)"]
     assert (found["species"] == new["species"]).mean() > 0.85
@@ -114,7 +114,7 @@ def test_whole_numbers_are_classes_if_they_are_few_and_task_decides_otherwise():
     )  # pandas reads floats then, and the classes are whole all the same
     frame.to_csv("data.csv", index=False)
     done = call("train", "data.csv", *common)
-    assert "note: 1 of 300 rows have no 'rooms': they are left out\n" in done.stderr
+    assert "note: 1 of 300 rows has no 'rooms': it is left out\n" in done.stderr
     assert portnet.load("model.safetensors").classes_.tolist() == [1, 2, 3, 4, 5, 6]
 
 
