@@ -53,7 +53,11 @@ def _without_extra(given: list[str], missing: list[str]) -> None:
     try:
         print(text_of(parser.parse_args(given).file))
     except OSError as error:
-        _fail(f"portnet: {error.filename}: {error.strerror}" if error.filename else str(error))
+        _fail(
+            f"portnet: {error.filename}: {error.strerror}"
+            if error.filename
+            else f"portnet: {error}"
+        )
     except ModelFileError as error:
         _fail(f"portnet: {error}")
 

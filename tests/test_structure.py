@@ -395,7 +395,6 @@ ALLOWED = {
         "rng",
     },
     "files/show": {"files/container", "files/errors", "files/models"},
-    "cli/show": {"files/show"},
     "recording": {"_typing", "_validation", "layers", "rng"},
     "diagnosis": {
         "_typing",
@@ -516,10 +515,12 @@ ALLOWED = {
     "cli/errors": {"tables/columns"},
     "cli/onnx_layers": {"cli/errors", "cli/graph", "layers"},
     "cli/read": {"_validation", "cli/errors", "tables/columns", "tables/missing"},
+    "cli/show": {"cli/errors", "files/show"},
     "tables/labels": {"tables/columns"},
     "cli/target": {
         "_validation",
         "cli/errors",
+        "cli/read",
         "tables/columns",
         "tables/labels",
         "tables/missing",

@@ -16,7 +16,7 @@ from ..files.shapes import check_parameters
 from ..layers import ACTIVATIONS, Chain, Dense, Residual
 from ..losses import PoissonLoss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from ..tables import TableModel
-from .errors import refuse
+from .errors import FILE, refuse
 from .graph import Graph
 from .onnx_columns import about_columns, add_columns
 from .onnx_layers import add_answers, add_layers
@@ -25,8 +25,8 @@ __all__ = ["export", "onnx_model"]
 
 
 @click.command()
-@click.argument("model", type=click.Path())
-@click.argument("out", type=click.Path())
+@click.argument("model", type=FILE)
+@click.argument("out", type=FILE)
 def export(model: str, out: str) -> None:
     """Write a MODEL of portnet to OUT, an ONNX file, which ONNX Runtime and others run.
 

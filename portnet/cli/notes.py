@@ -14,6 +14,7 @@ from .errors import note, refuse
 __all__ = ["kinds_of", "say_missing"]
 
 FEW = 20  # rows; below, each of a few texts may be different by chance
+OTHER_NUMBER = r"\s*[$€£¥]?\s*[+-]?\d{1,3}(?:[,'\s]\d{3})*(?:[.,]\d+)?\s*[%$€£¥]?\s*$"
 OTHER_DATE = r"\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b"
 
 
@@ -54,6 +55,8 @@ def _why_not(values: Any, kind: str) -> str:
         why = f"{different:,} different texts in {counted(len(values), 'row')}, as identifiers have"
         if given.iloc[:100].astype(str).str.match(OTHER_DATE).all():
             why += "; if they are dates, write them as 2024-03-31"
+        elif given.iloc[:100].astype(str).str.match(OTHER_NUMBER).all():
+            why += "; if they are numbers, write them as 1234.5"
         no_number = _no_number(values)
         return f"{why}; {no_number}" if no_number else why
     return ""

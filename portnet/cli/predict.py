@@ -12,7 +12,7 @@ from .._validation import counted
 from ..files.atomic import check_writable, write_file
 from ..tables import TableError, TableModel
 from ..tables.columns import canonical
-from .errors import note, refuse
+from .errors import FILE, note, refuse
 from .notes import say_missing
 from .read import encoding_option, read_table
 
@@ -20,9 +20,11 @@ __all__ = ["predict"]
 
 
 @click.command()
-@click.argument("model", type=click.Path())
-@click.argument("data", type=click.Path())
-@click.option("--out", help="The file of the predictions, CSV; by default they are printed.")
+@click.argument("model", type=FILE)
+@click.argument("data", type=FILE)
+@click.option(
+    "--out", type=FILE, help="The file of the predictions, CSV; by default they are printed."
+)
 @click.option("--proba", is_flag=True, help="Also the probability of each class.")
 @encoding_option
 def predict(model: str, data: str, out: str | None, proba: bool, encoding: str) -> None:

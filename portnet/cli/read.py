@@ -20,7 +20,7 @@ from ..tables.columns import COLUMN_LIMIT, are_numbers, kind_of
 from ..tables.missing import WORDS, is_missing_number, stripped
 from .errors import note, refuse
 
-__all__ = ["encoding_option", "is_parquet", "read_table"]
+__all__ = ["encoding_option", "hint_of", "is_parquet", "read_table"]
 
 HEADER_LIMIT = 1 << 24  # characters of the line of names
 SEPARATORS = ",;\t|"
@@ -106,11 +106,20 @@ def _check_names(path: str, names: list[str], drop: Collection[str]) -> None:
         at = [i + 1 for i, name in enumerate(names) if name == twice[0]]
         raise refuse(
             f"{path}: expected different names of columns, got {twice[0]!r} in the columns "
-            f"{', '.join(map(str, at))}: rename them"
+            f"{', '.join(map(str, at))}{hint_of(names) or ': rename them'}"
         )
     for name in drop:
         if name not in names:
             raise refuse(f"{path}: --drop: there is no column {name!r}")
+
+
+def hint_of(names: list[str]) -> str:
+    """Return what may be wrong with a file whose columns have not the names that are needed."""
+    if 2 * sum(are_numbers([name]) for name in names) > len(names):
+        return ": the first line must have the names of the columns"
+    if len(names) == 1 and len(names[0].split()) > 1:
+        return ": columns are separated by a comma, semicolon, tab or |"
+    return ""
 
 
 # Parquet ----------------------------------------------------------------------------------------
@@ -128,6 +137,8 @@ def _parquet(path: str, drop: Collection[str], target: str) -> Any:
         _check_names(path, names, drop)
         kept = [name for name in names if name not in drop]
         frame = pandas.read_parquet(path, engine="pyarrow", columns=kept)
+        # What pandas had as an index with a name is a column.
+        frame = frame.reset_index(level=[name for name in frame.index.names if name in kept])
         exact = None
         if target in kept and pandas.api.types.is_float_dtype(frame[target].dtype):
             column = parquet.read_table(path, columns=[target]).column(target)
@@ -214,10 +225,22 @@ def _check_text(path: str, encoding: str) -> None:
     for magic, what in KINDS_OF_FILES.items():
         if start.startswith(magic):
             raise refuse(f"{path}: expected a CSV or Parquet file, got {what}")
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")) and encoding == "utf-8":
-        raise refuse(f"{path}: not written in utf-8: give --encoding utf-16")
-    if b"\0" in start and not encoding.lower().startswith(("utf-16", "utf16", "utf-32", "utf32")):
-        raise refuse(f"{path}: expected a CSV or Parquet file, got a binary file")
+    if encoding.startswith(("utf-16", "utf-32")):
+        return
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        name = "utf-32" if start.startswith(b"\xff\xfe\0\0") else "utf-16"
+        raise refuse(f"{path}: not written in {encoding}: give --encoding {name}")
+    if b"\0" in start:
+        raise refuse(f"{path}: expected a CSV or Parquet file, got a binary file{_wide(start)}")
+
+
+def _wide(start: bytes) -> str:
+    """Return the encoding that the zeros among the bytes of Latin letters suggest, or ""."""
+    for encoding, every in (("utf-16-le", start[1::2]), ("utf-16-be", start[::2])):
+        other = start[::2] if encoding == "utf-16-le" else start[1::2]
+        if every.count(0) > 0.9 * len(every) and not other.count(0):
+            return f", or text in UTF-16: give --encoding {encoding}"
+    return ""
 
 
 def _header(path: str, encoding: str) -> tuple[str, list[str]]:

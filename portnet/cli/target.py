@@ -10,6 +10,7 @@ from ..tables.columns import TableError, are_numbers, canonical, kind_of, missin
 from ..tables.labels import exact_numbers, labels_of
 from ..tables.missing import WORDS, is_missing_number, stripped
 from .errors import note, refuse
+from .read import hint_of
 
 __all__ = ["check_target", "split", "task_of"]
 
@@ -40,7 +41,7 @@ def check_target(
 
     wrong = missing_columns(list(frame.columns), [target])
     if wrong:
-        raise refuse(f"{path}: {wrong}")
+        raise refuse(f"{path}: {wrong}{hint_of(list(frame.columns))}")
     values = stripped(_plain(frame[target]))
     has = ~_missing(values, written or task == "regression")
     if not has.all():
@@ -61,7 +62,8 @@ def check_target(
             labels = canonical(values.to_frame(), [target], "n")[target].to_numpy()
             _say_rounded(values, kind)
     except TableError as error:
-        raise refuse(f"{path}: the target: {error}") from None
+        why = str(error).removesuffix(": leave it out")
+        raise refuse(f"{path}: the target: {why}") from None
     _check_labels(labels, chosen, path, target, kind)
     column = pandas.Series(labels, name=target, index=frame.index)
     return pandas.concat([frame.drop(columns=target), column], axis=1), chosen
@@ -175,7 +177,7 @@ def split(frame: Any, target: str, task: str, part: float, seed: int) -> tuple[A
     """
     from sklearn.model_selection import train_test_split
 
-    rows = max(1, round(part * len(frame)))
+    rows = min(max(1, round(part * len(frame))), len(frame) - 1)
     counts = frame[target].value_counts() if task == "classification" else None
     fits = counts is not None and counts.min() > 1 and min(rows, len(frame) - rows) >= len(counts)
     stratify = frame[target] if fits else None

@@ -18,7 +18,7 @@ from ..tables import TableError, TableModel
 from ..tables.columns import are_numbers, canonical, columns_text
 from . import notes, progress, scores
 from . import target as targets
-from .errors import note, refuse
+from .errors import FILE, note, refuse
 from .read import encoding_option, is_parquet, read_table
 
 __all__ = ["train"]
@@ -43,8 +43,15 @@ def _sizes(context: click.Context, parameter: click.Parameter, given: str) -> tu
     return sizes
 
 
+def _part(context: click.Context, parameter: click.Parameter, given: float) -> float:
+    """Return a part, which is not NaN."""
+    if given != given:
+        raise click.BadParameter("expected a number from 0 to below 1, got nan")
+    return given
+
+
 @click.command()
-@click.argument("data", type=click.Path())
+@click.argument("data", type=FILE)
 @click.option("--target", required=True, help="The column to predict.")
 @click.option(
     "--task",
@@ -73,14 +80,19 @@ def _sizes(context: click.Context, parameter: click.Parameter, given: str) -> tu
     "--test",
     "part",
     type=click.FloatRange(0, 1, max_open=True),
+    callback=_part,
     default=0.2,
     show_default=True,
     help="The part of the rows for the test; 0 for none.",
 )
 @click.option(
-    "--out", default="model.safetensors", show_default=True, help="The file of the model."
+    "--out",
+    type=FILE,
+    default="model.safetensors",
+    show_default=True,
+    help="The file of the model.",
 )
-@click.option("--plot", help="A picture of the training curve, such as curve.png.")
+@click.option("--plot", type=FILE, help="A picture of the training curve, such as curve.png.")
 @click.option("--drop", multiple=True, help="A column to leave out; may be given several times.")
 @encoding_option
 def train(

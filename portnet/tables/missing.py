@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-__all__ = ["MARKS", "WORDS", "is_missing_number", "marks_of", "stripped"]
+__all__ = ["MARKS", "TEXT_DTYPES", "WORDS", "is_missing_number", "marks_of", "stripped"]
 
 # What pandas reads as missing in every column of a CSV file.
 _PANDAS = (
@@ -12,12 +12,13 @@ _PANDAS = (
 WORDS = frozenset(["", "#N/A N/A", *_PANDAS.split()])
 # Missing among numbers and dates only: a text column may have - as one of its texts.
 MARKS = frozenset(["?", "-", "--", "."])
+TEXT_DTYPES = "str", "string"  # pandas' own, besides objects
 _AMONG_NUMBERS = MARKS | {word.lower() for word in WORDS}
 
 
 def stripped(values: Any) -> Any:
     """Return a pandas column (rows,) of any values whose texts have no blanks around them."""
-    if str(values.dtype) in ("str", "string"):
+    if str(values.dtype) in TEXT_DTYPES:
         return values.str.strip()
     if values.dtype != object:
         return values
@@ -40,7 +41,7 @@ def marks_of(values: Any) -> Counter[str]:
 
     Empty texts do not count. A column of another dtype than text has none.
     """
-    if values.dtype != object and str(values.dtype) not in ("str", "string"):
+    if values.dtype != object and str(values.dtype) not in TEXT_DTYPES:
         return Counter()
     found: Counter[str] = Counter()
     for text, count in values.value_counts().items():
