@@ -94,8 +94,11 @@ def labels_like(values: Any, classes: Any) -> Any:
     check_given(column)
     found = exact_numbers(values) if not text and kind_of(values) == "n" else column.to_numpy()
     if not np.isin(found, classes).any():
+        as_text = text and kind_of(values) != "t"
         raise TableError(
             f"expected some of the classes {classes.tolist()[:3]!r:.60} in {values.name!r}, got "
-            f"{values.iloc[0]!r:.40} in row 1, and none of them in others"
+            f"{found.tolist()[0]!r:.40} in row 1 and none of them elsewhere"
+            + ": read the column as text, for instance with dtype=str"
+            * as_text
         )
     return found

@@ -81,7 +81,7 @@ WRONG = {
     "others": (
         [7, 8],
         np.array(["007", "008"]),
-        r"some of the classes \['007', '008'\] in 'y', got",
+        r"some of the classes \['007', '008'\] in 'y', got '7' in row 1 .*: read the column as text",
     ),
     "text for numbers": (["a", "b"], np.array([1, 2]), "expected a number, got 'a' in row 1"),
 }
