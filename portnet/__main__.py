@@ -1,6 +1,7 @@
 """Command line: ``python -m portnet``, or ``portnet``.
 
 ``python -m portnet`` shows what is installed and which backends can be used, or why not.
+``python -m portnet --version`` shows the version of portnet.
 ``python -m portnet show FILE`` shows what is in a file that `portnet.save` wrote.
 ``train``, ``predict`` and ``export`` need the extra ``cli``: see `portnet.cli`.
 """
@@ -9,6 +10,7 @@ import argparse
 import sys
 from importlib.util import find_spec
 
+from . import __version__
 from ._validation import how_to_install
 from .cli.report import show_installed
 from .files import ModelFileError
@@ -37,6 +39,7 @@ def _without_extra(given: list[str], missing: list[str]) -> None:
     several = "are" if len(missing) > 1 else "is"
     needs = f"needs {', '.join(missing)}, which {several} not installed: {how_to_install('cli')}"
     parser = argparse.ArgumentParser("portnet", description=(__doc__ or "").split("\n")[2])
+    parser.add_argument("--version", action="version", version=f"portnet {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     show = commands.add_parser("show", help="show what is in a file")
     show.add_argument("file", help="a network, a run, a checkpoint or an estimator")
@@ -50,7 +53,11 @@ def _without_extra(given: list[str], missing: list[str]) -> None:
     try:
         print(text_of(parser.parse_args(given).file))
     except OSError as error:
-        _fail(f"portnet: {error.filename}: {error.strerror}" if error.filename else str(error))
+        _fail(
+            f"portnet: {error.filename}: {error.strerror}"
+            if error.filename
+            else f"portnet: {error}"
+        )
     except ModelFileError as error:
         _fail(f"portnet: {error}")
 

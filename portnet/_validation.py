@@ -28,6 +28,7 @@ __all__ = [
     "check_number",
     "check_pair",
     "check_signature",
+    "counted",
     "decays",
     "how_to_install",
     "name_of",
@@ -105,6 +106,11 @@ OPTIONS_ELSEWHERE = {
     "dtype": 'portnet.set_backend("numpy", dtype="float64")',
     "device": 'portnet.set_backend("cupy", device="cuda:0")',
 }
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun: "1 row", "2,000 rows"."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def how_to_install(extra: str) -> str:

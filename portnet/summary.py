@@ -38,6 +38,7 @@ __all__ = [
     "run_summary",
     "run_text",
     "shorten",
+    "table_html",
     "totals_text",
     "trainer_html",
 ]
@@ -476,6 +477,21 @@ def predictor_html(predictor: Any) -> str:
     """Return an estimator that was opened without scikit-learn as HTML: its class and layers."""
     title = escape(f"{predictor.name} on {predictor.backend}, {predictor.backend.dtype}")
     return f"<div><p><b>{title}</b></p>{layers_html(layer_rows(predictor))}</div>"
+
+
+def table_html(model: Any, columns: str) -> str:
+    """Return a model of a table as HTML: its target, its columns, and the layers to unfold."""
+    classes = model.classes_
+    what = "a number" if classes is None else shorten(classes.tolist(), 80)
+    facts = [
+        ("predicts", f"{model.target}: {what}"),
+        ("from", f"{columns}: {shorten(list(model.columns), 160)}"),
+        ("network", type(model.estimator).__name__),
+    ]
+    layers = layers_html(layer_rows(model.estimator))
+    table = _html_table((), [list(fact) for fact in facts])
+    folded = f"<details><summary>layers</summary>{layers}</details>"
+    return f"<div><p><b>Model of a table</b></p>{table}{folded}</div>"
 
 
 def history_html(history: Mapping[str, Sequence[float]]) -> str:

@@ -2,6 +2,7 @@
 
 import click
 
+from .. import __version__
 from .errors import OneLine
 from .export import export
 from .predict import predict
@@ -13,6 +14,7 @@ __all__ = ["commands"]
 
 
 @click.group("portnet", cls=OneLine, invoke_without_command=True)
+@click.version_option(__version__, message="portnet %(version)s")
 @click.pass_context
 def commands(context: click.Context) -> None:
     """Neural networks written once, by hand: train on a table, predict, export.

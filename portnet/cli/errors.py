@@ -1,5 +1,6 @@
 """Errors: what is wrong with what was given, in one line on stderr, with exit code 2."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from .. import (
 )
 from ..tables.columns import TableError
 
-__all__ = ["OneLine", "note", "refuse"]
+__all__ = ["FILE", "OneLine", "note", "refuse"]
 
 # Errors whose messages are for users. Any other one is a bug, and shows its traceback.
 EXPECTED = (
@@ -41,6 +42,19 @@ def note(message: str) -> None:
 
 def _one_line(message: object) -> str:
     return " ".join(str(message).split())
+
+
+class _File(click.Path):
+    """The path of a file, which must not be empty."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the path."""
+        if not os.fspath(value):
+            self.fail("expected the path of a file, got ''", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = _File(readable=False)  # opening it says what is wrong
 
 
 class OneLine(click.Group):

@@ -8,7 +8,7 @@ import click
 import numpy as np
 
 from .. import Run, load, tree
-from .._validation import how_to_install
+from .._validation import counted, how_to_install
 from ..files.atomic import check_writable, write_file
 from ..files.container import open_container
 from ..files.models import describe
@@ -16,7 +16,7 @@ from ..files.shapes import check_parameters
 from ..layers import ACTIVATIONS, Chain, Dense, Residual
 from ..losses import PoissonLoss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from ..tables import TableModel
-from .errors import refuse
+from .errors import FILE, refuse
 from .graph import Graph
 from .onnx_columns import about_columns, add_columns
 from .onnx_layers import add_answers, add_layers
@@ -25,8 +25,8 @@ __all__ = ["export", "onnx_model"]
 
 
 @click.command()
-@click.argument("model", type=click.Path())
-@click.argument("out", type=click.Path())
+@click.argument("model", type=FILE)
+@click.argument("out", type=FILE)
 def export(model: str, out: str) -> None:
     """Write a MODEL of portnet to OUT, an ONNX file, which ONNX Runtime and others run.
 
@@ -48,7 +48,7 @@ def export(model: str, out: str) -> None:
     inputs = [value.name for value in graph.graph.input]
     shown = ", ".join(inputs[:8]) + ", ..." * (len(inputs) > 8)
     names = ", ".join(value.name for value in graph.graph.output)
-    click.echo(f"wrote {out}: {len(inputs)} input{'s' * (len(inputs) > 1)} ({shown}), {names}")
+    click.echo(f"wrote {out}: {counted(len(inputs), 'input')} ({shown}), {names}")
     dates = [k for k, v in _metadata(graph).items() if v.startswith("date")]
     if dates:
         click.echo("dates are days since 1970-01-01 (UTC) there")
@@ -103,7 +103,7 @@ def _of_table(model: TableModel) -> Any:
     graph = Graph({*model.columns, ""})
     more = {} if model.classes_ is not None else {"shift": model.shift, "scale": model.scale}
     _add_estimator(graph, model.estimator, add_columns(graph, model), **more)
-    doc = f"portnet's prediction of {model.target!r} from {len(model.columns)} columns"
+    doc = f"portnet's prediction of {model.target!r} from {counted(len(model.columns), 'column')}"
     return graph.model(doc, about_columns(model))
 
 

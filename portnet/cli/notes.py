@@ -1,14 +1,20 @@
 """Notes: which columns of a table are used, and what is said of those that are not."""
 
+from collections import Counter
 from typing import Any
 
-from ..tables.columns import TableError, kind_of
+import numpy as np
+
+from .._validation import counted
+from ..tables.columns import TableError, are_numbers, kind_of
+from ..tables.missing import MARKS, is_missing_number, marks_of
 from ..tables.transformers import CATEGORY_LIMIT
 from .errors import note, refuse
 
-__all__ = ["kinds_of"]
+__all__ = ["kinds_of", "say_missing"]
 
 FEW = 20  # rows; below, each of a few texts may be different by chance
+OTHER_NUMBER = r"\s*[$€£¥]?\s*[+-]?\d{1,3}(?:[,'\s]\d{3})*(?:[.,]\d+)?\s*[%$€£¥]?\s*$"
 OTHER_DATE = r"\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\b"
 
 
@@ -46,15 +52,49 @@ def _why_not(values: Any, kind: str) -> str:
     if different == 1 and len(given) == len(values):
         return f"all its values are {given.iloc[0]!r:.40}"
     if kind == "t" and different > FEW and 2 * different > len(given):
-        why = f"{different:,} different texts in {len(values):,} rows, as identifiers have"
+        why = f"{different:,} different texts in {counted(len(values), 'row')}, as identifiers have"
         if given.iloc[:100].astype(str).str.match(OTHER_DATE).all():
             why += "; if they are dates, write them as 2024-03-31"
-        return why
+        elif given.iloc[:100].astype(str).str.match(OTHER_NUMBER).all():
+            why += "; if they are numbers, write them as 1234.5"
+        no_number = _no_number(values)
+        return f"{why}; {no_number}" if no_number else why
     return ""
+
+
+def say_missing(values: Any, kind: str) -> None:
+    """Say which texts of a column stand for missing values, or may do so."""
+    marks = marks_of(values)
+    if kind == "t":
+        marks = Counter({text: count for text, count in marks.items() if text in MARKS})
+    if not marks:
+        return
+    shown = ", ".join(f"{text!r} in {counted(n, 'row')}" for text, n in marks.most_common(3))
+    means = "kept as one of its texts" if kind == "t" else "taken as missing"
+    note(f"column {values.name!r} has {shown}: {means}")
+
+
+def _no_number(values: Any) -> str:
+    """Return which value makes a column text where most are numbers, or ""."""
+    given = values.dropna().map(str)
+    if 2 * sum(map(_is_number, given.iloc[:100])) < min(len(given), 100):
+        return ""  # quickly, for most columns
+    numbers = given.map(_is_number).to_numpy()
+    if numbers.all() or 2 * numbers.sum() < len(numbers):
+        return ""
+    at = int(np.argmin(numbers))
+    return f"{given.iloc[at]!r:.40} in row {given.index[at] + 1} is no number, as most others are"
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() or are_numbers({"0", text}) or is_missing_number(text)
 
 
 def _hint(values: Any, kind: str) -> None:
     """Say what may not be meant."""
+    say_missing(values, kind)
+    if kind == "t" and (no_number := _no_number(values)):
+        note(f"column {values.name!r} is taken as text: {no_number}")
     if kind == "t" and (different := values.nunique()) > CATEGORY_LIMIT:
         note(
             f"column {values.name!r} has {different:,} different texts: the {CATEGORY_LIMIT} most "

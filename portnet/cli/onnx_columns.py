@@ -47,7 +47,7 @@ def about_columns(model: TableModel) -> dict[str, str]:
     notes = {
         "n": "float64 (rows, 1), NaN where missing",
         "d": "float64 (rows, 1), days since 1970-01-01 UTC, NaN where missing",
-        "t": 'text (rows, 1), "" where missing',
+        "t": 'text (rows, 1) without blanks around it, "" where missing',
     }
     found = {
         f"input {name}": f"{KINDS[kind]}: {notes[kind]}"

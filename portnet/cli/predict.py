@@ -8,18 +8,23 @@ import click
 import numpy as np
 
 from .. import load
+from .._validation import counted
 from ..files.atomic import check_writable, write_file
 from ..tables import TableError, TableModel
-from .errors import note, refuse
+from ..tables.columns import canonical
+from .errors import FILE, note, refuse
+from .notes import say_missing
 from .read import encoding_option, read_table
 
 __all__ = ["predict"]
 
 
 @click.command()
-@click.argument("model", type=click.Path())
-@click.argument("data", type=click.Path())
-@click.option("--out", help="The file of the predictions, CSV; by default they are printed.")
+@click.argument("model", type=FILE)
+@click.argument("data", type=FILE)
+@click.option(
+    "--out", type=FILE, help="The file of the predictions, CSV; by default they are printed."
+)
 @click.option("--proba", is_flag=True, help="Also the probability of each class.")
 @encoding_option
 def predict(model: str, data: str, out: str | None, proba: bool, encoding: str) -> None:
@@ -49,7 +54,7 @@ def predict(model: str, data: str, out: str | None, proba: bool, encoding: str) 
         click.echo(text.getvalue(), nl=False)
     else:
         write_file(out, [text.getvalue().encode()])
-        click.echo(f"wrote {len(answers):,} predictions of {loaded.target!r} to {out}")
+        click.echo(f"wrote {counted(len(answers), 'prediction')} of {loaded.target!r} to {out}")
 
 
 def load_table(path: str) -> TableModel:
@@ -79,15 +84,21 @@ def _say_unknown(model: TableModel, frame: Any) -> None:
     """Say how many texts were not there in training, and which columns are ignored."""
     others = [name for name in frame.columns if name not in (*model.columns, model.target)]
     if others:
-        more = f" and {len(others) - 3} more" * (len(others) > 3)
-        note(f"the columns {', '.join(map(repr, others[:3]))}{more} are ignored")
+        shown = ", ".join(map(repr, others[:3])) + f" and {len(others) - 3:,} more" * (
+            len(others) > 3
+        )
+        several = len(others) > 1
+        note(f"the column{'s' * several} {shown} {'are' if several else 'is'} ignored")
+    for name, kind in zip(model.columns, model.kinds, strict=True):
+        if kind != "t":
+            say_missing(frame[name], kind)
     known = model.transformer.named_transformers_.get("texts")
     if known is None:
         return
     texts = [n for n, kind in zip(model.columns, model.kinds, strict=True) if kind == "t"]
     for name, categories in zip(texts, known.steps[-1][1].categories_, strict=True):
-        given = frame[name].dropna().astype(str)
+        given = canonical(frame, [name], "t")[name].dropna()
         unknown = int(np.count_nonzero(~given.isin(set(categories))))
         if unknown:
-            rows = f"{unknown:,} row{'s' * (unknown > 1)}"
+            rows = counted(unknown, "row")
             note(f"column {name!r} has unknown text in {rows}, which training did not have")

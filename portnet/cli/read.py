@@ -15,10 +15,12 @@ from typing import IO, Any
 
 import click
 
-from ..tables.columns import COLUMN_LIMIT
+from .._validation import counted
+from ..tables.columns import COLUMN_LIMIT, are_numbers, kind_of
+from ..tables.missing import WORDS, is_missing_number, stripped
 from .errors import note, refuse
 
-__all__ = ["encoding_option", "read_table"]
+__all__ = ["encoding_option", "hint_of", "is_parquet", "read_table"]
 
 HEADER_LIMIT = 1 << 24  # characters of the line of names
 SEPARATORS = ",;\t|"
@@ -38,8 +40,9 @@ KINDS_OF_FILES = {
 def _encoding(context: click.Context, parameter: click.Parameter, given: str) -> str:
     """Return the usual name of an encoding."""
     try:
+        "a".encode(given)  # LookupError for a codec that is not of text, such as base64
         return codecs.lookup(given).name
-    except LookupError:
+    except (LookupError, ValueError):
         raise click.BadParameter(f"expected an encoding such as utf-8, got {given!r}") from None
 
 
@@ -48,8 +51,21 @@ encoding_option = click.option(
 )
 
 
+def is_parquet(path: str) -> bool:
+    """Tell whether a file begins as those of Parquet do; OSError if it cannot be read."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise refuse(f"{path}: expected a CSV or Parquet file, got a folder or a device")
+    with open(path, "rb") as file:
+        return file.read(4) == b"PAR1"
+
+
 def read_table(
-    path: str, *, encoding: str = "utf-8", texts: Collection[str] = (), drop: Collection[str] = ()
+    path: str,
+    *,
+    encoding: str = "utf-8",
+    texts: Collection[str] = (),
+    drop: Collection[str] = (),
+    target: str = "",
 ) -> Any:
     """Return the frame (rows, columns) of a CSV or Parquet file.
 
@@ -63,18 +79,16 @@ def read_table(
         Columns that are text whatever is in them: "007" is not 7 there.
     drop : names
         Columns that are left out; each must be there.
+    target : str
+        A column of which nothing is lost: of a CSV file it is returned as it is written, "" where
+        it is empty.
 
     Raises ClickException for files that are no table, or have none of the rows.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise refuse(f"{path}: expected a CSV or Parquet file, got a folder or a device")
-    with open(path, "rb") as file:
-        start = file.read(_SAMPLE)
-    frame = (
-        _parquet(path, drop)
-        if start.startswith(b"PAR1")
-        else _csv(path, start, encoding, set(texts), drop)
-    )
+    if is_parquet(path):
+        frame = _parquet(path, drop, target)
+    else:
+        frame = _csv(path, encoding, set(texts), drop, target)
     if not len(frame):
         raise refuse(f"{path}: expected rows below the names of the columns, got none")
     return frame
@@ -92,17 +106,26 @@ def _check_names(path: str, names: list[str], drop: Collection[str]) -> None:
         at = [i + 1 for i, name in enumerate(names) if name == twice[0]]
         raise refuse(
             f"{path}: expected different names of columns, got {twice[0]!r} in the columns "
-            f"{', '.join(map(str, at))}: rename them"
+            f"{', '.join(map(str, at))}{hint_of(names) or ': rename them'}"
         )
     for name in drop:
         if name not in names:
             raise refuse(f"{path}: --drop: there is no column {name!r}")
 
 
+def hint_of(names: list[str]) -> str:
+    """Return what may be wrong with a file whose columns have not the names that are needed."""
+    if 2 * sum(are_numbers([name]) for name in names) > len(names):
+        return ": the first line must have the names of the columns"
+    if len(names) == 1 and len(names[0].split()) > 1:
+        return ": columns are separated by a comma, semicolon, tab or |"
+    return ""
+
+
 # Parquet ----------------------------------------------------------------------------------------
 
 
-def _parquet(path: str, drop: Collection[str]) -> Any:
+def _parquet(path: str, drop: Collection[str], target: str) -> Any:
     import pandas
 
     try:
@@ -114,19 +137,27 @@ def _parquet(path: str, drop: Collection[str]) -> Any:
         _check_names(path, names, drop)
         kept = [name for name in names if name not in drop]
         frame = pandas.read_parquet(path, engine="pyarrow", columns=kept)
+        # What pandas had as an index with a name is a column.
+        frame = frame.reset_index(level=[name for name in frame.index.names if name in kept])
+        exact = None
+        if target in kept and pandas.api.types.is_float_dtype(frame[target].dtype):
+            column = parquet.read_table(path, columns=[target]).column(target)
+            exact = column.to_pandas(integer_object_nulls=True)  # floats have no large integers
     except (ArrowException, OSError, ValueError) as error:
         raise refuse(f"{path}: a damaged Parquet file: {error}") from None
     frame.columns = [str(name) for name in frame.columns]
+    if exact is not None:
+        frame[target] = exact.to_numpy()
     return frame.reset_index(drop=True)
 
 
 # CSV --------------------------------------------------------------------------------------------
 
 
-def _csv(path: str, start: bytes, encoding: str, texts: set[str], drop: Collection[str]) -> Any:
+def _csv(path: str, encoding: str, texts: set[str], drop: Collection[str], target: str) -> Any:
     import pandas
 
-    _check_text(path, start, encoding)
+    _check_text(path, encoding)
     if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         encoding = "utf-8-sig"  # also without the mark
     try:
@@ -136,6 +167,7 @@ def _csv(path: str, start: bytes, encoding: str, texts: set[str], drop: Collecti
         if unnamed:
             note(f"{', '.join(unnamed[:3])} of {path}: left out, without a name")
         keys = [name or f"\0{i}" for i, name in enumerate(names)]
+        decimal = _decimal(path, encoding, separator)
         with warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)
             frame = pandas.read_csv(
@@ -147,30 +179,68 @@ def _csv(path: str, start: bytes, encoding: str, texts: set[str], drop: Collecti
                 index_col=False,
                 skipinitialspace=True,
                 low_memory=False,
-                decimal=_decimal(path, encoding, separator),
+                decimal=decimal,
                 dtype={name: "str" for name in names if name in texts},
+                # With a sign in front, pandas takes no text for a missing value.
+                converters={target: "={}".format} if target in names else None,
             )
     except UnicodeError:
         raise refuse(_not_decoded(path, encoding)) from None
     except (pandas.errors.ParserError, pandas.errors.ParserWarning, csv.Error) as error:
         text = str(error).replace("Error tokenizing data. C error: ", "")
         if "Length of header" in text:
-            text = f"the first row has more than the {len(names)} values that have names"
+            text = f"the first row has more than the {counted(len(names), 'value')} with a name"
         raise refuse(f"{path}: not as CSV is written: {text}") from None
-    return frame.drop(columns=[key for key in keys if key[0] == "\0" or key in drop])
+    frame = frame.drop(columns=[key for key in keys if key[0] == "\0" or key in drop])
+    if target in frame:
+        frame[target] = frame[target].astype(object).map(lambda text: text[1:].strip())
+    for name in frame.columns[[str(dtype) in ("str", "object") for dtype in frame.dtypes]]:
+        frame[name] = _read_text(frame[name], decimal, name == target, name in texts)
+    return frame
 
 
-def _check_text(path: str, start: bytes, encoding: str) -> None:
-    """Raise for the start of a file that is empty or no text."""
+def _read_text(values: Any, decimal: str, target: bool, text: bool) -> Any:
+    """Return a column that pandas has read as text, as it is meant.
+
+    Numbers among texts such as "?" get a decimal point; in other columns a text has no blanks
+    around it, and is missing if it is "NA" or a word of that kind.
+    """
+    if decimal == "," and not text:
+        points = values.map(lambda v: v.replace(",", ".", 1) if isinstance(v, str) else v)
+        given = {v.strip() for v in points.dropna().unique() if isinstance(v, str)}
+        if are_numbers({v for v in given if not is_missing_number(v)}):
+            return points
+    if target or (not text and kind_of(values) != "t"):
+        return values
+    values = stripped(values)
+    return values.mask(values.isin(WORDS))
+
+
+def _check_text(path: str, encoding: str) -> None:
+    """Raise for a file whose start is empty or no text."""
+    with open(path, "rb") as file:
+        start = file.read(_SAMPLE)
     if not start.strip():
         raise refuse(f"{path}: expected a CSV or Parquet file, got an empty file")
     for magic, what in KINDS_OF_FILES.items():
         if start.startswith(magic):
             raise refuse(f"{path}: expected a CSV or Parquet file, got {what}")
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")) and encoding == "utf-8":
-        raise refuse(f"{path}: not written in utf-8: give --encoding utf-16")
-    if b"\0" in start and not encoding.lower().startswith(("utf-16", "utf16", "utf-32", "utf32")):
-        raise refuse(f"{path}: expected a CSV or Parquet file, got a binary file")
+    if encoding.startswith(("utf-16", "utf-32")):
+        return
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        name = "utf-32" if start.startswith(b"\xff\xfe\0\0") else "utf-16"
+        raise refuse(f"{path}: not written in {encoding}: give --encoding {name}")
+    if b"\0" in start:
+        raise refuse(f"{path}: expected a CSV or Parquet file, got a binary file{_wide(start)}")
+
+
+def _wide(start: bytes) -> str:
+    """Return the encoding that the zeros among the bytes of Latin letters suggest, or ""."""
+    for encoding, every in (("utf-16-le", start[1::2]), ("utf-16-be", start[::2])):
+        other = start[::2] if encoding == "utf-16-le" else start[1::2]
+        if every.count(0) > 0.9 * len(every) and not other.count(0):
+            return f", or text in UTF-16: give --encoding {encoding}"
+    return ""
 
 
 def _header(path: str, encoding: str) -> tuple[str, list[str]]:

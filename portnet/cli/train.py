@@ -11,14 +11,15 @@ import click
 import numpy as np
 
 from .. import ModelFileError, use_backend
-from .._validation import how_to_install
+from .._validation import counted, how_to_install
 from ..files.atomic import check_writable, write_file
 from ..files.models import to_buffers
-from ..tables import TableModel
+from ..tables import TableError, TableModel
+from ..tables.columns import are_numbers, canonical, columns_text
 from . import notes, progress, scores
 from . import target as targets
-from .errors import note, refuse
-from .read import encoding_option, read_table
+from .errors import FILE, note, refuse
+from .read import encoding_option, is_parquet, read_table
 
 __all__ = ["train"]
 
@@ -42,8 +43,15 @@ def _sizes(context: click.Context, parameter: click.Parameter, given: str) -> tu
     return sizes
 
 
+def _part(context: click.Context, parameter: click.Parameter, given: float) -> float:
+    """Return a part, which is not NaN."""
+    if given != given:
+        raise click.BadParameter("expected a number from 0 to below 1, got nan")
+    return given
+
+
 @click.command()
-@click.argument("data", type=click.Path())
+@click.argument("data", type=FILE)
 @click.option("--target", required=True, help="The column to predict.")
 @click.option(
     "--task",
@@ -72,14 +80,19 @@ def _sizes(context: click.Context, parameter: click.Parameter, given: str) -> tu
     "--test",
     "part",
     type=click.FloatRange(0, 1, max_open=True),
+    callback=_part,
     default=0.2,
     show_default=True,
     help="The part of the rows for the test; 0 for none.",
 )
 @click.option(
-    "--out", default="model.safetensors", show_default=True, help="The file of the model."
+    "--out",
+    type=FILE,
+    default="model.safetensors",
+    show_default=True,
+    help="The file of the model.",
 )
-@click.option("--plot", help="A picture of the training curve, such as curve.png.")
+@click.option("--plot", type=FILE, help="A picture of the training curve, such as curve.png.")
 @click.option("--drop", multiple=True, help="A column to leave out; may be given several times.")
 @encoding_option
 def train(
@@ -105,10 +118,11 @@ def train(
     _check_backend(backend)
     if target in drop:
         raise refuse(f"--drop: {target!r} is the target")
-    frame = read_table(data, encoding=encoding, drop=drop)
-    frame, chosen = targets.check_target(frame, target, data, task)
+    frame = read_table(data, encoding=encoding, drop=drop, target=target)
+    written = not is_parquet(data)
+    frame, chosen = targets.check_target(frame, target, data, task, written=written)
     kinds = notes.kinds_of(frame, target)
-    frame = frame[[*kinds, target]]
+    frame = _canonical(frame, kinds, target, data)
     held_out = validation = None
     if part:
         frame, held_out = targets.split(frame, target, chosen, part, seed)
@@ -129,7 +143,7 @@ def train(
     model = _fit(frame, target, estimator, kinds, validation, epochs)
     best = estimator.validation_scores_ and 1 + int(np.argmax(estimator.validation_scores_))
     kept = f"; the network is that of epoch {best}, the best" if best else ""
-    click.echo(f"trained {estimator.n_iter_} epochs{kept}")
+    click.echo(f"trained {counted(estimator.n_iter_, 'epoch')}{kept}")
     if held_out is not None:
         y = held_out[target].to_numpy()
         guess = scores.trivial(frame[target].to_numpy(), chosen)
@@ -137,6 +151,16 @@ def train(
             click.echo(line)
     _write(model, out, plot)
     _say_next(data, out)
+
+
+def _canonical(frame: Any, kinds: dict[str, str], target: str, path: str) -> Any:
+    """Return the columns that are used, as numbers and text, and the target."""
+    try:
+        found = canonical(frame, list(kinds), "".join(kinds.values()))
+    except TableError as error:
+        raise refuse(f"{path}: {error}") from None
+    dates = [name for name, kind in kinds.items() if kind == "d"]  # numbers are not dates again
+    return found.assign(**{name: frame[name] for name in (*dates, target)})
 
 
 def _check_outputs(data: str, out: str, plot: str | None) -> None:
@@ -170,8 +194,8 @@ def _check_learnable(frame: Any, target: str) -> None:
     """Raise if the rows left to train have equal targets."""
     if len(np.unique(frame[target].to_numpy())) < 2:
         raise refuse(
-            f"the {len(frame)} rows to train with have one {target!r}: give more rows, or another "
-            "--seed or --test"
+            f"expected at least two different {target!r} in the {counted(len(frame), 'row')} to "
+            "train with, got one: give more rows, or another --seed or --test"
         )
 
 
@@ -205,7 +229,8 @@ def _fit(
     estimator.set_params(verbose=False)
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         if "Maximum iterations" in message:
-            message = f"the loss was still falling after {epochs} epochs: more --epochs may help"
+            after = counted(epochs, "epoch")
+            message = f"the loss was still falling after {after}: more --epochs may help"
         note(message)
     return model
 
@@ -250,26 +275,20 @@ def _say_plan(
     kinds: dict[str, str],
 ) -> None:
     count = len(set(frame[target]))
-    what = f"{count} classes" if task == "classification" else "numbers"
+    what = counted(count, "class", "classes") if task == "classification" else "numbers"
     other = "regression" if task == "classification" else "classification"
-    if given is None and frame[target].dtype.kind in "iuf":
+    if given is None and are_numbers({"0", *map(str, frame[target].unique())}):  # no truth values
         what += f" (--task {other} if that is not meant)"
     click.echo(f"{task} of {target!r}: {what}")
-    names = {"n": "numbers", "t": "text", "d": "dates"}
-    used = [
-        f"{list(kinds.values()).count(letter)} of {kind}"
-        for letter, kind in names.items()
-        if letter in kinds.values()
-    ]
-    click.echo(f"{len(kinds)} columns: {', '.join(used)}")
-    parts = [f"{len(frame):,} rows to train"]
+    click.echo(f"{counted(len(kinds), 'column')}: {columns_text(''.join(kinds.values()))}")
+    parts = [counted(len(frame), "row") + " to train"]
     parts += [f"{len(validation):,} to stop in time"] if validation is not None else []
     parts += [f"{len(held_out):,} to test"] if held_out is not None else []
     click.echo(", ".join(parts))
 
 
 def _say_next(data: str, out: str) -> None:
-    file, new = shlex.quote(out), f"new{Path(data).suffix}"
+    file, new = shlex.quote(out), shlex.quote(f"new{Path(data).suffix}")
     click.echo(f"wrote {out}; to go on:")
     click.echo(f"  portnet predict {file} {new} --out predictions.csv")
     click.echo(f"  portnet export {file} {shlex.quote(str(Path(out).with_suffix('.onnx')))}")

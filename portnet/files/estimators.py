@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._validation import counted
 from ..layers import Chain, Dense
 from .encoding import TEXT_LIMIT, decode, encode, has_custom, refuse_repeated, text_array
 from .errors import ModelFileError
@@ -126,8 +127,6 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
         described["inherited"] = encode(_plain(inherited), "inherited", tensors, plain=True)
         described["own"] = _own_attributes(estimator, {*parameters, *named}, tensors)
     _check_before(fitted, parameters | inherited)
-    if isinstance(fitted.get("labels", {}).get("classes"), dict):
-        _classes_from(fitted["labels"]["classes"])
     return described | {
         "parameters": encode(_plain(parameters), "parameters", tensors, plain=True),
         "fitted": encode(fitted, "", tensors),
@@ -178,6 +177,9 @@ def _check_before(values: dict[str, Any], parameters: dict[str, Any]) -> None:
     """Raise ModelFileError where `load` would refuse what is to be saved."""
     try:
         _check(values, parameters)
+        if "labels" in values:
+            labels = values["labels"]
+            _check_labels(labels | {"classes": _classes_from(labels["classes"])}, values)
     except ModelFileError as error:
         raise ModelFileError(
             f"save: {error}. Nothing was written, because portnet.load would refuse it: fit the "
@@ -241,7 +243,10 @@ def estimator_from(
     if (labels is None) == (name == "MLPClassifier"):
         raise ModelFileError(f"{name}: expected labels for a classifier only")
     if labels is not None:
+        if not isinstance(labels, dict) or set(labels) != {"classes", "kind", "sparse"}:
+            raise ModelFileError(f"labels: expected classes, kind and sparse, got {labels!r:.80}")
         labels["classes"] = _classes_from(labels["classes"])
+        _check_labels(labels, values)
     if not with_sklearn:
         return Predictor.of(name, values, parameters, labels)
     estimator = _fitted(kind or getattr(wing, name), values, parameters, labels)
@@ -300,6 +305,26 @@ def _check(values: dict[str, Any], parameters: dict[str, Any]) -> None:
     model = Chain([Dense(n) for n in sizes])
     params = [{"W": W, "b": b[None, :]} for W, b in zip(coefs, intercepts, strict=True)]
     check_parameters(model, tuple(params), values["n_features_in_"], "coefs_")
+
+
+def _check_labels(labels: dict[str, Any], values: dict[str, Any]) -> None:
+    """Raise ModelFileError unless the classes are those of the output layer."""
+    classes, kind, outputs = labels["classes"], labels["kind"], values["n_outputs_"]
+    activation = values["out_activation_"]
+    if kind == "binary":
+        fits = len(classes) in (1, 2) and outputs == 1 and activation == "logistic"
+    elif kind in ("multiclass", "multilabel-indicator"):
+        wanted = "softmax" if kind == "multiclass" else "logistic"
+        fits = len(classes) == outputs and activation == wanted
+    else:
+        raise ModelFileError(f"labels: expected binary, multiclass or multilabel, got {kind!r:.80}")
+    if not fits:
+        raise ModelFileError(
+            f"labels: the output layer has {counted(outputs, 'output')} ({activation}), which does "
+            f"not fit {counted(len(classes), 'class', 'classes')} of kind {kind}"
+        )
+    if not (classes[:-1] < classes[1:]).all():
+        raise ModelFileError(f"classes: expected different ones, sorted, got {classes[:5]!r:.80}")
 
 
 def _classes_from(labels: Any) -> Any:

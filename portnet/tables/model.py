@@ -10,7 +10,17 @@ import numpy as np
 from .._typing import ArrayLike, Device, Host
 from ..backend import to_numpy
 from ..files import save
-from .columns import COLUMN_LIMIT, TableError, canonical, kind_of, missing_columns, to_frame
+from ..summary import table_html
+from .columns import (
+    COLUMN_LIMIT,
+    TableError,
+    canonical,
+    columns_text,
+    kind_of,
+    missing_columns,
+    to_frame,
+)
+from .labels import check_given, labels_like
 from .transformers import fitted, parts_of
 
 __all__ = ["TableModel"]
@@ -50,6 +60,8 @@ class TableModel:
     (('size', 'colour'), 'nt')
     >>> model.predict(frame.head(2)).tolist()
     ['a', 'b']
+    >>> model.score(frame)
+    1.0
     """
 
     target: str
@@ -156,6 +168,32 @@ class TableModel:
             )
         found: Host = to_numpy(self.estimator.predict_proba(self.prepared(X)))
         return found
+
+    def score(self, X: ArrayLike) -> float:
+        """Return the accuracy on the rows of a frame that has the target; R^2 of a regressor.
+
+        R^2 = 1 - sum (y - p)^2 / sum (y - mean of y)^2, as scikit-learn's `score`. Labels are those
+        of the table that was trained on: 1 and 1.0 are equal, and text has no blanks around it.
+
+        Raises TableError as `predict`, for rows without a target, and where no value of the target
+        is one of the classes.
+        """
+        from sklearn.metrics import r2_score
+
+        frame = to_frame(X)
+        wrong = missing_columns(list(frame.columns), [self.target])
+        if wrong:
+            raise TableError(wrong)
+        predicted = self.predict(frame)
+        if self.classes_ is not None:
+            y = labels_like(frame[self.target], self.classes_)
+            return float(np.mean(y == predicted))
+        numbers = canonical(frame, [self.target], "n")[self.target]
+        check_given(numbers)
+        return float(r2_score(numbers, predicted))
+
+    def _repr_html_(self) -> str:
+        return table_html(self, columns_text(self.kinds))
 
     def to(self, name: str, *, device: Device = None, dtype: str | None = None) -> Self:
         """Return the model with its network on another backend: see `portnet.set_backend`."""

@@ -76,6 +76,13 @@ def test_other_commands_say_which_package_is_missing(command, without):
 
 
 @pytest.mark.parametrize("without", BOTH)
+def test_the_version_needs_no_extra(without):
+    done = process("--version", without=without)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"portnet {portnet.__version__}\n"
+
+
+@pytest.mark.parametrize("without", BOTH)
 def test_help_lists_every_command(without):
     done = process("--help", without=without)
     assert done.returncode == 0, done.stderr

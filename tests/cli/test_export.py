@@ -135,7 +135,7 @@ def test_the_metadata_say_what_each_input_is():
         "target": "species",
         "input length": "number: float64 (rows, 1), NaN where missing",
         "input width": "number: float64 (rows, 1), NaN where missing",
-        "input colour": 'text: text (rows, 1), "" where missing',
+        "input colour": 'text: text (rows, 1) without blanks around it, "" where missing',
         "input seen": "date: float64 (rows, 1), days since 1970-01-01 UTC, NaN where missing",
     }
     kinds = {i.name: (i.type, i.shape) for i in session("m.onnx").get_inputs()}

@@ -41,7 +41,7 @@ def test_a_classifier_from_csv_to_predictions():
     done = call("predict", "m.safetensors", "new.csv", "--out", "p.csv", "--proba")
     assert done.exit_code == 0, done.output
     assert done.stdout == "wrote 80 predictions of 'species' to p.csv\n"
-    assert "note: the columns 'extra' are ignored\n" in done.stderr
+    assert "note: the column 'extra' is ignored\n" in done.stderr
     found = pandas.read_csv("p.csv")
     assert list(found) == ["species", "P(iris)", "P(rose)", "P(tulip)"]
     assert (found["species"] == new["species"]).mean() > 0.85
@@ -114,7 +114,7 @@ def test_whole_numbers_are_classes_if_they_are_few_and_task_decides_otherwise():
     )  # pandas reads floats then, and the classes are whole all the same
     frame.to_csv("data.csv", index=False)
     done = call("train", "data.csv", *common)
-    assert "note: 1 of 300 rows have no 'rooms': they are left out\n" in done.stderr
+    assert "note: 1 of 300 rows has no 'rooms': it is left out\n" in done.stderr
     assert portnet.load("model.safetensors").classes_.tolist() == [1, 2, 3, 4, 5, 6]
 
 
@@ -247,6 +247,17 @@ WRONG_OPTIONS = {
     "encoding": (("--target", "species", "--encoding", "utf-99"), "an encoding such as utf-8, got"),
     "the data as out": (("--target", "species", "--out", "data.csv"), "the data would be lost"),
     "the data as plot": (("--target", "species", "--plot", "data.csv"), "the data would be lost"),
+    "a test of NaN": (("--target", "species", "--test", "nan"), "from 0 to below 1, got nan"),
+    "a test of all rows": (
+        ("--target", "species", "--test", "0.9999"),
+        "two different 'species' in the 1 row to train with, got one",
+    ),
+    "an encoding of no text": (
+        ("--target", "species", "--encoding", "base64"),
+        "an encoding such as utf-8, got 'base64'",
+    ),
+    "an empty name of the model": (("--target", "species", "--out", ""), "path of a file, got ''"),
+    "an empty name of a plot": (("--target", "species", "--plot", ""), "path of a file, got ''"),
     "no folder": (("--target", "species", "--out", "no/m"), "no/m: the file cannot be written"),
     "the target dropped": (("--target", "species", "--drop", "species"), "is the target"),
     "an unknown column dropped": (("--target", "species", "--drop", "zz"), "no column 'zz'"),
@@ -287,6 +298,8 @@ def test_predict_refuses_what_is_no_model_of_a_table(tmp_path):
     assert "data.csv" in refused("predict", "data.csv", "data.csv")
     assert refused("predict", "none", "data.csv").endswith("none: No such file or directory")
     assert "Missing argument 'DATA'" in refused("predict", "net.safetensors")
+    for arguments in (("", "data.csv"), ("none", ""), ("none", "data.csv", "--out", "")):
+        assert "expected the path of a file, got ''" in refused("predict", *arguments)
 
 
 def test_predict_never_replaces_its_inputs():

@@ -542,3 +542,77 @@ def test_attributes_that_do_not_fit_are_refused(name, value, path):
             file.write(part)
     with pytest.raises(ModelFileError):
         portnet.load(path)
+
+
+def put_labels(**values):
+    return lambda described: described["fitted"]["dict"]["labels"]["dict"].update(values)
+
+
+def put_classes(change):
+    """Return a change of a description that has text as its classes."""
+
+    def edit(described):
+        names = described["fitted"]["dict"]["labels"]["dict"]["classes"]["dict"]["names"]
+        described["fitted"]["dict"]["labels"]["dict"]["classes"]["dict"]["names"] = change(names)
+
+    return edit
+
+
+WRONG_LABELS = {
+    "a class too few": ("text", put_classes(lambda n: n[:2]), "3 outputs .* 2 classes of kind"),
+    "a class too many": ("text", put_classes(lambda n: [*n, "dog"]), "3 outputs .* 4 classes"),
+    "no class": ("text", put_classes(lambda n: []), "does not fit 0 classes"),
+    "a class twice": ("text", put_classes(lambda n: [n[0], *n[:2]]), "different ones, sorted"),
+    "classes not sorted": ("text", put_classes(lambda n: n[::-1]), "different ones, sorted"),
+    "several as two": ("text", put_labels(kind="binary"), r"has 3 outputs \(softmax\), which does"),
+    "classes as labels": (
+        "text",
+        put_labels(kind="multilabel-indicator"),
+        r"has 3 outputs \(softmax",
+    ),
+    "labels as classes": ("labels", put_labels(kind="multiclass"), r"has 3 outputs \(logistic\)"),
+    "two as several": ("truth", put_labels(kind="multiclass"), r"has 1 output \(logistic\)"),
+    "numbers": (
+        "truth",
+        put_labels(kind="continuous"),
+        "expected binary, multiclass or multilabel",
+    ),
+    "no kind": ("truth", put_labels(kind=["binary"]), "expected binary, multiclass or multilabel"),
+    "more fields": ("truth", put_labels(more=1), "expected classes, kind and sparse"),
+}
+
+
+@pytest.mark.parametrize("with_sklearn", [True, False])
+@pytest.mark.parametrize(("target", "change", "message"), WRONG_LABELS.values(), ids=WRONG_LABELS)
+def test_classes_that_do_not_fit_the_output_layer_are_refused(
+    target, change, message, with_sklearn, path, monkeypatch
+):
+    portnet.save(classifier().fit(X, TARGETS[target]), path)
+    changed(path, change)
+    if not with_sklearn:
+        monkeypatch.setattr(estimators, "find_spec", lambda name: None)
+    with pytest.raises(ModelFileError, match=message):
+        portnet.load(path)
+
+
+def test_classes_in_an_array_that_do_not_fit_the_output_layer_are_refused(path):
+    portnet.save(classifier().fit(X, CODES), path)
+    with open_container(path) as container:
+        described, arrays = describe(container), container.read()
+    (name,) = [n for n, a in arrays.items() if a.dtype == CODES.dtype and a.shape == (3,)]
+    for given in (arrays[name][:2], np.arange(4), np.array([0, 0, 1])):
+        kept = arrays | {name: given}
+        with open(path, "wb") as file:
+            file.writelines(pack(kept, {"format_version": "1", "portnet": json.dumps(described)}))
+        with pytest.raises(
+            ModelFileError, match=r"labels: the output layer|different ones, sorted"
+        ):
+            portnet.load(path)
+
+
+def test_classes_that_load_would_refuse_are_an_error_of_save(tmp_path):
+    fitted = classifier().fit(X, CODES)
+    fitted._label_binarizer.classes_ = np.arange(2)
+    with pytest.raises(ModelFileError, match=r"save: labels: .* Nothing was written"):
+        portnet.save(fitted, tmp_path / "m")
+    assert not list(tmp_path.iterdir())

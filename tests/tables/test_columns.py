@@ -88,7 +88,7 @@ WRONG = {
     "a date for a number": ({"x": pandas.to_datetime(["2024-01-01"])}, "n", "expected a number"),
     "text for a date": ({"x": [None, "soon"]}, "d", "a date such as 2024-03-31, got 'soon' in row"),
     "a number for a date": ({"x": [20240131]}, "d", "a date such as 2024-03-31, got"),
-    "a missing column": ({"X": [1]}, "n", r"column 'x' \(did you mean 'X'\?\); there are 1: 'X'"),
+    "a missing column": ({"X": [1]}, "n", r"column 'x' \(did you mean 'X'\?\); there is 1: 'X'"),
 }
 
 
