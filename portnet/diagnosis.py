@@ -8,16 +8,16 @@ constant prediction: a network that has learned its task may have saturated unit
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from . import tree
-from ._typing import Host, Params, State
+from ._typing import Host, Params
 from ._validation import check_integer, name_of, warn
-from .backend import Backend, to_numpy
+from .backend import to_numpy
 from .data.dataset import Dataset
-from .layers import Dense, Layer, ReLU, Sigmoid, Tanh
+from .layers import Dense, ReLU, Sigmoid, Tanh
 from .lbfgs import LBFGS
 from .losses import (
     AbsoluteError,
@@ -27,6 +27,7 @@ from .losses import (
     SoftmaxCrossEntropy,
     SquaredError,
 )
+from .protocols import RunLike
 from .recording import Record, recorded
 
 __all__ = ["Diagnose", "Diagnosis", "Finding", "column_name", "diagnose", "step_rule"]
@@ -105,68 +106,6 @@ class Diagnosis:
                 "learning rate and validation\nloss look healthy"
             )
         return "\n".join(f"{i}. {finding}" for i, finding in enumerate(self.findings, start=1))
-
-
-class _TrainerLike(Protocol):
-    @property
-    def model(self) -> Layer:
-        """The network."""
-
-    @property
-    def loss(self) -> Any:
-        """The loss."""
-
-    @property
-    def optimizer(self) -> Any:
-        """The optimizer."""
-
-    @property
-    def batch_size(self) -> int | None:
-        """Rows in a step."""
-
-
-class RunLike(Protocol):
-    """What a diagnosis needs of a run, a `portnet.Run`."""
-
-    @property
-    def trainer(self) -> _TrainerLike:
-        """The trainer."""
-
-    @property
-    def backend(self) -> Backend:
-        """Where the parameters are."""
-
-    @property
-    def params(self) -> Params:
-        """The parameters."""
-
-    @property
-    def state(self) -> State:
-        """The optimizer's state."""
-
-    @property
-    def outputs(self) -> int:
-        """The number of outputs."""
-
-    @property
-    def epoch(self) -> int:
-        """The number of epochs."""
-
-    @property
-    def best_epoch(self) -> int | None:
-        """The best epoch under early stopping."""
-
-    @property
-    def history(self) -> dict[str, list[float]]:
-        """The values of each epoch."""
-
-    @property
-    def feature_names(self) -> tuple[str, ...] | None:
-        """The names of the columns."""
-
-    @property
-    def classes(self) -> Host | None:
-        """The names of the classes."""
 
 
 @dataclass(eq=False)

@@ -25,7 +25,8 @@ from .divergence import divergence_error
 from .lbfgs import LBFGS
 from .optimizers import Optimizer
 from .preparation import FitOptions, prepare
-from .run import Run, TrainerLike
+from .protocols import TrainerLike
+from .run import Run
 from .training import init, make_step
 
 __all__ = ["LearningRates", "find_learning_rate"]

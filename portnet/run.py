@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,9 +17,9 @@ from .data import labels as _labels
 from .data.dataset import Dataset
 from .engine.inference import forward
 from .files import save
-from .layers import Layer
 from .losses import SigmoidCrossEntropy
 from .metrics import two_columns
+from .protocols import TrainerLike
 
 if TYPE_CHECKING:
     from .diagnosis import Diagnosis
@@ -70,45 +70,6 @@ class History(dict[str, list[float]]):
             raise ImportError("to_pandas needs pandas: pip install pandas") from error
         epochs = range(1, 1 + max(map(len, self.values()), default=0))
         return pandas.DataFrame(self.to_dict(), index=pandas.Index(epochs, name="epoch"))
-
-
-class TrainerLike(Protocol):
-    """What a run needs of its trainer, a `portnet.Trainer`."""
-
-    @property
-    def model(self) -> Layer:
-        """The network."""
-
-    @property
-    def loss(self) -> Any:
-        """The loss."""
-
-    @property
-    def optimizer(self) -> Any:
-        """The optimizer."""
-
-    @property
-    def batch_size(self) -> int | None:
-        """Rows in a step."""
-
-    @property
-    def seed(self) -> int:
-        """The seed."""
-
-    @property
-    def shuffle(self) -> bool:
-        """Whether batches are shuffled."""
-
-    @property
-    def params(self) -> Params:
-        """The initial parameters."""
-
-    @property
-    def compile(self) -> bool:
-        """Whether steps are compiled."""
-
-    def fit(self, X: ArrayLike, y: ArrayLike, *more: Any, **options: Any) -> "Run":
-        """Train."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +198,8 @@ class Run:
                 "run.fit goes on with this run and takes no resume: to go on from a file, give "
                 "Trainer.fit(..., resume=path)"
             )
-        return self.trainer.fit(X, y, *more, resume=self, **options)
+        run: Run = self.trainer.fit(X, y, *more, resume=self, **options)
+        return run
 
     def to(self, name: str, *, device: Device = None, dtype: str | None = None) -> "Run":
         """Return this run with its arrays moved to a backend: ``run.to("numpy")``.

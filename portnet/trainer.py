@@ -46,7 +46,8 @@ from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .preparation import Fit, FitOptions, epoch_plan, full_gradient_of, prepare
 from .progress import progress_bar
-from .run import BLOCK, EpochProgress, Metric, Run, TrainerLike, record, warn, with_run
+from .protocols import TrainerLike
+from .run import BLOCK, EpochProgress, Metric, Run, record, warn, with_run
 from .training import make_step
 from .transforms import joined_parameters, refuse_transforms
 

@@ -395,6 +395,7 @@ ALLOWED = {
     },
     "files/show": {"files/container", "files/errors", "files/models"},
     "cli/show": {"files/show"},
+    "protocols": {"_typing", "backend", "layers"},
     "recording": {"_typing", "_validation", "layers", "rng"},
     "diagnosis": {
         "_typing",
@@ -404,6 +405,7 @@ ALLOWED = {
         "layers",
         "lbfgs",
         "losses",
+        "protocols",
         "recording",
         "tree",
     },
@@ -416,10 +418,10 @@ ALLOWED = {
         "diagnosis",
         "engine/inference",
         "files",
-        "layers",
         "losses",
         "metrics",
         "plots",
+        "protocols",
         "summary",
         "tree",
     },
@@ -451,6 +453,7 @@ ALLOWED = {
         "files/errors",
         "lbfgs",
         "model_checks",
+        "protocols",
         "rng",
         "run",
         "tree",
@@ -476,6 +479,7 @@ ALLOWED = {
         "optimizers",
         "preparation",
         "progress",
+        "protocols",
         "rng",
         "run",
         "training",
@@ -493,6 +497,7 @@ ALLOWED = {
         "optimizers",
         "plots",
         "preparation",
+        "protocols",
         "rng",
         "run",
         "training",
@@ -671,6 +676,18 @@ def test_all_of_a_file_names_what_is_defined_in_it(path):
     assert "__all__" in names
     (line,) = (n for n in body if list(defined([n])) == ["__all__"])
     assert set(ast.literal_eval(line.value)) <= names
+
+
+def test_each_protocol_is_defined_in_one_file():
+    names = [
+        node.name.lstrip("_")
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and any(getattr(base, "id", "") == "Protocol" for base in node.bases)
+    ]
+    assert {"TrainerLike", "RunLike"} <= {*names}
+    assert len(names) == len({*names}), sorted(names)
 
 
 def test_allowed_imports_have_no_cycle():
