@@ -68,12 +68,20 @@ class RunLike(Protocol):
         """The optimizer's state."""
 
     @property
+    def inputs(self) -> int:
+        """The number of inputs."""
+
+    @property
     def outputs(self) -> int:
         """The number of outputs."""
 
     @property
     def epoch(self) -> int:
         """The number of epochs."""
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The best epoch under early stopping."""
 
     @property
     def history(self) -> dict[str, list[float]]:
