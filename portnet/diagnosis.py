@@ -47,10 +47,11 @@ DEAD = 0.5  # the share of ReLUs that are 0 for every row
 SATURATED = 0.7  # the share of outputs whose derivative is below 4% of the largest
 VANISHING, EXPLODING = 1e-3, 1e3  # the gradient of a layer's outputs, to that of the last layer's
 STILL = 0.05  # how far all steps together move the parameters, as a share of their size
-FALLS = 0.97  # of the loss three epochs before: it has not stopped falling
+FALLS = 0.97  # of the loss three epochs before, its cube of that nine before: it still falls
 LEAPS = 0.1  # how far one step moves them, the first one too
 GROWS = 4.0  # the size of the parameters to that at the start
-NOTHING = 0.9  # the loss to that of the best constant prediction: nothing was learned
+NOTHING = 0.9  # the training loss to that of the best constant prediction: nothing was learned
+HIGH = 0.7  # the loss now to that, which may be lower by chance where the training loss leaps
 RISES = 1.5  # the loss in the end, to its smallest, or to that of the best constant prediction
 TURNS = 1.3  # the validation loss in the end, to its smallest, both as medians of three epochs
 
@@ -400,7 +401,8 @@ def _of_large_rates(facts: Facts, kinds: set[str]) -> Iterator[Finding]:
 def _rise(facts: Facts) -> tuple[str, float] | None:
     """Return a text and a figure where the training loss rose."""
     losses = facts.losses
-    last, least = float(np.median(losses[-3:])), min(losses)
+    least = min(losses)
+    last = min(losses[-1], float(np.median(losses[-3:])))  # the median is larger in a steep fall
     if not (last > RISES * least and last - least > 0.2 * facts.reference and facts.poor > 0.5):
         return None
     epoch = losses.index(least) + 1
@@ -411,9 +413,10 @@ def _rise(facts: Facts) -> tuple[str, float] | None:
 def _large_steps(facts: Facts) -> tuple[str, float] | None:
     """Return a text and a figure where steps are large, and the loss is not below a trivial one.
 
-    That is the loss of the best constant prediction, or where it is not known, of the initial
-    parameters. The size of a step is that of the update to the parameters, as they are or as they
-    were at the start, whichever is larger: the best parameters may be close to 0.
+    That is the loss of the best constant prediction, or where it is not known, of the mean of the
+    targets, or of the initial parameters. The size of a step is that of the update to the
+    parameters, as they are or as they were at the start, whichever is larger: the best parameters
+    may be close to 0.
     """
     losses, known = facts.losses, facts.constant is not None
     last, trivial, than = float(np.median(losses[-3:])), facts.reference, "the best constant has"
@@ -423,16 +426,19 @@ def _large_steps(facts: Facts) -> tuple[str, float] | None:
     if start is not None:
         step *= facts.size / max(facts.size, start.size)
         if not known:
-            trivial, than = start.loss, "the initial parameters have"
+            trivial, than = start.loss, "a guess (the mean, or the initial parameters) has"
         far = start.step > LEAPS and start.grown > GROWS
-        if far and last > NOTHING * trivial > 0 and facts.loss > 0.8 * trivial:
+        if far and last > NOTHING * trivial > 0 and facts.loss > HIGH * trivial:
             text = (
                 f"the first step was {start.step:.2g} times as large as the initial parameters, "
                 f"these have become {start.grown:.3g} times as large, and the loss is {last:.4g}, "
                 f"where {than} {trivial:.4g}"
             )
             return text, start.grown
-    stays = last >= FALLS * float(np.median(losses[-6:-3] or losses[:1]))
+    stays = all(
+        last >= falls * float(np.median(losses[-m:-n] or losses[:1]))
+        for m, n, falls in ((6, 3, FALLS), (12, 6, FALLS**3))
+    )
     leaps = step > LEAPS and facts.poor > 1.05
     lost = known and facts.trained > RISES and step * facts.steps > 1
     if not (stays and (leaps or lost)):

@@ -123,10 +123,10 @@ def step_rule(optimizer: Any) -> Any:
 class Start:
     """What the initial parameters tell, without the last bias: it goes to the mean of the targets.
 
-    No matrix counts as smaller than Glorot's initial weights, so that small ones may grow.
+    No matrix of several rows counts as smaller than Glorot's initial weights: small ones may grow.
     """
 
-    loss: float  # of the initial parameters, a mean over rows
+    loss: float  # of the initial parameters, or of the mean of the targets: the smaller one
     size: float
     step: float  # the size of the first update to that of the parameters
     grown: float  # the size of the parameters now to that at the start
@@ -143,6 +143,9 @@ def start_of(run: RunLike, batch: Batch) -> Start | None:
     value, dpred = trainer.loss(pred, y, weight)
     grads, _ = trainer.model.backward(first, cache, dpred)
     rows, loss = x.shape[0], float(to_numpy(value))
+    if tuple(y.shape) == tuple(pred.shape):
+        mean = run.backend.xp.zeros_like(y) + run.backend.xp.mean(y, axis=0, keepdims=True)
+        loss = min(loss, float(to_numpy(trainer.loss(mean, y, weight)[0])))
     if getattr(trainer.loss, "reduction", "mean") == "sum":
         share = (trainer.batch_size or rows) / rows
         loss, grads = loss / rows, tree.map(lambda g: share * g, grads)
@@ -152,7 +155,8 @@ def start_of(run: RunLike, batch: Batch) -> Start | None:
     leaves = [leaf for i, leaf in enumerate(leaves) if i not in biases[-1:]]
     if not leaves:
         return None
-    usual = [(2 / sum(1 / n for n in p.shape)) ** 0.5 if p.ndim == 2 else 0 for p, *_ in leaves]
+    matrices = [p.shape if p.ndim == 2 and p.shape[0] > 1 else () for p, *_ in leaves]
+    usual = [math.sqrt(2 / sum(1 / n for n in shape)) if shape else 0.0 for shape in matrices]
     size = math.hypot(*(max(norm_of(p), u) for (p, *_), u in zip(leaves, usual, strict=True)))
     step, now = (math.hypot(*(norm_of(leaf[k]) for leaf in leaves)) for k in (1, 2))
     return Start(loss, size, step / size, now / size) if size > 0 else None
