@@ -245,6 +245,7 @@ def _of_labels(facts: Facts) -> Iterator[Finding]:
         if not found:
             return
         found.sort(key=lambda each: each[2])
+        shares = [each[2] for each in found]
         texts = [
             f"output {j} is {label} in all {facts.rows:,} rows"
             if share == 1
@@ -252,10 +253,16 @@ def _of_labels(facts: Facts) -> Iterator[Finding]:
             f"{hit} of {of} of them"
             for j, label, share, hit, of in found[:SHOWN]
         ]
+        remedies = ["rows with the other label, or a network without the output"] * (
+            shares[-1] == 1
+        )
+        if shares[0] < 1:
+            larger = "sample_weight=, larger for rows with the rare label"
+            remedies = [larger, *remedies, "look at each output by itself"]
         yield Finding(
             "labels out of balance",
             _counted(len(found), f"{outputs:,} outputs", texts),
-            "sample_weight=, larger for rows with the rare label; look at each output by itself",
+            "; ".join(remedies),
             float(found[0][2]),
         )
         return
