@@ -156,7 +156,8 @@ def find_learning_rate(
 
     In 72 fits of 18 small problems (``python ci/learning_rates.py --seeds 4``), 62 of the
     suggestions led to a loss within 10% of the best that any rate of a grid had from the same seed,
-    and the worst one to 1.92 times that: fits at one rate differ that much from seed to seed. It is a rate to begin with: a schedule that decays to 0 can start higher.
+    and the worst one to 1.92 times that: fits at one rate differ that much from seed to seed. It is
+    a rate to begin with: a schedule that decays to 0 can start higher.
 
     References
     ----------
