@@ -128,7 +128,7 @@ GOOD = [
 
 @pytest.mark.parametrize("loss", [*LOSSES, "noise", "noisy labels"])
 def test_nothing_is_found_of_the_rate_in_fits_of_good_rates(loss):
-    """336 fits, 84 of them of targets that nobody can learn."""
+    """336 fits, 84 of them with targets that do not depend on X."""
     of = {"noise": "squared_error", "noisy labels": "sigmoid_cross_entropy"}.get(loss, loss)
     for optimizer, (hidden, activation), seed in itertools.product(
         GOOD, [*HIDDEN, ((), "relu"), ((16,), "sigmoid")], range(10, 11)
@@ -234,3 +234,12 @@ def test_given_initial_parameters_are_the_start():
     params = portnet.tree.map(lambda p: 300 * p, portnet.init(net, seed=0))
     trainer = portnet.Trainer(net, SQUARED, portnet.SGD(1e-9), 32, params=params)
     assert KIND not in diagnosed(trainer.fit(X, y, epochs=5, progress=False), X, y)
+
+
+def test_large_rate_is_found_on_every_backend(xp):
+    trainer = portnet.Trainer(portnet.mlp([6, 16, 1]), SQUARED, portnet.Adam(3.0), 32, seed=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = trainer.fit(xp.asarray(X), xp.asarray(np.sin(X[:, 0])), epochs=8, progress=False)
+    finding = diagnosed(run, xp.asarray(X), xp.asarray(np.sin(X[:, 0])))[KIND]
+    assert finding.text.startswith("the first step was ")
