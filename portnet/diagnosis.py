@@ -8,30 +8,24 @@ constant prediction: a network that has learned its task may have saturated unit
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from . import tree
-from ._typing import Host, Params, State
+from ._typing import Host
 from ._validation import check_integer, name_of, warn
-from .backend import Backend, to_numpy
+from .backend import to_numpy
 from .data.dataset import Dataset
-from .layers import Dense, Layer, ReLU, Residual, Sigmoid, Tanh
-from .lbfgs import LBFGS
-from .losses import (
-    AbsoluteError,
-    Huber,
-    PoissonLoss,
-    SigmoidCrossEntropy,
-    SoftmaxCrossEntropy,
-    SquaredError,
-)
-from .recording import Record, recorded
+from .evidence import SCALE, Facts, facts_of, norm_of
+from .layers import Dense, ReLU, Sigmoid, Tanh
+from .losses import AbsoluteError, Huber, SigmoidCrossEntropy, SoftmaxCrossEntropy, SquaredError
+from .protocols import RunLike
+from .remedies import fitting
+from .summary import table_html
 
-__all__ = ["Diagnose", "Diagnosis", "Finding", "column_name", "diagnose", "step_rule"]
+__all__ = ["Diagnose", "Diagnosis", "Finding", "column_name", "diagnose"]
 
-ROWS = 1000  # of the data, evenly spaced
+SHOWN = 3  # columns, or outputs, that a finding names
 KINDS = (  # causes before consequences
     "inputs that are not scaled",
     "targets that are not scaled",
@@ -44,15 +38,20 @@ KINDS = (  # causes before consequences
     "learning rate too small",
     "validation loss that turned",
 )
+UNSCALED = "inputs that are not scaled", "targets that are not scaled"
+STUCK = "learning rate too large", "dead units", "saturated units", "vanishing gradients"
+FINDER = "portnet.find_learning_rate(trainer, X, y) suggests one"
 # Limits, as tests/test_diagnosis.py tries them on healthy fits and on fits made ill on purpose.
-SCALE = 10.0  # the root mean square of a column of X, or 10 times that of y
 BALANCE = 0.1  # the share of a class, times the number of classes
 DEAD = 0.5  # the share of ReLUs that are 0 for every row
 SATURATED = 0.7  # the share of outputs whose derivative is below 4% of the largest
 VANISHING, EXPLODING = 1e-3, 1e3  # the gradient of a layer's outputs, to that of the last layer's
 STILL = 0.05  # how far all steps together move the parameters, as a share of their size
-FALLS = 0.97  # of the loss three epochs before: it has not stopped falling
-LEAPS = 0.1  # how far one step moves them
+FALLS = 0.97  # of the loss three epochs before, its cube of that nine before: it still falls
+LEAPS = 0.1  # how far one step moves them, the first one too
+GROWS = 4.0  # the size of the parameters to that at the start
+NOTHING = 0.9  # the training loss to that of the best constant prediction: nothing was learned
+HIGH = 0.7  # the loss now to that, which may be lower by chance where the training loss leaps
 RISES = 1.5  # the loss in the end, to its smallest, or to that of the best constant prediction
 TURNS = 1.3  # the validation loss in the end, to its smallest, both as medians of three epochs
 
@@ -106,67 +105,14 @@ class Diagnosis:
             )
         return "\n".join(f"{i}. {finding}" for i, finding in enumerate(self.findings, start=1))
 
-
-class _TrainerLike(Protocol):
-    @property
-    def model(self) -> Layer:
-        """The network."""
-
-    @property
-    def loss(self) -> Any:
-        """The loss."""
-
-    @property
-    def optimizer(self) -> Any:
-        """The optimizer."""
-
-    @property
-    def batch_size(self) -> int | None:
-        """Rows in a step."""
-
-
-class RunLike(Protocol):
-    """What a diagnosis needs of a run, a `portnet.Run`."""
-
-    @property
-    def trainer(self) -> _TrainerLike:
-        """The trainer."""
-
-    @property
-    def backend(self) -> Backend:
-        """Where the parameters are."""
-
-    @property
-    def params(self) -> Params:
-        """The parameters."""
-
-    @property
-    def state(self) -> State:
-        """The optimizer's state."""
-
-    @property
-    def outputs(self) -> int:
-        """The number of outputs."""
-
-    @property
-    def epoch(self) -> int:
-        """The number of epochs."""
-
-    @property
-    def best_epoch(self) -> int | None:
-        """The best epoch under early stopping."""
-
-    @property
-    def history(self) -> dict[str, list[float]]:
-        """The values of each epoch."""
-
-    @property
-    def feature_names(self) -> tuple[str, ...] | None:
-        """The names of the columns."""
-
-    @property
-    def classes(self) -> Host | None:
-        """The names of the classes."""
+    def _repr_html_(self) -> str:
+        if not self.findings:
+            return table_html(str(self).replace("\n", " "))
+        title = "1 finding" if len(self) == 1 else f"{len(self)} findings"
+        table = [(finding.kind, finding.text, finding.remedy) for finding in self]
+        return table_html(
+            f"{title} after epoch {self.epoch}", ("finding", "figures", "usual remedy"), table
+        )
 
 
 @dataclass(eq=False)
@@ -217,77 +163,25 @@ class Diagnose:
                 self._reported.add(finding.kind)
                 warn(f"{finding} (after epoch {report.epoch})")
 
+    def has_warned(self, kind: str) -> bool:
+        """Tell whether it has warned of a kind of finding in the last fit."""
+        return kind in self._reported
+
 
 def diagnose(run: RunLike, data: Dataset) -> Diagnosis:
     """Return the findings about a run on a dataset, the rows that it was trained on."""
-    facts = _facts(run, data)
-    found = [*_of_data(facts), *_of_units(facts)]
-    found += _of_gradients(facts, {finding.kind for finding in found})
-    found += _of_learning_rate(facts, {finding.kind for finding in found})
+    facts = facts_of(run, data)
+    found = list(_of_data(facts))
+    for look in (_of_large_rates, _of_units, _of_gradients, _of_small_rates):
+        found += look(facts, {finding.kind for finding in found})
     found += _of_validation(facts)
     found.sort(key=lambda finding: KINDS.index(finding.kind))
     return Diagnosis(tuple(found), run.epoch)
 
 
-# What is looked at ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Facts:
-    """What a diagnosis looks at, on the host: of some rows, and of the history."""
-
-    run: RunLike
-    rows: int  # of all data
-    x: Host
-    y: Host
-    every_y: Host
-    pred: Host
-    records: list[Record]
-    loss: float  # a mean over rows
-    constant: float | None  # the loss of the best constant prediction; None if it is not known
-    step: float | None  # the size of the next update to that of the parameters
-
-    @property
-    def poor(self) -> float:
-        """The loss to that of the best constant prediction, or to that of the first epoch.
-
-        Of the loss of these rows, which may have been held out, and the last training loss, the
-        smaller one counts.
-        """
-        return min(self.loss / self.reference if self.reference > 0 else 0.0, self.trained)
-
-    @property
-    def trained(self) -> float:
-        """The last training loss to that of the best constant prediction, or of the first epoch."""
-        if not math.isfinite(self.loss):
-            return math.inf
-        return self.losses[-1] / self.reference if self.losses and self.reference > 0 else 0.0
-
-    @property
-    def reference(self) -> float:
-        """The loss of the best constant prediction, or that of the first epoch."""
-        if self.constant is not None:
-            return self.constant if self.constant > 1e-12 else 0.0
-        return self.losses[0] if self.losses else 0.0
-
-    @property
-    def losses(self) -> list[float]:
-        """The finite training losses, as means over rows."""
-        summed = getattr(self.run.trainer.loss, "reduction", "mean") == "sum"
-        losses = self.run.history.get("loss", [])
-        return [v / self.rows if summed else v for v in losses if math.isfinite(v)]
-
-    @property
-    def optimizer(self) -> Any:
-        """What makes the steps, the last part of a chain."""
-        return step_rule(self.run.trainer.optimizer)
-
-
-def step_rule(optimizer: Any) -> Any:
-    """Return the part of a chain that makes the steps: its last one."""
-    while getattr(optimizer, "parts", None):
-        optimizer = optimizer.parts[-1]
-    return optimizer
+def _remedy(facts: Facts, *names: str) -> str:
+    layers = [record.layer for record in facts.records]
+    return fitting(facts.run, layers, len(facts.far) > 0, names)
 
 
 def column_name(column: int, names: tuple[str, ...] | None) -> str:
@@ -295,107 +189,32 @@ def column_name(column: int, names: tuple[str, ...] | None) -> str:
     return f"column {column}" + (f" ({names[column]!r})" if names else "") + " of X"
 
 
-def _facts(run: RunLike, data: Dataset) -> _Facts:
-    rows, trainer = len(data), run.trainer
-    some = np.unique(np.linspace(0, rows - 1, min(rows, ROWS)).astype(int))
-    order = some if data.order is None else data.order[some]
-    part = Dataset(data.backend, data.X, data.y, data.weight, order)
-    x, y, weight = next(part.batches(len(order)))
-    model, records = recorded(trainer.model, inside=True)
-    step = None
-    summed = getattr(trainer.loss, "reduction", "mean") == "sum"
-    with np.errstate(all="ignore"):
-        pred, cache = model.forward(run.params, x)
-        value, dpred = trainer.loss(pred, y, weight)
-        grads, _ = model.backward(run.params, cache, dpred)
-        if not isinstance(trainer.optimizer, LBFGS):
-            share = (trainer.batch_size or rows) / len(order) if summed else 1.0
-            step = _relative_step(run, tree.map(lambda g: share * g, grads))
-        hosts = to_numpy(y), None if weight is None else to_numpy(weight)
-        constant = _constant_loss(trainer.loss, *hosts, run.outputs)
-    loss = float(to_numpy(value))
-    if summed:
-        loss, constant = loss / len(order), None if constant is None else constant / len(order)
-    return _Facts(
-        run=run,
-        rows=rows,
-        x=to_numpy(x),
-        y=to_numpy(y),
-        every_y=to_numpy(data.y),
-        pred=to_numpy(pred),
-        records=[record for record in records if type(record.layer) is not Residual],
-        loss=loss,
-        constant=constant,
-        step=step,
-    )
-
-
-def _relative_step(run: RunLike, grads: Params) -> float | None:
-    """Return the size of the next update to that of the parameters."""
-    optimizer = run.trainer.optimizer
-    state = optimizer.init(run.params) if run.state is None else run.state
-    try:
-        updates, _ = optimizer.update(grads, state, run.params)
-    except Exception:  # a state of other parameters, as of a run that was put together by hand
-        return None
-    size = _norm(run.params)
-    return _norm(updates) * getattr(run, "_scale", 1.0) / size if size > 0 else None
-
-
-def _constant_loss(loss: Any, y: Host, weight: Host | None, outputs: int) -> float | None:
-    """Return the loss of the best constant prediction; None for losses that are not portnet's."""
-    w = np.ones(len(y)) if weight is None else weight
-    tiny = 1e-12
-    if y.ndim == 1:
-        mean = np.bincount(y, w, outputs) / max(w.sum(), tiny)
-    else:
-        mean = (y * w[:, None]).sum(axis=0) / max(w.sum(), tiny)
-    if type(loss) is SoftmaxCrossEntropy:
-        best = np.log(np.maximum(mean, tiny))
-    elif type(loss) is SigmoidCrossEntropy:
-        p = np.clip(mean, tiny, 1 - tiny)
-        best = np.log(p / (1 - p))
-    elif type(loss) is PoissonLoss:
-        best = np.log(np.maximum(mean, tiny))
-    elif type(loss) is AbsoluteError:
-        best = np.median(y, axis=0)
-    elif type(loss) in (SquaredError, Huber):
-        best = mean
-    else:
-        return None
-    dtype = y.dtype if y.dtype.kind == "f" else np.float64
-    pred = np.broadcast_to(best.astype(dtype), (len(y), outputs))
-    return float(loss(pred, y, None if weight is None else weight.astype(dtype))[0])
-
-
-def _norm(pytree: Params) -> float:
-    """Return the Euclidean norm of all arrays of a pytree."""
-    squares = [np.sum(np.square(to_numpy(leaf).astype(float))) for leaf in tree.leaves(pytree)]
-    return math.sqrt(sum(map(float, squares)))
-
-
 # Findings ---------------------------------------------------------------------------------------
 
 
-def _of_data(facts: _Facts) -> Iterator[Finding]:
+def _of_data(facts: Facts) -> Iterator[Finding]:
     """Inputs and targets that are not scaled, labels out of balance."""
     x, names = facts.x.astype(float), facts.run.feature_names
-    size = np.sqrt(np.mean(x * x, axis=0))
-    j = int(np.argmax(size))
-    if size[j] > SCALE or 0 < size[j] < 1e-3:
-        yield Finding(
-            "inputs that are not scaled",
+    worst = facts.far
+    if len(worst):
+        texts = [
             f"{column_name(j, names)} has mean {x[:, j].mean():.3g} and standard deviation "
-            f"{x[:, j].std():.3g}, where networks want about 0 and 1",
+            f"{x[:, j].std():.3g}"
+            for j in map(int, worst[:SHOWN])
+        ]
+        yield Finding(
+            UNSCALED[0],
+            _counted(len(worst), f"{x.shape[1]:,} columns", texts)
+            + ", where networks want about 0 and 1",
             "(X - mean) / std of each column, with mean and std of the training rows",
-            float(size[j]),
+            float(np.sqrt(np.mean(x[:, worst[0]] ** 2))),
         )
     loss = facts.run.trainer.loss
     if isinstance(loss, SquaredError | AbsoluteError | Huber) and facts.poor > 0.5:
         largest = float(np.sqrt(np.mean(np.square(facts.y.astype(float)))))
         if largest > 10 * SCALE:
             yield Finding(
-                "targets that are not scaled",
+                UNSCALED[1],
                 f"the root mean square of y is {largest:.3g}, where networks give about 1",
                 "(y - mean) / std, and undo it for predictions",
                 largest,
@@ -403,45 +222,93 @@ def _of_data(facts: _Facts) -> Iterator[Finding]:
     yield from _of_labels(facts)
 
 
-def _of_labels(facts: _Facts) -> Iterator[Finding]:
-    """A class that has few rows, and that the run misses."""
+def _of_labels(facts: Facts) -> Iterator[Finding]:
+    """A class that has few rows, and that the run misses; of several labels a row, each by itself.
+
+    A label is looked at if it is 0 or 1 in every row, and not if the targets are X itself.
+    """
     loss, outputs = facts.run.trainer.loss, facts.run.outputs
-    every, some = _labels(facts.every_y, loss), _labels(facts.y, loss)
-    if every is None or some is None or facts.rows < 2:
+    if not hasattr(loss, "classes") or facts.rows < 2:
         return
-    classes = max(outputs, 2)
+    mean = loss.mean(facts.pred) if hasattr(loss, "mean") else facts.pred
+    guess = np.asarray(loss.classes(mean))
+    every, some = facts.every_y, facts.y
+    if every.ndim == 2 and outputs > 1 and isinstance(loss, SigmoidCrossEntropy):
+        if some.shape == facts.x.shape and np.array_equal(some, facts.x):
+            return
+        found = [
+            (j, *rare)
+            for j in range(outputs)
+            if np.isin(every[:, j], (0, 1)).all()
+            and (rare := _rare(every[:, j].astype(int), some[:, j].astype(int), guess[:, j], 2))
+        ]
+        if not found:
+            return
+        found.sort(key=lambda each: each[2])
+        shares = [each[2] for each in found]
+        texts = [
+            f"output {j} is {label} in all {facts.rows:,} rows"
+            if share == 1
+            else f"output {j} is {label} in {100 * share:.2g}% of the rows, and the run finds "
+            f"{hit} of {of} of them"
+            for j, label, share, hit, of in found[:SHOWN]
+        ]
+        remedies = ["rows with the other label, or a network without the output"] * (
+            shares[-1] == 1
+        )
+        if shares[0] < 1:
+            larger = "sample_weight=, larger for rows with the rare label"
+            remedies = [larger, *remedies, "look at each output by itself"]
+        yield Finding(
+            "labels out of balance",
+            _counted(len(found), f"{outputs:,} outputs", texts),
+            "; ".join(remedies),
+            float(found[0][2]),
+        )
+        return
+    labels = _labels(every, loss), _labels(some, loss)
+    if labels[0] is None or labels[1] is None:
+        return
+    one = _rare(labels[0], labels[1], guess, max(outputs, 2))
+    if one is None:
+        return
+    label, share, hit, of = one
+    name = label if facts.run.classes is None else facts.run.classes[label]
+    if share == 1:
+        text = f"all {facts.rows:,} rows have the class {name}"
+        remedy = "give rows of each class; were the rows sorted by class before they were split?"
+    else:
+        text = f"class {name} has {100 * share:.2g}% of the rows, and the run finds {hit} of {of} "
+        text += "of them"
+        remedy = "" if facts.weighted else 'class_weight="balanced"; '
+        remedy += 'look at the metric "balanced_accuracy"'
+    yield Finding("labels out of balance", text, remedy, share)
+
+
+def _rare(every: Host, some: Host, guess: Host, classes: int) -> tuple[int, float, int, int] | None:
+    """Return the rarest class, its share of all rows, and how many of some rows are found, of all.
+
+    None unless its share is small and fewer than half are found, or it is the only class.
+    """
     counts = np.bincount(every, minlength=classes)
     present = np.flatnonzero(counts)
-    names = facts.run.classes
-    if len(present) == 1:
-        name = names[present[0]] if names is not None else present[0]
-        yield Finding(
-            "labels out of balance",
-            f"all {facts.rows:,} rows have the class {name}",
-            "give rows of each class; were the rows sorted by class before they were split?",
-            1.0,
-        )
-        return
     rare = int(present[np.argmin(counts[present])])
-    share = counts[rare] / counts.sum()
-    mean = loss.mean(facts.pred) if hasattr(loss, "mean") else facts.pred
+    share = float(counts[rare] / counts.sum())
     members = some == rare
-    found, of = int((loss.classes(mean)[members] == rare).sum()), int(members.sum())
-    if share * classes < BALANCE and of and found / of < 0.5:
-        name = names[rare] if names is not None else rare
-        yield Finding(
-            "labels out of balance",
-            f"class {name} has {100 * share:.2g}% of the rows, and the run finds {found} of {of} "
-            "of them",
-            'class_weight="balanced"; look at the metric "balanced_accuracy"',
-            float(share),
-        )
+    hit, of = int((guess[members] == rare).sum()), int(members.sum())
+    if len(present) == 1 or (share * classes < BALANCE and of and hit / of < 0.5):
+        return rare, share, hit, of
+    return None
+
+
+def _counted(count: int, of: str, texts: list[str]) -> str:
+    """Return the texts about the worst of some columns or outputs, and how many there are."""
+    more = [] if count <= len(texts) else ["..."]
+    return "; ".join([f"{count} of {of}: {texts[0]}" if count > 1 else texts[0], *texts[1:], *more])
 
 
 def _labels(y: Host, loss: Any) -> Host | None:
     """Return integer labels (rows,), where each row has one; else None."""
-    if not hasattr(loss, "classes"):
-        return None
     if y.ndim == 2 and y.shape[1] == 1:
         return (y[:, 0] >= 0.5).astype(int)
     if y.ndim == 2:
@@ -449,7 +316,7 @@ def _labels(y: Host, loss: Any) -> Host | None:
     return y.astype(int)
 
 
-def _of_units(facts: _Facts) -> Iterator[Finding]:
+def _of_units(facts: Facts, kinds: set[str]) -> Iterator[Finding]:
     """ReLUs that are 0 for every row, sigmoids and tanh that hardly have a derivative."""
     rows = len(facts.x)
     if rows < 2 or facts.poor <= 0.5:
@@ -464,7 +331,7 @@ def _of_units(facts: _Facts) -> Iterator[Finding]:
                 f"{int(dead.sum())} of {dead.size} units of {where} are 0 for each of {rows:,} "
                 "rows: no gradient passes, and they no longer learn"
             )
-            remedy = "a smaller learning rate, scaled inputs, He's initial weights, or LeakyReLU"
+            remedy = _remedy(facts, "smaller rate", "scale", "He", "LeakyReLU")
             bad = figure >= DEAD
         elif isinstance(record.layer, Sigmoid | Tanh):
             centred = 2 * y - 1 if isinstance(record.layer, Sigmoid) else y
@@ -473,7 +340,7 @@ def _of_units(facts: _Facts) -> Iterator[Finding]:
                 f"{100 * figure:.0f}% of the outputs of {where} are within 1% of their limits, "
                 "where the derivative is almost 0"
             )
-            remedy = "smaller initial weights, scaled inputs, a smaller learning rate, or LayerNorm"
+            remedy = _remedy(facts, "smaller weights", "scale", "smaller rate", "LayerNorm")
             bad = figure >= SATURATED
         else:
             continue
@@ -482,20 +349,20 @@ def _of_units(facts: _Facts) -> Iterator[Finding]:
     yield from worst.values()
 
 
-def _of_gradients(facts: _Facts, kinds: set[str]) -> Iterator[Finding]:
+def _of_gradients(facts: Facts, kinds: set[str]) -> Iterator[Finding]:
     """Gradients that vanish or explode on the way back through the layers."""
     if not math.isfinite(facts.loss):
         yield Finding(
             "exploding gradients",
             f"the loss of these rows is {facts.loss}",
-            "a smaller learning rate, scaled inputs, portnet.ClipNorm",
+            _remedy(facts, "smaller rate", "scale", "ClipNorm"),
             facts.loss,
         )
         return
     dense = [r for r in facts.records if isinstance(r.layer, Dense) and r.dparams is not None]
-    if len(dense) < 2 or facts.poor <= 0.5 or "dead units" in kinds:
+    if len(dense) < 2 or facts.poor <= 0.5 or kinds & {"learning rate too large", "dead units"}:
         return
-    sizes = [_norm(r.dy) / math.sqrt(max(r.dy.shape[-1], 1)) for r in dense]
+    sizes = [norm_of(r.dy) / math.sqrt(max(r.dy.shape[-1], 1)) for r in dense]
     if not sizes[-1] > 0:
         return
     ratios = [size / sizes[-1] for size in sizes[:-1]]
@@ -506,15 +373,14 @@ def _of_gradients(facts: _Facts, kinds: set[str]) -> Iterator[Finding]:
             ratios[low] < VANISHING,
             "vanishing gradients",
             "almost nothing reaches it",
-            "ReLU or Tanh in place of Sigmoid, He's or Glorot's initial weights, LayerNorm, "
-            "portnet.Residual, or fewer layers",
+            _remedy(facts, "no Sigmoid", "He", "Glorot", "LayerNorm", "Residual", "fewer layers"),
         ),
         (
             high,
             ratios[high] > EXPLODING,
             "exploding gradients",
             "they grow from layer to layer",
-            "He's or Glorot's initial weights, LayerNorm, or portnet.ClipNorm before the optimizer",
+            _remedy(facts, "He", "Glorot", "LayerNorm", "ClipNorm"),
         ),
     ):
         if bad:
@@ -528,57 +394,91 @@ def _of_gradients(facts: _Facts, kinds: set[str]) -> Iterator[Finding]:
             )
 
 
-def _of_learning_rate(facts: _Facts, kinds: set[str]) -> Iterator[Finding]:
-    """A learning rate that is far too small or far too large."""
-    losses, step = facts.losses, facts.step
-    if step is None or not losses:
+def _of_large_rates(facts: Facts, kinds: set[str]) -> Iterator[Finding]:
+    """A learning rate far too large: the loss rises, or steps are large and help nothing."""
+    if facts.step is None or len(facts.losses) < 3:
         return
-    lr = getattr(facts.optimizer, "lr", None)
-    than = f" than {lr:g}" if isinstance(lr, float) else ""
-    batch = facts.run.trainer.batch_size or facts.rows
-    way = step * facts.run.epoch * -(-facts.rows // batch)
-    first, last, least = losses[0], float(np.median(losses[-3:])), min(losses)
-    finder = "portnet.find_learning_rate(trainer, X, y) suggests one"
-    rescaled = kinds & {"inputs that are not scaled", "targets that are not scaled"}
-    if (
-        len(losses) >= 5
-        and 0 < way < STILL
-        and not kinds & {"dead units", "saturated units", "vanishing gradients"}
-        and facts.poor > 0.8
-        and abs(first - last) < 0.05 * abs(first)
-    ):
+    found = _rise(facts) or _large_steps(facts)
+    if found:
+        scaled = "after scaling, " if kinds & {*UNSCALED} else ""
+        remedy = f"{scaled}a smaller learning rate{_than(facts)}: {FINDER}"
+        yield Finding("learning rate too large", found[0], remedy, found[1])
+
+
+def _rise(facts: Facts) -> tuple[str, float] | None:
+    """Return a text and a figure where the training loss rose."""
+    losses = facts.losses
+    least = min(losses)
+    last = min(losses[-1], float(np.median(losses[-3:])))  # the median is larger in a steep fall
+    if not (last > RISES * least and last - least > 0.2 * facts.reference and facts.poor > 0.5):
+        return None
+    epoch = losses.index(least) + 1
+    text = f"the loss rose from {least:.4g} in epoch {epoch} to {last:.4g}"
+    return text, last / least if least > 0 else math.inf
+
+
+def _large_steps(facts: Facts) -> tuple[str, float] | None:
+    """Return a text and a figure where steps are large, and the loss is not below a trivial one.
+
+    That is the loss of the best constant prediction, or where it is not known, of the mean of the
+    targets, or of the initial parameters. The size of a step is that of the update to the
+    parameters, as they are or as they were at the start, whichever is larger: the best parameters
+    may be close to 0.
+    """
+    losses, known = facts.losses, facts.constant is not None
+    last, trivial, than = float(np.median(losses[-3:])), facts.reference, "the best constant has"
+    if known and not last > NOTHING * trivial > 0:
+        return None
+    start, step = facts.start, facts.step or 0.0
+    if start is not None:
+        step *= facts.size / max(facts.size, start.size)
+        if not known:
+            trivial, than = start.loss, "a guess (the mean, or the initial parameters) has"
+        far = start.step > LEAPS and start.grown > GROWS
+        if far and last > NOTHING * trivial > 0 and facts.loss > HIGH * trivial:
+            text = (
+                f"the first step was {start.step:.2g} times as large as the initial parameters, "
+                f"these have become {start.grown:.3g} times as large, and the loss is {last:.4g}, "
+                f"where {than} {trivial:.4g}"
+            )
+            return text, start.grown
+    stays = all(
+        last >= falls * float(np.median(losses[-m:-n] or losses[:1]))
+        for m, n, falls in ((6, 3, FALLS), (12, 6, FALLS**3))
+    )
+    leaps = step > LEAPS and facts.poor > 1.05
+    lost = known and facts.trained > RISES and step * facts.steps > 1
+    if not (stays and (leaps or lost)):
+        return None
+    text = f"a step changes the parameters by {step:.2g} of their size"
+    if known:
+        text += f", and the loss is {last:.4g}, where {than} {trivial:.4g}"
+    return text, step
+
+
+def _of_small_rates(facts: Facts, kinds: set[str]) -> Iterator[Finding]:
+    """A learning rate that is far too small: the parameters and the loss hardly change."""
+    losses, step = facts.losses, facts.step
+    if step is None or len(losses) < 5 or kinds & {*STUCK} or not facts.poor > 0.8:
+        return
+    way = step * facts.steps
+    first, last = losses[0], float(np.median(losses[-3:]))
+    if 0 < way < STILL and abs(first - last) < 0.05 * abs(first):
         yield Finding(
             "learning rate too small",
             f"a step changes the parameters by {step:.2g} of their size, all {facts.run.epoch} "
             f"epochs by less than {way:.2g}, and the loss went from {first:.4g} to {last:.4g}",
-            f"a larger learning rate{than}: {finder}",
+            f"a larger learning rate{_than(facts)}: {FINDER}",
             step,
         )
-        return
-    rises = len(losses) >= 3 and last > RISES * least and last - least > 0.2 * facts.reference
-    rises = rises and facts.poor > 0.5
-    stays = len(losses) >= 3 and last >= FALLS * float(np.median(losses[-6:-3] or losses[:1]))
-    leaps = stays and step > LEAPS and facts.poor > 1.05
-    lost = stays and facts.constant is not None and facts.trained > RISES and way > 1
-    if rises or leaps or lost:
-        figures = f"a step changes the parameters by {step:.2g} of their size"
-        if rises:
-            epoch = losses.index(least) + 1
-            figures = f"the loss rose from {least:.4g} in epoch {epoch} to {last:.4g}"
-        elif lost:
-            figures += (
-                f", and the loss is {facts.trained:.3g} times that of the best constant prediction"
-            )
-        scaled = " after scaling, " if rescaled else ""
-        yield Finding(
-            "learning rate too large",
-            figures,
-            f"{scaled}a smaller learning rate{than}: {finder}".strip(),
-            last / least if rises and least > 0 else step,
-        )
 
 
-def _of_validation(facts: _Facts) -> Iterator[Finding]:
+def _than(facts: Facts) -> str:
+    lr = getattr(facts.optimizer, "lr", None)
+    return f" than {lr:g}" if isinstance(lr, float) else ""
+
+
+def _of_validation(facts: Facts) -> Iterator[Finding]:
     """A validation loss that rises again while the training loss falls."""
     history = facts.run.history
     losses, values = history.get("loss", []), history.get("validation_loss", [])
@@ -596,7 +496,6 @@ def _of_validation(facts: _Facts) -> Iterator[Finding]:
             f"it was {least:.4g} in epoch {best + 1} and is {last:.4g} now, while the training "
             f"loss fell from {losses[best]:.4g} to {losses[-1]:.4g}: the network learns the "
             "training rows by heart",
-            "early_stopping=True, more data, dropout, AdamW or portnet.WeightDecay, or a smaller "
-            "network",
+            _remedy(facts, "early stopping", "more data", "Dropout", "decay", "smaller network"),
             last / least if least > 0 else math.inf,
         )

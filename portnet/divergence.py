@@ -1,12 +1,15 @@
 """Divergence: the error for a loss that stops being finite, with its likely cause."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from . import _validation as options
 from ._typing import Array
 from .backend import read_floats, to_numpy
 from .data.dataset import Dataset
-from .diagnosis import SCALE, column_name, step_rule
+from .diagnosis import UNSCALED, Diagnose, column_name
+from .evidence import SCALE, step_rule
 from .lbfgs import LBFGS
 from .losses import Reduced
 from .optimizer_checks import returns_parameters
@@ -38,9 +41,14 @@ class DivergenceError(ArithmeticError):
     run: Run | None = None
 
 
-def divergence_error(run: Run, data: Dataset, what: str, step: int) -> DivergenceError:
-    """Return the error for a run whose loss or parameters stopped being finite in this step."""
-    cause = _cause(run, data.X, data.y)
+def divergence_error(
+    run: Run, data: Dataset, what: str, step: int, smaller: str = ""
+) -> DivergenceError:
+    """Return the error for a run whose loss or parameters stopped being finite in this step.
+
+    `smaller` is the advice to make smaller steps; by default, a smaller learning rate.
+    """
+    cause = _cause(run, data.X, data.y, smaller)
     message = (
         f"{what} in epoch {run.epoch + 1}, step {step}. {cause}. The run as it was before that "
         "epoch is this error's `run`"
@@ -56,14 +64,18 @@ def _largest_column(run: Run, X: Array) -> tuple[float, str]:
     return float(largest[column]), f"{name} reaches {largest[column]:.3g}"
 
 
-def warn_of_unscaled_inputs(run: Run, data: Dataset, loss: float) -> None:
+def warn_of_unscaled_inputs(
+    run: Run, data: Dataset, loss: float, callbacks: Iterable[object] = ()
+) -> None:
     """Warn if the first epoch's loss is ten times that of outputs of 0, and X is not scaled.
 
-    Called once per fit, for portnet's losses. The host waits for the device twice, or not at all
-    if the loss is small.
+    Called once per fit, for portnet's losses, after the callbacks: not if a `Diagnose` of them has
+    warned. The host waits for the device twice, or not at all if the loss is small.
     """
     X, of_loss, xp = data.X, run.trainer.loss, run.backend.xp
     if not (loss > 10 and isinstance(run.trainer.loss, Reduced)):
+        return
+    if any(isinstance(call, Diagnose) and call.has_warned(UNSCALED[0]) for call in callbacks):
         return
     _, y, weight = data.head(1000).arrays
     some = min(1000, X.shape[0])
@@ -84,7 +96,7 @@ def warn_of_unscaled_inputs(run: Run, data: Dataset, loss: float) -> None:
         )
 
 
-def _cause(run: Run, X: Array, y: Array) -> str:
+def _cause(run: Run, X: Array, y: Array, smaller: str) -> str:
     """Return the likely cause: unscaled inputs or targets, or the learning rate."""
     optimizer, xp = step_rule(run.trainer.optimizer), run.backend.xp
     if hasattr(optimizer, "update") and returns_parameters(run.trainer.optimizer, run.params):
@@ -95,8 +107,10 @@ def _cause(run: Run, X: Array, y: Array) -> str:
         )
     largest, reaches = _largest_column(run, X)
     lr = getattr(optimizer, "lr", None)
-    smaller = "a smaller learning rate" + (f" than {lr:g}" if isinstance(lr, float) else "")
-    smaller = "another start, Trainer(params=...)" if isinstance(optimizer, LBFGS) else smaller
+    if isinstance(optimizer, LBFGS):
+        smaller = "another start, Trainer(params=...)"
+    elif not smaller:
+        smaller = "a smaller learning rate" + (f" than {lr:g}" if isinstance(lr, float) else "")
     if largest > SCALE:
         return (
             f"Likely cause: {reaches}, where networks want about 1. Scale the inputs, (X - mean) / "

@@ -14,6 +14,7 @@ from .losses import one_hot
 
 __all__ = [
     "METRICS",
+    "OF_ROWS",
     "SMALLER_IS_BETTER",
     "accuracy",
     "balanced_accuracy",
@@ -49,8 +50,7 @@ def accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
     >>> float(accuracy(p, np.array([0, 0, 1, 1])))
     0.75
     """
-    correct, _ = _correct("accuracy", mean, target, weight)
-    return _average(correct, weight)
+    return average(_accuracy_of_rows(mean, target), weight)
 
 
 def balanced_accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
@@ -70,7 +70,7 @@ def balanced_accuracy(mean: Array, target: Array, weight: Array | None = None) -
     >>> float(balanced_accuracy(p, np.array([0, 0, 0, 1])))  # (1 + 0) / 2; the accuracy is 3/4
     0.5
     """
-    correct, labels = _correct("balanced_accuracy", mean, target, weight)
+    correct, labels = _correct("balanced_accuracy", mean, target)
     xp = namespace(correct)
     t = one_hot(labels, xp.zeros_like(two_columns(mean)))  # (rows, classes)
     w = t if weight is None else t * xp.expand_dims(weight, axis=-1)
@@ -98,17 +98,7 @@ def log_loss(mean: Array, target: Array, weight: Array | None = None) -> Array:
     >>> round(float(log_loss(p, np.array([0, 0]))), 4)  # (log(2) + log(4)) / 2
     1.0397
     """
-    p = two_columns(mean)
-    xp = namespace(p)
-    if mean.shape[-1] == 1:
-        _check("log_loss", mean, target, weight)
-        t = two_columns(target)
-    else:
-        t = target if target.ndim == mean.ndim else one_hot(target, mean)
-        _check("log_loss", mean, t, weight)
-    eps = float(xp.finfo(p.dtype).eps)
-    p = xp.minimum(xp.maximum(p, eps), 1.0 - eps)
-    return _average(-xp.sum(t * xp.log(p), axis=-1), weight)
+    return average(_log_loss_of_rows(mean, target), weight)
 
 
 def confusion_matrix(mean: Array, target: Array, weight: Array | None = None) -> Array:
@@ -264,7 +254,7 @@ def top_k_accuracy(mean: Array, target: Array, weight: Array | None = None, k: i
     after = 1.0 - xp.cumulative_sum(true, axis=-1)  # 1 for the classes before the true one
     before = xp.astype(p > own, p.dtype) + xp.astype(p == own, p.dtype) * (1.0 - after - true)
     correct = (xp.sum(before, axis=-1) < k) & ~xp.any(xp.isnan(p), axis=-1)
-    return _average(xp.astype(correct, p.dtype), weight)
+    return average(xp.astype(correct, p.dtype), weight)
 
 
 def label_accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
@@ -280,9 +270,7 @@ def label_accuracy(mean: Array, target: Array, weight: Array | None = None) -> A
     >>> float(label_accuracy(p, np.array([[1.0, 0.0], [0.0, 1.0]])))
     0.75
     """
-    xp = _check("label_accuracy", mean, target, weight)
-    correct = xp.astype((mean >= 0.5) == (target >= 0.5), mean.dtype)
-    return _average(xp.mean(correct, axis=-1), weight)
+    return average(_label_accuracy_of_rows(mean, target), weight)
 
 
 def mean_absolute_error(mean: Array, target: Array, weight: Array | None = None) -> Array:
@@ -298,8 +286,7 @@ def mean_absolute_error(mean: Array, target: Array, weight: Array | None = None)
     >>> float(mean_absolute_error(mean, target))
     1.0
     """
-    xp = _check("mean_absolute_error", mean, target, weight)
-    return _average(xp.mean(xp.abs(mean - target), axis=-1), weight)
+    return average(_absolute_error_of_rows(mean, target), weight)
 
 
 def mean_squared_error(mean: Array, target: Array, weight: Array | None = None) -> Array:
@@ -315,8 +302,7 @@ def mean_squared_error(mean: Array, target: Array, weight: Array | None = None) 
     >>> float(mean_squared_error(mean, target))
     3.0
     """
-    xp = _check("mean_squared_error", mean, target, weight)
-    return _average(xp.mean((mean - target) ** 2, axis=-1), weight)
+    return average(_squared_error_of_rows(mean, target), weight)
 
 
 def r2(mean: Array, target: Array, weight: Array | None = None) -> Array:
@@ -375,11 +361,61 @@ OF_TWO_CLASSES: tuple[Callable[..., Array], ...] = (f1, roc_auc)
 SMALLER_IS_BETTER = frozenset({"log_loss", "mean_absolute_error", "mean_squared_error"})
 
 
-def _correct(name: str, mean: Array, target: Array, weight: Array | None) -> tuple[Array, Array]:
+# Metrics that are averages of a number for each row, and these numbers (rows,) --------------------
+
+
+def _accuracy_of_rows(mean: Array, target: Array) -> Array:
+    return _correct("accuracy", mean, target)[0]
+
+
+def _log_loss_of_rows(mean: Array, target: Array) -> Array:
+    p = two_columns(mean)
+    xp = namespace(p)
+    if mean.shape[-1] == 1:
+        _check("log_loss", mean, target)
+        t = two_columns(target)
+    else:
+        t = target if target.ndim == mean.ndim else one_hot(target, mean)
+        _check("log_loss", mean, t)
+    eps = float(xp.finfo(p.dtype).eps)
+    p = xp.minimum(xp.maximum(p, eps), 1.0 - eps)
+    losses: Array = -xp.sum(t * xp.log(p), axis=-1)
+    return losses
+
+
+def _label_accuracy_of_rows(mean: Array, target: Array) -> Array:
+    xp = _check("label_accuracy", mean, target)
+    correct = xp.astype((mean >= 0.5) == (target >= 0.5), mean.dtype)
+    shares: Array = xp.mean(correct, axis=-1)
+    return shares
+
+
+def _absolute_error_of_rows(mean: Array, target: Array) -> Array:
+    xp = _check("mean_absolute_error", mean, target)
+    errors: Array = xp.mean(xp.abs(mean - target), axis=-1)
+    return errors
+
+
+def _squared_error_of_rows(mean: Array, target: Array) -> Array:
+    xp = _check("mean_squared_error", mean, target)
+    errors: Array = xp.mean((mean - target) ** 2, axis=-1)
+    return errors
+
+
+OF_ROWS: dict[Callable[..., Array], Callable[[Array, Array], Array]] = {
+    accuracy: _accuracy_of_rows,
+    label_accuracy: _label_accuracy_of_rows,
+    log_loss: _log_loss_of_rows,
+    mean_absolute_error: _absolute_error_of_rows,
+    mean_squared_error: _squared_error_of_rows,
+}
+
+
+def _correct(name: str, mean: Array, target: Array) -> tuple[Array, Array]:
     """Return whether each row is correct, as 1 or 0 (rows,), and the true classes (rows,)."""
     xp = namespace(mean, target)
     if mean.shape[-1] == 1:
-        _check(name, mean, target, weight)
+        _check(name, mean, target)
         labels = xp.astype(target[:, 0] >= 0.5, xp.int32)
         return xp.astype((mean[:, 0] >= 0.5) == (labels > 0), mean.dtype), labels
     labels = xp.argmax(target, axis=-1) if target.ndim == mean.ndim else target
@@ -393,10 +429,10 @@ def _labels(name: str, mean: Array, target: Array) -> Array:
     if mean.shape[-1] == 1:
         if target.ndim == 1:
             return target
-        _check(name, mean, target, None)
+        _check(name, mean, target)
         target = xp.astype(target[:, 0] >= 0.5, xp.int32)
     elif target.ndim == mean.ndim:
-        _check(name, mean, target, None)
+        _check(name, mean, target)
         target = xp.argmax(target, axis=-1)
     return target
 
@@ -462,7 +498,7 @@ def two_columns(p: Array) -> Array:
     return p if p.shape[-1] > 1 else namespace(p).concat([1.0 - p, p], axis=-1)
 
 
-def _average(x: Array, weight: Array | None) -> Array:
+def average(x: Array, weight: Array | None) -> Array:
     """sum(w x) / sum(w) over rows."""
     xp = namespace(x, weight)
     mean: Array
@@ -473,7 +509,7 @@ def _average(x: Array, weight: Array | None) -> Array:
     return mean
 
 
-def _check(name: str, mean: Array, target: Array, weight: Array | None) -> Namespace:
+def _check(name: str, mean: Array, target: Array, weight: Array | None = None) -> Namespace:
     if mean.shape != target.shape:
         raise ShapeError(
             f"{name}: expected target of shape {tuple(mean.shape)}, like the prediction, "

@@ -23,7 +23,8 @@ from .engine.full_batch import Gradient, gradient_of, value_and_grad
 from .files.errors import ModelFileError
 from .lbfgs import LBFGS
 from .model_checks import try_out
-from .run import EpochProgress, Metric, Run, TrainerLike
+from .protocols import TrainerLike
+from .run import EpochProgress, Metric, Run
 
 __all__ = ["Fit", "FitOptions", "epoch_plan", "full_gradient_of", "prepare"]
 

@@ -1,10 +1,10 @@
 """Run: the result of training so far; it predicts, evaluates, continues, moves."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,11 +15,12 @@ from .backend import Backend, describe, is_host, read_floats, to_numpy, use_back
 from .data import checks
 from .data import labels as _labels
 from .data.dataset import Dataset
-from .engine.inference import forward
+from .engine.inference import forward, forward_blocks, grouped, joined
+from .evaluation import evaluate_blocks, is_by_row
 from .files import save
-from .layers import Layer
 from .losses import SigmoidCrossEntropy
 from .metrics import two_columns
+from .protocols import TrainerLike
 
 if TYPE_CHECKING:
     from .diagnosis import Diagnosis
@@ -38,6 +39,7 @@ class EpochProgress(NamedTuple):
 
 
 BLOCK = 16_384  # rows predicted at once: bounds the memory
+GROUP = 2**16  # outputs that are evaluated at once: they stay in the processor's cache
 
 
 class History(dict[str, list[float]]):
@@ -70,45 +72,6 @@ class History(dict[str, list[float]]):
             raise ImportError("to_pandas needs pandas: pip install pandas") from error
         epochs = range(1, 1 + max(map(len, self.values()), default=0))
         return pandas.DataFrame(self.to_dict(), index=pandas.Index(epochs, name="epoch"))
-
-
-class TrainerLike(Protocol):
-    """What a run needs of its trainer, a `portnet.Trainer`."""
-
-    @property
-    def model(self) -> Layer:
-        """The network."""
-
-    @property
-    def loss(self) -> Any:
-        """The loss."""
-
-    @property
-    def optimizer(self) -> Any:
-        """The optimizer."""
-
-    @property
-    def batch_size(self) -> int | None:
-        """Rows in a step."""
-
-    @property
-    def seed(self) -> int:
-        """The seed."""
-
-    @property
-    def shuffle(self) -> bool:
-        """Whether batches are shuffled."""
-
-    @property
-    def params(self) -> Params:
-        """The initial parameters."""
-
-    @property
-    def compile(self) -> bool:
-        """Whether steps are compiled."""
-
-    def fit(self, X: ArrayLike, y: ArrayLike, *more: Any, **options: Any) -> "Run":
-        """Train."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +200,8 @@ class Run:
                 "run.fit goes on with this run and takes no resume: to go on from a file, give "
                 "Trainer.fit(..., resume=path)"
             )
-        return self.trainer.fit(X, y, *more, resume=self, **options)
+        run: Run = self.trainer.fit(X, y, *more, resume=self, **options)
+        return run
 
     def to(self, name: str, *, device: Device = None, dtype: str | None = None) -> "Run":
         """Return this run with its arrays moved to a backend: ``run.to("numpy")``.
@@ -384,6 +348,17 @@ class Run:
         trainer = self.trainer
         return forward(trainer.model, self.params, X, BLOCK, compiled=trainer.compile)
 
+    def _blocks(self, X: Array) -> Iterator[Array]:
+        """Yield the raw outputs of blocks of rows, on the host; each is overwritten by the next."""
+        trainer = self.trainer
+        blocks = forward_blocks(trainer.model, self.params, X, BLOCK, compiled=trainer.compile)
+        return grouped(blocks, GROUP)
+
+    def _is_by_group(self, X: Array) -> bool:
+        """Tell whether losses and answers are computed group by group: of many, on the host."""
+        many = X.shape[0] * self.outputs > GROUP
+        return many and self.backend.is_host and is_by_row(self.trainer.loss)
+
     def _mean(self, pred: Array) -> Array:
         return self.trainer.loss.mean(pred) if hasattr(self.trainer.loss, "mean") else pred
 
@@ -394,7 +369,11 @@ class Run:
             checks.check_feature_names(X, self.feature_names)
         with self.backend.active():
             x = checks.features(X, self.backend, width=self.inputs, plain=plain)
-            answer = finish(self._mean(self._forward(x)))
+            if self._is_by_group(x):
+                blocks = (finish(self._mean(pred)) for pred in self._blocks(x))
+                answer = joined(blocks, x.shape[0])
+            else:
+                answer = finish(self._mean(self._forward(x)))
         return to_numpy(answer) if is_host(X) else answer
 
     def _classes(self, method: str) -> Callable[[Array], Array]:
@@ -410,11 +389,15 @@ class Run:
     ) -> dict[str, float]:
         X, y, weight = data.arrays
         with np.errstate(over="ignore", invalid="ignore"):  # an infinite loss is returned as it is
-            pred = self._forward(X)
-            numbers = {"loss": self.trainer.loss(pred, y, weight)[0]}
-            mean = self._mean(pred) if metrics else pred
-            for name, metric in metrics.items():
-                numbers[name] = measure(name, metric, mean, y, weight)
+            if self._is_by_group(X):
+                preds, loss = self._blocks(X), self.trainer.loss
+                numbers = evaluate_blocks(preds, loss, y, weight, metrics, measure)
+            else:
+                pred = self._forward(X)
+                numbers = {"loss": self.trainer.loss(pred, y, weight)[0]}
+                mean = self._mean(pred) if metrics else pred
+                for name, metric in metrics.items():
+                    numbers[name] = measure(name, metric, mean, y, weight)
         return dict(zip(numbers, read_floats(list(numbers.values())), strict=True))
 
 

@@ -450,6 +450,14 @@ def _html_table(head: Sequence[str], table: Table, right: Sequence[int] = ()) ->
     return f"<table>{top}<tbody>{body}</tbody></table>"
 
 
+def table_html(
+    title: str, head: Sequence[str] = (), table: Table = (), right: Sequence[int] = ()
+) -> str:
+    """Return a title, and below it a table if it has lines, as HTML."""
+    shown = _html_table(head, table, right) if table else ""
+    return f"<div><p><b>{escape(title)}</b></p>{shown}</div>"
+
+
 def layers_html(rows: Sequence[LayerRow]) -> str:
     """Return the table of `layer_rows` as HTML, with its sums."""
     table = _html_table(HEAD, _layer_table(rows), right=[3])
@@ -496,10 +504,8 @@ def table_html(model: Any, columns: str) -> str:
 
 def history_html(history: Mapping[str, Sequence[float]]) -> str:
     """Return a history as HTML: a table of its first and its last epochs."""
-    epochs, head, table = _history_table(history)
-    title = escape(history_text(history).partition("\n")[0])
-    shown = _html_table(head, table, right=range(len(head))) if epochs else ""
-    return f"<div><p><b>{title}</b></p>{shown}</div>"
+    _, head, table = _history_table(history)
+    return table_html(history_text(history).partition("\n")[0], head, table, range(len(head)))
 
 
 def run_html(run: Any) -> str:

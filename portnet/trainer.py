@@ -46,7 +46,8 @@ from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .preparation import Fit, FitOptions, epoch_plan, full_gradient_of, prepare
 from .progress import progress_bar
-from .run import BLOCK, EpochProgress, Metric, Run, TrainerLike, record, warn, with_run
+from .protocols import TrainerLike
+from .run import BLOCK, EpochProgress, Metric, Run, record, warn, with_run
 from .training import make_step
 from .transforms import joined_parameters, refuse_transforms
 
@@ -360,14 +361,14 @@ def _epochs(
                     run = replace(run, epoch=run.epoch + 1, _history=history)
                     run = callbacks.update_monitors(run, values, *monitored)
             if values:
-                if run.epoch == 1:
-                    warn_of_unscaled_inputs(run, data, values["loss"])
                 values |= {} if options.reduce_on_plateau is None else {"scale": scale}
                 record(history, values, run.epoch)
                 if not bar.disable:
                     bar.set_postfix({"epoch": run.epoch} | values, refresh=False)
                 report = Report(run.epoch, last, values, time.perf_counter() - began, run, data)
                 run = callbacks.report_epoch(report, options.callbacks, options.verbose)
+                if run.epoch == 1:
+                    warn_of_unscaled_inputs(run, data, values["loss"], options.callbacks)
             ending = bool(signals)  # a later signal ends the next epoch: the file has this one then
             if writer is not None:
                 _write(writer, run, run.epoch - before, now=ending)

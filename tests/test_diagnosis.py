@@ -395,7 +395,7 @@ def test_no_other_constant_has_a_smaller_loss(loss, y, weighted):
     if weighted and isinstance(loss, portnet.AbsoluteError):
         pytest.skip("the median is taken without weights")
     outputs = 3 if y.ndim == 1 else 1
-    best = portnet.diagnosis._constant_loss(loss, y, weight, outputs)
+    best = portnet.evidence.constant_loss(loss, y, weight, outputs)
     tried = np.stack(np.meshgrid(*[np.linspace(-3, 3, 41)] * outputs), axis=-1).reshape(-1, outputs)
     losses = [loss(np.broadcast_to(c, (len(y), outputs)), y, weight)[0] for c in tried]
     assert best <= min(losses) * (1 + 1e-9)

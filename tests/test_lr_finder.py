@@ -287,6 +287,19 @@ def test_loss_that_is_nan_at_once_is_an_error_that_names_the_cause():
         portnet.find_learning_rate(trainer(loss=nan), X, Y)
 
 
+def test_remedy_for_unscaled_inputs_is_to_scale_them_or_a_smaller_low():
+    """The rate of the trainer plays no part in the test."""
+    linear = portnet.mlp([4, 1])
+    with pytest.raises(portnet.DivergenceError) as caught:
+        portnet.find_learning_rate(trainer(portnet.SGD(0.025), model=linear), 1e5 * X, Y, low=1e-5)
+    message = str(caught.value)
+    assert "Scale the inputs" in message
+    assert "low=1e-08" in message
+    assert "0.025" not in message
+    found = portnet.find_learning_rate(trainer(model=linear), 1e5 * X, Y, low=1e-18, **FAST)
+    assert found.suggestion > 0
+
+
 def test_two_rows_are_enough():
     found = portnet.find_learning_rate(trainer(), X[:2], Y[:2], **FAST)
     assert found.suggestion is None or found.suggestion > 0

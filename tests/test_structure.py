@@ -191,6 +191,7 @@ ALLOWED = {
         "compiler/settings",
     },
     "cli/scores": {"_validation"},
+    "evaluation": {"_typing", "losses", "metrics"},
     "files/errors": set(),
     "files/atomic": {"files/errors"},
     "files/container": {"files/errors"},
@@ -396,17 +397,31 @@ ALLOWED = {
         "rng",
     },
     "files/show": {"files/container", "files/errors", "files/models"},
+    "protocols": {"_typing", "backend", "layers"},
     "recording": {"_typing", "_validation", "layers", "optimizers", "rng", "transforms"},
+    "evidence": {
+        "_typing",
+        "backend",
+        "data/dataset",
+        "lbfgs",
+        "losses",
+        "protocols",
+        "recording",
+        "training",
+        "tree",
+    },
+    "remedies": {"layers", "lbfgs", "optimizers", "protocols", "transforms"},
     "diagnosis": {
         "_typing",
         "_validation",
         "backend",
         "data/dataset",
+        "evidence",
         "layers",
-        "lbfgs",
         "losses",
-        "recording",
-        "tree",
+        "protocols",
+        "remedies",
+        "summary",
     },
     "run": {
         "_typing",
@@ -416,11 +431,12 @@ ALLOWED = {
         "data/dataset",
         "diagnosis",
         "engine/inference",
+        "evaluation",
         "files",
-        "layers",
         "losses",
         "metrics",
         "plots",
+        "protocols",
         "summary",
         "tree",
     },
@@ -431,6 +447,7 @@ ALLOWED = {
         "backend",
         "data/dataset",
         "diagnosis",
+        "evidence",
         "lbfgs",
         "losses",
         "optimizer_checks",
@@ -452,6 +469,7 @@ ALLOWED = {
         "files/errors",
         "lbfgs",
         "model_checks",
+        "protocols",
         "rng",
         "run",
         "tree",
@@ -477,6 +495,7 @@ ALLOWED = {
         "optimizers",
         "preparation",
         "progress",
+        "protocols",
         "rng",
         "run",
         "summary",
@@ -489,14 +508,16 @@ ALLOWED = {
         "backend",
         "data/checks",
         "data/dataset",
-        "diagnosis",
         "divergence",
+        "evidence",
         "lbfgs",
         "optimizers",
         "plots",
         "preparation",
+        "protocols",
         "rng",
         "run",
+        "summary",
         "training",
     },
     "step_formulas": {"_typing", "_validation", "layers", "optimizers", "recording", "tree"},
@@ -710,6 +731,18 @@ def test_all_of_a_file_names_what_is_defined_in_it(path):
     assert "__all__" in names
     (line,) = (n for n in body if list(defined([n])) == ["__all__"])
     assert set(ast.literal_eval(line.value)) <= names
+
+
+def test_each_protocol_is_defined_in_one_file():
+    names = [
+        node.name.lstrip("_")
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and any(getattr(base, "id", "") == "Protocol" for base in node.bases)
+    ]
+    assert {"TrainerLike", "RunLike"} <= {*names}
+    assert len(names) == len({*names}), sorted(names)
 
 
 def test_allowed_imports_have_no_cycle():

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import metrics as _metrics
 from .. import tree
-from .._typing import Array, ArrayLike, Params
+from .._typing import Array, ArrayLike, Host, Params
 from .._validation import METRIC_CALL, check_choice, check_signature, warn
 from ..backend import Backend, backend_of, describe, get_backend, is_host, kind_of_tensor, to_numpy
 from ..losses import Reduced, SigmoidCrossEntropy, SoftmaxCrossEntropy
@@ -34,6 +34,9 @@ __all__ = [
     "targets",
     "validation_set",
 ]
+
+
+BLOCK = 2**18  # numbers that are checked at once
 
 
 class DataError(ValueError):
@@ -123,7 +126,7 @@ def is_plain(X: object, width: int) -> bool:
     """
     if type(X) is not np.ndarray or X.dtype.char not in "fd" or not X.dtype.isnative:
         return False
-    return X.ndim == 2 and X.shape[1] == width and len(X) > 0 and bool(np.isfinite(X).all())
+    return X.ndim == 2 and X.shape[1] == width and len(X) > 0 and _all_finite(X)
 
 
 def feature_names(X: ArrayLike, name: str = "X") -> tuple[str, ...] | None:
@@ -463,7 +466,7 @@ def _refuse_text(y: ArrayLike, name: str, loss: object, outputs: int) -> None:
 
 
 def _check_finite(x: Array, name: str) -> None:
-    if type(x) is np.ndarray and x.dtype.kind == "f" and np.isfinite(x).all():
+    if type(x) is np.ndarray and x.dtype.kind == "f" and _all_finite(x):
         return
     xp = backend_of(x).xp
     if not xp.isdtype(x.dtype, "real floating") or bool(xp.all(xp.isfinite(x))):  # waits for x
@@ -477,6 +480,14 @@ def _check_finite(x: Array, name: str) -> None:
     )
     more = f" (and {len(indices) - 1} more)" if len(indices) > 1 else ""
     raise DataError(f"{name} contains {what} at {_position(indices[0])}{more}")
+
+
+def _all_finite(x: Host) -> bool:
+    """Return whether all numbers are finite; the flags of large arrays are made block by block."""
+    if x.size <= BLOCK:
+        return bool(np.isfinite(x).all())
+    rows = max(1, BLOCK * len(x) // x.size)
+    return all(np.isfinite(x[i : i + rows]).all() for i in range(0, len(x), rows))
 
 
 def _check_range(x: Array, low: float, high: float, name: str, what: str, why: str) -> None:
