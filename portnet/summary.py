@@ -39,6 +39,7 @@ __all__ = [
     "run_text",
     "shorten",
     "table_html",
+    "table_model_html",
     "totals_text",
     "trainer_html",
 ]
@@ -487,7 +488,7 @@ def predictor_html(predictor: Any) -> str:
     return f"<div><p><b>{title}</b></p>{layers_html(layer_rows(predictor))}</div>"
 
 
-def table_html(model: Any, columns: str) -> str:
+def table_model_html(model: Any, columns: str) -> str:
     """Return a model of a table as HTML: its target, its columns, and the layers to unfold."""
     classes = model.classes_
     what = "a number" if classes is None else shorten(classes.tolist(), 80)

@@ -10,7 +10,7 @@ import numpy as np
 from .._typing import ArrayLike, Device, Host
 from ..backend import to_numpy
 from ..files import save
-from ..summary import table_html
+from ..summary import table_model_html
 from .columns import (
     COLUMN_LIMIT,
     TableError,
@@ -193,7 +193,7 @@ class TableModel:
         return float(r2_score(numbers, predicted))
 
     def _repr_html_(self) -> str:
-        return table_html(self, columns_text(self.kinds))
+        return table_model_html(self, columns_text(self.kinds))
 
     def to(self, name: str, *, device: Device = None, dtype: str | None = None) -> Self:
         """Return the model with its network on another backend: see `portnet.set_backend`."""
