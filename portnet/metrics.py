@@ -365,6 +365,14 @@ METRICS: dict[str, Callable[..., Array]] = {
 }
 
 # Metrics of one class per row, by the probabilities of all.
+OF_ROWS: tuple[Callable[..., Array], ...] = (  # means over rows
+    accuracy,
+    label_accuracy,
+    log_loss,
+    mean_absolute_error,
+    mean_squared_error,
+    top_k_accuracy,
+)
 OF_CLASSES: tuple[Callable[..., Array], ...] = (
     *(accuracy, balanced_accuracy, f1, f1_macro, f1_weighted, log_loss),
     *(roc_auc, roc_auc_ovr, top_k_accuracy),

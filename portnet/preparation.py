@@ -29,7 +29,15 @@ __all__ = ["Fit", "FitOptions", "epoch_plan", "full_gradient_of", "prepare"]
 
 
 if TYPE_CHECKING:
+    from .data.sources.dataset import SourceDataset
     from .files.checkpoint import Writer
+
+
+def _sources() -> Any:
+    """Return the module of datasets that are read in parts: most fits have none."""
+    from .data.sources import dataset
+
+    return dataset
 
 
 def _checkpoints() -> Any:
@@ -112,8 +120,8 @@ class Fit(NamedTuple):
     """
 
     run: Run
-    data: Dataset
-    held_out: Dataset | None
+    data: "Dataset | SourceDataset"
+    held_out: "Dataset | SourceDataset | None"
     last: int
     writer: "Writer | None"
 
@@ -121,6 +129,7 @@ class Fit(NamedTuple):
 def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions) -> Fit:
     """Check everything, move the data, and begin or resume a run; nothing is trained."""
     before = options.resume
+    X, y, options = _with_sources(X, y, options)
     if options.checkpoint is not None:
         options.checkpoint.check_writable()
     if not isinstance(before, str | PathLike):
@@ -137,6 +146,24 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
         if not found:
             raise
         raise _checkpoints().mismatch(str(before), found) from error
+
+
+def _with_sources(
+    X: ArrayLike, y: ArrayLike, options: FitOptions
+) -> tuple[ArrayLike, ArrayLike, FitOptions]:
+    """Return the data with sources opened, or read as a whole if they are small."""
+    held_out = options.validation if isinstance(options.validation, tuple | list) else ()
+    if not any(map(checks.is_source, (X, y, options.sample_weight, *held_out))):
+        return X, y, options
+    from .data.sources.reading import in_memory_if_small
+
+    given = {"X": X, "y": y, "sample_weight": options.sample_weight}
+    X, y, weight = in_memory_if_small(given).values()
+    options = replace(options, sample_weight=weight)
+    if held_out:
+        named = {f"validation {n}": a for n, a in checks.validation_set(held_out).items()}
+        options = replace(options, validation=tuple(in_memory_if_small(named).values()))
+    return X, y, options
 
 
 def _prepare(
@@ -168,7 +195,12 @@ def _prepare(
         if name in arrays:
             checks.check_feature_names(arrays[name], names, name)
     with backend.active():
-        X = checks.features(X, backend, width=width)
+        in_parts = checks.is_source(X)
+        if in_parts:
+            _sources().check_features(X, "X", width)
+            _refuse_all_rows(trainer)
+        else:
+            X = checks.features(X, backend, width=width)
         if before is None:
             run = replace(_new(trainer, X, y, backend), feature_names=names)
         else:
@@ -178,13 +210,17 @@ def _prepare(
         if options.metrics is not None:
             chosen = checks.named_metrics(options.metrics, trainer.loss, run.outputs)
             run = replace(run, metrics=chosen)
-        data = run._dataset(X, y, options.sample_weight)
+        data: Any = run._dataset(X, y, options.sample_weight)
         run = replace(run, _one_dimensional=checks.one_dimensional(y))
-        checked = run._dataset(**held_out, name="validation ") if held_out else None
+        checked: Any = run._dataset(**held_out, name="validation ") if held_out else None
         checks.check_metrics(run.metrics, data.y)
         if isinstance(fraction, float):
-            data, checked = split(fraction, data, trainer.loss, trainer.seed)
-        if options.class_weight is not None:
+            given = (trainer.seed,) if in_parts else (trainer.loss, trainer.seed)
+            cut = _sources().split_source if in_parts else split
+            data, checked = cut(fraction, data, *given)
+        if options.class_weight is not None and in_parts:
+            data = _sources().with_class_weights(options.class_weight, data)
+        elif options.class_weight is not None:
             weights = labels.class_weights(
                 options.class_weight, data, trainer.loss, run.outputs, run.classes
             )
@@ -324,7 +360,11 @@ def _of_other_data(
 
 
 def _in_common(
-    run: Run, data: Dataset, held_out: Dataset | None, options: FitOptions, start: int
+    run: Run,
+    data: "Dataset | SourceDataset",
+    held_out: "Dataset | SourceDataset | None",
+    options: FitOptions,
+    start: int,
 ) -> dict[str, Any]:
     """Return what a fit that resumes this one must have in common with it."""
     chosen = {
@@ -333,18 +373,25 @@ def _in_common(
         "early_stopping": options.early_stopping,
         "reduce_on_plateau": options.reduce_on_plateau,
     }
-    arrays = {"X": data.X, "y": data.y, "sample_weight": data.weight}
-    if held_out is not None:
-        arrays["validation X"], arrays["validation y"] = held_out.X, held_out.y
-        arrays["validation sample_weight"] = held_out.weight
+    arrays: dict[str, Any] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for prefix, rows in (("", data), ("validation ", held_out)):
+        if isinstance(rows, Dataset):
+            named = {"X": rows.X, "y": rows.y, "sample_weight": rows.weight}
+            arrays |= {prefix + name: a for name, a in named.items()}
+        elif rows is not None:  # some rows stand for all
+            shapes |= {prefix + name: shape for name, (shape, _) in rows.fingerprints.items()}
+            arrays |= {prefix + name: a for name, (_, a) in rows.fingerprints.items()}
     found = _checkpoints().fingerprint(arrays, chosen)
+    for name, shape in shapes.items():
+        found["data"][name]["shape"] = list(shape)
     if run.trainer.params is not None:
         params = _checkpoints().fingerprint({}, {"params": run.trainer.params})["options"]
         found["options"] |= params
     return {"start": start, "metrics": sorted(run.metrics), **found}
 
 
-def _check_step(run: Run, data: Dataset) -> None:
+def _check_step(run: Run, data: "Dataset | SourceDataset") -> None:
     """Raise ModelFileError for a step that is none of the epoch, as in a damaged file."""
     plan = epoch_plan(run.trainer, data)
     steps = -(-len(data) // (run.trainer.batch_size or len(data)))
@@ -355,12 +402,26 @@ def _check_step(run: Run, data: Dataset) -> None:
         )
 
 
-def epoch_plan(trainer: TrainerLike, data: Dataset) -> str:
+def epoch_plan(trainer: TrainerLike, data: "Dataset | SourceDataset") -> str:
     """Return a text of all that decides which rows each step of an epoch takes."""
-    return (
+    text = (
         f"{len(data)} rows, batch_size={trainer.batch_size}, seed={trainer.seed}, "
         f"shuffle={trainer.shuffle}"
     )
+    if isinstance(data, Dataset):
+        return text
+    assert trainer.batch_size is not None  # see `_refuse_all_rows`
+    return f"{text}, {data.plan(trainer.batch_size, trainer.shuffle)}"
+
+
+def _refuse_all_rows(trainer: TrainerLike) -> None:
+    """Raise DataError where each step needs all rows, which are read in parts."""
+    if isinstance(trainer.optimizer, LBFGS) or trainer.batch_size is None:
+        what = "LBFGS" if isinstance(trainer.optimizer, LBFGS) else "batch_size=None"
+        raise DataError(
+            f"X: {what} needs all rows in each step, but a source of this size is read in parts: "
+            "give numpy.asarray(X) if it fits in memory, or take another optimizer with batches"
+        )
 
 
 def _new(trainer: TrainerLike, X: Array, y: ArrayLike, backend: Backend) -> Run:
@@ -370,6 +431,10 @@ def _new(trainer: TrainerLike, X: Array, y: ArrayLike, backend: Backend) -> Run:
     if trainer.params is not None:
         params = checks.parameters(trainer.params, params, backend)
     params = tree.map(lambda p: backend.asarray(p, backend.dtype), params)
+    if checks.is_source(y):
+        from .data.sources.reading import distinct_labels
+
+        y = distinct_labels(y)
     classes = labels.class_names(y, trainer.loss, outputs)
     state = trainer.optimizer.init(params)
     return Run(trainer, params, state, backend, X.shape[1], outputs, classes=classes)

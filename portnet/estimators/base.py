@@ -487,7 +487,7 @@ class _MLP(BaseEstimator, ABC):
             if y.ndim > 2:
                 raise ValueError(f"Found array with dim {y.ndim}, while dim <= 2 is required.")
             y = inputs.as_array("y", y, backend)
-            checks._check_finite(y, "Input y")
+            checks.check_finite(y, "Input y")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True) if is_host(y) else y[:, 0]
         return backend, X, y

@@ -110,7 +110,7 @@ def device_features(X: Array, backend: Backend) -> Array:
                 "required."
             )
     X = as_array("X", X, backend)
-    checks._check_finite(X, "Input X")
+    checks.check_finite(X, "Input X")
     return X
 
 
