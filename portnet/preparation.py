@@ -1,5 +1,6 @@
 """Preparation of a fit: check options and data, move the data, begin or resume a run."""
 
+import copy
 import os
 import warnings
 from collections.abc import Iterable
@@ -159,10 +160,11 @@ def _with_sources(
 
     given = {"X": X, "y": y, "sample_weight": options.sample_weight}
     X, y, weight = in_memory_if_small(given).values()
-    options = replace(options, sample_weight=weight)
+    options = copy.copy(options)  # which are checked already
+    object.__setattr__(options, "sample_weight", weight)
     if held_out:
         named = {f"validation {n}": a for n, a in checks.validation_set(held_out).items()}
-        options = replace(options, validation=tuple(in_memory_if_small(named).values()))
+        object.__setattr__(options, "validation", tuple(in_memory_if_small(named).values()))
     return X, y, options
 
 

@@ -62,7 +62,8 @@ class Reader:
     @property
     def kind(self) -> str:
         """What it is, for messages."""
-        return f"{type(self.x).__module__.partition('.')[0]} {type(self.x).__name__}"
+        library, dot, _ = type(self.x).__module__.partition(".")
+        return f"{library} {type(self.x).__name__}" if dot else type(self.x).__name__
 
     @property
     def row_bytes(self) -> int:
@@ -133,9 +134,11 @@ class MapReader(Reader):
         self._file: int | None = None
         self._lock = threading.Lock()
         self._root = _root_of(x)
-        self._size = 0 if self._root is None else self._root.base.size()
-        self.chunk = 0
+        self.chunk = self._size = 0
         if self._root is not None:
+            begin = self._root.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+            self._size = begin + len(self._root.base)  # of the file, at least
+            self._check_size(0, len(self))
             self._open(self._root)
 
     def _open(self, root: Any) -> None:
@@ -152,7 +155,7 @@ class MapReader(Reader):
             return
         weakref.finalize(self, os.close, number)
         # Another file may have the name by now.
-        if os.fstat(number).st_size == self._size and self._size >= self._offset + x.nbytes:
+        if os.fstat(number).st_size == root.base.size():
             self._file = number
             ends = [(0, 1), (len(x) - 1, len(x))]
             same = all(self.read(a, b).tobytes() == np.asarray(x[a:b]).tobytes() for a, b in ends)
