@@ -478,8 +478,10 @@ def backend_of(x: ArrayLike) -> Backend:
 
 
 def is_host(x: object) -> bool:
-    """Return whether x is host data: a NumPy array, a list, a data frame or a scalar."""
-    return isinstance(x, np.ndarray | np.generic) or not array_api_compat.is_array_api_obj(x)
+    """Return whether x is host data: a NumPy or dask array, a list, a data frame or a scalar."""
+    if isinstance(x, np.ndarray | np.generic) or not array_api_compat.is_array_api_obj(x):
+        return True
+    return bool(array_api_compat.is_dask_array(x))
 
 
 def _is_dpnp_array(x: Any) -> bool:

@@ -23,6 +23,7 @@ __all__ = [
     "on_host",
     "targets",
     "to_backend",
+    "whole",
 ]
 
 
@@ -115,8 +116,18 @@ def device_features(X: Array, backend: Backend) -> Array:
 
 
 def on_host(*given: ArrayLike) -> tuple[Any, ...]:
-    """Return arrays of other libraries as NumPy arrays, everything else unchanged."""
-    return tuple(a if is_host(a) else to_numpy(a) for a in given)
+    """Return arrays of other libraries as NumPy arrays, sources read, everything else unchanged."""
+    return tuple(whole(a) if is_host(a) else to_numpy(a) for a in given)
+
+
+def whole(x: ArrayLike) -> Any:
+    """Return all rows of a source that is no memory map, anything else unchanged."""
+    if isinstance(x, np.ndarray) or not checks.is_source(x):
+        return x
+    from ..data.labels import decoded
+    from ..data.sources.reading import reader_of
+
+    return decoded(reader_of(x, "y")[:])
 
 
 def _host_weights(given: ArrayLike, rows: int) -> Host | None:

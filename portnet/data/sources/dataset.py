@@ -67,7 +67,7 @@ class SourceDataset:
     counts: Host | None = field(default=None, repr=False)
     total: float = 0.0
 
-    is_csr = False
+    is_csr = is_sparse = False
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -92,6 +92,12 @@ class SourceDataset:
             yield start, stop
         else:
             yield from self.ranges.source_rows(start, stop)
+
+    @property
+    def rows(self) -> Host:
+        """The numbers of its rows in the source."""
+        ranges = list(self.source_rows(0, len(self)))
+        return np.concatenate([np.arange(*r) for r in ranges])
 
     def pieces(self, start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
         """Yield these in pieces of at most `size` rows, which begin at multiples of it."""
@@ -304,7 +310,7 @@ def split_source(
     rows, chunk = len(data), data.features.chunk
     size = max(1, min(BLOCK // data.features.row_bytes, rows // SEVERAL))
     size = chunk if chunk and rows // chunk >= SEVERAL // 5 else size
-    count = -(-rows // size)
+    count = -(-len(data.features) // size)
     held = round(fraction * count)
     if not 0 < held < count:
         raise DataError(
@@ -313,8 +319,13 @@ def split_source(
         )
     kept = np.ones(count, dtype=bool)
     kept[rng.shuffled(seed, count)[:held]] = False
-    train, held_out = (replace(data, ranges=ranges_of(k, size, rows)) for k in (kept, ~kept))
-    return train.surveyed(), held_out.surveyed()
+    parts = []
+    for mask in (kept, ~kept):
+        ranges = ranges_of(mask, size, len(data.features))
+        if data.ranges is not None:
+            ranges = ranges.within(data.ranges)
+        parts.append(replace(data, ranges=ranges).surveyed())
+    return parts[0], parts[1]
 
 
 def with_class_weights(given: object, data: SourceDataset) -> SourceDataset:

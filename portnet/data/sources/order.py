@@ -152,6 +152,17 @@ class Ranges(NamedTuple):
             yield first, first + length
             start, at = start + length, at + 1
 
+    def within(self, others: "Ranges") -> "Ranges":
+        """Return the rows that are in both."""
+        edges = np.concatenate([self.starts, self.stops, others.starts, others.stops])
+        steps = np.repeat([1, -1, 1, -1], [len(a) for a in (*self, *others)])
+        order = np.lexsort((steps, edges))  # at one row, ranges end before others begin
+        edges, both = edges[order], np.cumsum(steps[order]) == 2
+        starts = edges[:-1][both[:-1]]
+        stops = edges[1:][both[:-1]]
+        filled = stops > starts
+        return Ranges(starts[filled], stops[filled])
+
     def numbers(self, rows: Host) -> Host:
         """Return the row numbers in the source of rows of these."""
         lengths = self.stops - self.starts
