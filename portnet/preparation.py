@@ -26,7 +26,15 @@ from .lbfgs import LBFGS
 from .model_checks import try_out
 from .run import EpochProgress, Metric, Run, TrainerLike
 
-__all__ = ["Fit", "FitOptions", "epoch_plan", "full_gradient_of", "prepare"]
+__all__ = [
+    "Fit",
+    "FitOptions",
+    "epoch_plan",
+    "full_gradient_of",
+    "new_run",
+    "prepare",
+    "resumed_run",
+]
 
 
 if TYPE_CHECKING:
@@ -204,9 +212,9 @@ def _prepare(
         else:
             X = checks.features(X, backend, width=width)
         if before is None:
-            run = replace(_new(trainer, X, y, backend), feature_names=names)
+            run = replace(new_run(trainer, X, y, backend), feature_names=names)
         else:
-            run = _resumed(trainer, before, options.reduce_on_plateau is not None)
+            run = resumed_run(trainer, before, options.reduce_on_plateau is not None)
             if common is not None:
                 run = replace(run, stopped=before.stopped)
         if options.metrics is not None:
@@ -426,7 +434,7 @@ def _refuse_all_rows(trainer: TrainerLike) -> None:
         )
 
 
-def _new(trainer: TrainerLike, X: Array, y: ArrayLike, backend: Backend) -> Run:
+def new_run(trainer: TrainerLike, X: Array, y: ArrayLike, backend: Backend) -> Run:
     """Return a run with initial parameters."""
     draw = rng.generator(trainer.seed) if trainer.params is None else rng.Undrawn()
     params, outputs = trainer.model.init(draw, X.shape[1])
@@ -442,7 +450,7 @@ def _new(trainer: TrainerLike, X: Array, y: ArrayLike, backend: Backend) -> Run:
     return Run(trainer, params, state, backend, X.shape[1], outputs, classes=classes)
 
 
-def _resumed(trainer: TrainerLike, run: Run, plateau: bool) -> Run:
+def resumed_run(trainer: TrainerLike, run: Run, plateau: bool) -> Run:
     """Return a run that a trainer continues from the parameters after its last step."""
     scale, monitors = run._scale, dict(run._monitors)
     if run.state is None:

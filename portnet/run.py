@@ -425,6 +425,7 @@ class Run:
         from .data.sources.dataset import check_features
         from .data.sources.reading import parts_of, reader_of
 
+        checks.check_feature_names(X, self.feature_names)
         reader = reader_of(X, "X")
         check_features(reader, "X", self.inputs)
         rows, size, found = len(reader), parts_of(reader), None

@@ -271,6 +271,91 @@ class Trainer:
         stopping = options.early_stopping
         return run.best if stopping and stopping.restore and run._best is not None else run
 
+    def fit_batches(
+        self,
+        batches: Iterable[Any] | Callable[[], Iterable[Any]],
+        *,
+        epochs: int = 1,
+        steps: int | None = None,
+        classes: ArrayLike = None,
+        validation: tuple[ArrayLike, ...] | None = None,
+        metrics: Iterable[Metric] | None = None,
+        early_stopping: EarlyStopping | bool = False,
+        reduce_on_plateau: ReduceOnPlateau | bool = False,
+        callbacks: Iterable[Callback] = (),
+        progress: bool | None = None,
+        verbose: bool = False,
+        resume: Run | None = None,
+    ) -> Run:
+        """Train on batches that the program makes itself, one step each, and return the run.
+
+        `batch_size` and `shuffle` of the trainer do not matter. Data with row slices, such as
+        memory maps, are for `fit`, which reads ahead.
+
+        Parameters
+        ----------
+        batches : iterable, or function that returns one
+            Of pairs X (rows, n_in), y (rows,) or (rows, n_out), or with sample_weight (rows,) as
+            the third, of any number of rows. A function is called anew for each epoch, as a
+            generator yields its batches only once. Weights count within their batch only.
+        epochs : int
+        steps : int, optional
+            Batches of an epoch; by default until they end. With it they may be endless, and the
+            next epoch goes on where one ends.
+        classes : (classes,), optional
+            The names of all classes, where labels are text.
+        validation : (X, y) or (X, y, sample_weight), optional
+            Evaluated after each epoch.
+        metrics, early_stopping, reduce_on_plateau, callbacks, progress, verbose
+            As in `fit`; metrics are of the validation set.
+        resume : Run, optional
+            The run to go on from, with this trainer's optimizer, of the same kind.
+
+        Returns
+        -------
+        Run
+            Ctrl-C ends training after a step; the steps of an epoch that was not finished are kept,
+            but it does not count.
+
+        Raises
+        ------
+        DataError, TypeError, ValueError
+            for batches and options that cannot be used; `run` is the run so far.
+        DivergenceError
+            where the loss stops being finite.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import portnet
+        >>> def batches(draw=np.random.default_rng(0)):
+        ...     for _ in range(100):
+        ...         X = draw.standard_normal((32, 2))
+        ...         yield X, X[:, 0] * X[:, 1]
+        >>> trainer = portnet.Trainer(portnet.mlp([2, 32, 1]), "squared_error", portnet.Adam(0.01))
+        >>> run = trainer.fit_batches(batches, epochs=5)
+        >>> run.epoch, run.history["loss"][-1] < 0.1
+        (5, True)
+        """
+        from .batch_fits import fit_batches
+
+        if not isinstance(resume, Run | None):
+            raise TypeError(f"resume: expected a run, got {resume!r}")
+        if isinstance(validation, int | float | np.number):
+            raise ValueError("validation: expected (X, y): batches have no rows to set aside")
+        options = FitOptions(
+            epochs=epochs,
+            validation=validation,
+            metrics=metrics,
+            early_stopping=early_stopping,
+            reduce_on_plateau=reduce_on_plateau,
+            callbacks=callbacks,
+            progress=progress,
+            verbose=verbose,
+            resume=resume,
+        )
+        return fit_batches(self, batches, options, steps, classes)
+
     @options_by_name(lambda: FitOptions.__dataclass_fields__, "sample_weight=w")
     def explain(self, X: ArrayLike, y: ArrayLike, **options: Any) -> None:
         """Print how `fit` makes its steps of such data: compiled or eagerly, why, and of what.
