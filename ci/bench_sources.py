@@ -244,8 +244,8 @@ def table(found, given):
         text += ["", "## Shuffling sorted data", ""]
         text += [
             "Test accuracy after epochs, mean of 5 seeds: 40,000 rows of 8 classes, sorted by "
-            "class in the file, 20-64-8, Adam, batches of 32. A window holds a share of the rows, of so "
-            "many blocks; without chunks, a window of portnet's has 256 blocks.",
+            "class in the file, 20-64-8, Adam, batches of 32. A window holds a share of the rows, "
+            "of so many blocks; without chunks, a window of portnet's has 256 blocks.",
             "",
             "| rows are taken by | " + " | ".join(f"epoch {n}" for n in at) + " |",
             "|---|" + "---|" * len(at),
