@@ -31,6 +31,7 @@ __all__ = [
     "FitOptions",
     "epoch_plan",
     "full_gradient_of",
+    "needs_all_rows",
     "new_run",
     "prepare",
     "resumed_run",
@@ -138,7 +139,7 @@ class Fit(NamedTuple):
 def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions) -> Fit:
     """Check everything, move the data, and begin or resume a run; nothing is trained."""
     before = options.resume
-    X, y, options = _with_sources(X, y, options)
+    X, y, options = _with_sources(trainer, X, y, options)
     if options.checkpoint is not None:
         options.checkpoint.check_writable()
     if not isinstance(before, str | PathLike):
@@ -158,14 +159,19 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
 
 
 def _with_sources(
-    X: ArrayLike, y: ArrayLike, options: FitOptions
+    trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions
 ) -> tuple[ArrayLike, ArrayLike, FitOptions]:
-    """Return the data with sources opened, or read as a whole if they are small."""
+    """Return the data with sources opened, or read as a whole if they are small.
+
+    Memory maps stay arrays where each step needs all rows.
+    """
     held_out = options.validation if isinstance(options.validation, tuple | list) else ()
     if not any(map(checks.is_source, (X, y, options.sample_weight, *held_out))):
         return X, y, options
     from .data.sources.reading import in_memory_if_small
 
+    if needs_all_rows(trainer) and isinstance(X, np.memmap):
+        X = np.asarray(X)
     given = {"X": X, "y": y, "sample_weight": options.sample_weight}
     X, y, weight = in_memory_if_small(given).values()
     options = copy.copy(options)  # which are checked already
@@ -424,9 +430,14 @@ def epoch_plan(trainer: TrainerLike, data: "Dataset | SourceDataset") -> str:
     return f"{text}, {data.plan(trainer.batch_size, trainer.shuffle)}"
 
 
+def needs_all_rows(trainer: TrainerLike) -> bool:
+    """Return whether each step is of all rows."""
+    return isinstance(trainer.optimizer, LBFGS) or trainer.batch_size is None
+
+
 def _refuse_all_rows(trainer: TrainerLike) -> None:
     """Raise DataError where each step needs all rows, which are read in parts."""
-    if isinstance(trainer.optimizer, LBFGS) or trainer.batch_size is None:
+    if needs_all_rows(trainer):
         what = "LBFGS" if isinstance(trainer.optimizer, LBFGS) else "batch_size=None"
         raise DataError(
             f"X: {what} needs all rows in each step, but a source of this size is read in parts: "

@@ -332,9 +332,11 @@ def test_explain_and_find_learning_rate_take_sources(source, capsys):
         ({"optimizer": "lbfgs"}, "LBFGS needs all rows in each step"),
     ],
 )
-def test_what_needs_all_rows_is_refused(source, options, message):
+def test_what_needs_all_rows_takes_memory_maps_and_refuses_other_sources(source, options, message):
     with pytest.raises(portnet.DataError, match=message):
-        trainer(**options).fit(*source, epochs=1)
+        trainer(**options).fit(Sliced(X), LABELS, epochs=1)
+    run = trainer(**options).fit(*source, epochs=2)
+    assert_same_run(run, trainer(**options).fit(X, LABELS, epochs=2))
 
 
 def test_full_shuffle_of_what_cannot_be_read_row_by_row_is_refused():

@@ -19,7 +19,7 @@ from ..._typing import Host
 __all__ = ["FEWEST", "Plan", "Ranges", "plan_of", "ranges_of", "row_order", "rows_of_window"]
 
 BLOCK = 1 << 18  # bytes of a block, where a source has no chunks: a disk reads so many at once well
-WINDOW = 1 << 26  # bytes of a window
+WINDOW = 1 << 25  # bytes of a window, of which two are in memory
 MOST = 1 << 27  # bytes up to which a window grows to hold blocks that are whole chunks
 FEWEST = 16  # blocks in a window (CorgiPile, arXiv 2206.05830; measured in ci/results)
 BLOCKS, WITHIN = 3, 4  # streams of random numbers, besides those of `portnet.rng`

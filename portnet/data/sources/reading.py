@@ -21,7 +21,7 @@ from ..checks import DataError, is_source
 __all__ = ["Reader", "distinct_labels", "in_memory_if_small", "parts_of", "reader_of"]
 
 PART = 1 << 23  # bytes that are read at once, where all rows are
-SMALL = 1 << 26  # bytes of data that are read as a whole: as many as a window has
+SMALL = 1 << 26  # bytes of data that are read as a whole: as many as two windows have
 
 
 class Reader:
