@@ -120,9 +120,11 @@ class Epochs:
         if data.is_csr:
             arrays, index = (self._csr_rows(epoch, part), *take(arrays[1:], index)), None
         given = self.keys[epoch]
+        if self.first:
+            begin = self.first_rows(step)
         if given is None or key is None:
-            return arrays, index, given and given._replace(first=self.first_rows(step))
-        key.salt[0, 0], key.first[0, 0] = given.salt, self.first_rows(step)
+            return arrays, index, given and given._replace(first=begin)
+        key.salt[0, 0], key.first[0, 0] = given.salt, begin
         if not data.backend.is_host:
             key = Key(*[data.backend.asarray(number.copy()) for number in key])
         return arrays, index, key

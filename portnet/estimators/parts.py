@@ -9,9 +9,10 @@ from sklearn.utils.validation import validate_data
 from .._typing import Array, ArrayLike, Host
 from ..backend import Backend, to_numpy
 from ..data import checks
+from ..data.sources import reading
 from ..data.sources.dataset import SourceDataset, check_features, source_dataset
 from ..data.sources.order import Ranges, ranges_of
-from ..data.sources.reading import SMALL, Reader, parts_of, reader_of
+from ..data.sources.reading import Reader, parts_of, reader_of
 from . import inputs
 
 __all__ = [
@@ -33,12 +34,12 @@ def as_array_if_small(X: ArrayLike, name: str = "X") -> Any:
     A memory map is used as an array where it is small, or made by joblib.
     """
     if isinstance(X, np.memmap):
-        if X.nbytes <= SMALL or OF_JOBLIB in str(X.filename):
+        if X.nbytes <= reading.SMALL or OF_JOBLIB in str(X.filename):
             return X
         return reader_of(X, name)
     reader = reader_of(X, name)
     cells = int(np.prod(reader.shape))
-    return reader[:] if cells * np.dtype(reader.dtype).itemsize <= SMALL else reader
+    return reader[:] if cells * np.dtype(reader.dtype).itemsize <= reading.SMALL else reader
 
 
 def reader_for(X: ArrayLike, solver: str) -> Any:

@@ -13,18 +13,12 @@ from sources import LABELS, ROWS, Sliced, X, mapped, order_as_defined, small_win
 
 import portnet
 from portnet import MLPClassifier, MLPRegressor
-from portnet.data.sources import order
-from portnet.estimators import parts, solvers
+from portnet.data.sources import order, reading
+from portnet.estimators import solvers
 
 small_windows = small_windows
 NAMES = np.array(["ant", "bee", "cat"])
 BATCH = 16
-
-
-@pytest.fixture
-def in_parts(small_windows, monkeypatch):
-    """Let every source be read in parts, of estimators, too."""
-    monkeypatch.setattr(parts, "SMALL", 0)
 
 
 def classifier(**options):
@@ -44,7 +38,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
-def test_a_fit_has_the_bits_of_one_in_memory_in_that_order(in_parts, solver, monkeypatch):
+def test_a_fit_has_the_bits_of_one_in_memory_in_that_order(small_windows, solver, monkeypatch):
     net = fitted(classifier(solver=solver), Sliced(X), NAMES[LABELS])
     draw = np.random.RandomState(0)
     for a, b in ((5, 8), (8, 3)):
@@ -63,7 +57,7 @@ def test_a_fit_has_the_bits_of_one_in_memory_in_that_order(in_parts, solver, mon
     assert net.t_ == 4 * ROWS
 
 
-def test_predictions_and_scores_of_sources_are_those_of_arrays(in_parts, tmp_path):
+def test_predictions_and_scores_of_sources_are_those_of_arrays(small_windows, tmp_path):
     net = fitted(classifier(), Sliced(X), Sliced(LABELS))
     assert net.n_features_in_ == 5
     for given in (Sliced(X), mapped(tmp_path, X)):
@@ -72,7 +66,7 @@ def test_predictions_and_scores_of_sources_are_those_of_arrays(in_parts, tmp_pat
         assert net.score(given, Sliced(LABELS)) == net.score(X, LABELS) > 0.9
 
 
-def test_kinds_of_sources_give_the_same_fit(in_parts, tmp_path):
+def test_kinds_of_sources_give_the_same_fit(small_windows, tmp_path):
     net = fitted(classifier(), Sliced(X), LABELS)
     same(net, fitted(classifier(), mapped(tmp_path, X), mapped(tmp_path, LABELS, "y")))
     same(net, fitted(classifier(), Sliced(X), Sliced(LABELS.astype("int8"))))
@@ -85,13 +79,13 @@ def test_small_sources_and_small_or_joblib_s_maps_are_arrays(tmp_path, monkeypat
     expected = fitted(classifier(), X, LABELS)
     same(fitted(classifier(), Sliced(X), Sliced(LABELS)), expected)
     same(fitted(classifier(), mapped(tmp_path, X), LABELS), expected)
-    monkeypatch.setattr(parts, "SMALL", 0)
+    monkeypatch.setattr(reading, "SMALL", 0)
     folder = tmp_path / "joblib_memmapping_folder_1_a"
     folder.mkdir()
     same(fitted(classifier(), mapped(folder, X), LABELS), expected)
 
 
-def test_early_stopping_holds_out_pieces(in_parts):
+def test_early_stopping_holds_out_pieces(small_windows):
     net = classifier(early_stopping=True, max_iter=60, n_iter_no_change=3, validation_fraction=0.2)
     net.fit(Sliced(X), LABELS)
     assert net.best_validation_score_ > 0.9
@@ -100,7 +94,7 @@ def test_early_stopping_holds_out_pieces(in_parts):
     fitted(other, Sliced(X), LABELS, X_val=Sliced(X[:100]), y_val=Sliced(LABELS[:100]))
 
 
-def test_rows_of_weight_0_are_left_out(in_parts):
+def test_rows_of_weight_0_are_left_out(small_windows):
     weight = (np.arange(ROWS) % 3 > 0).astype(float)
     broken = LABELS.copy()
     broken[weight == 0] = (broken[weight == 0] + 1) % 3
@@ -112,7 +106,7 @@ def test_rows_of_weight_0_are_left_out(in_parts):
         assert fitted(balanced, Sliced(X), LABELS, weight).score(X, LABELS) > 0.9
 
 
-def test_partial_fit_goes_once_through_a_source(in_parts):
+def test_partial_fit_goes_once_through_a_source(small_windows):
     net = classifier()
     for _ in range(3):
         net.partial_fit(Sliced(X), LABELS, classes=[0, 1, 2])
@@ -120,7 +114,7 @@ def test_partial_fit_goes_once_through_a_source(in_parts):
     assert net.score(X, LABELS) > 0.9
 
 
-def test_regressors_and_several_outputs(in_parts):
+def test_regressors_and_several_outputs(small_windows):
     net = MLPRegressor(hidden_layer_sizes=(8,), batch_size=BATCH, max_iter=20, random_state=0)
     Y = np.column_stack([X[:, 0] + X[:, 1], X[:, 2]])
     fitted(net, Sliced(X), Sliced(Y))
@@ -130,7 +124,7 @@ def test_regressors_and_several_outputs(in_parts):
     assert one.predict(Sliced(X)).shape == (ROWS,)
 
 
-def test_multilabel_targets(in_parts):
+def test_multilabel_targets(small_windows):
     Y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0]).astype(int)
     net = fitted(classifier(), Sliced(X), Y)
     np.testing.assert_array_equal(net.predict(Sliced(X)), net.predict(X))
@@ -155,7 +149,7 @@ BROKEN[2_900, 3] = np.nan
         (lambda net: net.partial_fit(Sliced(X), LABELS + 1), "y"),
     ],
 )
-def test_bad_data_are_refused_and_leave_the_estimator_as_it_was(in_parts, call, message):
+def test_bad_data_are_refused_and_leave_the_estimator_as_it_was(small_windows, call, message):
     net = fitted(classifier(), X, LABELS)
     before = [W.copy() for W in net.coefs_]
     with pytest.raises(ValueError, match=message):
@@ -165,13 +159,13 @@ def test_bad_data_are_refused_and_leave_the_estimator_as_it_was(in_parts, call, 
     assert not [t for t in threading.enumerate() if t.name == "portnet windows"]
 
 
-def test_lbfgs_takes_a_memory_map_as_an_array(in_parts, tmp_path):
+def test_lbfgs_takes_a_memory_map_as_an_array(small_windows, tmp_path):
     a = fitted(classifier(solver="lbfgs"), mapped(tmp_path, X), LABELS)
     b = fitted(classifier(solver="lbfgs"), X, LABELS)
     np.testing.assert_array_equal(a.coefs_[0], b.coefs_[0])
 
 
-def test_ctrl_c_ends_a_fit_and_its_thread(in_parts, default_sigint_handler):
+def test_ctrl_c_ends_a_fit_and_its_thread(small_windows, default_sigint_handler):
     class Interrupts(Sliced):
         def __getitem__(self, rows):
             if len(self.slices) == 400:
@@ -184,7 +178,7 @@ def test_ctrl_c_ends_a_fit_and_its_thread(in_parts, default_sigint_handler):
     assert not [t for t in threading.enumerate() if t.name == "portnet windows"]
 
 
-def test_other_backends(in_parts, backend_name):
+def test_other_backends(small_windows, backend_name):
     net = classifier(backend=backend_name)
     fitted(net, Sliced(X), LABELS)
     assert portnet.backend.describe(net.coefs_[0]).startswith(f"a {backend_name} ")

@@ -147,6 +147,20 @@ class SourceDataset:
         given = None if self.weights is None else self.weights.read(start, stop)
         return y, self._converted_weights(given, y, start)
 
+    def read_targets_of(self, pieces: list[tuple[int, int]]) -> tuple[Host, Host | None]:
+        """Read y and weights of pieces (start, stop); checking all at once is faster."""
+        y = np.concatenate([self.targets.read(*piece) for piece in pieces])
+        given: Any = None
+        if self.weights is not None:
+            given = np.concatenate([self.weights.read(*piece) for piece in pieces])
+        try:
+            y = self._converted_targets(y, 0)
+            return y, self._converted_weights(given, y, 0)
+        except DataError:
+            for piece in pieces:  # one by one, so that the message has the row
+                self.read_targets(*piece)
+            raise
+
     def read(self, start: int, stop: int) -> tuple[Host, Host, Host | None]:
         """Read rows of X, y and weights."""
         X = np.empty((stop - start, self.features.shape[1]), self.host.dtype)

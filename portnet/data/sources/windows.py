@@ -59,12 +59,8 @@ class Windows:
         weight: float = 1.0,
     ) -> None:
         self.data, self.plan, self.seed, self.weight = data, plan, seed, weight
-        self._size, begin = min(plan.window, plan.rows), first // plan.window
-        self._order = [
-            (epoch, number)
-            for epoch in epochs
-            for number in range(begin if epoch == epochs[0] else 0, plan.windows)
-        ]
+        self._size, self._epochs = min(plan.window, plan.rows), epochs
+        self._begin = first // plan.window
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -170,7 +166,7 @@ class Windows:
 
     def _work(self) -> None:
         try:
-            for epoch, number in self._order:
+            for epoch, number in self._in_turn():
                 slot = self._free.get()
                 if self._closed.is_set():
                     return
@@ -181,6 +177,13 @@ class Windows:
         except BaseException as error:  # raised, with its traceback, where the window is taken
             self._ready.put(error)
 
+    def _in_turn(self) -> Iterator[tuple[int, int]]:
+        begin = self._begin
+        for epoch in self._epochs:
+            for number in range(begin, self.plan.windows):
+                yield epoch, number
+            begin = 0
+
     def _fill(self, epoch: int, number: int, slot: int) -> Host | None:
         """Read the rows of a window; return their order, None if it is no longer wanted."""
         data, plan, begin = self.data, self.plan, slot * self._size
@@ -189,23 +192,24 @@ class Windows:
         order = row_order(plan, self.seed, epoch, number)
         if plan.shuffle == "full":
             ascending = np.argsort(order)
-            at = slice(begin, begin + len(order))
-            X[at], y[at], weight = data.take(order[ascending])
+            part = slice(begin, begin + len(order))
+            X[part], y[part], weight = data.take(order[ascending])
             if w is not None:
-                w[at] = np.asarray(weight) / self.weight
+                w[part] = np.asarray(weight) / self.weight
             order[ascending] = np.arange(len(order))
             return order
         size = max(1, PIECE // max(1, data.features.row_bytes))
         if data.features.chunk:
             size = max(1, size // data.features.chunk) * data.features.chunk
+        pieces, at = [], begin
         for first, last in rows_of_window(plan, self.seed, epoch, number):
             for start, stop in data.pieces(first, last, size):
                 if self._closed.is_set():
                     return None
-                end = begin + stop - start
-                data.read_features(start, stop, X[begin:end])
-                y[begin:end], weight = data.read_targets(start, stop)
-                if w is not None:
-                    w[begin:end] = np.asarray(weight) / self.weight
-                begin = end
+                data.read_features(start, stop, X[at : at + stop - start])
+                pieces.append((start, stop))
+                at += stop - start
+        y[begin:at], weight = data.read_targets_of(pieces)
+        if w is not None:
+            w[begin:at] = np.asarray(weight) / self.weight
         return order

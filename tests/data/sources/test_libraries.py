@@ -1,6 +1,8 @@
 """Sources of h5py, Zarr, dask and pyarrow: the same fit from each, damaged chunks, to_npy."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +137,31 @@ def test_dask_of_unknown_shape_is_refused(tmp_path):
     x, _ = dask_arrays(tmp_path)
     with pytest.raises(DataError, match=r"X: its shape is unknown.*compute_chunk_sizes"):
         fit(x[x[:, 0] > 0], LABELS)
+
+
+@pytest.mark.parametrize("source", KINDS)
+def test_estimators_take_every_source(source, tmp_path, request):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    x, y = source(tmp_path)
+
+    def fitted(x, y):
+        net = portnet.MLPClassifier((8,), max_iter=5, tol=1.0, n_iter_no_change=1, random_state=0)
+        return net.fit(x, y)
+
+    small = fitted(x, y)
+    np.testing.assert_array_equal(small.coefs_[0], fitted(X, LABELS).coefs_[0])
+    request.getfixturevalue("small_windows")
+    found = fitted(x, y)
+    expected = fitted(Sliced(X, chunks=(CHUNK, 5)), LABELS)
+    np.testing.assert_array_equal(found.coefs_[0], expected.coefs_[0])
+    np.testing.assert_array_equal(found.predict(x), found.predict(X))
+    assert found.score(x, y) == found.score(X, LABELS)
+
+
+def test_importing_portnet_imports_nothing_of_sources():
+    code = "import sys, portnet; print([m for m in sys.modules if 'portnet.data.sources' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
 
 
 # Parquet --------------------------------------------------------------------------------------------
