@@ -139,13 +139,16 @@ def interrupting(at, **options):
     return trainer(net, compile=False, **options)
 
 
-@pytest.mark.parametrize("at", [1, 16, 17, 40, 188, 189, 190, 250, 378])
+AT = [*((at, True) for at in (1, 16, 17, 40, 188, 189, 190, 250, 378)), (40, "full"), (40, False)]
+
+
+@pytest.mark.parametrize(("at", "shuffle"), AT)
 def test_interrupted_at_any_step_and_continued_gives_the_same_bits(
-    source, at, default_sigint_handler
+    source, at, shuffle, default_sigint_handler
 ):
-    whole = interrupting(at=0).fit(*source, epochs=2)
+    whole = interrupting(at=0, shuffle=shuffle).fit(*source, epochs=2)
     with pytest.warns(UserWarning, match="interrupted after"):
-        half = interrupting(at).fit(*source, epochs=2)
+        half = interrupting(at, shuffle=shuffle).fit(*source, epochs=2)
     assert not threads()
     assert (half.epoch, half.step) == divmod(at, -(-ROWS // BATCH))
     SendsSIGINT.at = 0

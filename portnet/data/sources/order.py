@@ -119,7 +119,7 @@ def row_order(plan: Plan, seed: int, epoch: int, number: int) -> Host:
     first = number * plan.window
     rows = min(plan.window, plan.rows - first)
     if plan.shuffle == "full":
-        return _full(plan.rows, seed, epoch)[first : first + rows]
+        return _full(plan.rows, seed, epoch)[first : first + rows].copy()
     if not plan.shuffle:
         return np.arange(rows)
     return np.random.default_rng((seed, WITHIN, epoch, number)).permutation(rows)
