@@ -258,6 +258,37 @@ class Backend:
             moved[start : start + rows, ...] = block  # type: ignore[index]
         return moved
 
+    def window(self, shape: tuple[int, ...], dtype: DType) -> Host:
+        """Return an array on the host from which `upload` copies fast: in pinned memory for CuPy.
+
+        Its values are arbitrary.
+        """
+        if not self._library.pinned:
+            return np.empty(shape, dtype)
+        import cupyx
+
+        return cupyx.empty_pinned(shape, dtype)  # type: ignore[no-any-return]
+
+    def upload(self, host: Host, into: Array | None) -> Array:
+        """Copy rows to the device: to the beginning of an array, or to a new one for None.
+
+        Returns that array, or a new one of all rows where arrays are immutable. `host` may be
+        overwritten afterwards.
+        """
+        with self.active():
+            if into is None or not self._library.writable:
+                dtype = getattr(self.xp, host.dtype.name)
+                return self.xp.asarray(host, dtype=dtype, device=self.device, copy=True)  # type: ignore[no-any-return]
+            rows: Any = into[: len(host), ...]
+            if self._library.pinned:
+                import cupy
+
+                rows.set(host)  # on the current stream, behind the steps that read the rows before
+                cupy.cuda.get_current_stream().synchronize()
+            else:
+                rows[...] = self.xp.asarray(host, device=self.device)
+            return into
+
     def row_numbers(self, order: ArrayLike, rows: int) -> Array:
         """Move row numbers below `rows`, as the smallest integers that every library takes by."""
         return self.asarray(order, "int32" if rows <= 2**31 else "int64")
@@ -447,8 +478,10 @@ def backend_of(x: ArrayLike) -> Backend:
 
 
 def is_host(x: object) -> bool:
-    """Return whether x is host data: a NumPy array, a list, a data frame or a scalar."""
-    return isinstance(x, np.ndarray | np.generic) or not array_api_compat.is_array_api_obj(x)
+    """Return whether x is host data: a NumPy or dask array, a list, a data frame or a scalar."""
+    if isinstance(x, np.ndarray | np.generic) or not array_api_compat.is_array_api_obj(x):
+        return True
+    return bool(array_api_compat.is_dask_array(x))
 
 
 def _is_dpnp_array(x: Any) -> bool:
@@ -669,6 +702,8 @@ class _Library:
     compiler: str = ""  # see Backend.compiler
     eager_vectors: bool = False  # see Backend.eager_vectors
     current_device: bool = False  # whether a device is made current, and then used
+    pinned: bool = False  # whether copies to a device are from pinned memory: see Backend.window
+    writable: bool = True  # whether arrays can be written into
     upload_block: int = 0  # bytes: larger arrays are copied to the device in blocks; 0: at once
     finds_objects: bool = False  # find_device also takes devices, which say more than their names
 
@@ -683,12 +718,15 @@ _LIBRARIES = {
         compiler="graph",
         eager_vectors=True,
         current_device=True,
+        pinned=True,
         upload_block=2**26,  # CuPy copies through pinned memory: a power of two, which it keeps
     ),
     "torch": _Library(
         "array_api_compat.torch", "pip install torch", _torch_device, eager_vectors=True
     ),
-    "jax": _Library("jax.numpy", "pip install jax", _jax_device, _try_jax, compiler="jit"),
+    "jax": _Library(
+        "jax.numpy", "pip install jax", _jax_device, _try_jax, compiler="jit", writable=False
+    ),
     "dpnp": _Library(
         "dpnp",
         'pip install dpnp (or pip install ".[dpnp]" in a checkout of portnet)',

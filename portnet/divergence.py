@@ -65,12 +65,13 @@ def _largest_column(run: Run, X: Array) -> tuple[float, str]:
 
 
 def warn_of_unscaled_inputs(
-    run: Run, data: Dataset, loss: float, callbacks: Iterable[object] = ()
+    run: Run, data: Dataset, loss: float, rows: int, callbacks: Iterable[object] = ()
 ) -> None:
     """Warn if the first epoch's loss is ten times that of outputs of 0, and X is not scaled.
 
-    Called once per fit, for portnet's losses, after the callbacks: not if a `Diagnose` of them has
-    warned. The host waits for the device twice, or not at all if the loss is small.
+    `rows` is how many there are in all. Called once per fit, for portnet's losses, after the
+    callbacks: not if a `Diagnose` of them has warned. The host waits for the device twice, or not
+    at all if the loss is small.
     """
     X, of_loss, xp = data.X, run.trainer.loss, run.backend.xp
     if not (loss > 10 and isinstance(run.trainer.loss, Reduced)):
@@ -83,7 +84,7 @@ def warn_of_unscaled_inputs(
     with np.errstate(over="ignore", invalid="ignore"):
         (of_zeros,) = read_floats([of_loss(zeros, y, weight)[0]])
     if of_loss.reduction == "sum":
-        of_zeros *= X.shape[0] / some
+        of_zeros *= rows / some
     if not loss > 10 * of_zeros:
         return
     largest, reaches = _largest_column(run, X)

@@ -187,6 +187,7 @@ def find_learning_rate(
     options = FitOptions(epochs=1, sample_weight=sample_weight, class_weight=class_weight)
     prepared = prepare(trainer, X, y, options)
     run, data = prepared.run, prepared.data
+    data = data if isinstance(data, Dataset) else data.some
     if len(data) < 2:
         raise DataError(
             f"find_learning_rate: expected at least 2 rows, got {len(data)}: one row says nothing "

@@ -247,14 +247,7 @@ def top_k_accuracy(mean: Array, target: Array, weight: Array | None = None, k: i
     >>> float(top_k_accuracy(p, np.array([1, 0])))
     0.5
     """
-    labels, p = _labels("top_k_accuracy", mean, target), two_columns(mean)
-    xp = namespace(p)
-    true = one_hot(labels, xp.zeros_like(p))
-    own = xp.sum(p * true, axis=-1, keepdims=True)  # the probability of the true class
-    after = 1.0 - xp.cumulative_sum(true, axis=-1)  # 1 for the classes before the true one
-    before = xp.astype(p > own, p.dtype) + xp.astype(p == own, p.dtype) * (1.0 - after - true)
-    correct = (xp.sum(before, axis=-1) < k) & ~xp.any(xp.isnan(p), axis=-1)
-    return average(xp.astype(correct, p.dtype), weight)
+    return average(_top_k_of_rows(mean, target, k), weight)
 
 
 def label_accuracy(mean: Array, target: Array, weight: Array | None = None) -> Array:
@@ -402,12 +395,24 @@ def _squared_error_of_rows(mean: Array, target: Array) -> Array:
     return errors
 
 
+def _top_k_of_rows(mean: Array, target: Array, k: int = 2) -> Array:
+    labels, p = _labels("top_k_accuracy", mean, target), two_columns(mean)
+    xp = namespace(p)
+    true = one_hot(labels, xp.zeros_like(p))
+    own = xp.sum(p * true, axis=-1, keepdims=True)  # the probability of the true class
+    after = 1.0 - xp.cumulative_sum(true, axis=-1)  # 1 for the classes before the true one
+    before = xp.astype(p > own, p.dtype) + xp.astype(p == own, p.dtype) * (1.0 - after - true)
+    correct = (xp.sum(before, axis=-1) < k) & ~xp.any(xp.isnan(p), axis=-1)
+    return xp.astype(correct, p.dtype)
+
+
 OF_ROWS: dict[Callable[..., Array], Callable[[Array, Array], Array]] = {
     accuracy: _accuracy_of_rows,
     label_accuracy: _label_accuracy_of_rows,
     log_loss: _log_loss_of_rows,
     mean_absolute_error: _absolute_error_of_rows,
     mean_squared_error: _squared_error_of_rows,
+    top_k_accuracy: _top_k_of_rows,
 }
 
 

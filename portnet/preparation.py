@@ -1,5 +1,6 @@
 """Preparation of a fit: check options and data, move the data, begin or resume a run."""
 
+import copy
 import os
 import warnings
 from collections.abc import Iterable
@@ -26,11 +27,28 @@ from .model_checks import try_out
 from .protocols import TrainerLike
 from .run import EpochProgress, Metric, Run
 
-__all__ = ["Fit", "FitOptions", "epoch_plan", "full_gradient_of", "prepare"]
+__all__ = [
+    "Fit",
+    "FitOptions",
+    "epoch_plan",
+    "full_gradient_of",
+    "needs_all_rows",
+    "new_run",
+    "prepare",
+    "resumed_run",
+]
 
 
 if TYPE_CHECKING:
+    from .data.sources.dataset import SourceDataset
     from .files.checkpoint import Writer
+
+
+def _sources() -> Any:
+    """Return the module of datasets that are read in parts: most fits have none."""
+    from .data.sources import dataset
+
+    return dataset
 
 
 def _checkpoints() -> Any:
@@ -113,8 +131,8 @@ class Fit(NamedTuple):
     """
 
     run: Run
-    data: Dataset
-    held_out: Dataset | None
+    data: "Dataset | SourceDataset"
+    held_out: "Dataset | SourceDataset | None"
     last: int
     writer: "Writer | None"
 
@@ -122,6 +140,7 @@ class Fit(NamedTuple):
 def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions) -> Fit:
     """Check everything, move the data, and begin or resume a run; nothing is trained."""
     before = options.resume
+    X, y, options = _with_sources(trainer, X, y, options)
     if options.checkpoint is not None:
         options.checkpoint.check_writable()
     if not isinstance(before, str | PathLike):
@@ -138,6 +157,30 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
         if not found:
             raise
         raise _checkpoints().mismatch(str(before), found) from error
+
+
+def _with_sources(
+    trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions
+) -> tuple[ArrayLike, ArrayLike, FitOptions]:
+    """Return the data with sources opened, or read as a whole if they are small.
+
+    Memory maps stay arrays where each step needs all rows.
+    """
+    held_out = options.validation if isinstance(options.validation, tuple | list) else ()
+    if not any(map(checks.is_source, (X, y, options.sample_weight, *held_out))):
+        return X, y, options
+    from .data.sources.reading import in_memory_if_small
+
+    if needs_all_rows(trainer) and isinstance(X, np.memmap):
+        X = np.asarray(X)
+    given = {"X": X, "y": y, "sample_weight": options.sample_weight}
+    X, y, weight = in_memory_if_small(given).values()
+    options = copy.copy(options)  # which are checked already
+    object.__setattr__(options, "sample_weight", weight)
+    if held_out:
+        named = {f"validation {n}": a for n, a in checks.validation_set(held_out).items()}
+        object.__setattr__(options, "validation", tuple(in_memory_if_small(named).values()))
+    return X, y, options
 
 
 def _prepare(
@@ -169,23 +212,32 @@ def _prepare(
         if name in arrays:
             checks.check_feature_names(arrays[name], names, name)
     with backend.active():
-        X = checks.features(X, backend, width=width)
-        if before is None:
-            run = replace(_new(trainer, X, y, backend), feature_names=names)
+        in_parts = checks.is_source(X)
+        if in_parts:
+            _sources().check_features(X, "X", width)
+            _refuse_all_rows(trainer)
         else:
-            run = _resumed(trainer, before, options.reduce_on_plateau is not None)
+            X = checks.features(X, backend, width=width)
+        if before is None:
+            run = replace(new_run(trainer, X, y, backend), feature_names=names)
+        else:
+            run = resumed_run(trainer, before, options.reduce_on_plateau is not None)
             if common is not None:
                 run = replace(run, stopped=before.stopped)
         if options.metrics is not None:
             chosen = checks.named_metrics(options.metrics, trainer.loss, run.outputs)
             run = replace(run, metrics=chosen)
-        data = run._dataset(X, y, options.sample_weight)
+        data: Any = run._dataset(X, y, options.sample_weight)
         run = replace(run, _one_dimensional=checks.one_dimensional(y))
-        checked = run._dataset(**held_out, name="validation ") if held_out else None
+        checked: Any = run._dataset(**held_out, name="validation ") if held_out else None
         checks.check_metrics(run.metrics, data.y)
         if isinstance(fraction, float):
-            data, checked = split(fraction, data, trainer.loss, trainer.seed)
-        if options.class_weight is not None:
+            given = (trainer.seed,) if in_parts else (trainer.loss, trainer.seed)
+            cut = _sources().split_source if in_parts else split
+            data, checked = cut(fraction, data, *given)
+        if options.class_weight is not None and in_parts:
+            data = _sources().with_class_weights(options.class_weight, data)
+        elif options.class_weight is not None:
             weights = labels.class_weights(
                 options.class_weight, data, trainer.loss, run.outputs, run.classes
             )
@@ -325,7 +377,11 @@ def _of_other_data(
 
 
 def _in_common(
-    run: Run, data: Dataset, held_out: Dataset | None, options: FitOptions, start: int
+    run: Run,
+    data: "Dataset | SourceDataset",
+    held_out: "Dataset | SourceDataset | None",
+    options: FitOptions,
+    start: int,
 ) -> dict[str, Any]:
     """Return what a fit that resumes this one must have in common with it."""
     chosen = {
@@ -334,18 +390,25 @@ def _in_common(
         "early_stopping": options.early_stopping,
         "reduce_on_plateau": options.reduce_on_plateau,
     }
-    arrays = {"X": data.X, "y": data.y, "sample_weight": data.weight}
-    if held_out is not None:
-        arrays["validation X"], arrays["validation y"] = held_out.X, held_out.y
-        arrays["validation sample_weight"] = held_out.weight
+    arrays: dict[str, Any] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for prefix, rows in (("", data), ("validation ", held_out)):
+        if isinstance(rows, Dataset):
+            named = {"X": rows.X, "y": rows.y, "sample_weight": rows.weight}
+            arrays |= {prefix + name: a for name, a in named.items()}
+        elif rows is not None:  # some rows stand for all
+            shapes |= {prefix + name: shape for name, (shape, _) in rows.fingerprints.items()}
+            arrays |= {prefix + name: a for name, (_, a) in rows.fingerprints.items()}
     found = _checkpoints().fingerprint(arrays, chosen)
+    for name, shape in shapes.items():
+        found["data"][name]["shape"] = list(shape)
     if run.trainer.params is not None:
         params = _checkpoints().fingerprint({}, {"params": run.trainer.params})["options"]
         found["options"] |= params
     return {"start": start, "metrics": sorted(run.metrics), **found}
 
 
-def _check_step(run: Run, data: Dataset) -> None:
+def _check_step(run: Run, data: "Dataset | SourceDataset") -> None:
     """Raise ModelFileError for a step that is none of the epoch, as in a damaged file."""
     plan = epoch_plan(run.trainer, data)
     steps = -(-len(data) // (run.trainer.batch_size or len(data)))
@@ -356,27 +419,50 @@ def _check_step(run: Run, data: Dataset) -> None:
         )
 
 
-def epoch_plan(trainer: TrainerLike, data: Dataset) -> str:
+def epoch_plan(trainer: TrainerLike, data: "Dataset | SourceDataset") -> str:
     """Return a text of all that decides which rows each step of an epoch takes."""
-    return (
+    text = (
         f"{len(data)} rows, batch_size={trainer.batch_size}, seed={trainer.seed}, "
         f"shuffle={trainer.shuffle}"
     )
+    if isinstance(data, Dataset):
+        return text
+    assert trainer.batch_size is not None  # see `_refuse_all_rows`
+    return f"{text}, {data.plan(trainer.batch_size, trainer.shuffle)}"
 
 
-def _new(trainer: TrainerLike, X: Array, y: ArrayLike, backend: Backend) -> Run:
+def needs_all_rows(trainer: TrainerLike) -> bool:
+    """Return whether each step is of all rows."""
+    return isinstance(trainer.optimizer, LBFGS) or trainer.batch_size is None
+
+
+def _refuse_all_rows(trainer: TrainerLike) -> None:
+    """Raise DataError where each step needs all rows, which are read in parts."""
+    if needs_all_rows(trainer):
+        what = "LBFGS" if isinstance(trainer.optimizer, LBFGS) else "batch_size=None"
+        raise DataError(
+            f"X: {what} needs all rows in each step, but a source of this size is read in parts: "
+            "give numpy.asarray(X) if it fits in memory, or take another optimizer with batches"
+        )
+
+
+def new_run(trainer: TrainerLike, X: Array, y: ArrayLike, backend: Backend) -> Run:
     """Return a run with initial parameters."""
     draw = rng.generator(trainer.seed) if trainer.params is None else rng.Undrawn()
     params, outputs = trainer.model.init(draw, X.shape[1])
     if trainer.params is not None:
         params = checks.parameters(trainer.params, params, backend)
     params = tree.map(lambda p: backend.asarray(p, backend.dtype), params)
+    if checks.is_source(y):
+        from .data.sources.reading import distinct_labels
+
+        y = distinct_labels(y)
     classes = labels.class_names(y, trainer.loss, outputs)
     state = trainer.optimizer.init(params)
     return Run(trainer, params, state, backend, X.shape[1], outputs, classes=classes)
 
 
-def _resumed(trainer: TrainerLike, run: Run, plateau: bool) -> Run:
+def resumed_run(trainer: TrainerLike, run: Run, plateau: bool) -> Run:
     """Return a run that a trainer continues from the parameters after its last step."""
     scale, monitors = run._scale, dict(run._monitors)
     if run.state is None:

@@ -33,7 +33,7 @@ class TrainerLike(Protocol):
         """The seed."""
 
     @property
-    def shuffle(self) -> bool:
+    def shuffle(self) -> bool | str:
         """Whether batches are shuffled."""
 
     @property

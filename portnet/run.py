@@ -19,10 +19,11 @@ from .engine.inference import forward, forward_blocks, grouped, joined
 from .evaluation import evaluate_blocks, is_by_row
 from .files import save
 from .losses import SigmoidCrossEntropy
-from .metrics import two_columns
+from .metrics import OF_ROWS, two_columns
 from .protocols import TrainerLike
 
 if TYPE_CHECKING:
+    from .data.sources.dataset import SourceDataset
     from .diagnosis import Diagnosis
 
 __all__ = ["History", "Run"]
@@ -279,6 +280,11 @@ class Run:
         chosen = self.metrics
         if metrics is not None:
             chosen = checks.named_metrics(metrics, self.trainer.loss, self.outputs)
+        if any(map(checks.is_source, (X, y, sample_weight))):
+            from .data.sources.reading import in_memory_if_small
+
+            given = {"X": X, "y": y, "sample_weight": sample_weight}
+            X, y, sample_weight = in_memory_if_small(given).values()
         self._check_reachable(X=X, y=y, sample_weight=sample_weight)
         checks.check_feature_names(X, self.feature_names)
         with self.backend.active():
@@ -316,15 +322,30 @@ class Run:
         self._check_reachable(X=X, y=y, sample_weight=sample_weight)
         checks.check_feature_names(X, self.feature_names)
         with self.backend.active():
-            return diagnose(self, self._dataset(X, y, sample_weight))
+            data = self._dataset(X, y, sample_weight)
+            return diagnose(self, data if isinstance(data, Dataset) else data.some)
 
     # Parts of the methods and of training
 
     def _dataset(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike, name: str = ""
-    ) -> Dataset:
+    ) -> "Dataset | SourceDataset":
         """Return checked features, targets and weights on the run's backend."""
         backend, loss = self.backend, self.trainer.loss
+        if checks.is_source(X):
+            from .data.sources.dataset import source_dataset
+
+            return source_dataset(
+                X,
+                y,
+                sample_weight,
+                backend=backend,
+                loss=loss,
+                inputs=self.inputs,
+                outputs=self.outputs,
+                classes=self.classes,
+                name=name,
+            )
         X = checks.features(X, backend, width=self.inputs, name=name + "X")
         rows = X.shape[0]
         if self.classes is not None:
@@ -365,6 +386,8 @@ class Run:
     def _answer(self, X: ArrayLike, finish: Callable[[Array], Array]) -> Array:
         plain = self.feature_names is None and checks.is_plain(X, self.inputs)
         if not plain:
+            if checks.is_source(X):
+                return self._answer_in_parts(X, finish)
             self._check_reachable(X=X)
             checks.check_feature_names(X, self.feature_names)
         with self.backend.active():
@@ -376,6 +399,27 @@ class Run:
                 answer = finish(self._mean(self._forward(x)))
         return to_numpy(answer) if is_host(X) else answer
 
+    def _answer_in_parts(self, X: ArrayLike, finish: Callable[[Array], Array]) -> Host:
+        """Return the answers for the rows of a source, which is never read as a whole."""
+        from .data.sources.dataset import check_features
+        from .data.sources.reading import parts_of, reader_of
+
+        checks.check_feature_names(X, self.feature_names)
+        reader = reader_of(X, "X")
+        check_features(reader, "X", self.inputs)
+        rows, size, found = len(reader), parts_of(reader), None
+        with self.backend.active():
+            for start in range(0, rows, size):
+                stop = min(start + size, rows)
+                with checks.rows_from(start):
+                    x = checks.features(reader.read(start, stop), self.backend, width=self.inputs)
+                part = to_numpy(finish(self._mean(self._forward(x))))
+                if found is None:
+                    found = np.empty((rows, *part.shape[1:]), part.dtype)
+                found[start:stop] = part
+        assert found is not None  # it has rows
+        return found
+
     def _classes(self, method: str) -> Callable[[Array], Array]:
         if not hasattr(self.trainer.loss, "classes"):
             raise TypeError(
@@ -385,8 +429,10 @@ class Run:
         return self.trainer.loss.classes  # type: ignore[no-any-return]
 
     def _evaluate(
-        self, data: Dataset, metrics: dict[str, Callable[..., Array]]
+        self, data: "Dataset | SourceDataset", metrics: dict[str, Callable[..., Array]]
     ) -> dict[str, float]:
+        if not isinstance(data, Dataset):
+            return self._evaluate_in_parts(data, metrics)
         X, y, weight = data.arrays
         with np.errstate(over="ignore", invalid="ignore"):  # an infinite loss is returned as it is
             if self._is_by_group(X):
@@ -399,6 +445,46 @@ class Run:
                 for name, metric in metrics.items():
                     numbers[name] = measure(name, metric, mean, y, weight)
         return dict(zip(numbers, read_floats(list(numbers.values())), strict=True))
+
+    def _evaluate_in_parts(
+        self, data: "SourceDataset", metrics: dict[str, Callable[..., Array]]
+    ) -> dict[str, float]:
+        """Return loss and metrics of a source, part by part.
+
+        Metrics that are no means over rows need the predictions of all rows in memory.
+        """
+        xp, loss, shares = self.backend.xp, self.trainer.loss, 0.0
+        whole = {name: m for name, m in metrics.items() if m not in OF_ROWS}
+        means = {name: m for name, m in metrics.items() if name not in whole}
+        totals, kept = dict.fromkeys(("loss", *means), 0.0), []
+        with np.errstate(over="ignore", invalid="ignore"):
+            for part in data.parts():
+                X, y, w = part.arrays
+                share = len(part) if w is None else read_floats([xp.sum(w)])[0]
+                if share == 0:  # there are only weights of 0
+                    continue
+                pred = self._forward(X)
+                mean = self._mean(pred) if metrics else pred
+                numbers = [loss(pred, y, w)[0]]
+                numbers += [measure(name, m, mean, y, w) for name, m in means.items()]
+                shares += share
+                for name, number in zip(totals, read_floats(numbers), strict=True):
+                    totals[name] += share * number if name != "loss" or is_mean(loss) else number
+                if whole:
+                    kept.append((mean, y, w))
+        found = {n: t / shares if n != "loss" or is_mean(loss) else t for n, t in totals.items()}
+        if whole:
+            columns: list[Any] = [
+                None if c[0] is None else xp.concat(list(c)) for c in zip(*kept, strict=True)
+            ]
+            numbers = [measure(name, m, *columns) for name, m in whole.items()]
+            found |= dict(zip(whole, read_floats(numbers), strict=True))
+        return {name: found[name] for name in ("loss", *metrics)}
+
+
+def is_mean(loss: Any) -> bool:
+    """Return whether a loss is a mean over rows, as losses of users are, or a sum."""
+    return getattr(loss, "reduction", "mean") == "mean"
 
 
 def measure(

@@ -47,7 +47,7 @@ from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .preparation import Fit, FitOptions, epoch_plan, full_gradient_of, prepare
 from .progress import progress_bar
 from .protocols import TrainerLike
-from .run import BLOCK, EpochProgress, Metric, Run, record, warn, with_run
+from .run import BLOCK, EpochProgress, Metric, Run, is_mean, record, warn, with_run
 from .training import make_step
 from .transforms import joined_parameters, refuse_transforms
 
@@ -74,8 +74,10 @@ class Trainer:
         L-BFGS takes all rows in any case, and an epoch is one of its iterations.
     seed : int
         Draws the initial parameters, the order of the rows and what layers drop.
-    shuffle : bool
-        Whether batches take the rows in a new order in each epoch.
+    shuffle : bool or "full"
+        Whether batches take the rows in a new order in each epoch. Of data that are read in parts,
+        True takes blocks of rows in a new order, and mixes the rows of at least 16 blocks in
+        memory; "full" mixes all rows, each of which is read by itself. In memory both are the same.
     params : pytree of arrays, optional
         Initial parameters, in the shapes of the model's own; nothing writes into them.
     compile : bool
@@ -98,7 +100,7 @@ class Trainer:
     optimizer: str | Optimizer | LBFGS = field(default_factory=Adam)
     batch_size: int | None = 128
     seed: int = 0
-    shuffle: bool = True
+    shuffle: bool | str = True
     params: Params | None = field(default=None, repr=False)
     compile: bool = True
 
@@ -118,10 +120,11 @@ class Trainer:
         if not isinstance(self.optimizer, LBFGS):
             check_methods("an optimizer", self.optimizer, ("init", "update"))
             refuse_transforms(self.optimizer)
-        for name in ("shuffle", "compile"):
-            if not isinstance(getattr(self, name), bool):
-                given = getattr(self, name)
-                raise ValueError(f"{name}: expected True or False, got {given!r}")
+        for name, words in (("shuffle", ("full",)), ("compile", ())):
+            given = getattr(self, name)
+            if not isinstance(given, bool) and given not in words:
+                more = "".join(f" or {word!r}" for word in words)
+                raise ValueError(f"{name}: expected True or False{more}, got {given!r}")
         if self.batch_size is not None:
             check_integer("batch_size", self.batch_size, 1)
         check_integer("seed", self.seed, 0)
@@ -155,6 +158,9 @@ class Trainer:
         X : (rows, features)
             An array of any library stays where it is, and the parameters are created there; NumPy
             arrays, lists and frames go to the backend, once. Cast to the backend's dtype.
+            Memory maps, arrays of h5py, Zarr and dask, `portnet.data.parquet`, and anything else
+            with shape, dtype and row slices are read in parts while training goes on, if they have
+            more than 64 MB; y and weights may be in memory. See `shuffle`.
         y : (rows,) or (rows, outputs)
             Integer labels from 0 up, text, or probabilities (rows, classes) for softmax
             cross-entropy; two names or 0 and 1 for sigmoid cross-entropy; else targets, one column
@@ -163,7 +169,8 @@ class Trainer:
             How often to go through the data; 0 only initialises.
         validation : (X, y) or (X, y, sample_weight), or a fraction of the rows, optional
             Evaluated after each epoch. A fraction, 0 < f < 1, is set aside before training: rows
-            that the seed draws, of every class its share where a row has one label.
+            that the seed draws, of every class its share where a row has one label. Of data that
+            are read in parts, pieces of rows that lie together.
         sample_weight : (rows,), optional
             Counts each row that often: the loss of all rows is sum(w l) / sum(w). In a batch, w l
             is summed over its rows and divided by their number and by the mean of all weights: the
@@ -223,7 +230,9 @@ class Trainer:
         Raises
         ------
         DataError, TypeError, ValueError
-            for data and options that cannot be used, before anything is computed.
+            for data and options that cannot be used, before anything is computed. Features that are
+            read in parts are checked when they are read: the error's `run` is that before the
+            epoch.
         DivergenceError
             where the loss stops being finite.
         CheckpointError
@@ -263,6 +272,91 @@ class Trainer:
         stopping = options.early_stopping
         return run.best if stopping and stopping.restore and run._best is not None else run
 
+    def fit_batches(
+        self,
+        batches: Iterable[Any] | Callable[[], Iterable[Any]],
+        *,
+        epochs: int = 1,
+        steps: int | None = None,
+        classes: ArrayLike = None,
+        validation: tuple[ArrayLike, ...] | None = None,
+        metrics: Iterable[Metric] | None = None,
+        early_stopping: EarlyStopping | bool = False,
+        reduce_on_plateau: ReduceOnPlateau | bool = False,
+        callbacks: Iterable[Callback] = (),
+        progress: bool | None = None,
+        verbose: bool = False,
+        resume: Run | None = None,
+    ) -> Run:
+        """Train on batches that the program makes itself, one step each, and return the run.
+
+        `batch_size` and `shuffle` of the trainer do not matter. Data with row slices, such as
+        memory maps, are for `fit`, which reads ahead.
+
+        Parameters
+        ----------
+        batches : iterable, or function that returns one
+            Of pairs X (rows, n_in), y (rows,) or (rows, n_out), or with sample_weight (rows,) as
+            the third, of any number of rows. A function is called anew for each epoch, as a
+            generator yields its batches only once. Weights count within their batch only.
+        epochs : int
+        steps : int, optional
+            Batches of an epoch; by default until they end. With it they may be endless, and the
+            next epoch goes on where one ends.
+        classes : (classes,), optional
+            The names of all classes, where labels are text.
+        validation : (X, y) or (X, y, sample_weight), optional
+            Evaluated after each epoch.
+        metrics, early_stopping, reduce_on_plateau, callbacks, progress, verbose
+            As in `fit`; metrics are of the validation set.
+        resume : Run, optional
+            The run to go on from, with this trainer's optimizer, of the same kind.
+
+        Returns
+        -------
+        Run
+            Ctrl-C ends training after a step; the steps of an epoch that was not finished are kept,
+            but it does not count.
+
+        Raises
+        ------
+        DataError, TypeError, ValueError
+            for batches and options that cannot be used; `run` is the run so far.
+        DivergenceError
+            where the loss stops being finite.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import portnet
+        >>> def batches(draw=np.random.default_rng(0)):
+        ...     for _ in range(100):
+        ...         X = draw.standard_normal((32, 2))
+        ...         yield X, X[:, 0] * X[:, 1]
+        >>> trainer = portnet.Trainer(portnet.mlp([2, 32, 1]), "squared_error", portnet.Adam(0.01))
+        >>> run = trainer.fit_batches(batches, epochs=5)
+        >>> run.epoch, run.history["loss"][-1] < 0.1
+        (5, True)
+        """
+        from .batch_fits import fit_batches
+
+        if not isinstance(resume, Run | None):
+            raise TypeError(f"resume: expected a run, got {resume!r}")
+        if isinstance(validation, int | float | np.number):
+            raise ValueError("validation: expected (X, y): batches have no rows to set aside")
+        options = FitOptions(
+            epochs=epochs,
+            validation=validation,
+            metrics=metrics,
+            early_stopping=early_stopping,
+            reduce_on_plateau=reduce_on_plateau,
+            callbacks=callbacks,
+            progress=progress,
+            verbose=verbose,
+            resume=resume,
+        )
+        return fit_batches(self, batches, options, steps, classes)
+
     @options_by_name(lambda: FitOptions.__dataclass_fields__, "sample_weight=w")
     def explain(self, X: ArrayLike, y: ArrayLike, **options: Any) -> None:
         """Print how `fit` makes its steps of such data: compiled or eagerly, why, and of what.
@@ -271,7 +365,10 @@ class Trainer:
         n_out).
         """
         prepared = prepare(self, X, y, FitOptions(**options))
+        if not isinstance(prepared.data, Dataset):
+            prepared = prepared._replace(data=prepared.data.some)
         run, data = prepared.run, prepared.data
+        assert isinstance(data, Dataset)
         if isinstance(self.optimizer, LBFGS):
             print("each iteration is of L-BFGS, which evaluates loss and gradient of all rows")  # noqa: T201
             return
@@ -317,11 +414,19 @@ def _epochs(
     trainer, steps_left = run.trainer, last - run.epoch
     history: dict[str, list[float]] = dict(run.history)
     executor, per_epoch = _executor(trainer, data.weight is not None), 1
+    train: Callable[..., tuple[Run, float | None]]
+    windows: Any = nullcontext()
     if isinstance(trainer.optimizer, LBFGS):
         train = partial(_one_iteration, function=full_gradient_of(run))
     else:
         per_epoch = -(-len(data) // (trainer.batch_size or len(data)))
         executor = replace(executor, planned=max(0, steps_left * per_epoch - run.step))
+    if not isinstance(data, Dataset):
+        from .source_epochs import train_epoch_of_source, windows_of
+
+        windows = closing(found := windows_of(prepared, executor.averaged))
+        train = partial(train_epoch_of_source, executor=executor, windows=found)
+    elif not isinstance(trainer.optimizer, LBFGS):
         orders = _row_orders(prepared)
         train = partial(_train_epochs, executor=executor, history=history, orders=orders)
         if data.weight is not None and executor.averaged:
@@ -331,8 +436,9 @@ def _epochs(
     total = max(steps_left * per_epoch - run.step, 0)
     monitored = options.early_stopping, options.reduce_on_plateau
     watched = (*monitored, held_out, run.metrics, options.callbacks, options.verbose)
+    some = data if isinstance(data, Dataset) else data.some
     alone = interrupted is not None and not any(map(bool, watched))  # nothing looks between epochs
-    with progress_bar(total, options.progress) as bar, closing(executor):
+    with progress_bar(total, options.progress) as bar, closing(executor), windows:
         while run.epoch < last and not run.stopped:
             began, values = time.perf_counter(), {}
             handler: Any = nullcontext(interrupted)
@@ -365,10 +471,10 @@ def _epochs(
                 record(history, values, run.epoch)
                 if not bar.disable:
                     bar.set_postfix({"epoch": run.epoch} | values, refresh=False)
-                report = Report(run.epoch, last, values, time.perf_counter() - began, run, data)
+                report = Report(run.epoch, last, values, time.perf_counter() - began, run, some)
                 run = callbacks.report_epoch(report, options.callbacks, options.verbose)
                 if run.epoch == 1:
-                    warn_of_unscaled_inputs(run, data, values["loss"], options.callbacks)
+                    warn_of_unscaled_inputs(run, some, values["loss"], len(data), options.callbacks)
             ending = bool(signals)  # a later signal ends the next epoch: the file has this one then
             if writer is not None:
                 _write(writer, run, run.epoch - before, now=ending)
@@ -404,7 +510,7 @@ def _ending(signals: list[int]) -> BaseException:
 
 def _executor(trainer: TrainerLike, weighted: bool) -> EpochExecutor:
     """Return the executor of a trainer's steps, for losses that are means or sums over rows."""
-    averaged, loss = getattr(trainer.loss, "reduction", "mean") == "mean", trainer.loss
+    averaged, loss = is_mean(trainer.loss), trainer.loss
     loss = ScaledByBatchWeight(loss) if weighted and averaged else loss
     return EpochExecutor(
         make_step,
@@ -551,7 +657,7 @@ def _one_iteration(
     return run, state.value
 
 
-def _epoch_metrics(run: Run, data: Dataset, held_out: Dataset | None) -> dict[str, float]:
+def _epoch_metrics(run: Run, data: Any, held_out: Any) -> dict[str, float]:
     """Return the values of the epoch's history other than the training loss."""
     if held_out is not None:
         found = run._evaluate(held_out, run.metrics)

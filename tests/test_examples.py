@@ -15,6 +15,7 @@ import portnet
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ["pattern_weaver", "two_blobs", "patterns_2x2", "single_neuron", "xor", "blobs"]
 NAMES += ["backprop_by_hand", "training_features", "sklearn_pipeline", "served_model"]
+NAMES += ["out_of_core"]
 NEED_SKLEARN = ["training_features", "sklearn_pipeline", "served_model"]
 WITHOUT_PICTURE = ["backprop_by_hand", "served_model"]
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "ci")]
@@ -327,10 +328,14 @@ def test_backprop_by_hand_equals_the_step(run, tmp_path):
 # Backends ---------------------------------------------------------------------------------------
 
 
+SHORT = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL, "out_of_core": ["--rows", 3000]}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_example_runs_on_every_backend(name, backend_name, run):
-    short = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL}.get(name, [])
+    short = SHORT.get(name, [])
     few = {"blobs": 2, "xor": 60, "patterns_2x2": 60, "training_features": 2, "sklearn_pipeline": 2}
+    few["out_of_core"] = 2
     epochs = few.get(name, 200)
     if name == "sklearn_pipeline" and backend_name != "cupy":
         pytest.skip("slow: each process imports the library; tests/estimators covers the search")
@@ -365,13 +370,21 @@ def test_short_run_on_every_backend_equals_numpy(name, backend_name):
         np.testing.assert_allclose(actual, reference, rtol=1e-10, atol=1e-10)
 
 
+def test_out_of_core_learns_from_blocks_and_not_from_sorted_rows(run):
+    printed = run("out_of_core", "--rows", 400_000, "--epochs", 1)  # more than a window
+    blocks, in_order = (float(a) for a in re.findall(r"accuracy (\d\.\d+)", printed))
+    assert blocks > 0.85
+    assert in_order < 0.5
+    assert "400,000 predictions" in printed
+
+
 # Plots and options ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_PICTURE])
 def test_example_writes_a_png_plot(name, run, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    short = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL}.get(name, [])
+    short = SHORT.get(name, [])
     printed = run(name, *short, "--epochs", 3)
     assert f"picture: {tmp_path / name}.png" in printed
     content = (tmp_path / f"{name}.png").read_bytes()

@@ -1,23 +1,24 @@
-"""For those with more data than memory: training from files, by memory-mapped arrays.
+"""For those with more data than memory: training from files that are read in parts.
 
 Run it with ``python examples/tutorials/more_data_than_memory.py``, after
-``pip install ".[sklearn,plot]"``. It writes 160 MB into a temporary folder, and removes them at the
+``pip install ".[sklearn,plot]"``. It writes 170 MB into a temporary folder, and removes them at the
 end. Editors that know cells (``# %%``) run it cell by cell.
 """
 
 # %% [markdown]
 # # More data than memory
 #
-# The data of a small network may be large. This page trains on NumPy files that are never loaded as
-# a whole. `numpy.load(path, mmap_mode="r")` returns an array whose rows are read from the disk when
-# they are used; the system frees their memory when it needs it.
+# The data of a small network may be large. `Trainer.fit` and the estimators take data that are
+# never in memory as a whole:
 #
-# There are two ways, and both work today:
-#
-# | | memory that it needs | what you write |
-# |---|---|---|
-# | in chunks: `partial_fit`, or `run.fit` | a few times that of a chunk | a loop |
-# | `Trainer.fit` with the mapped array | a quarter of `X` in float32, and `y` | as usual |
+# | data | what you give as `X` (and `y`) |
+# |---|---|
+# | NumPy files | `numpy.load(path, mmap_mode="r")`, a memory map |
+# | HDF5, Zarr | a dataset of h5py, an array of Zarr |
+# | dask | the array as it is, computed chunk by chunk |
+# | Parquet, Arrow | `X, y = portnet.data.parquet("data/*.parquet", target="price")` |
+# | anything else | an object with `shape`, `dtype` and row slices `X[a:b]` |
+# | batches that come from somewhere | a generator: `fit_batches`, or `partial_fit` in a loop |
 #
 # The files here are small, so that the page is quickly made. A function measures the most memory
 # that NumPy holds at a time, beyond what was there before.
@@ -45,23 +46,20 @@ def peak(call):
 # %% [markdown]
 # ## The files
 #
-# Write the file chunk by chunk, too. The dtype matters: **float32**, the default of portnet.
-# Another one is converted when `Trainer` takes the array, and that is a copy in memory of all of
-# it.
-#
-# Here each chunk is drawn; yours would come from a database or from CSV files.
+# Write the file chunk by chunk, too. Here each chunk is drawn; yours would come from a database or
+# from CSV files.
 
 # %%
 folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 path = Path(folder.name)
-rows, columns, size = 600_000, 32, 50_000
+rows, columns, size = 1_200_000, 32, 50_000
 draw = np.random.default_rng(0)
 rule = draw.standard_normal((columns, 4)) / np.sqrt(columns)
 
 X = np.lib.format.open_memmap(path / "X.npy", "w+", np.float32, (rows, columns))
-y = np.lib.format.open_memmap(path / "y.npy", "w+", np.int64, (rows,))
+y = np.lib.format.open_memmap(path / "y.npy", "w+", np.int8, (rows,))
 for start in range(0, rows, size):
-    x = draw.standard_normal((size, columns))
+    x = draw.standard_normal((size, columns), dtype=np.float32)
     X[start : start + size] = 5 + 3 * x  # not scaled
     y[start : start + size] = np.argmax(np.tanh(3 * x @ rule), axis=1)  # four classes
 X.flush()
@@ -72,11 +70,11 @@ y = np.load(path / "y.npy", mmap_mode="r")
 print(f"X has {X.nbytes / 1e6:.1f} MB, y {y.nbytes / 1e6:.1f} MB")
 
 # %% [markdown]
-# ## In chunks, with partial_fit
+# ## A source of your own: scaled data without a second file
 #
-# This is scikit-learn's way. The scaler has a `partial_fit` as well, so it reads the file once in
-# chunks. The last chunk is kept for a test. Each call of `partial_fit` goes once through its chunk,
-# in batches, and keeps the state of Adam for the next call.
+# Networks want inputs of about 1. scikit-learn's scaler has a `partial_fit`, so it reads the file
+# once in chunks. What is scaled need not be stored: an object that scales the rows that are asked
+# for is a source as good as a file. The last chunk is kept for a test.
 
 # %%
 chunks = [slice(start, start + size) for start in range(0, rows, size)]
@@ -90,108 +88,126 @@ def fit_scaler():
     return scaler
 
 
-def fit_in_chunks(epochs):
-    net = portnet.MLPClassifier(hidden_layer_sizes=(64,), batch_size=256, random_state=0)
-    for _ in range(epochs):
-        for chunk in training:
-            scaled = scaler.transform(X[chunk])
-            net.partial_fit(scaled, y[chunk], classes=np.arange(4))
-    return net
+class Scaled:
+    """Rows of an array, scaled when they are read."""
+
+    def __init__(self, rows, scaler):
+        self.rows, self.scaler = rows, scaler
+        self.shape, self.dtype = rows.shape, np.dtype(np.float32)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, part):
+        return self.scaler.transform(self.rows[part])
 
 
 scaler = peak(fit_scaler)
-net = peak(lambda: fit_in_chunks(epochs=2))
+scaled, labels = Scaled(X[: last.start], scaler), y[: last.start]
 X_test, y_test = scaler.transform(X[last]), y[last]
+
+# %% [markdown]
+# ## Training
+#
+# `fit` is called as ever. A thread reads the next rows while the network is trained on those
+# before; two buffers of 32 MB hold them, whatever the file has. A fraction for validation, metrics,
+# early stopping, weights, checkpoints and `run.fit` work as with arrays.
+
+# %%
+model = portnet.mlp([columns, 32, 4])
+trainer = portnet.Trainer(model, "softmax_cross_entropy", "adam", batch_size=512)
+run = peak(lambda: trainer.fit(scaled, labels, epochs=2, validation=0.05, metrics=["accuracy"]))
+print(f"test accuracy {run.score(X_test, y_test):.3f}")
+
+# %% [markdown]
+# **The order of the rows.** A disk reads rows that lie together much faster than single ones. So an
+# epoch takes *blocks* of rows in a new order, and mixes the rows of many blocks in memory: at least
+# 16, and 128 of a file like this one. The order is a function of the seed and the epoch, so that a
+# fit that was interrupted goes on exactly where it was. That is as good as mixing all rows, also
+# where the file is sorted by class: `ci/results/out-of-core.md` has the measurements.
+# `Trainer(..., shuffle="full")` mixes all rows of a NumPy file, and reads each by itself;
+# `shuffle=False` reads from the front to the back.
+#
+# **Errors name the place.** NaN in a late part of the file, a chunk that is damaged, a file that
+# becomes shorter, a class that was not there before: each is a `DataError` with the row numbers.
+
+# %%
+broken = np.lib.format.open_memmap(path / "broken.npy", "w+", np.float32, (700_000, columns))
+broken[654_321, 7] = np.nan
+try:
+    trainer.fit(broken, labels[:700_000], epochs=1)
+except portnet.DataError as error:
+    print(error)
+del broken
+
+# %% [markdown]
+# Predictions and scores go through the file in parts, too:
+
+# %%
+classes = peak(lambda: run.predict_class(scaled))
+print(f"accuracy on {len(classes):,} rows: {(classes == labels).mean():.3f}")
+
+# %% [markdown]
+# ## Estimators
+#
+# The same with `MLPClassifier`, and solvers `adam` and `sgd`. y is read as a whole there.
+
+# %%
+net = portnet.MLPClassifier(hidden_layer_sizes=(32,), batch_size=512, random_state=0)
+net.set_params(early_stopping=True, n_iter_no_change=1, tol=0.1)
+peak(lambda: net.fit(scaled, labels))
 print(f"test accuracy {net.score(X_test, y_test):.3f}")
 
 # %% [markdown]
-# Rows are mixed within a chunk only. If the file is sorted, by class or by time, mix it once when
-# you write it; else the network fits the last chunk best.
+# ## Batches that come from somewhere
 #
-# ## In chunks, with Trainer
-#
-# A run continues on other rows with `run.fit`, so the same loop works with `Trainer`, with layers
-# and losses of your own, and **on a GPU**: after `portnet.set_backend("cupy")`, each chunk is
-# copied to the GPU when its turn comes.
+# Where there are no row slices, as in a stream, make the batches yourself. `fit_batches` makes a
+# step of each. Rows are in the order in which they come.
 
 # %%
-model = portnet.mlp([columns, 64, 4])
-trainer = portnet.Trainer(model, "softmax_cross_entropy", "adam", batch_size=256)
 
 
-def train_in_chunks(epochs):
-    run = None
-    for _ in range(epochs):
-        for chunk in training:
-            scaled = scaler.transform(X[chunk])
-            run = (run or trainer).fit(scaled, y[chunk], epochs=1)
-    return run
+def batches():
+    for start in range(0, 200_000, 256):
+        part = slice(start, start + 256)
+        yield scaler.transform(X[part]), y[part]
 
 
-run = peak(lambda: train_in_chunks(epochs=2))
-print(f"test accuracy {run.score(X_test, y_test):.3f}")
-ax = portnet.plots.curves({"loss": run.history["loss"]}, log=True, title="The loss of each chunk")
-ax.set_xlabel("chunk")
+stream = peak(lambda: trainer.fit_batches(batches, epochs=2))
+print(f"test accuracy {stream.score(X_test, y_test):.3f}")
+ax = portnet.plots.curves({"from the file": run.history["loss"], "batches": stream.history["loss"]})
 ax.figure.savefig("loss.png", dpi=120)
 
 # %% [markdown]
-# ## The whole mapped array, with Trainer
-#
-# On NumPy, `Trainer.fit` takes the mapped array as it is. It looks once for NaN and infinity in the
-# whole of `X`, and holds a byte for each number while it does: a quarter of a float32 `X`. Then it
-# reads the rows of one batch after the other. On Linux, a fit of a file of 2 GB has been tried in a
-# process that was limited to 1.2 GB: it trains, where loading the file is a MemoryError.
-#
-# The scaled data need a file of their own.
-
-# %%
-scaled = np.lib.format.open_memmap(path / "scaled.npy", "w+", np.float32, X.shape)
-for chunk in chunks:
-    scaled[chunk] = scaler.transform(X[chunk])
-scaled.flush()
-scaled = np.load(path / "scaled.npy", mmap_mode="r")
-
-end = last.start
-run = peak(lambda: trainer.fit(scaled[:end], y[:end], epochs=2))
-print(f"a quarter of X: {scaled[:end].nbytes / 4e6:.1f} MB")
-print(f"test accuracy {run.score(scaled[last], y[last]):.3f}")
-
-# %% [markdown]
-# The same with the data in memory gives the same numbers, bit for bit, and holds all of `X`:
-
-# %%
-other = peak(lambda: trainer.fit(np.array(scaled[:end]), np.array(y[:end]), epochs=2))
-print(run.history["loss"] == other.history["loss"])
-
-# %% [markdown]
-# What it costs, and what to look out for:
-#
-# - **The order of the rows.** By default an epoch takes the rows in a new random order, from all
-#   over the file. That is fast while the system can keep the file in memory that is free. Where it
-#   cannot, each row is read from the disk again, a page of some 4 KB at least. Then write the rows
-#   in random order once, and train in chunks, or with `Trainer(..., shuffle=False)`, which reads
-#   from the front to the back.
-# - **Validation.** `validation=0.1` draws rows, and copies both parts into memory. Give slices,
-#   which are no copies: `validation=(X[end:], y[end:])`.
-# - **Other dtypes.** A file of float64 is copied as a whole to float32. With
-#   `portnet.set_backend("numpy", dtype="float64")` it is not, and one of float32 is.
-# - **Other backends.** On CuPy, torch, JAX and dpnp the whole array is copied to the device, so it
-#   must fit there. Take chunks.
-# - **Predictions** are made in blocks of rows, but checked as a whole, like `X` of `fit`. In chunks
-#   they need little:
+# scikit-learn's way is a loop over chunks with `partial_fit`: each call goes once through its
+# chunk, in batches, and keeps the state of Adam for the next one.
 
 # %%
 
 
-def predict():
-    return np.concatenate([run.predict_class(scaled[chunk]) for chunk in chunks])
+def fit_in_chunks():
+    net = portnet.MLPClassifier(hidden_layer_sizes=(32,), batch_size=512, random_state=0)
+    for chunk in training[:8]:
+        net.partial_fit(scaler.transform(X[chunk]), y[chunk], classes=np.arange(4))
+    return net
 
 
-classes = peak(predict)
-print(f"accuracy on all {len(classes):,} rows: {(classes == y).mean():.3f}")
+net = peak(fit_in_chunks)
+print(f"test accuracy {net.score(X_test, y_test):.3f}")
 
 # %% [markdown]
+# ## What to look out for
+#
+# - **Slow sources.** Parquet and compressed HDF5 must be decoded in each epoch. For many epochs
+#   write them to a NumPy file once: `X = portnet.data.to_npy(X, "X.npy", dtype="float32")`.
+# - **Chunks.** Blocks are whole chunks of HDF5, Zarr, dask and Parquet files. Many chunks of about
+#   1 MB are better than a few large ones: more of them are in memory at a time.
+# - **GPUs.** After `portnet.set_backend("cupy")` the rows are read in the same way, and a window at
+#   a time is copied to the GPU, from memory that is pinned.
+# - **All rows in each step**, as with L-BFGS or `batch_size=None`: memory maps only.
+#
 # At the end, remove the files.
 
 # %%
+X = y = labels = scaled = None  # Windows removes no files that are mapped
 folder.cleanup()

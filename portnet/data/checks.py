@@ -4,7 +4,9 @@ Each message names the argument, what was expected, what was given, and where. T
 per fit. Each array is checked in one pass on its device, and the host waits for one result.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import date, timedelta
 from typing import Any
 
@@ -21,16 +23,21 @@ __all__ = [
     "DataError",
     "backend_for",
     "check_feature_names",
+    "check_finite",
     "check_metrics",
     "feature_names",
     "features",
     "is_plain",
+    "is_source",
     "named_metrics",
     "one_dimensional",
     "parameters",
     "refuse_too_large",
     "refuse_without_values",
+    "row_number",
     "row_weights",
+    "rows_from",
+    "some_weights",
     "targets",
     "validation_set",
 ]
@@ -114,7 +121,7 @@ def features(
         )
     if width is not None and X.shape[1] != width:
         raise DataError(f"{name}: expected {width} features, got {X.shape[1]}")
-    _check_finite(X, name)
+    check_finite(X, name)
     checked: Array = X
     return checked
 
@@ -127,6 +134,26 @@ def is_plain(X: object, width: int) -> bool:
     if type(X) is not np.ndarray or X.dtype.char not in "fd" or not X.dtype.isnative:
         return False
     return X.ndim == 2 and X.shape[1] == width and len(X) > 0 and _all_finite(X)
+
+
+def is_source(x: Any) -> bool:
+    """Return whether x is data that are read in parts: a memory map, an HDF5, Zarr or dask array.
+
+    That is anything with shape, dtype, len and row slices that is no array, list or frame in
+    memory.
+    """
+    if isinstance(x, np.ndarray):
+        return isinstance(x, np.memmap)
+    kind = type(x)
+    if isinstance(x, list | tuple | np.generic) or not hasattr(kind, "__getitem__"):
+        return False
+    if not (hasattr(x, "shape") and hasattr(x, "dtype")) or hasattr(x, "toarray"):
+        return False
+    # h5py, Zarr and dask have chunks; what says of itself that it is an array is in memory.
+    return bool(x.shape) and (
+        hasattr(kind, "chunks")
+        or not any(hasattr(x, f"__{name}__") for name in ("array", "array_interface", "dlpack"))
+    )
 
 
 def feature_names(X: ArrayLike, name: str = "X") -> tuple[str, ...] | None:
@@ -214,7 +241,7 @@ def targets(
         y = y[:, 0]  # a frame of one column
     if labels and y.ndim == 1:
         if not integral:
-            _check_finite(y, name)
+            check_finite(y, name)
             _check_whole(y, name, outputs)
             _check_range(y, 0, outputs - 1, name, "labels", f"the network has {outputs} outputs")
         y = _as_array(y, backend, name, "int64" if backend.supports("int64") else "int32")
@@ -233,7 +260,7 @@ def targets(
             f"{name}: expected {need} shape ({rows}, {outputs}), one column for each output, "
             f"got {tuple(y.shape)}"
         )
-    _check_finite(y, name)
+    check_finite(y, name)
     if hasattr(loss, "low"):
         _check_range(y, loss.low, loss.high, name, "targets", f"as {type(loss).__name__} needs")
     if labels:
@@ -248,13 +275,7 @@ def row_weights(
     """Return weights (rows,) on the backend, or None; they are finite, >= 0, and not all 0."""
     if w is None:
         return None
-    w = _as_array(w, backend, name, backend.dtype)
-    if tuple(w.shape) != (rows,):
-        raise DataError(
-            f"{name}: expected shape ({rows},), one weight per row, got {tuple(w.shape)}"
-        )
-    _check_finite(w, name)
-    _check_range(w, 0, np.inf, name, "weights", "each multiplies the loss of its row")
+    w = some_weights(w, backend, rows=rows, name=name)
     if not bool(backend.xp.any(w > 0)):
         raise DataError(f"{name}: expected at least one weight above 0, got only zeros")
     with np.errstate(over="ignore"):
@@ -264,6 +285,19 @@ def row_weights(
             f"{name}: the sum of the weights is too large for {w.dtype}: scale them down"
         )
     return w
+
+
+def some_weights(w: object, backend: Backend, *, rows: int, name: str) -> Array:
+    """Return weights (rows,) on the backend; they are finite and >= 0."""
+    w = _as_array(w, backend, name, backend.dtype)
+    if tuple(w.shape) != (rows,):
+        raise DataError(
+            f"{name}: expected shape ({rows},), one weight per row, got {tuple(w.shape)}"
+        )
+    check_finite(w, name)
+    _check_range(w, 0, np.inf, name, "weights", "each multiplies the loss of its row")
+    checked: Array = w
+    return checked
 
 
 def validation_set(given: object) -> dict[str, ArrayLike]:
@@ -296,7 +330,7 @@ def parameters(given: Params, expected: Params, backend: Backend) -> Params:
                 f"params{path} is {describe(g)}, but X is moved to {backend}. "
                 "Move one of them: portnet.asarray(x), portnet.to_numpy(x)"
             )
-        _check_finite(_as_array(g, backend, f"params{path}", backend.dtype), f"params{path}")
+        check_finite(_as_array(g, backend, f"params{path}", backend.dtype), f"params{path}")
     # A copy: writing into the given arrays must not change the run.
     return tree.map(
         lambda g: backend.xp.asarray(backend.asarray(g, backend.dtype), copy=True), given
@@ -465,7 +499,8 @@ def _refuse_text(y: ArrayLike, name: str, loss: object, outputs: int) -> None:
         raise DataError(f"{name}: expected {need}, got text such as {str(first)!r}")
 
 
-def _check_finite(x: Array, name: str) -> None:
+def check_finite(x: Array, name: str) -> None:
+    """Raise DataError, with the first place, if x contains NaN or infinity."""
     if type(x) is np.ndarray and x.dtype.kind == "f" and _all_finite(x):
         return
     xp = backend_of(x).xp
@@ -510,7 +545,7 @@ def _check_whole(y: Array, name: str, outputs: int) -> None:
     row = int(np.flatnonzero(host != np.floor(host))[0])
     raise DataError(
         f"{name}: expected integer labels from 0 to {outputs - 1}, or probabilities of shape "
-        f"({host.shape[0]}, {outputs}); got {host[row]:g} at row {row}"
+        f"({host.shape[0]}, {outputs}); got {host[row]:g} at row {row_number(row)}"
     )
 
 
@@ -522,10 +557,29 @@ def _check_sums(y: Array, name: str) -> None:
     row = int(np.argmax(to_numpy(error)))
     total = float(to_numpy(y)[row].sum())
     raise DataError(
-        f"{name}: expected the probabilities of a row to sum to 1, got {total:g} at row {row}"
+        f"{name}: expected the probabilities of a row to sum to 1, got {total:g} at row "
+        f"{row_number(row)}"
     )
+
+
+_FIRST_ROW = ContextVar("first_row", default=0)
+
+
+@contextmanager
+def rows_from(first: int) -> Iterator[None]:
+    """Let messages within count rows from `first`: for a block of a larger array."""
+    before = _FIRST_ROW.set(first)
+    try:
+        yield
+    finally:
+        _FIRST_ROW.reset(before)
+
+
+def row_number(row: int) -> int:
+    """Return the number of a row in the whole array, of one in the block that is checked."""
+    return int(row) + _FIRST_ROW.get()
 
 
 def _position(index: Iterable[int]) -> str:
     row, *column = (int(i) for i in index)
-    return f"row {row}" + (f", column {column[0]}" if column else "")
+    return f"row {row_number(row)}" + (f", column {column[0]}" if column else "")

@@ -2,21 +2,32 @@
 
 from collections.abc import Mapping
 from numbers import Number
+from typing import NoReturn
 
 import numpy as np
 
 from .._typing import Array, ArrayLike, Host
 from ..backend import is_host, to_numpy
 from ..losses import SigmoidCrossEntropy
-from .checks import DataError, row_weights
+from .checks import DataError, row_number, row_weights
 from .dataset import Dataset
 
-__all__ = ["class_names", "class_weights", "encode", "refuse_mixed", "weights_of_classes"]
+__all__ = [
+    "class_names",
+    "class_weights",
+    "decoded",
+    "encode",
+    "has_one_label",
+    "refuse_class_weights",
+    "refuse_mixed",
+    "text_of",
+    "weights_of_classes",
+]
 
 
 def class_names(y: ArrayLike, loss: object, outputs: int, name: str = "y") -> Host | None:
     """Return the sorted classes of text labels; None if the labels are numbers."""
-    text = _text(y, name)
+    text = text_of(y, name)
     if text is None or not hasattr(loss, "classes"):
         return None  # if the loss needs numbers, `checks.targets` raises
     classes = np.unique(text)
@@ -34,7 +45,7 @@ def class_names(y: ArrayLike, loss: object, outputs: int, name: str = "y") -> Ho
 
 def encode(y: ArrayLike, classes: Host, name: str = "y") -> Host:
     """Return the index of each label (rows,) in `classes`; raise DataError for unknown labels."""
-    text = _text(y, name)
+    text = text_of(y, name)
     if text is None:
         raise DataError(
             f"{name}: expected labels such as {str(classes[0])!r}, as in training, "
@@ -45,12 +56,12 @@ def encode(y: ArrayLike, classes: Host, name: str = "y") -> Host:
     if unknown.size:
         raise DataError(
             f"{name}: expected labels among {', '.join(map(repr, classes.tolist()))}, "
-            f"got {str(text[unknown[0]])!r} at row {unknown[0]}"
+            f"got {str(text[unknown[0]])!r} at row {row_number(unknown[0])}"
         )
     return codes
 
 
-def _text(y: ArrayLike, name: str) -> Host | None:
+def text_of(y: ArrayLike, name: str) -> Host | None:
     """Return text labels (rows,) as an array of str; None if the labels are numbers."""
     if y is None or not is_host(y):
         return None
@@ -74,6 +85,13 @@ def _text(y: ArrayLike, name: str) -> Host | None:
     if host.ndim != 1:
         raise DataError(f"{name}: expected labels of shape (rows,), got {host.shape}")
     return host.astype(object).astype(np.str_) if host.dtype.kind == "T" else host.astype(np.str_)
+
+
+def decoded(y: Host) -> Host:
+    """Return labels of bytes, as HDF5 files have them, as text; others as they are."""
+    if y.dtype.kind == "S" or (y.dtype.kind == "O" and all(isinstance(v, bytes) for v in y.flat)):
+        return np.strings.decode(y.astype(np.bytes_), "utf-8")
+    return y
 
 
 def refuse_mixed(y: ArrayLike, name: str) -> None:
@@ -108,10 +126,7 @@ def class_weights(
     _, y, weight = data.arrays
     backend, xp, count = data.backend, data.backend.xp, max(outputs, 2)
     if not has_one_label(y, loss):
-        raise ValueError(
-            "class_weight needs one label per row and a cross-entropy loss; got targets of shape "
-            f"{tuple(y.shape)} and {type(loss).__name__}: use sample_weight"
-        )
+        refuse_class_weights(y, loss)
     if y.ndim == 2 and y.shape[1] == 1:
         y = xp.concat([1.0 - y, y], axis=-1)  # the probabilities of both classes
     w = None if weight is None else to_numpy(weight)
@@ -129,6 +144,14 @@ def class_weights(
     with np.errstate(over="ignore"):  # `row_weights` raises
         by_row = by_row if weight is None else by_row * weight
     return row_weights(by_row, backend, rows=y.shape[0], name="class_weight")
+
+
+def refuse_class_weights(y: Array, loss: object) -> NoReturn:
+    """Raise ValueError for targets that have no classes."""
+    raise ValueError(
+        "class_weight needs one label per row and a cross-entropy loss; got targets of shape "
+        f"{tuple(y.shape)} and {type(loss).__name__}: use sample_weight"
+    )
 
 
 def weights_of_classes(given: object, known: list[object], counts: Host) -> Host:

@@ -172,8 +172,8 @@ class _Steps:
             self.order = xp.zeros((epochs.rows,), dtype=xp.int64, device=where)
         if epochs.keys[0] is not None:
             salt = xp.zeros((1, 1), dtype=xp.int32, device=where)
-            begins = np.arange(0, epochs.rows, epochs.size, dtype=np.int32).reshape(-1, 1, 1)
-            self.key = Key(salt, epochs.dataset.backend.asarray(begins))
+            self.first, begins = 0, np.arange(0, epochs.rows, epochs.size, dtype=np.int32)
+            self.key = Key(salt, epochs.dataset.backend.asarray(begins.reshape(-1, 1, 1)))
         if epochs.scale is not None:
             self.scale = xp.zeros((), dtype=epochs.scale.dtype, device=where)
         self.full = epochs.rows // epochs.size  # steps of a full batch
@@ -248,6 +248,10 @@ class _Steps:
         key = epochs.keys[epoch]
         if self.key is not None and key is not None:
             self.key.salt[...] = key.salt
+            if self.first != epochs.first:
+                begins = epochs.first_rows(np.arange(epochs.steps)).astype(np.int32)
+                self.key.first[...] = epochs.dataset.backend.asarray(begins.reshape(-1, 1, 1))
+                self.first = epochs.first
         if self.scale is not None:
             self.scale[...] = epochs.scale
 

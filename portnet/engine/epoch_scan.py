@@ -30,15 +30,24 @@ class EpochScan:
         What packs and unpacks.
     orders : array of int (epochs, rows), or None
     salts : array of int (epochs, 1, 1)
+    begins : array of int (steps, 1, 1)
     sums : array of float (epochs, 2)
     scale : 0-d array, or None
     """
 
     def __init__(
-        self, scan: Any, step: Any, orders: Host | None, salts: Host, sums: Host, scale: Host | None
+        self,
+        scan: Any,
+        step: Any,
+        orders: Host | None,
+        salts: Host,
+        begins: Host,
+        sums: Host,
+        scale: Host | None,
     ) -> None:
-        self.scan, self.step = scan, step
+        self.scan, self.step, self.begins = scan, step, begins
         self.orders, self.salts, self.sums, self.scale = orders, salts, sums, scale
+        self._first = 0
 
     def run(
         self, start: EpochState, epochs: Epochs, after: Callable[[int], Any]
@@ -55,6 +64,9 @@ class EpochScan:
                 self.salts[e] = key.salt
             if self.orders is not None and epochs.orders is not None:
                 self.orders[e] = epochs.orders[e]
+        if self._first != epochs.first:
+            self.begins[:, 0, 0] = epochs.first_rows(np.arange(steps))
+            self._first = epochs.first
         if self.scale is not None:
             self.scale[...] = epochs.scale
         last = steps * len(epochs.keys)
@@ -96,7 +108,7 @@ def epoch_scan(step: Any, function: Compiled, packed: Any, epochs: Epochs) -> Ep
     capacity = max(1, MOST // rows)  # epochs for which there are buffers
     orders = None if epochs.orders is None else np.zeros((capacity, rows), np.int64)
     salts = np.zeros((capacity, 1, 1), np.int32)
-    begins = np.arange(0, rows, size, dtype=np.int32).reshape(-1, 1, 1)
+    begins = np.arange(0, rows, size, dtype=np.int32).reshape(-1, 1, 1)  # where `first` is 0
     sums = np.zeros((capacity, 2))
     scale = None if epochs.scale is None else np.array(epochs.scale)
     params, state, _ = packed
@@ -121,4 +133,4 @@ def epoch_scan(step: Any, function: Compiled, packed: Any, epochs: Epochs) -> Ep
     if scan is None:
         return None
     scan.kept += given  # it is known by them
-    return EpochScan(scan, step, orders, salts, sums, scale)
+    return EpochScan(scan, step, orders, salts, begins, sums, scale)

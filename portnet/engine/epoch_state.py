@@ -44,7 +44,7 @@ class Epochs:
 
     `keys` are the epochs' random keys, or None; each step has its own `first`. `orders` has the
     order of the rows in each epoch; None: that of the dataset. `scale`, 0-d, multiplies the
-    updates.
+    updates. `first` is how many rows of the epoch come before these, if they are only a part of it.
     """
 
     dataset: Dataset
@@ -52,6 +52,7 @@ class Epochs:
     keys: Sequence[Key | None] = (None,)
     orders: Sequence[Any] | None = None
     scale: Array | None = None
+    first: int = 0
 
     @cached_property
     def rows(self) -> int:
@@ -95,6 +96,10 @@ class Epochs:
             )
         return self if orders is self.orders else replace(self, orders=orders)
 
+    def first_rows(self, steps: Any) -> Any:
+        """Return the numbers that the keys of steps have: of their first rows, as int32."""
+        return (steps * self.size + self.first + 2**31) % 2**32 - 2**31
+
     def inputs(self, epoch: int, step: int, key: Key | None) -> Inputs:
         """Return arrays, the rows to take of them (None: all), and the key of a step.
 
@@ -115,6 +120,8 @@ class Epochs:
         if data.is_csr:
             arrays, index = (self._csr_rows(epoch, part), *take(arrays[1:], index)), None
         given = self.keys[epoch]
+        if self.first:
+            begin = self.first_rows(step)
         if given is None or key is None:
             return arrays, index, given and given._replace(first=begin)
         key.salt[0, 0], key.first[0, 0] = given.salt, begin

@@ -94,7 +94,7 @@ class StepExecutor:
         flags = epochs.orders is None, epochs.keys[0] is None, epochs.scale is None
         kind = epochs.size, epochs.rows, *flags, *map(id, epochs.dataset.arrays)
         if kind not in self._scans:
-            if self._asked and not self.scan_pays:
+            if self._asked and not self.scan_pays and not any(self._scans.values()):
                 return None
             self._asked, self.scan_pays = True, False
             if not self._scan_pays(start, epochs, planned, max(planned, likely)):

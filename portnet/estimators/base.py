@@ -68,10 +68,24 @@ def _is_stochastic(estimator: Any) -> bool:
     return True
 
 
+def _in_parts(X: ArrayLike, solver: str, files: FitFiles | None) -> tuple[Any, Any]:
+    """Return X of a fit, and the module that reads it in parts; None if it is small."""
+    from . import parts
+
+    X = parts.reader_for(X, solver)
+    if isinstance(X, np.ndarray):
+        return X, None
+    if files is not None:
+        raise ValueError(
+            "checkpoint and resume: not for data that are read in parts: portnet.Trainer has both"
+        )
+    return X, parts
+
+
 class _Validation(NamedTuple):
     """The validation set: features on the backend, targets and weights on the host."""
 
-    data: Dataset
+    data: Any  # a Dataset, or one of a source
     y: Host
     weight: Host | None
 
@@ -176,7 +190,10 @@ class _MLP(BaseEstimator, ABC):
         X : (rows, features)
             Array of any library, list, data frame or SciPy sparse matrix. Sparse data stay sparse
             on NumPy; on other backends each batch becomes dense. float32 and float64 are kept,
-            other dtypes become float64.
+            other dtypes become float64. Memory maps, arrays of h5py, Zarr and dask, and
+            `portnet.data.parquet` are read in parts if they have more than 64 MB: sgd and adam then
+            mix rows as `portnet.Trainer` does, and a validation set is of pieces of rows that lie
+            together.
         y : (rows,) or (rows, outputs)
             Class labels or numbers; they are moved to the backend of X.
         sample_weight : (rows,), optional
@@ -256,9 +273,15 @@ class _MLP(BaseEstimator, ABC):
         hidden = self._hidden_sizes()
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         method = "partial_fit" if incremental else "fit"
+        in_parts: Any = None  # the module of data that are read in parts
+        if checks.is_source(X):
+            X, in_parts = _in_parts(X, self.solver, files)
         backend = self._backend_for(X) if first else self._backend_of_network(X, method)
         with backend.active():
-            backend, X, y = self._check_data(backend, X, self._host_labels(y), first)
+            if in_parts:
+                backend, y = self._check_parts(in_parts, backend, X, self._host_labels(y), first)
+            else:
+                backend, X, y = self._check_data(backend, X, self._host_labels(y), first)
         with backend.active(), quiet():
             self._learn_targets(y, backend, incremental)
             y = self._encode(y)
@@ -271,11 +294,19 @@ class _MLP(BaseEstimator, ABC):
             self._check_sizes(sizes)
             if not incremental:
                 self._class_counts = ()
-            data = Dataset(backend, X, inputs.targets(y, backend))
-            data, weight = self._with_weights(data, y, sample_weight)
+            if in_parts:
+                weight = _host_weights(sample_weight, len(X))
+                of_class = self._with_class_weights(y, weight)
+                loss, outputs = self._loss_and_activation()[0], self.n_outputs_
+                outputs = max(outputs, 1)
+                data = in_parts.parts_dataset(X, y, of_class, backend, loss, outputs)
+            else:
+                data = Dataset(backend, X, inputs.targets(y, backend))
+                data, weight = self._with_weights(data, y, sample_weight)
             held_out = self._given_validation(backend, **(validation or {}))
             if held_out is None and self.early_stopping and self.solver in STOCHASTIC:
-                data, held_out = self._split(data, to_numpy(y), weight, rng)
+                split = self._split_parts if in_parts else self._split
+                data, held_out = split(data, to_numpy(y), weight, rng)
             return self._run_solver(data, held_out, rng, incremental, files)
 
     def _validate_changed_params(self) -> None:
@@ -455,6 +486,21 @@ class _MLP(BaseEstimator, ABC):
             )
         return backend
 
+    def _check_parts(
+        self, parts: Any, backend: Backend, X: Any, y: ArrayLike, first: bool
+    ) -> tuple[Backend, Any]:
+        """Return the backend with the network's dtype, and y, for X that is read in parts."""
+        from ..data.sources.dataset import check_features
+
+        check_features(X, "X")
+        validate_data(self, X, reset=first, skip_check_array=True)
+        numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
+        y = validate_data(self, y=inputs.on_host(y)[0], reset=first, **numeric)
+        check_consistent_length(X, y)
+        if first:
+            backend = replace(backend, dtype=parts.network_dtype(X, backend))
+        return backend, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
     def _check_data(
         self, backend: Backend, X: ArrayLike, y: ArrayLike, first: bool
     ) -> tuple[Backend, Any, Any]:
@@ -487,7 +533,7 @@ class _MLP(BaseEstimator, ABC):
             if y.ndim > 2:
                 raise ValueError(f"Found array with dim {y.ndim}, while dim <= 2 is required.")
             y = inputs.as_array("y", y, backend)
-            checks._check_finite(y, "Input y")
+            checks.check_finite(y, "Input y")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True) if is_host(y) else y[:, 0]
         return backend, X, y
@@ -565,6 +611,22 @@ class _MLP(BaseEstimator, ABC):
         )
         return replace(data, order=train), validation
 
+    def _split_parts(
+        self, data: Any, y: Host, weight: Host | None, rng: np.random.RandomState
+    ) -> tuple[Any, _Validation]:
+        """Return training and validation set of a source: pieces of rows that lie together."""
+        from ..data.sources.dataset import split_source
+
+        if not self.validation_fraction > 0:
+            raise ValueError(
+                "validation_fraction: early_stopping=True needs a fraction above 0, or X_val and "
+                f"y_val; got {self.validation_fraction}"
+            )
+        train, held_out = split_source(self.validation_fraction, data, rng.randint(1 << 31))
+        rows = held_out.rows
+        self._check_training_classes(y, y[train.rows])
+        return train, _Validation(held_out, y[rows], None if weight is None else weight[rows])
+
     def _check_training_classes(self, y: Host, y_train: Host) -> None:
         """Raise ValueError if the training set has no row of a class."""
 
@@ -603,6 +665,7 @@ class _MLP(BaseEstimator, ABC):
     def _check_validation(
         self, backend: Backend, X_val: ArrayLike, y_val: ArrayLike, w: ArrayLike
     ) -> _Validation:
+        X_val = inputs.whole(X_val)
         if not is_host(X_val) and not backend.holds(X_val):
             X_val = to_numpy(X_val)
         X_val = self._features(X_val, backend)
@@ -625,12 +688,32 @@ class _MLP(BaseEstimator, ABC):
         """Return finish(raw outputs (rows, outputs)) in the library of X."""
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)  # which raises, and takes long
+        if checks.is_source(X) and not isinstance(X, np.ndarray):
+            return self._apply_to_parts(X, method, finish)
         with inputs.errors_name_argument(X=X):
             backend = self._backend_of_network(X, method)
             with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 data = Dataset(backend, self._features(X, backend))
                 result = finish(forward(*self._network(data), data, compiled=self.compile))
                 return inputs.on_host(result)[0] if is_host(X) else result
+
+    def _apply_to_parts(self, X: ArrayLike, method: str, finish: Callable[[Array], Array]) -> Array:
+        """Return finish(raw outputs) of a source, part by part."""
+        from .parts import features_of_parts
+
+        backend, found = self._backend_of_network(X, method), []
+        with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for x in features_of_parts(self, X, backend):
+                data = Dataset(backend, x)
+                raw = forward(*self._network(data), data, compiled=self.compile)
+                found.append(inputs.on_host(finish(raw))[0])
+        if hasattr(found[0], "tocsr"):
+            import scipy.sparse
+
+            stacked: Array = scipy.sparse.vstack(found)
+            return stacked
+        answer: Array = np.concatenate(found)
+        return answer
 
     # Files --------------------------------------------------------------------------------------
 

@@ -306,7 +306,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return float(accuracy_score(y.astype(pred.dtype), pred, sample_weight=weight))
 
     def _host_labels(self, y: ArrayLike) -> ArrayLike:
-        y = y if is_host(y) else to_numpy(y)
+        (y,) = inputs.on_host(y)
         labels.refuse_mixed(y, "y")
         return y
 

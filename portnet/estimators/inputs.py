@@ -23,6 +23,7 @@ __all__ = [
     "on_host",
     "targets",
     "to_backend",
+    "whole",
 ]
 
 
@@ -110,13 +111,23 @@ def device_features(X: Array, backend: Backend) -> Array:
                 "required."
             )
     X = as_array("X", X, backend)
-    checks._check_finite(X, "Input X")
+    checks.check_finite(X, "Input X")
     return X
 
 
 def on_host(*given: ArrayLike) -> tuple[Any, ...]:
-    """Return arrays of other libraries as NumPy arrays, everything else unchanged."""
-    return tuple(a if is_host(a) else to_numpy(a) for a in given)
+    """Return arrays of other libraries as NumPy arrays, sources read, everything else unchanged."""
+    return tuple(whole(a) if is_host(a) else to_numpy(a) for a in given)
+
+
+def whole(x: ArrayLike) -> Any:
+    """Return all rows of a source that is no memory map, anything else unchanged."""
+    if isinstance(x, np.ndarray) or not checks.is_source(x):
+        return x
+    from ..data.labels import decoded
+    from ..data.sources.reading import reader_of
+
+    return decoded(reader_of(x, "y")[:])
 
 
 def _host_weights(given: ArrayLike, rows: int) -> Host | None:

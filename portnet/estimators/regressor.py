@@ -187,6 +187,7 @@ class MLPRegressor(RegressorMixin, _MLP):
     def _host_labels(self, y: ArrayLike) -> ArrayLike:
         if y is None or not is_host(y):
             return y
+        y = inputs.whole(y)
         try:  # numbers as objects: convert them, so that their values are checked
             host = to_numpy(y)
             return host.astype(np.float64) if host.dtype == object else y

@@ -8,6 +8,7 @@ reads numbers once per epoch, or once per evaluation of L-BFGS.
 import math
 import signal
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..engine.epoch_state import Epochs
 from ..engine.inference import forward_dataset
 from ..engine.interrupts import interrupts
 from ..engine.packing import unpacked
+from ..engine.windows import run_windows
 from ..layers import Layer
 from ..lbfgs import LBFGS
 from ..losses import Loss
@@ -69,8 +71,12 @@ class FitState:
     category: type[Warning] = ConvergenceWarning
 
 
-def forward(model: Layer, params: Params, data: Dataset, *, compiled: bool = True) -> Array:
+def forward(model: Layer, params: Params, data: Any, *, compiled: bool = True) -> Array:
     """Return the raw outputs (rows, outputs), computed in blocks of rows."""
+    if not isinstance(data, Dataset):  # it is read in parts
+        parts = [forward(model, params, part, compiled=compiled) for part in data.parts()]
+        outputs: Array = namespace(parts[0]).concat(parts, axis=0)
+        return outputs
     return forward_dataset(model, params, data, block_size(params), compiled=compiled)
 
 
@@ -87,7 +93,7 @@ def fit_stochastic(
     options: Any,
     model: Layer,
     loss: Loss,
-    data: Dataset,
+    data: Any,
     now: FitState,
     rng: np.random.RandomState,
     *,
@@ -98,6 +104,8 @@ def fit_stochastic(
     position: Position | None = None,
 ) -> FitState:
     """Train epochs of sgd or adam until a stopping rule holds; one epoch if incremental.
+
+    `data` is a Dataset, or a SourceDataset, which is read in parts.
 
     With `score`, the result has the parameters of the best score or, as in scikit-learn, the last
     ones if no score is above the best of earlier fits.
@@ -119,7 +127,12 @@ def fit_stochastic(
         likely=0 if incremental else options.max_iter // 2 * steps,
         vectors="by name" if options.alpha > 0 else "one",  # the penalty is of weights only
     )
-    orders = _Orders(data, rng if options.shuffle else None)
+    orders: Any = None
+    windows: Any = None
+    if isinstance(data, Dataset):
+        orders = _Orders(data, rng if options.shuffle else None)
+    else:
+        windows = _windows_of(options, data, batch_size, rng, now.n_iter)
     if position is not None:
         orders.go_to(position)
     looked_at = incremental or score is not None or _is_invscaling(options)  # after each epoch
@@ -131,26 +144,27 @@ def fit_stochastic(
         """Train one epoch, or as many as no rule looks at; return whether training ends."""
         nonlocal one_by_one
         count = 1
-        if not looked_at and not one_by_one:  # no rule ends training before
+        if windows is None and not looked_at and not one_by_one:  # no rule ends training before
             least = min(options.n_iter_no_change + 1 - now.no_improvement, options.max_iter)
             least = min(least, options.max_iter - now.n_iter)
             count = max(1, min(int(least), executor.epochs_at_once(0.05, rows, steps)))
             count = count if files is None else files.epochs_until_due(count)
-        end = run_epochs(
-            executor,
-            now.params,
-            now.solver.state,
-            Epochs(data, batch_size, [None] * count, orders.draw(count)),
-            interrupted,
-            look_at=lambda params, state: (params, state),
-            packed=True,
-        )
+        given = executor, now.params, now.solver.state
+        look_at = lambda params, state: (params, state)  # noqa: E731
+        if windows is None:
+            epochs = Epochs(data, batch_size, [None] * count, orders.draw(count))
+            end = run_epochs(*given, epochs, interrupted, look_at=look_at, packed=True)
+        else:
+            rows_ahead = windows.of_epoch(now.n_iter, 0, interrupted)
+            epochs_of = lambda w: Epochs(w.dataset, batch_size, orders=[w.order])  # noqa: E731
+            end = run_windows(*given, rows_ahead, epochs_of, interrupted, look_at=look_at)
         finite = end.finite and all(map(math.isfinite, end.losses))
         if not finite and count > 1:  # which epoch is it? They are made again
             orders.keep(0)
             one_by_one = count
             return now, False
-        orders.keep(len(end.losses))
+        if windows is None:
+            orders.keep(len(end.losses))
         one_by_one -= one_by_one > 0
         if not interrupted and not finite:
             return _diverged(now), True
@@ -181,7 +195,8 @@ def fit_stochastic(
 
     kept, ended = executor_of(options, new, data, now.params, keep=incremental), False
     ended = ended or bool(position and _has_ended(options, now))
-    with interrupts(files is not None) as interrupted, kept as executor:
+    reading = nullcontext() if windows is None else closing(windows)
+    with interrupts(files is not None) as interrupted, kept as executor, reading:
         while not ended:
             before, at = now, None if files is None else orders.position
             try:
@@ -201,6 +216,17 @@ def fit_stochastic(
     params = now.params if now.best is None else now.best
     solver = replace(now.solver, state=unpacked(now.solver.state))
     return replace(now, params=unpacked(params), best=unpacked(now.best), solver=solver)
+
+
+def _windows_of(
+    options: Any, data: Any, batch_size: int, rng: np.random.RandomState, epoch: int
+) -> Any:
+    """Return the windows of the epochs of a source, in an order that the generator draws."""
+    from ..data.sources.windows import Windows
+
+    plan = data.plan(batch_size, bool(options.shuffle))
+    seed = int(rng.randint(1 << 31)) if options.shuffle else 0
+    return Windows(data, plan, seed, range(epoch, epoch + int(options.max_iter)))
 
 
 def _has_ended(options: Any, now: FitState) -> bool:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 from cpu_device import CPUDevice, needs_gxx
+from sources import Sliced, small_windows
 
 import portnet
 from portnet import tree
@@ -26,6 +27,7 @@ if os.environ.get("PORTNET_TESTS") == "eager":
     pytest.skip("PORTNET_TESTS=eager: no step is compiled", allow_module_level=True)
 
 pytestmark = needs_gxx
+small_windows = small_windows
 RNG = np.random.default_rng(3)
 LABELS = RNG.integers(0, 3, 100)
 X = RNG.standard_normal((100, 6)) + RNG.standard_normal((3, 6))[LABELS]
@@ -529,6 +531,14 @@ def test_a_compiler_that_fails_does_not_end_a_fit(graphs, monkeypatch):
     with pytest.warns(CompileWarning, match="CUDA graphs cannot be made: OSError: no compiler"):
         run = trainer().fit(X, LABELS, epochs=2, progress=False)
     assert run.epoch == 2
+
+
+def test_a_fit_of_windows_is_near_an_eager_one_and_keeps_its_graphs(graphs, small_windows):
+    x, y = np.tile(X, (20, 1))[:-10], np.tile(LABELS, 20)[:-10]
+    of_net = trainer(model=portnet.mlp([6, 9, 3], dropout=0.3))
+    run = of_net.fit(Sliced(x), y, epochs=3)
+    assert len(graphs.steps) == 3  # of full batches in two sizes of windows, and of the last one
+    assert_near(run, graphs.eagerly(lambda: of_net.fit(Sliced(x), y, epochs=3)))
 
 
 def test_explain_says_what_each_kind_of_step_launches(graphs, capsys):

@@ -1,0 +1,97 @@
+"""Data that an estimator reads in parts: sources, and large memory maps."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import validate_data
+
+from .._typing import Array, ArrayLike, Host
+from ..backend import Backend, to_numpy
+from ..data import checks
+from ..data.sources import reading
+from ..data.sources.dataset import SourceDataset, check_features, source_dataset
+from ..data.sources.order import Ranges, ranges_of
+from ..data.sources.reading import Reader, parts_of, reader_of
+from . import inputs
+
+__all__ = [
+    "as_array_if_small",
+    "cut",
+    "features_of_parts",
+    "network_dtype",
+    "parts_dataset",
+    "reader_for",
+]
+
+# In the names of the files by which joblib gives arrays to other processes: they are in memory.
+OF_JOBLIB = "joblib_memmapping_folder"
+
+
+def as_array_if_small(X: ArrayLike, name: str = "X") -> Any:
+    """Return a source that is no larger than a window as an array; a larger one as its reader.
+
+    A memory map is used as an array where it is small, or made by joblib.
+    """
+    if isinstance(X, np.memmap):
+        if X.nbytes <= reading.SMALL or OF_JOBLIB in str(X.filename):
+            return X
+        return reader_of(X, name)
+    reader = reader_of(X, name)
+    cells = int(np.prod(reader.shape))
+    return reader[:] if cells * np.dtype(reader.dtype).itemsize <= reading.SMALL else reader
+
+
+def reader_for(X: ArrayLike, solver: str) -> Any:
+    """Return X of a fit, or its reader if it is to be read in parts."""
+    found = as_array_if_small(X)
+    if solver == "lbfgs" and isinstance(found, Reader):
+        if isinstance(X, np.memmap):
+            return X
+        raise ValueError(
+            "X: lbfgs needs all rows in each iteration, but a source of this size is read in "
+            "parts: give numpy.asarray(X), or take solver='adam' or 'sgd'"
+        )
+    return found
+
+
+def network_dtype(X: Reader, backend: Backend) -> str:
+    """Return the dtype of a new network: float32 is kept, other dtypes become float64."""
+    return inputs.network_dtype_of_host_data(
+        X, "float32" if str(X.dtype) == "float32" else "float64", backend
+    )
+
+
+def parts_dataset(
+    X: Reader, y: Any, weight: Host | None, backend: Backend, loss: Any, outputs: int
+) -> SourceDataset:
+    """Return the dataset of a source and encoded y; rows of weight 0 are left out."""
+    found = source_dataset(
+        X,
+        to_numpy(y),
+        weight,
+        backend=backend,
+        loss=loss,
+        inputs=X.shape[1],
+        outputs=outputs,
+        classes=None,
+    )
+    return found if weight is None or weight.all() else cut(found, weight > 0)
+
+
+def cut(data: SourceDataset, kept: Host) -> SourceDataset:
+    """Return the rows that are kept, of a mask (rows,)."""
+    ranges: Ranges = ranges_of(kept, 1, len(data.features))
+    return replace(data, ranges=ranges).surveyed()
+
+
+def features_of_parts(estimator: Any, X: ArrayLike, backend: Backend) -> Any:
+    """Yield X of each part of a source, checked, on the backend."""
+    reader = reader_of(X, "X")
+    validate_data(estimator, reader, reset=False, skip_check_array=True)
+    check_features(reader, "X")
+    for start in range(0, len(reader), parts_of(reader)):
+        stop = min(start + parts_of(reader), len(reader))
+        with checks.rows_from(start):
+            x: Array = checks.features(reader.read(start, stop), backend)
+        yield x

@@ -1,0 +1,203 @@
+"""Reading sources: slices are checked, errors name the place, files that change are noticed."""
+
+import os
+
+import numpy as np
+import pytest
+from sources import BATCH, LABELS, ROWS, Sliced, X, mapped, small_windows
+
+import portnet
+from portnet.data.checks import DataError, is_source
+from portnet.data.sources.reading import reader_of
+
+small_windows = small_windows
+
+
+def fit(x, y=LABELS, net=None, loss="softmax_cross_entropy", epochs=2, **options):
+    net = portnet.mlp([5, 8, 3]) if net is None else net
+    return portnet.Trainer(net, loss, batch_size=BATCH).fit(x, y, epochs=epochs, **options)
+
+
+def with_value(a, row, value, column=None):
+    a = a.copy()
+    a[row if column is None else (row, column)] = value
+    return a
+
+
+class Changed(Sliced):
+    """A source whose slices are what a function makes of them."""
+
+    def __init__(self, a, change):
+        super().__init__(a)
+        self.change = change
+
+    def __getitem__(self, rows):
+        return self.change(rows, super().__getitem__(rows))
+
+
+def is_late(rows):
+    return rows.start <= 2_900 < rows.stop
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "u1"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_memory_maps_are_read_as_they_are(tmp_path, mode, dtype, order):
+    a = np.arange(700).reshape(100, 7).astype(dtype)
+    np.save(tmp_path / "a.npy", np.asarray(a, order=order))
+    whole = np.load(tmp_path / "a.npy", mmap_mode=mode)
+    for found, expected in ((whole, a), (whole[10:90], a[10:90]), (whole[:, 2:5], a[:, 2:5])):
+        assert is_source(found)
+        reader = reader_of(found, "X")
+        np.testing.assert_array_equal(reader.read(3, 60), expected[3:60])
+        np.testing.assert_array_equal(reader[5:10], expected[5:10])
+        rows = np.array([1, 5, 6, 50])
+        np.testing.assert_array_equal(reader.take(rows), expected[rows])
+        into = np.zeros((4, expected.shape[1]), expected.dtype)
+        if reader.read_into(3, 7, into):
+            np.testing.assert_array_equal(into, expected[3:7])
+        in_file = mode != "c" and order == "C" and found.shape[1] == 7
+        assert (reader._file is not None) == in_file
+
+
+def test_what_is_written_into_a_map_is_read(tmp_path):
+    writable = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float32, (50, 3))
+    writable[...] = 7
+    assert (reader_of(writable, "X").read(0, 50) == 7).all()
+    copied = np.load(tmp_path / "a.npy", mmap_mode="c")
+    copied[3] = 1  # in memory only
+    assert (reader_of(copied, "X").read(3, 4) == 1).all()
+
+
+def test_a_map_whose_file_was_replaced_is_read_through_the_map(tmp_path):
+    a = mapped(tmp_path, np.ones((50, 3), "float32"))
+    os.rename(tmp_path / "a.npy", tmp_path / "b.npy")
+    np.save(tmp_path / "a.npy", np.zeros((50, 3), "float32"))
+    assert (reader_of(a, "X").read(0, 50) == 1).all()
+    os.remove(tmp_path / "a.npy")
+    assert (reader_of(a, "X").read(0, 50) == 1).all()
+
+
+def test_anonymous_maps_are_read(tmp_path):
+    with open(tmp_path / "raw", "w+b") as file:
+        a = np.memmap(file, np.float32, "w+", shape=(20, 3))
+    a[...] = 2
+    assert (reader_of(a, "X").read(0, 20) == 2).all()
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("kind", ["map", "sliced"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_in_a_late_block_names_its_row_and_leaves_parameters_as_they_were(
+    tmp_path, kind, value
+):
+    broken = with_value(X, 2_900, value, 3)
+    x = mapped(tmp_path, broken) if kind == "map" else Sliced(broken)
+    before = fit(X, epochs=1)
+    kept = [p.copy() for p in portnet.tree.leaves(before.params)]
+    what = "NaN" if np.isnan(value) else "infinity or a value too large for float32"
+    with pytest.raises(DataError, match=f"^X contains {what} at row 2900, column 3$") as caught:
+        before.fit(x, LABELS, epochs=2)
+    for p, q, r in zip(
+        kept,
+        portnet.tree.leaves(before.params),
+        portnet.tree.leaves(caught.value.run.params),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(p, q)
+        np.testing.assert_array_equal(p, r)
+    with pytest.raises(DataError, match="at row 2900, column 3"):
+        before.predict(x)
+    with pytest.raises(DataError, match="at row 2900, column 3"):
+        before.evaluate(x, LABELS)
+    with pytest.raises(DataError, match=r"validation X contains .* at row 2900, column 3"):
+        fit(X, validation=(x, LABELS))
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("shuffle", [True, False, "full"])
+def test_a_file_that_shrinks_is_an_error_that_names_it(tmp_path, shuffle):
+    x, y = mapped(tmp_path, X), mapped(tmp_path, LABELS, "y")
+    trainer = portnet.Trainer(
+        portnet.mlp([5, 8, 3]), "softmax_cross_entropy", batch_size=BATCH, shuffle=shuffle
+    )
+
+    def shrink(report):
+        os.truncate(tmp_path / "a.npy", 30_000)
+
+    with pytest.raises(DataError, match=r"X: rows \d+ to \d+ of the file .*a\.npy: the file bec"):
+        trainer.fit(x, y, epochs=3, callbacks=[shrink])
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_a_file_that_shrank_before_the_fit_is_an_error(tmp_path):
+    x, y = mapped(tmp_path, X), mapped(tmp_path, LABELS, "y")
+    os.truncate(tmp_path / "a.npy", 30_000)
+    with pytest.raises(DataError, match=r"X: .*a\.npy"):
+        fit(x, y)
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows, a: a[:-1] if is_late(rows) else a, r"X: rows \d+ to \d+ of the Changed: expected shape \((\d+), 5\), got \(\d+, 5\)$"),
+        (lambda rows, a: np.vstack([a, a]) if is_late(rows) else a, r"expected shape \(\d+, 5\), got"),
+        (lambda rows, a: a[:, :4] if is_late(rows) else a, r"expected shape \(\d+, 5\), got \(\d+, 4\)"),
+        (lambda rows, a: a[0] if is_late(rows) else a, r"expected shape \(\d+, 5\), got \(5,\)"),
+        (lambda rows, a: a.astype("float64") if is_late(rows) else a, "expected dtype float32, got float64"),
+        (lambda rows, a: a.astype(str) if is_late(rows) else a, "text"),
+    ],
+    ids=["short", "long", "narrow", "a row", "dtype", "text"],
+)  # fmt: skip
+def test_wrong_slices_in_a_late_block_name_their_rows(change, message):
+    with pytest.raises(DataError, match=message):
+        fit(Changed(X, change))
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_a_source_that_became_shorter_says_so():
+    x = Sliced(X)
+
+    def shrink(report):
+        x.a = x.a[:2000]
+
+    with pytest.raises(DataError, match=r"expected shape .* it has 2000 rows now"):
+        fit(x, callbacks=[shrink])
+
+
+BAD = {
+    "unseen label": (lambda: fit(Sliced(X), Sliced(with_value(LABELS, 2_900, 3))), "y: expected labels from 0 to 2 .*, got 3 at row 2900"),
+    "negative label": (lambda: fit(Sliced(X), Sliced(with_value(LABELS, 2_900, -1))), "got -1 at row 2900"),
+    "half a label": (lambda: fit(Sliced(X), Sliced(with_value(LABELS.astype(float), 2_900, 0.5))), "got 0.5 at row 2900"),
+    "NaN label": (lambda: fit(Sliced(X), Sliced(with_value(LABELS.astype(float), 2_900, np.nan))), "y contains NaN at row 2900"),
+    "bad probabilities": (lambda: fit(Sliced(X), Sliced(with_value(np.eye(3)[LABELS], 2_900, 0.1, 0))), "sum to 1, got .* at row 2900"),
+    "too many classes": (lambda: fit(Sliced(X), Sliced(with_value(np.array(list("abc"))[LABELS], 2_900, "d"))), "y: expected 3 classes, as the network has 3 outputs, got 4 classes"),
+    "negative weight": (lambda: fit(Sliced(X), sample_weight=Sliced(with_value(np.ones(ROWS), 2_900, -1))), "sample_weight: .* got -1 at row 2900"),
+    "NaN weight": (lambda: fit(Sliced(X), sample_weight=with_value(np.ones(ROWS), 2_900, np.nan)), "sample_weight contains NaN at row 2900"),
+    "no weight": (lambda: fit(Sliced(X), sample_weight=np.zeros(ROWS)), "sample_weight: expected at least one weight above 0"),
+    "two weights a row": (lambda: fit(Sliced(X), sample_weight=np.ones((ROWS, 2))), r"sample_weight: expected shape"),
+    "short y": (lambda: fit(Sliced(X), LABELS[:-1]), r"y: expected 3021 rows, as many as in X, got shape \(3020,\)"),
+    "no y": (lambda: fit(Sliced(X), None), "y: expected targets, got None"),
+    "text": (lambda: fit(Sliced(X.astype(str))), "X: expected real numbers, got a Sliced of dtype <U32"),
+    "complex": (lambda: fit(Sliced(X.astype(complex))), "X: expected real numbers, got a Sliced of dtype complex128"),
+    "objects": (lambda: fit(Sliced(X.astype(object))), "X: expected real numbers"),
+    "records": (lambda: fit(Sliced(np.zeros((ROWS, 5), [("a", "f4")]))), "X: expected real numbers"),
+    "one axis": (lambda: fit(Sliced(X[:, 0])), r"X: expected shape \(rows, features\), got \(3021,\)"),
+    "three axes": (lambda: fit(Sliced(X[..., None])), r"got \(3021, 5, 1\)"),
+    "no rows": (lambda: fit(Sliced(X[:0]), LABELS[:0]), r"X: expected .*got .*\(0, 5\)"),
+    "width": (lambda: fit(Sliced(X), net=portnet.Chain([portnet.Dense(3, n_in=4)]) if False else portnet.mlp([4, 3])), "X: expected 4 features, got 5"),
+    "too large": (lambda: fit(Sliced(with_value(X.astype(float), 2_900, 1e300, 0))), "too large for float32"),
+    "predict width": (lambda: fit(X).predict(Sliced(X[:, :4])), "X: expected 5 features, got 4"),
+    "unseen label in evaluate": (lambda: fit(X, np.array(list("abc"))[LABELS]).evaluate(Sliced(X), Sliced(with_value(np.array(list("abc"))[LABELS], 2_900, "d"))), "y: expected labels among 'a', 'b', 'c', got 'd' at row 2900"),
+    "class weights of numbers": (lambda: fit(Sliced(X), X[:, 0], portnet.mlp([5, 1]), "squared_error", class_weight="balanced"), "class_weight needs one label per row"),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_are_refused_with_the_place(case):
+    call, message = BAD[case]
+    error = ValueError if "class weights" in case else DataError
+    with pytest.raises(error, match=message):
+        call()
