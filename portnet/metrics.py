@@ -403,7 +403,8 @@ def _top_k_of_rows(mean: Array, target: Array, k: int = 2) -> Array:
     after = 1.0 - xp.cumulative_sum(true, axis=-1)  # 1 for the classes before the true one
     before = xp.astype(p > own, p.dtype) + xp.astype(p == own, p.dtype) * (1.0 - after - true)
     correct = (xp.sum(before, axis=-1) < k) & ~xp.any(xp.isnan(p), axis=-1)
-    return xp.astype(correct, p.dtype)
+    hits: Array = xp.astype(correct, p.dtype)
+    return hits
 
 
 OF_ROWS: dict[Callable[..., Array], Callable[[Array, Array], Array]] = {

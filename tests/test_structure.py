@@ -539,6 +539,7 @@ ALLOWED = {
         "model_checks",
         "preparation",
         "progress",
+        "protocols",
         "rng",
         "run",
         "training",
