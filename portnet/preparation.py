@@ -20,12 +20,13 @@ from .data.checks import DataError
 from .data.dataset import Dataset
 from .data.split import split
 from .engine.full_batch import Gradient, gradient_of, value_and_grad
+from .engine.ranks import current_ranks, is_first
 from .files.errors import ModelFileError
 from .lbfgs import LBFGS
 from .model_checks import try_out
 from .run import EpochProgress, Metric, Run, TrainerLike
 
-__all__ = ["Fit", "FitOptions", "epoch_plan", "full_gradient_of", "prepare"]
+__all__ = ["Fit", "FitOptions", "epoch_plan", "full_gradient_of", "in_common", "prepare"]
 
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Fit(NamedTuple):
 def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions) -> Fit:
     """Check everything, move the data, and begin or resume a run; nothing is trained."""
     before = options.resume
-    if options.checkpoint is not None:
+    if options.checkpoint is not None and is_first():
         options.checkpoint.check_writable()
     if not isinstance(before, str | PathLike):
         assert isinstance(before, Run | None)
@@ -215,7 +216,7 @@ def _prepare(
         _check_step(run, data)
     start, writer = run.epoch, None
     if common or options.checkpoint is not None:
-        now = _in_common(run, data, checked, options, (common or {}).get("start", start))
+        now = in_common(run, data, checked, options, (common or {}).get("start", start))
         found = []
         if common:
             found = _checkpoints().differences(common | dtypes[0], now | dtypes[1])
@@ -239,7 +240,10 @@ def _prepare(
             path = options.resume if isinstance(options.resume, str | PathLike) else ""
             resumed = common is not None and os.path.abspath(path) == options.checkpoint.path
             at = (run.epoch, run.step) if resumed else None
-            writer = _checkpoints().Writer(options.checkpoint, now, at, run.best_epoch or 0, path)
+            if is_first():  # the other ranks wait
+                writer = _checkpoints().Writer(
+                    options.checkpoint, now, at, run.best_epoch or 0, path
+                )
     return Fit(run, data, checked, start + options.epochs, writer)
 
 
@@ -270,7 +274,7 @@ def _prepared_anew(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: Fi
 
 def _compared(fit: Fit, options: FitOptions, common: dict[str, Any]) -> list[str]:
     """Return where the data and options of a fit differ from those of a checkpoint."""
-    now = _in_common(fit.run, fit.data, fit.held_out, options, common["start"])
+    now = in_common(fit.run, fit.data, fit.held_out, options, common["start"])
     now |= {"metrics": common["metrics"]} if options.metrics is None else {}
     found: list[str] = _checkpoints().differences(common, now)
     return found
@@ -323,7 +327,7 @@ def _of_other_data(
     return []
 
 
-def _in_common(
+def in_common(
     run: Run, data: Dataset, held_out: Dataset | None, options: FitOptions, start: int
 ) -> dict[str, Any]:
     """Return what a fit that resumes this one must have in common with it."""
@@ -341,6 +345,9 @@ def _in_common(
     if run.trainer.params is not None:
         params = _checkpoints().fingerprint({}, {"params": run.trainer.params})["options"]
         found["options"] |= params
+    ranks = current_ranks()
+    if ranks is not None:
+        found["distributed"] = ranks.sums
     return {"start": start, "metrics": sorted(run.metrics), **found}
 
 
