@@ -20,13 +20,14 @@ from .data.checks import DataError
 from .data.dataset import Dataset
 from .data.split import split
 from .engine.full_batch import Gradient, gradient_of, value_and_grad
+from .engine.rank_checks import check_equal
 from .engine.ranks import current_ranks, is_first
 from .files.errors import ModelFileError
 from .lbfgs import LBFGS
 from .model_checks import try_out
 from .run import EpochProgress, Metric, Run, TrainerLike
 
-__all__ = ["Fit", "FitOptions", "epoch_plan", "full_gradient_of", "in_common", "prepare"]
+__all__ = ["Fit", "FitOptions", "check_ranks", "epoch_plan", "full_gradient_of", "prepare"]
 
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def _prepare(
         _check_step(run, data)
     start, writer = run.epoch, None
     if common or options.checkpoint is not None:
-        now = in_common(run, data, checked, options, (common or {}).get("start", start))
+        now = _in_common(run, data, checked, options, (common or {}).get("start", start))
         found = []
         if common:
             found = _checkpoints().differences(common | dtypes[0], now | dtypes[1])
@@ -247,6 +248,31 @@ def _prepare(
     return Fit(run, data, checked, start + options.epochs, writer)
 
 
+def check_ranks(fit: Fit, options: FitOptions) -> None:
+    """Raise DistributedError, on all ranks, unless each is about to make the same fit."""
+    ranks = current_ranks()
+    if ranks is None:
+        return
+    run, trainer = fit.run, fit.run.trainer
+
+    def describe() -> dict[str, Any]:
+        from .files.models import TRAINER
+
+        return {
+            **{n: _checkpoints().comparable(getattr(trainer, n), n) for n in TRAINER},
+            **_in_common(run, fit.data, fit.held_out, options, run.epoch),
+            "backend": f"{run.backend.name}, {run.backend.dtype}",
+            "epoch": run.epoch,
+            "step": run.step,
+            "epochs": fit.last - run.epoch,
+            "checkpoint": options.checkpoint is not None,
+        }
+
+    check_equal(describe, run.params, _checkpoints().differences)
+    if isinstance(trainer.optimizer, LBFGS) and ranks.size > 1:
+        warn("L-BFGS is not distributed: every rank computes all rows, with the same result")
+
+
 def _mismatch(
     trainer: TrainerLike,
     X: ArrayLike,
@@ -274,7 +300,7 @@ def _prepared_anew(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: Fi
 
 def _compared(fit: Fit, options: FitOptions, common: dict[str, Any]) -> list[str]:
     """Return where the data and options of a fit differ from those of a checkpoint."""
-    now = in_common(fit.run, fit.data, fit.held_out, options, common["start"])
+    now = _in_common(fit.run, fit.data, fit.held_out, options, common["start"])
     now |= {"metrics": common["metrics"]} if options.metrics is None else {}
     found: list[str] = _checkpoints().differences(common, now)
     return found
@@ -327,7 +353,7 @@ def _of_other_data(
     return []
 
 
-def in_common(
+def _in_common(
     run: Run, data: Dataset, held_out: Dataset | None, options: FitOptions, start: int
 ) -> dict[str, Any]:
     """Return what a fit that resumes this one must have in common with it."""

@@ -39,15 +39,15 @@ from .engine.full_batch import Gradient, value_and_grad
 from .engine.inference import explain_forward
 from .engine.interrupts import PAUSE
 from .engine.packing import unpacked
+from .engine.rank_checks import agreed_stop, check_parameters
 from .engine.ranks import current_ranks, fit_signals, is_first, of_first_rank, together
 from .engine.row_orders import RowOrders
 from .layers import Layer
 from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
-from .preparation import Fit, FitOptions, epoch_plan, full_gradient_of, prepare
+from .preparation import Fit, FitOptions, check_ranks, epoch_plan, full_gradient_of, prepare
 from .progress import progress_bar
-from .rank_checks import agreed_stop, check_parameters, check_ranks
 from .run import BLOCK, EpochProgress, Metric, Run, TrainerLike, record, warn, with_run
 from .sharded_step import make_sharded_step
 from .training import make_step
@@ -384,7 +384,7 @@ def _epochs(
                 yield run
     with together():
         if ranks is not None:
-            check_parameters(run)
+            check_parameters(run.params)
         if writer is not None:
             _write(writer, run, 0, now=True)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..engine.ranks import DistributedError, Ranks, set_ranks
 from .mpi import MPICommunicator
-from .watchdog import TIMEOUT
+from .watchdog import DRAIN, TIMEOUT
 
 __all__ = ["main"]
 
@@ -133,6 +133,7 @@ def _of_script(trace: TracebackType | None) -> TracebackType | None:
 def _abort(ranks: Ranks, status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
+    time.sleep(DRAIN)
     ranks.communicator.abort(status)
 
 

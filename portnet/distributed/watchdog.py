@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["STATUS", "TIMEOUT", "Watchdog"]
+__all__ = ["DRAIN", "STATUS", "TIMEOUT", "Watchdog"]
 
 TIMEOUT = 600.0  # seconds that a rank may wait for another one that is running
 STOPPED = 10  # looks at a process that is stopped, or has ended, until the job is ended
 SECONDS = 1.0  # between two looks
+DRAIN = 0.3  # seconds in which mpiexec passes on what was printed, before the job is ended
 STATUS = 75  # of a job that the watchdog ends: EX_TEMPFAIL, it may be tried again
 ENDED = np.iinfo(np.int64).max
 
@@ -116,6 +117,7 @@ class Watchdog:
             if count < ENDED and pid != os.getpid() and _is_stopped(pid):
                 os.kill(pid, signal.SIGKILL)  # it could not be told to end
         threading.Thread(target=self._exit_later, daemon=True).start()
+        time.sleep(DRAIN)
         self._mpi.COMM_WORLD.Abort(STATUS)
 
     def _exit_later(self) -> None:

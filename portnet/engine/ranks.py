@@ -155,25 +155,6 @@ class Ranks:
         else:
             self.agree()
 
-    def check_equal(self, mine: dict[str, Any], differences: Any) -> None:
-        """Raise DistributedError on all ranks unless each has the same description, as JSON.
-
-        `differences` is `files.checkpoint.differences`.
-        """
-        everyone = self.agree(mine)
-        lines = []
-        for k, theirs in enumerate(everyone[1:], 1):
-            found = differences(everyone[0], theirs, words=("on rank 0", f"on rank {k}"))
-            lines += [f"\n  {line}" for line in found]
-        if lines:
-            more = f"\n  and {len(lines) - 8} more" if len(lines) > 8 else ""
-            raise DistributedError(
-                "the ranks do not train the same, and none of them starts:"
-                f"{''.join(lines[:8])}{more}\n"
-                "Every rank must have the same script, data, options and versions. Numbers that a "
-                "script draws itself need a seed."
-            )
-
 
 _ranks: ContextVar[Ranks | None] = ContextVar("portnet ranks", default=None)
 
