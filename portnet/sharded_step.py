@@ -5,7 +5,7 @@ from typing import Any
 
 from . import tree
 from ._typing import Array, Params, State, ValueAndGrad
-from .engine.sharded_executor import ShardedStep
+from .engine.sharded_step import ShardedStep
 from .layers import Layer, dparams_of
 from .losses import Loss, Reduced
 from .optimizers import Optimizer

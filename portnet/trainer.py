@@ -49,13 +49,13 @@ from .optimizers import OPTIMIZERS, Adam, Optimizer
 from .preparation import Fit, FitOptions, check_ranks, epoch_plan, full_gradient_of, prepare
 from .progress import progress_bar
 from .run import BLOCK, EpochProgress, Metric, Run, TrainerLike, record, warn, with_run
-from .sharded_step import make_sharded_step
 from .training import make_step
 from .transforms import joined_parameters, refuse_transforms
 
 __all__ = ["Trainer"]
 
 if TYPE_CHECKING:
+    from .engine.sharded_step import ShardedStep
     from .files.checkpoint import Writer
 
 
@@ -425,8 +425,15 @@ def _executor(trainer: TrainerLike, weighted: bool) -> EpochExecutor:
         averaged,
         trainer.compile,
         vectors=joined_parameters(trainer.optimizer),
-        sharded=make_sharded_step,
+        sharded=_sharded_step,
     )
+
+
+def _sharded_step(*parts: Any) -> "ShardedStep":
+    """Return the step for several ranks; most fits need none."""
+    from .sharded_step import make_sharded_step
+
+    return make_sharded_step(*parts)
 
 
 def _row_orders(prepared: Fit) -> RowOrders | None:

@@ -88,7 +88,8 @@ def update(
     --------
     >>> import numpy as np
     >>> import portnet
-    >>> update(portnet.SGD(0.1), {"b": np.ones(2)}, (), {"b": np.ones(2)})[0]
+    >>> sgd, params = portnet.SGD(0.1), {"b": np.ones(2)}
+    >>> update(sgd, params, sgd.init(params), {"b": np.ones(2)})[0]
     {'b': array([0.9, 0.9])}
     """
     # check_pair returns the pair, or raises TypeError if it is no pair

@@ -4,15 +4,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from .._validation import how_to_install
 from ..engine.ranks import Transport
 from .watchdog import Watchdog
 
 __all__ = ["MPICommunicator", "load_mpi", "other_launcher"]
 
-INSTALL = (
-    'pip install "portnet[mpi]" installs mpi4py and MPICH; on a cluster, give mpi4py the MPI that '
-    "it has: see mpi4py.readthedocs.io"
-)
 # How many processes a launcher has started, and the number of this one.
 SIZES = "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_SIZE"
 NUMBERS = "PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"
@@ -23,7 +20,10 @@ def load_mpi() -> Any:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: no library of MPI
-        raise ImportError(f"training on several processes needs MPI: {error}. {INSTALL}") from error
+        raise ImportError(
+            f"training on several processes needs MPI: {error}. {how_to_install('mpi')} "
+            "gives you MPICH; on a cluster, install mpi4py for its own MPI"
+        ) from error
     return MPI
 
 

@@ -1,6 +1,5 @@
 """Rank checks: the ranks of a fit begin with the same things and end with the same parameters."""
 
-import platform
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +44,8 @@ def check_equal(
 
 def _versions() -> dict[str, str]:
     """Return the versions that decide the bits of results."""
+    import platform
+
     from .. import __version__
 
     return {"portnet": __version__, "NumPy": np.__version__, "machine": platform.machine()}

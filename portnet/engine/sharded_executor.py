@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -29,26 +29,13 @@ from .eager_executor import EagerExecutor
 from .epoch_state import Epochs, EpochState, Inputs, take
 from .packing import Packing, unpacked
 from .ranks import DistributedError, Ranks
+from .sharded_step import ShardedStep
 from .step_executor import Packed, StepExecutor
 from .tree_sum import FLAGS, AllReduce, TreeSum
 
-__all__ = ["ShardedStep", "sharded_executor"]
+__all__ = ["sharded_executor"]
 
 AFTER = 3 + FLAGS  # numbers after the gradients in a vector
-
-
-class ShardedStep(NamedTuple):
-    """A training step in two parts, between which sums over shards are added.
-
-    ``part(params, x, y, weight, key) -> value, grads``: sums over the rows of a shard;
-    ``finish(params, state, value, grads, rows, weights, scale) -> params, state, L``: the update of
-    the sums over a batch, which has so many rows, and weights of this sum. `weighted` is whether
-    that sum is needed; else it is the number of rows.
-    """
-
-    part: Callable[..., tuple[Array, Params]]
-    finish: Callable[..., tuple[Params, State, Array]]
-    weighted: bool = False
 
 
 class Shards:

@@ -13,7 +13,7 @@ from .. import tree
 from .._typing import Array, Params, State, ValueAndGrad
 from ..backend import namespace
 from ..data.dataset import Batch
-from ..engine.sharded_executor import ShardedStep
+from ..engine.sharded_step import ShardedStep
 from ..layers import Layer, dparams_of
 from ..losses import Loss, PoissonLoss
 from ..optimizers import Optimizer
