@@ -188,7 +188,7 @@ class _EagerShards(EagerExecutor):
         whole: Any = self.step
         self.weighted = whole.weighted
         params = self.pack(start)[0]
-        vector, self.unravel = tree.ravel(params)
+        vector, _ = tree.ravel(params)
         library: Any = np
         if self.backend.name == "cupy" and ranks.communicator.moves("cupy"):
             library = self.backend.xp
@@ -196,9 +196,11 @@ class _EagerShards(EagerExecutor):
         self.shards = Shards(ranks, int(vector.shape[0]), dtype, library)
         self._on_host = library is np
         self._part: Any = functools.partial(_part, whole, None)
-        self._finish = functools.partial(_finish_tree, whole, self.unravel)
-        if compiler == "jit":
+        self._finish: Any = functools.partial(_finish_tree, whole)
+        if compiler == "jit":  # its numbers are arrays, so that they may change
+            self.key: Any = Key(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.int32))
             self._part = compile_cached(_MakePart(make), *parts)
+            self._finish = compile_cached(_MakeFinishTree(make), *parts)
 
     def __call__(self, packed: Any, inputs: Inputs, scale: Array | None) -> Any:
         """Make the step of a batch; return params, state, sums."""
@@ -282,6 +284,14 @@ class _MakeFinish:
         return functools.partial(_finish, self.make(*parts), self.averaged, packings)
 
 
+@dataclass(frozen=True)
+class _MakeFinishTree:
+    make: Callable[..., ShardedStep]
+
+    def __call__(self, *parts: Any) -> Callable[..., Any]:
+        return functools.partial(_finish_tree, self.make(*parts))
+
+
 def _part(
     step: ShardedStep,
     packing: Packing | None,
@@ -340,13 +350,13 @@ def _finish(
 
 def _finish_tree(
     step: ShardedStep,
-    unravel: Callable[[Array], Params],
     params: Params,
     state: State,
     total: Array,
     scale: Array | None,
 ) -> tuple[Params, State, Array]:
     """Make the update; nothing is packed."""
-    size = int(tree.ravel(params)[0].shape[0])
+    vector, unravel = tree.ravel(params)
+    size = vector.shape[0]
     value, weights, rows = _ends(total, size)
     return step.finish(params, state, value, unravel(total[:size]), rows, weights, scale)
