@@ -1,60 +1,66 @@
 """MPI: how ranks communicate, through mpi4py. Arrays of the host only are given to MPI."""
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from .._validation import how_to_install
 from ..engine.ranks import Transport
 from .watchdog import Watchdog
 
-__all__ = ["MPICommunicator", "load_mpi", "other_launcher"]
+__all__ = ["MPICommunicator", "start_mpi"]
 
 # How many processes a launcher has started, and the number of this one.
-SIZES = "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_SIZE"
+SIZES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_SIZE"
 NUMBERS = "PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"
 
 
-def load_mpi() -> Any:
-    """Return mpi4py's module MPI, which starts MPI; ImportError says what to install."""
+def start_mpi() -> Any:
+    """Start MPI and return mpi4py's module MPI.
+
+    Raises ImportError, which says what to install, and RuntimeError where mpiexec is that of
+    another MPI than mpi4py's.
+    """
     try:
+        import mpi4py
+
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: no library of MPI
         raise ImportError(
             f"training on several processes needs MPI: {error}. {how_to_install('mpi')} "
             "gives you MPICH; on a cluster, install mpi4py for its own MPI"
         ) from error
+    vendor = MPI.get_vendor()[0]
+    if not MPI.Is_initialized():
+        if vendor != "Open MPI":  # it would end the process, with a message of its own
+            _check_launcher(1, vendor, SIZES[:1])
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    _check_launcher(MPI.COMM_WORLD.Get_size(), vendor, SIZES)
     return MPI
 
 
-def other_launcher(size: int, environment: Mapping[str, str]) -> str:
-    """Return how many processes another MPI's launcher has started, as text; "" for none.
+def _check_launcher(size: int, vendor: str, names: tuple[str, ...]) -> None:
+    """Raise RuntimeError if the launcher of another MPI has started this process.
 
-    Each of them then believes that it is alone, of size 1.
+    Each process then believes that it is alone, of size 1.
     """
-    if size > 1:
-        return ""
-    for name in SIZES + NUMBERS:
-        value = environment.get(name, "")
-        if value.isdecimal() and int(value) > (1 if name in SIZES else 0):
-            return f"{name}={value}"
-    return ""
+    for name in names + NUMBERS * (len(names) > 1):
+        value = os.environ.get(name, "")
+        if size == 1 and value.isdecimal() and int(value) > (1 if name in names else 0):
+            raise RuntimeError(
+                f"{name}={value}, but each process is alone: mpiexec is that of another MPI than "
+                f"mpi4py's, {vendor}. Start the job with the mpiexec of {vendor}, or install "
+                "mpi4py for the other one"
+            )
 
 
 class MPICommunicator:
     """All processes of an MPI job. `timeout` is that of `Watchdog`, in seconds."""
 
     def __init__(self, timeout: float) -> None:
-        self._mpi = load_mpi()
+        self._mpi = start_mpi()
         world = self._mpi.COMM_WORLD
         self.rank, self.size = int(world.Get_rank()), int(world.Get_size())
-        if found := other_launcher(self.size, os.environ):
-            vendor = self._mpi.get_vendor()[0]
-            raise RuntimeError(
-                f"{found}, but each process is alone: mpiexec is that of another MPI than "
-                f"mpi4py's, {vendor}. Start the job with the mpiexec of {vendor}, or install "
-                "mpi4py for the other one"
-            )
         # Of their own, so that messages of the script's cannot be taken for those of a fit.
         self._objects, self._arrays = world.Dup(), world.Dup()
         self.watchdog = Watchdog(self._mpi, timeout)
