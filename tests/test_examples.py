@@ -14,7 +14,13 @@ import portnet
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ["pattern_weaver", "two_blobs", "patterns_2x2", "single_neuron", "xor", "blobs"]
-NAMES += ["backprop_by_hand", "training_features", "sklearn_pipeline", "served_model"]
+NAMES += [
+    "distributed_blobs",
+    "backprop_by_hand",
+    "training_features",
+    "sklearn_pipeline",
+    "served_model",
+]
 NEED_SKLEARN = ["training_features", "sklearn_pipeline", "served_model"]
 WITHOUT_PICTURE = ["backprop_by_hand", "served_model"]
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "ci")]

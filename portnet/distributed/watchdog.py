@@ -116,13 +116,8 @@ class Watchdog:
         for (_, pid), count in zip(self.known, self.counts, strict=True):
             if count < ENDED and pid != os.getpid() and _is_stopped(pid):
                 os.kill(pid, signal.SIGKILL)  # it could not be told to end
-        threading.Thread(target=self._exit_later, daemon=True).start()
         time.sleep(DRAIN)
-        self._mpi.COMM_WORLD.Abort(STATUS)
-
-    def _exit_later(self) -> None:
-        time.sleep(3)  # MPI may need the thread that waits
-        os._exit(STATUS)
+        os._exit(STATUS)  # mpiexec ends the others; MPI_Abort may wait for a network that is lost
 
 
 def _is_stopped(pid: int) -> bool:
