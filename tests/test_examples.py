@@ -335,12 +335,19 @@ def test_backprop_by_hand_equals_the_step(run, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_example_runs_on_every_backend(name, backend_name, run):
-    short = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL}.get(name, [])
-    few = {"blobs": 2, "xor": 60, "patterns_2x2": 60, "training_features": 2, "sklearn_pipeline": 2}
+    short = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL, "distributed_blobs": ["--rows", 2000]}
+    few = {
+        "blobs": 2,
+        "distributed_blobs": 1,
+        "xor": 60,
+        "patterns_2x2": 60,
+        "training_features": 2,
+        "sklearn_pipeline": 2,
+    }
     epochs = few.get(name, 200)
     if name == "sklearn_pipeline" and backend_name != "cupy":
         pytest.skip("slow: each process imports the library; tests/estimators covers the search")
-    run(name, "--backend", backend_name, *short, "--epochs", epochs)
+    run(name, "--backend", backend_name, *short.get(name, []), "--epochs", epochs)
 
 
 def results_of_short_run(name, backend):
