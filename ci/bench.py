@@ -1,6 +1,7 @@
 """Time portnet beside its peers, in one run, and write the table.
 
     python ci/bench.py [--quick] [--only whole,tiny,xor] [--threads 1,2] [--rounds 5] [--out FOLDER]
+    python ci/bench.py --scale
 
 First come whole fits, which is what users run: each contender has a new process in each round.
 Every other part runs in a process of its own, whose number of threads is set before anything is
@@ -11,7 +12,7 @@ parameters. A number in the table is the minimum of the rounds (the JSON has all
 is other / portnet. Targets count with the first number of threads, one; with two, steps and whole
 fits are reported beside. A whole run takes about half an hour on two free cores. bench_whole.py has
 the whole fits; bench_peers.py says what each competitor of a step does, bench_parts.py what else is
-measured.
+measured. With --scale, two ranks are compared with one: see bench_scale.py.
 """
 
 import argparse
@@ -84,6 +85,9 @@ def main():
         "--threads", type=lambda text: [int(n) for n in text.split(",")], default=[1, 2]
     )
     options.add_argument("--out", type=Path, help="by default ci/results, for a whole run")
+    options.add_argument(
+        "--scale", action="store_true", help="two ranks of MPI against one, and nothing else"
+    )
     options.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     args = options.parse_args()
     if args.case:
@@ -91,6 +95,12 @@ def main():
 
         part, name, rounds, seconds = (args.case[k] for k in ("part", "name", "rounds", "seconds"))
         return print(json.dumps(PARTS[part][0](name, rounds, seconds)))
+
+    if args.scale:
+        import bench_scale
+
+        out = args.out or (None if args.quick else HERE / "results")
+        return bench_scale.scale(args.rounds or (1 if args.quick else 5), out)
 
     import bench_table
     from tqdm import tqdm

@@ -21,6 +21,8 @@ from .data.checks import DataError
 from .data.dataset import Dataset
 from .data.split import split
 from .engine.full_batch import Gradient, gradient_of, value_and_grad
+from .engine.rank_checks import check_equal
+from .engine.ranks import current_ranks, is_first
 from .files.errors import ModelFileError
 from .lbfgs import LBFGS
 from .model_checks import try_out
@@ -30,6 +32,7 @@ from .run import EpochProgress, Metric, Run
 __all__ = [
     "Fit",
     "FitOptions",
+    "check_ranks",
     "epoch_plan",
     "full_gradient_of",
     "needs_all_rows",
@@ -141,7 +144,7 @@ def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOption
     """Check everything, move the data, and begin or resume a run; nothing is trained."""
     before = options.resume
     X, y, options = _with_sources(trainer, X, y, options)
-    if options.checkpoint is not None:
+    if options.checkpoint is not None and is_first():
         options.checkpoint.check_writable()
     if not isinstance(before, str | PathLike):
         assert isinstance(before, Run | None)
@@ -292,8 +295,36 @@ def _prepare(
             path = options.resume if isinstance(options.resume, str | PathLike) else ""
             resumed = common is not None and os.path.abspath(path) == options.checkpoint.path
             at = (run.epoch, run.step) if resumed else None
-            writer = _checkpoints().Writer(options.checkpoint, now, at, run.best_epoch or 0, path)
+            if is_first():  # the other ranks wait
+                writer = _checkpoints().Writer(
+                    options.checkpoint, now, at, run.best_epoch or 0, path
+                )
     return Fit(run, data, checked, start + options.epochs, writer)
+
+
+def check_ranks(fit: Fit, options: FitOptions) -> None:
+    """Raise DistributedError, on all ranks, unless each is about to make the same fit."""
+    ranks = current_ranks()
+    if ranks is None:
+        return
+    run, trainer = fit.run, fit.run.trainer
+
+    def describe() -> dict[str, Any]:
+        from .files.models import TRAINER
+
+        return {
+            **{n: _checkpoints().comparable(getattr(trainer, n), n) for n in TRAINER},
+            **_in_common(run, fit.data, fit.held_out, options, run.epoch),
+            "backend": f"{run.backend.name}, {run.backend.dtype}",
+            "epoch": run.epoch,
+            "step": run.step,
+            "epochs": fit.last - run.epoch,
+            "checkpoint": options.checkpoint is not None,
+        }
+
+    check_equal(describe, run.params, _checkpoints().differences)
+    if isinstance(trainer.optimizer, LBFGS) and ranks.size > 1:
+        warn("L-BFGS is not distributed: every rank computes all rows, with the same result")
 
 
 def _mismatch(
@@ -405,6 +436,9 @@ def _in_common(
     if run.trainer.params is not None:
         params = _checkpoints().fingerprint({}, {"params": run.trainer.params})["options"]
         found["options"] |= params
+    ranks = current_ranks()
+    if ranks is not None:
+        found["distributed"] = ranks.sums
     return {"start": start, "metrics": sorted(run.metrics), **found}
 
 

@@ -281,10 +281,10 @@ class Run:
         if metrics is not None:
             chosen = checks.named_metrics(metrics, self.trainer.loss, self.outputs)
         if any(map(checks.is_source, (X, y, sample_weight))):
-            from .data.sources.reading import in_memory_if_small
+            from .data.sources.reading import PART, in_memory_if_small
 
             given = {"X": X, "y": y, "sample_weight": sample_weight}
-            X, y, sample_weight = in_memory_if_small(given).values()
+            X, y, sample_weight = in_memory_if_small(given, PART).values()
         self._check_reachable(X=X, y=y, sample_weight=sample_weight)
         checks.check_feature_names(X, self.feature_names)
         with self.backend.active():

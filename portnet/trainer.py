@@ -37,14 +37,16 @@ from .engine.epoch import EpochExecutor, first_state, quiet, run_epochs
 from .engine.epoch_state import Epochs
 from .engine.full_batch import Gradient, value_and_grad
 from .engine.inference import explain_forward
-from .engine.interrupts import PAUSE, interrupts
+from .engine.interrupts import PAUSE
 from .engine.packing import unpacked
+from .engine.rank_checks import agreed_stop, check_parameters
+from .engine.ranks import current_ranks, fit_signals, is_first, of_first_rank, together
 from .engine.row_orders import RowOrders
 from .layers import Layer
 from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
-from .preparation import Fit, FitOptions, epoch_plan, full_gradient_of, prepare
+from .preparation import Fit, FitOptions, check_ranks, epoch_plan, full_gradient_of, prepare
 from .progress import progress_bar
 from .protocols import TrainerLike
 from .run import BLOCK, EpochProgress, Metric, Run, is_mean, record, warn, with_run
@@ -54,6 +56,7 @@ from .transforms import joined_parameters, refuse_transforms
 __all__ = ["Trainer"]
 
 if TYPE_CHECKING:
+    from .engine.sharded_step import ShardedStep
     from .files.checkpoint import Writer
 
 
@@ -242,7 +245,7 @@ class Trainer:
         ModelFileError
             for a file that is no checkpoint, and for a run that a checkpoint cannot hold.
         """
-        options = FitOptions(
+        given = dict(
             epochs=epochs,
             validation=validation,
             sample_weight=sample_weight,
@@ -259,10 +262,13 @@ class Trainer:
             keep=keep,
             on_checkpoint_error=on_checkpoint_error,
         )
-        prepared = prepare(self, X, y, options)
+        with together():
+            options = FitOptions(**given)
+            prepared = prepare(self, X, y, options)
+        check_ranks(prepared, options)
         run = prepared.run
         try:
-            with interrupts(prepared.writer is not None) as interrupted:
+            with fit_signals(options.checkpoint is not None) as interrupted:
                 for trained in _epochs(prepared, options, interrupted):
                     run = trained
                 if interrupted:  # by a signal that came after the last step, as in the last write
@@ -396,8 +402,11 @@ class Trainer:
         X is (rows, n_in), y (rows,) or (rows, n_out).
         Ctrl-C raises KeyboardInterrupt after a step, and the run so far is the error's `run`.
         """
-        chosen = FitOptions(**options)
-        return _epochs(prepare(self, X, y, chosen), chosen)
+        with together():
+            chosen = FitOptions(**options)
+            prepared = prepare(self, X, y, chosen)
+        check_ranks(prepared, chosen)
+        return _epochs(prepared, chosen)
 
 
 # The loop ---------------------------------------------------------------------------------------
@@ -437,17 +446,20 @@ def _epochs(
     monitored = options.early_stopping, options.reduce_on_plateau
     watched = (*monitored, held_out, run.metrics, options.callbacks, options.verbose)
     some = data if isinstance(data, Dataset) else data.some
-    alone = interrupted is not None and not any(map(bool, watched))  # nothing looks between epochs
-    with progress_bar(total, options.progress) as bar, closing(executor), windows:
+    ranks = current_ranks()
+    alone = interrupted is not None and ranks is None and not any(map(bool, watched))
+    shown = options.progress if is_first() else False
+    with progress_bar(total, shown) as bar, closing(executor), windows:
         while run.epoch < last and not run.stopped:
             began, values = time.perf_counter(), {}
             handler: Any = nullcontext(interrupted)
             if interrupted is None:
-                handler = interrupts(writer is not None)
+                handler = fit_signals(options.checkpoint is not None)
             before = run.epoch
             with handler as signals, run.backend.active():
                 scale = run._scale
                 try:
+                    # Nothing looks between epochs that are made alone.
                     count = last - run.epoch if alone and run.epoch else 1
                     count = count if writer is None else writer.epochs_until_due(count)
                     advance = partial(_advance, bar, writer, signals)
@@ -458,32 +470,35 @@ def _epochs(
                     raise
                 signals[:] = [number for number in signals if number != PAUSE]
                 if loss is not None:  # else Ctrl-C ended the epoch before its end
-                    try:
-                        values = _epoch_metrics(run, data, held_out)
-                    except KeyboardInterrupt:  # the epoch's steps are done: evaluate again
-                        signals.append(0)
-                        values = _epoch_metrics(run, data, held_out)
-                    values = {"loss": loss} | values
+                    values = {"loss": loss} | _agreed_metrics(run, data, held_out, signals)
                     run = replace(run, epoch=run.epoch + 1, _history=history)
                     run = callbacks.update_monitors(run, values, *monitored)
-            if values:
-                values |= {} if options.reduce_on_plateau is None else {"scale": scale}
-                record(history, values, run.epoch)
-                if not bar.disable:
-                    bar.set_postfix({"epoch": run.epoch} | values, refresh=False)
-                report = Report(run.epoch, last, values, time.perf_counter() - began, run, some)
-                run = callbacks.report_epoch(report, options.callbacks, options.verbose)
-                if run.epoch == 1:
-                    warn_of_unscaled_inputs(run, some, values["loss"], len(data), options.callbacks)
-            ending = bool(signals)  # a later signal ends the next epoch: the file has this one then
-            if writer is not None:
-                _write(writer, run, run.epoch - before, now=ending)
+            with together() if values or signals else nullcontext():
+                if values:
+                    values |= {} if options.reduce_on_plateau is None else {"scale": scale}
+                    record(history, values, run.epoch)
+                    if not bar.disable:
+                        bar.set_postfix({"epoch": run.epoch} | values, refresh=False)
+                    report = Report(run.epoch, last, values, time.perf_counter() - began, run, some)
+                    verbose = options.verbose and is_first()
+                    run = callbacks.report_epoch(report, options.callbacks, verbose)
+                    run = replace(run, stopped=agreed_stop(run.stopped)) if ranks else run
+                    if run.epoch == 1:
+                        loss, calls = values["loss"], options.callbacks
+                        warn_of_unscaled_inputs(run, some, loss, len(data), calls)
+                # A later signal ends the next epoch: the file has this one then.
+                ending = bool(signals)
+                if writer is not None:
+                    _write(writer, run, run.epoch - before, now=ending)
             if ending:
                 raise with_run(_ending(signals), run)
             if values:
                 yield run
-    if writer is not None:
-        _write(writer, run, 0, now=True)
+    with together():
+        if ranks is not None:
+            check_parameters(run.params)
+        if writer is not None:
+            _write(writer, run, 0, now=True)
 
 
 def _advance(bar: Any, writer: "Writer | None", signals: list[int], steps: int) -> None:
@@ -499,6 +514,10 @@ def _write(writer: "Writer", run: Run, epochs: int, now: bool) -> None:
         if writer.is_due(epochs) or now:
             writer.write(run, (run.epoch, run.step), run.best_epoch or 0)
     except Exception as error:
+        ranks = current_ranks()
+        if ranks is not None and not (epochs or now):  # the others are in the midst of an epoch
+            ranks.pending = with_run(error, run)
+            return
         raise with_run(error, run)  # noqa: B904 (the error itself)
 
 
@@ -518,7 +537,15 @@ def _executor(trainer: TrainerLike, weighted: bool) -> EpochExecutor:
         averaged,
         trainer.compile,
         vectors=joined_parameters(trainer.optimizer),
+        sharded=_sharded_step,
     )
+
+
+def _sharded_step(*parts: Any) -> "ShardedStep":
+    """Return the step for several ranks; most fits need none."""
+    from .sharded_step import make_sharded_step
+
+    return make_sharded_step(*parts)
 
 
 def _row_orders(prepared: Fit) -> RowOrders | None:
@@ -606,6 +633,8 @@ def _train_epochs(
             if interrupted or time.perf_counter() > stop:
                 break
     except KeyboardInterrupt:  # raised between two epochs by a handler other than Python's
+        if current_ranks() is not None:  # the others know nothing of it
+            raise
         interrupted.append(0)
     done, params, state, step, progress = now
     last = max(done - 1, 0) if finite else done
@@ -655,6 +684,20 @@ def _one_iteration(
     advance(1)
     run = replace(run, params=unravel(vector), state=state, stopped=state.status)
     return run, state.value
+
+
+def _agreed_metrics(run: Run, data: Any, held_out: Any, signals: list[int]) -> dict[str, float]:
+    """Return the values of the epoch's history other than the training loss; those of rank 0."""
+    if held_out is None and not run.metrics:
+        return {}
+    if current_ranks() is not None:
+        values: dict[str, float] = of_first_rank(lambda: _epoch_metrics(run, data, held_out))
+        return values
+    try:
+        return _epoch_metrics(run, data, held_out)
+    except KeyboardInterrupt:  # the epoch's steps are done: evaluate again
+        signals.append(0)
+        return _epoch_metrics(run, data, held_out)
 
 
 def _epoch_metrics(run: Run, data: Any, held_out: Any) -> dict[str, float]:

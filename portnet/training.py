@@ -73,14 +73,31 @@ def make_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Step:
         pred, cache = model.forward(params, x, key)
         value, dpred = loss(pred, y, weight)  # dpred: the gradient of value
         grads = dparams_of(model, params, cache, dpred)  # model.backward, without its dx
-        # check_pair returns the pair, or raises TypeError if it is no pair
-        pair = optimizer.update(grads, state, params)
-        updates, state = check_pair(optimizer, "update", "updates, state", pair)
-        if scale is not None:
-            updates = tree.map(lambda u: scale * u, updates)
-        return _apply(params, updates, optimizer), state, value
+        params, state = update(optimizer, params, state, grads, scale)
+        return params, state, value
 
     return step
+
+
+def update(
+    optimizer: Optimizer, params: Params, state: State, grads: Params, scale: Array | None = None
+) -> tuple[Params, State]:
+    """Return params and state after the optimizer's update, multiplied by `scale`, 0-d.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import portnet
+    >>> sgd, params = portnet.SGD(0.1), {"b": np.ones(2)}
+    >>> update(sgd, params, sgd.init(params), {"b": np.ones(2)})[0]
+    {'b': array([0.9, 0.9])}
+    """
+    # check_pair returns the pair, or raises TypeError if it is no pair
+    pair = optimizer.update(grads, state, params)
+    updates, state = check_pair(optimizer, "update", "updates, state", pair)
+    if scale is not None:
+        updates = tree.map(lambda u: scale * u, updates)
+    return _apply(params, updates, optimizer), state
 
 
 def _apply(params: Params, updates: Params, optimizer: Optimizer) -> Params:

@@ -14,8 +14,14 @@ import portnet
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ["pattern_weaver", "two_blobs", "patterns_2x2", "single_neuron", "xor", "blobs"]
-NAMES += ["backprop_by_hand", "training_features", "sklearn_pipeline", "served_model"]
-NAMES += ["out_of_core"]
+NAMES += [
+    "distributed_blobs",
+    "backprop_by_hand",
+    "training_features",
+    "sklearn_pipeline",
+    "served_model",
+    "out_of_core",
+]
 NEED_SKLEARN = ["training_features", "sklearn_pipeline", "served_model"]
 WITHOUT_PICTURE = ["backprop_by_hand", "served_model"]
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "ci")]
@@ -333,13 +339,20 @@ SHORT = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL, "out_of_core": ["--rows", 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_example_runs_on_every_backend(name, backend_name, run):
-    short = SHORT.get(name, [])
-    few = {"blobs": 2, "xor": 60, "patterns_2x2": 60, "training_features": 2, "sklearn_pipeline": 2}
-    few["out_of_core"] = 2
+    short = {**SHORT, "distributed_blobs": ["--rows", 2000]}.get(name, [])
+    few = {
+        "blobs": 2,
+        "distributed_blobs": 1,
+        "out_of_core": 2,
+        "xor": 60,
+        "patterns_2x2": 60,
+        "training_features": 2,
+        "sklearn_pipeline": 2,
+    }
     epochs = few.get(name, 200)
     if name == "sklearn_pipeline" and backend_name != "cupy":
         pytest.skip("slow: each process imports the library; tests/estimators covers the search")
-    run(name, "--backend", backend_name, *short, "--epochs", epochs)
+    run(name, "--backend", backend_name, *short.get(name, []), "--epochs", epochs)
 
 
 def results_of_short_run(name, backend):

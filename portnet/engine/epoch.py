@@ -22,6 +22,7 @@ from .eager_executor import EagerExecutor, Step
 from .epoch_state import Epochs, EpochState
 from .loss_sums import read_sums
 from .packing import PackedTree, unpacked
+from .ranks import current_ranks
 from .step_executor import StepExecutor, step_executor
 
 __all__ = ["EpochExecutor", "EpochResult", "first_state", "quiet", "run_epochs"]
@@ -47,6 +48,8 @@ class EpochExecutor:
     vectors : {"", "one", "by name"}
         Whether the step is the same for parameters that are joined: not at all, all to one vector,
         or those of one name in their dicts. Eager steps on devices may use it.
+    sharded : function, optional
+        Makes a `ShardedStep` from `parts`: the same step for several ranks.
     """
 
     make: Callable[..., Step]
@@ -56,6 +59,7 @@ class EpochExecutor:
     planned: int = 0
     likely: int = 0
     vectors: str = ""
+    sharded: Callable[..., Any] | None = None
     _steps: list[Any] = field(default_factory=list, compare=False, repr=False)
 
     def run(
@@ -107,11 +111,16 @@ class EpochExecutor:
         if not kept or not self._steps:
             compiler = compiler_for(epochs.dataset.backend, self.compiled) if kept else ""
             parts = self.make, self.parts, self.averaged, self.vectors
-            step = (
-                _graphs(*parts, start, epochs)
-                if compiler == "graph"
-                else step_executor(*parts, compiler, start, epochs)
-            )
+            ranks = current_ranks()
+            if ranks is not None and self.sharded is not None:
+                from .sharded_executor import sharded_executor
+
+                parts = self.sharded, *parts[1:]
+                step: Any = sharded_executor(ranks, *parts, compiler, start, epochs)
+            elif compiler == "graph":
+                step = _graphs(*parts, start, epochs)
+            else:
+                step = step_executor(*parts, compiler, start, epochs)
             if not kept:
                 return step
             self._steps.append(step)
@@ -292,6 +301,8 @@ def run_epochs(
     try:
         end = executor.run(start, epochs, after)
     except KeyboardInterrupt as error:
+        if current_ranks() is not None:  # the others know nothing of it
+            raise
         interrupted.append(0)
         end = getattr(error, "ahead", start)  # the start: interrupted again before it was known
     vectors = [t.vectors if isinstance(t, PackedTree) else t for t in (end.params, end.state)]

@@ -34,9 +34,10 @@ from ..data import checks
 from ..data.dataset import Dataset
 from ..engine.epoch import quiet
 from ..engine.packing import unpacked
+from ..engine.ranks import together
 from ..losses import Loss
 from . import coefs, inputs
-from .checkpoints import FitFiles
+from .checkpoints import FitFiles, check_ranks
 from .inputs import _host_weights
 from .solvers import FitState, fit_lbfgs, fit_stochastic, forward
 
@@ -266,6 +267,21 @@ class _MLP(BaseEstimator, ABC):
         files: FitFiles | None = None,
     ) -> FitState:
         """Check the data, initialize or continue the network, train, and set the attributes."""
+        with together():
+            data, held_out, rng = self._prepare(X, y, sample_weight, validation, incremental, files)
+        with data.backend.active(), quiet():
+            return self._run_solver(data, held_out, rng, incremental, files)
+
+    def _prepare(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike,
+        validation: dict[str, ArrayLike] | None,
+        incremental: bool,
+        files: FitFiles | None,
+    ) -> tuple[Dataset, _Validation | None, np.random.RandomState]:
+        """Check the data, and initialize or continue the network."""
         if incremental:  # scikit-learn validates the parameters in the first call only
             self._validate_changed_params()
             if self.early_stopping:
@@ -307,7 +323,7 @@ class _MLP(BaseEstimator, ABC):
             if held_out is None and self.early_stopping and self.solver in STOCHASTIC:
                 split = self._split_parts if in_parts else self._split
                 data, held_out = split(data, to_numpy(y), weight, rng)
-            return self._run_solver(data, held_out, rng, incremental, files)
+            return data, held_out, rng
 
     def _validate_changed_params(self) -> None:
         """Validate the parameters, unless they are the objects that were validated last."""
@@ -354,6 +370,7 @@ class _MLP(BaseEstimator, ABC):
         loss, _ = self._loss_and_activation()
         start = FitState(params, getattr(self, "loss_", math.nan), t=self.t_)
         if self.solver == "lbfgs":
+            check_ranks(self, data, validation, params)
             done = fit_lbfgs(self, model, loss, data, start)
         else:
 
@@ -363,9 +380,11 @@ class _MLP(BaseEstimator, ABC):
                 raw = forward(self._network(held_out)[0], params, held_out, compiled=self.compile)
                 return self._validation_score(raw, y, weight)
 
-            start, position = self._resume(start, incremental), None
-            if files is not None:
-                start, position = files.start(data, validation, start)
+            with together():
+                start, position = self._resume(start, incremental), None
+                if files is not None:
+                    start, position = files.start(data, validation, start)
+            check_ranks(self, data, validation, start.params, start.n_iter)
             done = fit_stochastic(
                 self,
                 model,

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from .. import tree
-from .._typing import Host
+from .._typing import Host, Params
 from ..data.dataset import Dataset
 from ..engine.packing import unpacked
+from ..engine.rank_checks import check_equal
+from ..engine.ranks import current_ranks, is_first
 from ..files import checkpoint as checkpoints
 from ..files.encoding import decode
 from ..files.errors import ModelFileError, ResumeMismatchError
@@ -22,7 +24,7 @@ from ..files.models import check_header, open_file
 from . import coefs
 from .solvers import FitState, Position
 
-__all__ = ["FitFiles"]
+__all__ = ["FitFiles", "check_ranks"]
 
 # Parameters that may differ when a fit is resumed: they do not change its steps.
 FREE = "max_iter", "verbose", "compile", "backend", "warm_start"
@@ -66,7 +68,7 @@ class FitFiles:
     def begin(self, estimator: Any, rng: np.random.RandomState) -> None:
         """Read the checkpoint, and set the generator to where the resumed fit began."""
         self._estimator = estimator
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and is_first():
             self.checkpoint.check_writable()
         if self.resume is not None:
             self._described, self._tensors = open_file(self.resume, "estimator")
@@ -111,9 +113,10 @@ class FitFiles:
             goes_on = self.resume is not None and abspath(self.resume) == self.checkpoint.path
             at = (start.n_iter, 0) if goes_on else None
             check_header(self._estimator, now)
-            self.writer = checkpoints.Writer(
-                self.checkpoint, now, at, _best_epoch(start), source=self.resume or ""
-            )
+            if is_first():  # the other ranks wait
+                self.writer = checkpoints.Writer(
+                    self.checkpoint, now, at, _best_epoch(start), source=self.resume or ""
+                )
         return start, position
 
     def _other_names(self) -> list[str]:
@@ -245,7 +248,25 @@ def _in_common(estimator: Any, data: Dataset, validation: Any) -> dict[str, Any]
     options = {k: v for k, v in estimator.get_params(deep=False).items() if k not in FREE}
     if isinstance(options["random_state"], np.random.RandomState):
         options["random_state"] = None  # its state is in the checkpoint
-    return checkpoints.fingerprint(arrays, options)
+    found = checkpoints.fingerprint(arrays, options)
+    ranks = current_ranks()
+    return found if ranks is None else found | {"distributed": ranks.sums}
+
+
+def check_ranks(
+    estimator: Any, data: Dataset, validation: Any, params: Params, n_iter: int = 0
+) -> None:
+    """Raise DistributedError, on all ranks, unless each is about to make the same fit."""
+
+    def describe() -> dict[str, Any]:
+        return {
+            "estimator": type(estimator).__name__,
+            "n_iter": n_iter,
+            "backend": f"{data.backend.name}, {data.backend.dtype}",
+            **_in_common(estimator, data, validation),
+        }
+
+    check_equal(describe, params, checkpoints.differences)
 
 
 def _arrays(data: Dataset, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 from .._typing import Params
 from ..data.dataset import Dataset
 from ..engine.epoch import EpochExecutor
+from ..engine.ranks import current_ranks
 
 __all__ = ["executor_of"]
 
@@ -25,7 +26,7 @@ def executor_of(
     It is closed in the end, or kept for the next call.
     """
     shapes = [(tuple(p["W"].shape), str(p["W"].dtype)) for p in params if p]
-    key = new.parts, new.compiled, data.backend, shapes
+    key = new.parts, new.compiled, data.backend, shapes, current_ranks()
     # Estimators that compare themselves may have no hash, or that of another one.
     by_identity = type(estimator).__eq__ is object.__eq__
     before, executor = _idle.pop(estimator, (key, new)) if by_identity else (key, new)

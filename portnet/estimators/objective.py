@@ -13,6 +13,7 @@ from .. import tree
 from .._typing import Array, Params, State, ValueAndGrad
 from ..backend import namespace
 from ..data.dataset import Batch
+from ..engine.sharded_step import ShardedStep
 from ..layers import Layer, dparams_of
 from ..losses import Loss, PoissonLoss
 from ..optimizers import Optimizer
@@ -21,6 +22,7 @@ __all__ = [
     "Part",
     "PoissonDeviance",
     "make_penalized_step",
+    "make_sharded_penalized_step",
     "over_all_rows",
     "penalized",
     "summed",
@@ -89,6 +91,32 @@ def make_penalized_step(
         return tree.map(lambda p, u: p + u, params, updates), state, value
 
     return step
+
+
+def make_sharded_penalized_step(
+    model: Layer, loss: Loss, optimizer: Optimizer, alpha: float
+) -> ShardedStep:
+    """Return the step of `make_penalized_step` as sums over shards, and the update of them."""
+
+    def part(
+        params: Params, x: Array, y: Array, weight: Array | None, key: None
+    ) -> tuple[Array, Params]:
+        return summed(model, loss, params, (x, y, weight))
+
+    def finish(
+        params: Params,
+        state: State,
+        value: Array,
+        grads: Params,
+        rows: Array,
+        weights: Array,
+        scale: None,
+    ) -> tuple[Params, State, Array]:
+        value, grads = penalized(value, grads, params, alpha, weights)
+        updates, state = optimizer.update(grads, state, params)
+        return tree.map(lambda p, u: p + u, params, updates), state, value
+
+    return ShardedStep(part, finish, weighted=True)
 
 
 def over_all_rows(

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from ..engine.epoch_state import Epochs
 from ..engine.inference import forward_dataset
 from ..engine.interrupts import interrupts
 from ..engine.packing import unpacked
+from ..engine.ranks import current_ranks, fit_signals, is_first, of_first_rank, together
 from ..engine.windows import run_windows
 from ..layers import Layer
 from ..lbfgs import LBFGS
@@ -126,6 +128,7 @@ def fit_stochastic(
         planned=0 if incremental else at_least * steps,
         likely=0 if incremental else options.max_iter // 2 * steps,
         vectors="by name" if options.alpha > 0 else "one",  # the penalty is of weights only
+        sharded=objective.make_sharded_penalized_step,
     )
     orders: Any = None
     windows: Any = None
@@ -196,21 +199,22 @@ def fit_stochastic(
     kept, ended = executor_of(options, new, data, now.params, keep=incremental), False
     ended = ended or bool(position and _has_ended(options, now))
     reading = nullcontext() if windows is None else closing(windows)
-    with interrupts(files is not None) as interrupted, kept as executor, reading:
+    with fit_signals(files is not None) as interrupted, kept as executor, reading:
         while not ended:
             before, at = now, None if files is None else orders.position
             try:
                 now, ended = train(now, executor, interrupted)
             except KeyboardInterrupt:  # raised outside of steps by a handler other than Python's
-                if interrupted:  # the second one
+                if interrupted or current_ranks() is not None:  # the second one
                     raise
                 now, ended = _interrupted(now), True
             if files is not None:
                 done = now.n_iter - before.n_iter
-                if interrupted and not done:  # what is resumed begins with a whole epoch
-                    files.after(before, at, 0, ends=True)
-                elif done:
-                    files.after(now, orders.position, done, ends=ended or bool(interrupted))
+                with together():
+                    if interrupted and not done:  # what is resumed begins with a whole epoch
+                        files.after(before, at, 0, ends=True)
+                    elif done:
+                        files.after(now, orders.position, done, ends=ended or bool(interrupted))
             if signal.SIGTERM in interrupted:
                 raise SystemExit(128 + signal.SIGTERM)
     params = now.params if now.best is None else now.best
@@ -293,7 +297,7 @@ def _with_best(options: Any, now: FitState, score: Callable[[Params], float] | N
         improved = not now.loss > now.best_loss - options.tol
         best_loss = min(now.best_loss, now.loss)
         return replace(now, best_loss=best_loss, no_improvement=0 if improved else no_improvement)
-    value = score(unpacked(now.params))
+    value = of_first_rank(partial(score, unpacked(now.params)))
     now.scores.append(value)
     _print(options, f"Validation score: {value:f}")
     improved = not value < now.best_score + options.tol
@@ -412,5 +416,5 @@ def fit_lbfgs(options: Any, model: Layer, loss: Loss, data: Dataset, start: FitS
 
 
 def _print(options: Any, line: str) -> None:
-    if options.verbose:
+    if options.verbose and is_first():
         print(line)  # noqa: T201 (to stdout, as scikit-learn does)

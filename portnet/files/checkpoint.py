@@ -34,6 +34,7 @@ __all__ = [
     "Checkpoint",
     "Writer",
     "check_run",
+    "comparable",
     "differences",
     "differing_names",
     "fingerprint",
@@ -280,11 +281,11 @@ def fingerprint(arrays: Mapping[str, Any], options: Mapping[str, Any]) -> dict[s
     """Return what a fit depends on besides its start, as JSON: checksums of arrays, options."""
     return {
         "data": {name: _checksum(a) for name, a in arrays.items() if a is not None},
-        "options": {name: _comparable(value, name) for name, value in options.items()},
+        "options": {name: comparable(value, name) for name, value in options.items()},
     }
 
 
-def _comparable(value: Any, name: str) -> Any:
+def comparable(value: Any, name: str) -> Any:
     """Return a value as JSON, with checksums for its arrays."""
     tensors: dict[str, Any] = {}
     return _without_arrays(encode(value, name, tensors, plain=True), tensors)
@@ -316,8 +317,13 @@ def _checksum(array: Any) -> dict[str, Any]:
     return {"shape": list(host.shape), "dtype": host.dtype.name, "crc32": f"{crc:08x}"}
 
 
-def differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """Return where two JSON values differ, with both values."""
+def differences(
+    before: Any,
+    now: Any,
+    where: str = "",
+    words: tuple[str, str] = ("in the checkpoint", "now"),
+) -> list[str]:
+    """Return where two JSON values differ, with both values, and words that say whose they are."""
     kinds = [
         v.get("object", v.get("custom")) if isinstance(v, dict) else None for v in (before, now)
     ]
@@ -325,15 +331,15 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:
         found = []
         for key in dict.fromkeys([*before, *now]):
             inside = where if key in ("fields", "tuple", "dict") else f"{where}.{key}"
-            found += differences(before.get(key), now.get(key), inside)
+            found += differences(before.get(key), now.get(key), inside, words)
         return found
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         pairs = enumerate(zip(before, now, strict=True))
-        return [d for i, (a, b) in pairs for d in differences(a, b, f"{where}[{i}]")]
+        return [d for i, (a, b) in pairs for d in differences(a, b, f"{where}[{i}]", words)]
     if json.dumps(before) == json.dumps(now):
         return []
     before, now = [k or v for k, v in zip(kinds, (before, now), strict=True)]
-    return [f"{where.lstrip('.')}: {_short(before)} in the checkpoint, {_short(now)} now"]
+    return [f"{where.lstrip('.')}: {_short(before)} {words[0]}, {_short(now)} {words[1]}"]
 
 
 def _short(value: Any) -> str:
@@ -376,7 +382,7 @@ def resumed(
     """
     described, tensors = open_file(path, "run")
     try:
-        now = {n: _comparable(getattr(trainer, n), n) for n in TRAINER}
+        now = {n: comparable(getattr(trainer, n), n) for n in TRAINER}
         common = described.get("checkpoint")
         if not isinstance(common, dict) or type(common.get("start")) is not int:
             raise ModelFileError(
@@ -458,8 +464,12 @@ def mismatch(
     """Return the error that lists differences, and says what to do."""
     lines = "".join(f"\n  {line}" for line in found)
     own = ""
+    if any(line.startswith("distributed") for line in found):
+        own = "python -m portnet.distributed --shards N goes on with a run of N shards.\n"
     if any(line.startswith("metrics") for line in found):
-        own = "Give metrics=[...] with functions of your own, too: the file has only their names.\n"
+        own += (
+            "Give metrics=[...] with functions of your own, too: the file has only their names.\n"
+        )
     return ResumeMismatchError(
         f"{fspath(path)} was made by another fit, and cannot be resumed exactly:{lines}\n{own}"
         f"{remedy}"

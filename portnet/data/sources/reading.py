@@ -18,9 +18,9 @@ from ...backend import to_numpy
 from .. import checks, labels
 from ..checks import DataError, is_source
 
-__all__ = ["Reader", "distinct_labels", "in_memory_if_small", "parts_of", "reader_of"]
+__all__ = ["PART", "Reader", "distinct_labels", "in_memory_if_small", "parts_of", "reader_of"]
 
-PART = 1 << 23  # bytes that are read at once, where all rows are
+PART = 1 << 20  # bytes that are read at once, where all rows are
 SMALL = 1 << 26  # bytes of data that are read as a whole: as many as two windows have
 
 
@@ -258,15 +258,16 @@ def parts_of(reader: Reader) -> int:
     return max(reader.chunk, rows // reader.chunk * reader.chunk)
 
 
-def in_memory_if_small(given: dict[str, ArrayLike]) -> dict[str, Any]:
+def in_memory_if_small(given: dict[str, ArrayLike], most: int = SMALL) -> dict[str, Any]:
     """Return X, y and weights with sources read, if X is in memory or all are small; else readers.
 
-    Rows that were read are mixed as in memory, and everything works as there.
+    Small are up to `most` bytes. Rows that were read are mixed as in memory, and everything works
+    as there.
     """
     found = {name: reader_of(x, name) if is_source(x) else x for name, x in given.items()}
     readers = [r for r in found.values() if isinstance(r, Reader)]
     total = sum(math.prod(r.shape) * max(4, np.dtype(r.dtype).itemsize) for r in readers)
-    if total > SMALL and isinstance(next(iter(found.values())), Reader):
+    if total > most and isinstance(next(iter(found.values())), Reader):
         return found
     return {n: labels.decoded(r[:]) if isinstance(r, Reader) else r for n, r in found.items()}
 

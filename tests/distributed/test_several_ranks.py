@@ -1,0 +1,528 @@
+"""Fits on several ranks, as threads: the same bits for any number, and the same decisions."""
+
+import signal
+import warnings
+
+import numpy as np
+import pytest
+from worlds import ThreadCommunicator, World, of_all, on_ranks, sha
+
+import portnet
+import portnet.distributed
+from portnet.engine.ranks import DistributedError, Ranks, current_ranks, is_first, set_ranks
+
+SIZES = [1, 2, 3, 4, 8]
+
+
+@pytest.fixture(scope="module")
+def data():
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(333, 10))
+    return X, (X[:, 0] * X[:, 1] > 0).astype(int)
+
+
+def network(dropout=0.2):
+    return portnet.Chain(
+        (portnet.Dense(16), portnet.ReLU(), portnet.Dropout(dropout), portnet.Dense(2))
+    )
+
+
+def fit(data, epochs=3, rows=None, **options):
+    X, y = data
+    own = {k: options.pop(k) for k in ("validation", "sample_weight", "metrics") if k in options}
+    own |= {k: options.pop(k) for k in ("callbacks", "checkpoint", "resume") if k in options}
+    own |= {k: options.pop(k) for k in ("early_stopping", "every") if k in options}
+    options = {"loss": "softmax_cross_entropy", "batch_size": 64} | options
+    trainer = portnet.Trainer(options.pop("model", network()), **options)
+    return trainer.fit(X[:rows], y[:rows], epochs=epochs, **own)
+
+
+class DoubledError:
+    """A loss of a user: a mean over rows, without a reduction of its own."""
+
+    def __call__(self, pred, target, weight=None):
+        value, dpred = portnet.SquaredError()(pred, target, weight)
+        return 2 * value, 2 * dpred
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},  # the last batch has 13 rows
+        {"compile": False},
+        {"batch_size": 5},  # fewer rows than shards: some have none
+        {"batch_size": None, "optimizer": portnet.Momentum(0.1)},
+        {"rows": 3},
+        {"rows": 1},
+        {"shuffle": False, "optimizer": portnet.AdamW(only="W")},
+        {"optimizer": portnet.chain(portnet.ClipNorm(0.1), portnet.SGD(0.1))},
+        {"loss": portnet.SoftmaxCrossEntropy(reduction="sum"), "optimizer": portnet.SGD(1e-3)},
+        {"sample_weight": np.where(np.arange(333) % 3 == 0, 0.0, np.arange(333) / 100)},
+        {"validation": 0.2, "metrics": ["accuracy"], "early_stopping": True},
+    ],
+    ids=str,
+)
+def test_parameters_have_the_same_bits_on_any_number_of_ranks(data, options):
+    alone = fit(data, **options)
+    hashes, losses = set(), set()
+    for size in SIZES:
+        runs = of_all(size, lambda: fit(data, **options))
+        hashes |= {sha(run.params) for run in runs} | {sha(runs[0].params)}
+        losses |= {tuple(run.history["loss"]) for run in runs}
+        assert len(runs) == size
+    assert len(hashes) == 1
+    assert len(losses) == 1
+    # It is the training of one process alone, but for the rounding of sums.
+    for a, b in zip(
+        portnet.tree.leaves(alone.params), portnet.tree.leaves(runs[0].params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(alone.history["loss"], runs[0].history["loss"], rtol=1e-5)
+    assert alone.epoch == runs[0].epoch
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_regression_with_a_loss_of_the_users_own(data, dtype):
+    X, _ = data
+
+    def regress():
+        with portnet.use_backend("numpy", dtype=dtype):
+            trainer = portnet.Trainer(
+                portnet.mlp([10, 8, 2], "tanh"), DoubledError(), batch_size=32
+            )
+            return trainer.fit(X, X[:, :2] ** 2, epochs=3)
+
+    alone = regress()
+    hashes = {sha(run.params) for size in SIZES for run in of_all(size, regress)}
+    assert len(hashes) == 1
+    (run, *_) = of_all(2, regress)
+    for a, b in zip(
+        portnet.tree.leaves(alone.params), portnet.tree.leaves(run.params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-6)
+
+
+def test_other_shards_round_differently(data):
+    hashes = {sha(of_all(2, lambda: fit(data), shards=s)[0].params) for s in (1, 8, 32)}
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_plain_all_reduce_is_within_rounding(data, size):
+    one = fit(data, optimizer=portnet.SGD(0.1))
+    runs = of_all(size, lambda: fit(data, optimizer=portnet.SGD(0.1)), deterministic=False)
+    assert len({sha(run.params) for run in runs}) == 1
+    for a, b in zip(
+        portnet.tree.leaves(one.params), portnet.tree.leaves(runs[0].params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_a_step_exchanges_one_vector(data):
+    def count():
+        fit(data, epochs=2)
+        return current_ranks().communicator.calls
+
+    calls = of_all(2, count)[0]
+    steps = 2 * 6
+    assert (calls["exchange"], calls["gather"], calls["allreduce"]) == (steps, steps, 0)
+    assert calls["allgather"] < steps
+    calls = of_all(2, count, deterministic=False)[0]
+    assert (calls["exchange"], calls["gather"], calls["allreduce"]) == (0, 0, steps)
+
+
+def test_machine_code_has_the_same_bits(data, monkeypatch):
+    pytest.importorskip("llvmlite")
+    first = sha(of_all(2, lambda: fit(data))[0].params)
+    monkeypatch.setenv("PORTNET_NATIVE", "always")
+    assert {sha(run.params) for run in of_all(3, lambda: fit(data))} == {first}
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_arrays_of_other_libraries_go_through_the_host(data, name):
+    pytest.importorskip(name)
+    X, y = data
+
+    def trained():
+        with portnet.use_backend(name, device="cpu"):
+            return fit((X, y), epochs=2, batch_size=100, rows=200)
+
+    runs = {size: of_all(size, trained, shards=4) for size in (1, 2, 3)}
+    assert len({sha(run.params) for found in runs.values() for run in found}) == 1
+    numpy_run = of_all(2, lambda: fit(data, epochs=2, batch_size=100, rows=200), shards=4)[0]
+    for a, b in zip(
+        portnet.tree.leaves(numpy_run.params), portnet.tree.leaves(runs[2][0].params), strict=True
+    ):
+        np.testing.assert_allclose(a, portnet.to_numpy(b), rtol=1e-4, atol=1e-5)
+
+
+# Errors -----------------------------------------------------------------------------------------
+
+
+class Breaks(type(portnet.ReLU())):
+    """A layer that raises on one rank, in its 50th forward pass."""
+
+    def __init__(self, rank):
+        object.__setattr__(self, "calls", [])
+        object.__setattr__(self, "rank", rank)
+
+    def forward(self, params, x, key=None):
+        self.calls.append(1)
+        if current_ranks().rank == self.rank and len(self.calls) >= 50:
+            raise RuntimeError("the layer broke")
+        return super().forward(params, x, key)
+
+
+def test_an_error_in_a_step_is_raised_on_all_ranks(data):
+    def broken():
+        model = portnet.Chain((portnet.Dense(4), Breaks(1), portnet.Dense(2)))
+        return fit(data, epochs=20, model=model, compile=False)
+
+    errors = on_ranks(3, broken)
+    assert [type(e) for e in errors] == [DistributedError] * 3
+    assert {str(e) for e in errors} == {"rank 1: RuntimeError: the layer broke"}
+    assert {e.rank for e in errors} == {1}
+    assert isinstance(errors[1].__cause__, RuntimeError)
+
+
+def test_an_error_in_a_callback_is_raised_on_all_ranks(data):
+    def call(report):
+        if current_ranks().rank == 2 and report.epoch == 2:
+            raise KeyError("lost")
+
+    errors = on_ranks(3, lambda: fit(data, epochs=4, callbacks=[call]))
+    assert [str(e) for e in errors] == ["rank 2: KeyError: 'lost'"] * 3
+    assert isinstance(errors[2].__cause__, KeyError)
+
+
+def test_an_error_of_all_ranks_is_that_of_one_process_alone(data):
+    errors = on_ranks(2, lambda: fit(data, epochs=-1))
+    assert [type(e) for e in errors] == [ValueError] * 2
+    with pytest.raises(ValueError, match="epochs") as alone:
+        fit(data, epochs=-1)
+    assert {str(e) for e in errors} == {str(alone.value)}
+
+
+def test_divergence_is_found_on_all_ranks_in_the_same_step(data):
+    errors = on_ranks(3, lambda: fit(data, optimizer=portnet.SGD(1e30), epochs=5))
+    assert [type(e) for e in errors] == [portnet.DivergenceError] * 3
+    assert len({str(e) for e in errors}) == 1
+
+
+def test_bad_data_of_one_rank_is_named(data):
+    X, y = data
+
+    def one_nan(rank):
+        mine = X.copy()
+        if rank == 1:
+            mine[5, 3] = np.nan
+        return fit((mine, y))
+
+    errors = on_ranks(2, one_nan)
+    assert [type(e) for e in errors] == [DistributedError] * 2
+    assert str(errors[0]) == "rank 1: DataError: X contains NaN at row 5, column 3"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 1}, "seed: 0 on rank 0, 1 on rank 2"),
+        ({"batch_size": 32}, "batch_size: 64 on rank 0, 32 on rank 2"),
+        ({"rows": 332}, "data.X.shape[0]: 333 on rank 0, 332 on rank 2"),
+        ({"epochs": 5}, "epochs: 3 on rank 0, 5 on rank 2"),
+        ({"optimizer": portnet.SGD(0.1)}, "optimizer: "),
+        ({"metrics": ["accuracy"]}, "metrics: "),
+        ({"validation": 0.1}, "options.validation: null on rank 0, 0.1 on rank 2"),
+        ({"model": network(0.3)}, "model.layers"),
+    ],
+    ids=str,
+)
+def test_ranks_with_other_settings_do_not_start(data, change, words):
+    seen = []
+
+    def different(rank):
+        call = [lambda report: seen.append(report.epoch)]
+        return fit(data, callbacks=call, **(change if rank == 2 else {}))
+
+    errors = on_ranks(3, different)
+    assert [type(e) for e in errors] == [DistributedError] * 3
+    for error in errors:
+        assert words in str(error), error
+        assert "on rank 1," not in str(error)
+    assert not seen
+
+
+def test_ranks_with_other_values_or_versions_do_not_start(data, monkeypatch):
+    X, y = data
+    errors = on_ranks(2, lambda rank: fit((X + 0.5 * rank, y)))
+    assert all("data.X.crc32: " in str(e) for e in errors)
+    before = portnet.engine.rank_checks._versions
+    monkeypatch.setattr(
+        portnet.engine.rank_checks,
+        "_versions",
+        lambda: before() | {"NumPy": f"2.{current_ranks().rank}"},
+    )
+    errors = on_ranks(2, lambda: fit(data))
+    assert all('versions.NumPy: "2.0" on rank 0, "2.1" on rank 1' in str(e) for e in errors)
+
+
+def test_other_parameters_after_the_same_steps_are_an_error(data):
+    def spoils(report):
+        if current_ranks().rank == 1:
+            portnet.tree.leaves(report.run.params)[0][0, 0] += 1
+
+    errors = on_ranks(2, lambda: fit(data, epochs=1, callbacks=[spoils]))
+    assert [type(e) for e in errors] == [DistributedError] * 2
+    assert "rank 1 has other parameters than rank 0" in str(errors[0])
+
+
+@pytest.mark.parametrize("shards", [0, 3, -8, 2.0, True, "8"])
+def test_shards_are_a_power_of_two(shards):
+    with pytest.raises(ValueError, match="shards: expected a power of two, such as 8, got"):
+        Ranks(ThreadCommunicator(World(1), 0), shards)
+
+
+# Decisions --------------------------------------------------------------------------------------
+
+
+def test_a_callback_of_one_rank_stops_all(data):
+    def call(report):
+        return current_ranks().rank == 1 and report.epoch == 2
+
+    runs = of_all(3, lambda: fit(data, epochs=5, callbacks=[call]))
+    assert [run.epoch for run in runs] == [2] * 3
+    assert {run.stopped for run in runs} == {"stopped by callback call"}
+
+
+def test_a_signal_of_one_rank_ends_all_after_the_same_step(data):
+    def call(report):
+        ranks = current_ranks()
+        if ranks.rank == 1 and report.epoch == 2:
+            ranks.received.append(signal.SIGINT)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runs = of_all(3, lambda: fit(data, epochs=5, callbacks=[call]))
+    assert {(run.epoch, run.step) for run in runs} == {(2, 0)}
+    assert all(run.stopped.startswith("interrupted after epoch 2") for run in runs)
+    more = of_all(2, lambda: runs[0].fit(*data, epochs=3))
+    assert sha(more[0].params) == sha(of_all(1, lambda: fit(data, epochs=5))[0].params)
+
+
+def test_a_signal_within_an_epoch_ends_all_after_the_same_step(data):
+    class Signals(type(portnet.ReLU())):
+        def __init__(self):
+            object.__setattr__(self, "calls", [])
+
+        def forward(self, params, x, key=None):
+            self.calls.append(1)
+            ranks = current_ranks()
+            if ranks and ranks.rank == 1 and len(self.calls) == 14:
+                ranks.received.append(signal.SIGINT)
+            return super().forward(params, x, key)
+
+    def interrupted():
+        model = portnet.Chain((portnet.Dense(4), Signals(), portnet.Dense(2)))
+        return fit(data, epochs=3, model=model, compile=False, shuffle=False)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runs = of_all(2, interrupted)
+    assert len({(run.epoch, run.step) for run in runs}) == 1
+    assert runs[0].step > 0
+    assert len({sha(run.params) for run in runs}) == 1
+
+
+def test_only_rank_0_prints_and_writes(data, tmp_path, capsys):
+    def trained():
+        trainer = portnet.Trainer(network(), "softmax_cross_entropy")
+        return trainer.fit(*data, epochs=2, verbose=True, checkpoint=tmp_path / "a")
+
+    of_all(3, trained)
+    assert capsys.readouterr().out.count("epoch 1/2") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+# Checkpoints ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("every", [1, "4 steps"])
+def test_a_fit_resumes_on_another_number_of_ranks(data, tmp_path, every):
+    path = tmp_path / "run"
+    whole = of_all(1, lambda: fit(data, epochs=6))[0]
+
+    class Ends(Exception):  # noqa: N818
+        pass
+
+    def ends(report):
+        if report.epoch == 2 * current_ranks().size - 2:  # 2 on 2 ranks, 4 on 3
+            raise Ends
+
+    def part(callbacks=()):
+        return fit(data, epochs=6, checkpoint=path, every=every, resume=True, callbacks=callbacks)
+
+    for size in (2, 3):
+        errors = on_ranks(size, lambda: part([ends]))
+        assert [type(e) for e in errors] == [Ends] * size
+    assert portnet.load(path).epoch == 3
+    runs = of_all(1, lambda: part())
+    assert sha(runs[0].params) == sha(whole.params)
+    assert runs[0].history == whole.history
+
+
+def test_a_checkpoint_knows_its_shards(data, tmp_path):
+    path = tmp_path / "run"
+    of_all(2, lambda: fit(data, checkpoint=path))
+    message = "distributed.shards: 8 in the checkpoint, 4 now"
+    errors = on_ranks(2, lambda: fit(data, epochs=4, resume=path), shards=4)
+    assert all(message in str(e) and isinstance(e, portnet.ResumeMismatchError) for e in errors)
+    with pytest.raises(portnet.ResumeMismatchError, match=r"python -m portnet.distributed"):
+        fit(data, epochs=4, resume=path)
+    (error,) = on_ranks(1, lambda: fit(data, epochs=4, resume=path), deterministic=False)
+    assert "distributed.deterministic: true in the checkpoint, false now" in str(error)
+
+
+def test_a_checkpoint_that_one_rank_cannot_write_ends_all(data, tmp_path):
+    path = tmp_path / "run"
+
+    def breaks(report):
+        if is_first() and report.epoch == 2:
+            path.unlink()
+            path.mkdir()
+
+    def trained():
+        return fit(data, epochs=4, checkpoint=path, callbacks=[breaks])
+
+    errors = on_ranks(2, trained)
+    assert [type(e) for e in errors] == [DistributedError] * 2
+    assert str(errors[1]).startswith("rank 0: CheckpointError: ")
+    assert isinstance(errors[0].__cause__, portnet.CheckpointError)
+
+
+def test_a_checkpoint_within_an_epoch_that_cannot_be_written_ends_all(data, tmp_path, monkeypatch):
+    from portnet.files import checkpoint
+
+    write = checkpoint.Writer.write
+
+    def fails(self, run, at, *more):
+        if at[1]:
+            raise portnet.CheckpointError("no space")
+        return write(self, run, at, *more)
+
+    monkeypatch.setattr(checkpoint.Writer, "write", fails)
+    errors = on_ranks(2, lambda: fit(data, checkpoint=tmp_path / "run", every="4 steps"))
+    assert [str(e) for e in errors] == ["rank 0: CheckpointError: no space"] * 2
+
+
+# Estimators -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"early_stopping": True},
+        {"solver": "sgd", "learning_rate": "adaptive", "alpha": 0.1},
+        {"solver": "lbfgs"},
+        {"batch_size": 7, "alpha": 0},
+        {"compile": False},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_estimators_have_the_same_bits_on_any_number_of_ranks(data, options, weighted):
+    pytest.importorskip("sklearn", reason="estimators need scikit-learn")
+    X, y = data
+    weight = np.where(y == 1, np.arange(len(y)) / 100, 1.0) if weighted else None
+
+    def trained():
+        model = portnet.MLPClassifier((12,), max_iter=8, random_state=0, **options)
+        model.fit(X, y, sample_weight=weight)
+        return model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alone = trained()
+        models = {size: of_all(size, trained) for size in SIZES}
+    hashes = {sha([m.coefs_, m.intercepts_]) for found in models.values() for m in found}
+    assert len(hashes) == 1
+    for a, b in zip(alone.coefs_, models[2][0].coefs_, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
+    assert models[3][1].n_iter_ == alone.n_iter_
+
+
+def test_partial_fit_and_sparse_rows(data):
+    sparse = pytest.importorskip("scipy.sparse")
+    pytest.importorskip("sklearn", reason="estimators need scikit-learn")
+    X, y = data
+
+    def trained():
+        model = portnet.MLPClassifier((12,), random_state=0)
+        for k in range(3):
+            rows = slice(100 * k, 100 * k + 100)
+            model.partial_fit(sparse.csr_matrix(X[rows] * (X[rows] > 1)), y[rows], classes=[0, 1])
+        return model
+
+    models = [m for size in SIZES for m in of_all(size, trained)]
+    assert len({sha([m.coefs_, m.intercepts_]) for m in models}) == 1
+
+
+def test_an_estimator_without_a_seed_is_refused(data):
+    """The launcher gives all ranks one global seed; here each rank has its own generator."""
+    pytest.importorskip("sklearn", reason="estimators need scikit-learn")
+    X, y = data
+
+    def trained(rank):
+        return portnet.MLPClassifier((3,), random_state=rank, max_iter=2).fit(X, y)
+
+    errors = on_ranks(2, trained)
+    assert [type(e) for e in errors] == [DistributedError] * 2
+    assert "options.random_state: 0 on rank 0, 1 on rank 1" in str(errors[0])
+
+
+def test_estimators_resume_on_another_number_of_ranks(data, tmp_path):
+    pytest.importorskip("sklearn", reason="estimators need scikit-learn")
+    X, y = data
+    path = tmp_path / "model"
+
+    def trained(most, **files):
+        return portnet.MLPClassifier((12,), random_state=0, max_iter=most).fit(X, y, **files)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = of_all(1, lambda: trained(9))[0]
+        of_all(2, lambda: trained(3, checkpoint=path))
+        of_all(3, lambda: trained(6, checkpoint=path, resume=True))
+        last = of_all(4, lambda: trained(9, checkpoint=path, resume=True))
+    assert {sha([m.coefs_, m.intercepts_]) for m in last} == {
+        sha([whole.coefs_, whole.intercepts_])
+    }
+
+
+# One process alone ------------------------------------------------------------------------------
+
+
+def test_threads_of_one_process_have_ranks_of_their_own():
+    assert current_ranks() is None
+    assert sorted(of_all(3, lambda: current_ranks().rank)) == [0, 1, 2]
+    assert current_ranks() is None
+    assert is_first()
+
+
+def test_rank_and_size_of_a_process_alone():
+    assert (portnet.distributed.rank(), portnet.distributed.size()) == (0, 1)
+    found = of_all(2, lambda: (portnet.distributed.rank(), portnet.distributed.size()))
+    assert found == [(0, 2), (1, 2)]
+    set_ranks(None)
+
+
+def test_l_bfgs_trains_on_all_rows_everywhere_and_warns(data):
+    X, _ = data
+    trainer = portnet.Trainer(portnet.mlp([10, 1]), "squared_error", "lbfgs")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        runs = of_all(2, lambda: trainer.fit(X, X[:, 0], epochs=3))
+    assert any("L-BFGS is not distributed" in str(w.message) for w in caught)
+    assert (
+        sha(runs[0].params) == sha(runs[1].params) == sha(trainer.fit(X, X[:, 0], epochs=3).params)
+    )
