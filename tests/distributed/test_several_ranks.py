@@ -526,3 +526,34 @@ def test_l_bfgs_trains_on_all_rows_everywhere_and_warns(data):
     assert (
         sha(runs[0].params) == sha(runs[1].params) == sha(trainer.fit(X, X[:, 0], epochs=3).params)
     )
+
+
+def test_ranks_train_from_a_file_that_is_read_in_windows(data, tmp_path, monkeypatch):
+    """The order of a file's rows does not depend on ranks, nor do the bits; NaN ends all ranks."""
+    from portnet.data.sources import order, reading
+
+    monkeypatch.setattr(reading, "SMALL", 0)  # nothing is read as a whole
+    monkeypatch.setattr(order, "BLOCK", 8 * 80)
+    monkeypatch.setattr(order, "WINDOW", 1 << 10)
+    X, y = data
+    np.save(tmp_path / "X.npy", X)
+
+    def from_file(weight=None):
+        mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+        trainer = portnet.Trainer(network(), "softmax_cross_entropy", batch_size=16)
+        return trainer.fit(mapped, y, epochs=2, validation=0.2, sample_weight=weight)
+
+    for weight in (None, np.arange(333) / 100):
+        alone = from_file(weight)
+        runs = [of_all(size, lambda rank, w=weight: from_file(w)) for size in SIZES]
+        assert len({sha(run.params) for several in runs for run in several}) == 1
+        run = runs[1][0]
+        np.testing.assert_allclose(alone.history["loss"], run.history["loss"], rtol=1e-5)
+        np.testing.assert_allclose(
+            alone.history["validation_loss"], run.history["validation_loss"], rtol=1e-4
+        )
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r+")
+    mapped[300, 4] = np.nan
+    mapped.flush()
+    with pytest.raises(portnet.DataError, match="NaN at row 300, column 4"):
+        of_all(2, lambda: from_file())

@@ -294,7 +294,7 @@ def source_dataset(
     features, targets = reader_of(X, name + "X"), reader_of(y, name + "y")
     weights = None if weight is None else reader_of(weight, name + "sample_weight")
     check_features(features, name + "X", inputs)
-    for reader in filter(None, (targets, weights)):
+    for reader in (r for r in (targets, weights) if r is not None):
         if len(reader.shape) == 0 or len(reader) != len(features):
             raise DataError(
                 f"{reader.name}: expected {len(features)} rows, as many as in X, got shape "

@@ -258,16 +258,16 @@ def parts_of(reader: Reader) -> int:
     return max(reader.chunk, rows // reader.chunk * reader.chunk)
 
 
-def in_memory_if_small(given: dict[str, ArrayLike], most: int = SMALL) -> dict[str, Any]:
+def in_memory_if_small(given: dict[str, ArrayLike], most: int | None = None) -> dict[str, Any]:
     """Return X, y and weights with sources read, if X is in memory or all are small; else readers.
 
-    Small are up to `most` bytes. Rows that were read are mixed as in memory, and everything works
-    as there.
+    Small are up to `most` bytes, by default SMALL. Rows that were read are mixed as in memory, and
+    everything works as there.
     """
     found = {name: reader_of(x, name) if is_source(x) else x for name, x in given.items()}
     readers = [r for r in found.values() if isinstance(r, Reader)]
     total = sum(math.prod(r.shape) * max(4, np.dtype(r.dtype).itemsize) for r in readers)
-    if total > most and isinstance(next(iter(found.values())), Reader):
+    if total > (SMALL if most is None else most) and isinstance(next(iter(found.values())), Reader):
         return found
     return {n: labels.decoded(r[:]) if isinstance(r, Reader) else r for n, r in found.items()}
 

@@ -177,6 +177,7 @@ BAD = {
     "NaN weight": (lambda: fit(Sliced(X), sample_weight=with_value(np.ones(ROWS), 2_900, np.nan)), "sample_weight contains NaN at row 2900"),
     "no weight": (lambda: fit(Sliced(X), sample_weight=np.zeros(ROWS)), "sample_weight: expected at least one weight above 0"),
     "two weights a row": (lambda: fit(Sliced(X), sample_weight=np.ones((ROWS, 2))), r"sample_weight: expected shape"),
+    "y is one number": (lambda: fit(Sliced(X), np.float64(1.0)), r"y: expected 3021 rows, as many as in X, got shape \(\)"),
     "short y": (lambda: fit(Sliced(X), LABELS[:-1]), r"y: expected 3021 rows, as many as in X, got shape \(3020,\)"),
     "no y": (lambda: fit(Sliced(X), None), "y: expected targets, got None"),
     "text": (lambda: fit(Sliced(X.astype(str))), "X: expected real numbers, got a Sliced of dtype <U32"),
