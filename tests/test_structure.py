@@ -225,6 +225,7 @@ ALLOWED = {
         "_typing",
         "backend",
         "data",
+        "data/sources",
         "data/sources/dataset",
         "data/sources/order",
         "data/sources/reading",
