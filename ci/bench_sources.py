@@ -218,8 +218,8 @@ def table(found, given):
         text += ["", "## Speed", ""]
         text += [
             f"Rows a second of an epoch of {'-'.join(map(str, SIZES))} (`medium` of ci/bench.py), "
-            "minimum of rounds in turn (few of them for sources without a target); files are in the "
-            "page cache. Target: from a memory map at "
+            "minimum of rounds in turn (few of them for sources without a target); files are in "
+            "the page cache. Target: from a memory map at "
             "least 0.9 of that in memory.",
             "",
             "| source | " + " | ".join(f"batch {b} | of memory" for b in found["speed"]) + " |",
