@@ -1,6 +1,6 @@
 """Measure training on data that are read in parts, and write the table and the picture.
 
-    python ci/bench_sources.py [--only speed,memory,shuffle] [--rounds 12] [--gb 4] [--out FOLDER]
+    python ci/bench_sources.py [--only speed,memory,shuffle] [--rounds 20] [--gb 4] [--out FOLDER]
 
 Each measurement runs in a process of its own, with one thread of BLAS. Speed: an epoch of the
 networks `medium` of ci/bench.py, in memory, from a memory map and from other sources, in turn; the
@@ -63,7 +63,7 @@ def in_parquet(folder, X):
 OTHERS = {"HDF5": in_hdf5, "Zarr": in_zarr, "dask": in_dask, "Parquet": in_parquet}
 
 
-def speed(batch, rounds, folder):
+def speed(batch, rounds, others, folder):
     """Return the rows a second of each source, with batches of so many rows."""
     import portnet
 
@@ -82,8 +82,8 @@ def speed(batch, rounds, folder):
     seconds = {name: [] for name in sources}
     for number in range(rounds):
         for name, source in sources.items():
-            if name in OTHERS and number % 4:
-                continue  # no target: fewer rounds
+            if name in OTHERS and number >= others:
+                continue  # no target
             found = []
             trainer.fit(source, y, epochs=2, callbacks=[lambda r, f=found: f.append(r.seconds)])
             seconds[name] += [found[1:]]
@@ -218,8 +218,8 @@ def table(found, given):
         text += ["", "## Speed", ""]
         text += [
             f"Rows a second of an epoch of {'-'.join(map(str, SIZES))} (`medium` of ci/bench.py), "
-            "minimum of rounds in turn (a quarter of them for sources without a target); files are "
-            "in the page cache. Target: from a memory map at "
+            "minimum of rounds in turn (few of them for sources without a target); files are in "
+            "the page cache. Target: from a memory map at "
             "least 0.9 of that in memory.",
             "",
             "| source | " + " | ".join(f"batch {b} | of memory" for b in found["speed"]) + " |",
@@ -262,7 +262,8 @@ def table(found, given):
 def main():
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--only", type=lambda text: text.split(","))
-    options.add_argument("--rounds", type=int, default=12)
+    options.add_argument("--rounds", type=int, default=20)
+    options.add_argument("--others", type=int, default=2, help="rounds of sources without a target")
     options.add_argument("--gb", type=float, default=4.0, help="size of the file of the memory")
     options.add_argument("--out", type=Path, help="by default ci/results, for a whole run")
     options.add_argument("--part", type=json.loads, help=argparse.SUPPRESS)
@@ -276,7 +277,9 @@ def main():
     args.threads, found = [1], {}
     given = about(args)
     if "speed" in chosen:
-        found["speed"] = {b: in_a_process("speed", b, args.rounds) for b in (128, 1024)}
+        found["speed"] = {
+            b: in_a_process("speed", b, args.rounds, args.others) for b in (128, 1024)
+        }
     if "memory" in chosen:
         found["memory"] = in_a_process("memory", args.gb)
     if "shuffle" in chosen:

@@ -26,6 +26,7 @@ from types import FunctionType
 
 MODULES = (
     "portnet.backend",
+    "portnet.data",
     "portnet.estimators",
     "portnet.layers",
     "portnet.lbfgs",

@@ -1,9 +1,9 @@
-"""Data: checks, labels, datasets, sources, and the split into training and validation sets."""
+"""Data: files that are read in parts; checks, labels, datasets and splits are in its modules."""
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-__all__ = ["checks", "dataset", "labels", "parquet", "split", "to_npy"]
+__all__ = ["parquet", "to_npy"]
 
 if _TYPE_CHECKING:
     from .sources.npy import to_npy as to_npy
@@ -12,12 +12,16 @@ if _TYPE_CHECKING:
 
 def __getattr__(name: str) -> _Any:
     """Import what reads sources at its first use: most programs do not need it."""
+    found: _Any
     if name == "to_npy":
         from .sources.npy import to_npy
 
-        return to_npy
-    if name == "parquet":
+        found = to_npy
+    elif name == "parquet":
         from .sources.parquet import parquet
 
-        return parquet
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = parquet
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found

@@ -26,7 +26,7 @@ def to_npy(
 
     Parameters
     ----------
-    source : (rows, ...)
+    source : (rows,) or (rows, columns)
         What `Trainer.fit` takes as X or y: arrays of h5py, Zarr and dask, `portnet.data.parquet`,
         NumPy arrays.
     path : path
@@ -36,7 +36,7 @@ def to_npy(
 
     Returns
     -------
-    memory map (rows, ...), as of ``numpy.load(path, mmap_mode="r")``
+    memory map of the shape of the source, as of ``numpy.load(path, mmap_mode="r")``
 
     Raises
     ------
