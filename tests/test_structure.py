@@ -507,6 +507,7 @@ ALLOWED = {
     },
     "sharded_step": {
         "_typing",
+        "backend",
         "engine/sharded_step",
         "layers",
         "losses",
