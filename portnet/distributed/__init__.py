@@ -75,9 +75,8 @@ A model of the step
         ============  =====  ======  =======  =======  =============  ======
 
     So with the same bits efficiency falls under 80% at 11, 153 and 1,510 ranks. Nothing of
-    this was measured on GPUs. On two cores the model is (step - U) / 2 + U + X from measured parts:
-    ``python ci/bench.py --scale`` puts it beside the measured step of two ranks, in
-    ``ci/results/scaling.md``.
+    this was measured on GPUs. ``python ci/bench.py --scale`` measures C, U and X of two ranks on
+    two cores, and puts their sum beside the measured step, in ``ci/results/scaling.md``.
 """
 
 from ..engine.ranks import Communicator, DistributedError, Ranks, current_ranks, set_ranks
