@@ -5,6 +5,7 @@ from typing import Any
 
 from . import tree
 from ._typing import Array, Params, State, ValueAndGrad
+from .backend import namespace
 from .engine.sharded_step import ShardedStep
 from .layers import Layer, dparams_of
 from .losses import Loss, Reduced
@@ -33,7 +34,13 @@ def make_sharded_step(model: Layer, loss: Loss, optimizer: Optimizer) -> Sharded
             return pair
         value, dpred = loss(pred, y, weight)  # a weighted one has been multiplied by mean(weight)
         rows = pred.shape[-2]
-        return value * rows, dpred * rows
+        value, dpred = value * rows, dpred * rows
+        if weight is not None:  # a loss of a user's may divide by weights that are all 0 here
+            xp = namespace(weight)
+            some = xp.sum(weight) > 0
+            value = xp.where(some, value, xp.zeros_like(value))
+            dpred = xp.where(some, dpred, xp.zeros_like(dpred))
+        return value, dpred
 
     def part(
         params: Params, x: Array, y: Array, weight: Array | None, key: Key | None

@@ -599,6 +599,7 @@ ALLOWED = {
     },
     "sharded_step": {
         "_typing",
+        "backend",
         "engine/sharded_step",
         "layers",
         "losses",

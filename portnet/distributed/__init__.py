@@ -29,8 +29,10 @@ What ranks know of each other
     checkpoint. Ctrl-C on one rank ends all after the same step. Metrics of rank 0 decide on early
     stopping; a callback may stop on any rank. Before the first step the ranks compare settings,
     checksums of data and parameters, and versions, and none starts if they differ; in the end they
-    compare their parameters. Rank 0 writes checkpoints while the others wait, and it alone draws
-    the progress bar and shows warnings. What a script prints, each rank prints: ask `rank`.
+    compare their parameters. Metrics and validation rows are computed by every rank, all of them;
+    L-BFGS is not distributed, and each rank computes the same. Rank 0 writes checkpoints while the
+    others wait, and it alone draws the progress bar and shows warnings. What a script prints, each
+    rank prints: ask `rank`.
 
 Faults
     A rank that dies, or whose script raises, ends the job, with a status that is not 0. So does one
@@ -73,9 +75,8 @@ A model of the step
         ============  =====  ======  =======  =======  =============  ======
 
     So with the same bits efficiency falls under 80% at 11, 153 and 1,510 ranks. Nothing of
-    this was measured on GPUs. On two cores the model is (step - U) / 2 + U + X from measured parts:
-    ``python ci/bench.py --scale`` puts it beside the measured step of two ranks, in
-    ``ci/results/scaling.md``.
+    this was measured on GPUs. ``python ci/bench.py --scale`` measures C, U and X of two ranks on
+    two cores, and puts their sum beside the measured step, in ``ci/results/scaling.md``.
 """
 
 from ..engine.ranks import Communicator, DistributedError, Ranks, current_ranks, set_ranks

@@ -102,6 +102,32 @@ def test_regression_with_a_loss_of_the_users_own(data, dtype):
         np.testing.assert_allclose(a, b, rtol=1e-4 if dtype == "float32" else 1e-12, atol=1e-6)
 
 
+class MeanOfWeighted:
+    """A loss of a user that divides by the weights of its rows, which may all be 0 in a shard."""
+
+    def __call__(self, pred, target, weight=None):
+        xp = portnet.namespace(pred)
+        w = xp.expand_dims(weight / xp.sum(weight), axis=-1)
+        return xp.sum(w * (pred - target) ** 2) / 2, w * (pred - target)
+
+
+def test_a_shard_whose_weights_are_all_0_adds_nothing(data):
+    X, _ = data
+    weight = np.where(np.arange(333) < 60, 0.0, 1.0)  # of batches of 64 rows, shards of 8
+
+    def regress():
+        trainer = portnet.Trainer(
+            portnet.mlp([10, 1]), MeanOfWeighted(), batch_size=64, shuffle=False
+        )
+        return trainer.fit(X, X[:, 0], epochs=2, sample_weight=weight)
+
+    alone, (run, _) = regress(), of_all(2, regress)
+    for a, b in zip(
+        portnet.tree.leaves(alone.params), portnet.tree.leaves(run.params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_other_shards_round_differently(data):
     hashes = {sha(of_all(2, lambda: fit(data), shards=s)[0].params) for s in (1, 8, 32)}
     assert len(hashes) == 3
