@@ -142,7 +142,8 @@ def table(found, rounds):
         "",
         "Deterministic: 8 shards, the same bits for any number of ranks. Plain: one part a rank, "
         "and MPI's all-reduce; with one rank, the whole batch at once. Gradients are the "
-        "milliseconds of a processor that those of a rank's share take; update and exchange are the "
+        "milliseconds of a processor that those of a rank's share take; update and exchange "
+        "are the "
         "shortest of all steps. The model is their sum on two ranks, and its speed-up that against "
         "gradients and update of one.",
         "",
