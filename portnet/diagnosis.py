@@ -50,9 +50,11 @@ STILL = 0.05  # how far all steps together move the parameters, as a share of th
 FALLS = 0.97  # of the loss three epochs before, its cube of that nine before: it still falls
 LEAPS = 0.1  # how far one step moves them, the first one too
 GROWS = 4.0  # the size of the parameters to that at the start
+BLOWN = 10.0  # the loss to that of the initial parameters
 NOTHING = 0.9  # the training loss to that of the best constant prediction: nothing was learned
 HIGH = 0.7  # the loss now to that, which may be lower by chance where the training loss leaps
 RISES = 1.5  # the loss in the end, to its smallest, or to that of the best constant prediction
+NOISE = 3.0  # how far it rises, to its median change from epoch to epoch
 TURNS = 1.3  # the validation loss in the end, to its smallest, both as medians of three epochs
 
 
@@ -396,13 +398,34 @@ def _of_gradients(facts: Facts, kinds: set[str]) -> Iterator[Finding]:
 
 def _of_large_rates(facts: Facts, kinds: set[str]) -> Iterator[Finding]:
     """A learning rate far too large: the loss rises, or steps are large and help nothing."""
-    if facts.step is None or len(facts.losses) < 3:
+    if facts.step is None or not facts.losses:
         return
-    found = _rise(facts) or _large_steps(facts)
+    found = _blow_up(facts)
+    if len(facts.losses) >= 3:
+        found = found or _rise(facts) or _large_steps(facts)
     if found:
         scaled = "after scaling, " if kinds & {*UNSCALED} else ""
         remedy = f"{scaled}a smaller learning rate{_than(facts)}: {FINDER}"
         yield Finding("learning rate too large", found[0], remedy, found[1])
+
+
+def _blow_up(facts: Facts) -> tuple[str, float] | None:
+    """Return a text and a figure where the first steps have led far off, in the first epochs too.
+
+    Then the loss is many times that of the initial parameters.
+    """
+    start = facts.start
+    if start is None or not start.loss > 0:
+        return None
+    last = facts.losses[-1]
+    far = start.grown > (GROWS if start.step > LEAPS else GROWS**3)
+    if not (far and min(last, facts.loss) > BLOWN * max(start.loss, facts.reference)):
+        return None
+    text = (
+        f"the parameters have become {start.grown:.3g} times as large as they were at the start, "
+        f"and the loss went from {start.loss:.4g} to {last:.4g}"
+    )
+    return text, start.grown
 
 
 def _rise(facts: Facts) -> tuple[str, float] | None:
@@ -463,7 +486,10 @@ def _of_small_rates(facts: Facts, kinds: set[str]) -> Iterator[Finding]:
         return
     way = step * facts.steps
     first, last = losses[0], float(np.median(losses[-3:]))
-    if 0 < way < STILL and abs(first - last) < 0.05 * abs(first):
+    stays = abs(first - last) < 0.05 * abs(first)
+    # Or it is still above that of a constant, which any network learns with its last bias.
+    above = facts.constant is not None and last > max(facts.constant, 0.8 * first)
+    if 0 < way < STILL and (stays or above):
         yield Finding(
             "learning rate too small",
             f"a step changes the parameters by {step:.2g} of their size, all {facts.run.epoch} "
@@ -489,12 +515,15 @@ def _of_validation(facts: Facts) -> Iterator[Finding]:
     if not all(map(math.isfinite, medians)):
         return
     best, last, least = medians.index(min(medians)) + 1, medians[-1], min(medians)
-    turned = last > TURNS * least and last - least > 0.1 * values[0]
+    # From epoch to epoch it changes by noise, of which a minimum is the lowest.
+    noise = float(np.median(np.abs(np.diff(values[best:])))) if len(values) > best + 1 else 0.0
+    turned = last > TURNS * least and last - least > max(0.1 * values[0], NOISE * noise)
     if turned and losses[-1] < losses[best]:
         yield Finding(
             "validation loss that turned",
-            f"it was {least:.4g} in epoch {best + 1} and is {last:.4g} now, while the training "
-            f"loss fell from {losses[best]:.4g} to {losses[-1]:.4g}: the network learns the "
+            f"it was {least:.4g} in epoch {best + 1} and is {last:.4g} in the end, as medians of "
+            f"three epochs, while the training loss fell from {losses[best]:.4g} to "
+            f"{losses[-1]:.4g}: the network learns the "
             "training rows by heart",
             _remedy(facts, "early stopping", "more data", "Dropout", "decay", "smaller network"),
             last / least if least > 0 else math.inf,

@@ -57,11 +57,19 @@ def divergence_error(
 
 
 def _largest_column(run: Run, X: Array) -> tuple[float, str]:
-    """Return the largest absolute value of X, and a text that names its column."""
-    largest = to_numpy(run.backend.xp.max(run.backend.xp.abs(X), axis=0))
-    column = int(np.argmax(largest))
+    """Return the size of the largest column of X, and a text that names the column.
+
+    That is its root mean square, or a tenth of its largest value: a few rows may be far off.
+    """
+    xp = run.backend.xp
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite: it is too large in any case
+        size, largest = (
+            to_numpy(a) for a in (xp.sqrt(xp.mean(X * X, axis=0)), xp.max(xp.abs(X), axis=0))
+        )
+    sizes = np.maximum(size, largest / 10)
+    column = int(np.argmax(sizes))
     name = column_name(column, run.feature_names)
-    return float(largest[column]), f"{name} reaches {largest[column]:.3g}"
+    return float(sizes[column]), f"{name} reaches {largest[column]:.3g}"
 
 
 def warn_of_unscaled_inputs(

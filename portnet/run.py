@@ -317,7 +317,8 @@ class Run:
         if self.epoch == 0:
             raise ValueError(
                 "diagnose: the run has no epochs, so there is nothing to look at: train it first, "
-                "run = run.fit(X, y)"
+                "run = run.fit(X, y). If training diverged in its first epoch, the error says the "
+                "likely cause"
             )
         self._check_reachable(X=X, y=y, sample_weight=sample_weight)
         checks.check_feature_names(X, self.feature_names)

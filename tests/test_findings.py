@@ -1,11 +1,13 @@
 """Single findings of diagnose: columns, outputs, remedies that fit, and their tables in notebooks."""
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import portnet
+from portnet import diagnosis
 
 DRAW = np.random.default_rng(2)
 X = DRAW.standard_normal((400, 6))
@@ -266,3 +268,19 @@ def test_learning_rates_are_a_table_in_a_notebook():
     none = portnet.find_learning_rate(trainer, X, Y, tests=1, trials=0)
     assert "<table>" not in none._repr_html_()
     assert str(none) in none._repr_html_()
+
+
+def test_noise_of_the_validation_loss_is_no_turn():
+    """The best of many epochs is lower than the last ones by chance."""
+    draw = np.random.default_rng(0)
+    noisy = 0.15 + 0.04 * draw.standard_normal(60).clip(-1.2, 1.2)
+    rising = 0.1 + 0.002 * np.arange(60)
+    for values, expected in ((noisy, []), (rising, ["validation loss that turned"])):
+        losses = np.linspace(0.3, 0.01, 60)
+        history = {"loss": losses.tolist(), "validation_loss": [0.5, *values[1:].tolist()]}
+        facts = SimpleNamespace(run=SimpleNamespace(history=history))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(diagnosis, "_remedy", lambda *names: "")
+            found = list(diagnosis._of_validation(facts))
+        assert [finding.kind for finding in found] == expected
+        assert all("medians of three epochs" in finding.text for finding in found)

@@ -243,3 +243,39 @@ def test_large_rate_is_found_on_every_backend(xp):
         run = trainer.fit(xp.asarray(X), xp.asarray(np.sin(X[:, 0])), epochs=8, progress=False)
     finding = diagnosed(run, xp.asarray(X), xp.asarray(np.sin(X[:, 0])))[KIND]
     assert finding.text.startswith("the first step was ")
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rate_is_the_cause_where_the_first_epochs_blow_up(seed, epochs):
+    x = np.random.default_rng(0).uniform(-3, 3, (400, 1))
+    net = portnet.mlp([1, 32, 32, 1], "tanh")
+    trainer = portnet.Trainer(net, "squared_error", portnet.SGD(0.9), 32, seed=seed)
+    try:
+        run = trainer.fit(x, np.sin(2 * x[:, 0]), epochs=epochs)
+    except portnet.DivergenceError as error:
+        run = error.run
+    assert run.epoch > 0
+    assert run.history["loss"][-1] > 1e6
+    first = run.diagnose(x, np.sin(2 * x[:, 0])).findings[0]
+    assert first.kind == "learning rate too large"
+    assert "as large as they were at the start" in first.text
+
+
+def test_rate_is_too_small_where_the_loss_stays_above_that_of_a_constant():
+    draw = np.random.default_rng(2)
+    x = 2 * draw.standard_normal((2000, 20))
+    y = np.argmax(x @ draw.standard_normal((20, 4)), axis=1)
+    trainer = portnet.Trainer(
+        portnet.mlp([20, 64, 4]), "softmax_cross_entropy", portnet.Adam(1e-5), 50, seed=1
+    )
+    run = trainer.fit(x, y, epochs=20)
+    losses = run.history["loss"]
+    assert 1.4 < losses[-1] < 0.95 * losses[0]
+    assert [finding.kind for finding in run.diagnose(x, y)] == ["learning rate too small"]
+    better = portnet.Trainer(trainer.model, trainer.loss, portnet.Adam(1e-3), 50, seed=1)
+    assert not run_of(better, x, y).diagnose(x, y).findings
+
+
+def run_of(trainer, x, y):
+    return trainer.fit(x, y, epochs=20)

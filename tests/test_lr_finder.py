@@ -106,20 +106,34 @@ def test_loss_of_a_trial_is_that_of_its_last_steps_written_out():
         t = trainer(batch_size=None)
         found = portnet.find_learning_rate(t, X, Y, tests=1, trials=50)
         for rate, loss in found.trials.items():
-            losses = descent(portnet.init(NET, seed=0), [rate] * 50)
-            assert loss == pytest.approx(np.mean(losses[-5:]), rel=1e-9)
+            losses = descent(portnet.init(NET, seed=0), [rate] * 200)
+            assert loss == pytest.approx(np.mean(losses[3::4][-5:]), rel=1e-9)
         alone = portnet.find_learning_rate(t, X, Y, tests=1, trials=0)
     rates = sorted(found.trials)
-    np.testing.assert_allclose(np.array(rates[1:]) / rates[:-1], 3.0)
-    assert rates[2] == alone.suggestion
+    np.testing.assert_allclose(np.array(rates[1:]) / rates[:-1], 3**0.5)
+    factor = np.log(rates[1] / alone.suggestion) / np.log(3)
+    assert round(factor) in (-2, -1, 0, 1, 2)
+    assert factor == pytest.approx(round(factor))
 
 
-@pytest.mark.parametrize("best", range(5))
-def test_trial_with_the_lowest_loss_is_suggested(best, monkeypatch):
-    losses = iter([loss for k in range(5) for loss in [abs(k - best), np.inf if k > best else 0.5]])
-    monkeypatch.setattr(portnet.lr_finder, "_trial", lambda *args: next(losses))
+@pytest.mark.parametrize("half", range(-5, 6))
+def test_trial_with_the_lowest_loss_is_suggested(half, monkeypatch):
+    """Of two stages: rates a factor of 3 apart, then closer to the best of them, in more steps."""
+    alone = portnet.find_learning_rate(trainer(portnet.Adam()), X, Y, tests=2, trials=0).suggestion
+    wanted, steps = alone * 3 ** (half / 2), []
+
+    def trial(run, data, lr, count, number):
+        steps.append(count)
+        if lr > 1.1 * wanted and number:
+            return np.inf
+        # A half is as far from both of its neighbours: the smaller one counts as closer.
+        return abs(np.log(lr / wanted) + 0.01)
+
+    monkeypatch.setattr(portnet.lr_finder, "_trial", trial)
     found = portnet.find_learning_rate(trainer(portnet.Adam()), X, Y, tests=2, trials=10)
-    assert found.suggestion == sorted(found.trials)[best]
+    assert found.suggestion == pytest.approx(wanted)
+    assert found.suggestion in found.trials
+    assert steps == [10] * 10 + [40] * 6
     assert f"learning rate {found.suggestion:.3g}, from " in str(found)
     assert repr(found) == f"<{found}>"
 
