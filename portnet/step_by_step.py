@@ -16,13 +16,15 @@ from ._validation import (
     FORWARD_CALL,
     LOSS_CALL,
     check_methods,
+    check_pair,
     check_signature,
     name_of,
     resolve,
 )
-from .backend import Backend, backend_of, get_backend, to_numpy
+from .backend import Backend, ShapeError, backend_of, get_backend, to_numpy
 from .data import checks
 from .layers import Layer
+from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Optimizer
 from .recording import recorded, recorded_optimizer
@@ -182,6 +184,11 @@ def explain_step(
     ub1 = -lr db1 = 2.25
     """
     loss = resolve("loss", loss, LOSSES)
+    if isinstance(optimizer, LBFGS) or optimizer == "lbfgs":
+        raise TypeError(
+            "explain_step: L-BFGS makes no single steps: each of its iterations evaluates the loss "
+            "several times. Give another optimizer, such as portnet.SGD(0.1)"
+        )
     optimizer = resolve("optimizer", optimizer, OPTIMIZERS)
     check_methods("a model", model, ("init", "forward", "backward"))
     check_signature(f"forward of {name_of(model)}", model.forward, *FORWARD_CALL)
@@ -227,7 +234,13 @@ class _RecordedLoss:
         """Return value, dpred."""
         rows, outputs = pred.shape[0], pred.shape[-1]
         self.target = checks.targets(target, self.backend, self.loss, rows=rows, outputs=outputs)
-        value, self.dpred = self.loss(pred, self.target, weight)
+        pair = self.loss(pred, self.target, weight)
+        value, self.dpred = check_pair(self.loss, "a call", "value, dpred", pair)
+        if np.shape(self.dpred) != tuple(pred.shape):
+            raise ShapeError(
+                f"{name_of(self.loss)}: expected dpred of shape {tuple(pred.shape)}, as that of "
+                f"pred, got {np.shape(self.dpred)}"
+            )
         return value, self.dpred
 
 

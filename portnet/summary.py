@@ -141,7 +141,9 @@ def _add_rows(layer: Any, params: Params, n_in: int, depth: int, rows: list[Laye
     drawn, n_out = check_pair(layer, "init", "params, n_out", pair)
     shapes, nbytes = _shapes(drawn if params is None else params)
     nbytes = 0 if params is None else nbytes
-    rows.append(LayerRow(depth, shorten(layer, 40), n_out, shapes, nbytes, params))
+    name = shorten(layer, 40)
+    name = type(layer).__name__ if " object at 0x" in repr(layer) else name
+    rows.append(LayerRow(depth, name, n_out, shapes, nbytes, params))
     return int(n_out)
 
 

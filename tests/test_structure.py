@@ -662,6 +662,7 @@ ALLOWED = {
         "backend",
         "data",
         "layers",
+        "lbfgs",
         "losses",
         "optimizers",
         "recording",

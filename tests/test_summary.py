@@ -145,7 +145,9 @@ class Writing:
 
 def test_summary_of_a_layer_that_writes_into_its_weights(capsys):
     portnet.Chain([Writing()], n_in=3).summary()
-    assert "6 parameters" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "6 parameters" in printed
+    assert "\nWriting  (rows, 2)  W (3, 2)" in printed  # not <test_summary.Writing object at 0x...>
 
 
 def test_each_layer_has_a_summary(capsys):

@@ -50,7 +50,7 @@ def _why_not(values: Any, kind: str) -> str:
     given = values.dropna()
     different = given.nunique()
     if different == 1 and len(given) == len(values):
-        return f"all its values are {given.iloc[0]!r:.40}"
+        return f"all its values are {given.iloc[0]!s:.40}"
     if kind == "t" and different > FEW and 2 * different > len(given):
         why = f"{different:,} different texts in {counted(len(values), 'row')}, as identifiers have"
         if given.iloc[:100].astype(str).str.match(OTHER_DATE).all():

@@ -348,6 +348,11 @@ def named_metrics(
     found: dict[str, Callable[..., Array]] = {}
     for metric in metrics or ():
         if not callable(metric):
+            if metric == "confusion_matrix":
+                raise ValueError(
+                    "metric 'confusion_matrix' is no single number: call "
+                    "portnet.metrics.confusion_matrix(run.predict_proba(X), y)"
+                )
             check_choice("metric", metric, _metrics.METRICS)
             metric = _metrics.METRICS[metric]
         check_signature("a metric", metric, *METRIC_CALL)

@@ -648,3 +648,8 @@ def test_text_or_date_in_a_cell_raises_and_is_named():
                 regress(x)
     with pytest.raises(DataError, match=r"^y: expected real numbers, got np\.timedelta64\(3,'s'\)"):
         regress(y=[1.0, np.timedelta64(3, "s")] * 3)
+
+
+def test_confusion_matrix_is_no_metric_of_an_epoch():
+    with pytest.raises(ValueError, match=r"portnet\.metrics\.confusion_matrix\(run\.predict_proba"):
+        portnet.data.checks.named_metrics(["confusion_matrix"], portnet.SoftmaxCrossEntropy(), 3)
