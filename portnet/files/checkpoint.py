@@ -35,6 +35,7 @@ __all__ = [
     "Writer",
     "check_run",
     "comparable",
+    "comparable_code",
     "differences",
     "differing_names",
     "fingerprint",
@@ -289,6 +290,25 @@ def comparable(value: Any, name: str) -> Any:
     """Return a value as JSON, with checksums for its arrays."""
     tensors: dict[str, Any] = {}
     return _without_arrays(encode(value, name, tensors, plain=True), tensors)
+
+
+def comparable_code(value: Any, name: str) -> Any:
+    """Return `comparable`; for what cannot be written, such as a lambda, its code as a checksum."""
+    try:
+        return comparable(value, name)
+    except TypeError:
+        code = getattr(value, "__code__", None)
+        if code is None:
+            return {"type": type(value).__qualname__}
+        return {"code": f"{zlib.crc32(_text_of_code(code)):08x}"}
+
+
+def _text_of_code(code: Any) -> bytes:
+    """Return what decides what a function's code does, but for what it takes from outside."""
+    inside = [c for c in code.co_consts if hasattr(c, "co_code")]
+    constants = [c for c in code.co_consts if not hasattr(c, "co_code")]
+    text = f"{code.co_names}{code.co_varnames}{constants!r}".encode() + code.co_code
+    return b"".join([text, *map(_text_of_code, inside)])
 
 
 def _without_arrays(value: Any, tensors: Mapping[str, Any]) -> Any:

@@ -583,3 +583,36 @@ def test_ranks_train_from_a_file_that_is_read_in_windows(data, tmp_path, monkeyp
     mapped.flush()
     with pytest.raises(portnet.DataError, match="NaN at row 300, column 4"):
         of_all(2, lambda: from_file())
+
+
+def test_losses_and_schedules_without_a_name_are_compared_by_their_code(data):
+    """A lambda cannot be written into a file, but ranks can train with it."""
+    squared = portnet.SquaredError()
+
+    def regress(rank, factor=2.0, rate=0.1):
+        loss = eval(
+            f"lambda p, t, w=None: [{factor} * a for a in squared(p, t, w)]", {"squared": squared}
+        )
+        lr = eval(f"lambda t: {rate} / (1 + t)")
+        trainer = portnet.Trainer(network(), loss, portnet.SGD(lr), batch_size=64)
+        return trainer.fit(data[0], data[0][:, :2], epochs=2)
+
+    hashes = {sha(run.params) for n in (1, 2, 3) for run in of_all(n, lambda r: regress(r))}
+    assert len(hashes) == 1
+    for other, what in (({"factor": 3.0}, "loss"), ({"rate": 0.2}, "optimizer")):
+        found = on_ranks(2, lambda r, o=other: regress(r, **(o if r else {})))
+        assert all(isinstance(error, portnet.distributed.DistributedError) for error in found), (
+            found
+        )
+        assert what in str(found[0])
+
+
+def test_batches_of_a_program_are_refused_on_several_ranks(data):
+    def fit_batches():
+        trainer = portnet.Trainer(network(), "softmax_cross_entropy")
+        return trainer.fit_batches(lambda: iter([data]), epochs=1)
+
+    (run,) = of_all(1, fit_batches)
+    assert run.epoch == 1
+    with pytest.raises(ValueError, match="2 ranks cannot share batches that a program makes"):
+        of_all(2, fit_batches)
