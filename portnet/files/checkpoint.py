@@ -1,5 +1,6 @@
 """Checkpoints: a run in a file from time to time, and what a resumed fit must have in common."""
 
+import dataclasses
 import json
 import os
 import re
@@ -298,8 +299,16 @@ def comparable_code(value: Any, name: str) -> Any:
         return comparable(value, name)
     except TypeError:
         code = getattr(value, "__code__", None)
-        if code is None:
-            return {"type": type(value).__qualname__}
+        if isinstance(value, tuple | list):
+            return [comparable_code(part, name) for part in value]
+        if code is None:  # it may hold one
+            fields = (
+                {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+                if dataclasses.is_dataclass(value)
+                else {}
+            )
+            inside = {key: comparable_code(part, name) for key, part in fields.items()}
+            return {"object": type(value).__qualname__, "fields": inside}
         return {"code": f"{zlib.crc32(_text_of_code(code)):08x}"}
 
 
