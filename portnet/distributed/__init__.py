@@ -29,10 +29,10 @@ What ranks know of each other
     checkpoint. Ctrl-C on one rank ends all after the same step. Metrics of rank 0 decide on early
     stopping; a callback may stop on any rank. Before the first step the ranks compare settings,
     checksums of data (in the dtype of the backend) and parameters, and versions, and none starts if
-    they differ; in the end they compare their parameters. Metrics and validation rows are computed by every rank, all of them;
-    L-BFGS is not distributed, and each rank computes the same. Rank 0 writes checkpoints while the
-    others wait, and it alone draws the progress bar and shows warnings. What a script prints, each
-    rank prints: ask `rank`.
+    they differ; in the end they compare their parameters. Metrics and validation rows are computed
+    by every rank, all of them; L-BFGS is not distributed, and each rank computes the same. Rank 0
+    writes checkpoints while the others wait, and it alone draws the progress bar and shows
+    warnings. What a script prints, each rank prints: ask `rank`. `Trainer.fit_batches` is refused.
 
 Faults
     A rank that dies, or whose script raises, ends the job, with a status that is not 0. So does one

@@ -269,7 +269,12 @@ def check_ranks(
     check_equal(describe, params, checkpoints.differences)
 
 
-def _arrays(data: Dataset, name: str) -> dict[str, Any]:
+def _arrays(data: Any, name: str) -> dict[str, Any]:
+    if not isinstance(data, Dataset):  # some rows of a source stand for all
+        found: dict[str, Any] = {}
+        for part, (shape, some) in data.fingerprints.items():
+            found |= {f"{name}{part}": some, f"{name}{part}.shape": np.asarray(shape)}
+        return found
     X: dict[str, Any] = {f"{name}X": data.X}
     if data.is_sparse:
         X = {f"{name}X.{part}": getattr(data.X, part) for part in ("data", "indices", "indptr")}

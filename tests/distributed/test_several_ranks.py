@@ -616,3 +616,27 @@ def test_batches_of_a_program_are_refused_on_several_ranks(data):
     assert run.epoch == 1
     with pytest.raises(ValueError, match="2 ranks cannot share batches that a program makes"):
         of_all(2, fit_batches)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_estimators_train_from_a_file_on_several_ranks(data, early_stopping, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    from portnet.data.sources import order, reading
+
+    monkeypatch.setattr(reading, "SMALL", 0)  # nothing is read as a whole
+    monkeypatch.setattr(order, "BLOCK", 8 * 80)
+    monkeypatch.setattr(order, "WINDOW", 1 << 10)
+    np.save(tmp_path / "X.npy", data[0])
+
+    def fit():
+        mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+        options = {"max_iter": 3, "random_state": 0, "batch_size": 16, "n_iter_no_change": 9}
+        net = portnet.MLPClassifier((8,), early_stopping=early_stopping, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return net.fit(mapped, data[1])
+
+    alone = fit()
+    found = [of_all(size, fit) for size in (1, 2, 3)]
+    assert len({sha(net.coefs_) for nets in found for net in nets}) == 1
+    np.testing.assert_allclose(found[1][0].loss_curve_, alone.loss_curve_, rtol=1e-5)
