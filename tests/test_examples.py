@@ -352,7 +352,7 @@ def test_example_runs_on_every_backend(name, backend_name, run):
     epochs = few.get(name, 200)
     if name == "sklearn_pipeline" and backend_name != "cupy":
         pytest.skip("slow: each process imports the library; tests/estimators covers the search")
-    run(name, "--backend", backend_name, *short.get(name, []), "--epochs", epochs)
+    run(name, "--backend", backend_name, *short, "--epochs", epochs)
 
 
 def results_of_short_run(name, backend):
