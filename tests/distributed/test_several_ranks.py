@@ -618,6 +618,7 @@ def test_batches_of_a_program_are_refused_on_several_ranks(data):
         of_all(2, fit_batches)
 
 
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_estimators_train_from_a_file_on_several_ranks(data, early_stopping, tmp_path, monkeypatch):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
@@ -632,9 +633,7 @@ def test_estimators_train_from_a_file_on_several_ranks(data, early_stopping, tmp
         mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
         options = {"max_iter": 3, "random_state": 0, "batch_size": 16, "n_iter_no_change": 9}
         net = portnet.MLPClassifier((8,), early_stopping=early_stopping, **options)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return net.fit(mapped, data[1])
+        return net.fit(mapped, data[1])
 
     alone = fit()
     found = [of_all(size, fit) for size in (1, 2, 3)]
