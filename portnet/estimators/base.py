@@ -3,7 +3,7 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral, Real
@@ -707,8 +707,11 @@ class _MLP(BaseEstimator, ABC):
         """Return finish(raw outputs (rows, outputs)) in the library of X."""
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)  # which raises, and takes long
-        if checks.is_source(X) and not isinstance(X, np.ndarray):
-            return self._apply_to_parts(X, method, finish)
+        if checks.is_source(X):
+            from .parts import is_read_in_parts
+
+            if is_read_in_parts(X):
+                return self._apply_to_parts(X, method, finish)
         with inputs.errors_name_argument(X=X):
             backend = self._backend_of_network(X, method)
             with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -718,21 +721,19 @@ class _MLP(BaseEstimator, ABC):
 
     def _apply_to_parts(self, X: ArrayLike, method: str, finish: Callable[[Array], Array]) -> Array:
         """Return finish(raw outputs) of a source, part by part."""
-        from .parts import features_of_parts
+        from .parts import features_of_parts, joined_answers
 
-        backend, found = self._backend_of_network(X, method), []
-        with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        backend = self._backend_of_network(X, method)
+        network = coefs.from_coefs(self.coefs_, self.intercepts_, self.activation)
+
+        def answers() -> Iterator[Any]:
             for x in features_of_parts(self, X, backend):
-                data = Dataset(backend, x)
-                raw = forward(*self._network(data), data, compiled=self.compile)
-                found.append(inputs.on_host(finish(raw))[0])
-        if hasattr(found[0], "tocsr"):
-            import scipy.sparse
+                raw = forward(*network, Dataset(backend, x), compiled=self.compile)
+                yield inputs.on_host(finish(raw))[0]
 
-            stacked: Array = scipy.sparse.vstack(found)
-            return stacked
-        answer: Array = np.concatenate(found)
-        return answer
+        with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            joined: Array = joined_answers(answers(), len(X))
+            return joined
 
     # Files --------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Estimators on data that are read in parts."""
 
+import os
 import signal
 import threading
 
@@ -157,6 +158,33 @@ def test_bad_data_are_refused_and_leave_the_estimator_as_it_was(small_windows, c
     for W, b in zip(net.coefs_, before, strict=True):
         np.testing.assert_array_equal(W, b)
     assert not [t for t in threading.enumerate() if t.name == "portnet windows"]
+
+
+@pytest.mark.parametrize("small", [0, 1 << 26])
+def test_a_file_that_became_shorter_is_an_error_with_the_place(
+    small_windows, small, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(reading, "SMALL", small)
+    net, x = fitted(classifier(), X, LABELS), mapped(tmp_path, X)
+    os.truncate(tmp_path / "a.npy", 30_000)
+    message = r"^X: rows 1493 to 3020 of the file .*a\.npy: the file became shorter, from 60548 to "
+    calls = [
+        lambda: net.predict(x),
+        lambda: net.score(x, LABELS),
+        lambda: classifier().fit(x, LABELS),
+        lambda: classifier().partial_fit(x, LABELS, classes=[0, 1, 2]),
+    ]
+    for call in calls:
+        with pytest.raises(portnet.DataError, match=message):
+            call()
+
+
+def test_sparse_answers_for_parts_are_stacked(small_windows):
+    sparse = pytest.importorskip("scipy.sparse")
+    Y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0]).astype(int)
+    net = fitted(classifier(), X, sparse.csr_array(Y))
+    found = net.predict(Sliced(X))
+    np.testing.assert_array_equal(found.toarray(), net.predict(X).toarray())
 
 
 def test_lbfgs_takes_a_memory_map_as_an_array(small_windows, tmp_path):

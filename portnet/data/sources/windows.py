@@ -82,12 +82,16 @@ class Windows:
             yield window
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, and give back the pages of memory maps."""
         self._closed.set()
         self._free.put(-1)
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self.plan.shuffle == "full":
+            for reader in (self.data.features, self.data.targets, self.data.weights):
+                if reader is not None:
+                    reader.give_back()
         self._current = None
 
     def _take(self, epoch: int, number: int, interrupted: list[int]) -> Window | None:

@@ -1,6 +1,7 @@
 """Reading sources: slices are checked, errors name the place, files that change are noticed."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -125,16 +126,30 @@ def test_a_file_that_shrinks_is_an_error_that_names_it(tmp_path, shuffle):
     def shrink(report):
         os.truncate(tmp_path / "a.npy", 30_000)
 
-    with pytest.raises(DataError, match=r"X: rows \d+ to \d+ of the file .*a\.npy: the file bec"):
+    message = (
+        r"X: rows (\d+) to (\d+) of the file .*a\.npy: the file became shorter, from \d+ to 300"
+    )
+    with pytest.raises(DataError, match=message) as caught:
         trainer.fit(x, y, epochs=3, callbacks=[shrink])
+    first, last = map(int, re.search(message, str(caught.value)).groups())
+    assert first == (30_000 - 128) // 20  # rows of 20 bytes after the header
+    assert first <= last < ROWS
 
 
 @pytest.mark.usefixtures("small_windows")
 def test_a_file_that_shrank_before_the_fit_is_an_error(tmp_path):
     x, y = mapped(tmp_path, X), mapped(tmp_path, LABELS, "y")
+    run = fit(X)
     os.truncate(tmp_path / "a.npy", 30_000)
-    with pytest.raises(DataError, match=r"X: .*a\.npy"):
+    message = (
+        r"X: rows 1493 to 3020 of the file .*a\.npy: the file became shorter, from 60548 to 300"
+    )
+    with pytest.raises(DataError, match=message):
         fit(x, y)
+    with pytest.raises(DataError, match=message):
+        run.predict(x)
+    with pytest.raises(DataError, match=r"X: rows 1393 to 1899 of"):
+        fit(x[100:2000], y[100:2000])
 
 
 @pytest.mark.usefixtures("small_windows")
