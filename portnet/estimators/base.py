@@ -732,7 +732,7 @@ class _MLP(BaseEstimator, ABC):
                 yield inputs.on_host(finish(raw))[0]
 
         with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            joined: Array = joined_answers(answers(), len(X))
+            joined: Array = joined_answers(answers(), X.shape[0])
             return joined
 
     # Files --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import mmap
 import os
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ class Reader:
         How many rows are stored together; 0 where that is unknown or does not matter.
     random : bool
         Whether single rows can be read fast.
+    in_pieces : bool
+        Whether many pieces are read better together, by `read_pieces`, than one by one.
     name : str
         The argument that it was, for messages.
     """
@@ -62,6 +65,7 @@ class Reader:
         self.shape = tuple(int(n) for n in shape)
         self.dtype = np.dtype(x.dtype) if isinstance(x.dtype, str | type) else x.dtype
         self.chunk = _chunk_of(x)
+        self.in_pieces = bool(getattr(x, "is_large", False)) and hasattr(x, "read_pieces")
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -112,6 +116,23 @@ class Reader:
         Values are not checked.
         """
         return False
+
+    def read_pieces(self, pieces: list[tuple[int, int]], out: Host) -> Iterator[None]:
+        """Read pieces (start, stop) into `out`, one behind the other, and cast; yield in between.
+
+        Values are not checked. For sources that are read `in_pieces`.
+        """
+        yield from self.x.read_pieces(pieces, out)
+
+    def read_all(self, pieces: list[tuple[int, int]]) -> Host:
+        """Return the rows of pieces (start, stop), one behind the other."""
+        if not self.in_pieces:
+            return np.concatenate([self.read(*piece) for piece in pieces])
+        rows = sum(stop - start for start, stop in pieces)
+        found = np.empty((rows, *self.shape[1:]), self.dtype)
+        for _ in self.read_pieces(pieces, found):
+            pass
+        return found
 
     def take(self, rows: Host) -> Host:
         """Return single rows, given in ascending order."""
@@ -301,6 +322,8 @@ def reader_of(x: ArrayLike, name: str) -> Reader:
 
 def parts_of(reader: Reader) -> int:
     """Return how many rows to read at once, where all of them are read in order."""
+    if reader.in_pieces:
+        return int(reader.x.rows_at_once)
     rows = max(1, min(16_384, PART // max(1, reader.row_bytes)))
     if not reader.chunk:
         return rows

@@ -1,5 +1,6 @@
 """Processes that may not hold their data train on them, and predict and evaluate them."""
 
+import os
 import subprocess
 import sys
 
@@ -60,6 +61,20 @@ trainer.fit(X, y)
 print(resident("VmRSS") - before)
 """
 
+PARQUET = f"""
+import numpy as np
+import portnet
+{RESIDENT}
+X, y = portnet.data.parquet("data.parquet", target="y")
+net = portnet.mlp([{WIDTH}, 16, 4])
+trainer = portnet.Trainer(net, "softmax_cross_entropy", "adam", batch_size=2048)
+before = resident("VmRSS")
+run = trainer.fit(X, y, epochs=1, validation=0.05)
+print((run.predict_class(X) == y[:]).mean())
+print(resident("VmHWM") - before, portnet.data.to_npy(X, "copy.npy").shape)
+print(resident("VmHWM") - before)
+"""
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is counted so on Linux only")
 
 
@@ -78,10 +93,11 @@ def folder(tmp_path_factory):
     (found / "X.npy").unlink()
 
 
-def lines_of(script, folder):
+def lines_of(script, folder, **environment):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
         cwd=folder,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -109,3 +125,34 @@ def test_predictions_of_estimators_leave_little_of_a_file_resident(folder):
 def test_a_full_shuffle_gives_the_pages_of_a_file_back_in_the_end(folder):
     (grown,) = lines_of(FULL, folder)
     assert int(grown) < 200  # MB
+
+
+def write_parquet(path, **options):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    y = np.arange(ROWS) % 4
+    zeros = np.zeros(ROWS, np.float32)
+    columns = {f"x{i}": (y == i).astype(np.float32) if i < 4 else zeros for i in range(WIDTH)}
+    parquet.write_table(pa.table({**columns, "y": y}), path, **options)
+
+
+@linux
+def test_groups_of_rows_of_parquet_files_are_never_in_memory_as_a_whole(tmp_path):
+    # A group of 268 MB and one of 115 MB, as pyarrow makes them; 366 MB in all.
+    write_parquet(tmp_path / "data.parquet")
+    right, trained, copied = lines_of(PARQUET, tmp_path)
+    (tmp_path / "copy.npy").unlink()
+    assert float(right) == 1
+    assert int(trained.split()[0]) < 250  # MB
+    assert int(copied) < 250
+
+
+@linux
+def test_training_from_a_parquet_file_of_366_mb_under_a_limit_of_300_mb(tmp_path):
+    write_parquet(tmp_path / "data.parquet", row_group_size=1 << 16)
+    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_DATA, ({LIMIT}, {LIMIT}))\n"
+    # The pool that pyarrow prefers reserves more at once than it uses.
+    right, _, _ = lines_of(limit + PARQUET, tmp_path, ARROW_DEFAULT_MEMORY_POOL="system")
+    (tmp_path / "copy.npy").unlink()
+    assert float(right) == 1
