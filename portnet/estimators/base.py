@@ -69,18 +69,12 @@ def _is_stochastic(estimator: Any) -> bool:
     return True
 
 
-def _in_parts(X: ArrayLike, solver: str, files: FitFiles | None) -> tuple[Any, Any]:
+def _in_parts(X: ArrayLike, solver: str) -> tuple[Any, Any]:
     """Return X of a fit, and the module that reads it in parts; None if it is small."""
     from . import parts
 
     X = parts.reader_for(X, solver)
-    if isinstance(X, np.ndarray):
-        return X, None
-    if files is not None:
-        raise ValueError(
-            "checkpoint and resume: not for data that are read in parts: portnet.Trainer has both"
-        )
-    return X, parts
+    return X, None if isinstance(X, np.ndarray) else parts
 
 
 class _Validation(NamedTuple):
@@ -291,7 +285,7 @@ class _MLP(BaseEstimator, ABC):
         method = "partial_fit" if incremental else "fit"
         in_parts: Any = None  # the module of data that are read in parts
         if checks.is_source(X):
-            X, in_parts = _in_parts(X, self.solver, files)
+            X, in_parts = _in_parts(X, self.solver)
         backend = self._backend_for(X) if first else self._backend_of_network(X, method)
         with backend.active():
             if in_parts:
@@ -448,10 +442,10 @@ class _MLP(BaseEstimator, ABC):
         scores.extend(done.scores)
         self.validation_scores_ = scores if monitored else None
 
-    def _batch_size(self, rows: int) -> int:
+    def _batch_size(self, rows: int, warns: bool = True) -> int:
         if isinstance(self.batch_size, str):  # "auto"
             return min(200, rows)
-        if not 1 <= self.batch_size <= rows:
+        if warns and not 1 <= self.batch_size <= rows:
             warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
             )
