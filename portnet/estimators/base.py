@@ -3,7 +3,7 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral, Real
@@ -69,18 +69,12 @@ def _is_stochastic(estimator: Any) -> bool:
     return True
 
 
-def _in_parts(X: ArrayLike, solver: str, files: FitFiles | None) -> tuple[Any, Any]:
+def _in_parts(X: ArrayLike, solver: str) -> tuple[Any, Any]:
     """Return X of a fit, and the module that reads it in parts; None if it is small."""
     from . import parts
 
     X = parts.reader_for(X, solver)
-    if isinstance(X, np.ndarray):
-        return X, None
-    if files is not None:
-        raise ValueError(
-            "checkpoint and resume: not for data that are read in parts: portnet.Trainer has both"
-        )
-    return X, parts
+    return X, None if isinstance(X, np.ndarray) else parts
 
 
 class _Validation(NamedTuple):
@@ -291,7 +285,7 @@ class _MLP(BaseEstimator, ABC):
         method = "partial_fit" if incremental else "fit"
         in_parts: Any = None  # the module of data that are read in parts
         if checks.is_source(X):
-            X, in_parts = _in_parts(X, self.solver, files)
+            X, in_parts = _in_parts(X, self.solver)
         backend = self._backend_for(X) if first else self._backend_of_network(X, method)
         with backend.active():
             if in_parts:
@@ -448,10 +442,10 @@ class _MLP(BaseEstimator, ABC):
         scores.extend(done.scores)
         self.validation_scores_ = scores if monitored else None
 
-    def _batch_size(self, rows: int) -> int:
+    def _batch_size(self, rows: int, warns: bool = True) -> int:
         if isinstance(self.batch_size, str):  # "auto"
             return min(200, rows)
-        if not 1 <= self.batch_size <= rows:
+        if warns and not 1 <= self.batch_size <= rows:
             warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
             )
@@ -707,8 +701,11 @@ class _MLP(BaseEstimator, ABC):
         """Return finish(raw outputs (rows, outputs)) in the library of X."""
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)  # which raises, and takes long
-        if checks.is_source(X) and not isinstance(X, np.ndarray):
-            return self._apply_to_parts(X, method, finish)
+        if checks.is_source(X):
+            from .parts import is_read_in_parts
+
+            if is_read_in_parts(X):
+                return self._apply_to_parts(X, method, finish)
         with inputs.errors_name_argument(X=X):
             backend = self._backend_of_network(X, method)
             with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -718,21 +715,19 @@ class _MLP(BaseEstimator, ABC):
 
     def _apply_to_parts(self, X: ArrayLike, method: str, finish: Callable[[Array], Array]) -> Array:
         """Return finish(raw outputs) of a source, part by part."""
-        from .parts import features_of_parts
+        from .parts import features_of_parts, joined_answers
 
-        backend, found = self._backend_of_network(X, method), []
-        with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        backend = self._backend_of_network(X, method)
+        network = coefs.from_coefs(self.coefs_, self.intercepts_, self.activation)
+
+        def answers() -> Iterator[Any]:
             for x in features_of_parts(self, X, backend):
-                data = Dataset(backend, x)
-                raw = forward(*self._network(data), data, compiled=self.compile)
-                found.append(inputs.on_host(finish(raw))[0])
-        if hasattr(found[0], "tocsr"):
-            import scipy.sparse
+                raw = forward(*network, Dataset(backend, x), compiled=self.compile)
+                yield inputs.on_host(finish(raw))[0]
 
-            stacked: Array = scipy.sparse.vstack(found)
-            return stacked
-        answer: Array = np.concatenate(found)
-        return answer
+        with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            joined: Array = joined_answers(answers(), X.shape[0])
+            return joined
 
     # Files --------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Data that an estimator reads in parts: sources, and large memory maps."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,8 @@ __all__ = [
     "as_array_if_small",
     "cut",
     "features_of_parts",
+    "is_read_in_parts",
+    "joined_answers",
     "network_dtype",
     "parts_dataset",
     "reader_for",
@@ -34,12 +37,23 @@ def as_array_if_small(X: ArrayLike, name: str = "X") -> Any:
     A memory map is used as an array where it is small, or made by joblib.
     """
     if isinstance(X, np.memmap):
-        if X.nbytes <= reading.SMALL or OF_JOBLIB in str(X.filename):
-            return X
-        return reader_of(X, name)
+        return reader_of(X, name) if is_read_in_parts(X, name) else X
     reader = reader_of(X, name)
     cells = int(np.prod(reader.shape))
     return reader[:] if cells * np.dtype(reader.dtype).itemsize <= reading.SMALL else reader
+
+
+def is_read_in_parts(X: ArrayLike, name: str = "X") -> bool:
+    """Return whether a source is read in parts for predictions: not a small memory map.
+
+    Raises DataError for a small one whose file became shorter.
+    """
+    if not isinstance(X, np.memmap):
+        return True
+    if X.nbytes > reading.SMALL and OF_JOBLIB not in str(X.filename):
+        return True
+    reading.check_map(X, name)
+    return False
 
 
 def reader_for(X: ArrayLike, solver: str) -> Any:
@@ -95,3 +109,18 @@ def features_of_parts(estimator: Any, X: ArrayLike, backend: Backend) -> Any:
         with checks.rows_from(start):
             x: Array = checks.features(reader.read(start, stop), backend)
         yield x
+
+
+def joined_answers(parts: Iterator[Any], rows: int) -> Any:
+    """Return the answers for parts of all rows, in turn, as one array, or as one sparse matrix."""
+    first = next(parts)
+    if hasattr(first, "tocsr"):
+        import scipy.sparse
+
+        return scipy.sparse.vstack([first, *parts])
+    found, done = np.empty((rows, *first.shape[1:]), first.dtype), len(first)
+    found[:done] = first
+    for part in parts:
+        found[done : done + len(part)] = part
+        done += len(part)
+    return found

@@ -37,7 +37,9 @@ from .optimizers import SklearnAdam, SklearnSGD
 __all__ = ["FitState", "Position", "fit_lbfgs", "fit_stochastic", "forward"]
 
 
-Position = tuple[Any, Any]  # an order of the rows, and the state of a generator
+# An order of the rows (of a source: the seed of the orders of its epochs), and the state of a
+# generator; each may be None.
+Position = tuple[Any, Any]
 FTOL = 2.220446049250313e-09  # SciPy's, for L-BFGS-B
 NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and "
@@ -130,14 +132,11 @@ def fit_stochastic(
         vectors="by name" if options.alpha > 0 else "one",  # the penalty is of weights only
         sharded=objective.make_sharded_penalized_step,
     )
-    orders: Any = None
-    windows: Any = None
-    if isinstance(data, Dataset):
-        orders = _Orders(data, rng if options.shuffle else None)
-    else:
-        windows = _windows_of(options, data, batch_size, rng, now.n_iter)
+    in_memory, generator = isinstance(data, Dataset), rng if options.shuffle else None
+    orders: Any = _Orders(data, generator) if in_memory else _Seed(generator)
     if position is not None:
         orders.go_to(position)
+    windows = None if in_memory else _windows_of(options, data, batch_size, orders, now.n_iter)
     looked_at = incremental or score is not None or _is_invscaling(options)  # after each epoch
     one_by_one = 0
 
@@ -222,20 +221,37 @@ def fit_stochastic(
     return replace(now, params=unpacked(params), best=unpacked(now.best), solver=solver)
 
 
-def _windows_of(
-    options: Any, data: Any, batch_size: int, rng: np.random.RandomState, epoch: int
-) -> Any:
-    """Return the windows of the epochs of a source, in an order that the generator draws."""
+def _windows_of(options: Any, data: Any, batch_size: int, seed: "_Seed", epoch: int) -> Any:
+    """Return the windows of the epochs of a source from `epoch` on."""
     from ..data.sources.windows import Windows
 
     plan = data.plan(batch_size, bool(options.shuffle))
-    seed = int(rng.randint(1 << 31)) if options.shuffle else 0
-    return Windows(data, plan, seed, range(epoch, epoch + int(options.max_iter)))
+    return Windows(data, plan, seed.seed or 0, range(epoch, epoch + int(options.max_iter)))
 
 
 def _has_ended(options: Any, now: FitState) -> bool:
     """Tell whether a rule had ended the fit when its last checkpoint was written."""
     return bool(now.n_iter >= options.max_iter or now.no_improvement > options.n_iter_no_change)
+
+
+class _Seed:
+    """The seed of the orders of all epochs of a source; None without `rng`, which draws it."""
+
+    def __init__(self, rng: np.random.RandomState | None) -> None:
+        self.rng, self.seed = rng, None if rng is None else int(rng.randint(1 << 31))
+
+    @property
+    def position(self) -> Position:
+        """The seed, and the state of the generator after it was drawn."""
+        if self.rng is None:
+            return None, None
+        return np.array([self.seed]), self.rng.get_state(legacy=False)
+
+    def go_to(self, position: Position) -> None:
+        """Go on from a position."""
+        if self.rng is not None:
+            self.seed = int(position[0][0])
+            self.rng.set_state(position[1])
 
 
 class _Orders:
