@@ -192,12 +192,15 @@ callbacks.append(kill)
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_kill_of_a_rank_ends_the_job_and_the_checkpoint_resumes(tmp_path, alone):
     job = Job(tmp_path, 3, CHECKPOINT + SLOW)
-    os.kill(job.pid(1), signal.SIGKILL)
+    pids = [job.pid(k) for k in range(3)]
+    os.kill(pids[1], signal.SIGKILL)
     began = time.monotonic()
     status, printed = job.ends()
     assert status != 0
     assert time.monotonic() - began < LIMIT
-    assert "Killed" in printed or "signal 9" in printed
+    assert f"rank 1 (process {pids[1]}) was killed by signal 9 (SIGKILL" in printed
+    assert printed.count("was killed by signal") == 1  # not the others, which MPI ends
+    assert not any(map(is_running, pids))
     change = f"import portnet\nepochs = portnet.load('run').epoch + 2\n{CHECKPOINT}"
     before = (tmp_path / "run").read_bytes()
     found = set()
@@ -215,6 +218,7 @@ def test_a_stopped_rank_ends_the_job(tmp_path):
     status, printed = job.ends()
     assert status != 0
     assert f"rank 1 is stopped (process {pid}, as by SIGSTOP)" in printed
+    assert "was killed by signal" not in printed
     assert not is_running(pid)
 
 
@@ -254,6 +258,19 @@ def test_an_error_ends_the_job_with_its_cause(tmp_path, change, words):
     assert words in printed
     assert "runpy" not in printed  # frames of the script only
     assert not hashes(printed)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="supervisors are for Linux")
+def test_a_crash_of_a_library_names_the_rank(tmp_path):
+    """A segmentation fault in a callback of rank 1."""
+    change = """
+import ctypes
+callbacks.append(lambda report: RANK == 1 and report.epoch == 3 and ctypes.string_at(0) == b"")
+"""
+    status, printed = Job(tmp_path, 3, change).ends()
+    assert status != 0
+    assert re.search(r"rank 1 \(process \d+\) was killed by signal 11 \(SIGSEGV: a lib", printed)
+    assert printed.count("was killed by signal") == 1
 
 
 def test_the_status_of_a_script_is_that_of_the_job(tmp_path):
