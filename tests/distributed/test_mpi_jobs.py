@@ -294,6 +294,50 @@ def test_signals_end_all_ranks_after_the_same_step(tmp_path, number, status):
     assert (tmp_path / "run").exists()
 
 
+def test_ctrl_c_at_mpiexec_ends_all_ranks_after_the_same_step(tmp_path):
+    """Each rank gets the signal, in a step of its own; what follows the fit is not interrupted."""
+    job = Job(tmp_path, 3, CHECKPOINT + SLOW)
+    if "HYDRA" not in subprocess.run([MPIEXEC, "--version"], capture_output=True, text=True).stdout:
+        job.process.kill()
+        pytest.skip("the mpiexec of MPICH passes Ctrl-C on; others end the job")
+    for rank in range(3):
+        job.pid(rank)
+    job.process.send_signal(signal.SIGINT)
+    status, printed = job.ends()
+    assert status == 0, printed
+    assert len(set(hashes(printed))) == 1
+    assert len(hashes(printed)) == 3
+    assert len(set(re.findall(r" interrupted after (.*?):", printed))) == 1
+    assert (tmp_path / "run").exists()
+
+
+def test_a_ctrl_c_that_reaches_a_rank_late_is_that_of_the_fit(tmp_path):
+    """Rank 1 gets the signal when the fit that it ends has ended."""
+    late = """
+import threading
+def both():
+    os.kill(int(open("pid0").read()), 2)
+    time.sleep(0.15)
+    os.kill(os.getpid(), 2)
+def start(report):
+    if RANK == 1 and report.epoch == 5:
+        threading.Thread(target=both).start()
+callbacks.append(start)
+"""
+    rest = """
+run = portnet.Trainer(portnet.mlp([10, 2]), "softmax_cross_entropy").fit(
+    X, y, epochs=epochs, callbacks=callbacks
+)
+time.sleep(1)
+sys.stdout.write(f"ended in epoch {run.epoch}\\n")
+sys.exit()
+"""
+    status, printed = Job(tmp_path, 2, SLOW + late + rest).ends()
+    assert status == 0, printed
+    assert len(found := re.findall(r"ended in epoch (\d+)", printed)) == 2
+    assert len(set(found)) == 1
+
+
 def test_warnings_and_lines_come_from_rank_0_only(tmp_path):
     change = "X *= 1e4; more = {'verbose': True}"
     status, printed = Job(tmp_path, 3, change).ends()
