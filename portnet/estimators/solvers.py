@@ -25,7 +25,7 @@ from ..engine.epoch_state import Epochs
 from ..engine.inference import forward_dataset
 from ..engine.interrupts import interrupts
 from ..engine.packing import unpacked
-from ..engine.ranks import current_ranks, fit_signals, is_first, of_first_rank, together
+from ..engine.ranks import fit_signals, is_agreed, is_first, of_first_rank, together
 from ..engine.windows import run_windows
 from ..layers import Layer
 from ..lbfgs import LBFGS
@@ -203,8 +203,8 @@ def fit_stochastic(
             before, at = now, None if files is None else orders.position
             try:
                 now, ended = train(now, executor, interrupted)
-            except KeyboardInterrupt:  # raised outside of steps by a handler other than Python's
-                if interrupted or current_ranks() is not None:  # the second one
+            except KeyboardInterrupt as error:  # outside of steps, by a handler not Python's
+                if interrupted or not is_agreed(error):  # the second one
                     raise
                 now, ended = _interrupted(now), True
             if files is not None:
