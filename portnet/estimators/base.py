@@ -637,7 +637,10 @@ class _MLP(BaseEstimator, ABC):
             )
         train, held_out = split_source(self.validation_fraction, data, rng.randint(1 << 31))
         rows = held_out.rows
-        self._check_training_classes(y, y[train.rows])
+        if data.counts is None:  # several labels for each row, or numbers
+            self._check_training_classes(y, y[train.rows])
+        else:
+            self._check_training_classes(*map(np.flatnonzero, (data.counts, train.counts)))
         return train, _Validation(held_out, y[rows], None if weight is None else weight[rows])
 
     def _check_training_classes(self, y: Host, y_train: Host) -> None:

@@ -99,6 +99,27 @@ def test_early_stopping_holds_out_pieces(small_windows):
     fitted(other, Sliced(X), LABELS, X_val=Sliced(X[:100]), y_val=Sliced(LABELS[:100]))
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("names", [["ant", "bee", "cat"], ["ant", "bee"]])
+def test_early_stopping_without_a_class_to_train_on_is_an_error(small_windows, names):
+    y = np.array(names)[:2][np.arange(ROWS) % 2]
+    y[:3] = names[-1]  # a piece of rows that lie together, where it is another class
+    rare = len(names) == 3
+    found = set()
+    for seed in range(12):
+        net = classifier(early_stopping=True, max_iter=1, random_state=seed)
+        net.set_params(validation_fraction=0.5)
+        try:
+            net.fit(Sliced(X), y)
+        except ValueError as error:
+            found.add(str(error)[:70])
+    assert (len(found) == 1) == rare
+    for text in found:
+        assert text.startswith(
+            "early_stopping: all rows of the classes ['cat'] are in the validation"
+        )
+
+
 def test_rows_of_weight_0_are_left_out(small_windows):
     weight = (np.arange(ROWS) % 3 > 0).astype(float)
     broken = LABELS.copy()
