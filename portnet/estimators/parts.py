@@ -112,8 +112,8 @@ def cut(data: SourceDataset, kept: Host) -> SourceDataset:
 
 def check_parts(estimator: Any, X: Reader) -> None:
     """Raise ValueError unless a source has features of the fitted estimator."""
-    validate_data(estimator, X, reset=False, skip_check_array=True)
     check_features(X, X.name)
+    validate_data(estimator, X, reset=False, skip_check_array=True)
 
 
 def features_of_parts(estimator: Any, X: ArrayLike, backend: Backend) -> Any:

@@ -273,6 +273,7 @@ BROKEN[2_900, 3] = np.nan
         (lambda net: net.fit(Sliced(X.astype(str)), LABELS), "X: expected real numbers, got"),
         (lambda net: net.fit(Sliced(X[:, 0]), LABELS), r"X: expected shape \(rows, features\)"),
         (lambda net: net.fit(Sliced(X), LABELS[:-1]), "inconsistent numbers of samples"),
+        (lambda net: net.predict(Sliced(X[:, 0])), r"X: expected shape \(rows, features\), got"),
         (lambda net: net.predict(Sliced(X[:, :4])), "X has 4 features, but MLPClassifier is exp"),
         (lambda net: net.set_params(solver="lbfgs").fit(Sliced(X), LABELS), "lbfgs needs all rows"),
         (lambda net: net.partial_fit(Sliced(X), LABELS + 1), "y"),
