@@ -637,7 +637,10 @@ class _MLP(BaseEstimator, ABC):
             )
         train, held_out = split_source(self.validation_fraction, data, rng.randint(1 << 31))
         rows = held_out.rows
-        self._check_training_classes(y, y[train.rows])
+        if data.counts is None:  # several labels for each row, or numbers
+            self._check_training_classes(y, y[train.rows])
+        else:
+            self._check_training_classes(*map(np.flatnonzero, (data.counts, train.counts)))
         return train, _Validation(held_out, y[rows], None if weight is None else weight[rows])
 
     def _check_training_classes(self, y: Host, y_train: Host) -> None:
@@ -678,10 +681,18 @@ class _MLP(BaseEstimator, ABC):
     def _check_validation(
         self, backend: Backend, X_val: ArrayLike, y_val: ArrayLike, w: ArrayLike
     ) -> _Validation:
-        X_val = inputs.whole(X_val)
-        if not is_host(X_val) and not backend.holds(X_val):
-            X_val = to_numpy(X_val)
-        X_val = self._features(X_val, backend)
+        in_parts: Any = None
+        if checks.is_source(X_val):
+            from . import parts
+
+            X_val = parts.as_array_if_small(X_val, "X_val")
+            in_parts = None if isinstance(X_val, np.ndarray) else parts
+        if in_parts:
+            in_parts.check_parts(self, X_val)
+        else:
+            if not is_host(X_val) and not backend.holds(X_val):
+                X_val = to_numpy(X_val)
+            X_val = self._features(X_val, backend)
         (y_val,) = inputs.on_host(self._host_labels(y_val))
         numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
         y_val = validate_data(self, y=y_val, reset=False, **numeric)
@@ -692,8 +703,14 @@ class _MLP(BaseEstimator, ABC):
             raise ValueError("The validation set is too small: expected at least 2 rows, got 1.")
         if y_val.ndim == 2 and y_val.shape[1] == 1:
             y_val = column_or_1d(y_val, warn=True)
-        weight = _host_weights(w, X_val.shape[0])
-        return _Validation(Dataset(backend, X_val), self._encode(y_val, "y_val"), weight)
+        weight, y_val = _host_weights(w, X_val.shape[0]), self._encode(y_val, "y_val")
+        if in_parts:
+            loss, outputs = self._loss_and_activation()[0], max(self.n_outputs_, 1)
+            given = X_val, y_val, None, backend, loss, outputs
+            data = in_parts.parts_dataset(*given, name="validation ")
+        else:
+            data = Dataset(backend, X_val)
+        return _Validation(data, y_val, weight)
 
     # Prediction -----------------------------------------------------------------------------------
 

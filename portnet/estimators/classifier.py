@@ -405,12 +405,15 @@ class MLPClassifier(ClassifierMixin, _MLP):
         before = self._class_counts or [0.0] * len(columns)
         all_counts = []
         for column, table, counts in zip(columns, tables, before, strict=True):
-            codes = column.astype(np.int64)
+            codes = column.astype(np.int64, copy=False)
             # With the earlier calls of partial_fit: a call need not have all classes.
             counts = counts + np.bincount(codes, sample_weight, len(known))
             all_counts.append(counts)
             by_class = labels.weights_of_classes(_restrict_to(table, known), known, counts)
-            weight = weight * by_class[codes]
+            if weight is sample_weight:
+                weight = weight * by_class[codes]
+            else:  # in place: it may be of many rows
+                weight *= by_class[codes]
         self._class_counts = tuple(all_counts)
         return weight
 

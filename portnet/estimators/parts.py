@@ -18,6 +18,7 @@ from . import inputs
 
 __all__ = [
     "as_array_if_small",
+    "check_parts",
     "cut",
     "features_of_parts",
     "is_read_in_parts",
@@ -77,9 +78,18 @@ def network_dtype(X: Reader, backend: Backend) -> str:
 
 
 def parts_dataset(
-    X: Reader, y: Any, weight: Host | None, backend: Backend, loss: Any, outputs: int
+    X: Reader,
+    y: Any,
+    weight: Host | None,
+    backend: Backend,
+    loss: Any,
+    outputs: int,
+    name: str = "",
 ) -> SourceDataset:
-    """Return the dataset of a source and encoded y; rows of weight 0 are left out."""
+    """Return the dataset of a source and encoded y; rows of weight 0 are left out.
+
+    `name` is before the names of arguments in messages.
+    """
     found = source_dataset(
         X,
         to_numpy(y),
@@ -89,6 +99,7 @@ def parts_dataset(
         inputs=X.shape[1],
         outputs=outputs,
         classes=None,
+        name=name,
     )
     return found if weight is None or weight.all() else cut(found, weight > 0)
 
@@ -99,11 +110,16 @@ def cut(data: SourceDataset, kept: Host) -> SourceDataset:
     return replace(data, ranges=ranges).surveyed()
 
 
+def check_parts(estimator: Any, X: Reader) -> None:
+    """Raise ValueError unless a source has features of the fitted estimator."""
+    check_features(X, X.name)
+    validate_data(estimator, X, reset=False, skip_check_array=True)
+
+
 def features_of_parts(estimator: Any, X: ArrayLike, backend: Backend) -> Any:
     """Yield X of each part of a source, checked, on the backend."""
     reader = reader_of(X, "X")
-    validate_data(estimator, reader, reset=False, skip_check_array=True)
-    check_features(reader, "X")
+    check_parts(estimator, reader)
     for start in range(0, len(reader), parts_of(reader)):
         stop = min(start + parts_of(reader), len(reader))
         with checks.rows_from(start):

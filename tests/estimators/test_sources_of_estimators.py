@@ -99,6 +99,46 @@ def test_early_stopping_holds_out_pieces(small_windows):
     fitted(other, Sliced(X), LABELS, X_val=Sliced(X[:100]), y_val=Sliced(LABELS[:100]))
 
 
+def test_a_large_validation_set_is_read_in_parts(small_windows, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "PART", 100 * 20)
+    options = {"early_stopping": True, "max_iter": 5}
+    held_out, labels, weight = X[:900], NAMES[LABELS[:900]], np.arange(900) % 3
+    given = {"y_val": labels, "sample_weight_val": weight}
+    expected = fitted(classifier(**options), X, NAMES[LABELS], X_val=held_out, **given)
+    source = Sliced(held_out)
+    for x in (source, mapped(tmp_path, held_out)):
+        net = fitted(classifier(**options), X, NAMES[LABELS], X_val=x, **given)
+        same(net, expected)
+        assert net.validation_scores_ == expected.validation_scores_
+    assert max(stop - start for start, stop in source.slices) == 100
+    with pytest.raises(ValueError, match="in the validation set: X has 4 features, but"):
+        classifier(**options).fit(X, LABELS, X_val=Sliced(held_out[:, :4]), y_val=LABELS[:900])
+    broken = Sliced(BROKEN[2_500:])
+    with pytest.raises(ValueError, match="validation X contains NaN at row 400, column 3"):
+        classifier(**options).fit(X, LABELS, X_val=broken, y_val=LABELS[2_500:])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("names", [["ant", "bee", "cat"], ["ant", "bee"]])
+def test_early_stopping_without_a_class_to_train_on_is_an_error(small_windows, names):
+    y = np.array(names)[:2][np.arange(ROWS) % 2]
+    y[:3] = names[-1]  # a piece of rows that lie together, where it is another class
+    rare = len(names) == 3
+    found = set()
+    for seed in range(12):
+        net = classifier(early_stopping=True, max_iter=1, random_state=seed)
+        net.set_params(validation_fraction=0.5)
+        try:
+            net.fit(Sliced(X), y)
+        except ValueError as error:
+            found.add(str(error)[:70])
+    assert (len(found) == 1) == rare
+    for text in found:
+        assert text.startswith(
+            "early_stopping: all rows of the classes ['cat'] are in the validation"
+        )
+
+
 def test_rows_of_weight_0_are_left_out(small_windows):
     weight = (np.arange(ROWS) % 3 > 0).astype(float)
     broken = LABELS.copy()
@@ -233,6 +273,7 @@ BROKEN[2_900, 3] = np.nan
         (lambda net: net.fit(Sliced(X.astype(str)), LABELS), "X: expected real numbers, got"),
         (lambda net: net.fit(Sliced(X[:, 0]), LABELS), r"X: expected shape \(rows, features\)"),
         (lambda net: net.fit(Sliced(X), LABELS[:-1]), "inconsistent numbers of samples"),
+        (lambda net: net.predict(Sliced(X[:, 0])), r"X: expected shape \(rows, features\), got"),
         (lambda net: net.predict(Sliced(X[:, :4])), "X has 4 features, but MLPClassifier is exp"),
         (lambda net: net.set_params(solver="lbfgs").fit(Sliced(X), LABELS), "lbfgs needs all rows"),
         (lambda net: net.partial_fit(Sliced(X), LABELS + 1), "y"),
