@@ -1,6 +1,8 @@
 """The base class of MLPClassifier and MLPRegressor: fit, validation sets, backends."""
 
 import copy
+import functools
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,7 +17,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, _fit_co
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
-from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .. import perceptron, summary, tree
@@ -443,9 +451,20 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                 f"{now}: warm_start=True begins anew with another optimizer"
             )
 
+    def _validate_params(self) -> None:
+        """Validate the parameters as scikit-learn does, but for those that have their default."""
+        kind = type(self)
+        defaults, given = _defaults_of(kind), vars(self)
+        changed = {
+            n: given.get(n) for n in _names_of(kind) if given.get(n) is not defaults.get(n, n)
+        }
+        validate_parameter_constraints(
+            self._parameter_constraints, changed, caller_name=kind.__name__
+        )
+
     def _validate_changed_params(self) -> None:
         """Validate the parameters, unless they are the objects that were validated last."""
-        now = [self.__dict__.get(name) for name in self._get_param_names()]
+        now = [self.__dict__.get(name) for name in _names_of(type(self))]
         last = self.__dict__.get("_validated", [])
         if len(now) != len(last) or any(a is not b for a, b in zip(now, last, strict=True)):
             self._validate_params()
@@ -1070,6 +1089,22 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         if hasattr(self, "_random_state"):
             new._random_state = copy.deepcopy(self._random_state)
         return new
+
+
+@functools.cache
+def _names_of(kind: Any) -> list[str]:
+    names: list[str] = kind._get_param_names()  # which reads a signature: that takes long
+    return names
+
+
+@functools.cache
+def _defaults_of(kind: Any) -> dict[str, Any]:
+    """Return the valid defaults of a class; of a subclass with checks of its own, none."""
+    ours = next(c for c in kind.__mro__ if c.__module__.startswith(f"{__package__}."))
+    if kind._parameter_constraints is not ours._parameter_constraints:
+        return {}
+    names = inspect.signature(ours.__init__).parameters
+    return {name: p.default for name, p in names.items() if p.default is not p.empty}
 
 
 def check_optimizer(estimator: Any) -> None:
