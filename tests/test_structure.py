@@ -307,7 +307,7 @@ ALLOWED = {
     "estimators/tasks": {"_typing", "estimators/solvers"},
     "plots": {"_typing", "_validation", "backend", "summary"},
     "files/shapes": {"files/errors", "layers"},
-    "perceptron": {"_typing", "_validation", "layers", "rng", "tree"},
+    "perceptron": {"_typing", "_validation", "engine/compile_cache", "layers", "rng", "tree"},
     "estimators/coefs": {"_typing", "layers", "perceptron", "rng"},
     "files/predictor": {
         "_typing",
