@@ -990,6 +990,10 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         array([11.5])
         """
         check_is_fitted(self)
+        if isinstance(weights, str) or not hasattr(weights, "__iter__"):
+            raise TypeError(
+                f"set_weights: expected a list of arrays, as get_weights returns, got {weights!r}"
+            )
         now, given = self._arrays(), list(weights)
         if len(given) != len(now):
             raise ValueError(
@@ -998,7 +1002,11 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         backend = replace(backend_of(now[0]), dtype=str(to_numpy(now[0]).dtype))
         arrays = []
         for i, (old, new) in enumerate(zip(now, given, strict=True)):
-            host, shape = np.asarray(to_numpy(new), np.float64), tuple(old.shape)
+            shape = tuple(old.shape)
+            try:
+                host = np.asarray(to_numpy(new), np.float64)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"set_weights: array {i}: expected numbers: {error}") from None
             if host.shape != shape:
                 raise ValueError(
                     f"set_weights: array {i}: expected shape {shape}, got {host.shape}"

@@ -107,8 +107,8 @@ the newest of them and, with early stopping, the "best_epoch" so far.
 "progress" is null for a run; for an estimator, a dict: "first" and
 "generator", states of the generator before the fit and after the last epoch; "order" of the rows
 in that; "best", the parameters of the best score, and "best_score"; "losses" and "scores" of the
-epochs, and "curves" of metrics. If the best score is that of an earlier epoch, its parameters are those of the estimator:
-"best" is null, and "last" has those after the last epoch.
+epochs, and "curves" of metrics. If the best score is that of an earlier epoch, its parameters are
+those of the estimator: "best" is null, and "last" has those after the last epoch.
 
 A reader refuses what it does not know, before it makes anything: headers above 1 MiB; more than
 10,000 tensors; a description above 512 KiB, of more than 30,000 values, nested deeper than 200, or
