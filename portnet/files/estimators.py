@@ -356,7 +356,7 @@ def _curves(curves: Any) -> dict[str, list[float]]:
 
 
 def _check_resumable(given: Any, values: dict[str, Any], parameters: dict[str, Any]) -> None:
-    """Raise ModelFileError unless a fit can go on from this: `estimators.base.Resumable`."""
+    """Raise ModelFileError unless a fit can go on from this: `estimators.resuming.Resumable`."""
     names = {"first": bool, "state": dict | None, "rows": int, "best": bool, "last": tuple | None}
     fits = isinstance(given, dict) and set(given) == set(names)
     if not fits or not all(isinstance(given[name], kind) for name, kind in names.items()):
@@ -382,7 +382,7 @@ def _fitted(
     if curves is not None:
         estimator._curves = _curves(curves)
     if resumable is not None:
-        wing = importlib.import_module(f"{_PACKAGE}.estimators.base")
+        wing = importlib.import_module(f"{_PACKAGE}.estimators.resuming")
         _check_resumable(resumable, values, parameters)
         estimator._resumable = wing.Resumable(**resumable)
     if values.get("best_loss_") is not None:
