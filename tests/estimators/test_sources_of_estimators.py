@@ -145,7 +145,10 @@ BROKEN[2_900, 3] = np.nan
         (lambda net: net.fit(Sliced(X), LABELS[:-1]), "inconsistent numbers of samples"),
         (lambda net: net.predict(Sliced(X[:, :4])), "X has 4 features, but MLPClassifier is exp"),
         (lambda net: net.set_params(solver="lbfgs").fit(Sliced(X), LABELS), "lbfgs needs all rows"),
-        (lambda net: net.fit(Sliced(X), LABELS, checkpoint="a"), "checkpoint and resume: not for"),
+        (
+            lambda net: net.fit(Sliced(X), LABELS, checkpoint="a"),
+            "checkpoint and resume=path: not for",
+        ),
         (lambda net: net.partial_fit(Sliced(X), LABELS + 1), "y"),
     ],
 )
