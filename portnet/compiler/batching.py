@@ -43,23 +43,29 @@ def interpret_batched(
     arrays: Sequence[Any],
     batched: Sequence[bool],
     count: int,
-    constants: dict[int, Any],
+    constants: dict[Any, Any],
 ) -> list[Any]:
     """Do the operations for `count` networks with the functions of xp; return the leaves.
 
     Every leaf that is an array has the axis of networks in front. `constants` keeps the program's
-    arrays in the library xp, by the ids of their nodes.
+    arrays in the library xp, by the ids of their nodes, and its integers.
     """
     at: dict[int, Any] = {id(n): a for n, a in zip(program.inputs, arrays, strict=True)}
     many = {id(n) for n, each in zip(program.inputs, batched, strict=True) if each}
     for node in program.nodes:
         if node.op == "constant":
             if id(node) not in constants:
-                constants[id(node)] = _constant(xp, node, arrays)
+                kind = _dtype(xp, node, arrays[0], constants)
+                array = xp.asarray(node.value, dtype=kind, device=arrays[0].device)
+                constants[id(node)] = array
             at[id(node)] = constants[id(node)]
         elif node.op != "input":
             given = [at[id(i)] if isinstance(i, Node) else i for i in node.inputs]
             each = [isinstance(i, Node) and id(i) in many for i in node.inputs]
+            if node.op == "astype":
+                at[id(node)] = xp.astype(given[0], _dtype(xp, node, arrays[0], constants))
+                many |= {id(node)} if any(each) else set()
+                continue
             if any(each):
                 many.add(id(node))
                 at[id(node)] = _apply(xp, node, given, each, count)
@@ -75,9 +81,13 @@ def interpret_batched(
     return [leaf(result) for result in program.leaves]
 
 
-def _constant(xp: Any, node: Node, arrays: Sequence[Any]) -> Any:
-    kind = getattr(xp, node.dtype.name)
-    return xp.asarray(node.value, dtype=kind, device=arrays[0].device)
+def _dtype(xp: Any, node: Node, like: Any, known: dict[Any, Any]) -> Any:
+    """Return the dtype of a node; the trace's int64 is what a device has as its integers."""
+    if node.dtype.name != "int64":
+        return getattr(xp, node.dtype.name)
+    if "int64" not in known:
+        known["int64"] = xp.arange(1, device=like.device).dtype
+    return known["int64"]
 
 
 def _for_each(xp: Any, array: Any, count: int) -> Any:
@@ -108,7 +118,7 @@ def _apply(xp: Any, node: Node, given: list[Any], each: list[bool], count: int) 
     if op == "permute_dims":
         return xp.permute_dims(given[0], (0, *(a + 1 for a in node.attr("axes"))))
     if op == "getitem":
-        return given[0][(slice(None), *unfrozen(node.attr("key")))]
+        return _part(xp, given[0], (slice(None), *unfrozen(node.attr("key"))))
     if op == "broadcast_to":
         return xp.broadcast_to(_aligned(xp, given[0], ndim), (count, *node.shape))
     if op == "concat":
@@ -119,6 +129,23 @@ def _apply(xp: Any, node: Node, given: list[Any], each: list[bool], count: int) 
     if op == "take":
         return _taken(xp, node, given, each, count)
     raise EagerError(f"{op} for several networks")
+
+
+def _part(xp: Any, x: Any, key: tuple[Any, ...]) -> Any:
+    """Return x[key]; where it runs backwards, as torch cannot, the part is turned round."""
+    shapes = iter(x.shape)
+    lengths: list[Any] = [None if k is None else next(shapes) for k in key]
+    back, forward = [], []
+    axis = 0  # of the result
+    for k, n in zip(key, lengths, strict=True):
+        if isinstance(k, slice) and (k.step or 1) < 0:
+            taken = range(*k.indices(n))
+            k = slice(taken[-1], taken[0] + 1, -taken.step)
+            back.append(axis)
+        forward.append(k)
+        axis += not isinstance(k, int)
+    part = x[tuple(forward)]
+    return xp.flip(part, axis=tuple(back)) if back else part
 
 
 def _reduced(xp: Any, node: Node, x: Any) -> Any:
