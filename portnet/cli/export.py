@@ -13,7 +13,7 @@ from ..files.atomic import check_writable, write_file
 from ..files.container import open_container
 from ..files.models import describe
 from ..files.shapes import check_parameters
-from ..layers import ACTIVATIONS, Chain, Dense, Residual
+from ..layers import Chain, Dense, Residual
 from ..losses import PoissonLoss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from ..tables import TableModel
 from .errors import refuse
@@ -150,15 +150,14 @@ def _of_run(run: Run) -> Any:
 
 def _add_estimator(graph: Graph, estimator: Any, x: str, **more: Any) -> None:
     """Add the network of an estimator, and its answers."""
-    name = {"logistic": "sigmoid"}.get(estimator.activation, estimator.activation)
-    layers: list[Any] = []
-    params: list[Any] = []
-    for W, b in zip(estimator.coefs_, estimator.intercepts_, strict=True):
-        layers += [Dense(W.shape[1]), ACTIVATIONS[name]]
-        params += [{"W": np.asarray(W), "b": np.asarray(b)[None, :]}, ()]
-    dtype = params[0]["W"].dtype
-    raw = add_layers(graph, Chain(layers[:-1]), params[:-1], x, dtype)
     labels = getattr(estimator, "classes_", None)
+    if isinstance(labels, list) or estimator.out_activation_ == "loss.mean":
+        what = "several heads" if isinstance(labels, list) else "a loss with a mean of its own"
+        raise refuse(f"export: an estimator with {what} has no ONNX form")
+    model, params = estimator._network()
+    params = tree.map(np.asarray, params)
+    dtype = params[0]["W"].dtype
+    raw = add_layers(graph, model, params, x, dtype)
     add_answers(
         graph,
         raw,
