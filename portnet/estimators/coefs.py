@@ -4,6 +4,7 @@ Each W and b is uniform in -bound to bound, bound = sqrt(factor / (n_in + n_out)
 before logistic units and else 6 (Glorot and Bengio 2010).
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -26,8 +27,8 @@ def draw(
 ) -> tuple[list[Host], list[Host], tuple[Params, ...]]:
     """Return the initial coefs, intercepts and parameters of other layers, on the host.
 
-    `sizes` are those of the hidden layers and of the output. Layers of one's own draw from a
-    generator that `rng` seeds; where there is none, the weights are those of a plain network.
+    `sizes` are those of the hidden layers and of the output. Layers of one's own draw from another
+    generator, so that W and b are those of a network without them.
     """
     coefs: list[Host] = []
     intercepts: list[Host] = []
@@ -48,7 +49,7 @@ def draw(
     factors = [2.0 if isinstance(layer, Sigmoid) else 6.0 for layer in activations]
     factors.append(factors[-1] if factors else 6.0)
     own = any(type(layer) not in _DRAW_NOTHING for i, layer in enumerate(made) if i % step)
-    seeded = generator(int(rng.randint(2**31))) if own else generator(0)
+    seeded = generator(int(copy.deepcopy(rng).randint(2**31)) if own else 0)
     for i, layer in enumerate(made):
         if i % step == 0:
             n_out = sizes[i // step]

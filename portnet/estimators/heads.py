@@ -20,10 +20,18 @@ __all__ = ["Heads", "HeadsCrossEntropy", "has_heads", "parts"]
 
 
 def has_heads(y: Any) -> bool:
-    """Tell whether checked y (rows, heads) has several class labels in each row."""
+    """Tell whether checked y (rows, heads) has several class labels in each row.
+
+    Raises ValueError for numbers that are no labels.
+    """
     if getattr(y, "ndim", 1) != 2 or y.shape[1] < 2 or hasattr(y, "tocsr"):
         return False
-    return bool(type_of_target(y) == "multiclass-multioutput")
+    kind = type_of_target(y)
+    if kind == "continuous-multioutput":
+        raise ValueError(
+            f"Unknown label type: {kind}: y has numbers with fractions. For them, use MLPRegressor"
+        )
+    return bool(kind == "multiclass-multioutput")
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,7 +70,8 @@ def check_own_loss(loss: Any, target: Host, backend: Backend) -> None:
         check_loss(loss, pred, y)
     except GradientError as error:
         found = _worst(loss, raw, y, backend, dtype, weight)
-        raise GradientError(f"loss={name_of(loss)}: {found or error}") from None
+        name = getattr(loss, "__name__", name_of(loss))
+        raise GradientError(f"loss={name}: {found or error}") from None
 
 
 def _worst(loss: Any, raw: Host, target: Array, backend: Backend, dtype: str, weight: Array) -> str:

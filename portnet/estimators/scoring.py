@@ -42,11 +42,11 @@ def scorers_of(given: Any) -> dict[str, Scorer]:
     if isinstance(given, dict):
         return {str(name): scorer_of(one, f"metrics[{name!r}]") for name, one in given.items()}
     several = given if isinstance(given, list | tuple) else [given]
+    if "loss" in several:
+        raise ValueError("metrics: 'loss' is always in history_, leave it out")
     found = {name_of_scorer(one): scorer_of(one, "metrics") for one in several}
     if len(found) < len(several):
         raise ValueError(f"metrics: two have the same name: give a dict, got {list(found)}")
-    if "loss" in found:
-        raise ValueError("metrics: 'loss' is always in history_, leave it out")
     return found
 
 

@@ -13,7 +13,7 @@ from .encoding import TEXT_LIMIT, decode, encode, has_custom, refuse_repeated, t
 from .errors import ModelFileError
 from .generators import generator_of
 from .predictor import Predictor
-from .shapes import check_parameters
+from .shapes import check_parameters, is_floating
 
 __all__ = ["describe", "estimator_from", "is_estimator"]
 
@@ -388,6 +388,27 @@ def _classes_from(labels: Any) -> Any:
     return labels
 
 
+def _curves(curves: Any) -> dict[str, list[float]]:
+    """Return the curves of metrics, checked: arrays (epochs,) by name."""
+    arrays = curves.values() if isinstance(curves, dict) else [None]
+    if not all(is_floating(curve) and curve.ndim == 1 for curve in arrays):
+        raise ModelFileError("curves: expected arrays (epochs,) of floats by name")
+    return {name: curve.tolist() for name, curve in curves.items()}
+
+
+def _check_resumable(given: Any, values: dict[str, Any], parameters: dict[str, Any]) -> None:
+    """Raise ModelFileError unless a fit can go on from this: `estimators.base.Resumable`."""
+    names = {"first": bool, "state": dict | None, "rows": int, "best": bool, "last": tuple | None}
+    fits = isinstance(given, dict) and set(given) == set(names)
+    if not fits or not all(isinstance(given[name], kind) for name, kind in names.items()):
+        raise ModelFileError(f"resumable: expected {', '.join(names)}, got {given!r:.80}")
+    if given["state"] is not None:
+        generator_of(given["state"])  # which checks it
+    if given["last"] is not None:
+        model = perceptron.network(parameters, values["coefs_"], values["intercepts_"], ())[0]
+        check_parameters(model, given["last"], values["n_features_in_"], "resumable")
+
+
 def _fitted(
     kind: Any, values: dict[str, Any], parameters: dict[str, Any], labels: dict[str, Any] | None
 ) -> Any:
@@ -400,9 +421,10 @@ def _fitted(
     if (others := values.pop("layer_params", None)) is not None:
         estimator._layer_params = others
     if curves is not None:
-        estimator._curves = {name: curve.tolist() for name, curve in curves.items()}
+        estimator._curves = _curves(curves)
     if resumable is not None:
         wing = importlib.import_module(f"{_PACKAGE}.estimators.base")
+        _check_resumable(resumable, values, parameters)
         estimator._resumable = wing.Resumable(**resumable)
     if values.get("best_loss_") is not None:
         values["best_loss_"] = np.float64(values["best_loss_"])
