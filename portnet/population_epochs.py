@@ -20,11 +20,9 @@ from ._typing import Array, ArrayLike, Host, Params, State
 from .backend import device, namespace, read_vectors
 from .compiler import Compiled
 from .compiler.errors import EagerError
-from .compiler.native_policy import why_no_machine_code
-from .compiler.settings import native_mode
 from .data.dataset import Dataset
 from .divergence import DivergenceError, divergence_error, warn_of_unscaled_inputs
-from .engine.compile_cache import compiler_for, compiles, is_cacheable
+from .engine.compile_cache import compiler_for, compiles, is_cacheable, makes_machine_code
 from .engine.epoch import EpochExecutor, quiet
 from .engine.epoch_state import Epochs
 from .engine.interrupts import interrupts
@@ -33,8 +31,10 @@ from .engine.networks import (
     MakeNetworksStep,
     NetworksResult,
     OwnRates,
+    is_faster_in_turn,
     rows_in_turn,
     run_networks,
+    size_of_step,
     stacked,
     unstacked,
 )
@@ -125,9 +125,7 @@ def _why_in_turn(fits: list[Fit], options: FitOptions) -> str:
     if any(len(f.data) != len(data) for f in fits):
         return "they have different numbers of rows"
     size = min(run.trainer.batch_size or len(data), len(data))
-    widths = sum(int(p.shape[-1]) for p in leaves if len(p.shape) > 1 and p.shape[0] > 1)
-    elements = size * (int(data.X.shape[1]) + widths)
-    count = sum(math.prod(p.shape) for p in leaves)
+    elements, count = size_of_step(run.params, size, int(data.X.shape[1]))
     own = math.prod(data.X.shape) if fits[1].data is not data else 0
     if len(fits) * max(elements, count, own) > MOST:
         return "together they would need much memory"
@@ -137,21 +135,16 @@ def _why_in_turn(fits: list[Fit], options: FitOptions) -> str:
 
 
 def _is_faster_in_turn(fit: Fit, options: FitOptions, elements: int, count: int) -> bool:
-    """Tell whether networks of so many parameters are trained faster in turn.
-
-    `elements` are those of the arrays of a step. In microseconds of a step of one network, measured
-    on one core: a fit begins once for all networks, an epoch is looked at once, and calls are made
-    once; but what a network reads and writes stays in the cache, and all of its steps are machine
-    code if there are many, where they are in turn.
-    """
     run, rows = fit.run, len(fit.data)
-    steps = -(-rows // (run.trainer.batch_size or rows))
-    total = max(1, steps * (fit.last - run.epoch))
-    machine_code = run.trainer.compile and native_mode() != "never" and not why_no_machine_code()
-    saved = 1200 / total + 300 * _is_looked_at(options, fit) / steps
-    saved += (9 if total < 2000 else 6) if machine_code else 30
-    saved -= 3 if _shuffles(run.trainer) else 0
-    return saved < 0.003 * elements + 0.004 * count
+    return is_faster_in_turn(
+        elements,
+        count,
+        steps=-(-rows // (run.trainer.batch_size or rows)),
+        epochs=fit.last - run.epoch,
+        looked_at=_is_looked_at(options, fit),
+        shuffled=_shuffles(run.trainer),
+        machine_code=run.trainer.compile and makes_machine_code(),
+    )
 
 
 def _shuffles(trainer: TrainerLike) -> bool:

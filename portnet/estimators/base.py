@@ -52,7 +52,15 @@ from .ensemble import fit_networks, join, networks_of, refuse_for_networks
 from .inputs import _host_weights
 from .own_losses import ROWS, check_own_loss
 from .scoring import measured, name_of_scorer, scorer_of, scorers_of
-from .solvers import FitState, fit_lbfgs, fit_stochastic, forward, solver_of
+from .solvers import (
+    FitState,
+    Training,
+    fit_lbfgs,
+    forward,
+    solver_of,
+    stochastic,
+    trained_alone,
+)
 from .sparse_dense import SparseDense
 from .tasks import FitTasks, has_callbacks
 
@@ -518,7 +526,12 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         if others:
             self._layer_params = tree.map(lambda a: backend.asarray(a, backend.dtype), others)
 
-    def _run_solver(
+    def _run_solver(self, *prepared: Any) -> FitState:
+        """Run the solver and set the attributes to its result."""
+        done: FitState = trained_alone(self._solving(*prepared))
+        return done
+
+    def _solving(
         self,
         data: Dataset,
         validation: _Validation | None,
@@ -529,8 +542,9 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         before: Resumable | None,
         measure: Callable[[Params], dict[str, float]] | None,
         given: tuple[ArrayLike, ArrayLike, ArrayLike],
-    ) -> FitState:
-        """Run the solver and set the attributes to its result."""
+        shared: Any = None,
+    ) -> Training:
+        """Run the solver as `solvers.stochastic` does, and set the attributes to its result."""
         model, params = self._network(data)
         loss, _ = self._loss_and_activation()
         start = FitState(params, getattr(self, "loss_", math.nan), t=self.t_)
@@ -546,7 +560,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             start, position = self._resume(start, incremental, before), None
             if files is not None:
                 start, position = files.start(data, validation, start)
-            done = fit_stochastic(
+            done = yield from stochastic(
                 self,
                 model,
                 loss,
@@ -562,6 +576,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                 position=position,
                 resumed=before is not None,
                 seed=seed,
+                shared=shared,
             )
             if incremental:
                 self.__dict__.pop("_resumable", None)

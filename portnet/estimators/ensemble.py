@@ -1,7 +1,8 @@
 """Ensembles: an estimator with ``n_networks=K`` is K of them, which differ in their seeds.
 
 The networks are `estimators_`: estimators of the same parameters with ``n_networks=1``, and seeds
-that `random_state` draws. Each is fitted as it would be by itself.
+that `random_state` draws. Each is fitted as it would be by itself; where that is faster, the epochs
+of all are trained together.
 """
 
 import copy
@@ -13,7 +14,9 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
+from ..engine.epoch import quiet
 from .solvers import FitState
+from .together import Shared, train_together
 
 __all__ = ["fit_networks", "join", "networks_of", "refuse_for_networks"]
 
@@ -74,13 +77,42 @@ def fit_networks(
         for network in networks:
             own = vars(estimator)
             vars(network).update({n: own[n] for n in ("classes_", "_label_binarizer") if n in own})
-    done = [fit(network) for network in networks]
+    done = _fitted(estimator, networks, fit, incremental)
     join(estimator, networks)
     warned = [state for state in done if state.warning]
     if not warned:
         return FitState(None)
     some = f" ({len(warned)} of {count} networks)" if len(warned) < count else ""
     return replace(warned[0], params=None, warning=warned[0].warning + some)
+
+
+def _fitted(
+    estimator: Any, networks: list[Any], fit: Callable[[Any], FitState], incremental: bool
+) -> list[FitState]:
+    """Return the results of the fits of all networks: in turn, or their epochs together."""
+    if incremental or estimator.solver == "lbfgs":
+        return [fit(network) for network in networks]
+    shared, prepared = Shared(), dict[int, Any]()
+    done = {}
+    for k, network in enumerate(networks):
+
+        def keep(*given: Any, k: int = k) -> FitState:
+            prepared[k] = given
+            return FitState(None)
+
+        network._run_solver = keep  # all but the solver
+        try:
+            done[k] = fit(network)
+        finally:
+            del network._run_solver
+    if prepared:
+        backend = prepared[0][0].backend
+        with backend.active(), quiet():
+            trainings = [networks[k]._solving(*prepared[k], shared) for k in prepared]
+            looked_at = bool(estimator.early_stopping or estimator.metrics is not None)
+            found = train_together(trainings, shared, int(estimator.max_iter), looked_at)
+        done |= dict(zip(prepared, found, strict=True))
+    return [done[k] for k in range(len(networks))]
 
 
 def join(estimator: Any, networks: list[Any]) -> None:

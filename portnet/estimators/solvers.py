@@ -7,9 +7,9 @@ reads numbers once per epoch, or once per evaluation of L-BFGS.
 
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -18,7 +18,7 @@ from .._typing import Array, Host, Params, State
 from ..backend import namespace
 from ..data.dataset import Dataset
 from ..engine.compile_cache import compile_cached, compiles, is_cacheable, release
-from ..engine.epoch import EpochExecutor, run_epochs
+from ..engine.epoch import EpochExecutor, EpochResult, run_epochs
 from ..engine.epoch_state import Epochs
 from ..engine.inference import forward_dataset
 from ..engine.interrupts import interrupts
@@ -33,7 +33,18 @@ from . import objective
 from .idle_executors import executor_of
 from .optimizers import SklearnAdam, SklearnSGD
 
-__all__ = ["FitState", "Position", "fit_lbfgs", "fit_stochastic", "forward", "solver_of"]
+__all__ = [
+    "EpochsWanted",
+    "FitState",
+    "Position",
+    "Training",
+    "fit_lbfgs",
+    "fit_stochastic",
+    "forward",
+    "solver_of",
+    "stochastic",
+    "trained_alone",
+]
 
 
 Position = tuple[Any, Any]  # an order of the rows, and the state of a generator
@@ -88,7 +99,46 @@ def block_size(params: Params) -> int:
 # Epochs of sgd and adam -------------------------------------------------------------------------
 
 
-def fit_stochastic(
+class EpochsWanted(NamedTuple):
+    """Epochs that `stochastic` wants to be trained: what `run_epochs` takes.
+
+    `alone` is the executor of a fit of one network.
+    """
+
+    alone: EpochExecutor
+    params: Params
+    state: State
+    epochs: Epochs
+    interrupted: list[int]
+
+
+Training = Generator[EpochsWanted, EpochResult, Any]  # asks for epochs, gets their results
+
+
+def trained_alone(training: Training, wanted: EpochsWanted | None = None) -> Any:
+    """Train the epochs of one network and return the result; `wanted` are the first ones."""
+    try:
+        wanted = next(training) if wanted is None else wanted
+        while True:
+            try:
+                end = run_epochs(
+                    *wanted, look_at=lambda params, state: (params, state), packed=True
+                )
+            except BaseException as error:
+                wanted = training.throw(error)
+            else:
+                wanted = training.send(end)
+    except StopIteration as ended:
+        return ended.value
+
+
+def fit_stochastic(*args: Any, **options: Any) -> FitState:
+    """Train one network: see `stochastic`."""
+    done: FitState = trained_alone(stochastic(*args, **options))
+    return done
+
+
+def stochastic(
     options: Any,
     model: Layer,
     loss: Loss,
@@ -105,7 +155,8 @@ def fit_stochastic(
     position: Position | None = None,
     resumed: bool = False,
     seed: int | None = None,
-) -> FitState:
+    shared: Any = None,
+) -> Training:
     """Train epochs of sgd or adam until a stopping rule holds; one epoch if incremental.
 
     With `score`, the result has the parameters of the best score or, as in scikit-learn, the last
@@ -116,6 +167,9 @@ def fit_stochastic(
     Raises ValueError if an epoch is not finite and no parameters have a best score. `files`, a
     `checkpoints.FitFiles`, writes the state after epochs; `position` is that of the orders where
     they go on. If `resumed` without it, the orders of the epochs before are drawn again.
+
+    Whoever runs this generator trains the epochs that it yields, alone or with those of other
+    networks; `shared`, a `together.Shared`, then says how many take how long.
     """
     if now.solver is None:
         now = replace(now, solver=solver_of(options, now.params))
@@ -141,28 +195,22 @@ def fit_stochastic(
 
     def train(
         now: FitState, executor: EpochExecutor, interrupted: list[int]
-    ) -> tuple[FitState, bool]:
+    ) -> Generator[EpochsWanted, EpochResult, tuple[FitState, bool]]:
         """Train one epoch, or as many as no rule looks at; return whether training ends."""
         nonlocal one_by_one
         count = 1
         if not looked_at and not one_by_one:  # no rule ends training before
             least = min(options.n_iter_no_change + 1 - now.no_improvement, options.max_iter)
             least = min(least, options.max_iter - now.n_iter)
-            count = max(1, min(int(least), executor.epochs_at_once(0.05, rows, steps)))
+            pace = executor if shared is None else shared.pace(executor)
+            count = max(1, min(int(least), pace.epochs_at_once(0.05, rows, steps)))
             count = count if files is None else files.epochs_until_due(count)
         keys: list[Key | None] = [None] * count
         if seed is not None:
             keys = [key(seed, now.n_iter + epoch) for epoch in range(1, count + 1)]
         task = None if tasks is None else tasks.begin(now)
-        end = run_epochs(
-            executor,
-            now.params,
-            now.solver.state,
-            Epochs(data, batch_size, keys, orders.draw(count)),
-            interrupted,
-            look_at=lambda params, state: (params, state),
-            packed=True,
-        )
+        wanted = Epochs(data, batch_size, keys, orders.draw(count))
+        end = yield EpochsWanted(executor, now.params, now.solver.state, wanted, interrupted)
         finite = end.finite and all(map(math.isfinite, end.losses))
         if not finite and count > 1:  # which epoch is it? They are made again
             orders.keep(0)
@@ -207,7 +255,7 @@ def fit_stochastic(
         while not ended:
             before, at = now, None if files is None else orders.position
             try:
-                now, ended = train(now, executor, interrupted)
+                now, ended = yield from train(now, executor, interrupted)
             except KeyboardInterrupt:  # raised outside of steps by a handler other than Python's
                 if interrupted:  # the second one
                     raise

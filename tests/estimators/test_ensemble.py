@@ -49,6 +49,23 @@ def alone(network):
     return type(network)(**network.get_params())
 
 
+@pytest.fixture
+def together(monkeypatch):
+    """Let networks be trained together wherever they can be, and count how often they are."""
+    from portnet.estimators import together as module
+
+    made = []
+    original = module._Stack.train
+    monkeypatch.setattr(module, "is_faster_in_turn", lambda *args, **options: False)
+
+    def train(self, *given):
+        made.append(len(self.networks))
+        return original(self, *given)
+
+    monkeypatch.setattr(module._Stack, "train", train)
+    return made
+
+
 def assert_same_networks(found, expected):
     for a, b in zip(found.estimators_, expected.estimators_, strict=True):
         for W, V in zip([*a.coefs_, *a.intercepts_], [*b.coefs_, *b.intercepts_], strict=True):
@@ -62,17 +79,45 @@ def assert_same_networks(found, expected):
         {"solver": "sgd", "early_stopping": True, "tol": 1.0, "n_iter_no_change": 2},
         {"solver": "lbfgs"},
         {"dropout": 0.2, "norm": "layer", "optimizer": portnet.AdamW(0.01)},
+        {
+            "max_iter": 60,
+            "tol": 0.01,
+            "n_iter_no_change": 1,
+            "n_networks": 7,
+            "learning_rate_init": 0.05,
+        },
+        {"solver": "sgd", "learning_rate": "adaptive", "tol": 0.1, "n_iter_no_change": 1},
+        {"solver": "sgd", "learning_rate": "invscaling", "shuffle": False},
+        {"batch_size": 20, "early_stopping": True, "metrics": ["f1_macro"]},
+        {"compile": False},
     ],
-    ids=["adam", "early stopping", "l-bfgs", "dropout"],
+    ids=[
+        "adam",
+        "early stopping",
+        "l-bfgs",
+        "dropout",
+        "different ends",
+        "adaptive",
+        "invscaling",
+        "curves",
+        "not compiled",
+    ],
 )
-def test_networks_are_those_of_fits_one_by_one(parameters):
+def test_networks_are_those_of_fits_one_by_one(parameters, together):
     weight = np.linspace(0.5, 1.5, len(X))
     found = classifier(**parameters).fit(X, Y, sample_weight=weight)
+    assert bool(together) == (parameters.get("solver") != "lbfgs")
+    if parameters.get("n_networks") == 7:
+        assert len(set(together)) > 1  # some went on without the others
+        assert len({network.n_iter_ for network in found.estimators_}) > 3
     seeds = [network.random_state for network in found.estimators_]
-    assert len(set(seeds)) == 3
+    assert len(set(seeds)) == found.n_networks
     for network in found.estimators_:
         expected = alone(network).fit(X, Y, sample_weight=weight)
         assert network.n_iter_ == expected.n_iter_
+        if hasattr(expected, "history_"):
+            for name, curve in expected.history_.items():
+                np.testing.assert_allclose(network.history_[name], curve, rtol=1e-12)
         for a, b in zip(network.coefs_, expected.coefs_, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
     assert found.n_iter_ == max(network.n_iter_ for network in found.estimators_)
@@ -139,6 +184,45 @@ def test_spread_grows_away_from_the_data():
     found.fit(x, np.sin(3 * x[:, 0]))
     _, std = found.predict([[0.0], [4.0]], return_std=True)
     assert std[1] > 5 * std[0]
+
+
+def test_a_network_that_diverges_is_an_error_as_by_itself(together):
+    options = {"solver": "sgd", "learning_rate_init": 1e5, "max_iter": 50}
+    found = regressor(**options)
+    with pytest.raises(ValueError, match="non-finite"):
+        found.fit(X, X[:, 0])
+    assert together
+    assert not hasattr(found, "estimators_")
+
+
+def test_ctrl_c_ends_all_networks(together, monkeypatch):
+    import signal
+
+    from portnet.estimators import together as module
+
+    original = module.run_networks
+
+    def run(*args, **options):
+        if len(together) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return original(*args, **options)
+
+    monkeypatch.setattr(module, "run_networks", run)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        found = regressor(early_stopping=True, max_iter=50).fit(X, X[:, 0])
+    assert [network.n_iter_ for network in found.estimators_] == [2, 2, 2]
+
+
+def test_layers_that_cannot_be_traced_are_trained_in_turn(together):
+    class Looks(portnet.Tanh):
+        def forward(self, params, x, key=None):
+            assert float(x[0, 0]) < 1e9
+            return super().forward(params, x)
+
+    found = regressor(activation=Looks(), compile=False, max_iter=3).fit(X, X[:, 0])
+    for network in found.estimators_:
+        expected = alone(network).fit(X, X[:, 0])
+        np.testing.assert_array_equal(network.coefs_[0], expected.coefs_[0])
 
 
 def test_going_on_equals_an_uninterrupted_fit():
