@@ -1,16 +1,14 @@
 """The base class of MLPClassifier and MLPRegressor: fit, validation sets, backends."""
 
 import copy
-import functools
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral, Real
 from os import PathLike
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, _fit_context
@@ -45,22 +43,15 @@ from ..engine.epoch import quiet
 from ..engine.packing import unpacked
 from ..losses import Loss
 from ..optimizers import OPTIMIZERS
-from ..transforms import refuse_transforms
-from . import coefs, inputs
+from . import coefs, curves, inputs, parameters, resuming
+from . import weights as weights_of
 from .checkpoints import FitFiles
-from .ensemble import fit_networks, join, networks_of, refuse_for_networks
+from .curves import Validation
+from .ensemble import fit_networks, join, leave_networks, networks_of, refuse_for_networks
 from .inputs import _host_weights
 from .own_losses import ROWS, check_own_loss
-from .scoring import measured, name_of_scorer, scorer_of, scorers_of
-from .solvers import (
-    FitState,
-    Training,
-    fit_lbfgs,
-    forward,
-    solver_of,
-    stochastic,
-    trained_alone,
-)
+from .resuming import Resumable
+from .solvers import FitState, Training, fit_lbfgs, forward, stochastic, trained_alone
 from .sparse_dense import SparseDense
 from .tasks import FitTasks, has_callbacks
 
@@ -94,30 +85,6 @@ def _is_stochastic(estimator: Any) -> bool:
             f"{estimator.solver} is not stochastic."
         )
     return True
-
-
-class _Validation(NamedTuple):
-    """The validation set: features on the backend, targets and weights on the host."""
-
-    data: Dataset
-    y: Host
-    weight: Host | None
-
-
-class Resumable(NamedTuple):
-    """What `fit` needs to go on from a fit, besides fitted attributes.
-
-    `first` tells whether the fit began with a new network, `state` is that of the generator at its
-    begin if `random_state` is no integer, `rows` the number of training rows. Under early stopping,
-    `best` tells whether the network has the parameters of the best epoch, and `last` are those of
-    the last one if they are others.
-    """
-
-    first: bool
-    state: dict[str, Any] | None
-    rows: int
-    best: bool = False
-    last: Params = None
 
 
 class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
@@ -353,15 +320,15 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             self._validate_changed_params()
             if self.early_stopping:
                 raise ValueError("partial_fit does not support early_stopping=True")
-        self._check_options()
+        parameters.check_options(self)
+        goes_on = incremental or resume or (self.warm_start and train)
         if self.n_networks > 1:
             more = validation, incremental, files, resume, train
-            goes_on = incremental or resume or (self.warm_start and train)
             return fit_networks(
                 self, lambda one: one._fit(X, y, sample_weight, *more), goes_on, incremental
             )
         if "estimators_" in self.__dict__:
-            self._leave_networks(incremental or resume or (self.warm_start and train))
+            leave_networks(self, goes_on)
         hidden = self._hidden_sizes()
         given = X, y, sample_weight
         resume = resume and hasattr(self, "coefs_")
@@ -375,11 +342,17 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         with backend.active(), quiet():
             self._learn_targets(y, backend, incremental or resume)
             y = self._encode(y)
-            before = self._last_fit() if resume else None
-            rng = self._generator(incremental and not first) if before is None else self._rewound()
+            before = resuming.last_fit(self) if resume else None
+            rng = (
+                self._generator(incremental and not first)
+                if before is None
+                else resuming.rewound(self)
+            )
             if files is not None:
                 files.begin(self, rng)
-            start = before or Resumable(first, None if incremental else self._state_of(rng), 0)
+            start = before or Resumable(
+                first, None if incremental else resuming.state_of(self, rng), 0
+            )
             sizes = [X.shape[1], *hidden, self.n_outputs_]
             if first:
                 self._initialize(sizes, backend, rng)
@@ -398,98 +371,22 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             held_out = self._given_validation(backend, **(validation or {}))
             if held_out is None and self.early_stopping and self.solver in STOCHASTIC:
                 data, held_out = self._split(data, to_numpy(y), weight, rng)
-            measure = self._measure(data, to_numpy(y), weight, held_out)
+            measure = curves.measure_of(self, data, to_numpy(y), weight, held_out)
             if before is not None:
-                self._check_resumed(before, len(data))
+                resuming.check_resumed(self, before, len(data))
             fit = self._run_solver
             if not incremental and has_callbacks(self):
                 fit = with_callbacks(type(self)._run_solver).__get__(self)
             return fit(data, held_out, rng, incremental, files, start, before, measure, given)
 
-    def _leave_networks(self, goes_on: bool) -> None:
-        """Forget the networks of an ensemble; raise ValueError for a fit that goes on."""
-        if goes_on:
-            raise ValueError(
-                f"n_networks=1, but {len(self.estimators_)} networks are fitted: use a new "
-                "estimator"
-            )
-        for name in ("estimators_", "n_iter_", "t_", "loss_"):
-            self.__dict__.pop(name, None)
-
-    def _check_options(self) -> None:
-        """Raise ValueError for parameters that exclude each other."""
-        if self.optimizer is not None:
-            check_optimizer(self)
-        if self.solver == "lbfgs":
-            more = {"dropout": self.dropout or None, "optimizer": self.optimizer}
-            more["metrics"] = self.metrics
-            for name, value in more.items():
-                if value is not None:
-                    raise ValueError(
-                        f"{name}={value!r} needs solver='adam' or 'sgd', which train in epochs; "
-                        "got solver='lbfgs'"
-                    )
-        elif self.scoring is not None and not self.early_stopping:
-            raise ValueError(
-                f"scoring={self.scoring!r} is monitored by early stopping: set early_stopping=True,"
-                " or give metrics=[...] to have a curve of it in history_"
-            )
-
-    def _state_of(self, rng: np.random.RandomState) -> dict[str, Any] | None:
-        """Return the state of a generator, unless an integer seed says it."""
-        if isinstance(self.random_state, Integral):
-            return None
-        return dict(rng.get_state(legacy=False))
-
-    # Going on from a fit --------------------------------------------------------------------------
-
-    def _last_fit(self) -> Resumable:
-        found: Resumable | None = self.__dict__.get("_resumable")
-        if found is None:
-            raise ValueError(
-                "resume=True goes on from the last fit of sgd or adam, or from initialize; the last"
-                " call was another one, or its state was left out (without_state, state=False). "
-                "warm_start=True begins with the weights alone"
-            )
-        return found
-
-    def _rewound(self) -> np.random.RandomState:
-        """Return a generator in the state at the begin of the last fit."""
-        start = self._last_fit()
-        if start.state is None:
-            self._random_state = check_random_state(self._seed)
-        else:
-            self._random_state = copy.deepcopy(self._random_state)
-            self._random_state.set_state(start.state)
-        return self._random_state
-
-    def _check_resumed(self, before: Resumable, rows: int) -> None:
-        """Raise ValueError where data or parameters differ from those of the last fit."""
-        if before.rows not in (0, rows):
-            raise ValueError(
-                f"resume=True needs the data of the last fit, which had {before.rows} training "
-                f"rows, got {rows}: warm_start=True trains on other data"
-            )
-        if self.n_iter_ > self.max_iter:
-            raise ValueError(
-                f"max_iter: the last fit ended after {self.n_iter_} iterations, which count, got "
-                f"max_iter={self.max_iter}: give max_iter={self.n_iter_} or more"
-            )
-        if "_optimizer" not in self.__dict__:  # after `initialize`
-            return
-        last, now = self._optimizer.rule, solver_of(self, ()).rule
-        if type(last) is not type(now) or (is_dataclass(now) and last != now):
-            raise ValueError(
-                f"resume=True: the last fit was made with {last}, but the parameters say "
-                f"{now}: warm_start=True begins anew with another optimizer"
-            )
-
     def _validate_params(self) -> None:
         """Validate the parameters as scikit-learn does, but for those that have their default."""
         kind = type(self)
-        defaults, given = _defaults_of(kind), vars(self)
+        defaults, given = parameters.defaults_of(kind), vars(self)
         changed = {
-            n: given.get(n) for n in _names_of(kind) if given.get(n) is not defaults.get(n, n)
+            n: given.get(n)
+            for n in parameters.names_of(kind)
+            if given.get(n) is not defaults.get(n, n)
         }
         validate_parameter_constraints(
             self._parameter_constraints, changed, caller_name=kind.__name__
@@ -497,7 +394,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _validate_changed_params(self) -> None:
         """Validate the parameters, unless they are the objects that were validated last."""
-        now = [self.__dict__.get(name) for name in _names_of(type(self))]
+        now = [self.__dict__.get(name) for name in parameters.names_of(type(self))]
         last = self.__dict__.get("_validated", [])
         if len(now) != len(last) or any(a is not b for a, b in zip(now, last, strict=True)):
             self._validate_params()
@@ -534,7 +431,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _solving(
         self,
         data: Dataset,
-        validation: _Validation | None,
+        validation: Validation | None,
         rng: np.random.RandomState,
         incremental: bool,
         files: FitFiles | None,
@@ -569,7 +466,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                 rng,
                 batch_size=self._batch_size(len(data)),
                 incremental=incremental,
-                score=self._score_of(validation) if self.early_stopping else None,
+                score=curves.score_of(self, validation) if self.early_stopping else None,
                 measure=measure,
                 tasks=tasks,
                 files=files,
@@ -669,99 +566,17 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         """The curves of sgd and adam: for each name, a list with a number for each epoch.
 
         "loss" is `loss_curve_`. With early stopping, "validation_accuracy" (or "validation_r2", or
-        the name of `scoring`) is `validation_scores_`. With `metrics`, there are "validation_loss"
-        (the loss without the penalty), and each metric for the training rows ("f1_macro") and the
-        validation rows ("validation_f1_macro"), after the epoch.
+        the name of `scoring`; for 'loss', "validation_negative_loss") is `validation_scores_`. With
+        `metrics`, there are "validation_loss" (the loss without the penalty), and each metric after
+        the epoch for the training rows ("f1_macro") and the validation rows
+        ("validation_f1_macro").
         """
-        if "loss_curve_" not in self.__dict__:
-            what = "fit it with sgd or adam"
-            if networks_of(self):
-                what = "each of its networks has one, estimators_[0].history_ and so on"
-            raise AttributeError(f"this {type(self).__name__} has no history_: {what}")
-        found = {"loss": [float(value) for value in self.loss_curve_]}
-        if self.validation_scores_ is not None:
-            found[f"validation_{self._monitored()}"] = [float(v) for v in self.validation_scores_]
-        curves = self.__dict__.get("_curves", {})
-        return found | {name: list(curve) for name, curve in curves.items()}
-
-    def _monitored(self) -> str:
-        """Return the name of the score that early stopping monitors."""
-        if self.scoring is not None and self.scoring != "loss":
-            return name_of_scorer(self.scoring)
-        default = "accuracy" if isinstance(self, ClassifierMixin) else "r2"
-        return default if self.scoring is None else "negative_loss"
-
-    def _score_of(self, validation: _Validation | None) -> Callable[[Params], float]:
-        """Return the score of parameters on the validation set, which early stopping monitors."""
-        assert validation is not None
-        held_out, y, weight = validation
-        if self.scoring == "loss":
-            loss = self._loss_on(validation)
-            return lambda params: -loss(params)
-        if self.scoring is not None:
-            name, scorer = name_of_scorer(self.scoring), scorer_of(self.scoring, "scoring")
-            X, labels = _host_rows(held_out), self._decode(y)
-            return lambda params: measured(scorer, name, self._at(params), X, labels, weight)
-
-        def score(params: Params) -> float:
-            raw = forward(self._network(held_out)[0], params, held_out, compiled=self.compile)
-            return self._validation_score(raw, y, weight)
-
-        return score
-
-    def _loss_on(self, rows: _Validation) -> Callable[[Params], float]:
-        """Return the loss of parameters on rows, without the penalty."""
-        data, y, weight = rows
-        loss, _ = self._loss_and_activation()
-        target, w, total = self._targets(y, data.backend), None, float(len(y))
-        if weight is not None:
-            w, total = data.backend.asarray(weight, data.backend.dtype), float(weight.sum())
-
-        def value(params: Params) -> float:
-            raw = forward(self._network(data)[0], params, data, compiled=self.compile)
-            return float(to_numpy(loss(raw, target, w)[0])) / total
-
-        return value
-
-    def _measure(
-        self, data: Dataset, y: Host, weight: Host | None, validation: _Validation | None
-    ) -> Callable[[Params], dict[str, float]] | None:
-        """Return the function that computes `metrics` after an epoch; None without any."""
-        if self.metrics is None:
-            return None
-        scorers, monitored = scorers_of(self.metrics), ""
-        if validation is not None and self.early_stopping and self.scoring != "loss":
-            monitored = self._monitored()
-            scorers.setdefault(
-                monitored,
-                type(self).score if self.scoring is None else scorer_of(self.scoring, "scoring"),
+        if networks_of(self):
+            raise AttributeError(
+                f"this {type(self).__name__} has no history_: each of its networks has one, "
+                "estimators_[0].history_ and so on"
             )
-        order = np.arange(len(data)) if data.order is None else data.order
-        w = None if weight is None else weight[order]
-        parts = [("", _host_rows(data), self._decode(y[order]), w)]
-        loss = None
-        if validation is not None:
-            held_out, y_val, w_val = validation
-            parts.append(("validation_", _host_rows(held_out), self._decode(y_val), w_val))
-            loss = self._loss_on(validation)
-
-        def measure(params: Params) -> dict[str, float]:
-            estimator = self._at(params)
-            found = {} if loss is None else {"validation_loss": loss(params)}
-            for prefix, *rows in parts:
-                for name, scorer in scorers.items():
-                    if not (prefix and name == monitored):  # it is in validation_scores_
-                        found[prefix + name] = measured(scorer, name, estimator, *rows)
-            return found
-
-        return measure
-
-    def _at(self, params: Params) -> Self:
-        """Return a copy with these parameters, which predicts host data without names."""
-        new = copy.copy(self)
-        new.__dict__.pop("feature_names_in_", None)
-        new.__dict__.update(self._attributes_of(FitState(params)), _fitted_on_host=True)
-        return new
+        return curves.history_of(self)
 
     def _batch_size(self, rows: int) -> int:
         if isinstance(self.batch_size, str):  # "auto"
@@ -908,7 +723,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _split(
         self, data: Dataset, y: Host, weight: Host | None, rng: np.random.RandomState
-    ) -> tuple[Dataset, _Validation]:
+    ) -> tuple[Dataset, Validation]:
         """Return training and validation set, of the same rows as in scikit-learn."""
         if not self.validation_fraction > 0:
             raise ValueError(
@@ -929,7 +744,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                 "your dataset."
             )
         self._check_training_classes(y[order], y[train])
-        validation = _Validation(
+        validation = Validation(
             replace(data, order=held_out),
             y[held_out],
             None if weight is None else weight[held_out],
@@ -945,7 +760,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         X_val: ArrayLike = None,
         y_val: ArrayLike = None,
         sample_weight_val: ArrayLike = None,
-    ) -> _Validation | None:
+    ) -> Validation | None:
         """Return the validation set given to `fit`, checked, or None."""
         if X_val is None and y_val is None:
             if sample_weight_val is not None:
@@ -973,7 +788,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _check_validation(
         self, backend: Backend, X_val: ArrayLike, y_val: ArrayLike, w: ArrayLike
-    ) -> _Validation:
+    ) -> Validation:
         if not is_host(X_val) and not backend.holds(X_val):
             X_val = to_numpy(X_val)
         X_val = self._features(X_val, backend)
@@ -988,7 +803,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         if y_val.ndim == 2 and y_val.shape[1] == 1:
             y_val = column_or_1d(y_val, warn=True)
         weight = _host_weights(w, X_val.shape[0])
-        return _Validation(Dataset(backend, X_val), self._encode(y_val, "y_val"), weight)
+        return Validation(Dataset(backend, X_val), self._encode(y_val, "y_val"), weight)
 
     # Prediction -----------------------------------------------------------------------------------
 
@@ -1022,7 +837,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         """
         check_is_fitted(self)
         refuse_for_networks(self, "get_weights()")
-        return [np.array(to_numpy(a)) for a in self._arrays()]
+        return [np.array(to_numpy(a)) for a in weights_of.arrays(self)]
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> Self:
         """Set all parameters: a list of arrays as that of `get_weights`.
@@ -1039,47 +854,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         """
         check_is_fitted(self)
         refuse_for_networks(self, "set_weights(...)")
-        now, given = self._arrays(), list(weights)
-        if len(given) != len(now):
-            raise ValueError(
-                f"set_weights: expected {len(now)} arrays, as get_weights returns, got {len(given)}"
-            )
-        backend = replace(backend_of(now[0]), dtype=str(to_numpy(now[0]).dtype))
-        arrays = []
-        for i, (old, new) in enumerate(zip(now, given, strict=True)):
-            host, shape = np.asarray(to_numpy(new), np.float64), tuple(old.shape)
-            if host.shape != shape:
-                raise ValueError(
-                    f"set_weights: array {i}: expected shape {shape}, got {host.shape}"
-                )
-            if not np.isfinite(host).all():
-                raise ValueError(f"set_weights: array {i}: expected finite values, got NaN or inf")
-            arrays.append(backend.asarray(host, backend.dtype))
-        _, params = self._network()
-        new_params = iter(arrays)
-        W, b, rest = [], [], []
-        for i, part in enumerate(params):
-            if i % perceptron.stride(self.__dict__):
-                rest.append(tree.map(lambda old: next(new_params), part))
-            else:
-                W.append(next(new_params))
-                b.append(next(new_params))
-        self.coefs_, self.intercepts_ = W, b
-        if rest and "_layer_params" in self.__dict__:
-            self._layer_params = tuple(rest)
-        if self.__dict__.get("_resumable") is not None:
-            self._resumable = self._resumable._replace(last=None)
+        weights_of.set_arrays(self, weights)
         return self
-
-    def _arrays(self) -> list[Array]:
-        """Return all parameters, layer by layer."""
-        found: list[Array] = []
-        for i, part in enumerate(self._network()[1]):
-            if i % perceptron.stride(self.__dict__):
-                found += tree.leaves(part)
-            else:
-                found += [part["W"], part["b"][0, :]]
-        return found
 
     # Files --------------------------------------------------------------------------------------
 
@@ -1146,42 +922,3 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         if hasattr(self, "_random_state"):
             new._random_state = copy.deepcopy(self._random_state)
         return new
-
-
-@functools.cache
-def _names_of(kind: Any) -> list[str]:
-    names: list[str] = kind._get_param_names()  # which reads a signature: that takes long
-    return names
-
-
-@functools.cache
-def _defaults_of(kind: Any) -> dict[str, Any]:
-    """Return the valid defaults of a class; of a subclass with checks of its own, none."""
-    ours = next(c for c in kind.__mro__ if c.__module__.startswith(f"{__package__}."))
-    if kind._parameter_constraints is not ours._parameter_constraints:
-        return {}
-    names = inspect.signature(ours.__init__).parameters
-    return {name: p.default for name, p in names.items() if p.default is not p.empty}
-
-
-def check_optimizer(estimator: Any) -> None:
-    """Raise an error where the parameter `optimizer` cannot be used with the other ones."""
-    given = estimator.optimizer
-    if isinstance(given, type):
-        raise TypeError(
-            f"optimizer: expected an object, got the class {given.__name__}: write it with ()"
-        )
-    if estimator.solver == "sgd" and estimator.learning_rate != "constant":
-        raise ValueError(
-            f"optimizer={given!r} and learning_rate={estimator.learning_rate!r} exclude each other:"
-            " give the optimizer a schedule, such as portnet.AdamW(portnet.CosineDecay(1e-3, "
-            "steps=1000)), and leave learning_rate at 'constant'"
-        )
-    if not isinstance(given, str):
-        refuse_transforms(given)
-
-
-def _host_rows(data: Dataset) -> Any:
-    """Return the rows of a dataset on the host, in its order: an array, or sparse data."""
-    X = data.X if data.is_csr else to_numpy(data.X)
-    return X if data.order is None else X[data.order]

@@ -18,7 +18,7 @@ from ..engine.epoch import quiet
 from .solvers import FitState
 from .together import Shared, train_together
 
-__all__ = ["fit_networks", "join", "networks_of", "refuse_for_networks"]
+__all__ = ["fit_networks", "join", "leave_networks", "networks_of", "refuse_for_networks"]
 
 # Attributes that are the same for all networks.
 COMMON = (
@@ -46,6 +46,17 @@ def refuse_for_networks(estimator: Any, what: str) -> None:
             f"{what}: this {type(estimator).__name__} has {len(estimator.estimators_)} networks: "
             f"ask each of them, estimators_[0].{what} and so on"
         )
+
+
+def leave_networks(estimator: Any, goes_on: bool) -> None:
+    """Forget the networks of an ensemble; raise ValueError for a fit that goes on."""
+    if goes_on:
+        raise ValueError(
+            f"n_networks=1, but {len(estimator.estimators_)} networks are fitted: use a new "
+            "estimator"
+        )
+    for name in ("estimators_", "n_iter_", "t_", "loss_"):
+        vars(estimator).pop(name, None)
 
 
 def fit_networks(

@@ -26,7 +26,12 @@ def has_heads(y: Any) -> bool:
     """
     if getattr(y, "ndim", 1) != 2 or y.shape[1] < 2 or hasattr(y, "tocsr"):
         return False
-    kind = type_of_target(y)
+    try:
+        kind = type_of_target(y)
+    except TypeError as error:  # of a comparison
+        raise ValueError(
+            f"y has numbers and text ({error}): give all labels as text, y.astype(str)"
+        ) from None
     if kind == "continuous-multioutput":
         raise ValueError(
             f"Unknown label type: {kind}: y has numbers with fractions. For them, use MLPRegressor"

@@ -11,12 +11,15 @@ from typing import Any
 
 from .. import tree
 from .._typing import Array, Params, State, ValueAndGrad
+from .._validation import check_pair
 from ..backend import namespace
 from ..data.dataset import Batch
 from ..layers import Layer, dparams_of
 from ..losses import Loss, PoissonLoss
 from ..optimizers import Optimizer
 from ..rng import Key
+from ..training import _apply
+from .optimizers import SklearnAdam, SklearnSGD
 
 __all__ = [
     "Part",
@@ -86,8 +89,10 @@ def make_penalized_step(
 ) -> Callable[..., tuple[Params, State, Array]]:
     """Return ``step(params, state, x, y, weight, key=None) -> params, state, L``.
 
-    L is that before the update; `key` is for layers that draw random numbers.
+    L is that before the update; `key` is for layers that draw random numbers. What an optimizer
+    other than scikit-learn's returns is checked.
     """
+    own = not isinstance(optimizer, SklearnSGD | SklearnAdam)
 
     def step(
         params: Params,
@@ -100,7 +105,11 @@ def make_penalized_step(
         value, grads = summed(model, loss, params, (x, y, weight), key)
         total = x.shape[0] if weight is None else namespace(weight).sum(weight)
         value, grads = penalized(value, grads, params, alpha, total)
-        updates, state = optimizer.update(grads, state, params)
+        pair = optimizer.update(grads, state, params)
+        if own:
+            updates, state = check_pair(optimizer, "update", "updates, state", pair)
+            return _apply(params, updates, optimizer), state, value
+        updates, state = pair
         return tree.map(lambda p, u: p + u, params, updates), state, value
 
     return step

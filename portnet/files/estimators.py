@@ -42,6 +42,7 @@ INTEGERS = (
 LISTS = "loss_curve_", "validation_scores_"
 # Attributes of an estimator that are written in another way, or that a fit makes again.
 OTHERS = (
+    "_callback_fit_ctx",
     "classes_",
     "feature_names_in_",
     "_class_counts",
@@ -56,6 +57,7 @@ OTHERS = (
     "_resumable",
     "_seed",
     "_skl_callbacks",
+    "_skl_callbacks_to_teardown",
     "_sklearn_output_config",
     "_validated",
     "estimators_",
@@ -397,7 +399,7 @@ def _curves(curves: Any) -> dict[str, list[float]]:
 
 
 def _check_resumable(given: Any, values: dict[str, Any], parameters: dict[str, Any]) -> None:
-    """Raise ModelFileError unless a fit can go on from this: `estimators.base.Resumable`."""
+    """Raise ModelFileError unless a fit can go on from this: `estimators.resuming.Resumable`."""
     names = {"first": bool, "state": dict | None, "rows": int, "best": bool, "last": tuple | None}
     fits = isinstance(given, dict) and set(given) == set(names)
     if not fits or not all(isinstance(given[name], kind) for name, kind in names.items()):
@@ -423,7 +425,7 @@ def _fitted(
     if curves is not None:
         estimator._curves = _curves(curves)
     if resumable is not None:
-        wing = importlib.import_module(f"{_PACKAGE}.estimators.base")
+        wing = importlib.import_module(f"{_PACKAGE}.estimators.resuming")
         _check_resumable(resumable, values, parameters)
         estimator._resumable = wing.Resumable(**resumable)
     if values.get("best_loss_") is not None:

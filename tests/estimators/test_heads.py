@@ -127,6 +127,7 @@ def test_a_head_with_one_class_always_predicts_it():
         (HEADS + 0.5, "Unknown label type: continuous-multioutput"),
         (np.where(HEADS == 10, np.nan, HEADS), "NaN"),
         (HEADS[:9], "inconsistent numbers of samples"),
+        (np.stack([HEADS[:, 0].astype(object), TEXT[:, 1]], 1), "Mix of label input types"),
     ],
 )
 def test_bad_heads_raise(y, message):
@@ -134,6 +135,14 @@ def test_bad_heads_raise(y, message):
     with pytest.raises(ValueError, match=message):
         net.fit(X, y)
     assert [n for n in vars(net) if n.endswith("_")] == []
+
+
+def test_frames_of_numbers_and_text_raise_and_frames_of_text_work():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    with pytest.raises(ValueError, match=r"numbers and text .* give all labels as text"):
+        MLPClassifier(**SMALL).fit(X, pandas.DataFrame({"a": Y, "b": TEXT[:, 1]}))
+    net = MLPClassifier(**SMALL).fit(X, pandas.DataFrame(TEXT, columns=["a", "b"]))
+    np.testing.assert_array_equal(net.predict(X), MLPClassifier(**SMALL).fit(X, TEXT).predict(X))
 
 
 def test_own_losses_and_tables_of_weights_for_heads_raise():

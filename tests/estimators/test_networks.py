@@ -309,6 +309,35 @@ def test_a_layer_that_cannot_be_traced_trains_eagerly_and_says_so():
     assert_same(net, MLPClassifier(activation="tanh", **SMALL).fit(X, Y), atol=1e-9)
 
 
+class ReturnsGradients:
+    def init(self, params):
+        return ()
+
+    def update(self, grads, state, params):
+        return grads
+
+
+class ReturnsRows(ReturnsGradients):
+    def update(self, grads, state, params):
+        return portnet.tree.map(lambda g: g[:1], grads), state
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (ReturnsGradients(), "expected update to return updates, state, got 3 values"),
+        (ReturnsRows(), r"expected an update of shape \(4, 7\) .* got \(1, 7\)"),
+        (portnet.AdamW(only="w"), "no parameter is named 'w'; there are"),
+    ],
+)
+def test_what_an_optimizer_returns_is_checked(optimizer, message):
+    net = MLPClassifier(**SMALL).fit(X, Y).set_params(optimizer=optimizer)
+    before = dict(vars(net))
+    with pytest.raises((ValueError, TypeError), match=message):
+        net.fit(X, Y)
+    assert vars(net) == before
+
+
 def test_warm_start_with_another_norm_raises():
     net = MLPClassifier(norm="layer", warm_start=True, **SMALL).fit(X, Y)
     with pytest.raises(ValueError, match="Use a new estimator"):
@@ -343,6 +372,14 @@ def test_weights_that_are_set_are_those_that_predict():
             r"set_weights: array 0: expected shape \(4, 7\), got \(7, 4\)",
         ),
         (
+            lambda w: [*w[:3], "abc"],
+            "set_weights: array 3: expected numbers: could not convert",
+        ),
+        (
+            lambda w: None,
+            "set_weights: expected a list of arrays, as get_weights returns, got None",
+        ),
+        (
             lambda w: [*w[:3], w[3] * np.nan],
             "set_weights: array 3: expected finite values, got NaN",
         ),
@@ -351,7 +388,7 @@ def test_weights_that_are_set_are_those_that_predict():
 def test_bad_weights_raise_and_change_nothing(change, message):
     net = MLPClassifier(**SMALL).fit(X, Y)
     before = dict(vars(net))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         net.set_weights(change(net.get_weights()))
     assert vars(net) == before
     with pytest.raises(ValueError, match="not fitted yet"):
