@@ -2,7 +2,8 @@
 
 The networks are `estimators_`: estimators of the same parameters with ``n_networks=1``, and seeds
 that `random_state` draws. Each is fitted as it would be by itself; where that is faster, the epochs
-of all are trained together.
+of all are trained together. With callbacks they are not: each network is then a fit of its own, of
+which its callbacks are told.
 """
 
 import copy

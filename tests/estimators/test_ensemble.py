@@ -225,6 +225,16 @@ def test_layers_that_cannot_be_traced_are_trained_in_turn(together):
         np.testing.assert_array_equal(network.coefs_[0], expected.coefs_[0])
 
 
+def test_callbacks_see_the_fit_of_each_network(together):
+    from sklearn.callback import ScoringMonitor
+
+    monitor = ScoringMonitor(scoring="r2")
+    found = regressor(max_iter=3).set_callbacks(monitor).fit(X, X[:, 0])
+    assert not together
+    last = found.estimators_[-1]
+    assert monitor.get_logs().data[-1]["r2"] == pytest.approx(last.score(X, X[:, 0]))
+
+
 def test_going_on_equals_an_uninterrupted_fit():
     found = classifier(max_iter=4).fit(X, Y).set_params(max_iter=9).fit(X, Y, resume=True)
     assert_same_networks(found, classifier(max_iter=9).fit(X, Y))
