@@ -363,7 +363,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                 self._class_counts = ()
             data = Dataset(backend, X, self._targets(y, backend))
             if not isinstance(self.loss, str) and (first or not incremental):
-                check_own_loss(self.loss, to_numpy(self._targets(y[:ROWS], backend)), backend)
+                check_own_loss(self.loss, to_numpy(self._targets(y[:ROWS, ...], backend)), backend)
             if not train:
                 self._resumable = start
                 return FitState(None)

@@ -57,8 +57,8 @@ def _check_optimizer(estimator: Any) -> None:
         raise ValueError(
             f"optimizer={given!r} and learning_rate={estimator.learning_rate!r} exclude "
             "each other: give the optimizer a schedule, such as "
-            "portnet.AdamW(portnet.CosineDecay(1e-3, steps=1000)), "
-            "and leave learning_rate at 'constant'"
+            "portnet.AdamW(portnet.CosineDecay(1e-3, steps=1000)), and leave learning_rate at "
+            "'constant'"
         )
     if not isinstance(given, str):
         refuse_transforms(given)
