@@ -141,14 +141,19 @@ __all__ = [
 if _TYPE_CHECKING:
     from .estimators.classifier import MLPClassifier as MLPClassifier
     from .estimators.regressor import MLPRegressor as MLPRegressor
+    from .population import Population as Population
 
 
 def __getattr__(name: str) -> _Any:
-    """Import the estimators and `plots` at first use: they need optional dependencies."""
+    """Import at first use what needs optional dependencies, or much that few programs need."""
     if name == "plots":
         from importlib import import_module
 
         return import_module(".plots", __name__)
+    if name == "Population":
+        from .population import Population
+
+        return Population
     if name not in ("MLPClassifier", "MLPRegressor"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
@@ -167,4 +172,4 @@ def __dir__() -> list[str]:
     from importlib.util import find_spec
 
     estimators = ["MLPClassifier", "MLPRegressor"] if find_spec("sklearn") else []
-    return sorted({*globals(), "plots", *estimators})
+    return sorted({*globals(), "Population", "plots", *estimators})

@@ -48,10 +48,11 @@ from . import coefs, curves, inputs, parameters, resuming
 from . import weights as weights_of
 from .checkpoints import FitFiles, check_ranks
 from .curves import Validation
+from .ensemble import fit_networks, join, leave_networks, networks_of, refuse_for_networks
 from .inputs import _host_weights
 from .own_losses import ROWS, check_own_loss
 from .resuming import Resumable
-from .solvers import FitState, fit_lbfgs, fit_stochastic, forward
+from .solvers import FitState, Training, fit_lbfgs, forward, stochastic, trained_alone
 from .sparse_dense import SparseDense
 from .tasks import FitTasks, has_callbacks
 
@@ -152,6 +153,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         "optimizer": [None, StrOptions(set(OPTIMIZERS)), HasMethods(["init", "update"])],
         "scoring": [None, str, callable],
         "metrics": [None, str, callable, list, tuple, dict],
+        "n_networks": [Interval(Integral, 1, None, closed="left")],
     }
 
     def _set_parameters(self, given: dict[str, object]) -> None:
@@ -268,6 +270,11 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         if not goes_on and (given != (None, 1, 1, "raise") or resume not in (None, False)):
             if self.solver == "lbfgs":
                 raise ValueError("checkpoint and resume: give solver='sgd' or 'adam', not 'lbfgs'")
+            if self.n_networks > 1:
+                raise ValueError(
+                    f"checkpoint and resume=path: a checkpoint holds one network, but n_networks="
+                    f"{self.n_networks}: save the fitted estimator, portnet.save(estimator, path)"
+                )
             files = FitFiles(checkpoint, every, keep, on_checkpoint_error, resume)
         return self._fit_or_restore(
             lambda: self._fit(X, y, sample_weight, validation, files=files, resume=goes_on),
@@ -338,6 +345,16 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
     ) -> FitState:
         """Check the data, initialize or continue the network, train, and set the attributes."""
         with together():
+            self._check_options(incremental)
+        goes_on = incremental or resume or (self.warm_start and train)
+        if self.n_networks > 1:
+            more = validation, incremental, files, resume, train
+            return fit_networks(
+                self, lambda one: one._fit(X, y, sample_weight, *more), goes_on, incremental
+            )
+        with together():
+            if "estimators_" in self.__dict__:
+                leave_networks(self, goes_on)
             prepared = self._prepare(
                 X, y, sample_weight, validation, incremental, files, resume, train
             )
@@ -348,6 +365,13 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             fit = with_callbacks(type(self)._run_solver).__get__(self)
         with prepared[0].backend.active(), quiet():
             return fit(*prepared)
+
+    def _check_options(self, incremental: bool) -> None:
+        if incremental:  # scikit-learn validates the parameters in the first call only
+            self._validate_changed_params()
+            if self.early_stopping:
+                raise ValueError("partial_fit does not support early_stopping=True")
+        parameters.check_options(self)
 
     def _prepare(
         self,
@@ -364,11 +388,6 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
 
         Return the arguments of `_run_solver`; None if nothing is to be trained.
         """
-        if incremental:  # scikit-learn validates the parameters in the first call only
-            self._validate_changed_params()
-            if self.early_stopping:
-                raise ValueError("partial_fit does not support early_stopping=True")
-        parameters.check_options(self)
         hidden = self._hidden_sizes()
         given = X, y, sample_weight
         resume = resume and hasattr(self, "coefs_")
@@ -474,7 +493,12 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         if others:
             self._layer_params = tree.map(lambda a: backend.asarray(a, backend.dtype), others)
 
-    def _run_solver(
+    def _run_solver(self, *prepared: Any) -> FitState:
+        """Run the solver and set the attributes to its result."""
+        done: FitState = trained_alone(self._solving(*prepared))
+        return done
+
+    def _solving(
         self,
         data: Dataset,
         validation: Validation | None,
@@ -485,8 +509,9 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         before: Resumable | None,
         measure: Callable[[Params], dict[str, float]] | None,
         given: tuple[ArrayLike, ArrayLike, ArrayLike],
-    ) -> FitState:
-        """Run the solver and set the attributes to its result."""
+        shared: Any = None,
+    ) -> Training:
+        """Run the solver as `solvers.stochastic` does, and set the attributes to its result."""
         model, params = self._network(data)
         loss, _ = self._loss_and_activation()
         start = FitState(params, getattr(self, "loss_", math.nan), t=self.t_)
@@ -506,7 +531,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                 if files is not None:
                     start, position = files.start(data, validation, start)
             check_ranks(self, data, validation, start.params, start.n_iter, rng)
-            done = fit_stochastic(
+            done = yield from stochastic(
                 self,
                 model,
                 loss,
@@ -522,6 +547,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                 position=position,
                 resumed=before is not None,
                 seed=seed,
+                shared=shared,
             )
             if incremental:
                 self.__dict__.pop("_resumable", None)
@@ -619,6 +645,11 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         the epoch for the training rows ("f1_macro") and the validation rows
         ("validation_f1_macro").
         """
+        if networks_of(self):
+            raise AttributeError(
+                f"this {type(self).__name__} has no history_: each of its networks has one, "
+                "estimators_[0].history_ and so on"
+            )
         return curves.history_of(self)
 
     def _batch_size(self, rows: int) -> int:
@@ -884,31 +915,44 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _apply(self, X: ArrayLike, method: str, finish: Callable[[Array], Any]) -> Any:
         """Return finish(raw outputs (rows, outputs)), an array or several, in the library of X."""
+        networks = [self]
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)  # which raises, and takes long
+            networks = networks_of(self)
         if checks.is_source(X) and not isinstance(X, np.ndarray):
-            return self._apply_to_parts(X, method, finish)
+            return self._apply_to_parts(X, method, finish, networks)
         with inputs.errors_name_argument(X=X):
-            backend = self._backend_of_network(X, method)
+            backend = networks[0]._backend_of_network(X, method)
             with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 data = Dataset(backend, self._features(X, backend))
-                result = finish(forward(*self._network(data), data, compiled=self.compile))
+                result = finish(self._raw(data, networks))
                 if isinstance(result, list):  # of several heads
                     return list(inputs.on_host(*result)) if is_host(X) else result
                 return inputs.on_host(result)[0] if is_host(X) else result
 
-    def _apply_to_parts(self, X: ArrayLike, method: str, finish: Callable[[Array], Any]) -> Any:
+    def _raw(self, data: Dataset, networks: list[Any]) -> Array:
+        """Return the raw outputs of a network, or those of the mean prediction of several."""
+        pairs = [network._network(data) for network in networks]
+        raws = [forward(net, params, data, compiled=self.compile) for net, params in pairs]
+        return raws[0] if networks[0] is self else self._joined(raws)
+
+    def _apply_to_parts(
+        self, X: ArrayLike, method: str, finish: Callable[[Array], Any], networks: list[Any]
+    ) -> Any:
         """Return finish(raw outputs) of a source, part by part."""
         from .parts import features_of_parts
 
-        backend, found = self._backend_of_network(X, method), []
+        backend, found = networks[0]._backend_of_network(X, method), []
         with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             for x in features_of_parts(self, X, backend):
-                data = Dataset(backend, x)
-                result = finish(forward(*self._network(data), data, compiled=self.compile))
+                result = finish(self._raw(Dataset(backend, x), networks))
                 found.append(inputs.on_host(*(result if isinstance(result, list) else [result])))
         columns = [_joined_rows(parts) for parts in zip(*found, strict=True)]
         return columns if isinstance(result, list) else columns[0]
+
+    def _joined(self, raws: list[Array]) -> Array:
+        """Return the raw outputs that have the mean prediction of those of several networks."""
+        raise NotImplementedError
 
     # Weights ------------------------------------------------------------------------------------
 
@@ -919,6 +963,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         other layers: beta and gamma of LayerNorm.
         """
         check_is_fitted(self)
+        refuse_for_networks(self, "get_weights()")
         return [np.array(to_numpy(a)) for a in weights_of.arrays(self)]
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> Self:
@@ -935,6 +980,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         array([11.5])
         """
         check_is_fitted(self)
+        refuse_for_networks(self, "set_weights(...)")
         weights_of.set_arrays(self, weights)
         return self
 
@@ -953,6 +999,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         new = copy.copy(self)
         for name in ("_optimizer", "_random_state", "_seed", "_resumable"):
             new.__dict__.pop(name, None)
+        if networks_of(self):
+            new.estimators_ = [network.without_state() for network in self.estimators_]
         return new
 
     # Moving -------------------------------------------------------------------------------------
@@ -964,7 +1012,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         network, and all values are copied exactly. scikit-learn's `move_estimator_to` works, too.
         """
         check_is_fitted(self)
-        dtype = dtype or backend_of(self.coefs_[0]).dtype
+        first = (networks_of(self) or [self])[0]
+        dtype = dtype or backend_of(first.coefs_[0]).dtype
         with use_backend(name, device=device, dtype=dtype) as backend:
             return self.__sklearn_array_api_convert__(
                 lambda a: backend.xp.asarray(backend.asarray(a), device=backend.device, copy=True)
@@ -979,6 +1028,10 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             return tree.map(lambda a: convert(np.asarray(a) if is_host(a) else a), pytree)
 
         new = copy.copy(self)
+        if networks_of(self):
+            convert_one = type(self).__sklearn_array_api_convert__
+            join(new, [convert_one(network, convert) for network in self.estimators_])
+            return new
         for name, value in new.__dict__.items():
             if isinstance(value, list):
                 setattr(new, name, list(value))

@@ -121,6 +121,10 @@ class MLPClassifier(ClassifierMixin, _MLP):
         Scorers that are computed after each epoch, for the training rows and the validation rows:
         see `history_`. ``[]`` has the curves of the loss and of the monitored score. `X_val` is
         then allowed without early stopping.
+    n_networks : int, default=1
+        The number of networks: with more than one, `fit` trains an ensemble of networks that differ
+        in their seeds, which `random_state` draws, and `predict_proba` returns the mean of
+        their probabilities.
 
     Attributes
     ----------
@@ -240,6 +244,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         optimizer: str | Optimizer | None = None,
         scoring: object = None,
         metrics: object = None,
+        n_networks: int = 1,
     ) -> None:
         self._set_parameters(locals())
 
@@ -397,6 +402,25 @@ class MLPClassifier(ClassifierMixin, _MLP):
             both: Array = xp.concat([logistic(-raw), logistic(raw)], axis=-1)
             return both
         return logistic(raw)
+
+    def _joined(self, raws: list[Array]) -> Array:
+        """Return the logits of the mean probabilities of several networks."""
+        xp = namespace(*raws)
+
+        def mean(each: list[Array]) -> Array:
+            answer: Array = xp.mean(xp.stack(each), axis=0)
+            return answer
+
+        logits: Array
+        if self._heads is not None:
+            heads = zip(*map(self._probabilities_of_heads, raws), strict=True)
+            logits = xp.concat([xp.log(mean(list(each))) for each in heads], axis=-1)
+        elif self.out_activation_ == "softmax":
+            logits = xp.log(mean([SoftmaxCrossEntropy().mean(raw) for raw in raws]))
+        else:
+            no, yes = mean([logistic(-raw) for raw in raws]), mean([logistic(raw) for raw in raws])
+            logits = xp.log(yes) - xp.log(no)
+        return logits
 
     def _predict_codes(self, raw: Array) -> Array:
         """Return the index of the most probable class (rows,), or 0 and 1 (rows, labels).

@@ -7,11 +7,11 @@ reads numbers once per epoch, or once per evaluation of L-BFGS.
 
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -20,7 +20,7 @@ from .._typing import Array, Host, Params, State
 from ..backend import namespace
 from ..data.dataset import Dataset
 from ..engine.compile_cache import compile_cached, compiles, is_cacheable, release
-from ..engine.epoch import EpochExecutor, run_epochs
+from ..engine.epoch import EpochExecutor, EpochResult, run_epochs
 from ..engine.epoch_state import Epochs
 from ..engine.inference import forward_dataset
 from ..engine.packing import unpacked
@@ -36,7 +36,18 @@ from . import objective
 from .idle_executors import executor_of
 from .optimizers import SklearnAdam, SklearnSGD
 
-__all__ = ["FitState", "Position", "fit_lbfgs", "fit_stochastic", "forward", "solver_of"]
+__all__ = [
+    "EpochsWanted",
+    "FitState",
+    "Position",
+    "Training",
+    "fit_lbfgs",
+    "fit_stochastic",
+    "forward",
+    "solver_of",
+    "stochastic",
+    "trained_alone",
+]
 
 
 Position = tuple[Any, Any]  # an order of the rows, and the state of a generator
@@ -95,7 +106,48 @@ def block_size(params: Params) -> int:
 # Epochs of sgd and adam -------------------------------------------------------------------------
 
 
-def fit_stochastic(
+class EpochsWanted(NamedTuple):
+    """Epochs that `stochastic` wants to be trained: what `run_epochs` takes.
+
+    `alone` is the executor of a fit of one network.
+    """
+
+    alone: EpochExecutor
+    params: Params
+    state: State
+    epochs: Epochs
+    interrupted: list[int]
+
+
+Training = Generator[EpochsWanted, EpochResult, Any]  # asks for epochs, gets their results
+
+
+def trained_alone(training: Training, wanted: EpochsWanted | None = None) -> Any:
+    """Train the epochs of one network and return the result; `wanted` are the first ones."""
+    try:
+        wanted = next(training) if wanted is None else wanted
+        while True:
+            try:
+                end = run_epochs(*wanted, look_at=_both, packed=True)
+            except BaseException as error:
+                wanted = training.throw(error)
+            else:
+                wanted = training.send(end)
+    except StopIteration as ended:
+        return ended.value
+
+
+def _both(params: Params, state: State) -> tuple[Params, State]:
+    return params, state
+
+
+def fit_stochastic(*args: Any, **options: Any) -> FitState:
+    """Train one network: see `stochastic`."""
+    done: FitState = trained_alone(stochastic(*args, **options))
+    return done
+
+
+def stochastic(
     options: Any,
     model: Layer,
     loss: Loss,
@@ -112,7 +164,8 @@ def fit_stochastic(
     position: Position | None = None,
     resumed: bool = False,
     seed: int | None = None,
-) -> FitState:
+    shared: Any = None,
+) -> Training:
     """Train epochs of sgd or adam until a stopping rule holds; one epoch if incremental.
 
     `data` is a Dataset, or a SourceDataset, which is read in parts.
@@ -125,6 +178,9 @@ def fit_stochastic(
     Raises ValueError if an epoch is not finite and no parameters have a best score. `files`, a
     `checkpoints.FitFiles`, writes the state after epochs; `position` is that of the orders where
     they go on. If `resumed` without it, the orders of the epochs before are drawn again.
+
+    Whoever runs this generator trains the epochs that it yields, alone or with those of other
+    networks; `shared`, a `together.Shared`, then says how many take how long.
     """
     if now.solver is None:
         now = replace(now, solver=solver_of(options, now.params))
@@ -156,28 +212,28 @@ def fit_stochastic(
 
     def train(
         now: FitState, executor: EpochExecutor, interrupted: list[int]
-    ) -> tuple[FitState, bool]:
+    ) -> Generator[EpochsWanted, EpochResult, tuple[FitState, bool]]:
         """Train one epoch, or as many as no rule looks at; return whether training ends."""
         nonlocal one_by_one
         count = 1
         if windows is None and not looked_at and not one_by_one:  # no rule ends training before
             least = min(options.n_iter_no_change + 1 - now.no_improvement, options.max_iter)
             least = min(least, options.max_iter - now.n_iter)
-            count = max(1, min(int(least), executor.epochs_at_once(0.05, rows, steps)))
+            pace = executor if shared is None else shared.pace(executor)
+            count = max(1, min(int(least), pace.epochs_at_once(0.05, rows, steps)))
             count = count if files is None else files.epochs_until_due(count)
         keys: list[Key | None] = [None] * count
         if seed is not None:
             keys = [key(seed, now.n_iter + epoch) for epoch in range(1, count + 1)]
         task = None if tasks is None else tasks.begin(now)
         given = executor, now.params, now.solver.state
-        look_at = lambda params, state: (params, state)  # noqa: E731
         if windows is None:
             epochs = Epochs(data, batch_size, keys, orders.draw(count))
-            end = run_epochs(*given, epochs, interrupted, look_at=look_at, packed=True)
+            end = yield EpochsWanted(*given, epochs, interrupted)
         else:
             ahead = windows.of_epoch(now.n_iter, 0, interrupted)
             epochs_of = lambda w: Epochs(w.dataset, batch_size, keys, [w.order])  # noqa: E731
-            end = run_windows(*given, ahead, epochs_of, interrupted, look_at=look_at)
+            end = run_windows(*given, ahead, epochs_of, interrupted, look_at=_both)
         finite = end.finite and all(map(math.isfinite, end.losses))
         if not finite and count > 1:  # which epoch is it? They are made again
             orders.keep(0)
@@ -225,7 +281,7 @@ def fit_stochastic(
         while not ended:
             before, at = now, None if files is None else orders.position
             try:
-                now, ended = train(now, executor, interrupted)
+                now, ended = yield from train(now, executor, interrupted)
             except KeyboardInterrupt:  # raised outside of steps by a handler other than Python's
                 if interrupted or current_ranks() is not None:  # the second one
                     raise

@@ -158,3 +158,15 @@ def test_own_losses_of_regressors():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         np.testing.assert_allclose(make().predict(X), models[0].predict(X), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"early_stopping": True, "dropout": 0.1}], ids=str)
+def test_ensembles_have_the_same_bits_on_any_number_of_ranks(options):
+    def trained():
+        return MLPClassifier(n_networks=2, **SMALL | options).fit(X, Y)
+
+    models = [m for size in (1, 2, 3) for m in of_all(size, trained)]
+    assert len({sha([one.get_weights() for one in m.estimators_]) for m in models}) == 1
+    np.testing.assert_allclose(
+        trained().predict_proba(X), models[0].predict_proba(X), rtol=1e-7, atol=1e-9
+    )

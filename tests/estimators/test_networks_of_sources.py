@@ -141,3 +141,19 @@ def test_a_head_with_an_unknown_label_is_refused(small_windows):
     other[7, 1] = "maybe"
     with pytest.raises(ValueError, match="has classes in head 1 that are not among"):
         net.partial_fit(Sliced(X), other)
+
+
+def test_ensembles_are_those_of_fits_one_by_one(small_windows):
+    options = SMALL | {"dropout": 0.1, "max_iter": 2}
+    net = MLPClassifier(n_networks=3, **options).fit(Sliced(X), LABELS)
+    for one in net.estimators_:
+        seeded = options | {"random_state": one.random_state}
+        same(one, MLPClassifier(**seeded).fit(Sliced(X), LABELS))
+    np.testing.assert_array_equal(net.predict(Sliced(X)), net.predict(X))
+    mean = np.mean([one.predict_proba(X) for one in net.estimators_], axis=0)
+    np.testing.assert_allclose(net.predict_proba(Sliced(X)), mean, rtol=1e-5, atol=1e-7)
+    target = X[:, 0] + X[:, 1]
+    spread = MLPRegressor(n_networks=2, **SMALL).fit(Sliced(X), target)
+    for a, b in zip(spread.predict(Sliced(X), True), spread.predict(X, True), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert net.partial_fit(Sliced(X), LABELS).t_ == 3 * ROWS
