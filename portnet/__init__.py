@@ -123,6 +123,7 @@ __all__ = [
     "check_optimizer",
     "compile",
     "explain_step",
+    "export_onnx",
     "find_learning_rate",
     "get_backend",
     "init",
@@ -141,14 +142,19 @@ __all__ = [
 if _TYPE_CHECKING:
     from .estimators.classifier import MLPClassifier as MLPClassifier
     from .estimators.regressor import MLPRegressor as MLPRegressor
+    from .exchange.onnx_export import export_onnx as export_onnx
 
 
 def __getattr__(name: str) -> _Any:
-    """Import the estimators and `plots` at first use: they need optional dependencies."""
-    if name == "plots":
+    """Import what needs optional dependencies at first use: estimators, `plots`, `exchange`."""
+    if name in ("plots", "exchange"):
         from importlib import import_module
 
-        return import_module(".plots", __name__)
+        return import_module(f".{name}", __name__)
+    if name == "export_onnx":
+        from .exchange import export_onnx
+
+        return export_onnx
     if name not in ("MLPClassifier", "MLPRegressor"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
@@ -167,4 +173,4 @@ def __dir__() -> list[str]:
     from importlib.util import find_spec
 
     estimators = ["MLPClassifier", "MLPRegressor"] if find_spec("sklearn") else []
-    return sorted({*globals(), "plots", *estimators})
+    return sorted({*globals(), "plots", "exchange", "export_onnx", *estimators})

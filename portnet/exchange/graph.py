@@ -1,13 +1,14 @@
 """Graph: an ONNX model that is put together node by node."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["OPSET", "Graph"]
+__all__ = ["OPSET", "Graph", "code_of"]
 
 OPSET, IR_VERSION = 19, 9  # the first in which texts are compared
+SMALL = 256  # bytes of a constant that is written once
 
 
 class Graph:
@@ -22,6 +23,7 @@ class Graph:
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
         self._names = set(reserved)
+        self._known: dict[Any, str] = {}  # names of nodes and constants, by what they are
 
     def name(self, wanted: str) -> str:
         """Return a name that is not taken, and take it."""
@@ -35,33 +37,55 @@ class Graph:
         """Return the name of an input (rows, width), which is reserved."""
         from onnx import helper
 
-        self.inputs.append(helper.make_tensor_value_info(name, _code(dtype), ["rows", width]))
+        self.inputs.append(helper.make_tensor_value_info(name, code_of(dtype), ["rows", width]))
         return name
 
     def constant(self, value: Any, name: str = "constant") -> str:
-        """Return the name of a constant array; of text, if it has objects or text."""
+        """Return the name of a constant array; of text, if it has objects or text.
+
+        Small constants with the same bits are one.
+        """
         from onnx import numpy_helper
 
         array = np.asarray(value)
         array = array.astype(object) if array.dtype.kind == "U" else array
-        found = self.name(name)
-        self.constants.append(numpy_helper.from_array(array, found))
-        return found
+        small = array.dtype != object and array.nbytes <= SMALL
+        key = name, array.dtype.str, array.shape, array.tobytes() if small else len(self.constants)
+        if key not in self._known:
+            found = self._known[key] = self.name(name)
+            self.constants.append(numpy_helper.from_array(array, found))
+        return self._known[key]
 
-    def add(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """Return the name of the one output of a new node."""
+    def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Return the name of the one output of a node: a new one, or one that is there already."""
         from onnx import helper
 
-        found = self.name(name or kind)
-        self.nodes.append(helper.make_node(kind, list(inputs), [found], found, **attributes))
-        return found
+        key = kind, inputs, repr(sorted(attributes.items()))
+        if key not in self._known:
+            found = self._known[key] = self.name(kind)
+            self.nodes.append(helper.make_node(kind, list(inputs), [found], found, **attributes))
+        return self._known[key]
 
-    def output(self, wanted: str, value: str, dtype: Any, *shape: int) -> None:
-        """Make a value an output (rows, ...shape) with a name that is free."""
+    def output(
+        self, wanted: str, value: str, dtype: Any, shape: Sequence[int | str | None]
+    ) -> None:
+        """Make a value an output with a name that is free.
+
+        To be called when all nodes are there: the value gets the name of the output. The shape has
+        "rows" for their number, and None for what is not known.
+        """
         from onnx import helper
 
-        name = self.add("Identity", value, name=wanted)
-        shown = helper.make_tensor_value_info(name, _code(dtype), ["rows", *shape])
+        makers = [node for node in self.nodes if node.output[0] == value]
+        if not makers or any(value == output.name for output in self.outputs):
+            value = self.add("Identity", value)
+            makers = self.nodes[-1:]
+        name = self.name(wanted)
+        makers[0].name = name
+        for node in self.nodes:
+            for values in (node.input, node.output):
+                values[:] = [name if v == value else v for v in values]
+        shown = helper.make_tensor_value_info(name, code_of(dtype), list(shape))
         self.outputs.append(shown)
 
     def model(self, doc: str, metadata: dict[str, str]) -> Any:
@@ -86,7 +110,7 @@ class Graph:
         return model
 
 
-def _code(dtype: Any) -> int:
+def code_of(dtype: Any) -> int:
     """Return ONNX's number of a dtype; text has the dtype object."""
     from onnx import helper
 

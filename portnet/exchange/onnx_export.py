@@ -1,0 +1,273 @@
+"""ONNX files of networks, runs and estimators, from the trace of their predictions."""
+
+import importlib.util
+from collections.abc import Callable
+from os import PathLike, fsdecode
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import tree
+from .._typing import Array, Host, Params
+from .._validation import how_to_install
+from ..backend import backend_of, get_backend, to_numpy
+from ..data.dataset import Dataset
+from ..files.atomic import check_writable, write_file
+from ..files.predictor import Predictor
+from ..files.shapes import check_parameters
+from ..layers import Chain, Dense, Layer, Residual
+from ..metrics import two_columns
+from ..run import Run
+from .batch_trace import Length, trace_batch
+from .errors import ExchangeError
+from .graph import Graph
+from .operators import add_program
+
+__all__ = ["add_predictions", "export_onnx", "onnx_model", "parts_of", "write_model"]
+
+
+def export_onnx(thing: Any, path: str | PathLike[str]) -> None:
+    """Write a run, a fitted estimator or a network as an ONNX file, for ONNX Runtime and others.
+
+    The prediction is traced as `portnet.compile` traces steps, and each operation becomes an ONNX
+    operator. So layers of your own need no code for it, and the file holds exactly what portnet
+    computes. It needs the extra ``onnx``.
+
+    Parameters
+    ----------
+    thing : Run, MLPClassifier, MLPRegressor or (model, params)
+        On any backend.
+    path : path
+        The file, which is written whole or not at all.
+
+    Raises
+    ------
+    portnet.exchange.ExchangeError
+        For an operation that cannot be traced or that ONNX lacks, and for a constant that depends
+        on the number of rows: the message names the operation and your line.
+    CheckpointError
+        If the file cannot be written.
+
+    Notes
+    -----
+    The input is ``x`` (rows, n_in), in the dtype of the network; any number of rows. The outputs,
+    as skl2onnx names them for classifiers:
+
+    * of classifiers, and of runs whose loss predicts classes, ``label`` (rows,), the class, which
+      may be text, and ``probabilities`` (rows, classes). For several labels a row, ``label`` has 0
+      or 1 for each (rows, labels);
+    * of regressors and of other runs, ``prediction`` (rows, outputs), the mean of the target;
+    * of (model, params), ``y`` (rows, n_out), the raw outputs.
+
+    ONNX Runtime has no float64 kernels for some functions that portnet's own layers do not use:
+    tan, acos, asin, atan, sinh, cosh and their inverses. Export float32 there:
+    ``run.to("numpy", dtype="float32")``.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> import portnet
+    >>> X, y = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array(["no", "no", "yes", "yes"])
+    >>> trainer = portnet.Trainer(portnet.mlp([1, 2]), "softmax_cross_entropy", portnet.Adam(0.1))
+    >>> run = trainer.fit(X, y, epochs=100)
+    >>> path = os.path.join(tempfile.mkdtemp(), "run.onnx")
+    >>> portnet.export_onnx(run, path)  # doctest: +SKIP
+    >>> session = onnxruntime.InferenceSession(path)  # doctest: +SKIP
+    >>> session.run(["label"], {"x": np.float32([[0.5]])})  # doctest: +SKIP
+    [array(['no'], dtype=object)]
+    """
+    check_writable(path)
+    write_model(onnx_model(thing), path)
+
+
+def write_model(model: Any, path: str | PathLike[str]) -> None:
+    """Write an ONNX model to a file, whole or not at all."""
+    try:
+        data = model.SerializeToString()
+    except Exception as error:  # protobuf's, above 2 GB
+        raise ExchangeError(f"{fsdecode(path)}: ONNX cannot hold it: {error}") from None
+    write_file(path, [data])
+
+
+def onnx_model(thing: Any) -> Any:
+    """Return the ONNX model of a run, an estimator or a network, checked: see `export_onnx`."""
+    if importlib.util.find_spec("onnx") is None:
+        raise ImportError(f"export_onnx needs onnx: {how_to_install('onnx')}")
+    parts = parts_of(thing)
+    graph = Graph({"x"})
+    x = graph.input("x", parts.dtype, parts.width)
+    add_predictions(graph, parts, x)
+    return graph.model(f"portnet {parts.name}", {})
+
+
+class Parts(NamedTuple):
+    """What is exported: a network on NumPy, and what comes after it.
+
+    `answers` returns the outputs by name from the raw outputs (rows, outputs). `classes` are the
+    labels of the codes that are its "label", or None.
+    """
+
+    name: str
+    model: Any
+    params: Params
+    width: int
+    dtype: Any
+    answers: Callable[[Array], dict[str, Array]]
+    classes: Host | None = None
+
+
+def add_predictions(
+    graph: Graph, parts: Parts, x: str, *, shift: float = 0.0, scale: float = 1.0
+) -> None:
+    """Add the predictions for the value x (rows, width) to a graph, as its outputs.
+
+    A prediction is shift + scale times that of the network, in float64, if these are given.
+    """
+    lengths = {n for array in tree.leaves(parts.params) for n in np.shape(array)}
+    keys: list[str] = []
+
+    def predictions(x: Array) -> tuple[Array, ...]:
+        answers = parts.answers(parts.model.forward(parts.params, x)[0])
+        keys[:] = answers
+        return tuple(answers.values())
+
+    traced = trace_batch(predictions, parts.width, parts.dtype, lengths)
+    names = add_program(graph, traced, x)
+    found = []
+    for key, name, leaf in zip(keys, names, traced.program.leaves, strict=True):
+        dtype = leaf.dtype
+        if key == "label" and parts.classes is not None and leaf.shape[1:] == ():
+            labels = _labels(parts.classes)
+            name = graph.add("Gather", graph.constant(labels, "labels"), name)
+            dtype = labels.dtype
+        elif key == "label" and dtype != np.int64:
+            name, dtype = graph.add("Cast", name, to=7), np.dtype(np.int64)
+        elif (shift, scale) != (0.0, 1.0):
+            dtype = np.dtype(np.float64)
+            name = name if leaf.dtype == dtype else graph.add("Cast", name, to=11)
+            name = graph.add("Mul", name, graph.constant(np.float64(scale)))
+            name = graph.add("Add", name, graph.constant(np.float64(shift)))
+        found.append((key, name, dtype, list(map(_shown, traced.shape(leaf)))))
+    for key, name, dtype, shape in found:
+        graph.output(key, name, dtype, shape)
+
+
+def _shown(length: Length) -> int | str | None:
+    """Return the length of an axis as ONNX shows it."""
+    if not length.factor:
+        return length.offset
+    return "rows" if length == (1, 0) else None
+
+
+def _labels(classes: Host) -> Host:
+    """Return the labels of classes in a dtype that ONNX has."""
+    labels = np.asarray(classes)
+    if labels.dtype.kind in "OU" and all(isinstance(label, str) for label in labels):
+        return labels.astype(object)
+    if labels.dtype.kind not in "biuf" or labels.dtype.itemsize > 8:
+        raise ExchangeError(
+            f"expected classes that are text or numbers of at most 64 bits, got {labels!r:.80}"
+        )
+    return labels
+
+
+# What is exported -------------------------------------------------------------------------------
+
+
+def parts_of(thing: Any) -> Parts:
+    """Return what is exported of a run, a fitted estimator, a predictor or (model, params)."""
+    if isinstance(thing, Run):
+        return _of_run(thing)
+    if isinstance(thing, Predictor):
+        return _of_predictor(thing)
+    if isinstance(thing, tuple) and len(thing) == 2 and hasattr(thing[0], "forward"):
+        return _of_network(*thing)
+    if hasattr(thing, "coefs_") and hasattr(thing, "_network"):
+        return _of_estimator(thing)
+    if hasattr(thing, "hidden_layer_sizes"):
+        raise TypeError(f"expected a fitted estimator, got {type(thing).__name__}: fit it")
+    raise TypeError(
+        "expected a run, a fitted MLPClassifier or MLPRegressor of portnet, or (model, params), "
+        f"got {type(thing).__name__}"
+    )
+
+
+def _of_network(model: Layer, params: Params) -> Parts:
+    width = getattr(model, "n_in", None) or _width(model, params)
+    if width is None:
+        raise ExchangeError(
+            "the number of inputs is not known from the parameters: give it, "
+            "portnet.Chain(layers, n_in=...)"
+        )
+    params = tree.map(to_numpy, params)
+    leaves = tree.leaves(params)
+    check_parameters(model, params, width)
+    dtype = np.asarray(leaves[0]).dtype if leaves else np.dtype(get_backend().dtype)
+    return Parts("network", model, params, width, dtype, lambda raw: {"y": raw})
+
+
+def _width(model: Any, params: Any) -> int | None:
+    """Return the number of inputs of a model; None if its parameters do not say it."""
+    if isinstance(model, Chain):
+        found = (_width(*pair) for pair in zip(model.layers, params, strict=True))
+        return next((width for width in found if width is not None), None)
+    if isinstance(model, Residual):
+        return _width(model.layer, params)
+    name, axis = ("W", -2) if isinstance(model, Dense) else ("gamma", -1)
+    return int(params[name].shape[axis]) if isinstance(params, dict) and name in params else None
+
+
+def _of_run(run: Run) -> Parts:
+    run = run.to("numpy")
+    loss = run.trainer.loss
+
+    def answers(raw: Array) -> dict[str, Array]:
+        mean = loss.mean(raw) if hasattr(loss, "mean") else raw
+        if not hasattr(loss, "classes"):
+            return {"prediction": mean}
+        return {"label": loss.classes(mean), "probabilities": two_columns(mean)}
+
+    dtype = np.dtype(run.backend.dtype)
+    name = f"run of {run.epoch} epochs"
+    return Parts(
+        name, run.trainer.model, run.params, run.inputs, dtype, answers, classes=run.classes
+    )
+
+
+def _of_predictor(predictor: Predictor) -> Parts:
+    there = predictor.to("numpy")
+
+    def answers(raw: Array) -> dict[str, Array]:
+        if there.classes_ is None:
+            return {"prediction": there._mean(raw)}
+        return {"label": there._codes(raw), "probabilities": there._probabilities(raw)}
+
+    return Parts(
+        there.name,
+        there.model,
+        there.params,
+        there.n_features_in_,
+        np.dtype(there.backend.dtype),
+        answers,
+        None if there.multilabel else there.classes_,
+    )
+
+
+def _of_estimator(estimator: Any) -> Parts:
+    there = estimator.to("numpy")
+    dtype = there.coefs_[0].dtype
+    backend = backend_of(there.coefs_[0])
+    model, params = there._network(Dataset(backend, np.zeros((1, there.n_features_in_), dtype)))
+
+    def answers(raw: Array) -> dict[str, Array]:
+        if not hasattr(there, "_probabilities"):
+            return {"prediction": there._mean(raw)}
+        return {"label": there._predict_codes(raw), "probabilities": there._probabilities(raw)}
+
+    several = getattr(getattr(there, "_label_binarizer", None), "y_type_", "") == (
+        "multilabel-indicator"
+    )
+    classes = None if several else getattr(there, "classes_", None)
+    name = type(estimator).__name__
+    return Parts(name, model, params, there.n_features_in_, dtype, answers, classes)
