@@ -27,6 +27,7 @@ from types import FunctionType
 MODULES = (
     "portnet.backend",
     "portnet.estimators",
+    "portnet.exchange",
     "portnet.layers",
     "portnet.lbfgs",
     "portnet.losses",

@@ -82,8 +82,9 @@ def from_torch(state_dict: Mapping[str, Any], model: Layer) -> Params:
     Returns
     -------
     pytree of arrays
-        On the current backend, in the dtype of the state dict, for ``model.forward(params, x)`` and
-        ``portnet.Trainer(model, ..., params=params)``. Raises ExchangeError where they do not fit.
+        On the current backend, in the dtype of the state dict, W (n_in, n_out) and b (1, n_out) of
+        each Dense, for ``model.forward(params, x)`` and ``portnet.Trainer(model, ...,
+        params=params)``. Raises ExchangeError where they do not fit.
 
     Notes
     -----
@@ -162,8 +163,9 @@ def from_keras(weights: Sequence[ArrayLike], model: Layer) -> Params:
     Returns
     -------
     pytree of arrays
-        On the current backend, in the dtype of the weights, for ``model.forward(params, x)`` and
-        ``portnet.Trainer(model, ..., params=params)``. Raises ExchangeError where they do not fit.
+        On the current backend, in the dtype of the weights, W (n_in, n_out) and b (1, n_out) of
+        each Dense, for ``model.forward(params, x)`` and ``portnet.Trainer(model, ...,
+        params=params)``. Raises ExchangeError where they do not fit.
 
     Notes
     -----
