@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from .errors import ExchangeError
+
 __all__ = ["OPSET", "Graph", "code_of"]
 
 OPSET, IR_VERSION = 19, 9  # the first in which texts are compared
@@ -56,6 +58,13 @@ class Graph:
             self.constants.append(numpy_helper.from_array(array, found))
         return self._known[key]
 
+    def takes(self, kind: str, dtype: Any) -> bool:
+        """Tell whether an operator takes arrays of a dtype."""
+        from onnx import defs
+
+        name = {"float32": "float", "float64": "double"}.get(dtype.name, dtype.name)
+        return f"tensor({name})" in defs.get_schema(kind, OPSET).inputs[0].types
+
     def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Return the name of the one output of a node: a new one, or one that is there already."""
         from onnx import helper
@@ -89,8 +98,8 @@ class Graph:
         self.outputs.append(shown)
 
     def model(self, doc: str, metadata: dict[str, str]) -> Any:
-        """Return the ONNX model, checked."""
-        from onnx import checker, helper
+        """Return the ONNX model, checked; raise ExchangeError if the checker refuses it."""
+        from onnx import checker, helper, shape_inference
 
         from .. import __version__
 
@@ -106,7 +115,10 @@ class Graph:
             doc_string=doc,
         )
         helper.set_model_props(model, metadata)
-        checker.check_model(model, full_check=True)
+        try:
+            checker.check_model(model, full_check=True)
+        except (checker.ValidationError, shape_inference.InferenceError) as error:
+            raise ExchangeError(f"ONNX's checker refuses the network: {error}") from None
         return model
 
 

@@ -75,7 +75,9 @@ OF_INTEGERS = {
     "bitwise_or": "BitwiseOr",
     "bitwise_xor": "BitwiseXor",
 }
-COMPARED = frozenset("equal not_equal less less_equal greater greater_equal isinf isnan".split())
+OF_FLOATS = frozenset("isfinite isinf isnan".split())
+COMPARED = OF_FLOATS | frozenset("equal not_equal less less_equal greater greater_equal".split())
+ROUNDED = frozenset("ceil floor round".split())  # integers are already
 REDUCED = {
     "sum": "ReduceSum",
     "prod": "ReduceProd",
@@ -239,11 +241,15 @@ def _common(node: Node, emitter: _Emitter) -> Any:
     """Return the dtype in which an operation takes its operands."""
     if node.op in LOGICAL:
         return np.dtype(bool)
-    if node.op in COMPARED or node.op == "isfinite":
+    if node.op in COMPARED:
         given = [
             i.dtype if isinstance(i, Node) else emitter.checked(node, i).dtype for i in node.inputs
         ]
-        return np.result_type(*given)
+        dtype = np.result_type(*given)
+        if node.op in OF_FLOATS:  # no integer is one of these
+            return dtype if dtype.kind == "f" else np.dtype(np.float32)
+        ordered = dtype.kind == "b" and node.op not in ("equal", "not_equal")
+        return np.dtype(np.int32) if ordered else dtype
     return node.dtype
 
 
@@ -251,14 +257,19 @@ def _elementwise(emitter: _Emitter, node: Node) -> str:
     dtype = _common(node, emitter)
     kind = SAME.get(node.op)
     if node.op == "where":
-        values = emitter.operands(node, dtype, node.inputs[1:])
-        return emitter.graph.add("Where", emitter.whole(node.inputs[0]), *values)
+        chosen, add = emitter.whole(node.inputs[0]), emitter.graph.add
+        a, b = emitter.operands(node, dtype, node.inputs[1:])
+        if dtype.kind == "b":  # for which ONNX Runtime has no Where
+            return add("Or", add("And", chosen, a), add("And", add("Not", chosen), b))
+        return add("Where", chosen, a, b)
+    if node.op in ROUNDED and dtype.kind in "iu":
+        return emitter.operands(node, dtype)[0]
     if node.op not in (*COMPARED, *LOGICAL):
         if dtype.kind == "b":
             kind = OF_BOOLEANS.get(node.op)
         elif node.op in OF_INTEGERS:
             kind = OF_INTEGERS[node.op]
-    if kind is None:
+    if kind is None or not emitter.graph.takes(kind, dtype):
         raise emitter.lacking(node)
     return emitter.graph.add(kind, *emitter.operands(node, dtype))
 
@@ -284,6 +295,8 @@ def _square(emitter: _Emitter, node: Node) -> str:
 
 def _clip(emitter: _Emitter, node: Node) -> str:
     """min(max(x, low), high), of which each may be missing."""
+    if not emitter.graph.takes("Max", node.dtype):
+        raise emitter.lacking(node)
     (x,) = emitter.operands(node, node.dtype, node.inputs[:1])
     for kind, bound in zip(("Max", "Min"), node.inputs[1:], strict=True):
         if bound is not None:
@@ -300,17 +313,22 @@ def _log_of_base(base: float) -> Callable[[_Emitter, Node], str]:
     return add
 
 
-def _log1p_of(emitter: _Emitter, x: str, dtype: Any) -> str:
-    """log(1 + x) = log(u) - ((u - 1) - x) / u, u = 1 + x: accurate for small x, too."""
+def _log1p_of(emitter: _Emitter, x: str, dtype: Any, ends: bool = True) -> str:
+    """log(1 + x) = log(u) - ((u - 1) - x) / u, u = 1 + x: accurate for small x, too.
+
+    `ends` says whether x may be -1 or infinite, where the second term is no number.
+    """
     add, one = emitter.graph.add, emitter.number(1, dtype)
     u = add("Add", x, one)
-    lost = add("Sub", add("Sub", u, one), x)
-    return add("Sub", add("Log", u), add("Div", lost, u))
+    lost = add("Div", add("Sub", add("Sub", u, one), x), u)
+    if ends:
+        lost = add("Where", add("IsNaN", lost), emitter.number(0, dtype), lost)
+    return add("Sub", add("Log", u), lost)
 
 
 def _log1p(emitter: _Emitter, node: Node) -> str:
-    (x,) = emitter.operands(node, node.dtype)
-    return _log1p_of(emitter, x, node.dtype)
+    (x,), (before,) = emitter.operands(node, node.dtype), node.inputs
+    return _log1p_of(emitter, x, node.dtype, ends=before.op != "exp")
 
 
 def _expm1(emitter: _Emitter, node: Node) -> str:
@@ -327,7 +345,7 @@ def _logaddexp(emitter: _Emitter, node: Node) -> str:
     """max(a, b) + log(1 + e^-|a - b|)."""
     add, (a, b) = emitter.graph.add, emitter.operands(node, node.dtype)
     apart = add("Exp", add("Neg", add("Abs", add("Sub", a, b))))
-    return add("Add", add("Max", a, b), _log1p_of(emitter, apart, node.dtype))
+    return add("Add", add("Max", a, b), _log1p_of(emitter, apart, node.dtype, False))
 
 
 # Reductions and products ------------------------------------------------------------------------
@@ -385,6 +403,8 @@ def _variance(emitter: _Emitter, node: Node) -> str:
 
 
 def _matmul(emitter: _Emitter, node: Node) -> str:
+    if not emitter.graph.takes("MatMul", node.dtype):
+        raise emitter.lacking(node)
     names = [emitter.cast(emitter.whole(n), n.dtype, node.dtype) for n in node.nodes]
     return emitter.graph.add("MatMul", *names)
 

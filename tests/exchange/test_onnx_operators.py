@@ -93,6 +93,18 @@ FUNCTIONS = {
     "bitwise_or integers": lambda xp, x: xp.astype(9 * x, xp.int64) | 3,
     "bitwise_xor": lambda xp, x: (x > 0) ^ (x < 1),
     "bitwise_xor integers": lambda xp, x: xp.astype(9 * x, xp.int64) ^ 3,
+    "ceil of integers": lambda xp, x: xp.ceil(xp.astype(9 * x, xp.int64)),
+    "floor of integers": lambda xp, x: xp.floor(xp.astype(9 * x, xp.int32)),
+    "round of integers": lambda xp, x: xp.round(xp.astype(9 * x, xp.int64)),
+    "isnan of integers": lambda xp, x: xp.isnan(xp.astype(9 * x, xp.int64)),
+    "isfinite of truth values": lambda xp, x: xp.isfinite(x > 0),
+    "greater of truth values": lambda xp, x: (x > 0) > (x > 1),
+    "equal of truth values": lambda xp, x: (x > 0) == (x > 1),
+    "where of truth values": lambda xp, x: xp.where(x > 0, x < 1, x < -1),
+    "log1p at its ends": lambda xp, x: xp.log1p(xp.where(x > 0, x / (0 * x), -1.0)),
+    "sum over no axis": lambda xp, x: xp.sum(x, axis=()),
+    "products of rows": lambda xp, x: x[:, None, :] - x[None, :, :],
+    "matmul with three axes": lambda xp, x: xp.matmul(x[:, None, :], x[:, :, None]),
     "truth values": lambda xp, x: xp.maximum(x > 0, x < 1) * xp.minimum(x > 0, x < 1),
 }
 # Functions whose float64 kernels ONNX Runtime lacks.
@@ -224,6 +236,20 @@ def test_a_layer_that_looks_at_values_is_named_with_its_line(tmp_path):
     message = rf"cannot be traced: the truth of an array.* \(at {__file__}:{line}, in"
     with pytest.raises(ExchangeError, match=message):
         portnet.export_onnx((network(looks), ((),)), tmp_path / "m.onnx")
+
+
+def test_a_dtype_that_an_operator_lacks_is_named_with_the_line(tmp_path):
+    net = network(lambda xp, x: -xp.astype(x, xp.uint8))
+    message = rf"the operation negative of uint8 has no operator in ONNX.*{__file__}"
+    with pytest.raises(ExchangeError, match=message):
+        portnet.export_onnx((net, ((),)), tmp_path / "m.onnx")
+
+
+def test_what_the_checker_of_onnx_refuses_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("portnet.exchange.graph.Graph.takes", lambda *args: True)
+    net = network(lambda xp, x: -xp.astype(x, xp.uint8))
+    with pytest.raises(ExchangeError, match=r"ONNX's checker refuses the network: .*Neg"):
+        portnet.export_onnx((net, ((),)), tmp_path / "m.onnx")
 
 
 def test_complex_numbers_are_an_error(tmp_path):
