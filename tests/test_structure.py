@@ -198,7 +198,7 @@ ALLOWED = {
         "compiler/tracer",
         "exchange/errors",
     },
-    "exchange/graph": set(),
+    "exchange/graph": {"exchange/errors"},
     "exchange/patterns": {"_typing", "compiler/ir"},
     "exchange/operators": {
         "_typing",
@@ -410,7 +410,14 @@ ALLOWED = {
         "losses",
     },
     "estimators": {"estimators/classifier", "estimators/regressor"},
-    "exchange/scikit": {"_validation", "backend", "estimators", "exchange/errors"},
+    "exchange/scikit": {
+        "_validation",
+        "backend",
+        "estimators",
+        "estimators/optimizers",
+        "estimators/solvers",
+        "exchange/errors",
+    },
     "files/checkpoint": {
         "_validation",
         "backend",
@@ -523,6 +530,7 @@ ALLOWED = {
         "files/predictor",
         "files/shapes",
         "layers",
+        "losses",
         "metrics",
         "run",
         "tree",

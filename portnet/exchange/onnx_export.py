@@ -1,7 +1,7 @@
 """ONNX files of networks, runs and estimators, from the trace of their predictions."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike, fsdecode
 from typing import Any, NamedTuple
 
@@ -10,12 +10,13 @@ import numpy as np
 from .. import tree
 from .._typing import Array, Host, Params
 from .._validation import how_to_install
-from ..backend import backend_of, get_backend, to_numpy
+from ..backend import backend_of, get_backend, namespace, to_numpy
 from ..data.dataset import Dataset
 from ..files.atomic import check_writable, write_file
 from ..files.predictor import Predictor
 from ..files.shapes import check_parameters
 from ..layers import Chain, Dense, Layer, Residual
+from ..losses import SoftmaxCrossEntropy
 from ..metrics import two_columns
 from ..run import Run
 from .batch_trace import Length, trace_batch
@@ -104,8 +105,8 @@ def onnx_model(thing: Any) -> Any:
 class Parts(NamedTuple):
     """What is exported: a network on NumPy, and what comes after it.
 
-    `answers` returns the outputs by name from the raw outputs (rows, outputs). `classes` are the
-    labels of the codes that are its "label", or None.
+    `answers` returns the outputs by name from the raw outputs (rows, outputs). `classes` has the
+    labels, by the names of the answers that are their codes.
     """
 
     name: str
@@ -114,7 +115,7 @@ class Parts(NamedTuple):
     width: int
     dtype: Any
     answers: Callable[[Array], dict[str, Array]]
-    classes: Host | None = None
+    classes: Mapping[str, Host] = {}
 
 
 def add_predictions(
@@ -137,8 +138,8 @@ def add_predictions(
     found = []
     for key, name, leaf in zip(keys, names, traced.program.leaves, strict=True):
         dtype = leaf.dtype
-        if key == "label" and parts.classes is not None and leaf.shape[1:] == ():
-            labels = _labels(parts.classes)
+        if key in parts.classes:
+            labels = _labels(parts.classes[key])
             name = graph.add("Gather", graph.constant(labels, "labels"), name)
             dtype = labels.dtype
         elif key == "label" and dtype != np.int64:
@@ -230,19 +231,14 @@ def _of_run(run: Run) -> Parts:
 
     dtype = np.dtype(run.backend.dtype)
     name = f"run of {run.epoch} epochs"
-    return Parts(
-        name, run.trainer.model, run.params, run.inputs, dtype, answers, classes=run.classes
-    )
+    classes = {} if run.classes is None else {"label": run.classes}
+    return Parts(name, run.trainer.model, run.params, run.inputs, dtype, answers, classes)
 
 
 def _of_predictor(predictor: Predictor) -> Parts:
     there = predictor.to("numpy")
 
-    def answers(raw: Array) -> dict[str, Array]:
-        if there.classes_ is None:
-            return {"prediction": there._mean(raw)}
-        return {"label": there._codes(raw), "probabilities": there._probabilities(raw)}
-
+    answers, classes = _of_answers(there, there._codes, there.multilabel)
     return Parts(
         there.name,
         there.model,
@@ -250,7 +246,7 @@ def _of_predictor(predictor: Predictor) -> Parts:
         there.n_features_in_,
         np.dtype(there.backend.dtype),
         answers,
-        None if there.multilabel else there.classes_,
+        classes,
     )
 
 
@@ -259,15 +255,32 @@ def _of_estimator(estimator: Any) -> Parts:
     dtype = there.coefs_[0].dtype
     backend = backend_of(there.coefs_[0])
     model, params = there._network(Dataset(backend, np.zeros((1, there.n_features_in_), dtype)))
-
-    def answers(raw: Array) -> dict[str, Array]:
-        if not hasattr(there, "_probabilities"):
-            return {"prediction": there._mean(raw)}
-        return {"label": there._predict_codes(raw), "probabilities": there._probabilities(raw)}
-
-    several = getattr(getattr(there, "_label_binarizer", None), "y_type_", "") == (
-        "multilabel-indicator"
-    )
-    classes = None if several else getattr(there, "classes_", None)
+    kind = getattr(getattr(there, "_label_binarizer", None), "y_type_", "")
+    codes = getattr(there, "_predict_codes", None)
+    answers, classes = _of_answers(there, codes, kind == "multilabel-indicator")
     name = type(estimator).__name__
     return Parts(name, model, params, there.n_features_in_, dtype, answers, classes)
+
+
+def _of_answers(estimator: Any, codes: Any, multilabel: bool) -> tuple[Any, dict[str, Host]]:
+    """Return the function from raw outputs to answers, and the labels, of an estimator."""
+    known = getattr(estimator, "classes_", None)
+    if known is None:
+        return lambda raw: {"prediction": estimator._mean(raw)}, {}
+    if not isinstance(known, list):
+
+        def answers(raw: Array) -> dict[str, Array]:
+            return {"label": codes(raw), "probabilities": estimator._probabilities(raw)}
+
+        return answers, {} if multilabel else {"label": known}
+
+    def of_heads(raw: Array) -> dict[str, Array]:  # each has the outputs of its classes
+        found, begin = {}, 0
+        for i, classes in enumerate(known):
+            z = raw[:, begin : begin + len(classes)]
+            begin += len(classes)
+            found[f"label_{i}"] = namespace(z).argmax(z, axis=-1)
+            found[f"probabilities_{i}"] = SoftmaxCrossEntropy().mean(z)
+        return found
+
+    return of_heads, {f"label_{i}": classes for i, classes in enumerate(known)}

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +113,12 @@ def to_sklearn(estimator: Any) -> Any:
     _refuse_others(estimator, {n: v for n, v in given.items() if n not in names}, ours)
     here = estimator.to("numpy")
     new = kind(**{n: copy.deepcopy(v) for n, v in given.items() if n in names})
+    try:
+        new._validate_params()
+    except ValueError as error:
+        raise ExchangeError(f"to_sklearn: {error}") from None
+    if isinstance(getattr(here, "classes_", None), list):
+        raise ExchangeError("to_sklearn: scikit-learn's MLPClassifier has no several heads")
     _copy_fitted(here, new)
     if isinstance(new.random_state, np.random.RandomState):
         new._random_state = new.random_state
@@ -172,55 +177,46 @@ def _refuse_others(estimator: Any, others: dict[str, Any], ours: Any) -> None:
 # The optimizers: scikit-learn's have lists of arrays, those of coefs_ before the others -----------
 
 
-def _as_params(arrays: list[Any], estimator: Any) -> Any:
-    """Return a list of scikit-learn's optimizer as a pytree like the parameters."""
-    from ..estimators import coefs
-
-    copies: list[Any] = [np.array(a) for a in arrays]
-    half = len(copies) // 2
-    return coefs.from_coefs(copies[:half], copies[half:], estimator.activation)[1]
+def _as_params(arrays: list[Any]) -> Any:
+    """Return the arrays of coefs_ and intercepts_ as a pytree like the parameters."""
+    half, params = len(arrays) // 2, []
+    for W, b in zip(arrays[:half], arrays[half:], strict=True):
+        params += [{"W": np.array(W), "b": np.array(b)[None, :]}, ()]
+    return tuple(params[:-1])
 
 
 def _as_list(pytree: Any) -> list[Any]:
     """The inverse of `_as_params`."""
-    from ..estimators import coefs
+    dense = pytree[::2]
+    return [np.array(p["W"]) for p in dense] + [np.array(p["b"][0, :]) for p in dense]
 
-    return [np.array(a) for part in coefs.to_coefs(pytree) for a in part]
 
-
-def _solver_from(optimizer: Any, estimator: Any) -> Any:
+def _solver_from(optimizer: Any, e: Any) -> Any:
     """Return portnet's solver with the state of scikit-learn's."""
-    from ..estimators import coefs, solvers
+    from ..estimators.optimizers import SklearnAdam, SklearnSGD
+    from ..estimators.solvers import Solver
 
-    params = coefs.from_coefs(estimator.coefs_, estimator.intercepts_, estimator.activation)[1]
-    adam = hasattr(optimizer, "ms")
-    options = copy.copy(estimator).set_params(solver="adam" if adam else "sgd")
-    solver = solvers._solver(options, params)
-    state = solver.state
-    if adam:
-        m, v = (_as_params(arrays, estimator) for arrays in (optimizer.ms, optimizer.vs))
-        return replace(solver, state=state._replace(t=0.0 * state.t + optimizer.t, m=m, v=v))
-    v = _as_params(optimizer.velocities, estimator)
-    state = state._replace(lr=0.0 * state.lr + optimizer.learning_rate, v=v)
-    return replace(solver, state=state, learning_rate=float(optimizer.learning_rate))
+    lr, params = float(e.learning_rate_init), _as_params(e.coefs_ + e.intercepts_)
+    if hasattr(optimizer, "ms"):
+        adam = SklearnAdam(lr, float(e.beta_1), float(e.beta_2), float(e.epsilon))
+        state = adam.init(params)
+        m, v, t = optimizer.ms, optimizer.vs, 0.0 * state.t + optimizer.t
+        return Solver(adam, state._replace(t=t, m=_as_params(m), v=_as_params(v)), lr)
+    sgd, now = SklearnSGD(lr, float(e.momentum), e.nesterovs_momentum), optimizer.learning_rate
+    state = sgd.init(params)
+    state = state._replace(lr=0.0 * state.lr + now, v=_as_params(optimizer.velocities))
+    return Solver(sgd, state, float(now))
 
 
-def _optimizer_from(solver: Any, estimator: Any) -> Any:
+def _optimizer_from(solver: Any, e: Any) -> Any:
     """Return scikit-learn's optimizer with the state of portnet's."""
     from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
-    params, state, e = estimator.coefs_ + estimator.intercepts_, solver.state, estimator
+    params, state, lr = e.coefs_ + e.intercepts_, solver.state, e.learning_rate_init
     if hasattr(state, "m"):
-        adam = AdamOptimizer(params, e.learning_rate_init, e.beta_1, e.beta_2, e.epsilon)
+        adam = AdamOptimizer(params, lr, e.beta_1, e.beta_2, e.epsilon)
         adam.t, adam.ms, adam.vs = int(state.t), _as_list(state.m), _as_list(state.v)
         return adam
-    sgd = SGDOptimizer(
-        params,
-        e.learning_rate_init,
-        e.learning_rate,
-        e.momentum,
-        e.nesterovs_momentum,
-        e.power_t,
-    )
+    sgd = SGDOptimizer(params, lr, e.learning_rate, e.momentum, e.nesterovs_momentum, e.power_t)
     sgd.velocities, sgd.learning_rate = _as_list(state.v), float(solver.learning_rate)
     return sgd
