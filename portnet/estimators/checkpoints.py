@@ -19,7 +19,6 @@ from ..files.errors import ModelFileError, ResumeMismatchError
 from ..files.estimators import estimator_from
 from ..files.generators import set_generator
 from ..files.models import check_header, open_file
-from . import coefs
 from .solvers import FitState, Position
 
 __all__ = ["FitFiles"]
@@ -143,9 +142,7 @@ class FitFiles:
         def on_backend(pytree: Any) -> Any:
             return tree.map(lambda a: move(a, a.dtype.name) if hasattr(a, "dtype") else a, pytree)
 
-        _, params = coefs.from_coefs(
-            on_backend(saved.coefs_), on_backend(saved.intercepts_), saved.activation
-        )
+        params = on_backend(saved._network()[1])
         best = on_backend(progress["best"])
         if progress.get("last") is not None:
             params, best = on_backend(progress["last"]), params
@@ -167,6 +164,7 @@ class FitFiles:
             no_improvement=saved._no_improvement_count,
             losses=list(map(float, progress["losses"])),
             scores=list(map(float, progress["scores"])),
+            curves={n: list(map(float, v)) for n, v in progress.get("curves", {}).items()},
         )
         return state, self._position(progress, data)
 
@@ -215,6 +213,7 @@ class FitFiles:
             "best_score": float(now.best_score),
             "losses": np.array(now.losses, np.float64),
             "scores": np.array(now.scores, np.float64),
+            "curves": {n: np.array(v, np.float64) for n, v in now.curves.items()},
         }
         if is_earlier:
             progress["last"] = now.params

@@ -1,8 +1,8 @@
 """L = (sum of w l + alpha/2 sum of W^2) / sum of w: the objective of scikit-learn's MLP.
 
-l is the loss of a row, w its weight, and W the weights of all layers, without biases. The sums over
-rows are those of a batch, so the penalty is stronger in small batches than in large ones, as in
-scikit-learn.
+l is the loss of a row, w its weight, and W the parameters named W of all layers: not biases, nor
+those of norms. The sums over rows are those of a batch, so the penalty is stronger in small batches
+than in large ones, as in scikit-learn.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,6 +16,7 @@ from ..data.dataset import Batch
 from ..layers import Layer, dparams_of
 from ..losses import Loss, PoissonLoss
 from ..optimizers import Optimizer
+from ..rng import Key
 
 __all__ = [
     "Part",
@@ -46,10 +47,12 @@ class PoissonDeviance(PoissonLoss):
         return value + least, dpred
 
 
-def summed(model: Layer, loss: Loss, params: Params, batch: Batch) -> tuple[Array, Params]:
+def summed(
+    model: Layer, loss: Loss, params: Params, batch: Batch, key: Key | None = None
+) -> tuple[Array, Params]:
     """Return sum of w l over a batch x, y, w, and its gradient; `loss` must be a sum over rows."""
     x, y, weight = batch
-    pred, caches = model.forward(params, x)
+    pred, caches = model.forward(params, x, key)
     value, dpred = loss(pred, y, weight)
     return value, dparams_of(model, params, caches, dpred)
 
@@ -65,24 +68,36 @@ def penalized(
     """Return L = (value + alpha/2 sum of W^2) / total and dL = (grads + alpha W) / total."""
     if alpha > 0:
         for p in params:
-            if p:
+            if _has_weights(p):
                 value = value + 0.5 * alpha * namespace(p["W"]).sum(p["W"] * p["W"])
         grads = tuple(
-            {**g, "W": g["W"] + alpha * p["W"]} if g else g
+            {**g, "W": g["W"] + alpha * p["W"]} if _has_weights(p) else g
             for g, p in zip(grads, params, strict=True)
         )
     return value / total, tree.map(lambda g: g / total, grads)
 
 
+def _has_weights(params: Params) -> bool:
+    return isinstance(params, dict) and "W" in params
+
+
 def make_penalized_step(
     model: Layer, loss: Loss, optimizer: Optimizer, alpha: float
 ) -> Callable[..., tuple[Params, State, Array]]:
-    """Return ``step(params, state, x, y, weight) -> params, state, L``, L before the update."""
+    """Return ``step(params, state, x, y, weight, key=None) -> params, state, L``.
+
+    L is that before the update; `key` is for layers that draw random numbers.
+    """
 
     def step(
-        params: Params, state: State, x: Array, y: Array, weight: Array | None
+        params: Params,
+        state: State,
+        x: Array,
+        y: Array,
+        weight: Array | None,
+        key: Key | None = None,
     ) -> tuple[Params, State, Array]:
-        value, grads = summed(model, loss, params, (x, y, weight))
+        value, grads = summed(model, loss, params, (x, y, weight), key)
         total = x.shape[0] if weight is None else namespace(weight).sum(weight)
         value, grads = penalized(value, grads, params, alpha, total)
         updates, state = optimizer.update(grads, state, params)

@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from .._typing import Array, Host, Params, State
 from ..backend import namespace
 from ..data.dataset import Dataset
-from ..engine.compile_cache import compile_cached, compiles, release
+from ..engine.compile_cache import compile_cached, compiles, is_cacheable, release
 from ..engine.epoch import EpochExecutor, run_epochs
 from ..engine.epoch_state import Epochs
 from ..engine.inference import forward_dataset
@@ -26,11 +26,14 @@ from ..engine.packing import unpacked
 from ..layers import Layer
 from ..lbfgs import LBFGS
 from ..losses import Loss
+from ..optimizers import OPTIMIZERS
+from ..rng import Key, key
+from ..transforms import joined_parameters
 from . import objective
 from .idle_executors import executor_of
 from .optimizers import SklearnAdam, SklearnSGD
 
-__all__ = ["FitState", "Position", "fit_lbfgs", "fit_stochastic", "forward"]
+__all__ = ["FitState", "Position", "fit_lbfgs", "fit_stochastic", "forward", "solver_of"]
 
 
 Position = tuple[Any, Any]  # an order of the rows, and the state of a generator
@@ -43,9 +46,9 @@ NOT_FINITE = (
 
 @dataclass(frozen=True)
 class Solver:
-    """The optimizer of sgd or adam, its state, and sgd's current learning rate."""
+    """The optimizer, its state, and the current learning rate of solver="sgd"."""
 
-    rule: SklearnSGD | SklearnAdam
+    rule: Any
     state: State
     learning_rate: float
 
@@ -62,9 +65,11 @@ class FitState:
     best_loss: float = math.inf
     best_score: float = -math.inf
     best: Params = None  # the parameters of the best score of this fit
+    last: Params = None  # at the end, those of the last epoch if they are not the best ones
     no_improvement: int = 0
     losses: list[float] = field(default_factory=list)  # of the epochs of this fit
     scores: list[float] = field(default_factory=list)
+    curves: dict[str, list[float]] = field(default_factory=dict)  # of metrics, by name
     warning: str = ""
     category: type[Warning] = ConvergenceWarning
 
@@ -76,7 +81,7 @@ def forward(model: Layer, params: Params, data: Dataset, *, compiled: bool = Tru
 
 def block_size(params: Params) -> int:
     """Return how many rows to compute at once, so that memory is bounded."""
-    widest = max(int(max(p["W"].shape)) for p in params if p)
+    widest = max(int(max(p["W"].shape)) for p in params if type(p) is dict and "W" in p)
     return max(1, min(16_384, 2**24 // widest))
 
 
@@ -94,20 +99,26 @@ def fit_stochastic(
     batch_size: int,
     incremental: bool = False,
     score: Callable[[Params], float] | None = None,
+    measure: Callable[[Params], dict[str, float]] | None = None,
+    tasks: Any = None,
     files: Any = None,
     position: Position | None = None,
+    resumed: bool = False,
+    seed: int | None = None,
 ) -> FitState:
     """Train epochs of sgd or adam until a stopping rule holds; one epoch if incremental.
 
     With `score`, the result has the parameters of the best score or, as in scikit-learn, the last
-    ones if no score is above the best of earlier fits.
+    ones if no score is above the best of earlier fits. What `measure` returns after each epoch is
+    added to the curves. `tasks`, a `tasks.FitTasks`, calls callbacks around epochs. `seed` is that
+    of layers that draw random numbers, if there are any.
 
     Raises ValueError if an epoch is not finite and no parameters have a best score. `files`, a
     `checkpoints.FitFiles`, writes the state after epochs; `position` is that of the orders where
-    they go on.
+    they go on. If `resumed` without it, the orders of the epochs before are drawn again.
     """
     if now.solver is None:
-        now = replace(now, solver=_solver(options, now.params))
+        now = replace(now, solver=solver_of(options, now.params))
     parts = model, loss, now.solver.rule, float(options.alpha)
     rows, steps = len(data), -(-len(data) // batch_size)
     at_least = int(min(options.max_iter, options.n_iter_no_change + 1))  # epochs
@@ -117,12 +128,15 @@ def fit_stochastic(
         compiled=getattr(options, "compile", True),
         planned=0 if incremental else at_least * steps,
         likely=0 if incremental else options.max_iter // 2 * steps,
-        vectors="by name" if options.alpha > 0 else "one",  # the penalty is of weights only
+        vectors=_vectors(options, now.solver.rule) if seed is None or is_cacheable(model) else "",
     )
     orders = _Orders(data, rng if options.shuffle else None)
     if position is not None:
         orders.go_to(position)
+    elif resumed:
+        orders.skip(now.n_iter)
     looked_at = incremental or score is not None or _is_invscaling(options)  # after each epoch
+    looked_at = looked_at or measure is not None or tasks is not None
     one_by_one = 0
 
     def train(
@@ -136,11 +150,15 @@ def fit_stochastic(
             least = min(least, options.max_iter - now.n_iter)
             count = max(1, min(int(least), executor.epochs_at_once(0.05, rows, steps)))
             count = count if files is None else files.epochs_until_due(count)
+        keys: list[Key | None] = [None] * count
+        if seed is not None:
+            keys = [key(seed, now.n_iter + epoch) for epoch in range(1, count + 1)]
+        task = None if tasks is None else tasks.begin(now)
         end = run_epochs(
             executor,
             now.params,
             now.solver.state,
-            Epochs(data, batch_size, [None] * count, orders.draw(count)),
+            Epochs(data, batch_size, keys, orders.draw(count)),
             interrupted,
             look_at=lambda params, state: (params, state),
             packed=True,
@@ -162,12 +180,16 @@ def fit_stochastic(
             _print(options, f"Iteration {now.n_iter}, loss = {now.loss:.8f}")
             now.losses.append(now.loss)
             now = _with_best(options, now, score)
+            if measure is not None:
+                now = _with_curves(now, measure(unpacked(now.params)))
         if interrupted:  # the steps of the last epoch are kept, but it does not count
             return _interrupted(now), True
         if _is_invscaling(options):
             lr = float(options.learning_rate_init) / (now.t + 1) ** options.power_t
             now = replace(now, solver=_with_rate(now.solver, lr))
         ended = incremental
+        if tasks is not None:
+            ended = tasks.end(task, now) or ended
         if now.no_improvement > options.n_iter_no_change:
             now, stopped = _no_progress(options, now)
             ended = ended or stopped
@@ -180,7 +202,7 @@ def fit_stochastic(
         return now, ended
 
     kept, ended = executor_of(options, new, data, now.params, keep=incremental), False
-    ended = ended or bool(position and _has_ended(options, now))
+    ended = ended or bool((position or resumed) and _has_ended(options, now))
     with interrupts(files is not None) as interrupted, kept as executor:
         while not ended:
             before, at = now, None if files is None else orders.position
@@ -198,9 +220,11 @@ def fit_stochastic(
                     files.after(now, orders.position, done, ends=ended or bool(interrupted))
             if signal.SIGTERM in interrupted:
                 raise SystemExit(128 + signal.SIGTERM)
-    params = now.params if now.best is None else now.best
     solver = replace(now.solver, state=unpacked(now.solver.state))
-    return replace(now, params=unpacked(params), best=unpacked(now.best), solver=solver)
+    if now.best is None:
+        return replace(now, params=unpacked(now.params), solver=solver)
+    best, last = unpacked(now.best), None if now.best is now.params else unpacked(now.params)
+    return replace(now, params=best, best=best, last=last, solver=solver)
 
 
 def _has_ended(options: Any, now: FitState) -> bool:
@@ -230,6 +254,12 @@ class _Orders:
         self.order = position[0]
         if self.rng is not None:
             self.rng.set_state(position[1])
+
+    def skip(self, count: int) -> None:
+        """Go on from where so many epochs have been made."""
+        if self.order is not None and self.rng is not None:
+            for _ in range(count):
+                self.order = self.order[self.rng.permutation(len(self.order))]
 
     def draw(self, count: int) -> list[Host] | None:
         """Return the orders of the next epochs; None for all rows as they are."""
@@ -277,6 +307,12 @@ def _with_best(options: Any, now: FitState, score: Callable[[Params], float] | N
     return now
 
 
+def _with_curves(now: FitState, measured: dict[str, float]) -> FitState:
+    """Add the values of an epoch to the curves."""
+    curves = {name: [*now.curves.get(name, ()), value] for name, value in measured.items()}
+    return replace(now, curves=now.curves | curves)
+
+
 def _no_progress(options: Any, now: FitState) -> tuple[FitState, bool]:
     """Stop, or continue with a fifth of the learning rate."""
     what = "Validation score" if now.scores else "Training loss"
@@ -306,16 +342,30 @@ def _diverged(before: FitState) -> FitState:
     )
 
 
-def _solver(options: Any, params: Params) -> Solver:
+def solver_of(options: Any, params: Params) -> Solver:
     """Return the solver of the options, before its first step."""
     lr = float(options.learning_rate_init)
-    if options.solver == "sgd":
-        rule: SklearnSGD | SklearnAdam = SklearnSGD(
-            lr, float(options.momentum), options.nesterovs_momentum
-        )
+    given = getattr(options, "optimizer", None)
+    rule: Any
+    if isinstance(given, str):
+        rule = _NAMED[given](lr)
+    elif given is not None:
+        rule = given
+    elif options.solver == "sgd":
+        rule = SklearnSGD(lr, float(options.momentum), options.nesterovs_momentum)
     else:
         rule = SklearnAdam(lr, float(options.beta_1), float(options.beta_2), float(options.epsilon))
     return Solver(rule, rule.init(params), lr)
+
+
+_NAMED: dict[str, Callable[[float], Any]] = dict(OPTIMIZERS)  # type: ignore[arg-type]
+
+
+def _vectors(options: Any, rule: Any) -> str:
+    """Return whether steps are the same for parameters that are joined: `EpochExecutor.vectors`."""
+    joined = "one" if isinstance(rule, SklearnSGD | SklearnAdam) else joined_parameters(rule)
+    # The penalty is of weights only.
+    return "by name" if joined == "one" and options.alpha > 0 else joined
 
 
 def _with_rate(solver: Solver, lr: float) -> Solver:
@@ -327,8 +377,12 @@ def _with_rate(solver: Solver, lr: float) -> Solver:
 # Iterations of L-BFGS ---------------------------------------------------------------------------
 
 
-def fit_lbfgs(options: Any, model: Layer, loss: Loss, data: Dataset, start: FitState) -> FitState:
+def fit_lbfgs(
+    options: Any, model: Layer, loss: Loss, data: Dataset, start: FitState, *, tasks: Any = None
+) -> FitState:
     """Iterate L-BFGS until convergence, max_iter or max_fun.
+
+    `tasks` is as in `fit_stochastic`, with iterations for epochs.
 
     Raises ValueError if the initial loss is not finite.
     """
@@ -342,13 +396,14 @@ def fit_lbfgs(options: Any, model: Layer, loss: Loss, data: Dataset, start: FitS
     )
     eps = float(namespace(v).finfo(v.dtype).eps)
     optimizer = LBFGS(memory=10, gtol=options.tol, ftol=max(FTOL, eps))
-    state, n_iter = optimizer.init(v), 0
+    state, n_iter, stopped = optimizer.init(v), 0, False
     # The line search steps back if the loss overflows.
     with interrupts() as interrupted, np.errstate(over="ignore", invalid="ignore"):
         while not state.status and n_iter < options.max_iter:
-            if interrupted or state.evaluations > options.max_fun:
+            if interrupted or stopped or state.evaluations > options.max_fun:
                 break
             before = v
+            task = None if tasks is None else tasks.begin(replace(start, params=unravel(v)))
             try:
                 v, state = optimizer.iterate(function, v, state)
             except FloatingPointError as error:
@@ -358,10 +413,15 @@ def fit_lbfgs(options: Any, model: Layer, loss: Loss, data: Dataset, start: FitS
             if v is not before:
                 n_iter += 1
                 _print(options, f"Iteration {n_iter}, loss = {state.value:.8f}")
+            if tasks is not None:
+                made = replace(start, params=unravel(v), loss=state.value, n_iter=n_iter)
+                stopped = tasks.end(task, made)
     release()
     done = replace(start, params=unravel(v), loss=state.value, n_iter=n_iter)
     if interrupted:
         return replace(done, warning="Training interrupted by user.", category=UserWarning)
+    if stopped:
+        return done
     # In SciPy's order: at max_iter this is the message, whether converged or not.
     if n_iter >= options.max_iter:
         reason, status = "STOP: TOTAL NO. OF ITERATIONS REACHED LIMIT", 1

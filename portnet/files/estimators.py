@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..layers import Chain, Dense
+from .. import perceptron
 from .encoding import TEXT_LIMIT, decode, encode, has_custom, refuse_repeated, text_array
 from .errors import ModelFileError
 from .generators import generator_of
@@ -19,8 +19,8 @@ __all__ = ["describe", "estimator_from", "is_estimator"]
 
 _PACKAGE = __package__.rpartition(".")[0]  # the estimators need scikit-learn: never imported above
 CLASSES = "MLPClassifier", "MLPRegressor"
-ACTIVATION_OF = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
-OUTPUTS = "softmax", "logistic", "identity", "exp"
+OUTPUTS = "softmax", "logistic", "identity", "exp", "loss.mean"
+HEADS = "multiclass-multioutput"  # the kind of labels of several heads
 NETWORK = "coefs_", "intercepts_", "n_features_in_", "n_outputs_", "n_layers_", "out_activation_"
 # Fitted attributes besides the network; not every fit has all of them.
 RESULTS = (
@@ -45,12 +45,17 @@ OTHERS = (
     "classes_",
     "feature_names_in_",
     "_class_counts",
+    "_curves",
     "_fitted_on_host",
     "_label_binarizer",
+    "_layer_params",
     "_metadata_request",
     "_optimizer",
+    "_parent_callback_ctx",
     "_random_state",
+    "_resumable",
     "_seed",
+    "_skl_callbacks",
     "_sklearn_output_config",
     "_validated",
 )
@@ -93,12 +98,20 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
     if fitted.get("best_loss_") == np.inf:  # before the first epoch; tensors are finite
         fitted["best_loss_"] = float("inf")
     fitted |= {n: _numbers(given[n]) for n in LISTS if n in given}
+    if given.get("_layer_params"):
+        fitted["layer_params"] = given["_layer_params"]
+    if given.get("_curves"):
+        fitted["curves"] = {name: _numbers(curve) for name, curve in given["_curves"].items()}
     if "feature_names_in_" in given:
         fitted["feature_names_in_"] = [str(name) for name in given["feature_names_in_"]]
     binarizer = given.get("_label_binarizer")
     if binarizer is not None:
         fitted["labels"] = {
-            "classes": _labels(binarizer.classes_),
+            "classes": (
+                [_labels(classes) for classes in binarizer.classes_]
+                if binarizer.y_type_ == HEADS
+                else _labels(binarizer.classes_)
+            ),
             "kind": str(binarizer.y_type_),
             "sparse": bool(binarizer.sparse_input_),
         }
@@ -110,6 +123,8 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
             fitted["generator"], fitted["seed"] = rng.get_state(legacy=False), given.get("_seed")
             if isinstance(fitted["seed"], np.random.RandomState):
                 fitted["seed"] = None
+            if given.get("_resumable") is not None:
+                fitted["resumable"] = given["_resumable"]._asdict()
     base = _base_of(type(estimator))
     described: dict[str, Any] = {"class": type(estimator).__name__}
     requests = _requests(estimator)
@@ -126,8 +141,8 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
         described["inherited"] = encode(_plain(inherited), "inherited", tensors, plain=True)
         described["own"] = _own_attributes(estimator, {*parameters, *named}, tensors)
     _check_before(fitted, parameters | inherited)
-    if isinstance(fitted.get("labels", {}).get("classes"), dict):
-        _classes_from(fitted["labels"]["classes"])
+    if "labels" in fitted:
+        _all_classes(fitted["labels"])
     return described | {
         "parameters": encode(_plain(parameters), "parameters", tensors, plain=True),
         "fitted": encode(fitted, "", tensors),
@@ -223,10 +238,10 @@ def estimator_from(
     with_sklearn = find_spec("sklearn") is not None
     kind = _subclass(described, custom, with_sklearn) if "base" in described else None
     fitted = dict(described["fitted"]["dict"])
-    for key in ("coefs_", "intercepts_", "optimizer"):
+    for key in ("coefs_", "intercepts_", "layer_params", "optimizer"):
         refuse_repeated(fitted.get(key), key)
     if not with_sklearn:  # the optimizers are scikit-learn's
-        for key in ("optimizer", "generator", "class_counts", "seed"):
+        for key in ("optimizer", "generator", "class_counts", "seed", "resumable", "curves"):
             fitted.pop(key, None)
     else:
         wing = importlib.import_module(f"{_PACKAGE}.estimators")
@@ -241,7 +256,7 @@ def estimator_from(
     if (labels is None) == (name == "MLPClassifier"):
         raise ModelFileError(f"{name}: expected labels for a classifier only")
     if labels is not None:
-        labels["classes"] = _classes_from(labels["classes"])
+        labels["classes"] = _all_classes(labels)
     if not with_sklearn:
         return Predictor.of(name, values, parameters, labels)
     estimator = _fitted(kind or getattr(wing, name), values, parameters, labels)
@@ -283,7 +298,7 @@ def _subclass(described: Mapping[str, Any], custom: Mapping[str, Any], with_skle
 def _check(values: dict[str, Any], parameters: dict[str, Any]) -> None:
     """Raise ModelFileError unless the arrays are those of a network of these sizes."""
     missing = [n for n in NETWORK if n not in values]
-    if missing or parameters.get("activation") not in ACTIVATION_OF:
+    if missing or parameters.get("activation") is None:
         raise ModelFileError(f"the estimator has no {missing[0] if missing else 'activation'}")
     for name in INTEGERS:
         if name in values and type(values[name]) is not int:
@@ -292,14 +307,28 @@ def _check(values: dict[str, Any], parameters: dict[str, Any]) -> None:
     lists = isinstance(coefs, list) and isinstance(intercepts, list)
     if not lists or not len(coefs) == len(intercepts) == values["n_layers_"] - 1 >= 1:
         raise ModelFileError("expected coefs_ and intercepts_ of each layer")
-    hidden = parameters.get("hidden_layer_sizes", ())
-    hidden = list(hidden) if hasattr(hidden, "__iter__") else [hidden]
-    sizes = [*hidden, values["n_outputs_"]]
+    sizes = [*perceptron.hidden_sizes(parameters), values["n_outputs_"]]
     if len(sizes) != len(coefs) or values["out_activation_"] not in OUTPUTS:
         raise ModelFileError(f"expected {len(sizes)} layers, got {len(coefs)}")
-    model = Chain([Dense(n) for n in sizes])
-    params = [{"W": W, "b": b[None, :]} for W, b in zip(coefs, intercepts, strict=True)]
-    check_parameters(model, tuple(params), values["n_features_in_"], "coefs_")
+    try:
+        expected = perceptron.network(parameters, coefs, intercepts, values.get("layer_params", ()))
+        perceptron.layers(parameters, sizes)  # of these sizes
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        raise ModelFileError(f"the layers of the network: {error}") from None
+    model, params = expected
+    check_parameters(model, params, values["n_features_in_"], "coefs_")
+    widths = [W.shape[1] for W in coefs]
+    if widths != sizes:
+        raise ModelFileError(f"coefs_: expected {sizes} outputs of the layers, got {widths}")
+
+
+def _all_classes(labels: dict[str, Any]) -> Any:
+    """Return the classes of a description; a list of them for several heads."""
+    if labels.get("kind") != HEADS:
+        return _classes_from(labels["classes"])
+    if not isinstance(labels["classes"], list) or not labels["classes"]:
+        raise ModelFileError("expected classes of each head")
+    return [_classes_from(classes) for classes in labels["classes"]]
 
 
 def _classes_from(labels: Any) -> Any:
@@ -324,6 +353,14 @@ def _fitted(
     optimizer, generator, counts, seed = [
         values.pop(n, None) for n in ("optimizer", "generator", "class_counts", "seed")
     ]
+    resumable, curves = values.pop("resumable", None), values.pop("curves", None)
+    if (others := values.pop("layer_params", None)) is not None:
+        estimator._layer_params = others
+    if curves is not None:
+        estimator._curves = {name: curve.tolist() for name, curve in curves.items()}
+    if resumable is not None:
+        wing = importlib.import_module(f"{_PACKAGE}.estimators.base")
+        estimator._resumable = wing.Resumable(**resumable)
     if values.get("best_loss_") is not None:
         values["best_loss_"] = np.float64(values["best_loss_"])
     if values.get("loss_curve_") is not None:
@@ -336,9 +373,13 @@ def _fitted(
     if labels is not None:
         from sklearn.preprocessing import LabelBinarizer
 
-        binarizer = LabelBinarizer()
-        binarizer.classes_, binarizer.y_type_ = labels["classes"], labels["kind"]
-        binarizer.sparse_input_ = labels["sparse"]
+        if labels["kind"] == HEADS:
+            wing = importlib.import_module(f"{_PACKAGE}.estimators.heads")
+            binarizer = wing.Heads(labels["classes"])
+        else:
+            binarizer = LabelBinarizer()
+            binarizer.classes_, binarizer.y_type_ = labels["classes"], labels["kind"]
+            binarizer.sparse_input_ = labels["sparse"]
         estimator._label_binarizer, estimator.classes_ = binarizer, labels["classes"]
     if optimizer is not None:
         estimator._optimizer, estimator._class_counts = optimizer, tuple(counts or ())

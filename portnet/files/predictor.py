@@ -5,12 +5,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from .. import summary
-from .._typing import AnyArray, Array, ArrayLike, Device, Host, Params
+from .. import perceptron, summary
+from .._typing import AnyArray, Array, ArrayLike, Device, Params
 from ..backend import Backend, describe, is_host, namespace, to_numpy, use_backend
 from ..data import checks
 from ..engine.inference import forward
-from ..layers import ACTIVATIONS, Chain, Dense, Layer
+from ..layers import Layer
 from ..losses import SoftmaxCrossEntropy
 from ..metrics import logistic
 
@@ -29,7 +29,7 @@ class Predictor:
     ----------
     name : str
         The class of the estimator.
-    classes_ : array (classes,), or None
+    classes_ : array (classes,), or a list of these for several heads, or None
         The class labels; None for a regressor.
     n_features_in_, n_outputs_ : int
     feature_names_in_ : tuple of str, or None
@@ -43,8 +43,9 @@ class Predictor:
     n_outputs_: int
     out_activation_: str = field(repr=False)
     multilabel: bool = field(default=False, repr=False)
-    classes_: Host | None = None
+    classes_: Any = None
     feature_names_in_: tuple[str, ...] | None = None
+    loss: Any = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -55,19 +56,16 @@ class Predictor:
         labels: dict[str, Any] | None,
     ) -> Self:
         """Return the predictor of an estimator's attributes, on NumPy."""
-        activation = {"logistic": "sigmoid"}.get(parameters["activation"], parameters["activation"])
-        layers: list[Any] = []
-        params: list[Any] = []
-        for W, b in zip(values["coefs_"], values["intercepts_"], strict=True):
-            layers += [Dense(W.shape[1]), ACTIVATIONS[activation]]
-            params += [{"W": W, "b": b[None, :]}, ()]
+        model, params = perceptron.network(
+            parameters, values["coefs_"], values["intercepts_"], values.get("layer_params", ())
+        )
         with use_backend("numpy", dtype=values["coefs_"][0].dtype.name) as backend:
             pass
         names = values.get("feature_names_in_")
         return cls(
             name,
-            Chain(layers[:-1]),
-            tuple(params[:-1]),
+            model,
+            params,
             backend,
             values["n_features_in_"],
             values["n_outputs_"],
@@ -75,6 +73,7 @@ class Predictor:
             labels is not None and labels["kind"] == "multilabel-indicator",
             None if labels is None else labels["classes"],
             None if names is None else tuple(names),
+            parameters.get("loss"),
         )
 
     def _repr_html_(self) -> str:
@@ -92,11 +91,18 @@ class Predictor:
     def predict(self, X: ArrayLike) -> AnyArray:
         """Return the class of each row (rows,), 0 and 1 (rows, labels), or the mean of the target.
 
+        For several heads, the classes are (rows, heads).
         X is (rows, features); the result is in the library of X, text labels as a NumPy array.
         """
         if self.classes_ is None:
             mean = self._answer(X, self._mean)
             return mean[:, 0] if self.n_outputs_ == 1 else mean
+        if isinstance(self.classes_, list):
+            best = [to_numpy(p).argmax(axis=1) for p in self.predict_proba(X)]
+            columns = zip(self.classes_, best, strict=True)
+            answer = np.stack([known[codes] for known, codes in columns], axis=1)
+            on_device = not is_host(X) and answer.dtype.kind in "iufb"
+            return self.backend.asarray(answer) if on_device else answer
         codes = self._answer(X, self._codes)
         if self.multilabel:
             return codes
@@ -108,9 +114,17 @@ class Predictor:
         return namespace(codes).take(self.backend.asarray(self.classes_, dtype), codes)
 
     def predict_proba(self, X: ArrayLike) -> AnyArray:
-        """Return the probability of each class (rows, classes), in the library of X."""
+        """Return the probability of each class (rows, classes), in the library of X.
+
+        For several heads, a list of these.
+        """
         if self.classes_ is None:
             raise TypeError(f"predict_proba needs a classifier, and this is a {self.name}")
+        if isinstance(self.classes_, list):
+            raw = self._answer(X, lambda raw: raw)
+            ends = np.cumsum([len(classes) for classes in self.classes_])[:-1].tolist()
+            begins = zip([0, *ends], [*ends, self.n_outputs_], strict=True)
+            return [SoftmaxCrossEntropy().mean(raw[:, begin:end]) for begin, end in begins]
         return self._answer(X, self._probabilities)
 
     def _answer(self, X: ArrayLike, finish: Any) -> AnyArray:
@@ -126,6 +140,9 @@ class Predictor:
         return to_numpy(answer) if is_host(X) else answer
 
     def _mean(self, raw: Array) -> Array:
+        if self.out_activation_ == "loss.mean":
+            mean: Array = self.loss.mean(raw)
+            return mean
         return namespace(raw).exp(raw) if self.out_activation_ == "exp" else raw
 
     def _probabilities(self, raw: Array) -> Array:
