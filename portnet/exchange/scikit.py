@@ -122,12 +122,27 @@ def to_sklearn(estimator: Any) -> Any:
     _copy_fitted(here, new)
     if isinstance(new.random_state, np.random.RandomState):
         new._random_state = new.random_state
+    if new.solver != "lbfgs":
+        for name, value in _before_training(new).items():
+            vars(new).setdefault(name, value)
     # A warm start with early stopping ends with these, if no epoch is better. As after a fit of
     # scikit-learn's they are the same arrays, which it changes in place: those of the last epoch.
     new._best_coefs, new._best_intercepts = new.coefs_, new.intercepts_
     if getattr(here, "_optimizer", None) is not None:
         new._optimizer = _optimizer_from(here._optimizer, new)
     return new
+
+
+def _before_training(estimator: Any) -> dict[str, Any]:
+    """Return what scikit-learn's sgd and adam expect of a network that was not trained."""
+    monitored = estimator.early_stopping
+    return {
+        "loss_curve_": [],
+        "_no_improvement_count": 0,
+        "best_loss_": None if monitored else np.inf,
+        "best_validation_score_": -np.inf if monitored else None,
+        "validation_scores_": [] if monitored else None,
+    }
 
 
 def _kinds(estimator: Any, theirs: bool) -> tuple[Any, Any]:

@@ -188,6 +188,20 @@ def test_the_estimator_is_on_the_current_backend():
     back.partial_fit(X, y)
 
 
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_an_estimator_without_results_of_a_fit_can_be_trained(early_stopping):
+    y = TARGETS["text"]
+    given = make(portnet, "text", warm_start=True, early_stopping=early_stopping).fit(X, y)
+    for name in ("loss_curve_", "best_loss_", "_no_improvement_count", "validation_scores_"):
+        del vars(given)[name]  # of a network that was made, and not trained
+    del given.best_validation_score_
+    found = to_sklearn(given)
+    found.fit(X, y)
+    assert len(found.loss_curve_) == found.n_iter_
+    if not early_stopping:
+        assert len(to_sklearn(given).partial_fit(X, y).loss_curve_) == 1
+
+
 def test_results_can_be_pickled_saved_and_cloned(tmp_path):
     import pickle
 
