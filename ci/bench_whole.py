@@ -34,6 +34,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOP = "the document's loop"
+FITS = "a loop of portnet's fits"
 TIMES = ("first", "second")
 
 
@@ -124,6 +125,95 @@ def _xor(epochs, targets, shuffle=False, **options):
 
     title = f"document 004: 2-2-1, four steps an epoch, {epochs:,} epochs" + ", shuffled" * shuffle
     return _document(title, targets, (portnet, loop), 2.0, **options)
+
+
+# Populations ------------------------------------------------------------------------------------
+
+NETWORKS = 64
+
+
+def _population(rows, epochs):
+    """Return a row: 64 networks of document 001, on the same few rows, from other weights."""
+
+    def parts():
+        import portnet
+
+        portnet.set_backend("numpy", dtype="float64")
+        X, y, params = _example("two_blobs").document(rows)
+        one = _example("two_blobs").trainer(params)
+        given = one.model, NETWORKS, one.loss, one.optimizer, one.batch_size
+        return portnet.Population(*given), X, y
+
+    def losses(runs):
+        return [v for run in runs for v in _three(run.history["loss"])]
+
+    def together():
+        population, X, y = parts()
+        return lambda: population.fit(X, y, epochs=epochs), losses
+
+    def in_turn():
+        population, X, y = parts()
+        return lambda: [t.fit(X, y, epochs=epochs) for t in population.trainers], losses
+
+    def loop():
+        import portnet
+
+        population, X, y = parts()
+        starts = [portnet.init(t.model, seed=t.seed) for t in population.trainers]
+        starts = [[(p["W"], p["b"]) for p in params if p] for params in starts]
+        by_hand = _example("by_hand")
+
+        def work():
+            return [by_hand.two_blobs(X, y, weights, epochs=epochs)[0] for weights in starts]
+
+        return work, lambda found: [rows * v for each in found for v in _three(each)]
+
+    title = f"{NETWORKS} networks of 2-8-4-1, {rows} rows, one step an epoch, {epochs:,} epochs"
+    contenders = {"portnet": together, LOOP: loop, FITS: in_turn}
+    targets = {LOOP: (None, 8), FITS: (0.9, 0.9)}
+    return Row(title, contenders, targets, rtol=1e-3)  # steps so long that rounding grows
+
+
+def _population_by_sklearn(rows, epochs):
+    """Return a row: 64 networks of scikit-learn's kind, each from weights of its own."""
+    options = {"hidden_layer_sizes": (8, 4), "activation": "tanh", "solver": "adam", "alpha": 0}
+    options |= {"learning_rate_init": 0.01, "max_iter": epochs, "batch_size": rows}
+    options |= {"n_iter_no_change": epochs, "shuffle": False}
+
+    def data():
+        X, y, _ = _example("two_blobs").document(rows)
+        return X, y[:, 0].astype(int)
+
+    def portnet():
+        import portnet
+
+        portnet.set_backend("numpy", dtype="float64")
+        X, y = data()
+        net = portnet.mlp([2, 8, 4, 1], "tanh")
+        several = portnet.Population(
+            net, NETWORKS, "sigmoid_cross_entropy", portnet.Adam(0.01), None
+        )
+        work = partial(several.fit, X, y, epochs=epochs)
+        return work, lambda found: [found.score(X, y)]
+
+    def theirs():
+        from sklearn.neural_network import MLPClassifier
+
+        X, y = data()
+
+        def work():
+            seeds = range(NETWORKS)
+            return [MLPClassifier(**options, random_state=seed).fit(X, y) for seed in seeds]
+
+        def score(nets):
+            mean = np.mean([net.predict_proba(X)[:, 1] for net in nets], axis=0)
+            return [((mean > 0.5) == y).mean()]
+
+        return work, score
+
+    title = f"{NETWORKS} networks of 2-8-4-1, {rows} rows, one step an epoch, {epochs:,} epochs"
+    contenders = {"portnet": portnet, "scikit-learn": theirs}
+    return Row(title + ", adam", contenders, {"scikit-learn": (8, 8)}, rtol=0.05)
 
 
 # Estimators -------------------------------------------------------------------------------------
@@ -409,6 +499,9 @@ def _rows():
     yield "004", _xor(10_000, (4, 7))
     yield "004-shuffled", _xor(10_000, (None, 3), shuffle=True, rtol=0.2)
     yield "003", _single_neuron(10_000, (2, 3))
+    yield "population", _population(20, 2000)
+    yield "population-200", _population(200, 1000)
+    yield "population-sklearn", _population_by_sklearn(200, 200)
     for name in ("digits", "breast_cancer", "iris"):
         work = _fitting(partial(_dataset, name))
         yield name, _estimators(f"MLPClassifier().fit, {name}", work, (1.4, 1.7))

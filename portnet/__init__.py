@@ -143,10 +143,11 @@ if _TYPE_CHECKING:
     from .estimators.classifier import MLPClassifier as MLPClassifier
     from .estimators.regressor import MLPRegressor as MLPRegressor
     from .exchange.onnx_export import export_onnx as export_onnx
+    from .population import Population as Population
 
 
 def __getattr__(name: str) -> _Any:
-    """Import what needs optional dependencies at first use: estimators, `plots`, `exchange`."""
+    """Import at first use what needs optional dependencies, or much that few programs need."""
     if name in ("plots", "exchange"):
         from importlib import import_module
 
@@ -155,6 +156,10 @@ def __getattr__(name: str) -> _Any:
         from .exchange import export_onnx
 
         return export_onnx
+    if name == "Population":
+        from .population import Population
+
+        return Population
     if name not in ("MLPClassifier", "MLPRegressor"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
@@ -173,4 +178,4 @@ def __dir__() -> list[str]:
     from importlib.util import find_spec
 
     estimators = ["MLPClassifier", "MLPRegressor"] if find_spec("sklearn") else []
-    return sorted({*globals(), "plots", "exchange", "export_onnx", *estimators})
+    return sorted({*globals(), "Population", "plots", "exchange", "export_onnx", *estimators})

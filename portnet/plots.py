@@ -261,6 +261,7 @@ def _curves_of(thing: Any, metric: str, where: str = "") -> dict[str, list[float
         given = {"loss": "loss_curve_", "validation_score": "validation_scores_"}
         found = {name: getattr(thing, attribute, None) for name, attribute in given.items()}
         log: Any = {name: numbers for name, numbers in found.items() if numbers is not None}
+        log |= getattr(thing, "history_", {})
         if not log:
             raise ValueError(
                 f"{where}expected an estimator that was fitted by sgd or adam, got "

@@ -25,7 +25,7 @@ from .lbfgs import LBFGS
 from .model_checks import try_out
 from .run import EpochProgress, Metric, Run, TrainerLike
 
-__all__ = ["Fit", "FitOptions", "epoch_plan", "full_gradient_of", "prepare"]
+__all__ = ["Fit", "FitOptions", "epoch_plan", "for_trainer", "full_gradient_of", "prepare"]
 
 
 if TYPE_CHECKING:
@@ -373,6 +373,16 @@ def _new(trainer: TrainerLike, X: Array, y: ArrayLike, backend: Backend) -> Run:
     classes = labels.class_names(y, trainer.loss, outputs)
     state = trainer.optimizer.init(params)
     return Run(trainer, params, state, backend, X.shape[1], outputs, classes=classes)
+
+
+def for_trainer(trainer: TrainerLike, fit: Fit) -> Fit:
+    """Return a new fit for another trainer of the same model, loss and kind of optimizer."""
+    run, backend = fit.run, fit.run.backend
+    with backend.active():
+        params, _ = trainer.model.init(rng.generator(trainer.seed), run.inputs)
+        params = tree.map(lambda p: backend.asarray(p, backend.dtype), params)
+        state = trainer.optimizer.init(params)
+    return fit._replace(run=replace(run, trainer=trainer, params=params, state=state))
 
 
 def _resumed(trainer: TrainerLike, run: Run, plateau: bool) -> Run:

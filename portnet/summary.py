@@ -404,6 +404,10 @@ def run_summary(run: Any) -> str:
 
 def estimator_text(estimator: Any) -> str:
     """Return a fitted MLPClassifier or MLPRegressor as text, with the table of its layers."""
+    networks = getattr(estimator, "estimators_", [])
+    if networks:
+        name = f"{type(estimator).__name__} of {len(networks)} networks; the first one:"
+        return f"{name}\n\n{estimator_text(networks[0])}"
     rows = layer_rows(estimator)
     facts = [
         ("solver", f"{estimator.solver}, {_count(estimator.n_iter_, 'iteration')}"),

@@ -50,7 +50,7 @@ from .run import BLOCK, EpochProgress, Metric, Run, TrainerLike, record, warn, w
 from .training import make_step
 from .transforms import joined_parameters, refuse_transforms
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "interrupted_run", "train"]
 
 if TYPE_CHECKING:
     from .files.checkpoint import Writer
@@ -249,16 +249,7 @@ class Trainer:
             keep=keep,
             on_checkpoint_error=on_checkpoint_error,
         )
-        prepared = prepare(self, X, y, options)
-        run = prepared.run
-        try:
-            with interrupts(prepared.writer is not None) as interrupted:
-                for trained in _epochs(prepared, options, interrupted):
-                    run = trained
-                if interrupted:  # by a signal that came after the last step, as in the last write
-                    raise with_run(_ending(interrupted), run)
-        except KeyboardInterrupt as error:
-            run = interrupted_run(getattr(error, "run", run), prepared.last)
+        run = train(prepare(self, X, y, options), options)
         stopping = options.early_stopping
         return run.best if stopping and stopping.restore and run._best is not None else run
 
@@ -303,6 +294,20 @@ class Trainer:
 
 
 # The loop ---------------------------------------------------------------------------------------
+
+
+def train(prepared: Fit, options: FitOptions) -> Run:
+    """Return the run after all epochs, or after those before Ctrl-C."""
+    run = prepared.run
+    try:
+        with interrupts(prepared.writer is not None) as interrupted:
+            for trained in _epochs(prepared, options, interrupted):
+                run = trained
+            if interrupted:  # by a signal that came after the last step, as in the last write
+                raise with_run(_ending(interrupted), run)
+    except KeyboardInterrupt as error:
+        run = interrupted_run(getattr(error, "run", run), prepared.last)
+    return run
 
 
 def _epochs(

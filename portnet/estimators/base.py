@@ -48,6 +48,7 @@ from ..optimizers import OPTIMIZERS
 from ..transforms import refuse_transforms
 from . import coefs, inputs
 from .checkpoints import FitFiles
+from .ensemble import fit_networks, join, networks_of, refuse_for_networks
 from .inputs import _host_weights
 from .own_losses import check_own_loss
 from .scoring import measured, name_of_scorer, scorer_of, scorers_of
@@ -152,6 +153,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         "optimizer": [None, StrOptions(set(OPTIMIZERS)), HasMethods(["init", "update"])],
         "scoring": [None, str, callable],
         "metrics": [None, str, callable, list, tuple, dict],
+        "n_networks": [Interval(Integral, 1, None, closed="left")],
     }
 
     def _set_parameters(self, given: dict[str, object]) -> None:
@@ -265,6 +267,11 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         if not goes_on and (given != (None, 1, 1, "raise") or resume not in (None, False)):
             if self.solver == "lbfgs":
                 raise ValueError("checkpoint and resume: give solver='sgd' or 'adam', not 'lbfgs'")
+            if self.n_networks > 1:
+                raise ValueError(
+                    f"checkpoint and resume=path: a checkpoint holds one network, but n_networks="
+                    f"{self.n_networks}: save the fitted estimator, portnet.save(estimator, path)"
+                )
             files = FitFiles(checkpoint, every, keep, on_checkpoint_error, resume)
         return self._fit_or_restore(
             lambda: self._fit(X, y, sample_weight, validation, files=files, resume=goes_on),
@@ -339,6 +346,14 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             if self.early_stopping:
                 raise ValueError("partial_fit does not support early_stopping=True")
         self._check_options()
+        if self.n_networks > 1:
+            more = validation, incremental, files, resume, train
+            goes_on = incremental or resume or (self.warm_start and train)
+            return fit_networks(
+                self, lambda one: one._fit(X, y, sample_weight, *more), goes_on, incremental
+            )
+        if "estimators_" in self.__dict__:
+            self._leave_networks(incremental or resume or (self.warm_start and train))
         hidden = self._hidden_sizes()
         given = X, y, sample_weight
         resume = resume and hasattr(self, "coefs_")
@@ -382,6 +397,16 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             if not incremental and has_callbacks(self):
                 fit = with_callbacks(type(self)._run_solver).__get__(self)
             return fit(data, held_out, rng, incremental, files, start, before, measure, given)
+
+    def _leave_networks(self, goes_on: bool) -> None:
+        """Forget the networks of an ensemble; raise ValueError for a fit that goes on."""
+        if goes_on:
+            raise ValueError(
+                f"n_networks=1, but {len(self.estimators_)} networks are fitted: use a new "
+                "estimator"
+            )
+        for name in ("estimators_", "n_iter_", "t_", "loss_"):
+            self.__dict__.pop(name, None)
 
     def _check_options(self) -> None:
         """Raise ValueError for parameters that exclude each other."""
@@ -634,9 +659,10 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         validation rows ("validation_f1_macro"), after the epoch.
         """
         if "loss_curve_" not in self.__dict__:
-            raise AttributeError(
-                f"this {type(self).__name__} has no history_: fit it with sgd or adam"
-            )
+            what = "fit it with sgd or adam"
+            if networks_of(self):
+                what = "each of its networks has one, estimators_[0].history_ and so on"
+            raise AttributeError(f"this {type(self).__name__} has no history_: {what}")
         found = {"loss": [float(value) for value in self.loss_curve_]}
         if self.validation_scores_ is not None:
             found[f"validation_{self._monitored()}"] = [float(v) for v in self.validation_scores_]
@@ -953,16 +979,23 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _apply(self, X: ArrayLike, method: str, finish: Callable[[Array], Any]) -> Any:
         """Return finish(raw outputs (rows, outputs)), an array or several, in the library of X."""
+        networks = [self]
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)  # which raises, and takes long
+            networks = networks_of(self)
         with inputs.errors_name_argument(X=X):
-            backend = self._backend_of_network(X, method)
+            backend = networks[0]._backend_of_network(X, method)
             with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 data = Dataset(backend, self._features(X, backend))
-                result = finish(forward(*self._network(data), data, compiled=self.compile))
+                raws = [forward(*n._network(data), data, compiled=self.compile) for n in networks]
+                result = finish(raws[0] if networks[0] is self else self._joined(raws))
                 if isinstance(result, list):  # of several heads
                     return list(inputs.on_host(*result)) if is_host(X) else result
                 return inputs.on_host(result)[0] if is_host(X) else result
+
+    def _joined(self, raws: list[Array]) -> Array:
+        """Return the raw outputs that have the mean prediction of those of several networks."""
+        raise NotImplementedError
 
     # Weights ------------------------------------------------------------------------------------
 
@@ -973,6 +1006,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         other layers: beta and gamma of LayerNorm.
         """
         check_is_fitted(self)
+        refuse_for_networks(self, "get_weights()")
         return [np.array(to_numpy(a)) for a in self._arrays()]
 
     def set_weights(self, weights: Sequence[ArrayLike]) -> Self:
@@ -989,6 +1023,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         array([11.5])
         """
         check_is_fitted(self)
+        refuse_for_networks(self, "set_weights(...)")
         now, given = self._arrays(), list(weights)
         if len(given) != len(now):
             raise ValueError(
@@ -1046,6 +1081,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         new = copy.copy(self)
         for name in ("_optimizer", "_random_state", "_seed", "_resumable"):
             new.__dict__.pop(name, None)
+        if networks_of(self):
+            new.estimators_ = [network.without_state() for network in self.estimators_]
         return new
 
     # Moving -------------------------------------------------------------------------------------
@@ -1057,7 +1094,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         network, and all values are copied exactly. scikit-learn's `move_estimator_to` works, too.
         """
         check_is_fitted(self)
-        dtype = dtype or backend_of(self.coefs_[0]).dtype
+        first = (networks_of(self) or [self])[0]
+        dtype = dtype or backend_of(first.coefs_[0]).dtype
         with use_backend(name, device=device, dtype=dtype) as backend:
             return self.__sklearn_array_api_convert__(
                 lambda a: backend.xp.asarray(backend.asarray(a), device=backend.device, copy=True)
@@ -1072,6 +1110,10 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             return tree.map(lambda a: convert(np.asarray(a) if is_host(a) else a), pytree)
 
         new = copy.copy(self)
+        if networks_of(self):
+            convert_one = type(self).__sklearn_array_api_convert__
+            join(new, [convert_one(network, convert) for network in self.estimators_])
+            return new
         for name, value in new.__dict__.items():
             if isinstance(value, list):
                 setattr(new, name, list(value))

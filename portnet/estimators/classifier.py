@@ -121,11 +121,16 @@ class MLPClassifier(ClassifierMixin, _MLP):
         Scorers that are computed after each epoch, for the training rows and the validation rows:
         see `history_`. ``[]`` has the curves of the loss and of the monitored score. `X_val` is
         then allowed without early stopping.
+    n_networks : int, default=1
+        The number of networks: with more than one, `fit` trains an ensemble of networks that differ
+        in their seeds, which `random_state` draws, and `predict_proba` returns the mean of
+        their probabilities.
 
     Attributes
     ----------
     classes_ : array or list of arrays
-        The sorted class labels: numbers in the library of X, text on the host.
+        The sorted class labels: numbers in the library of X, text on the host. A list for several
+        heads, one for each.
     loss_ : float
         The loss of the last epoch (the mean over its rows, each batch before its update), or after
         the last iteration of L-BFGS.
@@ -134,13 +139,16 @@ class MLPClassifier(ClassifierMixin, _MLP):
     loss_curve_ : list of float
         The loss of each epoch. Not for L-BFGS.
     validation_scores_ : list of float or None
-        The accuracy on the validation set after each epoch, with early stopping.
+        The accuracy on the validation set, or `scoring`, after each epoch, with early stopping.
     best_validation_score_ : float or None
         The best validation score.
+    history_ : dict of str: list of float
+        The curves of the loss, of the validation score and of `metrics`: a number for each epoch.
     t_ : int
         Number of rows that sgd or adam has processed.
     coefs_, intercepts_ : list of arrays
-        W (n_in, n_out) and b (n_out,) of each layer, on the backend of the network.
+        W (n_in, n_out) and b (n_out,) of each Dense layer, on the backend of the network. The
+        parameters of norms and of layers of your own are not among them: `get_weights` has all.
     n_features_in_ : int
     feature_names_in_ : array of str
         Set if X was a data frame with column names.
@@ -148,6 +156,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         Epochs, or iterations of L-BFGS, of the last fit.
     n_layers_ : int
     n_outputs_ : int
+        Outputs of the network; for several heads, the sum of their numbers of classes.
     out_activation_ : str
 
     Notes
@@ -162,7 +171,14 @@ class MLPClassifier(ClassifierMixin, _MLP):
     * X may be an array of any library (CuPy, dpnp, torch, JAX). Training and prediction run on its
       backend, and results are arrays of that library. Host data are moved to `backend`, and results
       are NumPy arrays.
-    * `class_weight`, and ``fit(X, y, X_val=..., y_val=...)`` for early stopping.
+    * `class_weight`, and ``fit(X, y, X_val=..., y_val=...)`` for early stopping; the parameters
+      from `loss` on; `initialize`, `get_weights`, `set_weights`, and ``fit(X, y, resume=True)``.
+    * y may have several class labels in each row, of more than two classes: (rows, heads).
+      `predict` and `predict_proba` then answer as scikit-learn's forests do, and `score` is the
+      fraction of rows with all labels right.
+    * ``set_callbacks(...)`` takes scikit-learn's callbacks: a task for each epoch of `fit`. A
+      callback that returns True at its end ends the fit. `partial_fit` calls none.
+    * With dropout, rows of weight k are k rows in expectation only: each row drops other units.
     * The loss is computed from the logits, without clipping. scikit-learn clips probabilities, so
       its loss is lower where the network is confident and wrong, as on data that are not scaled;
       training may then stop in another epoch.
@@ -228,6 +244,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         optimizer: str | Optimizer | None = None,
         scoring: object = None,
         metrics: object = None,
+        n_networks: int = 1,
     ) -> None:
         self._set_parameters(locals())
 
@@ -385,6 +402,25 @@ class MLPClassifier(ClassifierMixin, _MLP):
             both: Array = xp.concat([logistic(-raw), logistic(raw)], axis=-1)
             return both
         return logistic(raw)
+
+    def _joined(self, raws: list[Array]) -> Array:
+        """Return the logits of the mean probabilities of several networks."""
+        xp = namespace(*raws)
+
+        def mean(each: list[Array]) -> Array:
+            answer: Array = xp.mean(xp.stack(each), axis=0)
+            return answer
+
+        logits: Array
+        if self._heads is not None:
+            heads = zip(*map(self._probabilities_of_heads, raws), strict=True)
+            logits = xp.concat([xp.log(mean(list(each))) for each in heads], axis=-1)
+        elif self.out_activation_ == "softmax":
+            logits = xp.log(mean([SoftmaxCrossEntropy().mean(raw) for raw in raws]))
+        else:
+            no, yes = mean([logistic(-raw) for raw in raws]), mean([logistic(raw) for raw in raws])
+            logits = xp.log(yes) - xp.log(no)
+        return logits
 
     def _predict_codes(self, raw: Array) -> Array:
         """Return the index of the most probable class (rows,), or 0 and 1 (rows, labels).

@@ -8,6 +8,7 @@ from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
 from .._typing import AnyArray, Array, ArrayLike, Host
 from ..backend import Backend, is_host, namespace, to_numpy
@@ -16,6 +17,7 @@ from ..losses import AbsoluteError, Huber, Loss, SquaredError
 from ..optimizers import Optimizer
 from . import inputs, objective
 from .base import _MLP, _is_stochastic
+from .ensemble import networks_of
 from .own_losses import mean_of, sum_of
 
 __all__ = ["MLPRegressor"]
@@ -108,6 +110,10 @@ default='squared_error'
         Scorers that are computed after each epoch, for the training rows and the validation rows:
         see `history_`. ``[]`` has the curves of the loss and of the monitored score. `X_val` is
         then allowed without early stopping.
+    n_networks : int, default=1
+        The number of networks: with more than one, `fit` trains an ensemble of networks that differ
+        in their seeds, which `random_state` draws, and `predict` returns the mean of what they
+        predict; with ``return_std=True`` also the standard deviation.
 
     Attributes
     ----------
@@ -172,6 +178,7 @@ out_activation_
         optimizer: str | Optimizer | None = None,
         scoring: object = None,
         metrics: object = None,
+        n_networks: int = 1,
     ) -> None:
         self._set_parameters(locals())
 
@@ -195,8 +202,26 @@ out_activation_
             sample_weight=sample_weight,
         )
 
-    def predict(self, X: ArrayLike) -> AnyArray:
-        """Return the mean of the target, (rows,) or (rows, outputs), in the library of X."""
+    def predict(self, X: ArrayLike, return_std: bool = False) -> Any:
+        """Return the mean of the target, (rows,) or (rows, outputs), in the library of X.
+
+        With `return_std`, return the mean over the networks of an ensemble, and the standard
+        deviation: how much they differ, which grows with the distance from the data they know.
+        """
+        if not hasattr(self, "coefs_"):
+            check_is_fitted(self)
+            each = [network._predict(X) for network in networks_of(self)]
+            together = namespace(*each).stack(each)
+            mean = namespace(together).mean(together, axis=0)
+            return (mean, namespace(together).std(together, axis=0)) if return_std else mean
+        if return_std:
+            raise ValueError(
+                "return_std=True needs several networks, whose spread it is: fit with n_networks=8"
+            )
+        return self._predict(X)
+
+    def _predict(self, X: ArrayLike) -> AnyArray:
+        """Return what one network predicts."""
         mean = self._apply(X, "predict", self._mean)
         return mean[:, 0] if mean.shape[1] == 1 else mean
 

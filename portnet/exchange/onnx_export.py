@@ -10,8 +10,7 @@ import numpy as np
 from .. import tree
 from .._typing import Array, Host, Params
 from .._validation import how_to_install
-from ..backend import backend_of, get_backend, namespace, to_numpy
-from ..data.dataset import Dataset
+from ..backend import get_backend, namespace, to_numpy
 from ..files.atomic import check_writable, write_file
 from ..files.predictor import Predictor
 from ..files.shapes import check_parameters
@@ -184,7 +183,8 @@ def parts_of(thing: Any) -> Parts:
         return _of_predictor(thing)
     if isinstance(thing, tuple) and len(thing) == 2 and hasattr(thing[0], "forward"):
         return _of_network(*thing)
-    if hasattr(thing, "coefs_") and hasattr(thing, "_network"):
+    fitted = hasattr(thing, "coefs_") or hasattr(thing, "estimators_")
+    if fitted and hasattr(thing, "_network"):
         return _of_estimator(thing)
     if hasattr(thing, "hidden_layer_sizes"):
         raise TypeError(f"expected a fitted estimator, got {type(thing).__name__}: fit it")
@@ -252,14 +252,43 @@ def _of_predictor(predictor: Predictor) -> Parts:
 
 def _of_estimator(estimator: Any) -> Parts:
     there = estimator.to("numpy")
-    dtype = there.coefs_[0].dtype
-    backend = backend_of(there.coefs_[0])
-    model, params = there._network(Dataset(backend, np.zeros((1, there.n_features_in_), dtype)))
+    several = getattr(there, "estimators_", None)
+    networks = [e._network() for e in several or [there]]
+    dtype = tree.leaves(networks[0][1])[0].dtype
+    model, params = networks[0]
     kind = getattr(getattr(there, "_label_binarizer", None), "y_type_", "")
     codes = getattr(there, "_predict_codes", None)
     answers, classes = _of_answers(there, codes, kind == "multilabel-indicator")
+    if several:
+        model, params, answers = _together(there, networks, answers)
     name = type(estimator).__name__
     return Parts(name, model, params, there.n_features_in_, dtype, answers, classes)
+
+
+class _Ensemble(NamedTuple):
+    """Several networks."""
+
+    models: tuple[Layer, ...]
+
+    def forward(self, params: Params, x: Array) -> tuple[list[Array], None]:
+        """Return the raw outputs (rows, outputs) of each."""
+        each = zip(self.models, params, strict=True)
+        return [model.forward(part, x)[0] for model, part in each], None
+
+
+def _together(estimator: Any, networks: list[Any], answers: Any) -> tuple[Any, Params, Any]:
+    """Return model, parameters and answers of an ensemble."""
+    models, params = zip(*networks, strict=True)
+
+    def mean(raws: list[Array]) -> dict[str, Array]:
+        if hasattr(estimator, "classes_"):
+            found: dict[str, Array] = answers(estimator._joined(raws))
+            return found
+        each = [estimator._mean(raw) for raw in raws]
+        xp = namespace(*each)
+        return {"prediction": xp.mean(xp.stack(each), axis=0)}
+
+    return _Ensemble(models), params, mean
 
 
 def _of_answers(estimator: Any, codes: Any, multilabel: bool) -> tuple[Any, dict[str, Host]]:

@@ -157,7 +157,7 @@ def _kinds(estimator: Any, theirs: bool) -> tuple[Any, Any]:
     for kind in ("MLPClassifier", "MLPRegressor"):
         pair = getattr(estimators, kind), getattr(neural_network, kind)
         if isinstance(estimator, pair[theirs]):
-            if not hasattr(estimator, "coefs_"):
+            if not (hasattr(estimator, "coefs_") or hasattr(estimator, "estimators_")):
                 raise TypeError(f"{name}: expected a fitted estimator, got {kind}: fit it")
             return pair
     whose = "scikit-learn" if theirs else "portnet"

@@ -13,7 +13,7 @@ from .encoding import TEXT_LIMIT, decode, encode, has_custom, refuse_repeated, t
 from .errors import ModelFileError
 from .generators import generator_of
 from .predictor import Predictor
-from .shapes import check_parameters
+from .shapes import check_parameters, is_floating
 
 __all__ = ["describe", "estimator_from", "is_estimator"]
 
@@ -58,6 +58,7 @@ OTHERS = (
     "_skl_callbacks",
     "_sklearn_output_config",
     "_validated",
+    "estimators_",
 )
 REQUESTED_BY = "fit", "partial_fit", "predict", "predict_proba", "predict_log_proba", "score"
 KNOWN = {*NETWORK, *RESULTS, *LISTS, *OTHERS}
@@ -84,13 +85,16 @@ def _base_of(kind: type) -> Any:
     return None
 
 
-def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, Any]:
-    """Return the description of a fitted estimator."""
-    if not hasattr(estimator, "coefs_"):
+def describe(
+    estimator: Any, tensors: dict[str, Any], state: bool, name: str = ""
+) -> dict[str, Any]:
+    """Return the description of a fitted estimator; the names of its tensors begin with `name`."""
+    networks = vars(estimator).get("estimators_", [])
+    if not networks and not hasattr(estimator, "coefs_"):
         raise TypeError(
             f"save: expected a fitted estimator, got {type(estimator).__name__}: fit it"
         )
-    given = dict(estimator.__dict__)
+    given = {} if networks else dict(estimator.__dict__)  # the networks have what was fitted
     parameters = estimator.get_params(deep=False)
     if isinstance(parameters.get("random_state"), np.random.RandomState):
         parameters["random_state"] = None  # a generator that others may use, too
@@ -136,16 +140,22 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
         described |= {"own": own} if own["dict"] else {}
     else:
         named = [n for n in base._get_param_names() if n not in parameters]
-        inherited = {n: given[n] for n in named if n in given}
+        inherited = {n: vars(estimator)[n] for n in named if n in vars(estimator)}
         described["base"] = base.__name__
         described["inherited"] = encode(_plain(inherited), "inherited", tensors, plain=True)
         described["own"] = _own_attributes(estimator, {*parameters, *named}, tensors)
-    _check_before(fitted, parameters | inherited)
+    if networks:
+        described["networks"] = [
+            describe(network, tensors, state, f"{name}networks.{k}.")
+            for k, network in enumerate(networks)
+        ]
+    else:
+        _check_before(fitted, parameters | inherited)
     if "labels" in fitted:
         _all_classes(fitted["labels"])
     return described | {
-        "parameters": encode(_plain(parameters), "parameters", tensors, plain=True),
-        "fitted": encode(fitted, "", tensors),
+        "parameters": encode(_plain(parameters), f"{name}parameters", tensors, plain=True),
+        "fitted": encode(fitted, name.removesuffix("."), tensors),
     }
 
 
@@ -251,6 +261,14 @@ def estimator_from(
     if with_sklearn:  # a predictor has none of these
         more |= {n: decode(described[n], tensors, custom) for n in more if kind or n in described}
         _check_more(kind or getattr(wing, name), kind is None, parameters, **more)
+    if "networks" in described:
+        members = [estimator_from(one, tensors, custom) for one in described["networks"]]
+        _check_networks(members, name, parameters)
+        if not with_sklearn:
+            return Predictor.joined(members)
+        estimator = (kind or getattr(wing, name))(**parameters)
+        importlib.import_module(f"{_PACKAGE}.estimators.ensemble").join(estimator, members)
+        return _completed(estimator, described, tensors, custom, more)
     _check(values, parameters | more["inherited"])
     labels = values.pop("labels", None)
     if (labels is None) == (name == "MLPClassifier"):
@@ -260,10 +278,35 @@ def estimator_from(
     if not with_sklearn:
         return Predictor.of(name, values, parameters, labels)
     estimator = _fitted(kind or getattr(wing, name), values, parameters, labels)
+    return _completed(estimator, described, tensors, custom, more)
+
+
+def _completed(
+    estimator: Any, described: Mapping[str, Any], tensors: Any, custom: Any, more: Any
+) -> Any:
+    """Return an estimator with what does not come from its fit."""
     vars(estimator).update(more["inherited"] | more["own"])
     if "requests" in described:
         _set_requests(estimator, decode(described["requests"], tensors, custom))
     return estimator
+
+
+def _check_networks(members: list[Any], name: str, parameters: dict[str, Any]) -> None:
+    """Raise ModelFileError unless these can be the networks of an ensemble."""
+    count = parameters.get("n_networks")
+    if len(members) != count or len(members) < 2:
+        raise ModelFileError(f"expected {count!r:.80} networks, as n_networks, got {len(members)}")
+    for member in members:
+        kind = member.name if isinstance(member, Predictor) else _base_of(type(member)).__name__
+        same = all(
+            getattr(member, n) == getattr(members[0], n)
+            for n in ("n_features_in_", "n_outputs_", "out_activation_")
+        )
+        classes: Any = getattr(member, "classes_", None)
+        if classes is not None and not isinstance(classes, list):
+            same = same and np.array_equal(classes, members[0].classes_)
+        if kind != name or not same or hasattr(member, "estimators_"):
+            raise ModelFileError("expected networks of one kind, with equal inputs and outputs")
 
 
 def _check_more(kind: type, ours: bool, parameters: Any, inherited: Any, own: Any) -> None:
@@ -345,6 +388,27 @@ def _classes_from(labels: Any) -> Any:
     return labels
 
 
+def _curves(curves: Any) -> dict[str, list[float]]:
+    """Return the curves of metrics, checked: arrays (epochs,) by name."""
+    arrays = curves.values() if isinstance(curves, dict) else [None]
+    if not all(is_floating(curve) and curve.ndim == 1 for curve in arrays):
+        raise ModelFileError("curves: expected arrays (epochs,) of floats by name")
+    return {name: curve.tolist() for name, curve in curves.items()}
+
+
+def _check_resumable(given: Any, values: dict[str, Any], parameters: dict[str, Any]) -> None:
+    """Raise ModelFileError unless a fit can go on from this: `estimators.base.Resumable`."""
+    names = {"first": bool, "state": dict | None, "rows": int, "best": bool, "last": tuple | None}
+    fits = isinstance(given, dict) and set(given) == set(names)
+    if not fits or not all(isinstance(given[name], kind) for name, kind in names.items()):
+        raise ModelFileError(f"resumable: expected {', '.join(names)}, got {given!r:.80}")
+    if given["state"] is not None:
+        generator_of(given["state"])  # which checks it
+    if given["last"] is not None:
+        model = perceptron.network(parameters, values["coefs_"], values["intercepts_"], ())[0]
+        check_parameters(model, given["last"], values["n_features_in_"], "resumable")
+
+
 def _fitted(
     kind: Any, values: dict[str, Any], parameters: dict[str, Any], labels: dict[str, Any] | None
 ) -> Any:
@@ -357,9 +421,10 @@ def _fitted(
     if (others := values.pop("layer_params", None)) is not None:
         estimator._layer_params = others
     if curves is not None:
-        estimator._curves = {name: curve.tolist() for name, curve in curves.items()}
+        estimator._curves = _curves(curves)
     if resumable is not None:
         wing = importlib.import_module(f"{_PACKAGE}.estimators.base")
+        _check_resumable(resumable, values, parameters)
         estimator._resumable = wing.Resumable(**resumable)
     if values.get("best_loss_") is not None:
         values["best_loss_"] = np.float64(values["best_loss_"])

@@ -1,6 +1,7 @@
 """Predictor: a fitted estimator that was opened where scikit-learn is not installed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -46,6 +47,7 @@ class Predictor:
     classes_: Any = None
     feature_names_in_: tuple[str, ...] | None = None
     loss: Any = field(default=None, repr=False)
+    others: tuple["Predictor", ...] = field(default=(), repr=False)  # of an ensemble
 
     @classmethod
     def of(
@@ -76,17 +78,22 @@ class Predictor:
             parameters.get("loss"),
         )
 
+    @classmethod
+    def joined(cls, networks: list["Predictor"]) -> "Predictor":
+        """Return the predictor of an ensemble, which predicts the means of its networks."""
+        return replace(networks[0], others=tuple(networks[1:]))
+
     def _repr_html_(self) -> str:
         return summary.predictor_html(self)
 
     def to(self, name: str, *, device: Device = None, dtype: str | None = None) -> Self:
         """Return the predictor on another backend: the arguments of `portnet.set_backend`."""
-        from dataclasses import replace
-
         from .. import tree
 
         with use_backend(name, device=device, dtype=dtype or self.backend.dtype) as backend:
-            return replace(self, backend=backend, params=tree.map(backend.asarray, self.params))
+            moved = tree.map(backend.asarray, self.params)
+        others = tuple([one.to(name, device=device, dtype=dtype) for one in self.others])
+        return replace(self, backend=backend, params=moved, others=others)
 
     def predict(self, X: ArrayLike) -> AnyArray:
         """Return the class of each row (rows,), 0 and 1 (rows, labels), or the mean of the target.
@@ -95,7 +102,11 @@ class Predictor:
         X is (rows, features); the result is in the library of X, text labels as a NumPy array.
         """
         if self.classes_ is None:
-            mean = self._answer(X, self._mean)
+            means = [n._answer(X, n._mean) for n in (replace(self, others=()), *self.others)]
+            mean = means[0]
+            if self.others:
+                xp = namespace(mean)
+                mean = xp.mean(xp.stack(means), axis=0)
             return mean[:, 0] if self.n_outputs_ == 1 else mean
         if isinstance(self.classes_, list):
             best = [to_numpy(p).argmax(axis=1) for p in self.predict_proba(X)]
@@ -136,8 +147,31 @@ class Predictor:
             )
         with self.backend.active(), np.errstate(all="ignore"):
             x = checks.features(X, self.backend, width=self.n_features_in_)
-            answer = finish(forward(self.model, self.params, x, _BLOCK))
+            networks = [self, *self.others]
+            raws = [forward(one.model, one.params, x, _BLOCK) for one in networks]
+            answer = finish(raws[0] if not self.others else self._joined(raws))
         return to_numpy(answer) if is_host(X) else answer
+
+    def _joined(self, raws: list[Array]) -> Array:
+        """Return the logits of the mean probabilities of several networks."""
+        xp = namespace(*raws)
+
+        def mean(each: list[Array]) -> Array:
+            answer: Array = xp.mean(xp.stack(each), axis=0)
+            return answer
+
+        joined: Array
+        if isinstance(self.classes_, list):
+            ends = np.cumsum([0, *[len(classes) for classes in self.classes_]]).tolist()
+            softmax = SoftmaxCrossEntropy().mean
+            heads = [mean([softmax(raw[:, a:b]) for raw in raws]) for a, b in pairwise(ends)]
+            joined = xp.concat([xp.log(p) for p in heads], axis=-1)
+        elif self.out_activation_ == "softmax":
+            joined = xp.log(mean([SoftmaxCrossEntropy().mean(raw) for raw in raws]))
+        else:
+            no, yes = mean([logistic(-raw) for raw in raws]), mean([logistic(raw) for raw in raws])
+            joined = xp.log(yes) - xp.log(no)
+        return joined
 
     def _mean(self, raw: Array) -> Array:
         if self.out_activation_ == "loss.mean":

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
             MLPRegressor(solver=solver, max_iter=50),
         )
     ]
+    + [MLPClassifier(n_networks=2, max_iter=50), MLPRegressor(n_networks=3, max_iter=50)]
 )
 @pytest.mark.filterwarnings("ignore")
 def test_estimators_pass_scikit_learn_checks(estimator, check):

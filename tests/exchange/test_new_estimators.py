@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 from custom import Square
-from served import assert_equal, node_kinds, served
+from served import assert_equal, served
 
 import portnet
-from portnet.exchange import ExchangeError, from_onnx, to_sklearn, to_torch
+from portnet.exchange import ExchangeError, to_keras, to_sklearn, to_torch
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("onnx", reason="onnx is not installed")
 
-pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer", "ignore:lbfgs failed")
 DRAW = np.random.default_rng(0)
 X = DRAW.normal(size=(120, 4))
 CODES = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0.3)
@@ -60,7 +60,7 @@ def test_losses(loss, tmp_path):
     model = portnet.MLPRegressor(loss, (6,), max_iter=10, random_state=0).fit(X, y)
     portnet.export_onnx(model, tmp_path / "m")
     assert_equal(served(tmp_path / "m", X)["prediction"][:, 0], model.predict(X), "float64")
-    with pytest.raises(ExchangeError, match="to_sklearn: .*loss"):
+    with pytest.raises(ExchangeError, match=r"to_sklearn: .*loss"):
         to_sklearn(model)
 
 
@@ -78,14 +78,30 @@ def test_each_head_has_a_label_and_probabilities(tmp_path):
         to_sklearn(model)
 
 
-def test_norms_go_to_pytorch_and_back_from_onnx(tmp_path):
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("y", [TEXT, CODES > 0, (X[:, :2] > 0).astype(int)], ids=["text", "2", "l"])
+def test_ensembles(y, solver, tmp_path):
+    common = {"hidden_layer_sizes": (6,), "solver": solver, "alpha": 0.1, "n_networks": 3}
+    model = portnet.MLPClassifier(**common, max_iter=20, random_state=0).fit(X, y)
+    portnet.export_onnx(model, tmp_path / "m")
+    found = served(tmp_path / "m", X)
+    assert found["label"].tolist() == model.predict(X).tolist()
+    assert_equal(found["probabilities"], model.predict_proba(X), "float64")
+    model = portnet.MLPRegressor(**common, max_iter=20, random_state=0).fit(X, X[:, 0])
+    portnet.export_onnx(model, tmp_path / "m")
+    assert_equal(served(tmp_path / "m", X)["prediction"][:, 0], model.predict(X), "float64")
+    with pytest.raises(ExchangeError, match="has no n_networks=3"):
+        to_sklearn(model)
+    with pytest.raises(ExchangeError, match="_Ensemble: it has parameters of its own"):
+        to_keras(model)
+
+
+def test_norms_go_to_pytorch():
     pytest.importorskip("torch", reason="torch is not installed")
     model = portnet.MLPClassifier((6,), norm="layer", max_iter=5).fit(X, TEXT)
     assert list(to_torch(model)) == [
         f"{i}.{name}" for i in (0, 1, 3) for name in ("weight", "bias")
     ]
-    assert node_kinds
-    assert from_onnx
 
 
 def test_an_estimator_that_is_initialized_is_exported(tmp_path):

@@ -1,0 +1,100 @@
+"""Ensembles: an estimator with ``n_networks=K`` is K of them, which differ in their seeds.
+
+The networks are `estimators_`: estimators of the same parameters with ``n_networks=1``, and seeds
+that `random_state` draws. Each is fitted as it would be by itself.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import check_random_state
+
+from .solvers import FitState
+
+__all__ = ["fit_networks", "join", "networks_of", "refuse_for_networks"]
+
+# Attributes that are the same for all networks.
+COMMON = (
+    "_fitted_on_host",
+    "_label_binarizer",
+    "classes_",
+    "feature_names_in_",
+    "n_features_in_",
+    "n_layers_",
+    "n_outputs_",
+    "out_activation_",
+)
+
+
+def networks_of(estimator: Any) -> list[Any]:
+    """Return the estimators of an ensemble; none for an estimator of one network."""
+    found: list[Any] = vars(estimator).get("estimators_", [])
+    return found
+
+
+def refuse_for_networks(estimator: Any, what: str) -> None:
+    """Raise ValueError for an ensemble, which lacks `what`."""
+    if networks_of(estimator):
+        raise ValueError(
+            f"{what}: this {type(estimator).__name__} has {len(estimator.estimators_)} networks: "
+            f"ask each of them, estimators_[0].{what} and so on"
+        )
+
+
+def fit_networks(
+    estimator: Any, fit: Callable[[Any], FitState], goes_on: bool, incremental: bool
+) -> FitState:
+    """Fit the networks of an ensemble, one after the other, and set its attributes.
+
+    `fit` fits one of them; with `goes_on` they are those of the last fit.
+    """
+    count, known = int(estimator.n_networks), networks_of(estimator)
+    if goes_on and known:
+        if len(known) != count:
+            raise ValueError(
+                f"n_networks={count}, but {len(known)} networks are fitted: use a new estimator"
+            )
+        networks = copy.deepcopy(known)  # if one raises, the others are as they were
+        given = estimator.get_params(deep=False)
+        for name in ("n_networks", "random_state"):
+            given.pop(name)
+        for network in networks:
+            network.set_params(**given)
+    else:
+        draw = check_random_state(estimator.random_state)
+        seeds = draw.randint(np.iinfo(np.int32).max, size=count)
+        networks = [
+            clone(estimator).set_params(n_networks=1, random_state=int(seed)) for seed in seeds
+        ]
+    if incremental and not known:  # the first call of partial_fit has learned the classes
+        for network in networks:
+            own = vars(estimator)
+            vars(network).update({n: own[n] for n in ("classes_", "_label_binarizer") if n in own})
+    done = [fit(network) for network in networks]
+    join(estimator, networks)
+    warned = [state for state in done if state.warning]
+    if not warned:
+        return FitState(None)
+    some = f" ({len(warned)} of {count} networks)" if len(warned) < count else ""
+    return replace(warned[0], params=None, warning=warned[0].warning + some)
+
+
+def join(estimator: Any, networks: list[Any]) -> None:
+    """Let an estimator be the ensemble of these networks."""
+    parameters = set(estimator.get_params(deep=False))
+    for network in networks:
+        for name in {*vars(network)} - parameters:  # of an earlier fit of one network
+            if name not in ("_metadata_request", "_sklearn_output_config", "_skl_callbacks"):
+                vars(estimator).pop(name, None)
+    first = vars(networks[0])
+    vars(estimator).update({name: first[name] for name in COMMON if name in first})
+    estimator.estimators_ = networks
+    estimator.n_iter_ = max(network.n_iter_ for network in networks)
+    estimator.t_ = max(network.t_ for network in networks)
+    losses = [network.loss_ for network in networks if hasattr(network, "loss_")]
+    if losses:
+        estimator.loss_ = np.float64(np.mean(losses))
