@@ -101,6 +101,11 @@ def _traced(fn: Any, shape: tuple[int, int], dtype: Any, lines: dict[Any, str]) 
     except Untraceable as error:
         where = error.where or line_of_error(error.__traceback__)
         raise ExchangeError(f"the network cannot be traced: {error} (at {where})") from None
+    except Exception as error:
+        where = line_of_error(error.__traceback__)
+        raise ExchangeError(
+            f"the network cannot be traced: it raised {type(error).__name__}: {error} (at {where})"
+        ) from error
     program = eliminate_dead_code(fold_and_cse(traced))
     for node in traced.nodes:  # which are alive, so that their ids are theirs
         lines.setdefault(_form(node), found.get(id(node), ""))
