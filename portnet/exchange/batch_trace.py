@@ -6,6 +6,7 @@ that differs is ``factor * rows + offset``. Anything else that differs is an err
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count, islice
 from math import prod
 from typing import Any, NamedTuple
 
@@ -19,8 +20,7 @@ from .errors import ExchangeError
 
 __all__ = ["BatchTrace", "Length", "trace_batch"]
 
-# Candidates for the two numbers of rows: no length of the network may be one of them.
-PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149)
+FIRST = 101  # the least number of rows of a trace: no length of the network may be one of the two
 
 
 class Length(NamedTuple):
@@ -71,7 +71,7 @@ def trace_batch(fn: Callable[[Any], Any], width: int, dtype: Any, lengths: set[i
 
     Raises ExchangeError where it cannot be traced, or where the traces differ.
     """
-    m, n = [p for p in PRIMES if p not in lengths | {width}][:2] or (0, 0)
+    m, n = islice((i for i in count(FIRST, 2) if i not in lengths | {width}), 2)
     lines: dict[Any, str] = {}
     first = _traced(fn, (m, width), np.dtype(dtype), lines)
     second = _traced(fn, (n, width), np.dtype(dtype), {})
@@ -101,6 +101,11 @@ def _traced(fn: Any, shape: tuple[int, int], dtype: Any, lines: dict[Any, str]) 
     except Untraceable as error:
         where = error.where or line_of_error(error.__traceback__)
         raise ExchangeError(f"the network cannot be traced: {error} (at {where})") from None
+    except Exception as error:
+        where = line_of_error(error.__traceback__)
+        raise ExchangeError(
+            f"the network cannot be traced: it raised {type(error).__name__}: {error} (at {where})"
+        ) from error
     program = eliminate_dead_code(fold_and_cse(traced))
     for node in traced.nodes:  # which are alive, so that their ids are theirs
         lines.setdefault(_form(node), found.get(id(node), ""))

@@ -10,6 +10,7 @@ from .errors import ExchangeError
 __all__ = ["OPSET", "Graph", "code_of"]
 
 OPSET, IR_VERSION = 19, 9  # the first in which texts are compared
+LIMIT = 2**31 - 2**20  # bytes: protobuf's, with room for the nodes
 SMALL = 256  # bytes of a constant that is written once
 
 
@@ -25,6 +26,7 @@ class Graph:
         self.inputs: list[Any] = []
         self.outputs: list[Any] = []
         self._names = set(reserved)
+        self._renamed: dict[str, str] = {}
         self._known: dict[Any, str] = {}  # names of nodes and constants, by what they are
 
     def name(self, wanted: str) -> str:
@@ -85,11 +87,12 @@ class Graph:
         """
         from onnx import helper
 
+        value = self._renamed.get(value, value)
         makers = [node for node in self.nodes if node.output[0] == value]
         if not makers or any(value == output.name for output in self.outputs):
             value = self.add("Identity", value)
             makers = self.nodes[-1:]
-        name = self.name(wanted)
+        name = self._renamed[value] = self.name(wanted)
         makers[0].name = name
         for node in self.nodes:
             for values in (node.input, node.output):
@@ -103,6 +106,12 @@ class Graph:
 
         from .. import __version__
 
+        size = sum(tensor.ByteSize() for tensor in self.constants)
+        if size > LIMIT:
+            raise ExchangeError(
+                f"the parameters have {size:,} bytes, and an ONNX file holds at most {LIMIT:,}: "
+                'float32 takes half of float64, run.to("numpy", dtype="float32")'
+            )
         graph = helper.make_graph(
             self.nodes, "portnet", self.inputs, self.outputs, self.constants, doc_string=doc
         )

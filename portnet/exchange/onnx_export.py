@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from os import PathLike, fsdecode
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,11 +83,7 @@ def export_onnx(thing: Any, path: str | PathLike[str]) -> None:
 
 def write_model(model: Any, path: str | PathLike[str]) -> None:
     """Write an ONNX model to a file, whole or not at all."""
-    try:
-        data = model.SerializeToString()
-    except Exception as error:  # protobuf's, above 2 GB
-        raise ExchangeError(f"{fsdecode(path)}: ONNX cannot hold it: {error}") from None
-    write_file(path, [data])
+    write_file(path, [model.SerializeToString()])
 
 
 def onnx_model(thing: Any) -> Any:

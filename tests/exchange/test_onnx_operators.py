@@ -238,6 +238,15 @@ def test_a_layer_that_looks_at_values_is_named_with_its_line(tmp_path):
         portnet.export_onnx((network(looks), ((),)), tmp_path / "m.onnx")
 
 
+def test_an_error_of_a_layer_is_given_with_its_line(tmp_path):
+    def fails(xp, x):
+        return memoryview(x)
+
+    message = rf"cannot be traced: it raised TypeError: .* \(at {__file__}:\d+, in .*fails"
+    with pytest.raises(ExchangeError, match=message):
+        portnet.export_onnx((network(fails), ((),)), tmp_path / "m.onnx")
+
+
 def test_a_dtype_that_an_operator_lacks_is_named_with_the_line(tmp_path):
     net = network(lambda xp, x: -xp.astype(x, xp.uint8))
     message = rf"the operation negative of uint8 has no operator in ONNX.*{__file__}"
