@@ -5,6 +5,7 @@ Each hidden layer is Dense, norm, activation, dropout; the last layer is Dense. 
 between them, in order, () for those without. Nothing here needs scikit-learn.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -100,17 +101,15 @@ def network(
     `parameters` has activation, norm and dropout, as those of the estimator. Each layer has W
     (n_in, n_out) and b (n_out,). `first` is the class of the first layer.
     """
-    made: list[Layer] = []
     params: list[Params] = []
     if plain(parameters):
-        activation = ACTIVATIONS[HIDDEN[parameters["activation"]]]
         for W, b in zip(coefs, intercepts, strict=True):
-            kind = Dense if made else first
-            made += [kind(W.shape[1]), activation]
             params += [{"W": W, "b": b[None, :]}, ()]
-        return Chain(made[:-1]), tuple(params[:-1])
+        widths = tuple([int(W.shape[1]) for W in coefs])
+        made_of = parameters["activation"], widths, first
+        return _plain_model(*made_of), tuple(params[:-1])  # type: ignore[arg-type]
     step = stride(parameters)
-    made = list(layers(parameters, [W.shape[1] for W in coefs]))
+    made = list(layers(parameters, [int(W.shape[1]) for W in coefs]))
     made[0] = first(coefs[0].shape[1])
     rest = iter(others)
     for i, (W, b) in enumerate(zip(coefs, intercepts, strict=True)):
@@ -118,6 +117,14 @@ def network(
         if i < len(coefs) - 1:
             params += islice(rest, step - 1)
     return Chain(made), tuple(params)
+
+
+@functools.lru_cache(maxsize=64)  # to make it takes longer than to predict a row
+def _plain_model(activation: str, widths: tuple[int, ...], first: type[Dense]) -> Chain:
+    made: list[Layer] = []
+    for i, width in enumerate(widths):
+        made += [Dense(width) if i else first(width), ACTIVATIONS[HIDDEN[activation]]]
+    return Chain(made[:-1])
 
 
 def split(

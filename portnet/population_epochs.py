@@ -125,31 +125,33 @@ def _why_in_turn(fits: list[Fit], options: FitOptions) -> str:
     if any(len(f.data) != len(data) for f in fits):
         return "they have different numbers of rows"
     size = min(run.trainer.batch_size or len(data), len(data))
-    widths = sum(int(p.shape[-1]) for p in leaves if len(p.shape) > 1)
+    widths = sum(int(p.shape[-1]) for p in leaves if len(p.shape) > 1 and p.shape[0] > 1)
     elements = size * (int(data.X.shape[1]) + widths)
     count = sum(math.prod(p.shape) for p in leaves)
     own = math.prod(data.X.shape) if fits[1].data is not data else 0
     if len(fits) * max(elements, count, own) > MOST:
         return "together they would need much memory"
-    if run.backend.is_host and _is_faster_in_turn(fits[0], options, elements + count / 4):
+    if run.backend.is_host and _is_faster_in_turn(fits[0], options, elements, count):
         return "their arrays are so large that this is faster"
     return ""
 
 
-def _is_faster_in_turn(fit: Fit, options: FitOptions, elements: float) -> bool:
-    """Tell whether networks whose steps work on so many elements are trained faster in turn.
+def _is_faster_in_turn(fit: Fit, options: FitOptions, elements: int, count: int) -> bool:
+    """Tell whether networks of so many parameters are trained faster in turn.
 
-    In microseconds of a step of one network, measured on one core: a fit begins once for all
-    networks, an epoch is looked at once, and calls are made once; but what a network reads and
-    writes stays in the cache, and all of its steps are machine code, where they are in turn.
+    `elements` are those of the arrays of a step. In microseconds of a step of one network, measured
+    on one core: a fit begins once for all networks, an epoch is looked at once, and calls are made
+    once; but what a network reads and writes stays in the cache, and all of its steps are machine
+    code if there are many, where they are in turn.
     """
     run, rows = fit.run, len(fit.data)
     steps = -(-rows // (run.trainer.batch_size or rows))
     total = max(1, steps * (fit.last - run.epoch))
     machine_code = run.trainer.compile and native_mode() != "never" and not why_no_machine_code()
     saved = 1200 / total + 300 * _is_looked_at(options, fit) / steps
-    saved += (3 if _shuffles(run.trainer) else 6) if machine_code else 30
-    return saved < 0.003 * elements
+    saved += (9 if total < 2000 else 6) if machine_code else 30
+    saved -= 3 if _shuffles(run.trainer) else 0
+    return saved < 0.003 * elements + 0.004 * count
 
 
 def _shuffles(trainer: TrainerLike) -> bool:

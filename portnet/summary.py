@@ -417,7 +417,9 @@ def estimator_text(estimator: Any) -> str:
     if scores:
         facts.append(("best validation score", _number(max(scores))))
     if hasattr(estimator, "classes_"):
-        facts.append(("classes", shorten(estimator.classes_.tolist(), 80)))
+        several = isinstance(estimator.classes_, list)  # heads
+        names = [c.tolist() for c in (estimator.classes_ if several else [estimator.classes_])]
+        facts.append(("classes", shorten(names if several else names[0], 80)))
     facts.append(("backend", str(backend_of(estimator.coefs_[0]))))
     facts = [(f"  {name}", text) for name, text in facts if text]
     width = max(len(name) for name, _ in facts)

@@ -108,6 +108,12 @@ CASES = {  # model, loss, optimizer, options of Population, options of fit
 }
 
 
+@pytest.fixture(autouse=True)
+def float64():
+    with portnet.use_backend("numpy", dtype="float64"):
+        yield
+
+
 @pytest.fixture
 def together(monkeypatch):
     """Let all that can be trained together be trained together, and count how often it is."""

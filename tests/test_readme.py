@@ -131,8 +131,15 @@ def test_estimator_takes_the_place_of_scikit_learn_s(monkeypatch, tmp_path):
 
 
 def test_estimator_stops_early_on_given_validation_data(monkeypatch, tmp_path):
-    names = run(block("X_val="), monkeypatch, tmp_path)
+    names = run(block("# early stopping on validation"), monkeypatch, tmp_path)
     assert names["net"].n_iter_ == len(names["net"].validation_scores_)
+
+
+def test_estimator_has_a_history_of_its_scores(monkeypatch, tmp_path):
+    net = run(block("net.history_"), monkeypatch, tmp_path)["net"]
+    names = [f"{part}{name}" for part in ("", "validation_") for name in ("loss", "f1", "roc_auc")]
+    assert sorted(net.history_) == sorted(names)
+    assert net.best_validation_score_ > 0.98
 
 
 def test_run_and_estimator_move_to_numpy(monkeypatch, tmp_path):

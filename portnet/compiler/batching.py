@@ -14,6 +14,8 @@ from .errors import EagerError
 from .ir import CALLED, POINTWISE, REDUCTIONS, Node, Program, call, unfrozen
 from .planner import traced
 
+LONG, NARROW = 8, 32  # rows and columns from which, and up to which, a product with ones is faster
+
 __all__ = ["interpret_batched", "traced_for_one"]
 
 
@@ -108,6 +110,10 @@ def _apply(xp: Any, node: Node, given: list[Any], each: list[bool], count: int) 
     op, ndim = node.op, len(node.shape)
     if op in POINTWISE or op in CALLED or op == "pow":
         ready = [_aligned(xp, x, ndim) if many else x for x, many in zip(given, each, strict=True)]
+        if ndim == 2 and node.dtype.kind == "f" and node.shape[0] >= LONG:
+            ready = [
+                _repeated(xp, x, node) if many else x for x, many in zip(ready, each, strict=True)
+            ]
         return call(xp, node, ready)
     if op in REDUCTIONS:
         return _reduced(xp, node, given[0])
@@ -160,6 +166,9 @@ def _reduced(xp: Any, node: Node, x: Any) -> Any:
         attrs["keepdims"] = False
     if not axes:
         raise EagerError(f"{node.op} over no axes for several networks")
+    if node.op == "sum" and axes == (0,) and own == 2 and _is_narrow(x, node.dtype):
+        ones = xp.ones((1, x.shape[1]), dtype=x.dtype, device=x.device)
+        return _shaped(xp, xp.matmul(ones, x), (x.shape[0], *node.shape))
     shifted = tuple(a + 1 for a in axes)
     return getattr(xp, node.op)(x, axis=shifted if len(shifted) > 1 else shifted[0], **attrs)
 
@@ -173,6 +182,27 @@ def _product(xp: Any, node: Node, given: list[Any], each: list[bool], count: int
             x = xp.reshape(x, (count, *shape) if many else shape)
         ready.append(_aligned(xp, x, ndim) if many else x)
     return _shaped(xp, xp.matmul(*ready), (count, *node.shape))
+
+
+# NumPy goes over an array row by row where one operand repeats a row, or where rows are added up:
+# with few columns most of its time is spent between them. A product with ones does the same work
+# without that. (Only the order of the sums differs.)
+
+
+def _is_narrow(x: Any, dtype: Any) -> bool:
+    """Tell whether there are many rows of few columns."""
+    if not isinstance(x, np.ndarray) or dtype.kind != "f":
+        return False
+    return bool(x.shape[1] >= LONG and x.shape[2] <= NARROW)
+
+
+def _repeated(xp: Any, x: Any, node: Node) -> Any:
+    """Return an array (networks, 1, columns) with its rows repeated, where that is faster."""
+    if not isinstance(x, np.ndarray) or x.dtype != node.dtype or x.ndim != 3:
+        return x
+    if x.shape[1] != 1 or not 1 < x.shape[2] <= NARROW:
+        return x
+    return xp.matmul(xp.ones((node.shape[0], 1), dtype=x.dtype, device=x.device), x)
 
 
 def _shaped(xp: Any, x: Any, shape: tuple[int, ...]) -> Any:

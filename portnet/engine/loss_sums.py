@@ -76,6 +76,9 @@ def read_sums(sums: list[Any], flags: list[Array]) -> tuple[list[Host], list[boo
     totals = []
     for pieces, shape in zip(vectors, shapes, strict=True):
         losses = [_times(factors, next(host), a) for a, factors in pieces]
+        if not losses:
+            totals.append(next(host).reshape(2, *shape))
+            continue
         total, finite = next(host).reshape(2, 1, *shape)
         running = np.cumsum(np.concatenate([total, *losses]), axis=0)  # one after the other
         totals.append(np.asarray([running[-1], finite[0] + np.isfinite(running[1:]).sum(axis=0)]))

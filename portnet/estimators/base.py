@@ -50,7 +50,7 @@ from . import coefs, inputs
 from .checkpoints import FitFiles
 from .ensemble import fit_networks, join, networks_of, refuse_for_networks
 from .inputs import _host_weights
-from .own_losses import check_own_loss
+from .own_losses import ROWS, check_own_loss
 from .scoring import measured, name_of_scorer, scorer_of, scorers_of
 from .solvers import FitState, fit_lbfgs, fit_stochastic, forward, solver_of
 from .sparse_dense import SparseDense
@@ -381,8 +381,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             if not incremental:
                 self._class_counts = ()
             data = Dataset(backend, X, self._targets(y, backend))
-            if not isinstance(self.loss, str):
-                check_own_loss(self.loss, to_numpy(self._targets(y, backend)), backend)
+            if not isinstance(self.loss, str) and (first or not incremental):
+                check_own_loss(self.loss, to_numpy(self._targets(y[:ROWS], backend)), backend)
             if not train:
                 self._resumable = start
                 return FitState(None)

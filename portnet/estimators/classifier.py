@@ -307,7 +307,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
         def decode(raw: Array) -> Array:
             codes, binarizer = self._predict_codes(raw), self._label_binarizer
-            if self._heads is not None:
+            if type(binarizer) is Heads:
                 return self._decode_heads(codes, is_host(X))
             if _is_multilabel(binarizer):  # sparse if y was sparse
                 return binarizer.inverse_transform(to_numpy(codes)) if is_host(X) else codes
@@ -428,9 +428,9 @@ class MLPClassifier(ClassifierMixin, _MLP):
         For several heads, (rows, heads).
         """
         codes: Array
-        if self._heads is not None:
+        if isinstance(self._label_binarizer, Heads):
             xp = namespace(raw)
-            best = [xp.argmax(z, axis=-1) for z in parts(raw, self._heads.sizes)]
+            best = [xp.argmax(z, axis=-1) for z in parts(raw, self._label_binarizer.sizes)]
             codes = xp.stack(best, axis=1)
             return codes
         xp, p = namespace(raw), self._probabilities(raw)

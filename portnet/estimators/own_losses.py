@@ -11,7 +11,7 @@ from ..backend import Backend, namespace, to_numpy
 from ..gradcheck import GradientError, check_loss
 from ..losses import Loss, PoissonLoss, Reduced
 
-__all__ = ["check_own_loss", "mean_of", "sum_of"]
+__all__ = ["ROWS", "check_own_loss", "mean_of", "sum_of"]
 
 ROWS = 5  # of the data, on which a loss is checked
 
@@ -54,7 +54,8 @@ def mean_of(loss: object) -> str:
 def check_own_loss(loss: Any, target: Host, backend: Backend) -> None:
     """Raise GradientError unless the gradient of a loss is that of its value, on some rows.
 
-    `target` (rows, outputs) are encoded targets. portnet's own losses are not checked again.
+    `target` (rows, outputs) are encoded targets of a few rows. portnet's own losses are not checked
+    again.
     """
     check_methods("a loss(pred, target, weight)", loss, ("__call__",))
     check_signature("loss", loss, *LOSS_CALL)
@@ -62,8 +63,8 @@ def check_own_loss(loss: Any, target: Host, backend: Backend) -> None:
         return
     dtype = "float64" if backend.supports("float64") else "float32"
     draw = np.random.default_rng(0)
-    raw = draw.standard_normal((min(len(target), ROWS), target.shape[1]))
-    pred, y = backend.asarray(raw, dtype), backend.asarray(target[:ROWS].astype(dtype), dtype)
+    raw = np.asarray(draw.standard_normal(target.shape))
+    pred, y = backend.asarray(raw, dtype), backend.asarray(target.astype(dtype), dtype)
     check_pair(loss, "the loss", "value, dpred", loss(pred, y, None))
     weight = backend.asarray(draw.uniform(0.5, 2.0, len(raw)), dtype)
     try:

@@ -390,7 +390,7 @@ def _classes_from(labels: Any) -> Any:
 
 def _curves(curves: Any) -> dict[str, list[float]]:
     """Return the curves of metrics, checked: arrays (epochs,) by name."""
-    arrays = curves.values() if isinstance(curves, dict) else [None]
+    arrays: list[Any] = list(curves.values()) if isinstance(curves, dict) else [None]
     if not all(is_floating(curve) and curve.ndim == 1 for curve in arrays):
         raise ModelFileError("curves: expected arrays (epochs,) of floats by name")
     return {name: curve.tolist() for name, curve in curves.items()}

@@ -14,6 +14,8 @@ W, V, N = (
     DRAW.standard_normal((4, 5)),
     DRAW.standard_normal(4),
 )
+NARROW = DRAW.standard_normal((4, 20, 3))  # many rows of few columns
+ROW = DRAW.standard_normal((4, 1, 3))
 SHARED = DRAW.standard_normal((3, 5))
 ROWS = DRAW.integers(0, 3, (4, 7))
 HIGH = DRAW.standard_normal((4, 2, 3, 5))
@@ -29,6 +31,16 @@ CASES = {  # a function of the arrays of one network, which are those of each, a
     "sums": (
         lambda xp, a: (xp.sum(a), xp.sum(a, axis=-1), xp.sum(a, axis=0, keepdims=True)),
         (A,),
+        (),
+    ),
+    "many rows of few columns": (
+        lambda xp, a, b: (
+            a + b,
+            b * xp.exp(a),
+            xp.sum(a, axis=0, keepdims=True),
+            xp.sum(a, axis=0),
+        ),
+        (NARROW, ROW),
         (),
     ),
     "sums of all": (lambda xp, a: xp.sum(a, axis=None, keepdims=True), (A,), ()),

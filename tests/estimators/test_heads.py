@@ -153,3 +153,23 @@ def test_heads_on_other_libraries_answer_there(torch):
         np.testing.assert_allclose(a.numpy(), b, atol=1e-10)
     assert all(isinstance(c, torch.Tensor) for c in net.classes_)
     assert net.to("numpy").predict(X).shape == (150, 2)
+
+
+@pytest.mark.parametrize("library", ["torch", "array_api_strict"])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_fits_of_heads_are_equal_on_each_library(library, solver):
+    pytest.importorskip(library)
+    options = {"solver": solver, "class_weight": "balanced", **SMALL}
+    here = MLPClassifier(**options).fit(X, HEADS)
+    there = MLPClassifier(**options, backend=library).fit(X, HEADS)
+    for a, b in zip(here.get_weights(), there.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_summaries_show_heads_and_pictures_of_the_plane_refuse_them(capsys):
+    net = MLPClassifier(**SMALL).fit(X[:, :2], TEXT)
+    net.summary()
+    assert "[['x', 'y', 'z'], ['l', 'm', 's', 'xl']]" in capsys.readouterr().out
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    with pytest.raises(TypeError, match="which has 2 heads: fit one on a column of y"):
+        portnet.plots.decision_boundary(net, X[:, :2], Y)
