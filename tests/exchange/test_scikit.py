@@ -5,6 +5,9 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given as cases
+from hypothesis import settings
+from hypothesis import strategies as st
 
 import portnet
 from portnet.exchange import ExchangeError, from_sklearn, to_sklearn
@@ -200,6 +203,32 @@ def test_an_estimator_without_results_of_a_fit_can_be_trained(early_stopping):
     assert len(found.loss_curve_) == found.n_iter_
     if not early_stopping:
         assert len(to_sklearn(given).partial_fit(X, y).loss_curve_) == 1
+
+
+@settings(max_examples=25)
+@cases(
+    hidden=st.lists(st.integers(1, 7), max_size=3),
+    activation=st.sampled_from(["identity", "logistic", "tanh", "relu"]),
+    solver=st.sampled_from(["adam", "sgd", "lbfgs"]),
+    target=st.sampled_from(sorted(TARGETS)),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    width=st.integers(3, 4),
+    way=st.sampled_from(sorted(WAYS)),
+)
+def test_random_estimators(hidden, activation, solver, target, dtype, width, way):
+    module, convert = WAYS[way]
+    rows, y = X[:, :width].astype(dtype), TARGETS[target]
+    options = {"hidden_layer_sizes": hidden, "activation": activation, "solver": solver}
+    given = make(module, target, max_iter=3, learning_rate_init=0.01, **options).fit(rows, y)
+    found = convert(given)
+    for a, b in zip(answers(found, rows), answers(given, rows), strict=True):
+        if b.dtype.kind == "f":
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(a, b)
+    back = (from_sklearn if way == "to" else to_sklearn)(found)
+    for a, b in zip(answers(back, rows), answers(given, rows), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_results_can_be_pickled_saved_and_cloned(tmp_path):

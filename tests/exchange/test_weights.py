@@ -6,6 +6,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 from custom import Square
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import portnet
 from portnet.exchange import ExchangeError, from_keras, from_torch, to_keras, to_torch
@@ -60,7 +62,7 @@ def sequential(net, n_in, dtype, torch):
             modules.append(nn.Linear(n_in, layer.n_out, dtype=dtype))
             n_in = layer.n_out
         elif kind == "LayerNorm":
-            modules.append(nn.LayerNorm(n_in, dtype=dtype))
+            modules.append(nn.LayerNorm(n_in, eps=layer.eps, dtype=dtype))
         else:
             others = {
                 "GELU": lambda: nn.GELU(approximate="tanh"),
@@ -95,6 +97,35 @@ def test_state_dicts_of_a_sequential(net, dtype, torch):
     np.testing.assert_allclose(found, raw(net, own, x), rtol=tolerance, atol=tolerance)
     back = from_torch(state, net)
     portnet.tree.map(np.testing.assert_array_equal, back, own)
+
+
+activations = st.sampled_from(
+    [portnet.ReLU(), portnet.Tanh(), portnet.Sigmoid(), portnet.SiLU(), portnet.LeakyReLU(0.1)]
+)
+parts = st.one_of(
+    st.builds(portnet.Dense, st.integers(1, 9)), activations, st.just(portnet.LayerNorm(0.1))
+)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(layers=st.lists(parts, max_size=6), depth=st.integers(0, 2), seed=st.integers(0, 9))
+def test_random_networks(layers, depth, seed, torch):
+    net = portnet.Chain([portnet.Dense(5), *layers, portnet.Tanh(), portnet.Dense(2)])
+    for _ in range(depth):
+        net = portnet.Chain([net])
+    net = portnet.Chain(net.layers, n_in=4)
+    x = X.astype(np.float64)
+    params = portnet.init(net, seed=seed, like=x)
+    module, _ = sequential(net, 4, torch.float64, torch)
+    module.load_state_dict(to_torch((net, params)))
+    with torch.no_grad():
+        found = module(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, raw(net, params, x), atol=1e-9)
+    for back in (
+        from_torch(module.state_dict(), net),
+        from_keras(to_keras((net, params)), net),
+    ):
+        portnet.tree.map(np.testing.assert_array_equal, back, params)
 
 
 def test_named_modules_without_bias_count_in_their_order(torch):
@@ -224,7 +255,7 @@ def test_weight_lists_of_keras():
     os.environ.setdefault("KERAS_BACKEND", "torch")
     keras = pytest.importorskip("keras", reason="keras is not installed")
     layers = keras.layers
-    given = keras.Sequential(
+    model = keras.Sequential(
         [
             layers.Input((4,)),
             layers.Dense(8, activation="relu"),
@@ -245,11 +276,11 @@ def test_weight_lists_of_keras():
         ]
     )
     mean = portnet.SoftmaxCrossEntropy().mean
-    params = from_keras(given.get_weights(), net)
-    np.testing.assert_allclose(mean(raw(net, params)), given.predict(X, verbose=0), atol=1e-6)
+    params = from_keras(model.get_weights(), net)
+    np.testing.assert_allclose(mean(raw(net, params)), model.predict(X, verbose=0), atol=1e-6)
     own = parameters(net)
-    given.set_weights(to_keras((net, own)))
-    np.testing.assert_allclose(mean(raw(net, own)), given.predict(X, verbose=0), atol=1e-6)
+    model.set_weights(to_keras((net, own)))
+    np.testing.assert_allclose(mean(raw(net, own)), model.predict(X, verbose=0), atol=1e-6)
 
 
 def keras_by_hand(weights, activations, x):
