@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from . import tree
 from ._typing import Array, Params
 from ._validation import check_methods
-from .layers import ACTIVATIONS, NORMS, Chain, Dense, Layer, mlp
+from .engine.compile_cache import is_cacheable
+from .layers import NORMS, Chain, Dense, Layer, mlp
 from .rng import Undrawn
 
 __all__ = [
@@ -101,30 +102,30 @@ def network(
     `parameters` has activation, norm and dropout, as those of the estimator. Each layer has W
     (n_in, n_out) and b (n_out,). `first` is the class of the first layer.
     """
+    activation, norm = parameters["activation"], parameters.get("norm")
+    widths = tuple([int(W.shape[1]) for W in coefs])
+    if isinstance(activation, list):
+        activation = tuple(activation)
+    given: Any = activation, norm, parameters.get("dropout", 0), widths, first
+    # Equal layers of one's own need not be the same.
+    make = _model if is_cacheable((activation, norm)) else _model.__wrapped__
+    model: Chain = make(*given)
+    step, rest = stride(parameters), iter(others)
     params: list[Params] = []
-    if plain(parameters):
-        for W, b in zip(coefs, intercepts, strict=True):
-            params += [{"W": W, "b": b[None, :]}, ()]
-        widths = tuple([int(W.shape[1]) for W in coefs])
-        made_of = parameters["activation"], widths, first
-        return _plain_model(*made_of), tuple(params[:-1])  # type: ignore[arg-type]
-    step = stride(parameters)
-    made = list(layers(parameters, [int(W.shape[1]) for W in coefs]))
-    made[0] = first(coefs[0].shape[1])
-    rest = iter(others)
     for i, (W, b) in enumerate(zip(coefs, intercepts, strict=True)):
         params.append({"W": W, "b": b[None, :]})
         if i < len(coefs) - 1:
-            params += islice(rest, step - 1)
-    return Chain(made), tuple(params)
+            params += islice(rest, step - 1) if others else [()] * (step - 1)
+    return model, tuple(params)
 
 
 @functools.lru_cache(maxsize=64)  # to make it takes longer than to predict a row
-def _plain_model(activation: str, widths: tuple[int, ...], first: type[Dense]) -> Chain:
-    made: list[Layer] = []
-    for i, width in enumerate(widths):
-        made += [Dense(width) if i else first(width), ACTIVATIONS[HIDDEN[activation]]]
-    return Chain(made[:-1])
+def _model(
+    activation: Any, norm: Any, dropout: Any, widths: tuple[int, ...], first: type[Dense]
+) -> Chain:
+    parameters = {"activation": activation, "norm": norm, "dropout": dropout}
+    made = layers(parameters, widths)
+    return Chain([first(widths[0]), *made[1:]])
 
 
 def split(

@@ -349,7 +349,7 @@ ALLOWED = {
         "tree",
     },
     "files/shapes": {"files/errors", "layers"},
-    "perceptron": {"_typing", "_validation", "layers", "rng", "tree"},
+    "perceptron": {"_typing", "_validation", "engine/compile_cache", "layers", "rng", "tree"},
     "estimators/coefs": {"_typing", "layers", "perceptron", "rng"},
     "files/predictor": {
         "_typing",

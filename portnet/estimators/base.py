@@ -654,9 +654,10 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         """The curves of sgd and adam: for each name, a list with a number for each epoch.
 
         "loss" is `loss_curve_`. With early stopping, "validation_accuracy" (or "validation_r2", or
-        the name of `scoring`) is `validation_scores_`. With `metrics`, there are "validation_loss"
-        (the loss without the penalty), and each metric for the training rows ("f1_macro") and the
-        validation rows ("validation_f1_macro"), after the epoch.
+        the name of `scoring`; for 'loss', "validation_negative_loss") is `validation_scores_`. With
+        `metrics`, there are "validation_loss" (the loss without the penalty), and each metric after
+        the epoch for the training rows ("f1_macro") and the validation rows
+        ("validation_f1_macro").
         """
         if "loss_curve_" not in self.__dict__:
             what = "fit it with sgd or adam"

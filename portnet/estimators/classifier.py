@@ -44,8 +44,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
         L-BFGS computes every step from all rows; it suits small datasets.
     alpha : float, default=0.0001
-        Strength of the L2 penalty on the weights; divided by the number of rows of the batch, or
-        the sum of their weights.
+        Strength of the L2 penalty on the weights (parameters named W, also of layers of your own);
+        divided by the number of rows of the batch, or the sum of their weights.
     batch_size : int, default='auto'
         Rows per step of sgd and adam; 'auto' is ``min(200, rows)``.
     learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'

@@ -42,6 +42,7 @@ INTEGERS = (
 LISTS = "loss_curve_", "validation_scores_"
 # Attributes of an estimator that are written in another way, or that a fit makes again.
 OTHERS = (
+    "_callback_fit_ctx",
     "classes_",
     "feature_names_in_",
     "_class_counts",
@@ -56,6 +57,7 @@ OTHERS = (
     "_resumable",
     "_seed",
     "_skl_callbacks",
+    "_skl_callbacks_to_teardown",
     "_sklearn_output_config",
     "_validated",
     "estimators_",

@@ -82,6 +82,15 @@ def test_a_fit_goes_on_from_a_copy(setting, way, tmp_path):
     assert_equal_bits(net.set_params(max_iter=20).fit(X, Y, resume=True), once)
 
 
+@pytest.mark.parametrize("setting", ["adam", "early stopping", "dropout and norm"])
+def test_fits_on_other_libraries_go_on_exactly(setting, torch):
+    options = {"hidden_layer_sizes": (8,), "batch_size": 40, "random_state": 5, **SETTINGS[setting]}
+    x, y = torch.tensor(X), torch.tensor(Y)
+    once = clone(MLPClassifier(max_iter=20, **options)).fit(x, y)
+    twice = clone(MLPClassifier(max_iter=10, **options)).fit(x, y).set_params(max_iter=20)
+    assert_equal_bits(twice.fit(x, y, resume=True), once)
+
+
 @pytest.mark.parametrize(
     ("net", "features", "y"),
     [

@@ -131,3 +131,10 @@ def test_callbacks_are_kept_by_clone_and_left_out_of_files(tmp_path):
     loaded = portnet.load(tmp_path / "net.safetensors")
     np.testing.assert_array_equal(loaded.predict(X), net.predict(X))
     assert not hasattr(loaded, "_skl_callbacks")
+
+
+def test_callbacks_and_a_checkpoint_of_one_fit(tmp_path):
+    net = MLPClassifier(**SMALL).set_callbacks(Log(stop_after=4))
+    net.fit(X, Y, checkpoint=tmp_path / "net")
+    assert portnet.load(tmp_path / "net").n_iter_ == net.n_iter_ == 5
+    assert sorted(n for n in vars(net) if "callback" in n) == ["_skl_callbacks"]
