@@ -1,7 +1,7 @@
 """ONNX files of networks, runs and estimators, from the trace of their predictions."""
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ def export_onnx(thing: Any, path: str | PathLike[str]) -> None:
     Parameters
     ----------
     thing : Run, MLPClassifier, MLPRegressor or (model, params)
-        On any backend.
+        On any backend. Of an ensemble, or of the runs of a `portnet.Population`, the mean.
     path : path
         The file, which is written whole or not at all.
 
@@ -174,7 +174,9 @@ def _labels(classes: Host) -> Host:
 def parts_of(thing: Any) -> Parts:
     """Return what is exported of a run, a fitted estimator, a predictor or (model, params)."""
     if isinstance(thing, Run):
-        return _of_run(thing)
+        return _of_runs((thing,))
+    if isinstance(thing, Sequence) and hasattr(thing, "runs"):  # of a Population
+        return _of_runs(thing)
     if isinstance(thing, Predictor):
         return _of_predictor(thing)
     if isinstance(thing, tuple) and len(thing) == 2 and hasattr(thing[0], "forward"):
@@ -215,12 +217,21 @@ def _width(model: Any, params: Any) -> int | None:
     return int(params[name].shape[axis]) if isinstance(params, dict) and name in params else None
 
 
-def _of_run(run: Run) -> Parts:
-    run = run.to("numpy")
+def _of_runs(runs: Sequence[Run]) -> Parts:
+    """Return what is exported of a run, or of those of a population: the mean of all."""
+    runs = [run.to("numpy") for run in runs]
+    run, several = runs[0], len(runs) > 1
     loss = run.trainer.loss
 
-    def answers(raw: Array) -> dict[str, Array]:
-        mean = loss.mean(raw) if hasattr(loss, "mean") else raw
+    def mean_of(raw: Array) -> Array:
+        return loss.mean(raw) if hasattr(loss, "mean") else raw
+
+    def answers(raw: Any) -> dict[str, Array]:
+        if several:
+            each = [mean_of(one) for one in raw]
+            mean = namespace(*each).mean(namespace(*each).stack(each), axis=0)
+        else:
+            mean = mean_of(raw)
         if not hasattr(loss, "classes"):
             return {"prediction": mean}
         return {"label": loss.classes(mean), "probabilities": two_columns(mean)}
@@ -228,7 +239,12 @@ def _of_run(run: Run) -> Parts:
     dtype = np.dtype(run.backend.dtype)
     name = f"run of {run.epoch} epochs"
     classes = {} if run.classes is None else {"label": run.classes}
-    return Parts(name, run.trainer.model, run.params, run.inputs, dtype, answers, classes)
+    model: Any = run.trainer.model
+    params = run.params
+    if several:
+        model = _Ensemble(tuple(r.trainer.model for r in runs))
+        params = tuple(r.params for r in runs)
+    return Parts(name, model, params, run.inputs, dtype, answers, classes)
 
 
 def _of_predictor(predictor: Predictor) -> Parts:

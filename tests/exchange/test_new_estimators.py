@@ -96,6 +96,29 @@ def test_ensembles(y, solver, tmp_path):
         to_keras(model)
 
 
+@pytest.mark.parametrize(
+    ("loss", "y"),
+    [
+        ("softmax_cross_entropy", TEXT),
+        ("sigmoid_cross_entropy", TEXT == "no"),
+        ("squared_error", X[:, 0]),
+        ("poisson", CODES),
+    ],
+)
+def test_populations(loss, y, tmp_path):
+    outputs = 3 if loss.startswith("softmax") else 1
+    with portnet.use_backend("numpy", dtype="float64"):
+        population = portnet.Population(portnet.mlp([4, 6, outputs]), 3, loss, portnet.Adam(0.01))
+        runs = population.fit(X, y, epochs=5)
+    portnet.export_onnx(runs, tmp_path / "m")
+    found = served(tmp_path / "m", X)
+    if "cross" in loss:
+        assert found["label"].tolist() == runs.predict_class(X).tolist()
+        assert_equal(found["probabilities"], runs.predict_proba(X), "float64")
+    else:
+        assert_equal(found["prediction"][:, 0], runs.predict(X), "float64")
+
+
 def test_norms_go_to_pytorch():
     pytest.importorskip("torch", reason="torch is not installed")
     model = portnet.MLPClassifier((6,), norm="layer", max_iter=5).fit(X, TEXT)
