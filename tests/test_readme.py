@@ -21,6 +21,8 @@ NEEDS = {  # what a block contains: the package that it needs beyond the extra `
     "sklearn": "sklearn",
     "MLPClassifier": "sklearn",
     "dask.distributed": "distributed",
+    "export_onnx": "onnx",
+    "onnxruntime": "onnxruntime",
 }
 
 

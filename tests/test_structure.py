@@ -207,7 +207,6 @@ ALLOWED = {
     "estimators/optimizers": {"_typing", "backend", "optimizers", "tree"},
     "estimators/parameters": {"transforms"},
     "cli": set(),
-    "cli/graph": set(),
     "cli/progress": set(),
     "cli/report": {
         "_validation",
@@ -223,6 +222,23 @@ ALLOWED = {
     "distributed/mpi": {"_validation", "distributed/nccl", "distributed/watchdog", "engine/ranks"},
     "distributed/__main__": {"distributed/mpi", "distributed/watchdog", "engine/ranks"},
     "evaluation": {"_typing", "losses", "metrics"},
+    "exchange/errors": set(),
+    "exchange/batch_trace": {
+        "_typing",
+        "compiler/ir",
+        "compiler/simplify",
+        "compiler/tracer",
+        "exchange/errors",
+    },
+    "exchange/graph": {"exchange/errors"},
+    "exchange/patterns": {"_typing", "compiler/ir"},
+    "exchange/operators": {
+        "_typing",
+        "compiler/ir",
+        "exchange/batch_trace",
+        "exchange/graph",
+        "exchange/patterns",
+    },
     "files/errors": set(),
     "files/atomic": {"files/errors"},
     "data/sources/npy": {
@@ -420,6 +436,16 @@ ALLOWED = {
         "estimators/together",
     },
     "plots": {"_typing", "_validation", "backend", "summary"},
+    "exchange/onnx_import": {
+        "_typing",
+        "_validation",
+        "backend",
+        "exchange/errors",
+        "layers",
+        "losses",
+        "metrics",
+        "tree",
+    },
     "files/shapes": {"files/errors", "layers"},
     "perceptron": {"_typing", "_validation", "engine/compile_cache", "layers", "rng", "tree"},
     "estimators/coefs": {"_typing", "layers", "perceptron", "rng"},
@@ -532,6 +558,14 @@ ALLOWED = {
         "optimizers",
     },
     "estimators": {"estimators/classifier", "estimators/regressor"},
+    "exchange/scikit": {
+        "_validation",
+        "backend",
+        "estimators",
+        "estimators/optimizers",
+        "estimators/solvers",
+        "exchange/errors",
+    },
     "files/checkpoint": {
         "_validation",
         "backend",
@@ -650,6 +684,39 @@ ALLOWED = {
         "run",
         "training",
         "transforms",
+    },
+    "exchange/onnx_export": {
+        "_typing",
+        "_validation",
+        "backend",
+        "exchange/batch_trace",
+        "exchange/errors",
+        "exchange/graph",
+        "exchange/operators",
+        "files/atomic",
+        "files/predictor",
+        "files/shapes",
+        "layers",
+        "losses",
+        "metrics",
+        "run",
+        "tree",
+    },
+    "exchange/weights": {
+        "_typing",
+        "backend",
+        "exchange/errors",
+        "exchange/onnx_export",
+        "layers",
+        "rng",
+        "tree",
+    },
+    "exchange": {
+        "exchange/errors",
+        "exchange/onnx_export",
+        "exchange/onnx_import",
+        "exchange/scikit",
+        "exchange/weights",
     },
     "lr_finder": {
         "_typing",
@@ -789,7 +856,6 @@ ALLOWED = {
     "tables/missing": set(),
     "tables/columns": {"tables/missing"},
     "cli/errors": {"tables/columns"},
-    "cli/onnx_layers": {"cli/errors", "cli/graph", "layers"},
     "cli/read": {"_validation", "cli/errors", "tables/columns", "tables/missing"},
     "cli/show": {"cli/errors", "files/show"},
     "tables/labels": {"tables/columns"},
@@ -819,21 +885,18 @@ ALLOWED = {
         "tables/transformers",
     },
     "tables": {"tables/columns", "tables/model"},
-    "cli/onnx_columns": {"cli/graph", "tables", "tables/columns", "tables/transformers"},
+    "cli/onnx_columns": {"exchange/graph", "tables", "tables/columns", "tables/transformers"},
     "cli/export": {
         "_validation",
         "cli/errors",
-        "cli/graph",
         "cli/onnx_columns",
-        "cli/onnx_layers",
+        "exchange",
+        "exchange/errors",
+        "exchange/graph",
         "files/atomic",
         "files/container",
         "files/models",
-        "files/shapes",
-        "layers",
-        "losses",
         "tables",
-        "tree",
     },
     "cli/predict": {
         "_validation",
@@ -905,7 +968,10 @@ LAZY = {
     "tables/model": {"sklearn"},
     "tables/transformers": {"pandas", "sklearn"},
     "data/sources/parquet": {"pyarrow"},
-    "cli/graph": {"onnx"},
+    "exchange/graph": {"onnx"},
+    "exchange/onnx_import": {"onnx"},
+    "exchange/scikit": {"sklearn"},
+    "exchange/weights": {"torch"},
     "cli/progress": {"tqdm"},
     "cli/read": {"pandas", "pyarrow"},
     "cli/target": {"pandas", "sklearn"},
@@ -914,7 +980,7 @@ LAZY = {
     "distributed/mpi": {"mpi4py"},
     "distributed/nccl": {"cupy"},
 }
-WITH_CLICK = {n for n in ALLOWED if n.startswith("cli/")} - {"cli/report", "cli/graph"}
+WITH_CLICK = {n for n in ALLOWED if n.startswith("cli/")} - {"cli/report"}
 
 
 def imports(path):
@@ -1040,6 +1106,22 @@ ROOMS = {
     },
     "tables": {"_typing", "backend", "files", "summary", "tables"},
     "distributed": {"_validation", "distributed", "engine"},
+    "exchange": {
+        "_typing",
+        "_validation",
+        "backend",
+        "compiler",
+        "data",
+        "estimators",
+        "exchange",
+        "files",
+        "layers",
+        "losses",
+        "metrics",
+        "rng",
+        "run",
+        "tree",
+    },
 }
 NEVER = {"trainer", "preparation", "callbacks", "divergence"}  # by the estimators
 EMITTERS = {
@@ -1154,7 +1236,7 @@ def test_doctests_of_every_module_pass():
 
     skipped = {"__init__", "__main__"}
     if not importlib.util.find_spec("sklearn"):
-        skipped.add("estimators")
+        skipped |= {"estimators", "scikit"}
     if not importlib.util.find_spec("matplotlib"):
         skipped.add("plots")
     if not (importlib.util.find_spec("pandas") and importlib.util.find_spec("sklearn")):

@@ -3,6 +3,8 @@
 The networks are `estimators_`: estimators of the same parameters with ``n_networks=1``, and seeds
 that `random_state` draws. Each is fitted as it would be by itself; where that is faster, the epochs
 of all are trained together: not from data that are read in parts, nor on several ranks.
+With callbacks they are not, either: each network is then a fit of its own, of which its callbacks
+are told.
 """
 
 import copy
