@@ -41,6 +41,7 @@ from ..data import checks
 from ..data.dataset import Dataset
 from ..engine.epoch import quiet
 from ..engine.packing import unpacked
+from ..engine.rank_checks import check_parameters
 from ..engine.ranks import is_first, together
 from ..losses import Loss
 from ..optimizers import OPTIMIZERS
@@ -555,6 +556,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                 self._resumable = begin._replace(
                     rows=len(data), best=done.best is not None, last=done.last
                 )
+        check_parameters(done.params)
         self._store_result(done)
         if tasks is not None:
             tasks.finish(done)

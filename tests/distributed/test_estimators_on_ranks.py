@@ -151,6 +151,26 @@ def test_ranks_that_would_draw_other_orders_do_not_start():
     assert {type(e) for e in errors} == {DistributedError}
 
 
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_ranks_that_round_differently_are_an_error(solver, monkeypatch):
+    """As on processors that differ: one of them makes other updates from the same sums."""
+    from portnet.engine import rank_checks
+
+    checksum = rank_checks._checksum
+    calls = []
+
+    def faulty(params):
+        found = checksum(params)
+        calls.append(0)
+        last = current_ranks().rank == 1 and len(calls) > 2  # after the checks of the begin
+        return "other" if last else found
+
+    monkeypatch.setattr(rank_checks, "_checksum", faulty)
+    errors = on_ranks(2, lambda: MLPClassifier(solver=solver, **SMALL).fit(X, Y))
+    assert {type(e) for e in errors} == {DistributedError}
+    assert "rank 1 has other parameters than rank 0" in str(errors[0])
+
+
 def test_own_losses_of_regressors():
     make = lambda: MLPRegressor(loss=squared, **SMALL).fit(X, X[:, :2] ** 2)  # noqa: E731
     models = [m for size in SIZES for m in of_all(size, make)]
