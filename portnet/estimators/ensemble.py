@@ -19,7 +19,6 @@ from sklearn.utils import check_random_state
 from ..engine.epoch import quiet
 from ..engine.ranks import current_ranks
 from .solvers import FitState
-from .together import Shared, train_together
 
 __all__ = ["fit_networks", "join", "leave_networks", "networks_of", "refuse_for_networks"]
 
@@ -106,6 +105,8 @@ def _fitted(
     """Return the results of the fits of all networks: in turn, or their epochs together."""
     if incremental or estimator.solver == "lbfgs" or current_ranks() is not None:
         return [fit(network) for network in networks]
+    from .together import Shared, train_together  # few fits need it
+
     shared, prepared = Shared(), dict[int, Any]()
     done = {}
     for k, network in enumerate(networks):

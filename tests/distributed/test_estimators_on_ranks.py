@@ -1,5 +1,6 @@
 """The estimators' networks, losses, optimizers, metrics and callbacks on several ranks."""
 
+import signal
 import warnings
 
 import numpy as np
@@ -117,6 +118,20 @@ def test_callbacks_are_called_on_rank_0_and_end_the_fit_of_all(solver):
     assert [net.n_iter_ for net in nets] == [2, 2, 2]
     assert len({sha(net.get_weights()) for net in nets}) == 1
     assert log.ranks == [0] * 4  # two epochs, the fit, and the end
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_signal_of_one_rank_ends_all_after_the_same_step(solver):
+    class Interrupted(Log):
+        def on_fit_task_end(self, estimator, context):
+            if context.task_id == 1:
+                current_ranks().received.append(signal.SIGINT)
+
+    net = lambda: MLPClassifier(solver=solver, **SMALL).set_callbacks(Interrupted())  # noqa: E731
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        nets = of_all(2, lambda: net().fit(X, Y))
+    assert [one.n_iter_ for one in nets] == [2, 2]
+    assert len({sha(one.get_weights()) for one in nets}) == 1
 
 
 def test_an_error_of_a_callback_is_raised_on_all_ranks():
