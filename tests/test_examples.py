@@ -357,7 +357,7 @@ SHORT = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL, "out_of_core": ["--rows", 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_example_runs_on_every_backend(name, backend_name, run):
-    short = {**SHORT, "distributed_blobs": ["--rows", 2000]}.get(name, [])
+    short = {**SHORT, "distributed_blobs": ["--rows", 2000]}
     few = {
         "blobs": 2,
         "distributed_blobs": 1,
