@@ -144,9 +144,9 @@ class Fit(NamedTuple):
 def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions) -> Fit:
     """Check everything, move the data, and begin or resume a run; nothing is trained."""
     before = options.resume
-    X, y, options = _with_sources(trainer, X, y, options)
     if options.checkpoint is not None and is_first():
         options.checkpoint.check_writable()
+    X, y, options = _with_sources(trainer, X, y, options)
     if not isinstance(before, str | PathLike):
         assert isinstance(before, Run | None)
         return _prepare(trainer, X, y, options, before, None)

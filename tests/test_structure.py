@@ -1316,3 +1316,9 @@ def test_contenders_of_a_whole_fit_agree(bench_table, monkeypatch):
     steps = importlib.import_module("bench_whole").whole("004", 1, 0.0)["steps"]
     assert list(steps) == ["portnet first", "portnet second", "the document's loop"]
     assert steps["portnet second"]["numbers"][0] == pytest.approx(0.3239537158130419)
+
+
+def test_files_of_tests_have_different_names():
+    """pytest imports them by their names alone."""
+    names = [path.name for path in (PACKAGE.parent / "tests").rglob("*.py")]
+    assert sorted(set(names)) == sorted(names)
