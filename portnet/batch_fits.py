@@ -18,6 +18,7 @@ from .engine.epoch import EpochExecutor, quiet, run_epochs
 from .engine.epoch_state import Epochs
 from .engine.interrupts import interrupts
 from .engine.packing import unpacked
+from .engine.ranks import current_ranks
 from .lbfgs import LBFGS
 from .model_checks import try_out
 from .preparation import FitOptions, new_run, resumed_run
@@ -38,6 +39,12 @@ def fit_batches(
     """Make a step of each batch; see `Trainer.fit_batches`."""
     if isinstance(trainer.optimizer, LBFGS):
         raise ValueError("fit_batches: LBFGS needs all rows in each iteration: use fit")
+    ranks = current_ranks()
+    if ranks is not None and ranks.size > 1:
+        raise ValueError(
+            f"fit_batches: {ranks.size} ranks cannot share batches that a program makes itself: "
+            "give fit a file, or an object that is read in parts, or run one process"
+        )
     if steps is not None:
         steps = check_integer("steps", steps, 1)
     source = _Batches(batches, options.epochs, steps)

@@ -314,7 +314,7 @@ def check_ranks(fit: Fit, options: FitOptions) -> None:
         from .files.models import TRAINER
 
         return {
-            **{n: _checkpoints().comparable(getattr(trainer, n), n) for n in TRAINER},
+            **{n: _checkpoints().comparable_code(getattr(trainer, n), n) for n in TRAINER},
             **_in_common(run, fit.data, fit.held_out, options, run.epoch),
             "backend": f"{run.backend.name}, {run.backend.dtype}",
             "epoch": run.epoch,

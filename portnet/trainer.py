@@ -126,8 +126,8 @@ class Trainer:
         for name, words in (("shuffle", ("full",)), ("compile", ())):
             given = getattr(self, name)
             if not isinstance(given, bool) and given not in words:
-                more = "".join(f" or {word!r}" for word in words)
-                raise ValueError(f"{name}: expected True or False{more}, got {given!r}")
+                choices = ", ".join(["True", *map(repr, words)])
+                raise ValueError(f"{name}: expected {choices} or False, got {given!r}")
         if self.batch_size is not None:
             check_integer("batch_size", self.batch_size, 1)
         check_integer("seed", self.seed, 0)

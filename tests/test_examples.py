@@ -357,7 +357,7 @@ SHORT = {"patterns_2x2": ["0 1 0 1"], "blobs": SMALL, "out_of_core": ["--rows", 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_example_runs_on_every_backend(name, backend_name, run):
-    short = {**SHORT, "distributed_blobs": ["--rows", 2000]}
+    short = {**SHORT, "distributed_blobs": ["--rows", 2000]}.get(name, [])
     few = {
         "blobs": 2,
         "distributed_blobs": 1,
@@ -370,7 +370,7 @@ def test_example_runs_on_every_backend(name, backend_name, run):
     epochs = few.get(name, 200)
     if name == "sklearn_pipeline" and backend_name != "cupy":
         pytest.skip("slow: each process imports the library; tests/estimators covers the search")
-    run(name, "--backend", backend_name, *short.get(name, []), "--epochs", epochs)
+    run(name, "--backend", backend_name, *short, "--epochs", epochs)
 
 
 def results_of_short_run(name, backend):

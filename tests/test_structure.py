@@ -676,6 +676,7 @@ ALLOWED = {
         "engine/epoch_state",
         "engine/interrupts",
         "engine/packing",
+        "engine/ranks",
         "lbfgs",
         "model_checks",
         "preparation",

@@ -157,7 +157,7 @@ CASES = {
     "shuffle as a number": (
         lambda: portnet.Trainer(NET, "huber", shuffle=1),
         ValueError,
-        "shuffle: expected True or False, got 1",
+        "shuffle: expected True, 'full' or False, got 1",
     ),
     "parameters of another network": (
         lambda: fit(trainer={"params": portnet.init(portnet.mlp([3, 5, 3]))}),

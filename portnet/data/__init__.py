@@ -10,6 +10,10 @@ if _TYPE_CHECKING:
     from .sources.parquet import parquet as parquet
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> _Any:
     """Import what reads sources at its first use: most programs do not need it."""
     found: _Any

@@ -29,18 +29,19 @@ What ranks know of each other
     checkpoint. Ctrl-C on one rank ends all after the same step. Metrics of rank 0 decide on early
     stopping; a callback may stop on any rank, but scikit-learn's callbacks of an estimator are
     called on rank 0, for all. Before the first step the ranks compare settings, checksums of data
-    and parameters, and versions, and none starts if they differ; in the end they compare their
-    parameters. Metrics and validation rows are computed by every rank, all of them; L-BFGS is not
-    distributed, and each rank computes the same. The networks of a `Population`, or of
-    ``n_networks``, are trained in turn. Rank 0 writes checkpoints while the others wait, and it
-    alone draws the progress bar and shows warnings. What a script prints, each rank prints: ask
-    `rank`.
+    (in the dtype of the backend) and parameters, and versions, and none starts if they differ; in
+    the end they compare their parameters. Metrics and validation rows are computed by every rank,
+    all of them; L-BFGS is not distributed, and each rank computes the same. The networks of a
+    `Population`, or of ``n_networks``, are trained in turn. Rank 0 writes checkpoints while the
+    others wait, and it alone draws the progress bar and shows warnings. What a script prints, each
+    rank prints: ask `rank`. `Trainer.fit_batches` is refused.
 
 Faults
     A rank that dies, or whose script raises, ends the job, with a status that is not 0. So does one
     that is stopped (SIGSTOP, after 10 s, where /proc shows it) or does not come within the timeout,
-    with status 75. Start the job again with ``checkpoint=path, resume=True``, on as many ranks as
-    there are. Each rank takes its share of the machine's cores, unless OMP_NUM_THREADS is set.
+    with status 75. Only a script that calls ``os._exit(0)`` ends the job with that status. Start
+    the job again with ``checkpoint=path, resume=True``, on as many ranks as there are. Each rank
+    takes its share of the machine's cores, unless OMP_NUM_THREADS is set.
     The global generators of `random` and `numpy.random` begin with one seed on all ranks.
 
 GPUs

@@ -1,5 +1,6 @@
 """Checkpoints: a run in a file from time to time, and what a resumed fit must have in common."""
 
+import dataclasses
 import json
 import os
 import re
@@ -35,6 +36,7 @@ __all__ = [
     "Writer",
     "check_run",
     "comparable",
+    "comparable_code",
     "differences",
     "differing_names",
     "fingerprint",
@@ -289,6 +291,33 @@ def comparable(value: Any, name: str) -> Any:
     """Return a value as JSON, with checksums for its arrays."""
     tensors: dict[str, Any] = {}
     return _without_arrays(encode(value, name, tensors, plain=True), tensors)
+
+
+def comparable_code(value: Any, name: str) -> Any:
+    """Return `comparable`; for what cannot be written, such as a lambda, its code as a checksum."""
+    try:
+        return comparable(value, name)
+    except TypeError:
+        code = getattr(value, "__code__", None)
+        if isinstance(value, tuple | list):
+            return [comparable_code(part, name) for part in value]
+        if code is None:  # it may hold one
+            fields = (
+                {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+                if dataclasses.is_dataclass(value)
+                else {}
+            )
+            inside = {key: comparable_code(part, name) for key, part in fields.items()}
+            return {"object": type(value).__qualname__, "fields": inside}
+        return {"code": f"{zlib.crc32(_text_of_code(code)):08x}"}
+
+
+def _text_of_code(code: Any) -> bytes:
+    """Return what decides what a function's code does, but for what it takes from outside."""
+    inside = [c for c in code.co_consts if hasattr(c, "co_code")]
+    constants = [c for c in code.co_consts if not hasattr(c, "co_code")]
+    text = f"{code.co_names}{code.co_varnames}{constants!r}".encode() + code.co_code
+    return b"".join([text, *map(_text_of_code, inside)])
 
 
 def _without_arrays(value: Any, tensors: Mapping[str, Any]) -> Any:

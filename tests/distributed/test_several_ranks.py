@@ -583,3 +583,60 @@ def test_ranks_train_from_a_file_that_is_read_in_windows(data, tmp_path, monkeyp
     mapped.flush()
     with pytest.raises(portnet.DataError, match="NaN at row 300, column 4"):
         of_all(2, lambda: from_file())
+
+
+def test_losses_and_schedules_without_a_name_are_compared_by_their_code(data):
+    """A lambda cannot be written into a file, but ranks can train with it."""
+    squared = portnet.SquaredError()
+
+    def regress(rank, factor=2.0, rate=0.1):
+        loss = eval(
+            f"lambda p, t, w=None: [{factor} * a for a in squared(p, t, w)]", {"squared": squared}
+        )
+        lr = eval(f"lambda t: {rate} / (1 + t)")
+        trainer = portnet.Trainer(network(), loss, portnet.SGD(lr), batch_size=64)
+        return trainer.fit(data[0], data[0][:, :2], epochs=2)
+
+    hashes = {sha(run.params) for n in (1, 2, 3) for run in of_all(n, lambda r: regress(r))}
+    assert len(hashes) == 1
+    for other, what in (({"factor": 3.0}, "loss"), ({"rate": 0.2}, "optimizer")):
+        found = on_ranks(2, lambda r, o=other: regress(r, **(o if r else {})))
+        assert all(isinstance(error, portnet.distributed.DistributedError) for error in found), (
+            found
+        )
+        assert what in str(found[0])
+
+
+def test_batches_of_a_program_are_refused_on_several_ranks(data):
+    def fit_batches():
+        trainer = portnet.Trainer(network(), "softmax_cross_entropy")
+        return trainer.fit_batches(lambda: iter([data]), epochs=1)
+
+    (run,) = of_all(1, fit_batches)
+    assert run.epoch == 1
+    with pytest.raises(ValueError, match="2 ranks cannot share batches that a program makes"):
+        of_all(2, fit_batches)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_estimators_train_from_a_file_on_several_ranks(data, early_stopping, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    from portnet.data.sources import order, reading
+
+    monkeypatch.setattr(reading, "SMALL", 0)  # nothing is read as a whole
+    monkeypatch.setattr(order, "BLOCK", 8 * 80)
+    monkeypatch.setattr(order, "WINDOW", 1 << 10)
+    np.save(tmp_path / "X.npy", data[0])
+
+    def fit():
+        mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+        options = {"max_iter": 3, "random_state": 0, "batch_size": 16, "n_iter_no_change": 9}
+        net = portnet.MLPClassifier((8,), early_stopping=early_stopping, **options)
+        return net.fit(mapped, data[1])
+
+    with warnings.catch_warnings():  # which is not for each thread
+        warnings.simplefilter("ignore")
+        alone = fit()
+        found = [of_all(size, fit) for size in (1, 2, 3)]
+    assert len({sha(net.coefs_) for nets in found for net in nets}) == 1
+    np.testing.assert_allclose(found[1][0].loss_curve_, alone.loss_curve_, rtol=1e-5)

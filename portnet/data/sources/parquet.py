@@ -61,6 +61,11 @@ def parquet(
     ...     print(error)
     parquet: no file is called nothing/*.parquet
     """
+    if hasattr(paths, "schema"):  # a table, or a dataset of pyarrow
+        raise DataError(
+            f"parquet: expected paths of files, got a {type(paths).__name__}: give the paths, or "
+            "take what is in memory as an array, such as table.to_pandas()"
+        )
     found = _paths_of(paths)
     try:
         import pyarrow

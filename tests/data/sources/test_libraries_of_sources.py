@@ -278,3 +278,14 @@ def test_to_npy_leaves_the_old_file_where_it_fails(tmp_path):
 def test_a_part_of_a_map_can_be_written_over_another_file(tmp_path):
     part = mapped(tmp_path, X)[10:20]
     np.testing.assert_array_equal(portnet.data.to_npy(part, tmp_path / "part.npy"), X[10:20])
+
+
+def test_tables_in_memory_are_no_files():
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    table = pa.table({"a": [1.0, 2.0], "y": [0, 1]})
+    with pytest.raises(portnet.DataError, match="expected paths of files, got a Table: give the"):
+        portnet.data.parquet(table, target="y")
+
+
+def test_functions_of_the_package_are_listed():
+    assert {"parquet", "to_npy"} <= set(dir(portnet.data))
