@@ -21,6 +21,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")  # read by matplotlib at import: no w
 os.environ.setdefault("SCIPY_ARRAY_API", "1")  # read by SciPy at import; scikit-learn asks for it
 os.environ["PORTNET_CACHE_DIR"] = f"{tempfile.gettempdir()}/portnet-tests"  # not the user's own
 os.environ.pop("PORTNET_BACKEND", None)  # the tests set their backend themselves
+if "PYTEST_XDIST_WORKER" in os.environ:  # read by BLAS at import: several workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import array_api_strict
 import hypothesis

@@ -50,7 +50,9 @@ def _why_not(values: Any, kind: str) -> str:
     given = values.dropna()
     different = given.nunique()
     if different == 1 and len(given) == len(values):
-        return f"all its values are {given.iloc[0]!s:.40}"
+        value = given.iloc[0]
+        value = value.item() if hasattr(value, "item") else value  # 1, not np.int64(1)
+        return f"all its values are {value!r:.40}"
     if kind == "t" and different > FEW and 2 * different > len(given):
         why = f"{different:,} different texts in {counted(len(values), 'row')}, as identifiers have"
         if given.iloc[:100].astype(str).str.match(OTHER_DATE).all():

@@ -45,7 +45,7 @@ def main() -> None:
         if status:
             _abort(ranks, status)
     except BaseException as error:
-        _tell(ranks, error)
+        _print_error(ranks, error)
         _abort(ranks, 130 if isinstance(error, KeyboardInterrupt) else 1)
     communicator.watchdog.end()
 
@@ -107,7 +107,7 @@ def _status(code: object) -> int:
     return 1
 
 
-def _tell(ranks: Ranks, error: BaseException) -> None:
+def _print_error(ranks: Ranks, error: BaseException) -> None:
     """Print the traceback of an error; where several ranks have one, that of the first cause."""
     of_others = isinstance(error, DistributedError) and error.rank not in (None, ranks.rank)
     if of_others or (isinstance(error, KeyboardInterrupt) and ranks.rank):

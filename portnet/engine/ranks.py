@@ -2,7 +2,7 @@
 
 Every rank has all rows and all parameters; each computes the gradients of its share of every batch,
 and all make the same update. So all of them must take the same decisions: what one of them alone
-knows (an error, a signal, the value of a metric) is told to the others here.
+knows (an error, a signal, the value of a metric) is sent to the others here.
 """
 
 import signal
@@ -117,12 +117,12 @@ class Ranks:
 
         Signals that a rank has received are known to all after this.
         """
-        told = None if error is None else f"{type(error).__name__}: {error}"
-        mine = told, [n for n in self.received if n in SIGNALS], thing
+        message = None if error is None else f"{type(error).__name__}: {error}"
+        mine = message, [n for n in self.received if n in SIGNALS], thing
         found = self.communicator.allgather(mine)
         for n in SIGNALS:
             if any(n in signals for _, signals, _ in found):
-                self.hear(n)
+                self.add_signal(n)
         failed = [(k, text) for k, (text, _, _) in enumerate(found) if text is not None]
         if error is not None and (len(failed) == self.size or not isinstance(error, Exception)):
             raise error  # as in one process alone
@@ -133,7 +133,7 @@ class Ranks:
             raise raised from error
         return [value for _, _, value in found]
 
-    def hear(self, number: int) -> None:
+    def add_signal(self, number: int) -> None:
         """Add a signal to those that all ranks know of."""
         if number not in self.agreed:
             self.agreed.append(number)

@@ -91,10 +91,10 @@ class Shards:
         try:
             if failure is None:
                 self.sums.add_own(leaf)
-        except BaseException as error:  # the other ranks wait: they are told
+        except BaseException as error:  # the other ranks wait: it is sent to them
             failure = error
-        heard = self.ranks.received
-        signals = [float(n in heard) for n in (signal.SIGINT, signal.SIGTERM)]
+        received = self.ranks.received
+        signals = [float(n in received) for n in (signal.SIGINT, signal.SIGTERM)]
         self.sums.flag([float(failure is not None), *signals], clear=failure is not None)
         found = self.sums.finish()
         failed, *ends = found[self.length - FLAGS : self.length].tolist()
@@ -102,7 +102,7 @@ class Shards:
             self._raise(failure)
         for number, count in zip((signal.SIGINT, signal.SIGTERM), ends, strict=True):
             if count:
-                self.ranks.hear(number)
+                self.ranks.add_signal(number)
         return found
 
     def _raise(self, failure: BaseException | None) -> None:

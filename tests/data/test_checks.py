@@ -387,7 +387,7 @@ CASES = {
     "shuffle as text": (
         lambda: classify(shuffle="False"),
         ValueError,
-        "shuffle: expected True or False or 'full', got 'False'",
+        "shuffle: expected True, 'full' or False, got 'False'",
     ),
     "epochs in an array": (
         lambda: classify(fit={"epochs": np.array([1, 2])}),

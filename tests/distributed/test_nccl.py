@@ -91,8 +91,10 @@ def transports(monkeypatch):
         cupy, nccl = fake_cupy(wires, rank)
         for name, module in (("cupy", cupy), ("cupy.cuda", cupy.cuda), ("cupy.cuda.nccl", nccl)):
             monkeypatch.setitem(sys.modules, name, module)
-        told = SimpleNamespace(rank=rank, size=SIZE, allgather=lambda thing: [("id of", 0)] * SIZE)
-        found.append(NCCLTransport(told, Silent()))
+        communicator = SimpleNamespace(
+            rank=rank, size=SIZE, allgather=lambda thing: [("id of", 0)] * SIZE
+        )
+        found.append(NCCLTransport(communicator, Silent()))
     return found, wires.log
 
 

@@ -618,6 +618,7 @@ def test_batches_of_a_program_are_refused_on_several_ranks(data):
         of_all(2, fit_batches)
 
 
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_estimators_train_from_a_file_on_several_ranks(data, early_stopping, tmp_path, monkeypatch):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")

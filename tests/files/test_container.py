@@ -1,5 +1,6 @@
 """Containers: what is written, what is read back, and what neither writer nor reader accepts."""
 
+import gc
 import json
 import os
 import sys
@@ -356,6 +357,7 @@ def test_file_is_closed_after_the_block_with_the_container_and_after_an_error(tm
     path = write(tmp_path / "model", {"x": np.ones(3)})
     bad = tmp_path / "bad"
     bad.write_bytes(path.read_bytes()[:-1])
+    gc.collect()  # what earlier tests have left open is closed now
     before = open_files()
     with open_container(path) as file:
         assert open_files() == before + 1
