@@ -96,6 +96,7 @@ __all__ = [
     "Nesterov",
     "OptimizerError",
     "PoissonLoss",
+    "Population",
     "RMSProp",
     "ReLU",
     "ReduceOnPlateau",

@@ -523,7 +523,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                 tasks = FitTasks(self, given, epochs, self._attributes_of)
         if self.solver == "lbfgs":
             check_ranks(self, data, validation, params)
-            done = fit_lbfgs(self, model, loss, data, start, tasks=tasks)
+            done = fit_lbfgs(self, model, loss, data, start, measure=measure, tasks=tasks)
             self.__dict__.pop("_resumable", None)
         else:
             seed = None if perceptron.plain(self.__dict__) else int(rng.randint(2**31))
@@ -566,6 +566,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Set the attributes to the result of a fit."""
         if done.solver is not None:
             self._store_solver_state(done)
+        elif done.curves:  # of L-BFGS
+            self._curves = done.curves
         self.__dict__.update(self._attributes_of(done))
         if not math.isnan(done.loss):
             self.loss_ = np.float64(done.loss)
@@ -627,6 +629,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         epochs = len(done.losses)
         earlier = len(self.loss_curve_) - epochs
         old = self.__dict__.get("_curves", {})
+        old = {} if "loss" in old else old  # they are those of L-BFGS
         self._curves = {
             name: [
                 *old.get(name, [math.nan] * earlier),
@@ -639,13 +642,13 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     @property
     def history_(self) -> dict[str, list[float]]:
-        """The curves of sgd and adam: for each name, a list with a number for each epoch.
+        """The curves of the last fit: for each name, a list with a number for each epoch.
 
-        "loss" is `loss_curve_`. With early stopping, "validation_accuracy" (or "validation_r2", or
-        the name of `scoring`; for 'loss', "validation_negative_loss") is `validation_scores_`. With
-        `metrics`, there are "validation_loss" (the loss without the penalty), and each metric after
-        the epoch for the training rows ("f1_macro") and the validation rows
-        ("validation_f1_macro").
+        "loss" is `loss_curve_`; of L-BFGS, the loss after each iteration. With early stopping,
+        "validation_accuracy" (or "validation_r2", or the name of `scoring`; for 'loss',
+        "validation_negative_loss") is `validation_scores_`. With `metrics`, there are
+        "validation_loss" (the loss without the penalty), and each metric after the epoch for the
+        training rows ("f1_macro") and the validation rows ("validation_f1_macro").
         """
         if networks_of(self):
             raise AttributeError(
@@ -882,8 +885,11 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                 "X_val and y_val are passed to fit while at the same time early_stopping is False. "
                 "Set early_stopping=True, or give metrics=[...] to have curves of them in history_"
             )
-        if self.solver == "lbfgs":
-            warn("X_val and y_val are ignored: lbfgs has no early stopping")
+        if self.solver == "lbfgs" and self.metrics is None:
+            warn(
+                "X_val and y_val are ignored: lbfgs has no early stopping. With metrics=[...], "
+                "history_ has curves of them"
+            )
         try:
             with inputs.errors_name_argument(
                 X_val=X_val, y_val=y_val, sample_weight_val=sample_weight_val

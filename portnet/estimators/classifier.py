@@ -115,16 +115,17 @@ class MLPClassifier(ClassifierMixin, _MLP):
         portnet.ClipNorm(1.0), portnet.Adam(1e-3))``, or a name of `portnet.optimizers.OPTIMIZERS`,
         whose learning rate is then `learning_rate_init`. `alpha` is added to the loss as ever.
     scoring : str or callable, default=None
-        What early stopping monitors: a scorer of scikit-learn or its name, such as 'roc_auc', or
-        'loss' for the loss. By default the accuracy.
+        What ``early_stopping=True`` monitors: a scorer of scikit-learn or its name, such as
+        'roc_auc', or 'loss' for the loss. By default the accuracy.
     metrics : str, callable, list of these, or dict, default=None
-        Scorers that are computed after each epoch, for the training rows and the validation rows:
-        see `history_`. ``[]`` has the curves of the loss and of the monitored score. `X_val` is
-        then allowed without early stopping.
+        Scorers that are computed after each epoch (or iteration of L-BFGS), for the training rows
+        and the validation rows: see `history_`. ``[]`` has the curves of the loss and of the
+        monitored score. `X_val` is then allowed without early stopping.
     n_networks : int, default=1
         The number of networks: with more than one, `fit` trains an ensemble of networks that differ
         in their seeds, which `random_state` draws, and `predict_proba` returns the mean of
-        their probabilities.
+        their probabilities. Ctrl-C ends all: those that are then untrained are left out, and
+        ``fit(X, y, resume=True)`` trains them.
 
     Attributes
     ----------
@@ -137,7 +138,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
     best_loss_ : float or None
         The lowest loss of any epoch; None with early stopping.
     loss_curve_ : list of float
-        The loss of each epoch. Not for L-BFGS.
+        The loss of each epoch. Not for L-BFGS, whose losses are in `history_`.
     validation_scores_ : list of float or None
         The accuracy on the validation set, or `scoring`, after each epoch, with early stopping.
     best_validation_score_ : float or None

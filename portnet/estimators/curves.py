@@ -26,15 +26,15 @@ class Validation(NamedTuple):
 
 def history_of(estimator: Any) -> dict[str, list[float]]:
     """Return the curves of a fitted estimator, by name."""
+    curves = estimator.__dict__.get("_curves", {})
+    if "loss" in curves:  # of L-BFGS
+        return {name: list(curve) for name, curve in curves.items()}
     if "loss_curve_" not in estimator.__dict__:
-        raise AttributeError(
-            f"this {type(estimator).__name__} has no history_: fit it with sgd or adam"
-        )
+        raise AttributeError(f"this {type(estimator).__name__} has no history_: fit it")
     found = {"loss": [float(value) for value in estimator.loss_curve_]}
     if estimator.validation_scores_ is not None:
         scores = [float(value) for value in estimator.validation_scores_]
         found[f"validation_{monitored(estimator)}"] = scores
-    curves = estimator.__dict__.get("_curves", {})
     return found | {name: list(curve) for name, curve in curves.items()}
 
 
@@ -87,7 +87,8 @@ def measure_of(
     if estimator.metrics is None:
         return None
     scorers, watched = scorers_of(estimator.metrics), ""
-    if validation is not None and estimator.early_stopping and estimator.scoring != "loss":
+    stops = estimator.early_stopping and estimator.solver != "lbfgs"
+    if validation is not None and stops and estimator.scoring != "loss":
         watched = monitored(estimator)
         given = estimator.scoring
         default = type(estimator).score if given is None else scorer_of(given, "scoring")

@@ -57,7 +57,7 @@ def leave_networks(estimator: Any, goes_on: bool) -> None:
             f"n_networks=1, but {len(estimator.estimators_)} networks are fitted: use a new "
             "estimator"
         )
-    for name in ("estimators_", "n_iter_", "t_", "loss_"):
+    for name in ("estimators_", "_missing_seeds", "n_iter_", "t_", "loss_"):
         vars(estimator).pop(name, None)
 
 
@@ -68,9 +68,11 @@ def fit_networks(
 
     `fit` fits one of them; with `goes_on` they are those of the last fit.
     """
-    count, known = int(estimator.n_networks), networks_of(estimator)
-    if goes_on and known:
-        if len(known) != count:
+    count, known = int(estimator.n_networks), networks_of(estimator) if goes_on else []
+    networks = []
+    if known:
+        seeds = vars(estimator).get("_missing_seeds", [])  # of an interrupted fit
+        if len(known) + len(seeds) != count:
             raise ValueError(
                 f"n_networks={count}, but {len(known)} networks are fitted: use a new estimator"
             )
@@ -83,32 +85,55 @@ def fit_networks(
     else:
         draw = check_random_state(estimator.random_state)
         seeds = draw.randint(np.iinfo(np.int32).max, size=count)
-        networks = [
-            clone(estimator).set_params(n_networks=1, random_state=int(seed)) for seed in seeds
-        ]
-    if incremental and not known:  # the first call of partial_fit has learned the classes
-        for network in networks:
+    networks += [
+        clone(estimator).set_params(n_networks=1, random_state=int(seed)) for seed in seeds
+    ]
+    if incremental:  # the first call of partial_fit has learned the classes
+        for network in networks[len(known) :]:
             own = vars(estimator)
             vars(network).update({n: own[n] for n in ("classes_", "_label_binarizer") if n in own})
     done = _fitted(estimator, networks, fit, incremental)
+    networks = [networks[k] if k in done else known[k] for k in sorted({*done, *range(len(known))})]
     join(estimator, networks)
-    warned = [state for state in done if state.warning]
+    vars(estimator).pop("_missing_seeds", None)
+    if len(networks) < count:
+        estimator._missing_seeds = [int(seed) for seed in seeds[len(networks) - count :]]
+    warned = [state for state in done.values() if state.warning]
     if not warned:
         return FitState(None)
+    if len(done) < count:
+        return replace(_interrupted(estimator, done), params=None)
     some = f" ({len(warned)} of {count} networks)" if len(warned) < count else ""
     return replace(warned[0], params=None, warning=warned[0].warning + some)
 
 
+def _interrupted(estimator: Any, done: dict[int, FitState]) -> FitState:
+    """Return the result of the network that was interrupted, whose warning says what is left."""
+    state = next(state for state in done.values() if state.interrupted)
+    some = f" {len(done)} of {int(estimator.n_networks)} networks have been trained; "
+    missing = "_missing_seeds" in vars(estimator)
+    some += "predictions are theirs" if missing else "the others are as they were"
+    more = ": fit(X, y, resume=True) trains the others" if estimator.solver != "lbfgs" else ""
+    return replace(state, warning=state.warning + some + more)
+
+
 def _fitted(
     estimator: Any, networks: list[Any], fit: Callable[[Any], FitState], incremental: bool
-) -> list[FitState]:
-    """Return the results of the fits of all networks: in turn, or their epochs together."""
+) -> dict[int, FitState]:
+    """Return the results of the fits of all networks: in turn, or their epochs together.
+
+    Ctrl-C ends all fits: networks that it leaves untrained have no result.
+    """
+    done = dict[int, FitState]()
     if incremental or estimator.solver == "lbfgs" or current_ranks() is not None:
-        return [fit(network) for network in networks]
+        for k, network in enumerate(networks):
+            done[k] = fit(network)
+            if done[k].interrupted:
+                break
+        return done
     from .together import Shared, train_together  # few fits need it
 
     shared, prepared = Shared(), dict[int, Any]()
-    done = {}
     for k, network in enumerate(networks):
 
         def keep(*given: Any, k: int = k) -> FitState:
@@ -120,14 +145,20 @@ def _fitted(
             done[k] = fit(network)
         finally:
             del network._run_solver
+        if done[k].interrupted:  # it has callbacks
+            break
     if prepared:
         backend = prepared[0][0].backend
         with backend.active(), quiet():
             trainings = [networks[k]._solving(*prepared[k], shared) for k in prepared]
             looked_at = bool(estimator.early_stopping or estimator.metrics is not None)
             found = train_together(trainings, shared, int(estimator.max_iter), looked_at)
-        done |= dict(zip(prepared, found, strict=True))
-    return [done[k] for k in range(len(networks))]
+        numbers = list(prepared)
+        for at, state in found.items():
+            done[numbers[at]] = state
+        for k in {*prepared} - {numbers[at] for at in found}:
+            del done[k]
+    return done
 
 
 def join(estimator: Any, networks: list[Any]) -> None:

@@ -15,7 +15,6 @@ def check_options(estimator: Any) -> None:
         _check_optimizer(estimator)
     if estimator.solver == "lbfgs":
         more = {"dropout": estimator.dropout or None, "optimizer": estimator.optimizer}
-        more["metrics"] = estimator.metrics
         for name, value in more.items():
             if value is not None:
                 raise ValueError(

@@ -104,16 +104,17 @@ default='squared_error'
         portnet.ClipNorm(1.0), portnet.Adam(1e-3))``, or a name of `portnet.optimizers.OPTIMIZERS`,
         whose learning rate is then `learning_rate_init`. `alpha` is added to the loss as ever.
     scoring : str or callable, default=None
-        What early stopping monitors: a scorer of scikit-learn or its name, such as 'roc_auc', or
-        'loss' for the loss. By default R2.
+        What ``early_stopping=True`` monitors: a scorer of scikit-learn or its name, such as
+        'roc_auc', or 'loss' for the loss. By default R2.
     metrics : str, callable, list of these, or dict, default=None
-        Scorers that are computed after each epoch, for the training rows and the validation rows:
-        see `history_`. ``[]`` has the curves of the loss and of the monitored score. `X_val` is
-        then allowed without early stopping.
+        Scorers that are computed after each epoch (or iteration of L-BFGS), for the training rows
+        and the validation rows: see `history_`. ``[]`` has the curves of the loss and of the
+        monitored score. `X_val` is then allowed without early stopping.
     n_networks : int, default=1
         The number of networks: with more than one, `fit` trains an ensemble of networks that differ
         in their seeds, which `random_state` draws, and `predict` returns the mean of what they
-        predict; with ``return_std=True`` also the standard deviation.
+        predict; with ``return_std=True`` also the standard deviation. Ctrl-C is as in
+        `MLPClassifier`.
 
     Attributes
     ----------

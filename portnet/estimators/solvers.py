@@ -86,6 +86,7 @@ class FitState:
     curves: dict[str, list[float]] = field(default_factory=dict)  # of metrics, by name
     warning: str = ""
     category: type[Warning] = ConvergenceWarning
+    interrupted: bool = False
 
 
 def forward(model: Layer, params: Params, data: Any, *, compiled: bool = True) -> Array:
@@ -369,7 +370,9 @@ class _Orders:
 
 
 def _interrupted(now: FitState) -> FitState:
-    return replace(now, warning="Training interrupted by user.", category=UserWarning)
+    return replace(
+        now, warning="Training interrupted by user.", category=UserWarning, interrupted=True
+    )
 
 
 def _is_invscaling(options: Any) -> bool:
@@ -464,11 +467,19 @@ def _with_rate(solver: Solver, lr: float) -> Solver:
 
 
 def fit_lbfgs(
-    options: Any, model: Layer, loss: Loss, data: Dataset, start: FitState, *, tasks: Any = None
+    options: Any,
+    model: Layer,
+    loss: Loss,
+    data: Dataset,
+    start: FitState,
+    *,
+    measure: Callable[[Params], dict[str, float]] | None = None,
+    tasks: Any = None,
 ) -> FitState:
     """Iterate L-BFGS until convergence, max_iter or max_fun.
 
-    `tasks` is as in `fit_stochastic`, with iterations for epochs.
+    `measure` and `tasks` are as in `stochastic`, with iterations for epochs. The curves of the
+    result have the loss after each iteration, too.
 
     Raises ValueError if the initial loss is not finite.
     """
@@ -483,6 +494,7 @@ def fit_lbfgs(
     eps = float(namespace(v).finfo(v.dtype).eps)
     optimizer = LBFGS(memory=10, gtol=options.tol, ftol=max(FTOL, eps))
     state, n_iter, stopped = optimizer.init(v), 0, False
+    curves: dict[str, list[float]] = {"loss": []}
 
     def goes_on() -> bool:
         more = not state.status and n_iter < options.max_iter and not stopped
@@ -504,13 +516,17 @@ def fit_lbfgs(
             if v is not before:
                 n_iter += 1
                 _print(options, f"Iteration {n_iter}, loss = {state.value:.8f}")
+                curves["loss"].append(float(state.value))
+                if measure is not None:
+                    for name, value in of_first_rank(partial(measure, unravel(v))).items():
+                        curves.setdefault(name, []).append(value)
             if tasks is not None:
                 made = replace(start, params=unravel(v), loss=state.value, n_iter=n_iter)
                 stopped = tasks.end(task, made)
     release()
-    done = replace(start, params=unravel(v), loss=state.value, n_iter=n_iter)
+    done = replace(start, params=unravel(v), loss=state.value, n_iter=n_iter, curves=curves)
     if interrupted:
-        return replace(done, warning="Training interrupted by user.", category=UserWarning)
+        return _interrupted(done)
     if stopped:
         return done
     # In SciPy's order: at max_iter this is the message, whether converged or not.

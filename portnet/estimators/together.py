@@ -50,8 +50,10 @@ class Shared:
 
 def train_together(
     trainings: list[Training], shared: Shared, max_iter: int, looked_at: bool
-) -> list[Any]:
+) -> dict[int, Any]:
     """Run the trainings of networks to their ends, together where that is faster; return results.
+
+    They are by the numbers of the networks: once one is interrupted, those after it have none.
 
     `looked_at` tells whether each epoch is looked at.
     """
@@ -86,13 +88,16 @@ def train_together(
                     go_on(k, end)
         shared.executor = None
         for k, first in list(wanted.items()):
+            first.interrupted.extend(interrupted)  # before any network was trained
             done[k] = trained_alone(trainings[k], first)
+            if done[k].interrupted:
+                break
     finally:
         if stack is not None:
             stack.executor.close()
         for training in trainings:
             training.close()
-    return [done[k] for k in range(len(trainings))]
+    return done
 
 
 def _can_be_joined(wanted: dict[int, EpochsWanted], max_iter: int, looked_at: bool) -> bool:

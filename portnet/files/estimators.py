@@ -52,6 +52,7 @@ OTHERS = (
     "_label_binarizer",
     "_layer_params",
     "_metadata_request",
+    "_missing_seeds",
     "_optimizer",
     "_parent_callback_ctx",
     "_random_state",
@@ -152,6 +153,8 @@ def describe(
             describe(network, tensors, state, f"{name}networks.{k}.")
             for k, network in enumerate(networks)
         ]
+        if vars(estimator).get("_missing_seeds"):  # Ctrl-C has ended the fit before them
+            described["missing_seeds"] = list(estimator._missing_seeds)
     else:
         _check_before(fitted, parameters | inherited)
     return described | {
@@ -267,11 +270,14 @@ def estimator_from(
         _check_more(kind or getattr(wing, name), kind is None, parameters, **more)
     if "networks" in described:
         members = [estimator_from(one, tensors, custom) for one in described["networks"]]
-        _check_networks(members, name, parameters)
+        missing = described.get("missing_seeds", [])
+        _check_networks(members, missing, name, parameters)
         if not with_sklearn:
             return Predictor.joined(members)
         estimator = (kind or getattr(wing, name))(**parameters)
         importlib.import_module(f"{_PACKAGE}.estimators.ensemble").join(estimator, members)
+        if missing:
+            estimator._missing_seeds = list(missing)
         return _completed(estimator, described, tensors, custom, more)
     _check(values, parameters | more["inherited"])
     labels = values.pop("labels", None)
@@ -298,10 +304,16 @@ def _completed(
     return estimator
 
 
-def _check_networks(members: list[Any], name: str, parameters: dict[str, Any]) -> None:
+def _check_networks(
+    members: list[Any], missing: Any, name: str, parameters: dict[str, Any]
+) -> None:
     """Raise ModelFileError unless these can be the networks of an ensemble."""
     count = parameters.get("n_networks")
-    if len(members) != count or len(members) < 2:
+    seeds = isinstance(missing, list) and all(type(s) is int and 0 <= s < 2**31 for s in missing)
+    if not seeds:
+        raise ModelFileError(f"missing_seeds: expected a list of integers, got {missing!r:.80}")
+    total = len(members) + len(missing)
+    if total != count or total < 2 or not members:
         raise ModelFileError(f"expected {count!r:.80} networks, as n_networks, got {len(members)}")
     for member in members:
         kind = member.name if isinstance(member, Predictor) else _base_of(type(member)).__name__

@@ -213,6 +213,110 @@ def test_ctrl_c_ends_all_networks(together, monkeypatch):
     assert [network.n_iter_ for network in found.estimators_] == [2, 2, 2]
 
 
+def interrupt(monkeypatch, network, after):
+    """Press Ctrl-C in the fit of one network, counted from 0, after some epochs or iterations."""
+    import signal
+
+    from portnet.estimators import solvers
+
+    seen = []
+
+    def counted(function, counts):
+        def call(*args, **options):
+            if counts(args[0]):
+                seen.append(args[0])  # the executor, or the estimator: one for each network
+                each = list(dict.fromkeys(map(id, seen)))
+                if len(each) == network + 1 and [*map(id, seen)].count(each[-1]) == after:
+                    signal.raise_signal(signal.SIGINT)
+            return function(*args, **options)
+
+        return call
+
+    run, line = solvers.run_epochs, solvers._print  # L-BFGS has a line for each iteration
+    monkeypatch.setattr(solvers, "run_epochs", counted(run, lambda executor: True))
+    monkeypatch.setattr(solvers, "_print", counted(line, lambda one: one.solver == "lbfgs"))
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_ctrl_c_in_turn_ends_all_networks_and_leaves_out_the_untrained(solver, monkeypatch):
+    options = {"n_networks": 4, "solver": solver, "compile": False, "metrics": []}
+    with monkeypatch.context() as patch:
+        patch.setattr("portnet.estimators.together.is_faster_in_turn", lambda *a, **k: True)
+        interrupt(patch, 1, 3)
+        with pytest.warns(UserWarning, match="interrupted by user. 2 of 4 networks have been tra"):
+            found = regressor(**options).fit(X, X[:, 0])
+    iterations = [network.n_iter_ for network in found.estimators_]
+    assert iterations == ([8, 2] if solver == "adam" else [8, 3])
+    each = np.stack([network.predict(X) for network in found.estimators_])
+    np.testing.assert_allclose(found.predict(X), each.mean(axis=0), rtol=1e-12)
+    whole = regressor(**options).fit(X, X[:, 0])
+    np.testing.assert_array_equal(each[0], whole.estimators_[0].predict(X))
+    for again in (found, clone(found)):
+        again.fit(X, X[:, 0])
+        assert_same_networks(again, whole)
+
+
+def interrupted_fit(monkeypatch, **options):
+    """Return an ensemble of four networks whose third Ctrl-C has kept from being trained."""
+    with monkeypatch.context() as patch:
+        patch.setattr("portnet.estimators.together.is_faster_in_turn", lambda *a, **k: True)
+        interrupt(patch, 1, 1)
+        with pytest.warns(UserWarning, match="resume=True"):
+            return classifier(n_networks=4, metrics=[], **options).fit(X, Y)
+
+
+@pytest.mark.parametrize("state", ["memory", "pickle", "file"])
+def test_a_fit_that_goes_on_trains_what_ctrl_c_left_out(state, monkeypatch, tmp_path):
+    found = interrupted_fit(monkeypatch)
+    if state == "pickle":
+        found = pickle.loads(pickle.dumps(found))
+    elif state == "file":
+        portnet.save(found, tmp_path / "m.safetensors", state=True)
+        found = portnet.load(tmp_path / "m.safetensors")
+    assert len(found.estimators_) == 2
+    found.fit(X, Y, resume=True)
+    whole = classifier(n_networks=4, metrics=[]).fit(X, Y)
+    assert [network.n_iter_ for network in found.estimators_] == [8] * 4
+    for k in (0, 2, 3):  # the other one began an epoch twice
+        for a, b in zip(found.estimators_[k].coefs_, whole.estimators_[k].coefs_, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert found.fit(X, Y, resume=True).n_iter_ == 8
+
+
+def test_ctrl_c_while_a_fit_goes_on_keeps_the_networks_after_it(monkeypatch):
+    options = {"n_networks": 3, "metrics": []}
+    found = classifier(**options).fit(X, Y).set_params(max_iter=12)
+    before = copy.deepcopy(found)
+    with monkeypatch.context() as patch:
+        patch.setattr("portnet.estimators.together.is_faster_in_turn", lambda *a, **k: True)
+        interrupt(patch, 1, 2)
+        with pytest.warns(UserWarning, match="2 of 3 networks have been trained; the others are"):
+            found.fit(X, Y, resume=True)
+    assert [network.n_iter_ for network in found.estimators_] == [12, 9, 8]
+    np.testing.assert_array_equal(found.estimators_[2].coefs_[0], before.estimators_[2].coefs_[0])
+    found.fit(X, Y, resume=True)
+    assert [network.n_iter_ for network in found.estimators_] == [12] * 3
+
+
+def test_ctrl_c_ends_the_first_partial_fit_of_all_networks(monkeypatch):
+    found = classifier()
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1, 1)
+        with pytest.warns(UserWarning, match="2 of 3 networks have been trained; predictions are"):
+            found.partial_fit(X, Y, classes=[0, 1, 2])
+    assert found.predict_proba(X).shape == (150, 3)
+    found.partial_fit(X, Y)
+    assert [len(network.loss_curve_) for network in found.estimators_] == [2, 1, 1]
+
+
+def test_the_number_of_networks_stays_after_ctrl_c(monkeypatch):
+    found = interrupted_fit(monkeypatch)
+    with pytest.raises(ValueError, match="n_networks=3, but 2 networks are fitted"):
+        found.set_params(n_networks=3).fit(X, Y, resume=True)
+    found.set_params(n_networks=1).fit(X, Y)
+    assert not hasattr(found, "_missing_seeds")
+
+
 def test_layers_that_cannot_be_traced_are_trained_in_turn(together):
     class Looks(portnet.Tanh):
         def forward(self, params, x, key=None):

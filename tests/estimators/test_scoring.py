@@ -5,9 +5,11 @@ import pytest
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
 import numpy as np
+import sklearn.neural_network as sklearn_nn
 from problems import SMALL, XM, XR, YM, YR, X, Y, assert_same
 from sklearn.metrics import f1_score, get_scorer, log_loss, make_scorer, mean_squared_error
 
+import portnet
 from portnet import MLPClassifier, MLPRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -151,7 +153,43 @@ def test_bad_scorers_raise_and_change_nothing(options, message):
     assert vars(net) == before
 
 
-def test_history_of_lbfgs_is_an_attribute_error():
-    net = MLPClassifier(solver="lbfgs", **SMALL).fit(X, Y)
-    with pytest.raises(AttributeError, match="has no history_: fit it with sgd or adam"):
-        net.history_  # noqa: B018
+def test_history_of_lbfgs_is_that_of_scikit_learn_s_iterations(tmp_path):
+    given = {**SMALL, "solver": "lbfgs", "alpha": 0.1}
+    net = MLPClassifier(**given, metrics=["accuracy"], early_stopping=True)
+    net.fit(X, Y, X_val=X_VAL, y_val=Y_VAL)
+    theirs = [sklearn_nn.MLPClassifier(**{**given, "max_iter": n}).fit(X, Y) for n in range(1, 9)]
+    assert list(net.history_) == ["loss", "validation_loss", "accuracy", "validation_accuracy"]
+    expected = {
+        "loss": [one.loss_ for one in theirs],
+        "validation_loss": [log_loss(Y_VAL, one.predict_proba(X_VAL)) for one in theirs],
+        "accuracy": [one.score(X, Y) for one in theirs],
+        "validation_accuracy": [one.score(X_VAL, Y_VAL) for one in theirs],
+    }
+    for name, curve in net.history_.items():
+        np.testing.assert_allclose(curve, expected[name], rtol=1e-5)
+    assert not hasattr(net, "loss_curve_")
+    portnet.save(net, tmp_path / "net.safetensors")
+    assert portnet.load(tmp_path / "net.safetensors").history_ == net.history_
+
+
+def test_history_is_that_of_the_last_solver():
+    net = MLPClassifier(warm_start=True, **SMALL).fit(X, Y)
+    net.set_params(solver="lbfgs").fit(X, Y)
+    assert len(net.history_["loss"]) == net.n_iter_
+    assert net.history_["loss"][-1] == net.loss_
+    net.set_params(solver="adam", metrics=["accuracy"], max_iter=3).fit(X, Y)
+    assert net.history_["loss"] == net.loss_curve_
+    assert len(net.history_["accuracy"]) == len(net.loss_curve_)
+    assert list(net.history_) == ["loss", "accuracy"]
+
+
+def test_history_before_a_fit_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no history_: fit it"):
+        MLPClassifier().history_  # noqa: B018
+
+
+def test_validation_sets_that_lbfgs_does_not_use_are_warned_of():
+    net = MLPClassifier(solver="lbfgs", early_stopping=True, **SMALL)
+    with pytest.warns(UserWarning, match=r"lbfgs has no early stopping. With metrics=\[...\]"):
+        net.fit(X, Y, X_val=X_VAL, y_val=Y_VAL)
+    assert list(net.history_) == ["loss"]
