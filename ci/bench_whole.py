@@ -34,7 +34,6 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOP = "the document's loop"
-FITS = "a loop of portnet's fits"
 TIMES = ("first", "second")
 
 
@@ -58,7 +57,7 @@ class Row:
 # Documents --------------------------------------------------------------------------------------
 
 
-def _example(name):
+def example_of(name):
     sys.path.insert(0, str(ROOT / "examples"))
     return __import__(name)
 
@@ -70,26 +69,26 @@ def _document(title, targets, contenders, scale, **options):
         import portnet
 
         portnet.set_backend("numpy", dtype="float64")
-        return contenders[0](), lambda run: [scale * v for v in _three(run.history["loss"])]
+        return contenders[0](), lambda run: [scale * v for v in three(run.history["loss"])]
 
     def loop():
-        return contenders[1](_example("by_hand")), lambda result: _three(result[0])
+        return contenders[1](example_of("by_hand")), lambda result: three(result[0])
 
     return Row(title, {"portnet": portnet, LOOP: loop}, {LOOP: targets}, **options)
 
 
-def _three(losses):
+def three(losses):
     return [losses[i] for i in (0, len(losses) // 2, -1)]
 
 
 def _two_blobs(epochs, targets):
     def portnet():
-        example = _example("two_blobs")
+        example = example_of("two_blobs")
         X, y, params = example.document()
         return lambda: example.trainer(params).fit(X, y, epochs=epochs)
 
     def loop(by_hand):
-        X, y, params = _example("two_blobs").document()
+        X, y, params = example_of("two_blobs").document()
         weights = [(p["W"], p["b"]) for p in params if p]
         return lambda: by_hand.two_blobs(X, y, weights, epochs=epochs)
 
@@ -99,11 +98,11 @@ def _two_blobs(epochs, targets):
 
 def _single_neuron(epochs, targets):
     def portnet():
-        example = _example("single_neuron")
+        example = example_of("single_neuron")
         return lambda: example.train(example.DocumentSigmoid(), epochs)
 
     def loop(by_hand):
-        example = _example("single_neuron")
+        example = example_of("single_neuron")
         weights, bias = example.START[0]["W"], 0.3
         return lambda: by_hand.single_neuron(example.X, example.Y, weights, bias, epochs=epochs)
 
@@ -113,110 +112,18 @@ def _single_neuron(epochs, targets):
 
 def _xor(epochs, targets, shuffle=False, **options):
     def portnet():
-        example = _example("xor")
+        example = example_of("xor")
         trainer = replace(example.trainer(1), shuffle=shuffle)
         return lambda: trainer.fit(example.X, example.Y, epochs=epochs)
 
     def loop(by_hand):
-        example, draw = _example("xor"), np.random.default_rng(0)
+        example, draw = example_of("xor"), np.random.default_rng(0)
         columns = [p[name].T for p in example.document_weights() if p for name in ("W", "b")]
         orders = (lambda: draw.permutation(4)) if shuffle else None
         return lambda: by_hand.xor(example.X, example.Y, columns, epochs=epochs, orders=orders)
 
     title = f"document 004: 2-2-1, four steps an epoch, {epochs:,} epochs" + ", shuffled" * shuffle
     return _document(title, targets, (portnet, loop), 2.0, **options)
-
-
-# Populations ------------------------------------------------------------------------------------
-
-NETWORKS = 64
-
-
-def _population(rows, epochs, least):
-    """Return a row: 64 networks of document 001, on the same few rows, from other weights.
-
-    Many rows take long by themselves: there is no target beside the document's loop then.
-    """
-
-    def parts():
-        import portnet
-
-        portnet.set_backend("numpy", dtype="float64")
-        X, y, params = _example("two_blobs").document(rows)
-        one = _example("two_blobs").trainer(params)
-        given = one.model, NETWORKS, one.loss, one.optimizer, one.batch_size
-        return portnet.Population(*given), X, y
-
-    def losses(runs):
-        return [v for run in runs for v in _three(run.history["loss"])]
-
-    def together():
-        population, X, y = parts()
-        return lambda: population.fit(X, y, epochs=epochs), losses
-
-    def in_turn():
-        population, X, y = parts()
-        return lambda: [t.fit(X, y, epochs=epochs) for t in population.trainers], losses
-
-    def loop():
-        import portnet
-
-        population, X, y = parts()
-        starts = [portnet.init(t.model, seed=t.seed) for t in population.trainers]
-        starts = [[(p["W"], p["b"]) for p in params if p] for params in starts]
-        by_hand = _example("by_hand")
-
-        def work():
-            return [by_hand.two_blobs(X, y, weights, epochs=epochs)[0] for weights in starts]
-
-        return work, lambda found: [rows * v for each in found for v in _three(each)]
-
-    title = f"{NETWORKS} networks of 2-8-4-1, {rows} rows, one step an epoch, {epochs:,} epochs"
-    contenders = {"portnet": together, LOOP: loop, FITS: in_turn}
-    targets = {LOOP: (least, least), FITS: (0.9, 0.9)}
-    return Row(title, contenders, targets, rtol=1e-3)  # steps so long that rounding grows
-
-
-def _population_by_sklearn(rows, epochs):
-    """Return a row: 64 networks of scikit-learn's kind, each from weights of its own."""
-    options = {"hidden_layer_sizes": (8, 4), "activation": "tanh", "solver": "adam", "alpha": 0}
-    options |= {"learning_rate_init": 0.01, "max_iter": epochs, "batch_size": rows}
-    options |= {"n_iter_no_change": epochs, "shuffle": False}
-
-    def data():
-        X, y, _ = _example("two_blobs").document(rows)
-        return X, y[:, 0].astype(int)
-
-    def portnet():
-        import portnet
-
-        portnet.set_backend("numpy", dtype="float64")
-        X, y = data()
-        net = portnet.mlp([2, 8, 4, 1], "tanh")
-        several = portnet.Population(
-            net, NETWORKS, "sigmoid_cross_entropy", portnet.Adam(0.01), None
-        )
-        work = partial(several.fit, X, y, epochs=epochs)
-        return work, lambda found: [found.score(X, y)]
-
-    def theirs():
-        from sklearn.neural_network import MLPClassifier
-
-        X, y = data()
-
-        def work():
-            seeds = range(NETWORKS)
-            return [MLPClassifier(**options, random_state=seed).fit(X, y) for seed in seeds]
-
-        def score(nets):
-            mean = np.mean([net.predict_proba(X)[:, 1] for net in nets], axis=0)
-            return [((mean > 0.5) == y).mean()]
-
-        return work, score
-
-    title = f"{NETWORKS} networks of 2-8-4-1, {rows} rows, one step an epoch, {epochs:,} epochs"
-    contenders = {"portnet": portnet, "scikit-learn": theirs}
-    return Row(title + ", adam", contenders, {"scikit-learn": (8, 8)}, rtol=0.05)
 
 
 # Estimators -------------------------------------------------------------------------------------
@@ -502,9 +409,6 @@ def _rows():
     yield "004", _xor(10_000, (4, 7))
     yield "004-shuffled", _xor(10_000, (None, 3), shuffle=True, rtol=0.2)
     yield "003", _single_neuron(10_000, (2, 3))
-    yield "population", _population(20, 2000, 8)
-    yield "population-200", _population(200, 1000, None)
-    yield "population-sklearn", _population_by_sklearn(20, 200)
     for name in ("digits", "breast_cancer", "iris"):
         work = _fitting(partial(_dataset, name))
         yield name, _estimators(f"MLPClassifier().fit, {name}", work, (1.4, 1.7))
@@ -567,11 +471,17 @@ def names(quick=False):
 
 
 def whole(name, rounds, seconds):
+    """Measure a row: see `measured`."""
+    return measured(name, ROWS[name], __file__, rounds, seconds)
+
+
+def measured(name, row, script, rounds, seconds):
     """Measure a row: the contenders in turn, each in new processes; check that they agree.
 
-    At most `rounds`, and up to two fewer where they take long, at least one.
+    ``python script name contender`` runs one of them, as `main` does. At most `rounds`, and up to
+    two fewer where they take long, at least one.
     """
-    row, began = ROWS[name], time.perf_counter()
+    began = time.perf_counter()
     runs = [w for w in row.contenders if w not in NEEDS or find_spec(NEEDS[w]) is not None]
     found = {}
     for n in range(rounds):
@@ -580,7 +490,7 @@ def whole(name, rounds, seconds):
         with tempfile.TemporaryDirectory() as folder:
             for who in runs:
                 for turn in TIMES if who == "portnet" else ("",):
-                    done, label = _in_a_process(name, who, folder), f"{who} {turn}".strip()
+                    done, label = _in_a_process(script, name, who, folder), f"{who} {turn}".strip()
                     case = found.setdefault(label, {"seconds": [], "numbers": done["numbers"]})
                     case["seconds"].append(done["seconds"])
     for who, case in found.items():
@@ -594,19 +504,18 @@ def whole(name, rounds, seconds):
     return {"steps": found}
 
 
-def _in_a_process(name, who, folder):
+def _in_a_process(script, name, who, folder):
     """Return seconds and numbers of a contender, with this folder for what portnet compiles."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     env["PORTNET_CACHE_DIR"] = folder
-    command = [sys.executable, str(Path(__file__).resolve()), name, who]
+    command = [sys.executable, str(Path(script).resolve()), name, who]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(name, who):
+def main(row, who):
     """Run one contender of a row and print what it took."""
     warnings.simplefilter("ignore")
-    row = ROWS[name]
     work, numbers = row.contenders[who]()
     began = time.perf_counter()
     result = work()
@@ -635,4 +544,4 @@ def _one_call(work):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(ROWS[sys.argv[1]], sys.argv[2])
