@@ -5,8 +5,8 @@ loops of the document's NumPy code, and ``MLPClassifier(n_networks=64)`` beside 
 scikit-learn; both beside 64 fits of portnet's own. Each contender has new processes, in turn, as in
 bench_whole.py, and the results must agree.
 
-The floor of a step are the calls of NumPy that no order of the networks can spare: products, and exp
-or tanh of all units.
+The floor of a step are the calls of NumPy that no order of the networks can spare: products, and
+exp or tanh of all units.
 """
 
 import datetime
@@ -177,9 +177,9 @@ def table(found, about, rounds):
         "in a folder that the process before has filled; *first* is with an empty one. A loop is "
         f"{NETWORKS} fits, one after the other. Wanted: {WANTED[LOOP]} times a loop of the "
         f"document's code or of scikit-learn's fits, {WANTED[FITS]} times one of portnet's own. "
-        "*Step* is a step of all networks. *Floor* is what NumPy takes for its products and for exp "
-        "or tanh of its units alone, each as one call for all networks: where it is near an eighth "
-        "of the loop's step, 8 times cannot be reached.",
+        "*Step* is a step of all networks. *Floor* is what NumPy takes for its products and for "
+        "exp or tanh of its units alone, each as one call for all networks: where it is near an "
+        "eighth of the loop's step, 8 times cannot be reached.",
         "",
         "| networks | rows | epochs | portnet | first | loop of | its time | loop / portnet | "
         "wanted | loop's step / 8, us | step, us | floor, us |",
