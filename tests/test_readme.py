@@ -1,6 +1,6 @@
 """README.md: every Python block runs as pasted, there are two commands, and all files exist."""
 
-import importlib
+import importlib.util
 import pickle
 import re
 import subprocess
@@ -202,3 +202,29 @@ def test_links_to_sections_lead_to_a_heading():
 def test_every_backend_is_in_the_table():
     for status in portnet.backends():
         assert f"| `{status.name}` |" in README
+
+
+def test_comparison_has_a_row_for_each_that_is_shown(monkeypatch, capsys):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    monkeypatch.syspath_prepend(ROOT / "ci")
+    comparison = importlib.import_module("comparison")
+    table = README.partition("| row | portnet |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(comparison.ROWS)
+    assert {line.count("|") for line in table.splitlines()[1:]} == {7}
+    monkeypatch.setattr(sys, "argv", ["comparison.py", "resume", "head"])
+    with pytest.raises(SystemExit):
+        comparison.main()
+    assert "no row head; there are dropout, activations" in capsys.readouterr().err
+
+
+def test_commands_of_the_comparison_show_their_rows():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    command = [sys.executable, ROOT / "ci" / "comparison.py"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert list(lines) == re.findall(r'^    "(\w+)": \w+,$', command[1].read_text(), re.MULTILINE)
+    for name, packages in {"onnx": ("onnx", "onnxruntime"), "exchange": ("torch",)}.items():
+        missing = any(importlib.util.find_spec(package) is None for package in packages)
+        assert lines.pop(name).startswith("needs ") == missing
+    assert not any(line.startswith("needs ") for line in lines.values())
