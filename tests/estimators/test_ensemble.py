@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
 import copy
+import json
 import pickle
 import subprocess
 import sys
@@ -307,6 +308,34 @@ def test_ctrl_c_ends_the_first_partial_fit_of_all_networks(monkeypatch):
     assert found.predict_proba(X).shape == (150, 3)
     found.partial_fit(X, Y)
     assert [len(network.loss_curve_) for network in found.estimators_] == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ([3, -1], "missing_seeds: expected a list of integers, got"),
+        ("ab", "missing_seeds: expected a list of integers, got 'ab'"),
+        ([True, 2], "missing_seeds: expected a list of integers, got"),
+        ([5], "expected 4 networks, as n_networks, got 2"),
+        ([], "expected 4 networks, as n_networks, got 2"),
+    ],
+)
+def test_files_with_other_seeds_than_ctrl_c_left_are_refused(seeds, message, monkeypatch, tmp_path):
+    from portnet.files.container import open_container, pack
+    from portnet.files.models import describe
+
+    path = tmp_path / "m.safetensors"
+    portnet.save(interrupted_fit(monkeypatch), path)
+    with open_container(path) as container:
+        description, tensors = describe(container), container.read()
+    assert len(description["missing_seeds"]) == 2
+    description["missing_seeds"] = seeds
+    text = json.dumps(description)
+    path.write_bytes(
+        b"".join(bytes(b) for b in pack(tensors, {"format_version": "1", "portnet": text}))
+    )
+    with pytest.raises(portnet.ModelFileError, match=message):
+        portnet.load(path)
 
 
 def test_the_number_of_networks_stays_after_ctrl_c(monkeypatch):
