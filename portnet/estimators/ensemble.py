@@ -5,6 +5,9 @@ that `random_state` draws. Each is fitted as it would be by itself; where that i
 of all are trained together: not from data that are read in parts, nor on several ranks.
 With callbacks they are not, either: each network is then a fit of its own, of which its callbacks
 are told.
+
+Ctrl-C ends the fits of all. Where they are trained in turn, networks that it leaves untrained are
+not in `estimators_`, and their seeds are kept for a fit that goes on.
 """
 
 import copy
