@@ -89,6 +89,13 @@ class FitState:
     interrupted: bool = False
 
 
+def _changed(now: FitState, **changes: Any) -> FitState:
+    """Return ``replace(now, **changes)``, in a fifth of the time: an epoch may take no longer."""
+    new = object.__new__(FitState)
+    vars(new).update(vars(now), **changes)
+    return new
+
+
 def forward(model: Layer, params: Params, data: Any, *, compiled: bool = True) -> Array:
     """Return the raw outputs (rows, outputs), computed in blocks of rows."""
     if not isinstance(data, Dataset):  # it is read in parts
@@ -249,7 +256,7 @@ def stochastic(
         now = replace(now, params=end.params, solver=solver)
         now = replace(now, losses=[*now.losses], scores=[*now.scores])
         for loss_sum in end.losses[:-1] if interrupted else end.losses:
-            now = replace(now, loss=loss_sum / rows, n_iter=now.n_iter + 1, t=now.t + rows)
+            now = _changed(now, loss=loss_sum / rows, n_iter=now.n_iter + 1, t=now.t + rows)
             _print(options, f"Iteration {now.n_iter}, loss = {now.loss:.8f}")
             now.losses.append(now.loss)
             now = _with_best(options, now, score)
@@ -385,7 +392,8 @@ def _with_best(options: Any, now: FitState, score: Callable[[Params], float] | N
     if score is None:
         improved = not now.loss > now.best_loss - options.tol
         best_loss = min(now.best_loss, now.loss)
-        return replace(now, best_loss=best_loss, no_improvement=0 if improved else no_improvement)
+        no_improvement = 0 if improved else no_improvement
+        return _changed(now, best_loss=best_loss, no_improvement=no_improvement)
     value = of_first_rank(partial(score, unpacked(now.params)))
     now.scores.append(value)
     _print(options, f"Validation score: {value:f}")
