@@ -162,6 +162,16 @@ def floor(row):
     return sum(min(timeit.repeat(call, number=20, repeat=20)) / 20 for call in calls)
 
 
+def orders(row):
+    """Return the seconds in which scikit-learn's generators draw an order for each network."""
+    draws = [np.random.RandomState(seed) for seed in range(NETWORKS)]
+    last = np.arange(row.rows)
+    times = timeit.repeat(
+        lambda: [last[draw.permutation(row.rows)] for draw in draws], number=5, repeat=20
+    )
+    return min(times) / 5
+
+
 def table(found, about, rounds):
     """Return the table as Markdown."""
     shown = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
@@ -177,13 +187,15 @@ def table(found, about, rounds):
         "in a folder that the process before has filled; *first* is with an empty one. A loop is "
         f"{NETWORKS} fits, one after the other. Wanted: {WANTED[LOOP]} times a loop of the "
         f"document's code or of scikit-learn's fits, {WANTED[FITS]} times one of portnet's own. "
-        "*Step* is a step of all networks. *Floor* is what NumPy takes for its products and for "
-        "exp or tanh of its units alone, each as one call for all networks: where it is near an "
-        "eighth of the loop's step, 8 times cannot be reached.",
+        "*Step* is a step of all networks, of a loop and of portnet. *Floor* is what NumPy "
+        "takes for the products and for exp or tanh of the units alone, each as one call for "
+        "all networks, in arrays that are there; where it is near an eighth of the loop's step, "
+        "8 times cannot be reached. The estimators draw an order of the rows for each network "
+        "and epoch, as scikit-learn does: *orders* is what its generators take for that.",
         "",
         "| networks | rows | epochs | portnet | first | loop of | its time | loop / portnet | "
-        "wanted | loop's step / 8, us | step, us | floor, us |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "wanted | its step, us | step, us | floor, us | orders, us |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, steps in found.items():
         row, floor_of_step = ROWS[name], steps["floor"]
@@ -197,8 +209,9 @@ def table(found, about, rounds):
             cells = [row.title, str(row.rows), f"{row.epochs:,}", f"{mine:.3f} s"]
             cells += [f"{best['portnet first']:.3f} s", who.removeprefix("a loop of ")]
             cells += [f"{best[who]:.2f} s", f"{ratio:.1f}", f"{WANTED[who]}, {met}"]
-            cells.append(f"{1e6 * best[who] / row.epochs / 8:.0f}")
+            cells.append(f"{1e6 * best[who] / row.epochs:.0f}")
             cells += [f"{1e6 * mine / row.epochs:.0f}", f"{1e6 * floor_of_step:.0f}"]
+            cells.append(f"{1e6 * steps['orders']:.0f}" if steps["orders"] else "none")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -215,7 +228,11 @@ def ensembles(args, out):
     about["versions"] = {n: about["versions"][n] for n in ("Python", "numpy", "scikit-learn")}
     for name, row in ROWS.items():
         print(name, file=sys.stderr)
-        found[name] = measured(name, row, __file__, rounds, 100.0) | {"floor": floor(row)}
+        found[name] = measured(name, row, __file__, rounds, 100.0)
+        found[name] |= {
+            "floor": floor(row),
+            "orders": orders(row) if SKLEARN in row.contenders else 0,
+        }
     text = table(found, about, rounds)
     print(text)
     if out:
