@@ -190,8 +190,10 @@ def table(found, about, rounds):
         "*Step* is a step of all networks, of a loop and of portnet. *Floor* is what NumPy "
         "takes for the products and for exp or tanh of the units alone, each as one call for "
         "all networks, in arrays that are there; where it is near an eighth of the loop's step, "
-        "8 times cannot be reached. The estimators draw an order of the rows for each network "
-        "and epoch, as scikit-learn does: *orders* is what its generators take for that.",
+        "8 times cannot be reached. (portnet computes a sigmoid by tanh, which cannot overflow "
+        "and takes twice as long as exp.) The estimators draw an order of the rows for each "
+        "network and epoch, as scikit-learn does: *orders* is what its generators take for "
+        "that.",
         "",
         "| networks | rows | epochs | portnet | first | loop of | its time | loop / portnet | "
         "wanted | its step, us | step, us | floor, us | orders, us |",
