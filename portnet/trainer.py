@@ -40,7 +40,15 @@ from .engine.inference import explain_forward
 from .engine.interrupts import PAUSE
 from .engine.packing import unpacked
 from .engine.rank_checks import agreed_stop, check_parameters
-from .engine.ranks import current_ranks, fit_signals, is_first, of_first_rank, together
+from .engine.ranks import (
+    AgreedInterrupt,
+    current_ranks,
+    fit_signals,
+    is_agreed,
+    is_first,
+    of_first_rank,
+    together,
+)
 from .engine.row_orders import RowOrders
 from .layers import Layer
 from .lbfgs import LBFGS
@@ -80,7 +88,8 @@ class Trainer:
     shuffle : bool or "full"
         Whether batches take the rows in a new order in each epoch. Of data that are read in parts,
         True takes blocks of rows in a new order, and mixes the rows of at least 16 blocks in
-        memory; "full" mixes all rows, each of which is read by itself. In memory both are the same.
+        memory; "full" mixes all rows, each of which is read by itself: pages of a memory map then
+        stay resident until the fit ends, or the system needs them. In memory both are the same.
     params : pytree of arrays, optional
         Initial parameters, in the shapes of the model's own; nothing writes into them.
     compile : bool
@@ -414,6 +423,8 @@ def train(prepared: Fit, options: FitOptions) -> Run:
             if interrupted:  # by a signal that came after the last step, as in the last write
                 raise with_run(_ending(interrupted), run)
     except KeyboardInterrupt as error:
+        if not is_agreed(error):  # the others go on: the job must end
+            raise
         run = interrupted_run(getattr(error, "run", run), prepared.last)
     return run
 
@@ -479,23 +490,29 @@ def _epochs(
                     values = {"loss": loss} | _agreed_metrics(run, data, held_out, signals)
                     run = replace(run, epoch=run.epoch + 1, _history=history)
                     run = callbacks.update_monitors(run, values, *monitored)
-            with together() if values or signals else nullcontext():
-                if values:
-                    values |= {} if options.reduce_on_plateau is None else {"scale": scale}
-                    record(history, values, run.epoch)
-                    if not bar.disable:
-                        bar.set_postfix({"epoch": run.epoch} | values, refresh=False)
-                    report = Report(run.epoch, last, values, time.perf_counter() - began, run, some)
-                    verbose = options.verbose and is_first()
-                    run = callbacks.report_epoch(report, options.callbacks, verbose)
-                    run = replace(run, stopped=agreed_stop(run.stopped)) if ranks else run
-                    if run.epoch == 1:
-                        loss, calls = values["loss"], options.callbacks
-                        warn_of_unscaled_inputs(run, some, loss, len(data), calls)
-                # A later signal ends the next epoch: the file has this one then.
-                ending = bool(signals)
-                if writer is not None:
-                    _write(writer, run, run.epoch - before, now=ending)
+            before_report = run
+            try:
+                with together() if values or signals else nullcontext():
+                    if values:
+                        values |= {} if options.reduce_on_plateau is None else {"scale": scale}
+                        record(history, values, run.epoch)
+                        if not bar.disable:
+                            bar.set_postfix({"epoch": run.epoch} | values, refresh=False)
+                        report = Report(
+                            run.epoch, last, values, time.perf_counter() - began, run, some
+                        )
+                        verbose = options.verbose and is_first()
+                        run = callbacks.report_epoch(report, options.callbacks, verbose)
+                        run = replace(run, stopped=agreed_stop(run.stopped)) if ranks else run
+                        if run.epoch == 1:
+                            loss, calls = values["loss"], options.callbacks
+                            warn_of_unscaled_inputs(run, some, loss, len(data), calls)
+                    # A later signal ends the next epoch: the file has this one then.
+                    ending = bool(signals)
+                    if writer is not None:
+                        _write(writer, run, run.epoch - before, now=ending)
+            except AgreedInterrupt as error:  # of a callback, which the others know nothing of
+                raise with_run(error, before_report)  # noqa: B904 (the error itself)
             if ending:
                 raise with_run(_ending(signals), run)
             if values:
@@ -529,8 +546,9 @@ def _write(writer: "Writer", run: Run, epochs: int, now: bool) -> None:
 
 def _ending(signals: list[int]) -> BaseException:
     """Return what ends a fit that a signal has ended: after SIGTERM, the usual exit status."""
-    terminated = signal.SIGTERM in signals
-    return SystemExit(128 + signal.SIGTERM) if terminated else KeyboardInterrupt()
+    if signal.SIGTERM in signals:
+        return SystemExit(128 + signal.SIGTERM)
+    return KeyboardInterrupt() if current_ranks() is None else AgreedInterrupt()
 
 
 def _executor(trainer: TrainerLike, weighted: bool) -> EpochExecutor:
@@ -696,14 +714,16 @@ def _agreed_metrics(run: Run, data: Any, held_out: Any, signals: list[int]) -> d
     """Return the values of the epoch's history other than the training loss; those of rank 0."""
     if held_out is None and not run.metrics:
         return {}
-    if current_ranks() is not None:
-        values: dict[str, float] = of_first_rank(lambda: _epoch_metrics(run, data, held_out))
-        return values
+    compute = partial(_epoch_metrics, run, data, held_out)
+    values: dict[str, float]
     try:
-        return _epoch_metrics(run, data, held_out)
-    except KeyboardInterrupt:  # the epoch's steps are done: evaluate again
+        values = of_first_rank(compute)
+    except KeyboardInterrupt as error:  # the epoch's steps are done: evaluate again
+        if not is_agreed(error):
+            raise
         signals.append(0)
-        return _epoch_metrics(run, data, held_out)
+        values = of_first_rank(compute)
+    return values
 
 
 def _epoch_metrics(run: Run, data: Any, held_out: Any) -> dict[str, float]:

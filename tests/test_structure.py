@@ -219,8 +219,20 @@ ALLOWED = {
     "distributed": {"engine/ranks"},
     "distributed/watchdog": set(),
     "distributed/nccl": {"distributed/watchdog"},
-    "distributed/mpi": {"_validation", "distributed/nccl", "distributed/watchdog", "engine/ranks"},
-    "distributed/__main__": {"distributed/mpi", "distributed/watchdog", "engine/ranks"},
+    "distributed/supervisor": set(),
+    "distributed/mpi": {
+        "_validation",
+        "distributed/nccl",
+        "distributed/supervisor",
+        "distributed/watchdog",
+        "engine/ranks",
+    },
+    "distributed/__main__": {
+        "distributed/mpi",
+        "distributed/supervisor",
+        "distributed/watchdog",
+        "engine/ranks",
+    },
     "evaluation": {"_typing", "losses", "metrics"},
     "exchange/errors": set(),
     "exchange/batch_trace": {

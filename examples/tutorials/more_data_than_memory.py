@@ -110,8 +110,9 @@ X_test, y_test = scaler.transform(X[last]), y[last]
 # ## Training
 #
 # `fit` is called as ever. A thread reads the next rows while the network is trained on those
-# before; two buffers of 32 MB hold them, whatever the file has. A fraction for validation, metrics,
-# early stopping, weights, checkpoints and `run.fit` work as with arrays.
+# before; two buffers of 32 MB hold them, whatever the size of the file. Only for files in large
+# chunks do they grow, to about 128 MB, so that each holds rows of 16 chunks. A fraction for
+# validation, metrics, early stopping, weights, checkpoints and `run.fit` work as with arrays.
 
 # %%
 model = portnet.mlp([columns, 32, 4])
@@ -125,7 +126,8 @@ print(f"test accuracy {run.score(X_test, y_test):.3f}")
 # 16, and 128 of a file like this one. The order is a function of the seed and the epoch, so that a
 # fit that was interrupted goes on exactly where it was. That is as good as mixing all rows, also
 # where the file is sorted by class: `ci/results/out-of-core.md` has the measurements.
-# `Trainer(..., shuffle="full")` mixes all rows of a NumPy file, and reads each by itself;
+# `Trainer(..., shuffle="full")` mixes all rows of a NumPy file, and reads each by itself:
+# pages of the file are resident meanwhile, as far as there is memory that nothing else needs;
 # `shuffle=False` reads from the front to the back.
 #
 # **Errors name the place.** NaN in a late part of the file, a chunk that is damaged, a file that
@@ -201,7 +203,12 @@ print(f"test accuracy {net.score(X_test, y_test):.3f}")
 # - **Slow sources.** Parquet and compressed HDF5 must be decoded in each epoch. For many epochs
 #   write them to a NumPy file once: `X = portnet.data.to_npy(X, "X.npy", dtype="float32")`.
 # - **Chunks.** Blocks are whole chunks of HDF5, Zarr, dask and Parquet files. Many chunks of about
-#   1 MB are better than a few large ones: more of them are in memory at a time.
+#   1 MB are better than a few large ones: more of them are in memory at a time. A group of rows of
+#   a Parquet file that has more than 4 MB (pyarrow writes a million rows, if it is not told
+#   `row_group_size`) is decoded a column at a time, and again for each window that needs rows of
+#   it: memory stays small, but an epoch takes several times as long.
+# - **Limits of memory.** pyarrow reserves up to 1 GB of addresses at once, most of which it never
+#   uses. Where these count, under `ulimit -d` or `-v`, set `ARROW_DEFAULT_MEMORY_POOL=system`.
 # - **GPUs.** After `portnet.set_backend("cupy")` the rows are read in the same way, and a window at
 #   a time is copied to the GPU, from memory that is pinned.
 # - **All rows in each step**, as with L-BFGS or `batch_size=None`: memory maps only.

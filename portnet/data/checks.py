@@ -40,6 +40,7 @@ __all__ = [
     "some_weights",
     "targets",
     "validation_set",
+    "with_place",
 ]
 
 
@@ -255,10 +256,11 @@ def targets(
     if y.ndim == 1 and outputs == 1 and not labels:
         y = backend.xp.reshape(y, (rows, 1))
     if tuple(y.shape) != (rows, outputs) and hasattr(loss, "low"):
-        need = f"integer labels of shape ({rows},), or probabilities of" if labels else "targets of"
+        need = f"integer labels of shape {_of_all(rows)}, or probabilities of"
+        need = need if labels else "targets of"
         raise DataError(
-            f"{name}: expected {need} shape ({rows}, {outputs}), one column for each output, "
-            f"got {tuple(y.shape)}"
+            f"{name}: expected {need} shape {_of_all(rows, outputs)}, one column for each output, "
+            f"got {_of_all(*y.shape)}"
         )
     check_finite(y, name)
     if hasattr(loss, "low"):
@@ -451,7 +453,19 @@ def _as_array(
         message = _column_without_numbers(x, name) if columns else ""
         if isinstance(error, TypeError) and not message:
             raise TypeError(f"{name}: {error}") from error
-        raise DataError(message or f"{name}: {error}") from error
+        raise DataError(message or f"{name}: {with_place(error, x)}") from error
+
+
+def with_place(error: Exception, x: ArrayLike) -> str:
+    """Return the message of `Backend.asarray`, with the place of a value of x that is too large."""
+    what, scale, more = str(error).partition(": scale the data")
+    if not scale:
+        return what
+    host = to_numpy(x)
+    if host.ndim in (1, 2):
+        sizes = np.where(np.isfinite(host), np.abs(host), 0)
+        what += f" at {_position(np.argwhere(sizes == sizes.max())[0])}"
+    return what + scale + more
 
 
 def _columns(X: ArrayLike) -> list[Any]:
@@ -550,7 +564,7 @@ def _check_whole(y: Array, name: str, outputs: int) -> None:
     row = int(np.flatnonzero(host != np.floor(host))[0])
     raise DataError(
         f"{name}: expected integer labels from 0 to {outputs - 1}, or probabilities of shape "
-        f"({host.shape[0]}, {outputs}); got {host[row]:g} at row {row_number(row)}"
+        f"{_of_all(host.shape[0], outputs)}; got {host[row]:g} at row {row_number(row)}"
     )
 
 
@@ -568,16 +582,23 @@ def _check_sums(y: Array, name: str) -> None:
 
 
 _FIRST_ROW = ContextVar("first_row", default=0)
+_ALL_ROWS = ContextVar("all_rows", default=0)
 
 
 @contextmanager
-def rows_from(first: int) -> Iterator[None]:
-    """Let messages within count rows from `first`: for a block of a larger array."""
-    before = _FIRST_ROW.set(first)
+def rows_from(first: int, rows: int = 0) -> Iterator[None]:
+    """Let messages within count rows from `first`: for a block of a larger array of `rows`."""
+    before, of_all = _FIRST_ROW.set(first), _ALL_ROWS.set(rows)
     try:
         yield
     finally:
         _FIRST_ROW.reset(before)
+        _ALL_ROWS.reset(of_all)
+
+
+def _of_all(rows: int, *others: int) -> tuple[int, ...]:
+    """Return a shape with the rows of the whole array, of one in the block that is checked."""
+    return (_ALL_ROWS.get() or rows, *others)
 
 
 def row_number(row: int) -> int:

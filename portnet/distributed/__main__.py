@@ -15,6 +15,7 @@ import numpy as np
 
 from ..engine.ranks import DistributedError, Ranks, set_ranks
 from .mpi import MPICommunicator
+from .supervisor import follow_supervisor, rank_of_launcher, supervise
 from .watchdog import DRAIN, TIMEOUT
 
 __all__ = ["main"]
@@ -26,7 +27,7 @@ LOCAL_SIZES = "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"
 def main() -> None:
     """Run the script that the command line names."""
     options = _options(sys.argv[1:])
-    _share_cores(sys.orig_argv)
+    _start_rank([sys.executable, *sys.orig_argv[1:]])
     try:
         communicator = MPICommunicator(options.timeout)
         ranks = Ranks(communicator, options.shards, options.deterministic)
@@ -75,18 +76,28 @@ def _options(arguments: list[str]) -> Any:
     return found
 
 
-def _share_cores(command: list[str]) -> None:
-    """Start this process again with its share of the cores, unless the user has chosen it.
+def _start_rank(command: list[str]) -> None:
+    """Start this process again, where it needs a supervisor, or its share of the cores.
 
     Each rank would otherwise use all cores of its machine in matrix products. The libraries read
     these variables when they are loaded, which has happened by now.
     """
+    supervised = sys.platform == "linux" and follow_supervisor()
+    rank, shared = rank_of_launcher(), _share_cores()
+    if sys.platform == "linux" and rank and not supervised:
+        sys.exit(supervise(rank, command))
+    if shared:
+        os.execv(command[0], command)
+
+
+def _share_cores() -> bool:
+    """Set the threads of this rank; False where it has all cores, or the user has chosen."""
     local = max([int(os.environ.get(name, "1")) for name in LOCAL_SIZES])
     if local == 1 or any(name in os.environ for name in THREADS):
-        return
+        return False
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ |= dict.fromkeys(THREADS, str(max(1, (cores or 1) // local)))
-    os.execv(sys.executable, [sys.executable, *command[1:]])
+    return True
 
 
 def _run(script: str, arguments: list[str]) -> None:

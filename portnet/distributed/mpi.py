@@ -5,13 +5,13 @@ from typing import Any
 
 from .._validation import how_to_install
 from ..engine.ranks import Transport
+from .supervisor import NUMBERS
 from .watchdog import Watchdog
 
 __all__ = ["MPICommunicator", "start_mpi"]
 
-# How many processes a launcher has started, and the number of this one.
+# How many processes a launcher has started.
 SIZES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_SIZE"
-NUMBERS = "PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"
 
 
 def start_mpi() -> Any:

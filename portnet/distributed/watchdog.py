@@ -6,7 +6,6 @@ the ranks of a machine share; a thread looks at these numbers once a second.
 """
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -113,11 +112,9 @@ class Watchdog:
 
     def _end(self, why: str) -> None:
         print(f"portnet.distributed: {why}. The job ends.", file=sys.stderr, flush=True)  # noqa: T201
-        for (_, pid), count in zip(self.known, self.counts, strict=True):
-            if count < ENDED and pid != os.getpid() and _is_stopped(pid):
-                os.kill(pid, signal.SIGKILL)  # it could not be told to end
         time.sleep(DRAIN)
-        os._exit(STATUS)  # mpiexec ends the others; MPI_Abort may wait for a network that is lost
+        # mpiexec kills the others, also a stopped one. MPI_Abort may wait for a lost network.
+        os._exit(STATUS)
 
 
 def _is_stopped(pid: int) -> bool:

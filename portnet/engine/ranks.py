@@ -6,6 +6,8 @@ knows (an error, a signal, the value of a metric) is sent to the others here.
 """
 
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -14,12 +16,14 @@ from typing import Any, Protocol
 from .interrupts import interrupts
 
 __all__ = [
+    "AgreedInterrupt",
     "Communicator",
     "DistributedError",
     "Ranks",
     "Transport",
     "current_ranks",
     "fit_signals",
+    "is_agreed",
     "is_first",
     "of_first_rank",
     "set_ranks",
@@ -27,6 +31,8 @@ __all__ = [
 ]
 
 SIGNALS = signal.SIGINT, signal.SIGTERM
+INTERRUPT = "KeyboardInterrupt"  # instead of a message
+LATE = 0.3  # seconds in which Ctrl-C reaches all ranks
 
 
 class DistributedError(RuntimeError):
@@ -41,6 +47,10 @@ class DistributedError(RuntimeError):
 
     def __reduce__(self) -> Any:
         return type(self), (self.args[0], self.rank)
+
+
+class AgreedInterrupt(KeyboardInterrupt):
+    """A KeyboardInterrupt of one rank, which all ranks raise at the same place."""
 
 
 class Transport(Protocol):
@@ -115,16 +125,22 @@ class Ranks:
     def agree(self, thing: Any = None, error: BaseException | None = None) -> list[Any]:
         """Return what each rank gave; raise on all ranks if one of them has an error.
 
-        Signals that a rank has received are known to all after this.
+        Signals that a rank has received are known to all after this. KeyboardInterrupt of one rank
+        is that of all, unless another one has an error.
         """
         message = None if error is None else f"{type(error).__name__}: {error}"
+        message = INTERRUPT if isinstance(error, KeyboardInterrupt) else message
         mine = message, [n for n in self.received if n in SIGNALS], thing
         found = self.communicator.allgather(mine)
         for n in SIGNALS:
             if any(n in signals for _, signals, _ in found):
                 self.add_signal(n)
         failed = [(k, text) for k, (text, _, _) in enumerate(found) if text is not None]
-        if error is not None and (len(failed) == self.size or not isinstance(error, Exception)):
+        if failed and all(text == INTERRUPT for _, text in failed):
+            raise AgreedInterrupt from error
+        failed = [(k, text) for k, text in failed if text != INTERRUPT]
+        own = isinstance(error, Exception | KeyboardInterrupt)
+        if error is not None and (len(failed) == self.size or not own):
             raise error  # as in one process alone
         if failed:
             raised = DistributedError(f"rank {failed[0][0]}: {failed[0][1]}", failed[0][0])
@@ -146,7 +162,7 @@ class Ranks:
         """
         try:
             yield
-        except DistributedError:  # all ranks raise it
+        except (DistributedError, AgreedInterrupt):  # all ranks raise it
             raise
         except GeneratorExit:
             raise
@@ -167,6 +183,11 @@ def current_ranks() -> Ranks | None:
 def set_ranks(ranks: Ranks | None) -> None:
     """Let fits of this thread be those of several ranks; None: of one process alone."""
     _ranks.set(ranks)
+
+
+def is_agreed(error: KeyboardInterrupt) -> bool:
+    """Tell whether all ranks know of an interrupt; one process alone always does."""
+    return _ranks.get() is None or isinstance(error, AgreedInterrupt)
 
 
 def is_first() -> bool:
@@ -202,7 +223,8 @@ def fit_signals(terminate: bool = False) -> Iterator[list[int]]:
     """Yield the list of signals that end a fit: see `interrupts`.
 
     On several ranks it has those that all of them know of: a signal that one rank receives is sent
-    with its next gradients, so that all end after the same step.
+    with its next gradients, so that all end after the same step. Ctrl-C at mpiexec is for all
+    ranks: where it reaches this one late, it is for the fit that it has ended.
     """
     ranks = _ranks.get()
     if ranks is None:
@@ -215,4 +237,14 @@ def fit_signals(terminate: bool = False) -> Iterator[list[int]]:
         try:
             yield ranks.agreed
         finally:
+            if signal.SIGINT in ranks.agreed:
+                _wait_for_signal(received)
             ranks.received, ranks.agreed = before
+
+
+def _wait_for_signal(received: list[int]) -> None:
+    """Wait a little for a Ctrl-C that other ranks have received; threads get none."""
+    end = time.monotonic() + LATE
+    main = threading.current_thread() is threading.main_thread()
+    while main and signal.SIGINT not in received and time.monotonic() < end:
+        time.sleep(0.01)

@@ -107,7 +107,7 @@ class Shards:
 
     def _raise(self, failure: BaseException | None) -> None:
         """Raise what the ranks that failed have to say."""
-        if failure is not None and not isinstance(failure, Exception):  # KeyboardInterrupt
+        if failure is not None and not isinstance(failure, Exception | KeyboardInterrupt):
             name = type(failure).__name__
             failure = DistributedError(f"{name} within a step", self.ranks.rank)
         self.ranks.agree(error=failure)

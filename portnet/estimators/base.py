@@ -3,7 +3,7 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral, Real
@@ -89,28 +89,12 @@ def _is_stochastic(estimator: Any) -> bool:
     return True
 
 
-def _in_parts(X: ArrayLike, solver: str, files: FitFiles | None) -> tuple[Any, Any]:
+def _in_parts(X: ArrayLike, solver: str) -> tuple[Any, Any]:
     """Return X of a fit, and the module that reads it in parts; None if it is small."""
     from . import parts
 
     X = parts.reader_for(X, solver)
-    if isinstance(X, np.ndarray):
-        return X, None
-    if files is not None:
-        raise ValueError(
-            "checkpoint and resume=path: not for data that are read in parts: portnet.Trainer has "
-            "both"
-        )
-    return X, parts
-
-
-def _joined_rows(parts: Sequence[Any]) -> Any:
-    """Return arrays, or sparse matrices, of some rows as one."""
-    if hasattr(parts[0], "tocsr"):
-        import scipy.sparse
-
-        return scipy.sparse.vstack(parts)
-    return np.concatenate(parts)
+    return X, None if isinstance(X, np.ndarray) else parts
 
 
 class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
@@ -398,7 +382,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         method = "partial_fit" if incremental else "fit"
         in_parts: Any = None  # the module of data that are read in parts
         if checks.is_source(X):
-            X, in_parts = _in_parts(X, self.solver, files)
+            X, in_parts = _in_parts(X, self.solver)
         backend = self._backend_for(X) if first else self._backend_of_network(X, method)
         with backend.active():
             if in_parts:
@@ -657,10 +641,10 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             )
         return curves.history_of(self)
 
-    def _batch_size(self, rows: int) -> int:
+    def _batch_size(self, rows: int, warns: bool = True) -> int:
         if isinstance(self.batch_size, str):  # "auto"
             return min(200, rows)
-        if not 1 <= self.batch_size <= rows:
+        if warns and not 1 <= self.batch_size <= rows:
             warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped"
             )
@@ -927,8 +911,11 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)  # which raises, and takes long
             networks = networks_of(self)
-        if checks.is_source(X) and not isinstance(X, np.ndarray):
-            return self._apply_to_parts(X, method, finish, networks)
+        if checks.is_source(X):
+            from .parts import is_read_in_parts
+
+            if is_read_in_parts(X):
+                return self._apply_to_parts(X, method, finish, networks)
         with inputs.errors_name_argument(X=X):
             backend = networks[0]._backend_of_network(X, method)
             with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -948,15 +935,20 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         self, X: ArrayLike, method: str, finish: Callable[[Array], Any], networks: list[Any]
     ) -> Any:
         """Return finish(raw outputs) of a source, part by part."""
-        from .parts import features_of_parts
+        from .parts import features_of_parts, joined_answers
 
-        backend, found = networks[0]._backend_of_network(X, method), []
-        with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        backend, several = networks[0]._backend_of_network(X, method), False
+
+        def answers() -> Iterator[list[Any]]:
+            nonlocal several
             for x in features_of_parts(self, X, backend):
                 result = finish(self._raw(Dataset(backend, x), networks))
-                found.append(inputs.on_host(*(result if isinstance(result, list) else [result])))
-        columns = [_joined_rows(parts) for parts in zip(*found, strict=True)]
-        return columns if isinstance(result, list) else columns[0]
+                several = isinstance(result, list)
+                yield list(inputs.on_host(*(result if several else [result])))
+
+        with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            columns = joined_answers(answers(), X.shape[0])
+        return columns if several else columns[0]
 
     def _joined(self, raws: list[Array]) -> Array:
         """Return the raw outputs that have the mean prediction of those of several networks."""

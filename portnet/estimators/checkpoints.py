@@ -171,22 +171,26 @@ class FitFiles:
         )
         return state, self._position(progress, data)
 
-    def _position(self, progress: dict[str, Any], data: Dataset) -> Position:
+    def _position(self, progress: dict[str, Any], data: Any) -> Position:
         """Return the position of the orders; raise ModelFileError unless it is one of these data.
 
         What reads the rows of an order does not look whether they are there.
         """
         order, generator = progress["order"], progress["generator"]
-        shuffle = bool(self._estimator.shuffle)
-        rows = np.arange(len(data)) if data.order is None and shuffle else data.order
-        if rows is None or order is None:
-            fits = rows is order
+        shuffle, what = bool(self._estimator.shuffle), f"an order of the {len(data)} rows"
+        if not isinstance(data, Dataset):
+            fits, what = (order is not None) == shuffle, "the seed of the orders"
+            if fits and shuffle:
+                fits = order.dtype.kind == "i" and order.shape == (1,) and 0 <= order[0] < 1 << 31
         else:
-            fits = order.dtype.kind == "i" and np.array_equal(np.sort(order), np.sort(rows))
+            rows = np.arange(len(data)) if data.order is None and shuffle else data.order
+            if rows is None or order is None:
+                fits = rows is order
+            else:
+                fits = order.dtype.kind == "i" and np.array_equal(np.sort(order), np.sort(rows))
+            what += ", each of them once"
         if not fits or (generator is None) == shuffle:
-            raise ModelFileError(
-                f"{self.resume}: expected an order of the {len(data)} rows, each of them once"
-            )
+            raise ModelFileError(f"{self.resume}: expected {what}")
         if generator is not None:
             set_generator(self._rng, generator)
         return order, generator
@@ -238,7 +242,7 @@ def _best_epoch(now: FitState) -> int:
     return 0 if now.best is None else 1 + now.scores.index(now.best_score)
 
 
-def _in_common(estimator: Any, data: Dataset, validation: Any) -> dict[str, Any]:
+def _in_common(estimator: Any, data: Any, validation: Any) -> dict[str, Any]:
     """Return what a fit that resumes this one must have in common with it."""
     arrays: dict[str, Any] = _arrays(data, "")
     if validation is not None:
@@ -248,6 +252,9 @@ def _in_common(estimator: Any, data: Dataset, validation: Any) -> dict[str, Any]
     if isinstance(options["random_state"], np.random.RandomState):
         options["random_state"] = None  # its state is in the checkpoint
     found = checkpoints.fingerprint(arrays, options)
+    if not isinstance(data, Dataset):  # the plan is a part of what decides the order of its rows
+        size = estimator._batch_size(len(data), warns=False)
+        found["order"] = str(data.plan(size, bool(estimator.shuffle)))
     ranks = current_ranks()
     return found if ranks is None else found | {"distributed": ranks.sums}
 

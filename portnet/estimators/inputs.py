@@ -55,7 +55,7 @@ def as_array(name: str, x: ArrayLike, backend: Backend) -> Array:
     try:
         return backend.asarray(x, backend.dtype)
     except ValueError as error:
-        what, scale, _ = str(error).partition(": scale the data")
+        what, scale, _ = checks.with_place(error, x).partition(": scale the data")
         more = f"{scale}, or give X as float64 from the first fit on" if scale else ""
         raise ValueError(f"{name}: {what}{more}") from None
 
@@ -66,7 +66,8 @@ def to_backend(X: ArrayLike, backend: Backend) -> Any:
         return as_array("X", X, backend)
     backend.require(backend.dtype)
     X = X.tocsr()
-    as_array("X", X.data, backend)  # raises if a value is too large for the dtype
+    # Raises if a value is too large for the dtype; of three axes, as these are no rows.
+    as_array("X", X.data[None, None], backend)
     return X.astype(backend.dtype, copy=False)
 
 

@@ -1,8 +1,9 @@
 """Data that an estimator reads in parts: sources, and large memory maps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ __all__ = [
     "as_array_if_small",
     "cut",
     "features_of_parts",
+    "is_read_in_parts",
+    "joined_answers",
     "network_dtype",
     "parts_dataset",
     "reader_for",
@@ -38,12 +41,23 @@ def as_array_if_small(X: ArrayLike, name: str = "X") -> Any:
     A memory map is used as an array where it is small, or made by joblib.
     """
     if isinstance(X, np.memmap):
-        if X.nbytes <= reading.SMALL or OF_JOBLIB in str(X.filename):
-            return X
-        return reader_of(X, name)
+        return reader_of(X, name) if is_read_in_parts(X, name) else X
     reader = reader_of(X, name)
     cells = int(np.prod(reader.shape))
     return reader[:] if cells * np.dtype(reader.dtype).itemsize <= reading.SMALL else reader
+
+
+def is_read_in_parts(X: ArrayLike, name: str = "X") -> bool:
+    """Return whether a source is read in parts for predictions: not a small memory map.
+
+    Raises DataError for a small one whose file became shorter.
+    """
+    if not isinstance(X, np.memmap):
+        return True
+    if X.nbytes > reading.SMALL and OF_JOBLIB not in str(X.filename):
+        return True
+    reading.check_map(X, name)
+    return False
 
 
 def reader_for(X: ArrayLike, solver: str) -> Any:
@@ -150,3 +164,21 @@ def features_of_parts(estimator: Any, X: ArrayLike, backend: Backend) -> Any:
         with checks.rows_from(start):
             x: Array = checks.features(reader.read(start, stop), backend)
         yield x
+
+
+def joined_answers(parts: Iterator[list[Any]], rows: int) -> list[Any]:
+    """Return the answers for parts of all rows, in turn, as one array each, or a sparse matrix.
+
+    A part is a list of answers: one, or those of several heads.
+    """
+    first = next(parts)
+    if hasattr(first[0], "tocsr"):
+        import scipy.sparse
+
+        return [scipy.sparse.vstack([first[0], *(part[0] for part in parts)])]
+    found, done = [np.empty((rows, *one.shape[1:]), one.dtype) for one in first], 0
+    for part in chain([first], parts):
+        for whole, one in zip(found, part, strict=True):
+            whole[done : done + len(one)] = one
+        done += len(part[0])
+    return found

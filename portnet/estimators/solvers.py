@@ -24,7 +24,7 @@ from ..engine.epoch import EpochExecutor, EpochResult, run_epochs
 from ..engine.epoch_state import Epochs
 from ..engine.inference import forward_dataset
 from ..engine.packing import unpacked
-from ..engine.ranks import current_ranks, fit_signals, is_first, of_first_rank, together
+from ..engine.ranks import fit_signals, is_agreed, is_first, of_first_rank, together
 from ..engine.windows import run_windows
 from ..layers import Layer
 from ..lbfgs import LBFGS
@@ -50,7 +50,9 @@ __all__ = [
 ]
 
 
-Position = tuple[Any, Any]  # an order of the rows, and the state of a generator
+# An order of the rows (of a source: the seed of the orders of its epochs), and the state of a
+# generator; each may be None.
+Position = tuple[Any, Any]
 FTOL = 2.220446049250313e-09  # SciPy's, for L-BFGS-B
 NOT_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and "
@@ -204,16 +206,13 @@ def stochastic(
         vectors=_vectors(options, now.solver.rule) if seed is None or is_cacheable(model) else "",
         sharded=objective.make_sharded_penalized_step,
     )
-    orders: Any = None
-    windows: Any = None
-    if isinstance(data, Dataset):
-        orders = _Orders(data, rng if options.shuffle else None)
-    else:
-        windows = _windows_of(options, data, batch_size, rng, now.n_iter)
+    in_memory, generator = isinstance(data, Dataset), rng if options.shuffle else None
+    orders: Any = _Orders(data, generator) if in_memory else _Seed(generator)
     if position is not None:
         orders.go_to(position)
-    elif resumed and orders is not None:  # those of windows follow from the number of the epoch
+    elif resumed and in_memory:  # those of windows follow from the number of the epoch
         orders.skip(now.n_iter)
+    windows = None if in_memory else _windows_of(options, data, batch_size, orders, now.n_iter)
     looked_at = incremental or score is not None or _is_invscaling(options)  # after each epoch
     looked_at = looked_at or measure is not None or tasks is not None
     one_by_one = 0
@@ -290,8 +289,8 @@ def stochastic(
             before, at = now, None if files is None else orders.position
             try:
                 now, ended = yield from train(now, executor, interrupted)
-            except KeyboardInterrupt:  # raised outside of steps by a handler other than Python's
-                if interrupted or current_ranks() is not None:  # the second one
+            except KeyboardInterrupt as error:  # outside of steps, by a handler not Python's
+                if interrupted or not is_agreed(error):  # the second one
                     raise
                 now, ended = _interrupted(now), True
             if files is not None:
@@ -310,20 +309,37 @@ def stochastic(
     return replace(now, params=best, best=best, last=last, solver=solver)
 
 
-def _windows_of(
-    options: Any, data: Any, batch_size: int, rng: np.random.RandomState, epoch: int
-) -> Any:
-    """Return the windows of the epochs of a source, in an order that the generator draws."""
+def _windows_of(options: Any, data: Any, batch_size: int, seed: "_Seed", epoch: int) -> Any:
+    """Return the windows of the epochs of a source from `epoch` on."""
     from ..data.sources.windows import Windows
 
     plan = data.plan(batch_size, bool(options.shuffle))
-    seed = int(rng.randint(1 << 31)) if options.shuffle else 0
-    return Windows(data, plan, seed, range(epoch, epoch + int(options.max_iter)))
+    return Windows(data, plan, seed.seed or 0, range(epoch, epoch + int(options.max_iter)))
 
 
 def _has_ended(options: Any, now: FitState) -> bool:
     """Tell whether a rule had ended the fit when its last checkpoint was written."""
     return bool(now.n_iter >= options.max_iter or now.no_improvement > options.n_iter_no_change)
+
+
+class _Seed:
+    """The seed of the orders of all epochs of a source; None without `rng`, which draws it."""
+
+    def __init__(self, rng: np.random.RandomState | None) -> None:
+        self.rng, self.seed = rng, None if rng is None else int(rng.randint(1 << 31))
+
+    @property
+    def position(self) -> Position:
+        """The seed, and the state of the generator after it was drawn."""
+        if self.rng is None:
+            return None, None
+        return np.array([self.seed]), self.rng.get_state(legacy=False)
+
+    def go_to(self, position: Position) -> None:
+        """Go on from a position."""
+        if self.rng is not None:
+            self.seed = int(position[0][0])
+            self.rng.set_state(position[1])
 
 
 class _Orders:
@@ -517,8 +533,8 @@ def fit_lbfgs(
                 v, state = optimizer.iterate(function, v, state)
             except FloatingPointError as error:
                 raise ValueError(f"{NOT_FINITE} ({error})") from None
-            except KeyboardInterrupt:  # raised by a SIGINT handler that is not Python's
-                if current_ranks() is not None:  # the others know nothing of it
+            except KeyboardInterrupt as error:  # raised by a SIGINT handler that is not Python's
+                if not is_agreed(error):  # the others know nothing of it
                     raise
                 interrupted.append(0)
             if v is not before:

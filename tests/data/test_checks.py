@@ -127,16 +127,16 @@ CASES = {
         "X contains infinity or a value too large for float32 at row 0, column 2",
     ),
     "X too large": (
-        lambda: classify(changed(X, (0, 0), 1e300)),
+        lambda: classify(changed(X, (3, 1), -1e300)),
         DataError,
-        "X: a value of 1e+300 is too large for float32: scale the data",
+        "X: a value of 1e+300 is too large for float32 at row 3, column 1: scale the data",
     ),
     "X too large on a device": (
         lambda: classify(
             array_api_strict.asarray(changed(X, (0, 0), 1e300)), array_api_strict.asarray(LABELS)
         ),
         DataError,
-        "X: a value of 1e+300 is too large for float32: scale the data",
+        "X: a value of 1e+300 is too large for float32 at row 0, column 0: scale the data",
     ),
     # labels
     "no y": (lambda: classify(y=None), DataError, "y: expected targets, got None"),

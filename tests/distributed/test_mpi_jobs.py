@@ -192,12 +192,15 @@ callbacks.append(kill)
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_kill_of_a_rank_ends_the_job_and_the_checkpoint_resumes(tmp_path, alone):
     job = Job(tmp_path, 3, CHECKPOINT + SLOW)
-    os.kill(job.pid(1), signal.SIGKILL)
+    pids = [job.pid(k) for k in range(3)]
+    os.kill(pids[1], signal.SIGKILL)
     began = time.monotonic()
     status, printed = job.ends()
     assert status != 0
     assert time.monotonic() - began < LIMIT
-    assert "Killed" in printed or "signal 9" in printed
+    assert f"rank 1 (process {pids[1]}) was killed by signal 9 (SIGKILL" in printed
+    assert printed.count("was killed by signal") == 1  # not the others, which MPI ends
+    assert not any(map(is_running, pids))
     change = f"import portnet\nepochs = portnet.load('run').epoch + 2\n{CHECKPOINT}"
     before = (tmp_path / "run").read_bytes()
     found = set()
@@ -215,6 +218,7 @@ def test_a_stopped_rank_ends_the_job(tmp_path):
     status, printed = job.ends()
     assert status != 0
     assert f"rank 1 is stopped (process {pid}, as by SIGSTOP)" in printed
+    assert "was killed by signal" not in printed
     assert not is_running(pid)
 
 
@@ -256,6 +260,19 @@ def test_an_error_ends_the_job_with_its_cause(tmp_path, change, words):
     assert not hashes(printed)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="supervisors are for Linux")
+def test_a_crash_of_a_library_names_the_rank(tmp_path):
+    """A segmentation fault in a callback of rank 1."""
+    change = """
+import ctypes
+callbacks.append(lambda report: RANK == 1 and report.epoch == 3 and ctypes.string_at(0) == b"")
+"""
+    status, printed = Job(tmp_path, 3, change).ends()
+    assert status != 0
+    assert re.search(r"rank 1 \(process \d+\) was killed by signal 11 \(SIGSEGV: a lib", printed)
+    assert printed.count("was killed by signal") == 1
+
+
 def test_the_status_of_a_script_is_that_of_the_job(tmp_path):
     status, printed = Job(tmp_path, 2, "if RANK == 1: sys.exit(3)").ends()
     assert status == 3, printed
@@ -275,6 +292,50 @@ def test_signals_end_all_ranks_after_the_same_step(tmp_path, number, status):
     else:
         assert not hashes(printed)
     assert (tmp_path / "run").exists()
+
+
+def test_ctrl_c_at_mpiexec_ends_all_ranks_after_the_same_step(tmp_path):
+    """Each rank gets the signal, in a step of its own; what follows the fit is not interrupted."""
+    job = Job(tmp_path, 3, CHECKPOINT + SLOW)
+    if "HYDRA" not in subprocess.run([MPIEXEC, "--version"], capture_output=True, text=True).stdout:
+        job.process.kill()
+        pytest.skip("the mpiexec of MPICH passes Ctrl-C on; others end the job")
+    for rank in range(3):
+        job.pid(rank)
+    job.process.send_signal(signal.SIGINT)
+    status, printed = job.ends()
+    assert status == 0, printed
+    assert len(set(hashes(printed))) == 1
+    assert len(hashes(printed)) == 3
+    assert len(set(re.findall(r" interrupted after (.*?):", printed))) == 1
+    assert (tmp_path / "run").exists()
+
+
+def test_a_ctrl_c_that_reaches_a_rank_late_is_that_of_the_fit(tmp_path):
+    """Rank 1 gets the signal when the fit that it ends has ended."""
+    late = """
+import threading
+def both():
+    os.kill(int(open("pid0").read()), 2)
+    time.sleep(0.15)
+    os.kill(os.getpid(), 2)
+def start(report):
+    if RANK == 1 and report.epoch == 5:
+        threading.Thread(target=both).start()
+callbacks.append(start)
+"""
+    rest = """
+run = portnet.Trainer(portnet.mlp([10, 2]), "softmax_cross_entropy").fit(
+    X, y, epochs=epochs, callbacks=callbacks
+)
+time.sleep(1)
+sys.stdout.write(f"ended in epoch {run.epoch}\\n")
+sys.exit()
+"""
+    status, printed = Job(tmp_path, 2, SLOW + late + rest).ends()
+    assert status == 0, printed
+    assert len(found := re.findall(r"ended in epoch (\d+)", printed)) == 2
+    assert len(set(found)) == 1
 
 
 def test_warnings_and_lines_come_from_rank_0_only(tmp_path):

@@ -335,6 +335,79 @@ def test_a_signal_of_one_rank_ends_all_after_the_same_step(data):
     assert sha(more[0].params) == sha(of_all(1, lambda: fit(data, epochs=5))[0].params)
 
 
+def test_an_interrupt_in_a_callback_of_one_rank_is_that_of_all(data):
+    def call(report):
+        if current_ranks().rank == 1 and report.epoch == 2:
+            raise KeyboardInterrupt
+
+    def stops(report):  # one that only other ranks come to
+        return report.epoch == 2
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runs = of_all(3, lambda: fit(data, epochs=5, callbacks=[call, stops]))
+    assert {(run.epoch, run.step) for run in runs} == {(2, 0)}
+    assert {run.stopped.partition(":")[0] for run in runs} == {"interrupted after epoch 2"}
+    assert len({sha(run.params) for run in runs}) == 1
+    more = of_all(2, lambda: runs[2].fit(*data, epochs=3))
+    assert sha(more[0].params) == sha(of_all(1, lambda: fit(data, epochs=5))[0].params)
+
+
+def test_an_interrupt_in_a_metric_of_one_rank_is_that_of_all(data):
+    calls = [0, 0]
+
+    def metric(mean, target, weight):
+        calls[current_ranks().rank] += 1
+        if current_ranks().rank == 1 and calls[1] == 3:
+            raise KeyboardInterrupt
+        return portnet.namespace(mean).mean(mean)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runs = of_all(2, lambda: fit(data, epochs=5, metrics=[metric]))
+    assert len({(run.epoch, run.step) for run in runs}) == 1
+    assert all(run.stopped.startswith("interrupted after epoch ") for run in runs)
+    assert len({sha(run.params) for run in runs}) == 1
+
+
+class Interrupts(type(portnet.ReLU())):
+    """A layer that raises KeyboardInterrupt on rank 1, in its 60th forward pass."""
+
+    def __init__(self):
+        object.__setattr__(self, "calls", [])
+
+    def forward(self, params, x, key=None):
+        self.calls.append(1)
+        if current_ranks().rank == 1 and len(self.calls) == 60:
+            raise KeyboardInterrupt
+        return super().forward(params, x, key)
+
+
+def test_an_interrupt_within_a_step_of_one_rank_is_that_of_all(data):
+    def interrupted():
+        model = portnet.Chain((portnet.Dense(4), Interrupts(), portnet.Dense(2)))
+        return fit(data, epochs=20, model=model, compile=False)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runs = of_all(3, interrupted)
+    assert len({(run.epoch, run.step) for run in runs}) == 1
+    assert all(run.stopped.startswith("interrupted after epoch ") for run in runs)
+    assert len({sha(run.params) for run in runs}) == 1
+
+
+def test_an_error_beside_an_interrupt_is_the_cause_on_all_ranks(data):
+    def call(report):
+        if current_ranks().rank == 0:
+            raise KeyboardInterrupt
+        if current_ranks().rank == 2:
+            raise KeyError("lost")
+
+    errors = on_ranks(3, lambda: fit(data, callbacks=[call]))
+    assert [str(e) for e in errors] == ["rank 2: KeyError: 'lost'"] * 3
+    assert {e.rank for e in errors} == {2}
+
+
 def test_a_signal_within_an_epoch_ends_all_after_the_same_step(data):
     class Signals(type(portnet.ReLU())):
         def __init__(self):

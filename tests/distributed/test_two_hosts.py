@@ -7,6 +7,7 @@ deleted in the end.
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -106,7 +107,9 @@ sys.stdout.write(f"network {os.readlink('/proc/self/ns/net')}\\n")
     assert set(hashes(printed)) == {hash_of(Job(folder, 1))}
 
 
-def test_a_cut_cable_ends_the_ranks_of_both_hosts(tmp_path, hosts):
+@pytest.mark.parametrize("mended", [True, False], ids=["mended later", "Ctrl-C twice"])
+def test_a_cut_cable_ends_the_ranks_of_both_hosts(tmp_path, hosts, mended):
+    """mpiexec waits for the host that it cannot reach: until it can, or until Ctrl-C, twice."""
     job = TwoHosts(tmp_path, hosts, SLOW, ["--timeout", 4])
     pids = [job.pid(0), job.pid(1)]
     ip("link", "set", LINK, "down", within=A)
@@ -114,7 +117,12 @@ def test_a_cut_cable_ends_the_ranks_of_both_hosts(tmp_path, hosts):
     while any(map(runs, pids)):
         assert time.monotonic() - began < LIMIT
         time.sleep(0.05)
-    job.process.terminate()  # mpiexec waits for the host that it cannot reach
+    if mended:
+        ip("link", "set", LINK, "up", within=A)
+    else:
+        for _ in range(2):
+            job.process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
     status, printed = job.ends()
-    assert status != 0
+    assert status == 75 if mended else status != 0, printed
     assert "rank 0 has waited 4 s for ranks on other machines" in printed

@@ -86,7 +86,7 @@ def test_sparse_features_equal_dense_features(backend, options, kind, monkeypatc
         assert_same(net, again, atol=1e-9)
     if not options["early_stopping"]:
         return
-    with pytest.raises(ValueError, match=r"X: a value of .* is too large for float32"):
+    with pytest.raises(ValueError, match=r"X: a value of .* is too large for float32: sc"):
         plain.fit(dense.astype(np.float32), Y).predict(rows * 1e300)
 
 
@@ -165,7 +165,9 @@ def test_values_that_overflow_float32_raise():
             made(**SMALL).fit(x, y, w)
     net = MLPRegressor(**SMALL).fit(XR.astype(np.float32), YR)
     for call in (net.predict, lambda x: net.partial_fit(x, YR)):
-        with pytest.raises(ValueError, match=r"X: a value of .* is too large for float32"):
+        with pytest.raises(
+            ValueError, match=r"is too large for float32 at row \d+, column \d: scale"
+        ):
             call(XR * 1e300)
 
 

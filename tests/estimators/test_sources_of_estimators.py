@@ -1,12 +1,16 @@
 """Estimators on data that are read in parts."""
 
+import itertools
+import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+from fits import DiedError, dies_after
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sources import LABELS, ROWS, Sliced, X, mapped, order_as_defined, small_windows
@@ -15,6 +19,7 @@ import portnet
 from portnet import MLPClassifier, MLPRegressor
 from portnet.data.sources import order, reading
 from portnet.estimators import solvers
+from portnet.files.generators import set_generator
 
 small_windows = small_windows
 NAMES = np.array(["ant", "bee", "cat"])
@@ -131,6 +136,91 @@ def test_multilabel_targets(small_windows):
     assert net.score(Sliced(X), Y) > 0.8
 
 
+CHECKPOINTED = {
+    "adam": {},
+    "in order": {"shuffle": False},
+    "sgd": {"solver": "sgd", "learning_rate": "adaptive", "n_iter_no_change": 1},
+    "early stopping": {"early_stopping": True},
+    "class weights": {"class_weight": "balanced", "random_state": None},
+}
+
+
+@pytest.mark.parametrize("option", CHECKPOINTED)
+@pytest.mark.parametrize("every", [1, 2, "1 seconds"])
+def test_a_fit_that_died_goes_on_from_its_checkpoint_exactly(
+    small_windows, option, every, tmp_path, monkeypatch
+):
+    if every == "1 seconds":  # of a clock that shows another second at each look
+        clock = itertools.count()
+        monkeypatch.setattr(
+            "portnet.files.checkpoint.time", SimpleNamespace(monotonic=clock.__next__)
+        )
+    path, options = tmp_path / "net", {"max_iter": 6} | CHECKPOINTED[option]
+    weight = (np.arange(ROWS) % 3).astype(float)
+    given, kept = (Sliced(X), NAMES[LABELS], weight), {"checkpoint": path, "every": every}
+    with monkeypatch.context() as m:
+        dies_after(m, 2)
+        with pytest.raises(DiedError):
+            classifier(**options).fit(*given, **kept)
+    half = portnet.load(path)
+    assert half.n_iter_ == (4 if every == 2 else 2)
+    again = fitted(classifier(**options), *given, **kept, resume=True)
+    whole = classifier(**options)
+    if options.get("random_state", 0) is None:  # the seed is in the checkpoint only
+        whole.random_state = np.random.RandomState()
+        whole.random_state.set_state(first_state(path))
+    fitted(whole, *given)
+    same(again, whole)
+    assert (
+        again._random_state.get_state(legacy=False)["state"]["pos"]
+        == (whole._random_state.get_state(legacy=False)["state"]["pos"])
+    )
+    same(classifier(**options).fit(*given, resume=path), whole)  # it has ended
+
+
+def first_state(path):
+    from portnet.files.encoding import decode
+    from portnet.files.models import open_file
+
+    described, tensors = open_file(path, "estimator")
+    rng = np.random.RandomState()
+    set_generator(rng, decode(described["progress"], tensors, {})["first"])
+    return rng.get_state(legacy=False)
+
+
+def test_what_cannot_be_resumed_is_refused(small_windows, tmp_path, monkeypatch):
+    path = tmp_path / "net"
+    fitted(classifier(max_iter=2), Sliced(X), LABELS, checkpoint=path)
+    other = X.copy()
+    other[0, 0] += 1
+    for x, y, message in (
+        (Sliced(other), LABELS, r"data\.X\.crc32"),
+        (Sliced(X[:-1]), LABELS[:-1], r"data\.X\.shape"),
+        (X, LABELS, r"order: .*blocks of 16 rows, windows of 256.* in the checkpoint"),
+    ):
+        with pytest.raises(portnet.ResumeMismatchError, match=message):
+            classifier().fit(x, y, resume=path)
+    monkeypatch.setattr(order, "WINDOW", 512 * 24)
+    with pytest.raises(portnet.ResumeMismatchError, match=r"order: .*windows of 256.*windows of 5"):
+        classifier().fit(Sliced(X), LABELS, resume=path)
+
+
+def test_sigterm_writes_a_checkpoint_that_goes_on_exactly(small_windows, tmp_path, monkeypatch):
+    class Terminates(Sliced):
+        def __getitem__(self, rows):
+            if len(self.slices) == 700:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+            return super().__getitem__(rows)
+
+    path, options = tmp_path / "net", {"max_iter": 12, "tol": 0.0}
+    with pytest.raises(SystemExit, match="143"):
+        classifier(**options).fit(Terminates(X), LABELS, checkpoint=path, every=100)
+    assert portnet.load(path).n_iter_ < 12
+    again = fitted(classifier(**options), Sliced(X), LABELS, resume=path)
+    same(again, fitted(classifier(**options), Sliced(X), LABELS))
+    assert not [t for t in threading.enumerate() if t.name == "portnet windows"]
+
+
 BROKEN = X.copy()
 BROKEN[2_900, 3] = np.nan
 
@@ -145,10 +235,6 @@ BROKEN[2_900, 3] = np.nan
         (lambda net: net.fit(Sliced(X), LABELS[:-1]), "inconsistent numbers of samples"),
         (lambda net: net.predict(Sliced(X[:, :4])), "X has 4 features, but MLPClassifier is exp"),
         (lambda net: net.set_params(solver="lbfgs").fit(Sliced(X), LABELS), "lbfgs needs all rows"),
-        (
-            lambda net: net.fit(Sliced(X), LABELS, checkpoint="a"),
-            "checkpoint and resume=path: not for",
-        ),
         (lambda net: net.partial_fit(Sliced(X), LABELS + 1), "y"),
     ],
 )
@@ -160,6 +246,33 @@ def test_bad_data_are_refused_and_leave_the_estimator_as_it_was(small_windows, c
     for W, b in zip(net.coefs_, before, strict=True):
         np.testing.assert_array_equal(W, b)
     assert not [t for t in threading.enumerate() if t.name == "portnet windows"]
+
+
+@pytest.mark.parametrize("small", [0, 1 << 26])
+def test_a_file_that_became_shorter_is_an_error_with_the_place(
+    small_windows, small, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(reading, "SMALL", small)
+    net, x = fitted(classifier(), X, LABELS), mapped(tmp_path, X)
+    os.truncate(tmp_path / "a.npy", 30_000)
+    message = r"^X: rows 1493 to 3020 of the file .*a\.npy: the file became shorter, from 60548 to "
+    calls = [
+        lambda: net.predict(x),
+        lambda: net.score(x, LABELS),
+        lambda: classifier().fit(x, LABELS),
+        lambda: classifier().partial_fit(x, LABELS, classes=[0, 1, 2]),
+    ]
+    for call in calls:
+        with pytest.raises(portnet.DataError, match=message):
+            call()
+
+
+def test_sparse_answers_for_parts_are_stacked(small_windows):
+    sparse = pytest.importorskip("scipy.sparse")
+    Y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0]).astype(int)
+    net = fitted(classifier(), X, sparse.csr_array(Y))
+    found = net.predict(Sliced(X))
+    np.testing.assert_array_equal(found.toarray(), net.predict(X).toarray())
 
 
 def test_lbfgs_takes_a_memory_map_as_an_array(small_windows, tmp_path):

@@ -44,9 +44,43 @@ KINDS = {
     "terminated": (trainer(batch_size=8), {"epochs": 60, "every": "3 steps", **MONITORS}),
     "lbfgs": (trainer(portnet.mlp([12, 8, 3], "tanh"), "lbfgs"), {"epochs": 60, "every": 1}),
 }
+
+
+class Source:
+    """Rows of an array, a slice at a time."""
+
+    def __init__(self, rows):
+        self.rows, self.shape, self.dtype = rows, rows.shape, rows.dtype
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, part):
+        return self.rows[part]
+
+
+class FromSource:
+    """An estimator that is fitted to a source, in parts: in windows of two batches."""
+
+    def __init__(self, net):
+        self.net = net
+
+    def fit(self, X, y, **options):
+        from portnet.data.sources import order, reading
+
+        before = reading.SMALL, order.BLOCK, order.WINDOW
+        reading.SMALL, order.BLOCK, order.WINDOW = 0, 8 * 104, 128 * 104
+        try:
+            return self.net.fit(Source(X), y, **options)
+        finally:
+            reading.SMALL, order.BLOCK, order.WINDOW = before
+
+
 if find_spec("sklearn"):
     ESTIMATOR = {"hidden_layer_sizes": (16,), "random_state": 2, "max_iter": 60, "tol": 0.0}
     KINDS["estimator"] = portnet.MLPClassifier(**ESTIMATOR, early_stopping=True), {"every": 1}
+    NET_IN_PARTS = portnet.MLPClassifier(**ESTIMATOR, batch_size=64, early_stopping=True)
+    KINDS["estimator, source"] = FromSource(NET_IN_PARTS), {"every": 2}
 
 
 def train(tell, kind, path, result):

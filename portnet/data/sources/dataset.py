@@ -121,8 +121,29 @@ class SourceDataset:
         else:
             out[...] = self._converted_features(reader.read(start, stop), start)
 
+    def read_features_of(self, pieces: list[tuple[int, int]], out: Host) -> Iterator[None]:
+        """Read pieces (start, stop) of X as `read_features` does, one behind the other.
+
+        Yields now and then, so that one who no longer wants them need not wait for all.
+        """
+        ends = np.cumsum([0, *(stop - start for start, stop in pieces)]).tolist()
+        if not self.features.in_pieces:
+            for (start, stop), at, end in zip(pieces, ends, ends[1:], strict=False):
+                self.read_features(start, stop, out[at:end])
+                yield
+            return
+        yield from self.features.read_pieces(pieces, out)
+        name = self.prefix + "X"
+        try:
+            checks.check_finite(out, name)
+        except DataError:
+            for (start, _), at, end in zip(pieces, ends, ends[1:], strict=False):
+                with rows_from(start):  # so that the message has the row
+                    checks.check_finite(out[at:end], name)
+            raise
+
     def _converted_targets(self, block: Host, start: int) -> Host:
-        with rows_from(start):
+        with rows_from(start, len(self.targets)):
             name, y = self.prefix + "y", block
             if self.classes is not None:
                 y = labels.encode(labels.decoded(y), self.classes, name=name)
@@ -149,10 +170,8 @@ class SourceDataset:
 
     def read_targets_of(self, pieces: list[tuple[int, int]]) -> tuple[Host, Host | None]:
         """Read y and weights of pieces (start, stop); checking all at once is faster."""
-        y = np.concatenate([self.targets.read(*piece) for piece in pieces])
-        given: Any = None
-        if self.weights is not None:
-            given = np.concatenate([self.weights.read(*piece) for piece in pieces])
+        y = self.targets.read_all(pieces)
+        given = None if self.weights is None else self.weights.read_all(pieces)
         try:
             y = self._converted_targets(y, 0)
             return y, self._converted_weights(given, y, 0)
@@ -160,6 +179,14 @@ class SourceDataset:
             for piece in pieces:  # one by one, so that the message has the row
                 self.read_targets(*piece)
             raise
+
+    def read_together(self, pieces: list[tuple[int, int]]) -> tuple[Host, Host, Host | None]:
+        """Read pieces (start, stop) of X, y and weights, one behind the other."""
+        rows = sum(stop - start for start, stop in pieces)
+        X = np.empty((rows, self.features.shape[1]), self.host.dtype)
+        for _ in self.read_features_of(pieces, X):
+            pass
+        return X, *self.read_targets_of(pieces)
 
     def read(self, start: int, stop: int) -> tuple[Host, Host, Host | None]:
         """Read rows of X, y and weights."""
@@ -182,8 +209,14 @@ class SourceDataset:
 
     def parts(self) -> Iterator[Dataset]:
         """Yield all rows in order, in parts on the backend."""
-        for start, stop in self.pieces(0, len(self), parts_of(self.features)):
-            yield self._moved(*self.read(start, stop))
+        size, found, rows = parts_of(self.features), list[tuple[int, int]](), 0
+        for start, stop in self.pieces(0, len(self), size):
+            if found and (not self.features.in_pieces or rows + stop - start > size):
+                yield self._moved(*self.read_together(found))
+                found, rows = [], 0
+            found.append((start, stop))
+            rows += stop - start
+        yield self._moved(*self.read_together(found))
 
     def _moved(self, *arrays: Host | None) -> Dataset:
         X, y, w = (a if a is None else self.backend.asarray(a) for a in arrays)
@@ -204,10 +237,7 @@ class SourceDataset:
         places = 1 if count == rows else max(1, min(PLACES, count, READ // of_chunk))
         size = count // places
         firsts = np.linspace(0, rows - size, places).astype(np.int64).tolist()
-        found = [self.read(*piece) for f in firsts for piece in self.source_rows(f, f + size)]
-        X, y, w = zip(*found, strict=True)
-        weight = None if w[0] is None else np.concatenate(w)
-        return np.concatenate(X), np.concatenate(y), weight
+        return self.read_together([p for f in firsts for p in self.source_rows(f, f + size)])
 
     def head(self, count: int) -> Dataset:
         """Return some rows, at most `count`."""

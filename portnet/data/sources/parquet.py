@@ -1,10 +1,15 @@
-"""Parquet and Arrow files as sources, through pyarrow: the columns of X as one array of rows."""
+"""Parquet and Arrow files as sources, through pyarrow: the columns of X as one array of rows.
+
+Such files are in groups of rows, of which Parquet decodes whole columns only. Small groups are
+decoded as a whole. Of large ones (pyarrow writes a million rows by default), one column at a time
+is in memory beside the rows that are wanted, and a window decodes each group once for all of these.
+"""
 
 import functools
 import glob
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any
 
@@ -16,6 +21,10 @@ from ..checks import DataError
 
 __all__ = ["parquet"]
 
+WHOLE = 1 << 22  # bytes of a group of rows up to which it is decoded as a whole
+SLICE = 1 << 21  # bytes of the rows of larger groups that are read for a window
+SLICES = 128  # in a group at most
+AT_ONCE = 1 << 25  # bytes that are read at once where all rows are, from large groups
 NARROW = "float16 float32 int8 int16 uint8 uint16 bool"  # what float32 holds exactly
 
 
@@ -28,7 +37,10 @@ def parquet(
     """Return X and y of Parquet or Arrow (Feather) files, which are read in parts during a fit.
 
     Decoding takes longer than reading numbers: for many epochs, write X and y to files of NumPy's
-    once, `portnet.data.to_npy`.
+    once, `portnet.data.to_npy`. Groups of rows are best of up to 4 MB: an epoch in a new order
+    decodes larger ones several times, so that memory is bounded. ``row_group_size`` of
+    ``pyarrow.parquet.write_table`` is their number of rows. Under limits of address space, such as
+    RLIMIT_DATA, set ``ARROW_DEFAULT_MEMORY_POOL=system``: pyarrow reserves much more than it uses.
 
     Parameters
     ----------
@@ -89,7 +101,9 @@ def parquet(
                     "are needed: leave it out, columns=[...], or write it as numbers"
                 )
     kinds = {str(file.dtype_of(name)) for file in files for name in chosen}
-    X = _Rows(files, chosen, np.dtype(np.float32 if kinds <= set(NARROW.split()) else np.float64))
+    X = ParquetRows(
+        files, chosen, np.dtype(np.float32 if kinds <= set(NARROW.split()) else np.float64)
+    )
     if target is None:
         return X
     first = files[0].dtype_of(target)
@@ -99,7 +113,7 @@ def parquet(
                 f"parquet: column {target!r} is {files[0].type_of(target)} in {files[0].path}, and "
                 f"{file.type_of(target)} in {file.path}"
             )
-    return X, _Rows(files, [target], first, is_target=True)
+    return X, ParquetRows(files, [target], first, is_target=True)
 
 
 class _File:
@@ -145,37 +159,57 @@ class _File:
         types, kind = self._pyarrow.types, self.type_of(name)
         return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
 
-    def read(self, group: int, names: list[str]) -> list[Host]:
-        """Return the columns of a group of rows."""
-        try:
-            with self._lock:
-                if self._arrow is not None:
-                    table = self._arrow.get_batch(group).select(names)
-                else:
-                    table = self._file.read_row_group(group, columns=names)
-        except (self._pyarrow.ArrowException, OSError) as error:
-            raise DataError(
-                f"parquet: group {group} of {self.path} cannot be read: {error}"
-            ) from error
-        return [self._column(table, name, group) for name in names]
+    def columns(self, group: int, names: list[str], whole: bool = False) -> Iterator[Any]:
+        """Yield the columns of a group of rows as Arrow arrays, decoded together or in turn."""
+        together = whole or self._arrow is not None
+        for some in [names] if together else [[name] for name in names]:
+            try:
+                with self._lock:
+                    if self._arrow is not None:
+                        table = self._arrow.get_batch(group).select(some)
+                    else:
+                        table = self._file.read_row_group(group, some, use_threads=whole)
+            except (self._pyarrow.ArrowException, OSError) as error:
+                raise DataError(
+                    f"parquet: group {group} of {self.path} cannot be read: {error}"
+                ) from error
+            for name in some:
+                yield table.column(name)
 
-    def _column(self, table: Any, name: str, group: int) -> Host:
-        column = table.column(name)
+    def numbers(self, column: Any, name: str, group: int, first: int) -> Host:
+        """Return a column of a group, from row `first` of it on, as an array."""
         if column.null_count:
             missing = column.is_null().to_numpy(zero_copy_only=False)
-            row = sum(self.groups[:group]) + int(np.flatnonzero(missing)[0])
+            row = sum(self.groups[:group]) + first + int(np.flatnonzero(missing)[0])
+            others = column.null_count - 1
+            more = f" (and in {others} more near it)" if others else ""
             raise DataError(
-                f"parquet: column {name!r} of {self.path} has no value in row {row} of the file "
-                f"(and {column.null_count - 1} more near it): fill it, or leave such rows out"
+                f"parquet: column {name!r} of {self.path} has no value in row {row} of the file"
+                f"{more}: fill it, or leave such rows out"
             )
         if self._pyarrow.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        found: Host = column.to_numpy() if hasattr(column, "chunks") else column.to_numpy(False)
+        types, kind = self._pyarrow.types, column.type
+        arrays = column.chunks if hasattr(column, "chunks") else [column]
+        if types.is_integer(kind) or types.is_floating(kind):  # `to_numpy` would import pandas
+            dtype = np.dtype(kind.to_pandas_dtype())
+            parts = [
+                np.frombuffer(a.buffers()[1], dtype, len(a), a.offset * dtype.itemsize)
+                for a in arrays
+                if len(a)
+            ]
+        else:
+            parts = [a.to_numpy(zero_copy_only=False) for a in arrays]
+        found: Host = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return found
 
 
-class _Rows:
-    """Rows of some columns, of files one after the other."""
+class ParquetRows:
+    """Rows of some columns, of files one after the other.
+
+    `chunks` are the rows that are read together for a window; `rows_at_once`, where it is not 0,
+    how many to read where all rows are.
+    """
 
     def __init__(
         self, files: tuple[_File, ...], names: list[str], dtype: Any, is_target: bool = False
@@ -186,33 +220,79 @@ class _Rows:
         self._ends = np.cumsum([0, *sizes])
         rows = int(self._ends[-1])
         self.shape: tuple[int, ...] = (rows,) if is_target else (rows, len(names))
-        self.chunks = (max(sizes, default=0), *self.shape[1:])
-        self._read = functools.lru_cache(maxsize=2)(self._read_group)  # one for each thread
+        largest, row_bytes = max(sizes, default=0), np.dtype(dtype).itemsize * len(names)
+        self.is_large, slices = largest * row_bytes > WHOLE, 1
+        self.rows_at_once = 0
+        if self.is_large:
+            slices = min(SLICES, -(-largest * row_bytes // SLICE))
+            self.rows_at_once = min(largest, max(1, AT_ONCE // row_bytes, largest // 16))
+        self.chunks = (-(-largest // slices), *self.shape[1:])
+        self._whole = functools.lru_cache(maxsize=2)(self._read_whole)  # one for each thread
 
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __repr__(self) -> str:
+        some, count = ", ".join(self._names[:5]), len(self._names)
+        columns = f"column {some}" if count == 1 else f"columns {some}"
+        columns += f", ... ({count})" if count > 5 else ""
+        paths = [file.path for file in self._files]
+        where = paths[0] if len(paths) == 1 else f"{len(paths)} files, {paths[0]} to {paths[-1]}"
+        return (
+            f"<{self.shape[0]} rows of {self.dtype}, {columns}, in {len(self._groups)} groups of "
+            f"rows of {where}>"
+        )
+
     def __getitem__(self, rows: slice) -> Host:
         start, stop, step = rows.indices(len(self))
-        first = int(np.searchsorted(self._ends, start, side="right")) - 1
-        parts = []
-        for group in range(max(first, 0), len(self._groups)):
-            begin = int(self._ends[group])
-            if begin >= stop:
-                break
-            parts.append(self._read(group)[max(start - begin, 0) : stop - begin])
-        found = np.concatenate(parts) if parts else np.empty((0, *self.shape[1:]), self.dtype)
+        found = np.empty((max(0, stop - start), *self.shape[1:]), self.dtype)
+        for _ in self.read_pieces([(start, stop)], found):
+            pass
         return found[::step]
 
-    def _read_group(self, group: int) -> Host:
-        file, number = self._files[self._groups[group][0]], self._groups[group][1]
-        columns = file.read(number, self._names)
+    def read_pieces(self, pieces: Iterable[tuple[int, int]], out: Host) -> Iterator[None]:
+        """Read pieces (start, stop) into `out`, one behind the other; yield after each group."""
+        of_group: dict[int, list[tuple[int, int, int]]] = {}
+        at = 0
+        for start, stop in pieces:
+            group = int(np.searchsorted(self._ends, start, side="right")) - 1
+            while start < stop:
+                begin, end = (int(row) for row in self._ends[group : group + 2])
+                last = min(stop, end)
+                if last > start:
+                    of_group.setdefault(group, []).append((start - begin, last - begin, at))
+                at, start, group = at + last - start, last, group + 1
+        for group in sorted(of_group):
+            self._read_group(group, of_group[group], out)
+            yield
+
+    def _read_group(self, group: int, places: list[tuple[int, int, int]], out: Host) -> None:
+        """Read rows (first, last) of a group to a place of `out`, for each of `places`."""
+        if not self.is_large:
+            whole = self._whole(group)
+            for first, last, at in places:
+                out[at : at + last - first] = whole[first:last]
+            return
+        f, number = self._groups[group]
+        columns = self._files[f].columns(number, self._names)
+        for i, (name, column) in enumerate(zip(self._names, columns, strict=True)):
+            to = out if self._is_target else out[:, i]
+            for first, last, at in places:
+                part = column.slice(first, last - first)
+                with np.errstate(over="ignore"):  # infinities are reported with their place
+                    to[at : at + last - first] = self._files[f].numbers(part, name, number, first)
+
+    def _read_whole(self, group: int) -> Host:
+        f, number = self._groups[group]
+        file, names = self._files[f], self._names
+        columns = file.columns(number, names, whole=True)
+        found = [file.numbers(c, n, number, 0) for c, n in zip(columns, names, strict=True)]
         if self._is_target:
-            return columns[0]
-        found = np.empty((len(columns[0]), len(columns)), self.dtype)
-        for i, column in enumerate(columns):
-            found[:, i] = column
-        return found
+            return found[0]
+        whole = np.empty((len(found[0]), len(found)), self.dtype)
+        for i, column in enumerate(found):
+            whole[:, i] = column
+        return whole
 
 
 def _paths_of(given: Any) -> list[str]:

@@ -1,7 +1,10 @@
 """Readers: rows of a source as NumPy arrays, checked to be those that were asked for.
 
 A memory map is read from its file: pages of the map would stay resident, and a file that became
-shorter would end the process (SIGBUS) instead of raising an error.
+shorter would end the process (SIGBUS) instead of raising an error. Arrays in another order than
+row by row are read through the map and copied, and the pages are given back. Single rows are read
+through the map, too; their pages are given back after the fit only: where they are in the system's
+cache, mapping them anew for each window would take most of the time.
 """
 
 import math
@@ -9,6 +12,7 @@ import mmap
 import os
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,10 +22,20 @@ from ...backend import to_numpy
 from .. import checks, labels
 from ..checks import DataError, is_source
 
-__all__ = ["PART", "Reader", "distinct_labels", "in_memory_if_small", "parts_of", "reader_of"]
+__all__ = [
+    "PART",
+    "Reader",
+    "check_map",
+    "distinct_labels",
+    "in_memory_if_small",
+    "parts_of",
+    "reader_of",
+]
 
 PART = 1 << 20  # bytes that are read at once, where all rows are
 SMALL = 1 << 26  # bytes of data that are read as a whole: as many as two windows have
+
+SHARED = "r", "r+", "w+"  # modes of maps whose pages are those of the file
 
 
 class Reader:
@@ -35,6 +49,8 @@ class Reader:
         How many rows are stored together; 0 where that is unknown or does not matter.
     random : bool
         Whether single rows can be read fast.
+    in_pieces : bool
+        Whether many pieces are read better together, by `read_pieces`, than one by one.
     name : str
         The argument that it was, for messages.
     """
@@ -49,6 +65,7 @@ class Reader:
         self.shape = tuple(int(n) for n in shape)
         self.dtype = np.dtype(x.dtype) if isinstance(x.dtype, str | type) else x.dtype
         self.chunk = _chunk_of(x)
+        self.in_pieces = bool(getattr(x, "is_large", False)) and hasattr(x, "read_pieces")
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -100,6 +117,23 @@ class Reader:
         """
         return False
 
+    def read_pieces(self, pieces: list[tuple[int, int]], out: Host) -> Iterator[None]:
+        """Read pieces (start, stop) into `out`, one behind the other, and cast; yield in between.
+
+        Values are not checked. For sources that are read `in_pieces`.
+        """
+        yield from self.x.read_pieces(pieces, out)
+
+    def read_all(self, pieces: list[tuple[int, int]]) -> Host:
+        """Return the rows of pieces (start, stop), one behind the other."""
+        if not self.in_pieces:
+            return np.concatenate([self.read(*piece) for piece in pieces])
+        rows = sum(stop - start for start, stop in pieces)
+        found = np.empty((rows, *self.shape[1:]), self.dtype)
+        for _ in self.read_pieces(pieces, found):
+            pass
+        return found
+
     def take(self, rows: Host) -> Host:
         """Return single rows, given in ascending order."""
         raise DataError(
@@ -107,6 +141,9 @@ class Reader:
             f"{self.kind}: use shuffle=True, or write it to a file of NumPy's once: "
             "portnet.data.to_npy(source, path)"
         )
+
+    def give_back(self) -> None:
+        """Free the memory that reading has left in use."""
 
     def where(self, start: int, stop: int) -> str:
         """Return the beginning of a message about rows."""
@@ -134,17 +171,20 @@ class MapReader(Reader):
         self._file: int | None = None
         self._lock = threading.Lock()
         self._root = _root_of(x)
+        # Pages of a map that is not shared have the only copy of what was written.
+        self._shared = self._root is not None and self._root.mode in SHARED
+        large = self._shared and len(self._root.base) > SMALL
+        self._gives_back = large and hasattr(mmap, "MADV_DONTNEED")
         self.chunk = self._size = 0
         if self._root is not None:
-            begin = self._root.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-            self._size = begin + len(self._root.base)  # of the file, at least
-            self._check_size(0, len(self))
+            self._size = _size_of(self._root)
+            self._check_size(len(self))
             self._open(self._root)
 
     def _open(self, root: Any) -> None:
         """Open the file, unless the map does not show what is in it."""
-        x, writes = self.x, root.mode not in ("r", "c")
-        if root.filename is None or root.mode == "c" or not x.flags.c_contiguous or not x.size:
+        x, writes = self.x, root.mode != "r"
+        if root.filename is None or not self._shared or not x.flags.c_contiguous or not x.size:
             return
         if writes:
             root.flush()
@@ -169,8 +209,12 @@ class MapReader(Reader):
     def read(self, start: int, stop: int) -> Host:
         """Return the rows from `start` to `stop`."""
         if self._file is None:
-            self._check_size(start, stop)
-            return super().read(start, stop)
+            self._check_size(stop)
+            found = super().read(start, stop)
+            if self._gives_back:
+                found = found.copy()
+                self.give_back()
+            return found
         found = np.empty((stop - start, *self.shape[1:]), self.dtype)
         self.read_into(start, stop, found)
         return found
@@ -188,26 +232,39 @@ class MapReader(Reader):
             except OSError as error:
                 raise DataError(f"{self.where(start, stop)} cannot be read: {error}") from error
             if count == 0:
-                self._check_size(start, stop)
+                self._check_size(stop)
                 raise DataError(f"{self.where(start, stop)}: the file ends before them")
             done += count
         return True
 
     def take(self, rows: Host) -> Host:
-        """Return single rows, through the map."""
-        self._check_size(int(rows[0]), int(rows[-1]) + 1)
+        """Return single rows, through the map, whose pages stay resident until `give_back`."""
+        self._check_size(int(rows[-1]) + 1)
         return np.asarray(self.x[rows])
 
-    def _check_size(self, start: int, stop: int) -> None:
-        """Raise DataError for a file that became shorter, whose pages must not be touched."""
+    def give_back(self) -> None:
+        """Let no page of a large map be resident; they are read again from the file when needed."""
+        if self._gives_back:
+            self._root.base.madvise(mmap.MADV_DONTNEED)
+
+    def _check_size(self, stop: int) -> None:
+        """Raise DataError for a file that became shorter, whose pages must not be touched.
+
+        The rows up to `stop` were asked for.
+        """
         if self._root is None:
             return
         size = self._root.base.size()
-        if size < self._size:
-            raise DataError(
-                f"{self.where(start, stop)}: the file became shorter, from {self._size} to {size} "
-                "bytes, while it was read"
-            )
+        if size >= self._size:
+            return
+        first = 0
+        if self.x.flags.c_contiguous:
+            begin = self._root.offset + _address(self.x) - _address(self._root)
+            first = min(max(0, size - begin) // max(1, self.row_bytes), len(self) - 1)
+        raise DataError(
+            f"{self.where(first, max(first + 1, stop))}: the file became shorter, from "
+            f"{self._size} to {size} bytes, while it was read"
+        )
 
 
 def _read_at(number: int, into: memoryview, at: int, lock: threading.Lock) -> int:
@@ -227,6 +284,19 @@ def _root_of(x: Any) -> Any:
     while isinstance(x, np.memmap) and not isinstance(x.base, mmap.mmap):
         x = x.base
     return x if isinstance(x, np.memmap) else None
+
+
+def _size_of(root: Any) -> int:
+    """Return the bytes that the file of a memory map has at least."""
+    before = root.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    return int(before + len(root.base))
+
+
+def check_map(x: Any, name: str) -> None:
+    """Raise DataError for a memory map whose file became shorter: touching it ends the process."""
+    root = _root_of(x)
+    if root is not None and root.base.size() < _size_of(root):
+        MapReader(x, name)  # raises
 
 
 def _address(x: Any) -> int:
@@ -252,6 +322,8 @@ def reader_of(x: ArrayLike, name: str) -> Reader:
 
 def parts_of(reader: Reader) -> int:
     """Return how many rows to read at once, where all of them are read in order."""
+    if reader.in_pieces:
+        return int(reader.x.rows_at_once)
     rows = max(1, min(16_384, PART // max(1, reader.row_bytes)))
     if not reader.chunk:
         return rows

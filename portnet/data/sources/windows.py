@@ -82,12 +82,16 @@ class Windows:
             yield window
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, and give back the pages of memory maps."""
         self._closed.set()
         self._free.put(-1)
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self.plan.shuffle == "full":
+            for reader in (self.data.features, self.data.targets, self.data.weights):
+                if reader is not None:
+                    reader.give_back()
         self._current = None
 
     def _take(self, epoch: int, number: int, interrupted: list[int]) -> Window | None:
@@ -131,8 +135,9 @@ class Windows:
         for slot in (0, 1):
             self._free.put(slot)
         # A daemon: the interpreter can end while a source does not answer.
-        self._thread = threading.Thread(target=self._work, name="portnet windows", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._work, name="portnet windows", daemon=True)
+        thread.start()  # raises where there is no memory for it
+        self._thread = thread
 
     def _on_backend(self, slot: int, rows: int) -> Dataset:
         """Return the dataset that steps take rows from."""
@@ -201,14 +206,12 @@ class Windows:
         size = max(1, PIECE // max(1, data.features.row_bytes))
         if data.features.chunk:
             size = max(1, size // data.features.chunk) * data.features.chunk
-        pieces, at = [], begin
-        for first, last in rows_of_window(plan, self.seed, epoch, number):
-            for start, stop in data.pieces(first, last, size):
-                if self._closed.is_set():
-                    return None
-                data.read_features(start, stop, X[at : at + stop - start])
-                pieces.append((start, stop))
-                at += stop - start
+        ranges = rows_of_window(plan, self.seed, epoch, number)
+        pieces = [piece for rows in ranges for piece in data.pieces(*rows, size)]
+        at = begin + len(order)
+        for _ in data.read_features_of(pieces, X[begin:at]):
+            if self._closed.is_set():
+                return None
         y[begin:at], weight = data.read_targets_of(pieces)
         if w is not None:
             w[begin:at] = np.asarray(weight) / self.weight

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from sources import BATCH, LABELS, ROWS, Sliced, X, mapped, small_windows
 
 import portnet
 from portnet.data.checks import DataError, is_source
+from portnet.data.sources import order
 from portnet.data.sources.reading import reader_of
 
 small_windows = small_windows
@@ -199,7 +201,7 @@ def test_missing_values_name_column_file_and_row(tmp_path):
     write(tmp_path / "a.parquet", {"a": [1.0, 2.0, 3.0, None], "y": [0, 1, None, 1]})
     x, y = portnet.data.parquet(tmp_path, target="y")
     for source, name, row in ((x, "a", 3), (y, "y", 2)):
-        message = f"column {name!r} of .*a.parquet has no value in row {row} of the file"
+        message = f"column {name!r} of .*a.parquet has no value in row {row} of the file: fill it"
         with pytest.raises(DataError, match=message):
             source[:]
 
@@ -215,6 +217,111 @@ def test_parquet_dtypes_hold_the_values(tmp_path):
     x = portnet.data.parquet(tmp_path / "b.parquet")
     assert x.dtype == np.float64
     np.testing.assert_array_equal(x[1:], [[2**40]])
+
+
+@pytest.fixture
+def large_groups(monkeypatch):
+    """Let groups of rows be too large to be decoded as a whole: parts of 10 rows are read."""
+    from portnet.data.sources import parquet as sources
+
+    monkeypatch.setattr(sources, "WHOLE", 0)
+    monkeypatch.setattr(sources, "SLICE", 10 * 20)
+    monkeypatch.setattr(sources, "AT_ONCE", 100 * 20)
+
+
+def large_groups_of(folder, columns=None):
+    """Write files of 300 and of other rows in groups of 200, and return X and y."""
+    columns = {**{f"x{i}": X[:, i] for i in range(5)}, "y": LABELS} | (columns or {})
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    whole = pa.table(columns)
+    parquet.write_table(whole.slice(0, 300), folder / "0.parquet", row_group_size=200)
+    parquet.write_table(whole.slice(300), folder / "1.parquet", row_group_size=200)
+    return portnet.data.parquet(folder, target="y")
+
+
+@pytest.mark.usefixtures("large_groups", "small_windows")
+@pytest.mark.parametrize("kind", ["Parquet", "Arrow"])
+def test_large_groups_give_the_rows_and_the_fit_of_others(tmp_path, kind):
+    x, y = large_groups_of(tmp_path) if kind == "Parquet" else arrow_file(tmp_path)
+    assert x.is_large
+    for start, stop in ((0, 1), (190, 210), (290, 720), (ROWS - 1, ROWS), (5, 5), (0, ROWS)):
+        np.testing.assert_array_equal(x[start:stop], X[start:stop])
+        np.testing.assert_array_equal(y[start:stop], LABELS[start:stop])
+    pieces = [(250, 450), (10, 20), (ROWS - 30, ROWS), (0, 3)]
+    rows = np.concatenate([np.arange(*p) for p in pieces])
+    np.testing.assert_array_equal(reader_of(x, "X").read_all(pieces), X[rows])
+    np.testing.assert_array_equal(reader_of(y, "y").read_all(pieces), LABELS[rows])
+    weight = np.arange(ROWS) % 3
+    expected = fit(Sliced(X, x.chunks), LABELS, validation=0.2, sample_weight=weight)
+    found = fit(x, y, validation=0.2, sample_weight=weight)
+    for a, b in zip(*(portnet.tree.leaves(r.params) for r in (found, expected)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(found.predict_class(x), found.predict_class(X))
+    assert found.evaluate(x, y)["loss"] == pytest.approx(found.evaluate(X, LABELS)["loss"])
+
+
+@pytest.mark.usefixtures("large_groups", "small_windows")
+def test_a_window_decodes_each_large_group_once(tmp_path, monkeypatch):
+    x, y = large_groups_of(tmp_path)
+    decoded = []
+    read = type(x._files[0]).columns
+
+    def counted(file, group, names, whole=False):
+        if threading.current_thread().name == "portnet windows" and names[0] != "y":
+            decoded.append((file.path, group))
+        return read(file, group, names, whole)
+
+    monkeypatch.setattr(type(x._files[0]), "columns", counted)
+    trainer = portnet.Trainer(portnet.mlp([5, 3]), "softmax_cross_entropy", batch_size=BATCH)
+    trainer.fit(x, y, epochs=1)
+    windows = -(-ROWS // trainer_window(x))
+    assert len(x._groups) < len(decoded) <= windows * len(x._groups)
+
+
+def trainer_window(x):
+    return order.plan_of(ROWS, 24, BATCH, x.chunks[0], "blocks").window
+
+
+@pytest.mark.usefixtures("large_groups", "small_windows")
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, "X contains NaN at row 2900, column 3"),
+        (None, r"column 'x3' of .*1.parquet has no value in row 2600 of the file: fill it"),
+        (1e300, r"too large for float32 at row 2900, column 3"),
+    ],
+)
+def test_bad_values_in_large_groups_name_their_row(tmp_path, value, message):
+    column = X[:, 3].astype(float).tolist()
+    column[2_900] = value
+    x, y = large_groups_of(tmp_path, {"x3": column})
+    run = fit(X, LABELS)
+    for call in (lambda: fit(x, y), lambda: run.predict(x), lambda: run.evaluate(x, y)):
+        with pytest.raises(DataError, match=message):
+            call()
+
+
+@pytest.mark.usefixtures("large_groups", "small_windows")
+def test_text_labels_in_large_groups(tmp_path):
+    x, y = large_groups_of(tmp_path, {"y": NAMES[LABELS]})
+    found = fit(x, y)
+    assert found.classes.tolist() == NAMES.tolist()
+    assert_same_run(found, fit(Sliced(X, x.chunks), NAMES[LABELS]))
+
+
+def test_a_parquet_source_says_what_it_is(tmp_path):
+    write(
+        tmp_path / "a.parquet", {f"x{i}": np.float32([1, 2, 3]) for i in range(7)} | {"y": [0] * 3}
+    )
+    x, y = portnet.data.parquet(tmp_path / "a.parquet", "y")
+    path = tmp_path / "a.parquet"
+    text = (
+        f"<3 rows of float32, columns x0, x1, x2, x3, x4, ... (7), in 2 groups of rows of {path}>"
+    )
+    assert repr(x) == text
+    assert repr(y) == f"<3 rows of int64, column y, in 2 groups of rows of {path}>"
 
 
 def test_what_is_no_parquet_file_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Reading sources: slices are checked, errors name the place, files that change are noticed."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -125,16 +126,30 @@ def test_a_file_that_shrinks_is_an_error_that_names_it(tmp_path, shuffle):
     def shrink(report):
         os.truncate(tmp_path / "a.npy", 30_000)
 
-    with pytest.raises(DataError, match=r"X: rows \d+ to \d+ of the file .*a\.npy: the file bec"):
+    message = (
+        r"X: rows (\d+) to (\d+) of the file .*a\.npy: the file became shorter, from \d+ to 300"
+    )
+    with pytest.raises(DataError, match=message) as caught:
         trainer.fit(x, y, epochs=3, callbacks=[shrink])
+    first, last = map(int, re.search(message, str(caught.value)).groups())
+    assert first == (30_000 - 128) // 20  # rows of 20 bytes after the header
+    assert first <= last < ROWS
 
 
 @pytest.mark.usefixtures("small_windows")
 def test_a_file_that_shrank_before_the_fit_is_an_error(tmp_path):
     x, y = mapped(tmp_path, X), mapped(tmp_path, LABELS, "y")
+    run = fit(X)
     os.truncate(tmp_path / "a.npy", 30_000)
-    with pytest.raises(DataError, match=r"X: .*a\.npy"):
+    message = (
+        r"X: rows 1493 to 3020 of the file .*a\.npy: the file became shorter, from 60548 to 300"
+    )
+    with pytest.raises(DataError, match=message):
         fit(x, y)
+    with pytest.raises(DataError, match=message):
+        run.predict(x)
+    with pytest.raises(DataError, match=r"X: rows 1393 to 1899 of"):
+        fit(x[100:2000], y[100:2000])
 
 
 @pytest.mark.usefixtures("small_windows")
@@ -169,7 +184,8 @@ def test_a_source_that_became_shorter_says_so():
 BAD = {
     "unseen label": (lambda: fit(Sliced(X), Sliced(with_value(LABELS, 2_900, 3))), "y: expected labels from 0 to 2 .*, got 3 at row 2900"),
     "negative label": (lambda: fit(Sliced(X), Sliced(with_value(LABELS, 2_900, -1))), "got -1 at row 2900"),
-    "half a label": (lambda: fit(Sliced(X), Sliced(with_value(LABELS.astype(float), 2_900, 0.5))), "got 0.5 at row 2900"),
+    "half a label": (lambda: fit(Sliced(X), Sliced(with_value(LABELS.astype(float), 2_900, 0.5))), r"probabilities of shape \(3021, 3\); got 0.5 at row 2900"),
+    "wide y": (lambda: fit(Sliced(X), Sliced(np.zeros((ROWS, 2)))), r"labels of shape \(3021,\), or .*\(3021, 3\), one column .*, got \(3021, 2\)"),
     "NaN label": (lambda: fit(Sliced(X), Sliced(with_value(LABELS.astype(float), 2_900, np.nan))), "y contains NaN at row 2900"),
     "bad probabilities": (lambda: fit(Sliced(X), Sliced(with_value(np.eye(3)[LABELS], 2_900, 0.1, 0))), "sum to 1, got .* at row 2900"),
     "too many classes": (lambda: fit(Sliced(X), Sliced(with_value(np.array(list("abc"))[LABELS], 2_900, "d"))), "y: expected 3 classes, as the network has 3 outputs, got 4 classes"),
@@ -188,7 +204,8 @@ BAD = {
     "three axes": (lambda: fit(Sliced(X[..., None])), r"got \(3021, 5, 1\)"),
     "no rows": (lambda: fit(Sliced(X[:0]), LABELS[:0]), r"X: expected .*got .*\(0, 5\)"),
     "width": (lambda: fit(Sliced(X), net=portnet.mlp([4, 3])), "X: expected 4 features, got 5"),
-    "too large": (lambda: fit(Sliced(with_value(X.astype(float), 2_900, 1e300, 0))), "too large for float32"),
+    "too large": (lambda: fit(Sliced(with_value(X.astype(float), 2_900, 1e300, 0))), "X: a value of 1e.300 is too large for float32 at row 2900, column 0: scale"),
+    "y too large": (lambda: fit(Sliced(X), Sliced(with_value(LABELS.astype(float), 2_900, 1e300)), portnet.mlp([5, 1]), "squared_error"), "y: a value of 1e.300 is too large for float32 at row 2900: scale"),
     "predict width": (lambda: fit(X).predict(Sliced(X[:, :4])), "X: expected 5 features, got 4"),
     "unseen label in evaluate": (lambda: fit(X, np.array(list("abc"))[LABELS]).evaluate(Sliced(X), Sliced(with_value(np.array(list("abc"))[LABELS], 2_900, "d"))), "y: expected labels among 'a', 'b', 'c', got 'd' at row 2900"),
     "class weights of numbers": (lambda: fit(Sliced(X), X[:, 0], portnet.mlp([5, 1]), "squared_error", class_weight="balanced"), "class_weight needs one label per row"),
