@@ -2,6 +2,7 @@
 
     python ci/bench.py [--quick] [--only whole,tiny,xor] [--threads 1,2] [--rounds 5] [--out FOLDER]
     python ci/bench.py --scale
+    python ci/bench.py --ensembles
 
 First come whole fits, which is what users run: each contender has a new process in each round.
 Every other part runs in a process of its own, whose number of threads is set before anything is
@@ -13,6 +14,7 @@ is other / portnet. Targets count with the first number of threads, one; with tw
 fits are reported beside. A whole run takes about half an hour on two free cores. bench_whole.py has
 the whole fits; bench_peers.py says what each competitor of a step does, bench_parts.py what else is
 measured. With --scale, two ranks are compared with one: see bench_scale.py.
+With --ensembles, 64 networks as one program with loops of fits: see bench_ensembles.py.
 """
 
 import argparse
@@ -88,6 +90,9 @@ def main():
     options.add_argument(
         "--scale", action="store_true", help="two ranks of MPI against one, and nothing else"
     )
+    options.add_argument(
+        "--ensembles", action="store_true", help="64 networks as one program, and nothing else"
+    )
     options.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     args = options.parse_args()
     if args.case:
@@ -101,6 +106,13 @@ def main():
 
         out = args.out or (None if args.quick else HERE / "results")
         return bench_scale.scale(args.rounds or (1 if args.quick else 5), out)
+
+    if args.ensembles:
+        import bench_ensembles
+
+        return bench_ensembles.ensembles(
+            args, args.out or (None if args.quick else HERE / "results")
+        )
 
     import bench_table
     from tqdm import tqdm

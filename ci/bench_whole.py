@@ -57,7 +57,7 @@ class Row:
 # Documents --------------------------------------------------------------------------------------
 
 
-def _example(name):
+def example_of(name):
     sys.path.insert(0, str(ROOT / "examples"))
     return __import__(name)
 
@@ -69,26 +69,26 @@ def _document(title, targets, contenders, scale, **options):
         import portnet
 
         portnet.set_backend("numpy", dtype="float64")
-        return contenders[0](), lambda run: [scale * v for v in _three(run.history["loss"])]
+        return contenders[0](), lambda run: [scale * v for v in three(run.history["loss"])]
 
     def loop():
-        return contenders[1](_example("by_hand")), lambda result: _three(result[0])
+        return contenders[1](example_of("by_hand")), lambda result: three(result[0])
 
     return Row(title, {"portnet": portnet, LOOP: loop}, {LOOP: targets}, **options)
 
 
-def _three(losses):
+def three(losses):
     return [losses[i] for i in (0, len(losses) // 2, -1)]
 
 
 def _two_blobs(epochs, targets):
     def portnet():
-        example = _example("two_blobs")
+        example = example_of("two_blobs")
         X, y, params = example.document()
         return lambda: example.trainer(params).fit(X, y, epochs=epochs)
 
     def loop(by_hand):
-        X, y, params = _example("two_blobs").document()
+        X, y, params = example_of("two_blobs").document()
         weights = [(p["W"], p["b"]) for p in params if p]
         return lambda: by_hand.two_blobs(X, y, weights, epochs=epochs)
 
@@ -98,11 +98,11 @@ def _two_blobs(epochs, targets):
 
 def _single_neuron(epochs, targets):
     def portnet():
-        example = _example("single_neuron")
+        example = example_of("single_neuron")
         return lambda: example.train(example.DocumentSigmoid(), epochs)
 
     def loop(by_hand):
-        example = _example("single_neuron")
+        example = example_of("single_neuron")
         weights, bias = example.START[0]["W"], 0.3
         return lambda: by_hand.single_neuron(example.X, example.Y, weights, bias, epochs=epochs)
 
@@ -112,12 +112,12 @@ def _single_neuron(epochs, targets):
 
 def _xor(epochs, targets, shuffle=False, **options):
     def portnet():
-        example = _example("xor")
+        example = example_of("xor")
         trainer = replace(example.trainer(1), shuffle=shuffle)
         return lambda: trainer.fit(example.X, example.Y, epochs=epochs)
 
     def loop(by_hand):
-        example, draw = _example("xor"), np.random.default_rng(0)
+        example, draw = example_of("xor"), np.random.default_rng(0)
         columns = [p[name].T for p in example.document_weights() if p for name in ("W", "b")]
         orders = (lambda: draw.permutation(4)) if shuffle else None
         return lambda: by_hand.xor(example.X, example.Y, columns, epochs=epochs, orders=orders)
@@ -471,11 +471,17 @@ def names(quick=False):
 
 
 def whole(name, rounds, seconds):
+    """Measure a row: see `measured`."""
+    return measured(name, ROWS[name], __file__, rounds, seconds)
+
+
+def measured(name, row, script, rounds, seconds):
     """Measure a row: the contenders in turn, each in new processes; check that they agree.
 
-    At most `rounds`, and up to two fewer where they take long, at least one.
+    ``python script name contender`` runs one of them, as `main` does. At most `rounds`, and up to
+    two fewer where they take long, at least one.
     """
-    row, began = ROWS[name], time.perf_counter()
+    began = time.perf_counter()
     runs = [w for w in row.contenders if w not in NEEDS or find_spec(NEEDS[w]) is not None]
     found = {}
     for n in range(rounds):
@@ -484,7 +490,7 @@ def whole(name, rounds, seconds):
         with tempfile.TemporaryDirectory() as folder:
             for who in runs:
                 for turn in TIMES if who == "portnet" else ("",):
-                    done, label = _in_a_process(name, who, folder), f"{who} {turn}".strip()
+                    done, label = _in_a_process(script, name, who, folder), f"{who} {turn}".strip()
                     case = found.setdefault(label, {"seconds": [], "numbers": done["numbers"]})
                     case["seconds"].append(done["seconds"])
     for who, case in found.items():
@@ -498,19 +504,18 @@ def whole(name, rounds, seconds):
     return {"steps": found}
 
 
-def _in_a_process(name, who, folder):
+def _in_a_process(script, name, who, folder):
     """Return seconds and numbers of a contender, with this folder for what portnet compiles."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     env["PORTNET_CACHE_DIR"] = folder
-    command = [sys.executable, str(Path(__file__).resolve()), name, who]
+    command = [sys.executable, str(Path(script).resolve()), name, who]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(name, who):
+def main(row, who):
     """Run one contender of a row and print what it took."""
     warnings.simplefilter("ignore")
-    row = ROWS[name]
     work, numbers = row.contenders[who]()
     began = time.perf_counter()
     result = work()
@@ -539,4 +544,4 @@ def _one_call(work):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(ROWS[sys.argv[1]], sys.argv[2])

@@ -28,6 +28,7 @@ MODULES = (
     "portnet.backend",
     "portnet.data",
     "portnet.estimators",
+    "portnet.exchange",
     "portnet.layers",
     "portnet.lbfgs",
     "portnet.losses",

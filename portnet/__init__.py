@@ -96,6 +96,7 @@ __all__ = [
     "Nesterov",
     "OptimizerError",
     "PoissonLoss",
+    "Population",
     "RMSProp",
     "ReLU",
     "ReduceOnPlateau",
@@ -123,6 +124,7 @@ __all__ = [
     "check_optimizer",
     "compile",
     "explain_step",
+    "export_onnx",
     "find_learning_rate",
     "get_backend",
     "init",
@@ -141,14 +143,24 @@ __all__ = [
 if _TYPE_CHECKING:
     from .estimators.classifier import MLPClassifier as MLPClassifier
     from .estimators.regressor import MLPRegressor as MLPRegressor
+    from .exchange.onnx_export import export_onnx as export_onnx
+    from .population import Population as Population
 
 
 def __getattr__(name: str) -> _Any:
-    """Import the estimators and `plots` at first use: they need optional dependencies."""
-    if name == "plots":
+    """Import at first use what needs optional dependencies, or much that few programs need."""
+    if name in ("plots", "exchange"):
         from importlib import import_module
 
-        return import_module(".plots", __name__)
+        return import_module(f".{name}", __name__)
+    if name == "export_onnx":
+        from .exchange import export_onnx
+
+        return export_onnx
+    if name == "Population":
+        from .population import Population
+
+        return Population
     if name not in ("MLPClassifier", "MLPRegressor"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
@@ -167,4 +179,4 @@ def __dir__() -> list[str]:
     from importlib.util import find_spec
 
     estimators = ["MLPClassifier", "MLPRegressor"] if find_spec("sklearn") else []
-    return sorted({*globals(), "plots", *estimators})
+    return sorted({*globals(), "Population", "plots", "exchange", "export_onnx", *estimators})

@@ -261,6 +261,7 @@ def _curves_of(thing: Any, metric: str, where: str = "") -> dict[str, list[float
         given = {"loss": "loss_curve_", "validation_score": "validation_scores_"}
         found = {name: getattr(thing, attribute, None) for name, attribute in given.items()}
         log: Any = {name: numbers for name, numbers in found.items() if numbers is not None}
+        log |= getattr(thing, "history_", {})
         if not log:
             raise ValueError(
                 f"{where}expected an estimator that was fitted by sgd or adam, got "
@@ -656,6 +657,11 @@ def _predict(model: Any, points: ArrayLike, y: Host) -> tuple[Host | None, Host]
         values = to_numpy(model(points))
     else:
         known = getattr(model, "classes_", getattr(model, "classes", None))
+        if isinstance(known, list):
+            raise TypeError(
+                f"decision_boundary: expected a model of one label, got {shorten(model, 60)}, "
+                f"which has {len(known)} heads: fit one on a column of y"
+            )
         known = None if known is None else to_numpy(known)  # it may be on a device
         try:
             values, probable = to_numpy(model.predict_proba(points)), True

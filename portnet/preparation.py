@@ -34,6 +34,7 @@ __all__ = [
     "FitOptions",
     "check_ranks",
     "epoch_plan",
+    "for_trainer",
     "full_gradient_of",
     "needs_all_rows",
     "new_run",
@@ -494,6 +495,16 @@ def new_run(trainer: TrainerLike, X: Array, y: ArrayLike, backend: Backend) -> R
     classes = labels.class_names(y, trainer.loss, outputs)
     state = trainer.optimizer.init(params)
     return Run(trainer, params, state, backend, X.shape[1], outputs, classes=classes)
+
+
+def for_trainer(trainer: TrainerLike, fit: Fit) -> Fit:
+    """Return a new fit for another trainer of the same model, loss and kind of optimizer."""
+    run, backend = fit.run, fit.run.backend
+    with backend.active():
+        params, _ = trainer.model.init(rng.generator(trainer.seed), run.inputs)
+        params = tree.map(lambda p: backend.asarray(p, backend.dtype), params)
+        state = trainer.optimizer.init(params)
+    return fit._replace(run=replace(run, trainer=trainer, params=params, state=state))
 
 
 def resumed_run(trainer: TrainerLike, run: Run, plateau: bool) -> Run:

@@ -298,10 +298,16 @@ class Run:
         As in scikit-learn, more is better and 1 is perfect. For several labels a row, the accuracy
         is that of all labels. X is (rows, n_in), y (rows,) or (rows, n_out), sample_weight (rows,).
         """
-        several = isinstance(self.trainer.loss, SigmoidCrossEntropy) and self.outputs > 1
-        name = "accuracy" if hasattr(self.trainer.loss, "classes") else "r2"
-        name = "label_accuracy" if several else name
+        name = self._score_name
         return self.evaluate(X, y, sample_weight, metrics=[name])[name]
+
+    @property
+    def _score_name(self) -> str:
+        """The metric that is the score."""
+        if not hasattr(self.trainer.loss, "classes"):
+            return "r2"
+        several = isinstance(self.trainer.loss, SigmoidCrossEntropy) and self.outputs > 1
+        return "label_accuracy" if several else "accuracy"
 
     def diagnose(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike = None) -> "Diagnosis":
         """Return what is wrong with the run: findings with figures and remedies; print it.

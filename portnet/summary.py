@@ -153,14 +153,36 @@ def _rows_of_estimator(estimator: Any) -> list[LayerRow]:
     if not hasattr(estimator, "coefs_"):
         raise ValueError(f"this {name} is not fitted yet: call fit(X, y) first")
     rows = [LayerRow(0, "inputs", int(estimator.coefs_[0].shape[0]), {})]
+    others = iter(_between(estimator))
     for W, b in zip(estimator.coefs_, estimator.intercepts_, strict=True):
         if len(rows) > 1:
-            rows.append(LayerRow(0, str(estimator.activation), rows[-1].n_out, {}))
+            rows += next(others)
         params, n_out = {"W": W, "b": b}, int(W.shape[1])
         shapes, nbytes = _shapes(params)
         rows.append(LayerRow(0, f"Dense({n_out})", n_out, shapes, nbytes, params))
     rows.append(LayerRow(0, str(estimator.out_activation_), rows[-1].n_out, {}))
     return rows
+
+
+def _between(estimator: Any) -> list[list[LayerRow]]:
+    """Return the rows of what is behind each hidden Dense layer of an estimator."""
+    widths = [int(W.shape[1]) for W in estimator.coefs_]
+    inputs = [int(W.shape[0]) for W in estimator.coefs_[1:]]
+    if isinstance(estimator.activation, str) and not hasattr(estimator, "_layer_params"):
+        return [[LayerRow(0, str(estimator.activation), n, {})] for n in widths[:-1]]
+    model, params = estimator._network()
+    layers, hidden = list(zip(model.layers, params, strict=True)), len(inputs)
+    step = (len(layers) - 1) // hidden if hidden else 0
+    found = []
+    for i, (width, n_in) in enumerate(zip(widths[:-1], inputs, strict=True)):
+        n_outs = [width, n_in, n_in] if estimator.norm is not None else [n_in, n_in]
+        rows = []
+        for (layer, part), n_out in zip(
+            layers[1 + i * step : (i + 1) * step], n_outs, strict=False
+        ):
+            rows.append(LayerRow(0, shorten(layer, 40), n_out, *_shapes(part), part))
+        found.append(rows)
+    return found
 
 
 def is_container(layer: object, name: str) -> bool:
@@ -386,6 +408,10 @@ def run_summary(run: Any) -> str:
 
 def estimator_text(estimator: Any) -> str:
     """Return a fitted MLPClassifier or MLPRegressor as text, with the table of its layers."""
+    networks = getattr(estimator, "estimators_", [])
+    if networks:
+        name = f"{type(estimator).__name__} of {len(networks)} networks; the first one:"
+        return f"{name}\n\n{estimator_text(networks[0])}"
     rows = layer_rows(estimator)
     facts = [
         ("solver", f"{estimator.solver}, {_count(estimator.n_iter_, 'iteration')}"),
@@ -395,7 +421,9 @@ def estimator_text(estimator: Any) -> str:
     if scores:
         facts.append(("best validation score", _number(max(scores))))
     if hasattr(estimator, "classes_"):
-        facts.append(("classes", shorten(estimator.classes_.tolist(), 80)))
+        several = isinstance(estimator.classes_, list)  # heads
+        names = [c.tolist() for c in (estimator.classes_ if several else [estimator.classes_])]
+        facts.append(("classes", shorten(names if several else names[0], 80)))
     facts.append(("backend", str(backend_of(estimator.coefs_[0]))))
     facts = [(f"  {name}", text) for name, text in facts if text]
     width = max(len(name) for name, _ in facts)

@@ -61,7 +61,7 @@ from .run import BLOCK, EpochProgress, Metric, Run, is_mean, record, warn, with_
 from .training import make_step
 from .transforms import joined_parameters, refuse_transforms
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "interrupted_run", "train"]
 
 if TYPE_CHECKING:
     from .engine.sharded_step import ShardedStep
@@ -274,18 +274,7 @@ class Trainer:
         with together():
             options = FitOptions(**given)
             prepared = prepare(self, X, y, options)
-        check_ranks(prepared, options)
-        run = prepared.run
-        try:
-            with fit_signals(options.checkpoint is not None) as interrupted:
-                for trained in _epochs(prepared, options, interrupted):
-                    run = trained
-                if interrupted:  # by a signal that came after the last step, as in the last write
-                    raise with_run(_ending(interrupted), run)
-        except KeyboardInterrupt as error:
-            if not is_agreed(error):  # the others go on: the job must end
-                raise
-            run = interrupted_run(getattr(error, "run", run), prepared.last)
+        run = train(prepared, options)
         stopping = options.early_stopping
         return run.best if stopping and stopping.restore and run._best is not None else run
 
@@ -421,6 +410,23 @@ class Trainer:
 
 
 # The loop ---------------------------------------------------------------------------------------
+
+
+def train(prepared: Fit, options: FitOptions) -> Run:
+    """Return the run after all epochs, or after those before Ctrl-C."""
+    check_ranks(prepared, options)
+    run = prepared.run
+    try:
+        with fit_signals(options.checkpoint is not None) as interrupted:
+            for trained in _epochs(prepared, options, interrupted):
+                run = trained
+            if interrupted:  # by a signal that came after the last step, as in the last write
+                raise with_run(_ending(interrupted), run)
+    except KeyboardInterrupt as error:
+        if not is_agreed(error):  # the others go on: the job must end
+            raise
+        run = interrupted_run(getattr(error, "run", run), prepared.last)
+    return run
 
 
 def _epochs(

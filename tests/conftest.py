@@ -34,7 +34,7 @@ import portnet
 from portnet.backend import backends
 
 # Modules that tests share: a failed assertion shows its values there, too.
-pytest.register_assert_rewrite("checking", "fits", "machine_code", "problems", "programs")
+pytest.register_assert_rewrite("checking", "fits", "machine_code", "problems", "programs", "served")
 
 # Ctrl-C as in a terminal: a process that a shell starts in the background ignores it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -21,9 +21,10 @@ NAMES += [
     "sklearn_pipeline",
     "served_model",
     "out_of_core",
+    "served_by_onnx",
 ]
 NEED_SKLEARN = ["training_features", "sklearn_pipeline", "served_model"]
-WITHOUT_PICTURE = ["backprop_by_hand", "served_model"]
+WITHOUT_PICTURE = ["backprop_by_hand", "served_model", "served_by_onnx"]
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent / "ci")]
 SECONDS = r"^portnet: \d+\.\d\d s; the document's loop: \d+\.\d\d s\n"
 by_hand = importlib.import_module("by_hand")
@@ -43,6 +44,9 @@ def run(monkeypatch, capsys, tmp_path):
     def run(name, *args, stdin="", code=0):
         if name in NEED_SKLEARN:
             pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+        if name == "served_by_onnx":
+            pytest.importorskip("onnx", reason="onnx is not installed")
+            pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
         monkeypatch.setattr(sys, "argv", [name, "--out", str(tmp_path), *map(str, args)])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         try:
@@ -315,6 +319,20 @@ def test_served_model_answers_as_the_process_that_trained(run):
     assert 2 * small < large < 6 * small
 
 
+def test_served_by_onnx_answers_in_a_process_without_portnet(run):
+    printed = run("served_by_onnx")
+    assert float(re.search(r"accuracy on 300 others (\S+)", printed)[1]) > 0.95
+    assert "the second process imports portnet: False" in printed
+    assert "its labels are the same: True; its probabilities, to 1e-6: True" in printed
+    assert re.search(r"^one row: portnet \d+ us, ONNX Runtime \d+ us$", printed, re.MULTILINE)
+
+
+def test_served_by_onnx_without_onnx_says_what_to_install(run, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    run("served_by_onnx", code=2)
+    assert 'pip install ".[onnx]" onnxruntime' in run.err
+
+
 def test_backprop_by_hand_equals_the_step(run, tmp_path):
     printed = run("backprop_by_hand", "--epochs", 200)
     gradients = re.findall(r"by hand  (\[.*\])\n    in the step (\[.*\])", printed)
@@ -439,7 +457,7 @@ def test_blobs_rejects_bad_numbers(args, run):
     assert f"argument {args[0]}: expected an integer from " in run.err
 
 
-@pytest.mark.parametrize("name", [*NAMES, "common"])
+@pytest.mark.parametrize("name", [*NAMES, "common", "onnx_server"])
 def test_example_has_fewer_than_80_code_lines(name):
     from code_lines import code_lines
 

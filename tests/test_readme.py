@@ -1,6 +1,6 @@
 """README.md: every Python block runs as pasted, there are two commands, and all files exist."""
 
-import importlib
+import importlib.util
 import pickle
 import re
 import subprocess
@@ -21,6 +21,8 @@ NEEDS = {  # what a block contains: the package that it needs beyond the extra `
     "sklearn": "sklearn",
     "MLPClassifier": "sklearn",
     "dask.distributed": "distributed",
+    "export_onnx": "onnx",
+    "onnxruntime": "onnxruntime",
 }
 
 
@@ -129,8 +131,15 @@ def test_estimator_takes_the_place_of_scikit_learn_s(monkeypatch, tmp_path):
 
 
 def test_estimator_stops_early_on_given_validation_data(monkeypatch, tmp_path):
-    names = run(block("X_val="), monkeypatch, tmp_path)
+    names = run(block("# early stopping on validation"), monkeypatch, tmp_path)
     assert names["net"].n_iter_ == len(names["net"].validation_scores_)
+
+
+def test_estimator_has_a_history_of_its_scores(monkeypatch, tmp_path):
+    net = run(block("net.history_"), monkeypatch, tmp_path)["net"]
+    names = [f"{part}{name}" for part in ("", "validation_") for name in ("loss", "f1", "roc_auc")]
+    assert sorted(net.history_) == sorted(names)
+    assert net.best_validation_score_ > 0.98
 
 
 def test_run_and_estimator_move_to_numpy(monkeypatch, tmp_path):
@@ -193,3 +202,29 @@ def test_links_to_sections_lead_to_a_heading():
 def test_every_backend_is_in_the_table():
     for status in portnet.backends():
         assert f"| `{status.name}` |" in README
+
+
+def test_comparison_has_a_row_for_each_that_is_shown(monkeypatch, capsys):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    monkeypatch.syspath_prepend(ROOT / "ci")
+    comparison = importlib.import_module("comparison")
+    table = README.partition("| row | portnet |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(comparison.ROWS)
+    assert {line.count("|") for line in table.splitlines()[1:]} == {7}
+    monkeypatch.setattr(sys, "argv", ["comparison.py", "resume", "head"])
+    with pytest.raises(SystemExit):
+        comparison.main()
+    assert "no row head; there are dropout, activations" in capsys.readouterr().err
+
+
+def test_commands_of_the_comparison_show_their_rows():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    command = [sys.executable, ROOT / "ci" / "comparison.py"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert list(lines) == re.findall(r'^    "(\w+)": \w+,$', command[1].read_text(), re.MULTILINE)
+    for name, packages in {"onnx": ("onnx", "onnxruntime"), "exchange": ("torch",)}.items():
+        missing = any(importlib.util.find_spec(package) is None for package in packages)
+        assert lines.pop(name).startswith("needs ") == missing
+    assert not any(line.startswith("needs ") for line in lines.values())

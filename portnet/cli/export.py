@@ -5,21 +5,18 @@ import os
 from typing import Any
 
 import click
-import numpy as np
 
-from .. import Run, load, tree
+from .. import load
 from .._validation import counted, how_to_install
-from ..files.atomic import check_writable, write_file
+from ..exchange import onnx_export as exchange
+from ..exchange.errors import ExchangeError
+from ..exchange.graph import Graph
+from ..files.atomic import check_writable
 from ..files.container import open_container
 from ..files.models import describe
-from ..files.shapes import check_parameters
-from ..layers import ACTIVATIONS, Chain, Dense, Residual
-from ..losses import PoissonLoss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from ..tables import TableModel
 from .errors import FILE, refuse
-from .graph import Graph
 from .onnx_columns import about_columns, add_columns
-from .onnx_layers import add_answers, add_layers
 
 __all__ = ["export", "onnx_model"]
 
@@ -39,12 +36,11 @@ def export(model: str, out: str) -> None:
         raise refuse(f"{out}: the model would be lost: give another name")
     check_writable(out)
     _refuse_own_parts(model)
-    graph = onnx_model(load(model, backend="numpy"))
     try:
-        data = graph.SerializeToString()
-    except Exception as error:  # protobuf's, above 2 GB
-        raise refuse(f"{out}: ONNX cannot hold it: {error}") from None
-    write_file(out, [data])
+        graph = onnx_model(load(model, backend="numpy"))
+        exchange.write_model(graph, out)
+    except ExchangeError as error:
+        raise refuse(f"{model}: {error}") from None
     inputs = [value.name for value in graph.graph.input]
     shown = ", ".join(inputs[:8]) + ", ..." * (len(inputs) > 8)
     names = ", ".join(value.name for value in graph.graph.output)
@@ -65,7 +61,8 @@ def _refuse_own_parts(path: str) -> None:
     if names:
         raise refuse(
             f"{path}: {', '.join(map(repr, names))} {'are' if len(names) > 1 else 'is'} not "
-            "portnet's own, and cannot be exported"
+            "portnet's own: export it in Python, portnet.export_onnx(portnet.load(path, "
+            "custom=...), out)"
         )
 
 
@@ -80,91 +77,12 @@ def _own_parts(value: Any) -> set[str]:
 
 
 def onnx_model(thing: Any) -> Any:
-    """Return the ONNX model of what `portnet.load` returns, on NumPy.
-
-    Raises ClickException for layers and losses that have no ONNX form.
-    """
-    if isinstance(thing, TableModel):
-        return _of_table(thing)
-    if isinstance(thing, Run):
-        return _of_run(thing)
-    if isinstance(thing, tuple):
-        return _of_network(*thing)
-    if not hasattr(thing, "coefs_"):
-        raise refuse(f"{type(thing).__name__} cannot be exported: install scikit-learn")
-    graph = Graph({"x"})
-    dtype = thing.coefs_[0].dtype
-    x = graph.input("x", dtype, thing.n_features_in_)
-    _add_estimator(graph, thing, x)
-    return graph.model(f"portnet {type(thing).__name__}", {})
-
-
-def _of_table(model: TableModel) -> Any:
-    graph = Graph({*model.columns, ""})
-    more = {} if model.classes_ is not None else {"shift": model.shift, "scale": model.scale}
-    _add_estimator(graph, model.estimator, add_columns(graph, model), **more)
-    doc = f"portnet's prediction of {model.target!r} from {counted(len(model.columns), 'column')}"
-    return graph.model(doc, about_columns(model))
-
-
-def _of_network(model: Any, params: Any) -> Any:
-    width = _width(model, params)
-    if width is None:
-        raise refuse("export: expected a network with parameters")
-    dtype = tree.leaves(params)[0].dtype
-    graph = Graph({"x"})
-    y = add_layers(graph, model, params, graph.input("x", dtype, width), dtype)
-    graph.output("y", y, dtype, check_parameters(model, params, width) or width)
-    return graph.model("a portnet network", {})
-
-
-def _width(model: Any, params: Any) -> int | None:
-    """Return the number of inputs of a model; None if its parameters do not say it."""
-    if isinstance(model, Chain):
-        found = (_width(*pair) for pair in zip(model.layers, params, strict=True))
-        return next((width for width in found if width is not None), None)
-    if isinstance(model, Residual):
-        return _width(model.layer, params)
-    name, axis = ("W", -2) if isinstance(model, Dense) else ("gamma", -1)
-    return int(params[name].shape[axis]) if isinstance(params, dict) and name in params else None
-
-
-def _of_run(run: Run) -> Any:
-    loss = run.trainer.loss
-    if not type(loss).__module__.startswith(f"{__package__.rpartition('.')[0]}.losses"):
-        raise refuse(f"export: the loss {type(loss).__name__} has no ONNX form")
-    activations = {
-        SoftmaxCrossEntropy: "softmax",
-        SigmoidCrossEntropy: "logistic",
-        PoissonLoss: "exp",
-    }
-    graph, dtype = Graph({"x"}), np.dtype(run.backend.dtype)
-    x = graph.input("x", dtype, run.inputs)
-    raw = add_layers(graph, run.trainer.model, run.params, x, dtype)
-    labels = np.arange(max(2, run.outputs)) if run.classes is None else run.classes
-    activation = activations.get(type(loss), "identity")
-    last = activation == "logistic"
-    add_answers(graph, raw, activation, run.outputs, dtype, labels=labels, last=last)
-    return graph.model("a portnet run", {})
-
-
-def _add_estimator(graph: Graph, estimator: Any, x: str, **more: Any) -> None:
-    """Add the network of an estimator, and its answers."""
-    name = {"logistic": "sigmoid"}.get(estimator.activation, estimator.activation)
-    layers: list[Any] = []
-    params: list[Any] = []
-    for W, b in zip(estimator.coefs_, estimator.intercepts_, strict=True):
-        layers += [Dense(W.shape[1]), ACTIVATIONS[name]]
-        params += [{"W": np.asarray(W), "b": np.asarray(b)[None, :]}, ()]
-    dtype = params[0]["W"].dtype
-    raw = add_layers(graph, Chain(layers[:-1]), params[:-1], x, dtype)
-    labels = getattr(estimator, "classes_", None)
-    add_answers(
-        graph,
-        raw,
-        estimator.out_activation_,
-        estimator.n_outputs_,
-        dtype,
-        labels=None if labels is None else np.asarray(labels),
-        **more,
-    )
+    """Return the ONNX model of what `portnet.load` returns, on NumPy."""
+    if not isinstance(thing, TableModel):
+        return exchange.onnx_model(thing)
+    graph = Graph({*thing.columns, ""})
+    features = add_columns(graph, thing)
+    units = {} if thing.classes_ is not None else {"shift": thing.shift, "scale": thing.scale}
+    exchange.add_predictions(graph, exchange.parts_of(thing.estimator), features, **units)
+    doc = f"portnet's prediction of {thing.target!r} from {counted(len(thing.columns), 'column')}"
+    return graph.model(doc, about_columns(thing))

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from ..exchange.graph import Graph
 from ..tables import TableModel
 from ..tables.columns import KINDS
 from ..tables.transformers import parts_of
-from .graph import Graph
 
 __all__ = ["about_columns", "add_columns"]
 

@@ -70,3 +70,12 @@ def _refused(jax: Any, call: Callable[..., Any], arrays: list[Any]) -> str:
         for a, b in zip(first.consts, second.consts, strict=True)
     )
     return "" if same else "two traces of it differ: it draws random numbers, or counts"
+
+
+def vmapped(fn: Callable[..., Any], batched: tuple[bool, ...], count: int) -> Callable[..., Any]:
+    """Return fn for several networks at once: ``jax.vmap`` over the arguments that are batched."""
+    import jax
+
+    axes = tuple([0 if each else None for each in batched])
+    vmapped: Callable[..., Any] = jax.vmap(fn, in_axes=axes, axis_size=count)
+    return vmapped

@@ -15,7 +15,7 @@ from .. import _numpy
 from .ir import ELEMENTWISE, VIEWS, Node, Program, call, unfrozen
 from .views import within_root
 
-__all__ = ["materialize_reshapes", "simplify"]
+__all__ = ["eliminate_dead_code", "fold_and_cse", "materialize_reshapes", "simplify"]
 
 
 def simplify(program: Program) -> Program:

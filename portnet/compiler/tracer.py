@@ -49,9 +49,10 @@ _ARRAYS = (np.ndarray, np.generic)
 
 
 class Tracer:
-    """Records the operations of one trace."""
+    """Records the operations of one trace; in `lines` the user's line of each, by the node's id."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: dict[int, str] | None = None) -> None:
+        self.lines = lines
         self.inputs: list[Node] = []
         self.nodes: list[Node] = []
         self.constants: dict[int, tuple[Node, Any]] = {}  # by id; the array is kept alive
@@ -74,6 +75,8 @@ class Tracer:
         if self.closed:
             self.refuse("")
         self.nodes.append(node)
+        if self.lines is not None:
+            self.lines[id(node)] = _line_of(traceback.walk_stack(sys._getframe(1)))
         return TracedArray(self, node)
 
     def input(self, shape: Shape, dtype: Any) -> "TracedArray":
@@ -716,14 +719,18 @@ _METHODS: dict[str, Callable[..., Any]] = {
 
 
 def trace(
-    fn: Callable[..., Any], kinds: list[tuple[Shape, Any]], rebuild: Callable[[list[Any]], Any]
+    fn: Callable[..., Any],
+    kinds: list[tuple[Shape, Any]],
+    rebuild: Callable[[list[Any]], Any],
+    lines: dict[int, str] | None = None,
 ) -> Program:
     """Call fn with traced arrays of these shapes and dtypes, and return its operations.
 
-    `rebuild` makes fn's arguments (args, kwargs) from the arrays. Raises Untraceable where an
+    `rebuild` makes fn's arguments (args, kwargs) from the arrays. If `lines` is given, it gets the
+    user's line of each operation, by the node's id. Raises Untraceable where an
     operation cannot be traced (`where` is its line), and what fn raises.
     """
-    tracer = Tracer()
+    tracer = Tracer(lines)
     try:
         args, kwargs = rebuild([tracer.input(shape, dtype) for shape, dtype in kinds])
         results = fn(*args, **kwargs)

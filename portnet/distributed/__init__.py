@@ -27,12 +27,14 @@ What ranks know of each other
     for each signal. An error on one rank is raised on all of them after the same step, as
     `DistributedError` with the rank and the cause; so is one of a callback, a metric or a
     checkpoint. Ctrl-C on one rank ends all after the same step. Metrics of rank 0 decide on early
-    stopping; a callback may stop on any rank. Before the first step the ranks compare settings,
-    checksums of data (in the dtype of the backend) and parameters, and versions, and none starts if
-    they differ; in the end they compare their parameters. Metrics and validation rows are computed
-    by every rank, all of them; L-BFGS is not distributed, and each rank computes the same. Rank 0
-    writes checkpoints while the others wait, and it alone draws the progress bar and shows
-    warnings. What a script prints, each rank prints: ask `rank`. `Trainer.fit_batches` is refused.
+    stopping; a callback may stop on any rank, but scikit-learn's callbacks of an estimator are
+    called on rank 0, for all. Before the first step the ranks compare settings, checksums of data
+    (in the dtype of the backend) and parameters, and versions, and none starts if they differ; in
+    the end they compare their parameters. Metrics and validation rows are computed by every rank,
+    all of them; L-BFGS is not distributed, and each rank computes the same. The networks of a
+    `Population`, or of ``n_networks``, are trained in turn. Rank 0 writes checkpoints while the
+    others wait, and it alone draws the progress bar and shows warnings. What a script prints, each
+    rank prints: ask `rank`. `Trainer.fit_batches` is refused.
 
 Faults
     A rank that dies, or whose script raises, ends the job, with a status that is not 0. On Linux,

@@ -9,7 +9,14 @@ from typing import Any
 from ..backend import Backend
 from ..compiler import Compiled, compile, native_mode
 
-__all__ = ["compile_cached", "compiler_for", "compiles", "is_cacheable", "release"]
+__all__ = [
+    "compile_cached",
+    "compiler_for",
+    "compiles",
+    "is_cacheable",
+    "makes_machine_code",
+    "release",
+]
 
 
 def compiler_for(backend: Backend, wanted: bool = True) -> str:
@@ -23,6 +30,13 @@ def compiler_for(backend: Backend, wanted: bool = True) -> str:
 def compiles(backend: Backend, wanted: bool = True) -> bool:
     """Tell whether functions of this backend's arrays are compiled one by one."""
     return compiler_for(backend, wanted) in ("replay", "jit")
+
+
+def makes_machine_code() -> bool:
+    """Tell whether steps that are often made become machine code here."""
+    from ..compiler.native_policy import why_no_machine_code
+
+    return native_mode() != "never" and not why_no_machine_code()
 
 
 def compile_cached(

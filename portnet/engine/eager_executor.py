@@ -90,7 +90,7 @@ class EagerExecutor:
     def restart_sums(self, packed: Any) -> Any:
         """Return params, state, sums with sums of 0, and the sums before."""
         params, state, sums = packed
-        return (params, state, LossSums.after((0.0, 0.0))), sums
+        return (params, state, sums.restarted()), sums
 
     def result(self, packed: Any) -> tuple[Params, State, LossSums]:
         """Return parameters, state and sums."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import tree
-from .._typing import Params, State, Tree
+from .._typing import Host, Params, State, Tree
 from ..backend import is_out_of_memory
 from ..compiler.errors import EagerError
 from .compile_cache import compiler_for, release
@@ -255,7 +255,7 @@ def first_state(
     params: Params,
     state: State,
     epochs: Epochs,
-    sums: tuple[float, float] = (0.0, 0.0),
+    sums: tuple[float, float] | Host = (0.0, 0.0),
     done: int = 0,
 ) -> EpochState:
     """Return the state before the steps of epochs, with sums on the device if steps add to them."""

@@ -29,9 +29,9 @@ class EpochScan:
     step : StepExecutor
         What packs and unpacks.
     orders : array of int (epochs, rows), or None
-    salts : array of int (epochs, 1, 1)
+    salts : array of int (epochs, 1, 1), of several networks (epochs, networks, 1, 1)
     begins : array of int (steps, 1, 1)
-    sums : array of float (epochs, 2)
+    sums : array of float (epochs, 2), of several networks (epochs, 2, networks)
     scale : 0-d array, or None
     """
 
@@ -107,11 +107,12 @@ def epoch_scan(step: Any, function: Compiled, packed: Any, epochs: Epochs) -> Ep
         return None
     capacity = max(1, MOST // rows)  # epochs for which there are buffers
     orders = None if epochs.orders is None else np.zeros((capacity, rows), np.int64)
-    salts = np.zeros((capacity, 1, 1), np.int32)
+    params, state, one = packed
+    salts = np.zeros((capacity, *step.key.salt.shape), np.int32)
     begins = np.arange(0, rows, size, dtype=np.int32).reshape(-1, 1, 1)  # where `first` is 0
-    sums = np.zeros((capacity, 2))
+    begins //= epochs.networks
+    sums = np.zeros((capacity, *one.shape))
     scale = None if epochs.scale is None else np.array(epochs.scale)
-    params, state, _ = packed
     moving: list[Any] = [(v, 0, 0) for v in (*params.values(), *state.values())]
     moving.append((sums, 0, sums.strides[0]))
     for a in arrays:

@@ -45,6 +45,10 @@ class Epochs:
     `keys` are the epochs' random keys, or None; each step has its own `first`. `orders` has the
     order of the rows in each epoch; None: that of the dataset. `scale`, 0-d, multiplies the
     updates. `first` is how many rows of the epoch come before these, if they are only a part of it.
+
+    Several networks may be trained at once: `networks` is how many take rows of their own, one
+    after the other in each batch, so that `size` counts the rows of all. The salts of the keys are
+    then arrays, and so is `scale`.
     """
 
     dataset: Dataset
@@ -53,6 +57,7 @@ class Epochs:
     orders: Sequence[Any] | None = None
     scale: Array | None = None
     first: int = 0
+    networks: int = 1
 
     @cached_property
     def rows(self) -> int:
@@ -122,9 +127,10 @@ class Epochs:
         given = self.keys[epoch]
         if self.first:
             begin = self.first_rows(step)
+        begin //= self.networks
         if given is None or key is None:
             return arrays, index, given and given._replace(first=begin)
-        key.salt[0, 0], key.first[0, 0] = given.salt, begin
+        key.salt[...], key.first[...] = given.salt, begin
         if not data.backend.is_host:
             key = Key(*[data.backend.asarray(number.copy()) for number in key])
         return arrays, index, key

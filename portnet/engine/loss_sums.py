@@ -33,8 +33,15 @@ class LossSums(NamedTuple):
         """Return sums to which nothing is added yet; `before` may be such sums."""
         return before if isinstance(before, LossSums) else cls(before, (), [], 0)
 
+    def restarted(self) -> "LossSums":
+        """Return sums of 0, of as many networks."""
+        return LossSums.after(np.zeros(np.shape(self.before)))
+
     def plus(self, loss: Array, factor: int) -> "LossSums":
-        """Return the sums after a step with this loss, 0-d, which counts `factor` times."""
+        """Return the sums after a step with this loss, 0-d, which counts `factor` times.
+
+        Of several networks the loss is (networks,).
+        """
         del self.losses[self.made :]
         self.losses.append((loss, factor))
         if self.made + 1 < PIECE:
@@ -56,8 +63,9 @@ def _joined(losses: list[tuple[Array, int]]) -> tuple[Array, Host]:
 def read_sums(sums: list[Any], flags: list[Array]) -> tuple[list[Host], list[bool]]:
     """Return sums as NumPy arrays (2,) and 0-d arrays of bool as bools, in one transfer.
 
-    Sums are arrays (2,), or `LossSums`.
+    Sums are arrays (2,), or `LossSums`; those of several networks are (2, networks).
     """
+    shapes = [np.shape(s.before if isinstance(s, LossSums) else s)[1:] for s in sums]
     vectors = [s.vectors if isinstance(s, LossSums) else [] for s in sums]
     parts: list[Array] = [*flags]
     for s, pieces in zip(sums, vectors, strict=True):
@@ -66,16 +74,21 @@ def read_sums(sums: list[Any], flags: list[Array]) -> tuple[list[Host], list[boo
     host = iter(read_vectors(parts))
     found = [bool(next(host)[0]) for _ in flags]
     totals = []
-    for pieces in vectors:
+    for pieces, shape in zip(vectors, shapes, strict=True):
         losses = [_times(factors, next(host), a) for a, factors in pieces]
-        total, finite = next(host)
-        running = np.cumsum(np.concatenate([[total], *losses]))  # one after the other
-        totals.append(np.asarray([running[-1], finite + np.isfinite(running[1:]).sum()]))
+        if not losses:
+            totals.append(next(host).reshape(2, *shape))
+            continue
+        total, finite = next(host).reshape(2, 1, *shape)
+        running = np.cumsum(np.concatenate([total, *losses]), axis=0)  # one after the other
+        totals.append(np.asarray([running[-1], finite[0] + np.isfinite(running[1:]).sum(axis=0)]))
     return totals, found
 
 
 def _times(factors: Host, losses: Host, given: Array) -> Host:
     """Return products in the dtype of the losses, as in compiled steps, which sum in float64."""
     dtype = np.dtype(str(given.dtype).rpartition(".")[2])
+    losses = losses.reshape(given.shape)
+    factors = factors.reshape(-1, *(1,) * (losses.ndim - 1))
     products: Host = losses.astype(dtype) * factors.astype(dtype)
     return products.astype(np.float64)

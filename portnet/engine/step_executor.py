@@ -228,7 +228,9 @@ def step_executor(
             return eager(str(error))
     made = MakeStepAndSum(make, averaged)
     function = compile_cached(made, *parts, form=packings, donate=(0, 1, 2))
-    step = StepExecutor(function, packings, key=Key(_number(), _number()))
+    salt = _number() if epochs.keys[0] is None else np.zeros_like(epochs.keys[0].salt, np.int32)
+    key = Key(salt if np.ndim(salt) else _number(), _number())
+    step = StepExecutor(function, packings, key=key)
     args = *step.pack(start), *epochs.inputs(0, start.done, step.key), epochs.scale
     reason = function.refusal(*args)
     if reason:

@@ -3,21 +3,28 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral, Real
 from os import PathLike
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, _fit_context
+from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .. import summary, tree
+from .. import perceptron, summary, tree
 from .._typing import Array, ArrayLike, Device, Host, Params, Tree
 from .._validation import warn
 from ..backend import (
@@ -34,12 +41,21 @@ from ..data import checks
 from ..data.dataset import Dataset
 from ..engine.epoch import quiet
 from ..engine.packing import unpacked
-from ..engine.ranks import together
+from ..engine.rank_checks import check_parameters
+from ..engine.ranks import is_first, together
 from ..losses import Loss
-from . import coefs, inputs
+from ..optimizers import OPTIMIZERS
+from . import coefs, curves, inputs, parameters, resuming
+from . import weights as weights_of
 from .checkpoints import FitFiles, check_ranks
+from .curves import Validation
+from .ensemble import fit_networks, join, leave_networks, networks_of, refuse_for_networks
 from .inputs import _host_weights
-from .solvers import FitState, fit_lbfgs, fit_stochastic, forward
+from .own_losses import ROWS, check_own_loss
+from .resuming import Resumable
+from .solvers import FitState, Training, fit_lbfgs, forward, stochastic, trained_alone
+from .sparse_dense import SparseDense
+from .tasks import FitTasks, has_callbacks
 
 __all__ = ["STOCHASTIC"]
 
@@ -54,7 +70,11 @@ _FIT_RESULTS = (
     "_optimizer",
     "_no_improvement_count",
     "_class_counts",
+    "_curves",
+    "_layer_params",
+    "_resumable",
 )
+_LAYER = HasMethods(["init", "forward", "backward"])
 
 
 _FLOATS = (np.float64, np.float32)
@@ -77,23 +97,16 @@ def _in_parts(X: ArrayLike, solver: str) -> tuple[Any, Any]:
     return X, None if isinstance(X, np.ndarray) else parts
 
 
-class _Validation(NamedTuple):
-    """The validation set: features on the backend, targets and weights on the host."""
-
-    data: Any  # a Dataset, or one of a source
-    y: Host
-    weight: Host | None
-
-
-class _MLP(BaseEstimator, ABC):
+class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
     """Everything that the classifier and the regressor share: all but the meaning of y."""
 
     _fitted_on_host = True  # set by a fit of a new network
     _class_counts: tuple[Any, ...] = ()
+    _random_state: np.random.RandomState  # set by the first fit
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(coefs.HIDDEN))],
+        "activation": [StrOptions(set(perceptron.HIDDEN)), list, tuple, _LAYER],
         "solver": [StrOptions({"lbfgs", *STOCHASTIC})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -120,6 +133,12 @@ class _MLP(BaseEstimator, ABC):
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "backend": [str, None],
         "compile": ["boolean"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "norm": [None, StrOptions({"layer"}), _LAYER],
+        "optimizer": [None, StrOptions(set(OPTIMIZERS)), HasMethods(["init", "update"])],
+        "scoring": [None, str, callable],
+        "metrics": [None, str, callable, list, tuple, dict],
+        "n_networks": [Interval(Integral, 1, None, closed="left")],
     }
 
     def _set_parameters(self, given: dict[str, object]) -> None:
@@ -159,6 +178,14 @@ class _MLP(BaseEstimator, ABC):
     @abstractmethod
     def _validation_score(self, raw: Array, y: Host, weight: Host | None) -> float:
         """Return the score of raw outputs (rows, outputs) that early stopping monitors."""
+
+    @abstractmethod
+    def _decode(self, y: Host) -> Host:
+        """Return the targets that were encoded as y: the inverse of `_encode`."""
+
+    def _targets(self, y: ArrayLike, backend: Backend) -> Array:
+        """Return encoded y on the backend, as the loss needs it."""
+        return inputs.targets(y, backend)
 
     # Fitting ------------------------------------------------------------------------------------
 
@@ -208,7 +235,10 @@ class _MLP(BaseEstimator, ABC):
             parameters of the best epoch so far.
         resume : path or bool, optional
             The path of a checkpoint: training goes on exactly where it ended, as if it had not
-            ended. True is that of `checkpoint`, if it exists.
+            ended. True is that of `checkpoint`, if it exists. Without `checkpoint`, True goes on
+            from this estimator's last fit, or from `initialize`: with the same data,
+            ``MLPClassifier(max_iter=10).fit(X, y)``, then ``set_params(max_iter=20)`` and
+            ``fit(X, y, resume=True)`` have the bits of 20 epochs at once.
 
         Returns
         -------
@@ -219,16 +249,52 @@ class _MLP(BaseEstimator, ABC):
         validation = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
         files = None
         given = checkpoint, every, keep, on_checkpoint_error
-        if given != (None, 1, 1, "raise") or resume not in (None, False):
+        goes_on = resume is True and given == (None, 1, 1, "raise")
+        if goes_on and self.solver == "lbfgs":
+            raise ValueError("resume: give solver='sgd' or 'adam', not 'lbfgs'")
+        if not goes_on and (given != (None, 1, 1, "raise") or resume not in (None, False)):
             if self.solver == "lbfgs":
                 raise ValueError("checkpoint and resume: give solver='sgd' or 'adam', not 'lbfgs'")
+            if self.n_networks > 1:
+                raise ValueError(
+                    f"checkpoint and resume=path: a checkpoint holds one network, but n_networks="
+                    f"{self.n_networks}: save the fitted estimator, portnet.save(estimator, path)"
+                )
             files = FitFiles(checkpoint, every, keep, on_checkpoint_error, resume)
         return self._fit_or_restore(
-            lambda: self._fit(X, y, sample_weight, validation, files=files),
+            lambda: self._fit(X, y, sample_weight, validation, files=files, resume=goes_on),
             X=X,
             y=y,
             sample_weight=sample_weight,
         )
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def initialize(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Make the network with its initial weights, as `fit` does, and do not train.
+
+        The estimator then predicts. ``fit(X, y, resume=True)``, `warm_start` and `partial_fit`
+        begin with its weights, which `set_weights` sets. A fit from there has the bits of one that
+        begins anew.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`: they determine the number of inputs and outputs, the classes, the backend
+            and the dtype.
+
+        Returns
+        -------
+        self
+            A call that raises leaves the estimator unchanged.
+
+        Examples
+        --------
+        >>> from portnet import MLPRegressor
+        >>> net = MLPRegressor(hidden_layer_sizes=(3,)).initialize([[0.0, 1.0]], [2.0])
+        >>> [w.shape for w in net.get_weights()]
+        [(2, 3), (3,), (3, 1), (1,)]
+        """
+        return self._fit_or_restore(lambda: self._fit(X, y, None, train=False), X=X, y=y)
 
     def _fit_or_restore(self, fit: Callable[[], FitState], **given: ArrayLike) -> Self:
         """Fit, restoring all attributes if that raises; the warning comes last, as it may raise.
@@ -259,12 +325,38 @@ class _MLP(BaseEstimator, ABC):
         validation: dict[str, ArrayLike] | None = None,
         incremental: bool = False,
         files: FitFiles | None = None,
+        resume: bool = False,
+        train: bool = True,
     ) -> FitState:
         """Check the data, initialize or continue the network, train, and set the attributes."""
         with together():
-            data, held_out, rng = self._prepare(X, y, sample_weight, validation, incremental, files)
-        with data.backend.active(), quiet():
-            return self._run_solver(data, held_out, rng, incremental, files)
+            self._check_options(incremental)
+        goes_on = incremental or resume or (self.warm_start and train)
+        if self.n_networks > 1:
+            more = validation, incremental, files, resume, train
+            return fit_networks(
+                self, lambda one: one._fit(X, y, sample_weight, *more), goes_on, incremental
+            )
+        with together():
+            if "estimators_" in self.__dict__:
+                leave_networks(self, goes_on)
+            prepared = self._prepare(
+                X, y, sample_weight, validation, incremental, files, resume, train
+            )
+        if prepared is None:
+            return FitState(None)
+        fit = self._run_solver
+        if not incremental and has_callbacks(self) and is_first():
+            fit = with_callbacks(type(self)._run_solver).__get__(self)
+        with prepared[0].backend.active(), quiet():
+            return fit(*prepared)
+
+    def _check_options(self, incremental: bool) -> None:
+        if incremental:  # scikit-learn validates the parameters in the first call only
+            self._validate_changed_params()
+            if self.early_stopping:
+                raise ValueError("partial_fit does not support early_stopping=True")
+        parameters.check_options(self)
 
     def _prepare(
         self,
@@ -274,14 +366,19 @@ class _MLP(BaseEstimator, ABC):
         validation: dict[str, ArrayLike] | None,
         incremental: bool,
         files: FitFiles | None,
-    ) -> tuple[Dataset, _Validation | None, np.random.RandomState]:
-        """Check the data, and initialize or continue the network."""
-        if incremental:  # scikit-learn validates the parameters in the first call only
-            self._validate_changed_params()
-            if self.early_stopping:
-                raise ValueError("partial_fit does not support early_stopping=True")
+        resume: bool,
+        train: bool,
+    ) -> tuple[Any, ...] | None:
+        """Check the data, and initialize or continue the network.
+
+        Return the arguments of `_run_solver`; None if nothing is to be trained.
+        """
         hidden = self._hidden_sizes()
-        first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        given = X, y, sample_weight
+        resume = resume and hasattr(self, "coefs_")
+        first = not hasattr(self, "coefs_") or not (
+            (self.warm_start and train) or incremental or resume
+        )
         method = "partial_fit" if incremental else "fit"
         in_parts: Any = None  # the module of data that are read in parts
         if checks.is_source(X):
@@ -293,35 +390,66 @@ class _MLP(BaseEstimator, ABC):
             else:
                 backend, X, y = self._check_data(backend, X, self._host_labels(y), first)
         with backend.active(), quiet():
-            self._learn_targets(y, backend, incremental)
+            self._learn_targets(y, backend, incremental or resume)
             y = self._encode(y)
-            rng = self._generator(incremental and not first)
+            before = resuming.last_fit(self) if resume else None
+            rng = (
+                self._generator(incremental and not first)
+                if before is None
+                else resuming.rewound(self)
+            )
             if files is not None:
                 files.begin(self, rng)
+            start = before or Resumable(
+                first, None if incremental else resuming.state_of(self, rng), 0
+            )
             sizes = [X.shape[1], *hidden, self.n_outputs_]
             if first:
                 self._initialize(sizes, backend, rng)
+            elif start.first and before is not None:  # the numbers that the network took
+                coefs.draw(self.__dict__, sizes[0], sizes[1:], rng)
             self._check_sizes(sizes)
             if not incremental:
                 self._class_counts = ()
+            data: Any = None if in_parts else Dataset(backend, X, self._targets(y, backend))
+            if not isinstance(self.loss, str) and (first or not incremental):
+                check_own_loss(self.loss, to_numpy(self._targets(y[:ROWS, ...], backend)), backend)
+            if not train:
+                self._resumable = start
+                return None
             if in_parts:
                 weight = _host_weights(sample_weight, len(X))
                 of_class = self._with_class_weights(y, weight)
-                loss, outputs = self._loss_and_activation()[0], self.n_outputs_
-                outputs = max(outputs, 1)
-                data = in_parts.parts_dataset(X, y, of_class, backend, loss, outputs)
+                loss, outputs = self._loss_and_activation()[0], max(self.n_outputs_, 1)
+                own = None if isinstance(self.loss, str) else self._targets
+                data = in_parts.parts_dataset(X, y, of_class, backend, loss, outputs, own)
             else:
-                data = Dataset(backend, X, inputs.targets(y, backend))
                 data, weight = self._with_weights(data, y, sample_weight)
             held_out = self._given_validation(backend, **(validation or {}))
             if held_out is None and self.early_stopping and self.solver in STOCHASTIC:
                 split = self._split_parts if in_parts else self._split
                 data, held_out = split(data, to_numpy(y), weight, rng)
-            return data, held_out, rng
+            measure = curves.measure_of(self, data, to_numpy(y), weight, held_out)
+            if before is not None:
+                resuming.check_resumed(self, before, len(data))
+            return data, held_out, rng, incremental, files, start, before, measure, given
+
+    def _validate_params(self) -> None:
+        """Validate the parameters as scikit-learn does, but for those that have their default."""
+        kind = type(self)
+        defaults, given = parameters.defaults_of(kind), vars(self)
+        changed = {
+            n: given.get(n)
+            for n in parameters.names_of(kind)
+            if given.get(n) is not defaults.get(n, n)
+        }
+        validate_parameter_constraints(
+            self._parameter_constraints, changed, caller_name=kind.__name__
+        )
 
     def _validate_changed_params(self) -> None:
         """Validate the parameters, unless they are the objects that were validated last."""
-        now = [self.__dict__.get(name) for name in self._get_param_names()]
+        now = [self.__dict__.get(name) for name in parameters.names_of(type(self))]
         last = self.__dict__.get("_validated", [])
         if len(now) != len(last) or any(a is not b for a, b in zip(now, last, strict=True)):
             self._validate_params()
@@ -334,52 +462,61 @@ class _MLP(BaseEstimator, ABC):
         same = before is seed or (isinstance(seed, Integral) and before == seed)
         if not (resume and same):
             self._seed = seed
-            self._random_state: np.random.RandomState = check_random_state(seed)
+            self._random_state = check_random_state(seed)
         return self._random_state
 
     def _initialize(self, sizes: list[int], backend: Backend, rng: np.random.RandomState) -> None:
-        """Draw the initial weights, in scikit-learn's order (Glorot and Bengio 2010)."""
-        factor = 2.0 if self.activation == "logistic" else 6.0
-        self.coefs_, self.intercepts_ = [], []
-        for n_in, n_out in pairwise(sizes):
-            bound = math.sqrt(factor / (n_in + n_out))
-            W, b = rng.uniform(-bound, bound, (n_in, n_out)), rng.uniform(-bound, bound, n_out)
-            self.coefs_.append(backend.asarray(W, backend.dtype))
-            self.intercepts_.append(backend.asarray(b, backend.dtype))
+        """Draw the initial weights, in scikit-learn's order."""
+        *drawn, others = coefs.draw(self.__dict__, sizes[0], sizes[1:], rng)
+        self.coefs_, self.intercepts_ = [
+            [backend.asarray(a, backend.dtype) for a in arrays] for arrays in drawn
+        ]
         self.n_layers_, self.n_iter_, self.t_ = len(sizes), 0, 0
         _, self.out_activation_ = self._loss_and_activation()
         for name in _FIT_RESULTS:
             self.__dict__.pop(name, None)
+        if others:
+            self._layer_params = tree.map(lambda a: backend.asarray(a, backend.dtype), others)
 
-    def _run_solver(
+    def _run_solver(self, *prepared: Any) -> FitState:
+        """Run the solver and set the attributes to its result."""
+        done: FitState = trained_alone(self._solving(*prepared))
+        return done
+
+    def _solving(
         self,
         data: Dataset,
-        validation: _Validation | None,
+        validation: Validation | None,
         rng: np.random.RandomState,
         incremental: bool,
-        files: FitFiles | None = None,
-    ) -> FitState:
-        """Run the solver and set the attributes to its result."""
+        files: FitFiles | None,
+        begin: Resumable,
+        before: Resumable | None,
+        measure: Callable[[Params], dict[str, float]] | None,
+        given: tuple[ArrayLike, ArrayLike, ArrayLike],
+        shared: Any = None,
+    ) -> Training:
+        """Run the solver as `solvers.stochastic` does, and set the attributes to its result."""
         model, params = self._network(data)
         loss, _ = self._loss_and_activation()
         start = FitState(params, getattr(self, "loss_", math.nan), t=self.t_)
+        tasks = None
+        if not incremental and has_callbacks(self):
+            epochs = None if self.solver == "lbfgs" else int(self.max_iter)
+            with together():
+                tasks = FitTasks(self, given, epochs, self._attributes_of)
         if self.solver == "lbfgs":
             check_ranks(self, data, validation, params)
-            done = fit_lbfgs(self, model, loss, data, start)
+            done = fit_lbfgs(self, model, loss, data, start, measure=measure, tasks=tasks)
+            self.__dict__.pop("_resumable", None)
         else:
-
-            def score(params: Params) -> float:
-                assert validation is not None
-                held_out, y, weight = validation
-                raw = forward(self._network(held_out)[0], params, held_out, compiled=self.compile)
-                return self._validation_score(raw, y, weight)
-
+            seed = None if perceptron.plain(self.__dict__) else int(rng.randint(2**31))
             with together():
-                start, position = self._resume(start, incremental), None
+                start, position = self._resume(start, incremental, before), None
                 if files is not None:
                     start, position = files.start(data, validation, start)
-            check_ranks(self, data, validation, start.params, start.n_iter)
-            done = fit_stochastic(
+            check_ranks(self, data, validation, start.params, start.n_iter, rng)
+            done = yield from stochastic(
                 self,
                 model,
                 loss,
@@ -388,32 +525,59 @@ class _MLP(BaseEstimator, ABC):
                 rng,
                 batch_size=self._batch_size(len(data)),
                 incremental=incremental,
-                score=score if self.early_stopping else None,
+                score=curves.score_of(self, validation) if self.early_stopping else None,
+                measure=measure,
+                tasks=tasks,
                 files=files,
                 position=position,
+                resumed=before is not None,
+                seed=seed,
+                shared=shared,
             )
+            if incremental:
+                self.__dict__.pop("_resumable", None)
+            else:
+                self._resumable = begin._replace(
+                    rows=len(data), best=done.best is not None, last=done.last
+                )
+        check_parameters(done.params)
         self._store_result(done)
+        if tasks is not None:
+            tasks.finish(done)
         return done
 
     def _store_result(self, done: FitState) -> None:
         """Set the attributes to the result of a fit."""
         if done.solver is not None:
             self._store_solver_state(done)
-        params = unpacked(done.params)
-        self.coefs_, self.intercepts_ = coefs.to_coefs(params)
-        self.n_iter_, self.t_ = done.n_iter, done.t
+        elif done.curves:  # of L-BFGS
+            self._curves = done.curves
+        self.__dict__.update(self._attributes_of(done))
         if not math.isnan(done.loss):
             self.loss_ = np.float64(done.loss)
 
-    def _network(self, data: Dataset) -> tuple[Any, Params]:
-        """Return the model for dense or sparse data, and its parameters."""
-        return coefs.from_coefs(
-            self.coefs_, self.intercepts_, self.activation, sparse=data.is_sparse
-        )
+    def _attributes_of(self, now: FitState) -> dict[str, Any]:
+        """Return the attributes of the network in a state of its fit."""
+        found: dict[str, Any] = {"n_iter_": now.n_iter, "t_": now.t}
+        W, b, others = perceptron.split(self.__dict__, unpacked(now.params))
+        found |= {"coefs_": W, "intercepts_": b}
+        if not perceptron.plain(self.__dict__):
+            found["_layer_params"] = others
+        return found
 
-    def _resume(self, start: FitState, incremental: bool) -> FitState:
+    def _network(self, data: Dataset | None = None) -> tuple[Any, Params]:
+        """Return the model for dense or sparse data, and its parameters."""
+        first = {"first": SparseDense} if data is not None and data.is_sparse else {}
+        others = self.__dict__.get("_layer_params", ())
+        return perceptron.network(self.__dict__, self.coefs_, self.intercepts_, others, **first)
+
+    def _resume(self, start: FitState, incremental: bool, before: Resumable | None) -> FitState:
         """Return the start of sgd or adam, with the solver state of the previous fit."""
         fitted = self.__dict__
+        if before is not None:
+            best = start.params if before.best else None
+            last = start.params if before.last is None else before.last
+            start = replace(start, params=last, best=best, n_iter=self.n_iter_)
         best_loss, best_score = fitted.get("best_loss_"), fitted.get("best_validation_score_")
         if incremental and "loss_curve_" in fitted and fitted.get("_optimizer") is None:
             warn(
@@ -422,7 +586,7 @@ class _MLP(BaseEstimator, ABC):
             )
         return replace(
             start,
-            solver=fitted.get("_optimizer") if incremental else None,
+            solver=fitted.get("_optimizer") if incremental or before is not None else None,
             best_loss=math.inf if best_loss is None else best_loss,
             best_score=-math.inf if best_score is None else best_score,
             no_improvement=fitted.get("_no_improvement_count", 0),
@@ -441,6 +605,41 @@ class _MLP(BaseEstimator, ABC):
         scores = self.__dict__.get("validation_scores_") or []
         scores.extend(done.scores)
         self.validation_scores_ = scores if monitored else None
+        if done.curves or "_curves" in self.__dict__:
+            self._store_curves(done)
+
+    def _store_curves(self, done: FitState) -> None:
+        """Extend the curves; epochs in which a metric was not computed have NaN."""
+        epochs = len(done.losses)
+        earlier = len(self.loss_curve_) - epochs
+        old = self.__dict__.get("_curves", {})
+        old = {} if "loss" in old else old  # they are those of L-BFGS
+        self._curves = {
+            name: [
+                *old.get(name, [math.nan] * earlier),
+                *done.curves.get(name, [math.nan] * epochs),
+            ]
+            for name in {**old, **done.curves}
+        }
+
+    # Scores and curves ----------------------------------------------------------------------------
+
+    @property
+    def history_(self) -> dict[str, list[float]]:
+        """The curves of the last fit: for each name, a list with a number for each epoch.
+
+        "loss" is `loss_curve_`; of L-BFGS, the loss after each iteration. With early stopping,
+        "validation_accuracy" (or "validation_r2", or the name of `scoring`; for 'loss',
+        "validation_negative_loss") is `validation_scores_`. With `metrics`, there are
+        "validation_loss" (the loss without the penalty), and each metric after the epoch for the
+        training rows ("f1_macro") and the validation rows ("validation_f1_macro").
+        """
+        if networks_of(self):
+            raise AttributeError(
+                f"this {type(self).__name__} has no history_: each of its networks has one, "
+                "estimators_[0].history_ and so on"
+            )
+        return curves.history_of(self)
 
     def _batch_size(self, rows: int, warns: bool = True) -> int:
         if isinstance(self.batch_size, str):  # "auto"
@@ -465,7 +664,13 @@ class _MLP(BaseEstimator, ABC):
     def _check_sizes(self, sizes: list[int]) -> None:
         """Raise ValueError if a warm start would need a network of other sizes."""
         shapes = [tuple(np.shape(W)) for W in self.coefs_]
-        if shapes != list(pairwise(sizes)):
+        if not perceptron.plain(self.__dict__):
+            others = [tuple(np.shape(a)) for a in tree.leaves(self.__dict__.get("_layer_params"))]
+            expected = perceptron.shapes(self.__dict__, sizes[0], sizes[1:])
+            fits = (shapes, others) == expected
+        else:
+            fits = "_layer_params" not in self.__dict__ and shapes == list(pairwise(sizes))
+        if not fits:
             raise ValueError(
                 f"with {sizes[0]} features, hidden_layer_sizes={self.hidden_layer_sizes} and "
                 f"{sizes[-1]} outputs, the network would have the sizes {sizes}; but the fitted "
@@ -596,7 +801,7 @@ class _MLP(BaseEstimator, ABC):
 
     def _split(
         self, data: Dataset, y: Host, weight: Host | None, rng: np.random.RandomState
-    ) -> tuple[Dataset, _Validation]:
+    ) -> tuple[Dataset, Validation]:
         """Return training and validation set, of the same rows as in scikit-learn."""
         if not self.validation_fraction > 0:
             raise ValueError(
@@ -617,7 +822,7 @@ class _MLP(BaseEstimator, ABC):
                 "your dataset."
             )
         self._check_training_classes(y[order], y[train])
-        validation = _Validation(
+        validation = Validation(
             replace(data, order=held_out),
             y[held_out],
             None if weight is None else weight[held_out],
@@ -626,7 +831,7 @@ class _MLP(BaseEstimator, ABC):
 
     def _split_parts(
         self, data: Any, y: Host, weight: Host | None, rng: np.random.RandomState
-    ) -> tuple[Any, _Validation]:
+    ) -> tuple[Any, Validation]:
         """Return training and validation set of a source: pieces of rows that lie together."""
         from ..data.sources.dataset import split_source
 
@@ -641,7 +846,7 @@ class _MLP(BaseEstimator, ABC):
             self._check_training_classes(y, y[train.rows])
         else:
             self._check_training_classes(*map(np.flatnonzero, (data.counts, train.counts)))
-        return train, _Validation(held_out, y[rows], None if weight is None else weight[rows])
+        return train, Validation(held_out, y[rows], None if weight is None else weight[rows])
 
     def _check_training_classes(self, y: Host, y_train: Host) -> None:
         """Raise ValueError if the training set has no row of a class."""
@@ -652,7 +857,7 @@ class _MLP(BaseEstimator, ABC):
         X_val: ArrayLike = None,
         y_val: ArrayLike = None,
         sample_weight_val: ArrayLike = None,
-    ) -> _Validation | None:
+    ) -> Validation | None:
         """Return the validation set given to `fit`, checked, or None."""
         if X_val is None and y_val is None:
             if sample_weight_val is not None:
@@ -662,13 +867,16 @@ class _MLP(BaseEstimator, ABC):
             raise ValueError("X_val is provided, but y_val was not provided.")
         if X_val is None:
             raise ValueError("y_val is provided, but X_val was not provided.")
-        if not self.early_stopping:
+        if not self.early_stopping and self.metrics is None:
             raise ValueError(
                 "X_val and y_val are passed to fit while at the same time early_stopping is False. "
-                "Set early_stopping=True"
+                "Set early_stopping=True, or give metrics=[...] to have curves of them in history_"
             )
-        if self.solver == "lbfgs":
-            warn("X_val and y_val are ignored: lbfgs has no early stopping")
+        if self.solver == "lbfgs" and self.metrics is None:
+            warn(
+                "X_val and y_val are ignored: lbfgs has no early stopping. With metrics=[...], "
+                "history_ has curves of them"
+            )
         try:
             with inputs.errors_name_argument(
                 X_val=X_val, y_val=y_val, sample_weight_val=sample_weight_val
@@ -680,7 +888,7 @@ class _MLP(BaseEstimator, ABC):
 
     def _check_validation(
         self, backend: Backend, X_val: ArrayLike, y_val: ArrayLike, w: ArrayLike
-    ) -> _Validation:
+    ) -> Validation:
         in_parts: Any = None
         if checks.is_source(X_val):
             from . import parts
@@ -706,45 +914,93 @@ class _MLP(BaseEstimator, ABC):
         weight, y_val = _host_weights(w, X_val.shape[0]), self._encode(y_val, "y_val")
         if in_parts:
             loss, outputs = self._loss_and_activation()[0], max(self.n_outputs_, 1)
-            given = X_val, y_val, None, backend, loss, outputs
+            own = None if isinstance(self.loss, str) else self._targets
+            given = X_val, y_val, None, backend, loss, outputs, own
             data = in_parts.parts_dataset(*given, name="validation ")
         else:
             data = Dataset(backend, X_val)
-        return _Validation(data, y_val, weight)
+        return Validation(data, y_val, weight)
 
     # Prediction -----------------------------------------------------------------------------------
 
-    def _apply(self, X: ArrayLike, method: str, finish: Callable[[Array], Array]) -> Array:
-        """Return finish(raw outputs (rows, outputs)) in the library of X."""
+    def _apply(self, X: ArrayLike, method: str, finish: Callable[[Array], Any]) -> Any:
+        """Return finish(raw outputs (rows, outputs)), an array or several, in the library of X."""
+        networks = [self]
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)  # which raises, and takes long
+            networks = networks_of(self)
         if checks.is_source(X):
             from .parts import is_read_in_parts
 
             if is_read_in_parts(X):
-                return self._apply_to_parts(X, method, finish)
+                return self._apply_to_parts(X, method, finish, networks)
         with inputs.errors_name_argument(X=X):
-            backend = self._backend_of_network(X, method)
+            backend = networks[0]._backend_of_network(X, method)
             with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 data = Dataset(backend, self._features(X, backend))
-                result = finish(forward(*self._network(data), data, compiled=self.compile))
+                result = finish(self._raw(data, networks))
+                if isinstance(result, list):  # of several heads
+                    return list(inputs.on_host(*result)) if is_host(X) else result
                 return inputs.on_host(result)[0] if is_host(X) else result
 
-    def _apply_to_parts(self, X: ArrayLike, method: str, finish: Callable[[Array], Array]) -> Array:
+    def _raw(self, data: Dataset, networks: list[Any]) -> Array:
+        """Return the raw outputs of a network, or those of the mean prediction of several."""
+        pairs = [network._network(data) for network in networks]
+        raws = [forward(net, params, data, compiled=self.compile) for net, params in pairs]
+        return raws[0] if networks[0] is self else self._joined(raws)
+
+    def _apply_to_parts(
+        self, X: ArrayLike, method: str, finish: Callable[[Array], Any], networks: list[Any]
+    ) -> Any:
         """Return finish(raw outputs) of a source, part by part."""
         from .parts import features_of_parts, joined_answers
 
-        backend = self._backend_of_network(X, method)
-        network = coefs.from_coefs(self.coefs_, self.intercepts_, self.activation)
+        backend, several = networks[0]._backend_of_network(X, method), False
 
-        def answers() -> Iterator[Any]:
+        def answers() -> Iterator[list[Any]]:
+            nonlocal several
             for x in features_of_parts(self, X, backend):
-                raw = forward(*network, Dataset(backend, x), compiled=self.compile)
-                yield inputs.on_host(finish(raw))[0]
+                result = finish(self._raw(Dataset(backend, x), networks))
+                several = isinstance(result, list)
+                yield list(inputs.on_host(*(result if several else [result])))
 
         with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            joined: Array = joined_answers(answers(), X.shape[0])
-            return joined
+            columns = joined_answers(answers(), X.shape[0])
+        return columns if several else columns[0]
+
+    def _joined(self, raws: list[Array]) -> Array:
+        """Return the raw outputs that have the mean prediction of those of several networks."""
+        raise NotImplementedError
+
+    # Weights ------------------------------------------------------------------------------------
+
+    def get_weights(self) -> list[Host]:
+        """Return copies of all parameters as NumPy arrays, layer by layer.
+
+        They are W (n_in, n_out) and b (n_out,) of each Dense layer and, between them, those of
+        other layers: beta and gamma of LayerNorm.
+        """
+        check_is_fitted(self)
+        refuse_for_networks(self, "get_weights()")
+        return [np.array(to_numpy(a)) for a in weights_of.arrays(self)]
+
+    def set_weights(self, weights: Sequence[ArrayLike]) -> Self:
+        """Set all parameters: a list of arrays as that of `get_weights`.
+
+        The state of the optimizer stays. Raises ValueError, and changes nothing, unless number
+        and shapes are those of `get_weights` and all values are finite.
+
+        Examples
+        --------
+        >>> from portnet import MLPRegressor
+        >>> net = MLPRegressor(hidden_layer_sizes=()).initialize([[0.0, 1.0]], [2.0])
+        >>> net.set_weights([[[1.0], [2.0]], [0.5]]).predict([[3.0, 4.0]])
+        array([11.5])
+        """
+        check_is_fitted(self)
+        refuse_for_networks(self, "set_weights(...)")
+        weights_of.set_arrays(self, weights)
+        return self
 
     # Files --------------------------------------------------------------------------------------
 
@@ -759,8 +1015,10 @@ class _MLP(BaseEstimator, ABC):
         A call of `partial_fit` begins with a new optimizer, and warns.
         """
         new = copy.copy(self)
-        for name in ("_optimizer", "_random_state", "_seed"):
+        for name in ("_optimizer", "_random_state", "_seed", "_resumable"):
             new.__dict__.pop(name, None)
+        if networks_of(self):
+            new.estimators_ = [network.without_state() for network in self.estimators_]
         return new
 
     # Moving -------------------------------------------------------------------------------------
@@ -772,7 +1030,8 @@ class _MLP(BaseEstimator, ABC):
         network, and all values are copied exactly. scikit-learn's `move_estimator_to` works, too.
         """
         check_is_fitted(self)
-        dtype = dtype or backend_of(self.coefs_[0]).dtype
+        first = (networks_of(self) or [self])[0]
+        dtype = dtype or backend_of(first.coefs_[0]).dtype
         with use_backend(name, device=device, dtype=dtype) as backend:
             return self.__sklearn_array_api_convert__(
                 lambda a: backend.xp.asarray(backend.asarray(a), device=backend.device, copy=True)
@@ -787,11 +1046,19 @@ class _MLP(BaseEstimator, ABC):
             return tree.map(lambda a: convert(np.asarray(a) if is_host(a) else a), pytree)
 
         new = copy.copy(self)
+        if networks_of(self):
+            convert_one = type(self).__sklearn_array_api_convert__
+            join(new, [convert_one(network, convert) for network in self.estimators_])
+            return new
         for name, value in new.__dict__.items():
             if isinstance(value, list):
                 setattr(new, name, list(value))
         new.coefs_ = convert_all(self.coefs_)
         new.intercepts_ = convert_all(self.intercepts_)
+        if "_layer_params" in self.__dict__:
+            new._layer_params = convert_all(self._layer_params)
+        if self.__dict__.get("_resumable") is not None:
+            new._resumable = self._resumable._replace(last=convert_all(self._resumable.last))
         if hasattr(self, "classes_") and not is_host(self.classes_):
             new.classes_ = convert_all(self.classes_)
         new._fitted_on_host = self._fitted_on_host or is_host(new.coefs_[0])

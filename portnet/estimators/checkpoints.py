@@ -21,7 +21,6 @@ from ..files.errors import ModelFileError, ResumeMismatchError
 from ..files.estimators import estimator_from
 from ..files.generators import set_generator
 from ..files.models import check_header, open_file
-from . import coefs
 from .solvers import FitState, Position
 
 __all__ = ["FitFiles", "check_ranks"]
@@ -146,9 +145,7 @@ class FitFiles:
         def on_backend(pytree: Any) -> Any:
             return tree.map(lambda a: move(a, a.dtype.name) if hasattr(a, "dtype") else a, pytree)
 
-        _, params = coefs.from_coefs(
-            on_backend(saved.coefs_), on_backend(saved.intercepts_), saved.activation
-        )
+        params = on_backend(saved._network()[1])
         best = on_backend(progress["best"])
         if progress.get("last") is not None:
             params, best = on_backend(progress["last"]), params
@@ -170,6 +167,7 @@ class FitFiles:
             no_improvement=saved._no_improvement_count,
             losses=list(map(float, progress["losses"])),
             scores=list(map(float, progress["scores"])),
+            curves={n: list(map(float, v)) for n, v in progress.get("curves", {}).items()},
         )
         return state, self._position(progress, data)
 
@@ -222,6 +220,7 @@ class FitFiles:
             "best_score": float(now.best_score),
             "losses": np.array(now.losses, np.float64),
             "scores": np.array(now.scores, np.float64),
+            "curves": {n: np.array(v, np.float64) for n, v in now.curves.items()},
         }
         if is_earlier:
             progress["last"] = now.params
@@ -261,14 +260,23 @@ def _in_common(estimator: Any, data: Any, validation: Any) -> dict[str, Any]:
 
 
 def check_ranks(
-    estimator: Any, data: Dataset, validation: Any, params: Params, n_iter: int = 0
+    estimator: Any,
+    data: Dataset,
+    validation: Any,
+    params: Params,
+    n_iter: int = 0,
+    rng: np.random.RandomState | None = None,
 ) -> None:
-    """Raise DistributedError, on all ranks, unless each is about to make the same fit."""
+    """Raise DistributedError, on all ranks, unless each is about to make the same fit.
+
+    `rng` is what draws the orders of the rows.
+    """
 
     def describe() -> dict[str, Any]:
         return {
             "estimator": type(estimator).__name__,
             "n_iter": n_iter,
+            "random numbers": None if rng is None else int(copy.deepcopy(rng).randint(1 << 31)),
             "backend": f"{data.backend.name}, {data.backend.dtype}",
             **_in_common(estimator, data, validation),
         }

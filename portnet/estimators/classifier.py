@@ -1,5 +1,6 @@
 """MLPClassifier: scikit-learn's classifier for arrays of any library."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -14,10 +15,14 @@ from .._typing import AnyArray, Array, ArrayLike, Host
 from .._validation import warn
 from ..backend import Backend, backend_of, is_host, namespace, to_numpy
 from ..data import labels
+from ..layers import Layer
 from ..losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from ..metrics import logistic
+from ..optimizers import Optimizer
 from . import inputs
 from .base import _MLP, _is_stochastic
+from .heads import Heads, HeadsCrossEntropy, has_heads, parts
+from .own_losses import sum_of
 from .solvers import FitState
 
 __all__ = ["MLPClassifier"]
@@ -34,12 +39,13 @@ class MLPClassifier(ClassifierMixin, _MLP):
     hidden_layer_sizes : int or sequence of int, default=(100,)
         Units of the hidden layers; ``()`` is logistic regression.
     activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
-        Activation of the hidden layers.
+        Activation of the hidden layers; also 'leaky_relu', 'gelu', 'silu', 'softplus', a layer of
+        your own, or a list with one for each hidden layer.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
         L-BFGS computes every step from all rows; it suits small datasets.
     alpha : float, default=0.0001
-        Strength of the L2 penalty on the weights; divided by the number of rows of the batch, or
-        the sum of their weights.
+        Strength of the L2 penalty on the weights (parameters named W, also of layers of your own);
+        divided by the number of rows of the batch, or the sum of their weights.
     batch_size : int, default='auto'
         Rows per step of sgd and adam; 'auto' is ``min(200, rows)``.
     learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
@@ -93,26 +99,57 @@ class MLPClassifier(ClassifierMixin, _MLP):
     compile : bool, default=True
         Whether training steps and predictions are compiled, on NumPy and JAX: see
         `portnet.compile`. On CuPy training steps are CUDA graphs.
+    loss : {'log_loss'} or callable, default='log_loss'
+        The cross-entropy, or a loss of your own: ``loss(pred, target, weight) -> value, dpred``,
+        the mean over rows (or the sum, if it has ``reduction = "sum"``) and its gradient, which
+        `fit` checks. pred are the logits (rows, outputs); the target has their shape and dtype: 1
+        for the class or label of the row, else 0.
+    dropout : float, default=0.0
+        Probability to drop a hidden unit in a training step of sgd or adam.
+    norm : {'layer'}, layer or None, default=None
+        What is between each hidden layer's product and its activation: 'layer' is
+        `portnet.LayerNorm`.
+    optimizer : str or optimizer, default=None
+        What makes the steps instead of sgd or adam: an optimizer, such as
+        ``portnet.AdamW(portnet.CosineDecay(1e-3, steps=1000))`` or ``portnet.chain(
+        portnet.ClipNorm(1.0), portnet.Adam(1e-3))``, or a name of `portnet.optimizers.OPTIMIZERS`,
+        whose learning rate is then `learning_rate_init`. `alpha` is added to the loss as ever.
+    scoring : str or callable, default=None
+        What ``early_stopping=True`` monitors: a scorer of scikit-learn or its name, such as
+        'roc_auc', or 'loss' for the loss. By default the accuracy.
+    metrics : str, callable, list of these, or dict, default=None
+        Scorers that are computed after each epoch (or iteration of L-BFGS), for the training rows
+        and the validation rows: see `history_`. ``[]`` has the curves of the loss and of the
+        monitored score. `X_val` is then allowed without early stopping.
+    n_networks : int, default=1
+        The number of networks: with more than one, `fit` trains an ensemble of networks that differ
+        in their seeds, which `random_state` draws, and `predict_proba` returns the mean of
+        their probabilities. Ctrl-C ends all: those that are then untrained are left out, and
+        ``fit(X, y, resume=True)`` trains them.
 
     Attributes
     ----------
     classes_ : array or list of arrays
-        The sorted class labels: numbers in the library of X, text on the host.
+        The sorted class labels: numbers in the library of X, text on the host. A list for several
+        heads, one for each.
     loss_ : float
         The loss of the last epoch (the mean over its rows, each batch before its update), or after
         the last iteration of L-BFGS.
     best_loss_ : float or None
         The lowest loss of any epoch; None with early stopping.
     loss_curve_ : list of float
-        The loss of each epoch. Not for L-BFGS.
+        The loss of each epoch. Not for L-BFGS, whose losses are in `history_`.
     validation_scores_ : list of float or None
-        The accuracy on the validation set after each epoch, with early stopping.
+        The accuracy on the validation set, or `scoring`, after each epoch, with early stopping.
     best_validation_score_ : float or None
         The best validation score.
+    history_ : dict of str: list of float
+        The curves of the loss, of the validation score and of `metrics`: a number for each epoch.
     t_ : int
         Number of rows that sgd or adam has processed.
     coefs_, intercepts_ : list of arrays
-        W (n_in, n_out) and b (n_out,) of each layer, on the backend of the network.
+        W (n_in, n_out) and b (n_out,) of each Dense layer, on the backend of the network. The
+        parameters of norms and of layers of your own are not among them: `get_weights` has all.
     n_features_in_ : int
     feature_names_in_ : array of str
         Set if X was a data frame with column names.
@@ -120,6 +157,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         Epochs, or iterations of L-BFGS, of the last fit.
     n_layers_ : int
     n_outputs_ : int
+        Outputs of the network; for several heads, the sum of their numbers of classes.
     out_activation_ : str
 
     Notes
@@ -134,7 +172,14 @@ class MLPClassifier(ClassifierMixin, _MLP):
     * X may be an array of any library (CuPy, dpnp, torch, JAX). Training and prediction run on its
       backend, and results are arrays of that library. Host data are moved to `backend`, and results
       are NumPy arrays.
-    * `class_weight`, and ``fit(X, y, X_val=..., y_val=...)`` for early stopping.
+    * `class_weight`, and ``fit(X, y, X_val=..., y_val=...)`` for early stopping; the parameters
+      from `loss` on; `initialize`, `get_weights`, `set_weights`, and ``fit(X, y, resume=True)``.
+    * y may have several class labels in each row, of more than two classes: (rows, heads).
+      `predict` and `predict_proba` then answer as scikit-learn's forests do, and `score` is the
+      fraction of rows with all labels right.
+    * ``set_callbacks(...)`` takes scikit-learn's callbacks: a task for each epoch of `fit`. A
+      callback that returns True at its end ends the fit. `partial_fit` calls none.
+    * With dropout, rows of weight k are k rows in expectation only: each row drops other units.
     * The loss is computed from the logits, without clipping. scikit-learn clips probabilities, so
       its loss is lower where the network is confident and wrong, as on data that are not scaled;
       training may then stop in another epoch.
@@ -160,15 +205,15 @@ class MLPClassifier(ClassifierMixin, _MLP):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **_MLP._parameter_constraints,
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
+        "loss": [StrOptions({"log_loss"}), callable],
     }
 
-    classes_: Array
-    loss = "log_loss"  # an attribute of scikit-learn's classifier, which has no other loss
+    classes_: Any  # an array, or a list of arrays for several heads
 
     def __init__(
         self,
         hidden_layer_sizes: ArrayLike = (100,),
-        activation: str = "relu",
+        activation: object = "relu",
         *,
         solver: str = "adam",
         alpha: float = 0.0001,
@@ -194,12 +239,20 @@ class MLPClassifier(ClassifierMixin, _MLP):
         class_weight: object = None,
         backend: str | None = None,
         compile: bool = True,
+        loss: str | Loss = "log_loss",
+        dropout: float = 0.0,
+        norm: str | Layer | None = None,
+        optimizer: str | Optimizer | None = None,
+        scoring: object = None,
+        metrics: object = None,
+        n_networks: int = 1,
     ) -> None:
         self._set_parameters(locals())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
+        tags.target_tags.multi_output = True
         return tags
 
     @available_if(_is_stochastic)
@@ -218,7 +271,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
         X, y, sample_weight
             As in `fit`; y need not have all classes.
         classes : (classes,)
-            The classes of all calls; required in the first call.
+            The classes of all calls; required in the first call. For y with several heads, a list
+            of the classes of each head.
 
         Returns
         -------
@@ -229,6 +283,11 @@ class MLPClassifier(ClassifierMixin, _MLP):
         def fit() -> FitState:
             nonlocal y
             y = self._host_labels(y)
+            if self._heads is not None or (
+                isinstance(classes, list | tuple) and _is_nested(classes)
+            ):
+                self._learn_heads(classes)
+                return self._fit(X, y, sample_weight, incremental=True)
             if hasattr(self, "classes_"):
                 self.classes_ = self._host_classes  # on the host, to be compared with `classes`
             if hasattr(self, "classes_") and self._are_known(classes):
@@ -244,11 +303,13 @@ class MLPClassifier(ClassifierMixin, _MLP):
     def predict(self, X: ArrayLike) -> AnyArray:
         """Return the class of each row (rows,), or 0 and 1 (rows, labels), in the library of X.
 
-        Text labels are returned as a NumPy array.
+        For several heads, the classes are (rows, heads). Text labels are returned as a NumPy array.
         """
 
         def decode(raw: Array) -> Array:
             codes, binarizer = self._predict_codes(raw), self._label_binarizer
+            if type(binarizer) is Heads:
+                return self._decode_heads(codes, is_host(X))
             if _is_multilabel(binarizer):  # sparse if y was sparse
                 return binarizer.inverse_transform(to_numpy(codes)) if is_host(X) else codes
             if is_host(X) or self._host_classes.dtype.kind not in "iufb":
@@ -259,11 +320,22 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return self._apply(X, "predict", decode)
 
     def predict_proba(self, X: ArrayLike) -> AnyArray:
-        """Return the probability of each class (rows, classes), in the library of X."""
+        """Return the probability of each class (rows, classes), in the library of X.
+
+        For several heads, a list of these.
+        """
+        if self._heads is not None:
+            return self._apply(X, "predict_proba", self._probabilities_of_heads)
         return self._apply(X, "predict_proba", self._probabilities)
 
     def predict_log_proba(self, X: ArrayLike) -> AnyArray:
         """Return the logarithm of `predict_proba`, (rows, classes)."""
+        if self._heads is not None:
+            return self._apply(
+                X,
+                "predict_log_proba",
+                lambda raw: [namespace(p).log(p) for p in self._probabilities_of_heads(raw)],
+            )
         return self._apply(
             X, "predict_log_proba", lambda raw: namespace(raw).log(self._probabilities(raw))
         )
@@ -271,11 +343,57 @@ class MLPClassifier(ClassifierMixin, _MLP):
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike = None) -> float:
         """Return the accuracy: the fraction of rows with the right class, or with all labels right.
 
-        X is (rows, features), y (rows,) or (rows, labels), sample_weight (rows,).
+        X is (rows, features), y (rows,), (rows, labels) or (rows, heads), sample_weight (rows,).
         """
         with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
             pred, y, weight = inputs.on_host(self.predict(X), y, sample_weight)
+            if self._heads is not None:
+                y = np.asarray(y)
+                if y.shape != pred.shape:
+                    raise ValueError(f"y: expected shape {pred.shape}, got {y.shape}")
+                return _share((y == pred).all(axis=1), weight)
             return float(accuracy_score(y, pred, sample_weight=weight))
+
+    # Several heads ------------------------------------------------------------------------------
+
+    @property
+    def _heads(self) -> Heads | None:
+        """The classes of each head; None where a row has one class, or labels of 0 and 1."""
+        known = self.__dict__.get("_label_binarizer")
+        return known if isinstance(known, Heads) else None
+
+    def _learn_heads(self, classes: Any) -> None:
+        """Set the classes of heads in the first call of `partial_fit`, or compare them."""
+        if classes is None:
+            return
+        given, known = Heads.given(classes), self._heads
+        if known is None and hasattr(self, "classes_"):
+            raise ValueError("classes: expected those of one label, as in the calls before")
+        if known is not None:
+            pairs = zip(known.classes_, given.classes_, strict=False)
+            if known.sizes != given.sizes or not all(np.array_equal(a, b) for a, b in pairs):
+                raise ValueError(
+                    f"`classes={classes!r}` is not the same as on last call to partial_fit, was: "
+                    f"{known.classes_!r}"
+                )
+            return
+        self._label_binarizer = given
+
+    def _probabilities_of_heads(self, raw: Array) -> list[Array]:
+        assert self._heads is not None
+        return [SoftmaxCrossEntropy().mean(z) for z in parts(raw, self._heads.sizes)]
+
+    def _decode_heads(self, codes: Array, to_host: bool) -> Array:
+        assert self._heads is not None
+        if to_host or self._heads.classes_[0].dtype.kind not in "iufb":
+            return self._heads.decode(to_numpy(codes))
+        xp, backend = namespace(codes), backend_of(codes)
+        known = [self._on(c, backend) for c in self._heads.classes_]
+        columns = [xp.take(c, codes[:, i]) for i, c in enumerate(known)]
+        decoded: Array = xp.stack(columns, axis=1)
+        return decoded
+
+    # Of raw outputs -----------------------------------------------------------------------------
 
     def _probabilities(self, raw: Array) -> Array:
         xp = namespace(raw)
@@ -286,10 +404,37 @@ class MLPClassifier(ClassifierMixin, _MLP):
             return both
         return logistic(raw)
 
+    def _joined(self, raws: list[Array]) -> Array:
+        """Return the logits of the mean probabilities of several networks."""
+        xp = namespace(*raws)
+
+        def mean(each: list[Array]) -> Array:
+            answer: Array = xp.mean(xp.stack(each), axis=0)
+            return answer
+
+        logits: Array
+        if self._heads is not None:
+            heads = zip(*map(self._probabilities_of_heads, raws), strict=True)
+            logits = xp.concat([xp.log(mean(list(each))) for each in heads], axis=-1)
+        elif self.out_activation_ == "softmax":
+            logits = xp.log(mean([SoftmaxCrossEntropy().mean(raw) for raw in raws]))
+        else:
+            no, yes = mean([logistic(-raw) for raw in raws]), mean([logistic(raw) for raw in raws])
+            logits = xp.log(yes) - xp.log(no)
+        return logits
+
     def _predict_codes(self, raw: Array) -> Array:
-        """Return the index of the most probable class (rows,), or 0 and 1 (rows, labels)."""
-        xp, p = namespace(raw), self._probabilities(raw)
+        """Return the index of the most probable class (rows,), or 0 and 1 (rows, labels).
+
+        For several heads, (rows, heads).
+        """
         codes: Array
+        if isinstance(self._label_binarizer, Heads):
+            xp = namespace(raw)
+            best = [xp.argmax(z, axis=-1) for z in parts(raw, self._label_binarizer.sizes)]
+            codes = xp.stack(best, axis=1)
+            return codes
+        xp, p = namespace(raw), self._probabilities(raw)
         if self.out_activation_ == "softmax":
             codes = xp.argmax(p, axis=-1)  # the first of equal ones, as in NumPy
             return codes
@@ -302,6 +447,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     def _validation_score(self, raw: Array, y: Host, weight: Host | None) -> float:
         pred = to_numpy(self._predict_codes(raw))
+        if self._heads is not None:
+            return _share((y == pred).all(axis=1), weight)
         y = y[:, 0] if self.n_outputs_ == 1 else y
         return float(accuracy_score(y.astype(pred.dtype), pred, sample_weight=weight))
 
@@ -332,6 +479,21 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     def _learn_targets(self, y: ArrayLike, backend: Backend, incremental: bool) -> None:
         """Set the classes from y, or check y against the known classes."""
+        known_heads = self._heads if self.warm_start or incremental else None
+        if known_heads is not None or (hasattr(y, "ndim") and y.ndim == 2 and has_heads(y)):
+            if known_heads is None:
+                if hasattr(self, "classes_") and (self.warm_start or incremental):
+                    raise ValueError("y has several heads, but one label per row was fitted")
+                self._label_binarizer = known_heads = Heads.of(y)
+            self.n_outputs_ = sum(known_heads.sizes)
+            numeric = all(c.dtype.kind in "iufb" for c in known_heads.classes_)
+            on_device = not self._fitted_on_host and numeric
+            self.classes_ = (
+                [self._on(c, backend) for c in known_heads.classes_]
+                if on_device
+                else list(known_heads.classes_)
+            )
+            return
         if incremental and not self.warm_start and self._has_known_classes(y):
             pass
         elif not hasattr(self, "classes_") or not (self.warm_start or incremental):
@@ -363,13 +525,19 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     def _classes_on(self, backend: Backend) -> Array:
         """Return numeric classes (classes,) on a backend, in the nearest dtype it supports."""
-        dtype = self._host_classes.dtype.name
+        return self._on(self._host_classes, backend)
+
+    @staticmethod
+    def _on(classes: Host, backend: Backend) -> Array:
+        dtype = classes.dtype.name
         if not backend.supports(dtype):
             dtype = {"i": "int32", "u": "uint32"}.get(dtype[0], "float32")
-        return backend.asarray(self._host_classes, dtype)
+        return backend.asarray(classes, dtype)
 
     def _encode(self, y: Host, name: str = "y") -> Host:
         known = self._host_classes
+        if self._heads is not None:
+            return self._heads.encode(y, name)
         if _is_multilabel(self._label_binarizer):
             return np.asarray(self._label_binarizer.transform(y)).astype(bool)
         if y.ndim != 1:
@@ -381,30 +549,69 @@ class MLPClassifier(ClassifierMixin, _MLP):
         codes: Host = np.searchsorted(known, y)
         return codes if self.n_outputs_ > 1 else (codes > 0)[:, None]
 
+    def _decode(self, y: Host) -> Host:
+        if self._heads is not None:
+            return self._heads.decode(y)
+        if _is_multilabel(self._label_binarizer):
+            return y.astype(int)
+        return self._host_classes[y if self.n_outputs_ > 1 else y[:, 0].astype(int)]
+
+    def _targets(self, y: ArrayLike, backend: Backend) -> Array:
+        integer = "int64" if backend.supports("int64") else "int32"
+        if self._heads is not None:
+            return backend.asarray(y, integer)
+        if not isinstance(self.loss, str) and y.ndim == 1:
+            one_hot = np.zeros((len(y), self.n_outputs_))
+            one_hot[np.arange(len(y)), y] = 1.0
+            y = one_hot
+        return inputs.targets(y, backend)
+
     def _loss_and_activation(self) -> tuple[Loss, str]:
+        if not isinstance(self.loss, str):
+            return self._own_loss()
+        if self._heads is not None:
+            return HeadsCrossEntropy(self._heads.sizes, reduction="sum"), "softmax"
         if self._label_binarizer.y_type_ == "multiclass":
             return SoftmaxCrossEntropy(reduction="sum"), "softmax"
         return SigmoidCrossEntropy(reduction="sum"), "logistic"
+
+    def _own_loss(self) -> tuple[Loss, str]:
+        if self._heads is not None:
+            raise ValueError(
+                "loss: one of your own needs y with one class, or labels of 0 and 1; got several "
+                "heads"
+            )
+        if self.n_outputs_ == 1 and isinstance(self.loss, SoftmaxCrossEntropy):
+            raise ValueError(
+                "loss: a network for two classes has one output, of which the softmax is always 1: "
+                "give portnet.SigmoidCrossEntropy()"
+            )
+        softmax = self._label_binarizer.y_type_ == "multiclass"
+        return sum_of(self.loss), "softmax" if softmax else "logistic"
 
     def _with_class_weights(self, y: ArrayLike, sample_weight: Host | None) -> Host | None:
         given = self.class_weight
         if given is None:
             return sample_weight
         # Each label of multi-label y has the classes 0 and 1; the weights are multiplied.
-        columns, known = [y if y.ndim == 1 else y[:, 0]], self._host_classes.tolist()
-        tables = [given]
-        if _is_multilabel(self._label_binarizer):
-            columns, known = list(y.T), [0, 1]
+        columns = [y if y.ndim == 1 else y[:, 0]]
+        tables, several = [given], _is_multilabel(self._label_binarizer)
+        if several or self._heads is not None:
+            columns = list(y.T)
             tables = given if isinstance(given, list) else [given] * len(columns)
             if isinstance(given, dict) or len(tables) != len(columns):
                 raise ValueError(
                     f"class_weight: expected 'balanced', or a list of {len(columns)} dicts, one "
-                    f"for each label, got {given!r}"
+                    f"for each {'label' if several else 'head'}, got {given!r}"
                 )
+        if self._heads is not None:
+            classes = [c.tolist() for c in self._heads.classes_]
+        else:
+            classes = [[0, 1] if several else self._host_classes.tolist()] * len(columns)
         weight = np.ones(len(y)) if sample_weight is None else sample_weight
         before = self._class_counts or [0.0] * len(columns)
         all_counts = []
-        for column, table, counts in zip(columns, tables, before, strict=True):
+        for column, table, counts, known in zip(columns, tables, before, classes, strict=True):
             codes = column.astype(np.int64, copy=False)
             # With the earlier calls of partial_fit: a call need not have all classes.
             counts = counts + np.bincount(codes, sample_weight, len(known))
@@ -418,6 +625,10 @@ class MLPClassifier(ClassifierMixin, _MLP):
         return weight
 
     def _check_training_classes(self, y: Host, y_train: Host) -> None:
+        if self._heads is not None:
+            for i, known in enumerate(self._heads.classes_):
+                self._check_training_codes(y[:, i], y_train[:, i], known, f" of head {i}")
+            return
         if _is_multilabel(self._label_binarizer):
             pairs = zip(y.T, y_train.T, strict=True)
             constant = [len(np.unique(part)) < len(np.unique(whole)) for whole, part in pairs]
@@ -427,10 +638,13 @@ class MLPClassifier(ClassifierMixin, _MLP):
                     "or all with 0, are in the validation set: they cannot be learned"
                 )
             return
+        self._check_training_codes(y, y_train, self._host_classes)
+
+    def _check_training_codes(self, y: Host, y_train: Host, known: Host, where: str = "") -> None:
         missing = np.setdiff1d(y, y_train).astype(np.int64)
         if len(missing):
             raise ValueError(
-                f"early_stopping: all rows of the classes {self._host_classes[missing]} are in the "
+                f"early_stopping: all rows of the classes {known[missing]}{where} are in the "
                 "validation set, so that they could not be learned. Give more rows of them, "
                 "X_val and y_val, another random_state, or a smaller validation_fraction than "
                 f"{self.validation_fraction}"
@@ -449,3 +663,13 @@ def _restrict_to(given: object, known: list[Any]) -> object:
 
 def _is_multilabel(binarizer: LabelBinarizer) -> bool:
     return bool(binarizer.y_type_ == "multilabel-indicator")
+
+
+def _is_nested(classes: Sequence[Any]) -> bool:
+    """Tell whether classes are those of several heads: a list of lists or arrays."""
+    return len(classes) > 0 and all(isinstance(c, list | tuple | np.ndarray) for c in classes)
+
+
+def _share(right: Host, weight: Host | None) -> float:
+    """Return the weighted share of rows that are right."""
+    return float(np.average(right, weights=weight))

@@ -1,30 +1,61 @@
-"""Coefs: from scikit-learn's `coefs_` and `intercepts_` to a model with parameters, and back."""
+"""Coefs: the initial weights of an estimator's network, in scikit-learn's order.
 
-from .._typing import Array, Params
-from ..layers import ACTIVATIONS, Chain, Dense, Layer
-from .sparse_dense import SparseDense
+Each W and b is uniform in -bound to bound, bound = sqrt(factor / (n_in + n_out)), with factor 2
+before logistic units and else 6 (Glorot and Bengio 2010).
+"""
 
-__all__ = ["HIDDEN", "from_coefs", "to_coefs"]
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
-HIDDEN = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
+import numpy as np
+
+from .._typing import Host, Params
+from ..layers import ACTIVATIONS, Dropout, LayerNorm, Sigmoid
+from ..perceptron import layers, plain, stride
+from ..rng import generator
+
+__all__ = ["draw"]
+
+_DRAW_NOTHING = (*map(type, ACTIVATIONS.values()), LayerNorm, Dropout)
 
 
-def from_coefs(
-    coefs: list[Array], intercepts: list[Array], activation: str, *, sparse: bool = False
-) -> tuple[Chain, Params]:
-    """Return the model and the parameters of scikit-learn's `coefs_` and `intercepts_`.
+def draw(
+    parameters: Mapping[str, Any], n_in: int, sizes: Sequence[int], rng: np.random.RandomState
+) -> tuple[list[Host], list[Host], tuple[Params, ...]]:
+    """Return the initial coefs, intercepts and parameters of other layers, on the host.
 
-    Each layer has W (n_in, n_out) and b (n_out,). If `sparse`, the first layer takes sparse x.
+    `sizes` are those of the hidden layers and of the output. Layers of one's own draw from another
+    generator, so that W and b are those of a network without them.
     """
-    layers: list[Layer] = []
-    params: list[Params] = []
-    for W, b in zip(coefs, intercepts, strict=True):
-        first = SparseDense if sparse and not layers else Dense
-        layers += [first(W.shape[1]), ACTIVATIONS[HIDDEN[activation]]]
-        params += [{"W": W, "b": b[None, :]}, ()]
-    return Chain(layers[:-1]), tuple(params[:-1])
+    coefs: list[Host] = []
+    intercepts: list[Host] = []
 
+    def dense(n_in: int, n_out: int, factor: float) -> None:
+        bound = math.sqrt(factor / (n_in + n_out))
+        coefs.append(rng.uniform(-bound, bound, (n_in, n_out)))
+        intercepts.append(rng.uniform(-bound, bound, n_out))
 
-def to_coefs(params: Params) -> tuple[list[Array], list[Array]]:
-    """Return `coefs_` and `intercepts_`: the inverse of `from_coefs`."""
-    return [p["W"] for p in params[::2]], [p["b"][0, :] for p in params[::2]]
+    if plain(parameters):
+        factor = 2.0 if parameters["activation"] == "logistic" else 6.0
+        for pair in pairwise([n_in, *sizes]):
+            dense(*pair, factor)
+        return coefs, intercepts, ()
+    made, step = layers(parameters, sizes), stride(parameters)
+    others: list[Params] = []
+    activations = made[1 + (parameters.get("norm") is not None) :: step]
+    factors = [2.0 if isinstance(layer, Sigmoid) else 6.0 for layer in activations]
+    factors.append(factors[-1] if factors else 6.0)
+    own = any(type(layer) not in _DRAW_NOTHING for i, layer in enumerate(made) if i % step)
+    seeded = generator(int(copy.deepcopy(rng).randint(2**31)) if own else 0)
+    for i, layer in enumerate(made):
+        if i % step == 0:
+            n_out = sizes[i // step]
+            dense(n_in, n_out, factors[i // step])
+        else:
+            params, n_out = layer.init(seeded, n_in)
+            others.append(params)
+        n_in = n_out
+    return coefs, intercepts, tuple(others)

@@ -25,7 +25,10 @@ def executor_of(
 
     It is closed in the end, or kept for the next call.
     """
-    shapes = [(tuple(p["W"].shape), str(p["W"].dtype)) for p in params if p]
+    # Those of all layers: the other ones follow from the model.
+    shapes = [
+        (tuple(p["W"].shape), str(p["W"].dtype)) for p in params if type(p) is dict and "W" in p
+    ]
     key = new.parts, new.compiled, data.backend, shapes, current_ranks()
     # Estimators that compare themselves may have no hash, or that of another one.
     by_identity = type(estimator).__eq__ is object.__eq__

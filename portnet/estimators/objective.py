@@ -1,12 +1,13 @@
 """L = (sum of w l + alpha/2 sum of W^2) / sum of w: the objective of scikit-learn's MLP.
 
-l is the loss of a row, w its weight, and W the weights of all layers, without biases. The sums over
-rows are those of a batch, so the penalty is stronger in small batches than in large ones, as in
-scikit-learn.
+l is the loss of a row, w its weight, and W the parameters named W of all layers: not biases, nor
+those of norms. The sums over rows are those of a batch, so the penalty is stronger in small batches
+than in large ones, as in scikit-learn.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .. import tree
@@ -17,6 +18,9 @@ from ..engine.sharded_step import ShardedStep
 from ..layers import Layer, dparams_of
 from ..losses import Loss, PoissonLoss
 from ..optimizers import Optimizer
+from ..rng import Key
+from ..training import update
+from .optimizers import SklearnAdam, SklearnSGD
 
 __all__ = [
     "Part",
@@ -48,10 +52,12 @@ class PoissonDeviance(PoissonLoss):
         return value + least, dpred
 
 
-def summed(model: Layer, loss: Loss, params: Params, batch: Batch) -> tuple[Array, Params]:
+def summed(
+    model: Layer, loss: Loss, params: Params, batch: Batch, key: Key | None = None
+) -> tuple[Array, Params]:
     """Return sum of w l over a batch x, y, w, and its gradient; `loss` must be a sum over rows."""
     x, y, weight = batch
-    pred, caches = model.forward(params, x)
+    pred, caches = model.forward(params, x, key)
     value, dpred = loss(pred, y, weight)
     return value, dparams_of(model, params, caches, dpred)
 
@@ -67,41 +73,68 @@ def penalized(
     """Return L = (value + alpha/2 sum of W^2) / total and dL = (grads + alpha W) / total."""
     if alpha > 0:
         for p in params:
-            if p:
+            if _has_weights(p):
                 value = value + 0.5 * alpha * namespace(p["W"]).sum(p["W"] * p["W"])
         grads = tuple(
-            {**g, "W": g["W"] + alpha * p["W"]} if g else g
+            {**g, "W": g["W"] + alpha * p["W"]} if _has_weights(p) else g
             for g, p in zip(grads, params, strict=True)
         )
     return value / total, tree.map(lambda g: g / total, grads)
 
 
+def _has_weights(params: Params) -> bool:
+    return isinstance(params, dict) and "W" in params
+
+
 def make_penalized_step(
     model: Layer, loss: Loss, optimizer: Optimizer, alpha: float
 ) -> Callable[..., tuple[Params, State, Array]]:
-    """Return ``step(params, state, x, y, weight) -> params, state, L``, L before the update."""
+    """Return ``step(params, state, x, y, weight, key=None) -> params, state, L``.
+
+    L is that before the update; `key` is for layers that draw random numbers. What an optimizer
+    other than scikit-learn's returns is checked.
+    """
+    updated = _update_of(optimizer)
 
     def step(
-        params: Params, state: State, x: Array, y: Array, weight: Array | None
+        params: Params,
+        state: State,
+        x: Array,
+        y: Array,
+        weight: Array | None,
+        key: Key | None = None,
     ) -> tuple[Params, State, Array]:
-        value, grads = summed(model, loss, params, (x, y, weight))
+        value, grads = summed(model, loss, params, (x, y, weight), key)
         total = x.shape[0] if weight is None else namespace(weight).sum(weight)
         value, grads = penalized(value, grads, params, alpha, total)
-        updates, state = optimizer.update(grads, state, params)
-        return tree.map(lambda p, u: p + u, params, updates), state, value
+        params, state = updated(params, state, grads)
+        return params, state, value
 
     return step
+
+
+def _update_of(optimizer: Optimizer) -> Callable[..., tuple[Params, State]]:
+    """Return the update ``(params, state, grads) -> params, state`` of an optimizer."""
+    if not isinstance(optimizer, SklearnSGD | SklearnAdam):
+        return partial(update, optimizer)
+
+    def updated(params: Params, state: State, grads: Params) -> tuple[Params, State]:
+        updates, state = optimizer.update(grads, state, params)
+        return tree.map(lambda p, u: p + u, params, updates), state
+
+    return updated
 
 
 def make_sharded_penalized_step(
     model: Layer, loss: Loss, optimizer: Optimizer, alpha: float
 ) -> ShardedStep:
     """Return the step of `make_penalized_step` as sums over shards, and the update of them."""
+    updated = _update_of(optimizer)
 
     def part(
-        params: Params, x: Array, y: Array, weight: Array | None, key: None
+        params: Params, x: Array, y: Array, weight: Array | None, key: Key | None
     ) -> tuple[Array, Params]:
-        return summed(model, loss, params, (x, y, weight))
+        return summed(model, loss, params, (x, y, weight), key)
 
     def finish(
         params: Params,
@@ -113,8 +146,8 @@ def make_sharded_penalized_step(
         scale: None,
     ) -> tuple[Params, State, Array]:
         value, grads = penalized(value, grads, params, alpha, weights)
-        updates, state = optimizer.update(grads, state, params)
-        return tree.map(lambda p, u: p + u, params, updates), state, value
+        params, state = updated(params, state, grads)
+        return params, state, value
 
     return ShardedStep(part, finish, weighted=True)
 

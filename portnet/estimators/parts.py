@@ -1,22 +1,26 @@
 """Data that an estimator reads in parts: sources, and large memory maps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import validate_data
 
 from .._typing import Array, ArrayLike, Host
-from ..backend import Backend, to_numpy
+from ..backend import Backend, to_numpy, use_backend
 from ..data import checks
 from ..data.sources import reading
 from ..data.sources.dataset import SourceDataset, check_features, source_dataset
 from ..data.sources.order import Ranges, ranges_of
-from ..data.sources.reading import Reader, parts_of, reader_of
+from ..data.sources.reading import ArrayReader, Reader, parts_of, reader_of
 from . import inputs
+from .heads import HeadsCrossEntropy
 
 __all__ = [
+    "RowsOfSource",
     "as_array_if_small",
     "check_parts",
     "cut",
@@ -77,6 +81,44 @@ def network_dtype(X: Reader, backend: Backend) -> str:
     )
 
 
+class TargetsReader(ArrayReader):
+    """Encoded targets in memory, which become those that a loss needs when they are read."""
+
+    def __init__(self, y: Host, needed: Callable[[Host], Host]) -> None:
+        super().__init__(y, "y")
+        self._needed = needed
+
+    def read(self, start: int, stop: int) -> Host:
+        """Return the targets of the rows from `start` to `stop`."""
+        return self._needed(super().read(start, stop))
+
+    def take(self, rows: Host) -> Host:
+        """Return the targets of single rows."""
+        return self._needed(super().take(rows))
+
+
+class RowsOfSource:
+    """The features of a source dataset as a source, of its rows only, in the network's dtype."""
+
+    def __init__(self, data: SourceDataset) -> None:
+        self._data = data
+        self.shape = len(data), data.features.shape[1]
+        self.dtype = np.dtype(data.host.dtype)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Host:
+        """Return rows, checked."""
+        start, stop, _ = rows.indices(len(self))
+        found, at = np.empty((stop - start, self.shape[1]), self.dtype), 0
+        for first, last in self._data.source_rows(start, stop):
+            self._data.read_features(first, last, found[at : at + last - first])
+            at += last - first
+        return found
+
+
 def parts_dataset(
     X: Reader,
     y: Any,
@@ -84,18 +126,24 @@ def parts_dataset(
     backend: Backend,
     loss: Any,
     outputs: int,
+    own: Callable[..., Any] | None,
     name: str = "",
 ) -> SourceDataset:
     """Return the dataset of a source and encoded y; rows of weight 0 are left out.
 
-    `name` is before the names of arguments in messages.
+    ``own(y, backend)`` returns what a loss of the user's own needs of some rows. `name` is before
+    the names of arguments in messages.
     """
+    y = to_numpy(y)
+    if own is not None:
+        with use_backend("numpy", dtype=backend.dtype) as host:
+            y = TargetsReader(y, partial(own, backend=host))
     found = source_dataset(
         X,
-        to_numpy(y),
+        y,
         weight,
         backend=backend,
-        loss=loss,
+        loss=None if isinstance(loss, HeadsCrossEntropy) else loss,  # its targets are integers
         inputs=X.shape[1],
         outputs=outputs,
         classes=None,
@@ -127,16 +175,19 @@ def features_of_parts(estimator: Any, X: ArrayLike, backend: Backend) -> Any:
         yield x
 
 
-def joined_answers(parts: Iterator[Any], rows: int) -> Any:
-    """Return the answers for parts of all rows, in turn, as one array, or as one sparse matrix."""
+def joined_answers(parts: Iterator[list[Any]], rows: int) -> list[Any]:
+    """Return the answers for parts of all rows, in turn, as one array each, or a sparse matrix.
+
+    A part is a list of answers: one, or those of several heads.
+    """
     first = next(parts)
-    if hasattr(first, "tocsr"):
+    if hasattr(first[0], "tocsr"):
         import scipy.sparse
 
-        return scipy.sparse.vstack([first, *parts])
-    found, done = np.empty((rows, *first.shape[1:]), first.dtype), len(first)
-    found[:done] = first
-    for part in parts:
-        found[done : done + len(part)] = part
-        done += len(part)
+        return [scipy.sparse.vstack([first[0], *(part[0] for part in parts)])]
+    found, done = [np.empty((rows, *one.shape[1:]), one.dtype) for one in first], 0
+    for part in chain([first], parts):
+        for whole, one in zip(found, part, strict=True):
+            whole[done : done + len(one)] = one
+        done += len(part[0])
     return found

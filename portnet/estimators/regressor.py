@@ -8,14 +8,22 @@ from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
 from .._typing import AnyArray, Array, ArrayLike, Host
 from ..backend import Backend, is_host, namespace, to_numpy
-from ..losses import Loss, SquaredError
+from ..layers import Layer
+from ..losses import AbsoluteError, Huber, Loss, SquaredError
+from ..optimizers import Optimizer
 from . import inputs, objective
 from .base import _MLP, _is_stochastic
+from .ensemble import networks_of
+from .own_losses import mean_of, sum_of
 
 __all__ = ["MLPRegressor"]
+
+
+_MORE_LOSSES = {"absolute_error": AbsoluteError, "huber": Huber}
 
 
 class MLPRegressor(RegressorMixin, _MLP):
@@ -26,17 +34,22 @@ class MLPRegressor(RegressorMixin, _MLP):
 
     Parameters
     ----------
-    loss : {'squared_error', 'poisson'}, default='squared_error'
-        'poisson' is for counts, y >= 0; the predicted mean is the exponential of the output.
+    loss : {'squared_error', 'poisson', 'absolute_error', 'huber'} or callable, \
+default='squared_error'
+        'poisson' is for counts, y >= 0; the predicted mean is the exponential of the output. A loss
+        of your own is called ``loss(pred, target, weight) -> value, dpred``, with pred and target
+        (rows, outputs): the mean over rows (or the sum, if it has ``reduction = "sum"``) and its
+        gradient, which `fit` checks. If it has a method ``mean(pred)``, that is the prediction.
     hidden_layer_sizes : int or sequence of int, default=(100,)
         Units of the hidden layers; ``()`` is linear regression.
     activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
-        Activation of the hidden layers.
+        Activation of the hidden layers; also 'leaky_relu', 'gelu', 'silu', 'softplus', a layer of
+        your own, or a list with one for each hidden layer.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
         L-BFGS computes every step from all rows; it suits small datasets.
     alpha : float, default=0.0001
-        Strength of the L2 penalty on the weights; divided by the number of rows of the batch, or
-        the sum of their weights.
+        Strength of the L2 penalty on the weights (parameters named W, also of layers of your own);
+        divided by the number of rows of the batch, or the sum of their weights.
     batch_size : int, default='auto'
         Rows per step of sgd and adam; 'auto' is ``min(200, rows)``.
     learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
@@ -80,11 +93,34 @@ class MLPRegressor(RegressorMixin, _MLP):
         Backend of the network if X is host data: see `MLPClassifier`.
     compile : bool, default=True
         Whether training steps and predictions are compiled: see `MLPClassifier`.
+    dropout : float, default=0.0
+        Probability to drop a hidden unit in a training step of sgd or adam.
+    norm : {'layer'}, layer or None, default=None
+        What is between each hidden layer's product and its activation: 'layer' is
+        `portnet.LayerNorm`.
+    optimizer : str or optimizer, default=None
+        What makes the steps instead of sgd or adam: an optimizer, such as
+        ``portnet.AdamW(portnet.CosineDecay(1e-3, steps=1000))`` or ``portnet.chain(
+        portnet.ClipNorm(1.0), portnet.Adam(1e-3))``, or a name of `portnet.optimizers.OPTIMIZERS`,
+        whose learning rate is then `learning_rate_init`. `alpha` is added to the loss as ever.
+    scoring : str or callable, default=None
+        What ``early_stopping=True`` monitors: a scorer of scikit-learn or its name, such as
+        'roc_auc', or 'loss' for the loss. By default R2.
+    metrics : str, callable, list of these, or dict, default=None
+        Scorers that are computed after each epoch (or iteration of L-BFGS), for the training rows
+        and the validation rows: see `history_`. ``[]`` has the curves of the loss and of the
+        monitored score. `X_val` is then allowed without early stopping.
+    n_networks : int, default=1
+        The number of networks: with more than one, `fit` trains an ensemble of networks that differ
+        in their seeds, which `random_state` draws, and `predict` returns the mean of what they
+        predict; with ``return_std=True`` also the standard deviation. Ctrl-C is as in
+        `MLPClassifier`.
 
     Attributes
     ----------
     loss_, best_loss_, loss_curve_, validation_scores_, best_validation_score_, t_, coefs_, \
-    intercepts_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, out_activation_
+    intercepts_, history_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, \
+out_activation_
         As in `MLPClassifier`; the validation scores are R2.
 
     Notes
@@ -106,14 +142,14 @@ class MLPRegressor(RegressorMixin, _MLP):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **_MLP._parameter_constraints,
-        "loss": [StrOptions({"squared_error", "poisson"})],
+        "loss": [StrOptions({"squared_error", "poisson", *_MORE_LOSSES}), callable],
     }
 
     def __init__(
         self,
-        loss: str = "squared_error",
+        loss: str | Loss = "squared_error",
         hidden_layer_sizes: ArrayLike = (100,),
-        activation: str = "relu",
+        activation: object = "relu",
         *,
         solver: str = "adam",
         alpha: float = 0.0001,
@@ -138,6 +174,12 @@ class MLPRegressor(RegressorMixin, _MLP):
         max_fun: int = 15000,
         backend: str | None = None,
         compile: bool = True,
+        dropout: float = 0.0,
+        norm: str | Layer | None = None,
+        optimizer: str | Optimizer | None = None,
+        scoring: object = None,
+        metrics: object = None,
+        n_networks: int = 1,
     ) -> None:
         self._set_parameters(locals())
 
@@ -161,8 +203,26 @@ class MLPRegressor(RegressorMixin, _MLP):
             sample_weight=sample_weight,
         )
 
-    def predict(self, X: ArrayLike) -> AnyArray:
-        """Return the mean of the target, (rows,) or (rows, outputs), in the library of X."""
+    def predict(self, X: ArrayLike, return_std: bool = False) -> Any:
+        """Return the mean of the target, (rows,) or (rows, outputs), in the library of X.
+
+        With `return_std`, return the mean over the networks of an ensemble, and the standard
+        deviation: how much they differ, which grows with the distance from the data they know.
+        """
+        if not hasattr(self, "coefs_"):
+            check_is_fitted(self)
+            each = [network._predict(X) for network in networks_of(self)]
+            together = namespace(*each).stack(each)
+            mean = namespace(together).mean(together, axis=0)
+            return (mean, namespace(together).std(together, axis=0)) if return_std else mean
+        if return_std:
+            raise ValueError(
+                "return_std=True needs several networks, whose spread it is: fit with n_networks=8"
+            )
+        return self._predict(X)
+
+    def _predict(self, X: ArrayLike) -> AnyArray:
+        """Return what one network predicts."""
         mean = self._apply(X, "predict", self._mean)
         return mean[:, 0] if mean.shape[1] == 1 else mean
 
@@ -176,6 +236,9 @@ class MLPRegressor(RegressorMixin, _MLP):
             return float(r2_score(y, pred, sample_weight=weight))
 
     def _mean(self, raw: Array) -> Array:
+        if self.out_activation_ == "loss.mean":
+            mean: Array = self.loss.mean(raw)
+            return mean
         return namespace(raw).exp(raw) if self.out_activation_ == "exp" else raw
 
     def _validation_score(self, raw: Array, y: Host, weight: Host | None) -> float:
@@ -203,8 +266,10 @@ class MLPRegressor(RegressorMixin, _MLP):
         self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
 
     def _encode(self, y: ArrayLike, name: str = "y") -> Any:
-        if self.loss == "poisson" and bool(
-            (y < 0).any() if is_host(y) else namespace(y).any(y < 0)
+        if (
+            isinstance(self.loss, str)
+            and self.loss == "poisson"
+            and bool((y < 0).any() if is_host(y) else namespace(y).any(y < 0))
         ):
             raise ValueError(
                 f"Some value(s) of {name} are out of the valid range of the loss 'poisson': it is "
@@ -214,7 +279,14 @@ class MLPRegressor(RegressorMixin, _MLP):
             raise ValueError(f"`{name}` has {y.shape[1:]} outputs per row, `y` {self.n_outputs_}.")
         return y[:, None] if y.ndim == 1 else y
 
+    def _decode(self, y: Host) -> Host:
+        return y[:, 0] if y.shape[1] == 1 else y
+
     def _loss_and_activation(self) -> tuple[Loss, str]:
-        if self.loss == "poisson":
+        if isinstance(self.loss, str) and self.loss == "poisson":
             return objective.PoissonDeviance(reduction="sum"), "exp"
+        if not isinstance(self.loss, str):
+            return sum_of(self.loss), mean_of(self.loss)
+        if self.loss in _MORE_LOSSES:
+            return _MORE_LOSSES[self.loss](reduction="sum"), "identity"
         return SquaredError(reduction="sum"), "identity"

@@ -62,15 +62,23 @@ An estimator has "class"; "parameters", a dict of those of scikit-learn; and "fi
 
 - "coefs_", a list of arrays (n_in, n_out), and "intercepts_", of arrays (n_out,);
   "n_features_in_", "n_outputs_"; "n_layers_", one more than there are coefs_; "out_activation_",
-  "softmax", "logistic", "identity" or "exp". Between the layers is the activation of "parameters".
+  "softmax", "logistic", "identity", "exp" or "loss.mean", a method of the loss in "parameters".
+  Between the layers are norm, activation and dropout of "parameters"; "layer_params", if there are
+  any other than a name of an activation, is a tuple of their parameters, in order.
 - "labels", of a classifier only, a dict: "classes", an array or, for text, a dict of "names" and
   "dtype", "U" or "O", or "U9" if 9 is more than the longest name has; "kind", scikit-learn's type
-  of target; "sparse", whether y was.
+  of target; "sparse", whether y was. For "multiclass-multioutput", "classes" is a list of these,
+  and the outputs of the network are those of each, side by side.
 - "feature_names_in_", a list of text, if there are names.
 - What the fit has left: "n_iter_", "t_", "loss_", "best_loss_", "best_validation_score_",
-  "loss_curve_", "validation_scores_", "_no_improvement_count"; not all after every fit.
+  "loss_curve_", "validation_scores_", "_no_improvement_count"; "curves", a dict of the curves of
+  metrics; not all after every fit.
 - Where the state was saved: "optimizer"; "class_counts", the rows of each class so far;
-  "generator", the state of NumPy's RandomState, and "seed", with which it began.
+  "generator", the state of NumPy's RandomState, and "seed", with which it began; "resumable", a
+  dict of what a fit needs to go on: "first", whether the last one began with a new network;
+  "state", that of the generator at its begin, if the seed does not say it; "rows", of the training
+  data; "best", whether the parameters are those of the best epoch, and "last", those of the last
+  epoch if they are others.
 
 An estimator of a subclass has its name as "class", and "base", the name of portnet's class. Of the
 attributes, "inherited" are parameters of the base that are none of the subclass, and "own" others;
@@ -99,8 +107,8 @@ the newest of them and, with early stopping, the "best_epoch" so far.
 "progress" is null for a run; for an estimator, a dict: "first" and
 "generator", states of the generator before the fit and after the last epoch; "order" of the rows
 in that; "best", the parameters of the best score, and "best_score"; "losses" and "scores" of the
-epochs. If the best score is that of an earlier epoch, its parameters are those of the estimator:
-"best" is null, and "last" has those after the last epoch.
+epochs, and "curves" of metrics. If the best score is that of an earlier epoch, its parameters are
+those of the estimator: "best" is null, and "last" has those after the last epoch.
 
 A reader refuses what it does not know, before it makes anything: headers above 1 MiB; more than
 10,000 tensors; a description above 512 KiB, of more than 30,000 values, nested deeper than 200, or

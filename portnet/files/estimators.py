@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from .. import perceptron
 from .._validation import counted
-from ..layers import Chain, Dense
 from .encoding import TEXT_LIMIT, decode, encode, has_custom, refuse_repeated, text_array
 from .errors import ModelFileError
 from .generators import generator_of
 from .predictor import Predictor
-from .shapes import check_parameters
+from .shapes import check_parameters, is_floating
 
 __all__ = ["describe", "estimator_from", "is_estimator"]
 
 _PACKAGE = __package__.rpartition(".")[0]  # the estimators need scikit-learn: never imported above
 CLASSES = "MLPClassifier", "MLPRegressor"
-ACTIVATION_OF = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
-OUTPUTS = "softmax", "logistic", "identity", "exp"
+OUTPUTS = "softmax", "logistic", "identity", "exp", "loss.mean"
+HEADS = "multiclass-multioutput"  # the kind of labels of several heads
 NETWORK = "coefs_", "intercepts_", "n_features_in_", "n_outputs_", "n_layers_", "out_activation_"
 # Fitted attributes besides the network; not every fit has all of them.
 RESULTS = (
@@ -43,17 +43,26 @@ INTEGERS = (
 LISTS = "loss_curve_", "validation_scores_"
 # Attributes of an estimator that are written in another way, or that a fit makes again.
 OTHERS = (
+    "_callback_fit_ctx",
     "classes_",
     "feature_names_in_",
     "_class_counts",
+    "_curves",
     "_fitted_on_host",
     "_label_binarizer",
+    "_layer_params",
     "_metadata_request",
+    "_missing_seeds",
     "_optimizer",
+    "_parent_callback_ctx",
     "_random_state",
+    "_resumable",
     "_seed",
+    "_skl_callbacks",
+    "_skl_callbacks_to_teardown",
     "_sklearn_output_config",
     "_validated",
+    "estimators_",
 )
 REQUESTED_BY = "fit", "partial_fit", "predict", "predict_proba", "predict_log_proba", "score"
 KNOWN = {*NETWORK, *RESULTS, *LISTS, *OTHERS}
@@ -80,13 +89,16 @@ def _base_of(kind: type) -> Any:
     return None
 
 
-def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, Any]:
-    """Return the description of a fitted estimator."""
-    if not hasattr(estimator, "coefs_"):
+def describe(
+    estimator: Any, tensors: dict[str, Any], state: bool, name: str = ""
+) -> dict[str, Any]:
+    """Return the description of a fitted estimator; the names of its tensors begin with `name`."""
+    networks = vars(estimator).get("estimators_", [])
+    if not networks and not hasattr(estimator, "coefs_"):
         raise TypeError(
             f"save: expected a fitted estimator, got {type(estimator).__name__}: fit it"
         )
-    given = dict(estimator.__dict__)
+    given = {} if networks else dict(estimator.__dict__)  # the networks have what was fitted
     parameters = estimator.get_params(deep=False)
     if isinstance(parameters.get("random_state"), np.random.RandomState):
         parameters["random_state"] = None  # a generator that others may use, too
@@ -94,12 +106,20 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
     if fitted.get("best_loss_") == np.inf:  # before the first epoch; tensors are finite
         fitted["best_loss_"] = float("inf")
     fitted |= {n: _numbers(given[n]) for n in LISTS if n in given}
+    if given.get("_layer_params"):
+        fitted["layer_params"] = given["_layer_params"]
+    if given.get("_curves"):
+        fitted["curves"] = {name: _numbers(curve) for name, curve in given["_curves"].items()}
     if "feature_names_in_" in given:
         fitted["feature_names_in_"] = [str(name) for name in given["feature_names_in_"]]
     binarizer = given.get("_label_binarizer")
     if binarizer is not None:
         fitted["labels"] = {
-            "classes": _labels(binarizer.classes_),
+            "classes": (
+                [_labels(classes) for classes in binarizer.classes_]
+                if binarizer.y_type_ == HEADS
+                else _labels(binarizer.classes_)
+            ),
             "kind": str(binarizer.y_type_),
             "sparse": bool(binarizer.sparse_input_),
         }
@@ -111,6 +131,8 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
             fitted["generator"], fitted["seed"] = rng.get_state(legacy=False), given.get("_seed")
             if isinstance(fitted["seed"], np.random.RandomState):
                 fitted["seed"] = None
+            if given.get("_resumable") is not None:
+                fitted["resumable"] = given["_resumable"]._asdict()
     base = _base_of(type(estimator))
     described: dict[str, Any] = {"class": type(estimator).__name__}
     requests = _requests(estimator)
@@ -122,14 +144,22 @@ def describe(estimator: Any, tensors: dict[str, Any], state: bool) -> dict[str, 
         described |= {"own": own} if own["dict"] else {}
     else:
         named = [n for n in base._get_param_names() if n not in parameters]
-        inherited = {n: given[n] for n in named if n in given}
+        inherited = {n: vars(estimator)[n] for n in named if n in vars(estimator)}
         described["base"] = base.__name__
         described["inherited"] = encode(_plain(inherited), "inherited", tensors, plain=True)
         described["own"] = _own_attributes(estimator, {*parameters, *named}, tensors)
-    _check_before(fitted, parameters | inherited)
+    if networks:
+        described["networks"] = [
+            describe(network, tensors, state, f"{name}networks.{k}.")
+            for k, network in enumerate(networks)
+        ]
+        if vars(estimator).get("_missing_seeds"):  # Ctrl-C has ended the fit before them
+            described["missing_seeds"] = list(estimator._missing_seeds)
+    else:
+        _check_before(fitted, parameters | inherited)
     return described | {
-        "parameters": encode(_plain(parameters), "parameters", tensors, plain=True),
-        "fitted": encode(fitted, "", tensors),
+        "parameters": encode(_plain(parameters), f"{name}parameters", tensors, plain=True),
+        "fitted": encode(fitted, name.removesuffix("."), tensors),
     }
 
 
@@ -179,7 +209,7 @@ def _check_before(values: dict[str, Any], parameters: dict[str, Any]) -> None:
         _check(values, parameters)
         if "labels" in values:
             labels = values["labels"]
-            _check_labels(labels | {"classes": _classes_from(labels["classes"])}, values)
+            _check_labels(labels | {"classes": _all_classes(labels)}, values)
     except ModelFileError as error:
         raise ModelFileError(
             f"save: {error}. Nothing was written, because portnet.load would refuse it: fit the "
@@ -225,10 +255,10 @@ def estimator_from(
     with_sklearn = find_spec("sklearn") is not None
     kind = _subclass(described, custom, with_sklearn) if "base" in described else None
     fitted = dict(described["fitted"]["dict"])
-    for key in ("coefs_", "intercepts_", "optimizer"):
+    for key in ("coefs_", "intercepts_", "layer_params", "optimizer"):
         refuse_repeated(fitted.get(key), key)
     if not with_sklearn:  # the optimizers are scikit-learn's
-        for key in ("optimizer", "generator", "class_counts", "seed"):
+        for key in ("optimizer", "generator", "class_counts", "seed", "resumable", "curves"):
             fitted.pop(key, None)
     else:
         wing = importlib.import_module(f"{_PACKAGE}.estimators")
@@ -238,6 +268,17 @@ def estimator_from(
     if with_sklearn:  # a predictor has none of these
         more |= {n: decode(described[n], tensors, custom) for n in more if kind or n in described}
         _check_more(kind or getattr(wing, name), kind is None, parameters, **more)
+    if "networks" in described:
+        members = [estimator_from(one, tensors, custom) for one in described["networks"]]
+        missing = described.get("missing_seeds", [])
+        _check_networks(members, missing, name, parameters)
+        if not with_sklearn:
+            return Predictor.joined(members)
+        estimator = (kind or getattr(wing, name))(**parameters)
+        importlib.import_module(f"{_PACKAGE}.estimators.ensemble").join(estimator, members)
+        if missing:
+            estimator._missing_seeds = list(missing)
+        return _completed(estimator, described, tensors, custom, more)
     _check(values, parameters | more["inherited"])
     labels = values.pop("labels", None)
     if (labels is None) == (name == "MLPClassifier"):
@@ -245,15 +286,46 @@ def estimator_from(
     if labels is not None:
         if not isinstance(labels, dict) or set(labels) != {"classes", "kind", "sparse"}:
             raise ModelFileError(f"labels: expected classes, kind and sparse, got {labels!r:.80}")
-        labels["classes"] = _classes_from(labels["classes"])
+        labels["classes"] = _all_classes(labels)
         _check_labels(labels, values)
     if not with_sklearn:
         return Predictor.of(name, values, parameters, labels)
     estimator = _fitted(kind or getattr(wing, name), values, parameters, labels)
+    return _completed(estimator, described, tensors, custom, more)
+
+
+def _completed(
+    estimator: Any, described: Mapping[str, Any], tensors: Any, custom: Any, more: Any
+) -> Any:
+    """Return an estimator with what does not come from its fit."""
     vars(estimator).update(more["inherited"] | more["own"])
     if "requests" in described:
         _set_requests(estimator, decode(described["requests"], tensors, custom))
     return estimator
+
+
+def _check_networks(
+    members: list[Any], missing: Any, name: str, parameters: dict[str, Any]
+) -> None:
+    """Raise ModelFileError unless these can be the networks of an ensemble."""
+    count = parameters.get("n_networks")
+    seeds = isinstance(missing, list) and all(type(s) is int and 0 <= s < 2**31 for s in missing)
+    if not seeds:
+        raise ModelFileError(f"missing_seeds: expected a list of integers, got {missing!r:.80}")
+    total = len(members) + len(missing)
+    if total != count or total < 2 or not members:
+        raise ModelFileError(f"expected {count!r:.80} networks, as n_networks, got {len(members)}")
+    for member in members:
+        kind = member.name if isinstance(member, Predictor) else _base_of(type(member)).__name__
+        same = all(
+            getattr(member, n) == getattr(members[0], n)
+            for n in ("n_features_in_", "n_outputs_", "out_activation_")
+        )
+        classes: Any = getattr(member, "classes_", None)
+        if classes is not None and not isinstance(classes, list):
+            same = same and np.array_equal(classes, members[0].classes_)
+        if kind != name or not same or hasattr(member, "estimators_"):
+            raise ModelFileError("expected networks of one kind, with equal inputs and outputs")
 
 
 def _check_more(kind: type, ours: bool, parameters: Any, inherited: Any, own: Any) -> None:
@@ -288,7 +360,7 @@ def _subclass(described: Mapping[str, Any], custom: Mapping[str, Any], with_skle
 def _check(values: dict[str, Any], parameters: dict[str, Any]) -> None:
     """Raise ModelFileError unless the arrays are those of a network of these sizes."""
     missing = [n for n in NETWORK if n not in values]
-    if missing or parameters.get("activation") not in ACTIVATION_OF:
+    if missing or parameters.get("activation") is None:
         raise ModelFileError(f"the estimator has no {missing[0] if missing else 'activation'}")
     for name in INTEGERS:
         if name in values and type(values[name]) is not int:
@@ -297,21 +369,39 @@ def _check(values: dict[str, Any], parameters: dict[str, Any]) -> None:
     lists = isinstance(coefs, list) and isinstance(intercepts, list)
     if not lists or not len(coefs) == len(intercepts) == values["n_layers_"] - 1 >= 1:
         raise ModelFileError("expected coefs_ and intercepts_ of each layer")
-    hidden = parameters.get("hidden_layer_sizes", ())
-    hidden = list(hidden) if hasattr(hidden, "__iter__") else [hidden]
-    sizes = [*hidden, values["n_outputs_"]]
+    sizes = [*perceptron.hidden_sizes(parameters), values["n_outputs_"]]
     if len(sizes) != len(coefs) or values["out_activation_"] not in OUTPUTS:
         raise ModelFileError(f"expected {len(sizes)} layers, got {len(coefs)}")
-    model = Chain([Dense(n) for n in sizes])
-    params = [{"W": W, "b": b[None, :]} for W, b in zip(coefs, intercepts, strict=True)]
-    check_parameters(model, tuple(params), values["n_features_in_"], "coefs_")
+    try:
+        expected = perceptron.network(parameters, coefs, intercepts, values.get("layer_params", ()))
+        perceptron.layers(parameters, sizes)  # of these sizes
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        raise ModelFileError(f"the layers of the network: {error}") from None
+    model, params = expected
+    check_parameters(model, params, values["n_features_in_"], "coefs_")
+    widths = [W.shape[1] for W in coefs]
+    if widths != sizes:
+        raise ModelFileError(f"coefs_: expected {sizes} outputs of the layers, got {widths}")
+
+
+def _all_classes(labels: dict[str, Any]) -> Any:
+    """Return the classes of a description; a list of them for several heads."""
+    if labels.get("kind") != HEADS:
+        return _classes_from(labels["classes"])
+    if not isinstance(labels["classes"], list) or not labels["classes"]:
+        raise ModelFileError("expected classes of each head")
+    return [_classes_from(classes) for classes in labels["classes"]]
 
 
 def _check_labels(labels: dict[str, Any], values: dict[str, Any]) -> None:
     """Raise ModelFileError unless the classes are those of the output layer."""
     classes, kind, outputs = labels["classes"], labels["kind"], values["n_outputs_"]
     activation = values["out_activation_"]
-    if kind == "binary":
+    heads = classes if kind == HEADS else [classes]
+    if kind == HEADS:
+        classes = np.concatenate([np.arange(len(head)) for head in heads])
+        fits = len(classes) == outputs and activation == "softmax"
+    elif kind == "binary":
         fits = len(classes) in (1, 2) and outputs == 1 and activation == "logistic"
     elif kind in ("multiclass", "multilabel-indicator"):
         wanted = "softmax" if kind == "multiclass" else "logistic"
@@ -323,8 +413,9 @@ def _check_labels(labels: dict[str, Any], values: dict[str, Any]) -> None:
             f"labels: the output layer has {counted(outputs, 'output')} ({activation}), which does "
             f"not fit {counted(len(classes), 'class', 'classes')} of kind {kind}"
         )
-    if not (classes[:-1] < classes[1:]).all():
-        raise ModelFileError(f"classes: expected different ones, sorted, got {classes[:5]!r:.80}")
+    for one in heads:
+        if not len(one) or not (one[:-1] < one[1:]).all():
+            raise ModelFileError(f"classes: expected different ones, sorted, got {one[:5]!r:.80}")
 
 
 def _classes_from(labels: Any) -> Any:
@@ -341,6 +432,27 @@ def _classes_from(labels: Any) -> Any:
     return labels
 
 
+def _curves(curves: Any) -> dict[str, list[float]]:
+    """Return the curves of metrics, checked: arrays (epochs,) by name."""
+    arrays: list[Any] = list(curves.values()) if isinstance(curves, dict) else [None]
+    if not all(is_floating(curve) and curve.ndim == 1 for curve in arrays):
+        raise ModelFileError("curves: expected arrays (epochs,) of floats by name")
+    return {name: curve.tolist() for name, curve in curves.items()}
+
+
+def _check_resumable(given: Any, values: dict[str, Any], parameters: dict[str, Any]) -> None:
+    """Raise ModelFileError unless a fit can go on from this: `estimators.resuming.Resumable`."""
+    names = {"first": bool, "state": dict | None, "rows": int, "best": bool, "last": tuple | None}
+    fits = isinstance(given, dict) and set(given) == set(names)
+    if not fits or not all(isinstance(given[name], kind) for name, kind in names.items()):
+        raise ModelFileError(f"resumable: expected {', '.join(names)}, got {given!r:.80}")
+    if given["state"] is not None:
+        generator_of(given["state"])  # which checks it
+    if given["last"] is not None:
+        model = perceptron.network(parameters, values["coefs_"], values["intercepts_"], ())[0]
+        check_parameters(model, given["last"], values["n_features_in_"], "resumable")
+
+
 def _fitted(
     kind: Any, values: dict[str, Any], parameters: dict[str, Any], labels: dict[str, Any] | None
 ) -> Any:
@@ -349,6 +461,15 @@ def _fitted(
     optimizer, generator, counts, seed = [
         values.pop(n, None) for n in ("optimizer", "generator", "class_counts", "seed")
     ]
+    resumable, curves = values.pop("resumable", None), values.pop("curves", None)
+    if (others := values.pop("layer_params", None)) is not None:
+        estimator._layer_params = others
+    if curves is not None:
+        estimator._curves = _curves(curves)
+    if resumable is not None:
+        wing = importlib.import_module(f"{_PACKAGE}.estimators.resuming")
+        _check_resumable(resumable, values, parameters)
+        estimator._resumable = wing.Resumable(**resumable)
     if values.get("best_loss_") is not None:
         values["best_loss_"] = np.float64(values["best_loss_"])
     if values.get("loss_curve_") is not None:
@@ -361,9 +482,13 @@ def _fitted(
     if labels is not None:
         from sklearn.preprocessing import LabelBinarizer
 
-        binarizer = LabelBinarizer()
-        binarizer.classes_, binarizer.y_type_ = labels["classes"], labels["kind"]
-        binarizer.sparse_input_ = labels["sparse"]
+        if labels["kind"] == HEADS:
+            wing = importlib.import_module(f"{_PACKAGE}.estimators.heads")
+            binarizer = wing.Heads(labels["classes"])
+        else:
+            binarizer = LabelBinarizer()
+            binarizer.classes_, binarizer.y_type_ = labels["classes"], labels["kind"]
+            binarizer.sparse_input_ = labels["sparse"]
         estimator._label_binarizer, estimator.classes_ = binarizer, labels["classes"]
     if optimizer is not None:
         estimator._optimizer, estimator._class_counts = optimizer, tuple(counts or ())

@@ -1,16 +1,17 @@
 """Predictor: a fitted estimator that was opened where scikit-learn is not installed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
 
-from .. import summary
-from .._typing import AnyArray, Array, ArrayLike, Device, Host, Params
+from .. import perceptron, summary
+from .._typing import AnyArray, Array, ArrayLike, Device, Params
 from ..backend import Backend, describe, is_host, namespace, to_numpy, use_backend
 from ..data import checks
 from ..engine.inference import forward
-from ..layers import ACTIVATIONS, Chain, Dense, Layer
+from ..layers import Layer
 from ..losses import SoftmaxCrossEntropy
 from ..metrics import logistic
 
@@ -29,7 +30,7 @@ class Predictor:
     ----------
     name : str
         The class of the estimator.
-    classes_ : array (classes,), or None
+    classes_ : array (classes,), or a list of these for several heads, or None
         The class labels; None for a regressor.
     n_features_in_, n_outputs_ : int
     feature_names_in_ : tuple of str, or None
@@ -43,8 +44,10 @@ class Predictor:
     n_outputs_: int
     out_activation_: str = field(repr=False)
     multilabel: bool = field(default=False, repr=False)
-    classes_: Host | None = None
+    classes_: Any = None
     feature_names_in_: tuple[str, ...] | None = None
+    loss: Any = field(default=None, repr=False)
+    others: tuple["Predictor", ...] = field(default=(), repr=False)  # of an ensemble
 
     @classmethod
     def of(
@@ -55,19 +58,16 @@ class Predictor:
         labels: dict[str, Any] | None,
     ) -> Self:
         """Return the predictor of an estimator's attributes, on NumPy."""
-        activation = {"logistic": "sigmoid"}.get(parameters["activation"], parameters["activation"])
-        layers: list[Any] = []
-        params: list[Any] = []
-        for W, b in zip(values["coefs_"], values["intercepts_"], strict=True):
-            layers += [Dense(W.shape[1]), ACTIVATIONS[activation]]
-            params += [{"W": W, "b": b[None, :]}, ()]
+        model, params = perceptron.network(
+            parameters, values["coefs_"], values["intercepts_"], values.get("layer_params", ())
+        )
         with use_backend("numpy", dtype=values["coefs_"][0].dtype.name) as backend:
             pass
         names = values.get("feature_names_in_")
         return cls(
             name,
-            Chain(layers[:-1]),
-            tuple(params[:-1]),
+            model,
+            params,
             backend,
             values["n_features_in_"],
             values["n_outputs_"],
@@ -75,28 +75,45 @@ class Predictor:
             labels is not None and labels["kind"] == "multilabel-indicator",
             None if labels is None else labels["classes"],
             None if names is None else tuple(names),
+            parameters.get("loss"),
         )
+
+    @classmethod
+    def joined(cls, networks: list["Predictor"]) -> "Predictor":
+        """Return the predictor of an ensemble, which predicts the means of its networks."""
+        return replace(networks[0], others=tuple(networks[1:]))
 
     def _repr_html_(self) -> str:
         return summary.predictor_html(self)
 
     def to(self, name: str, *, device: Device = None, dtype: str | None = None) -> Self:
         """Return the predictor on another backend: the arguments of `portnet.set_backend`."""
-        from dataclasses import replace
-
         from .. import tree
 
         with use_backend(name, device=device, dtype=dtype or self.backend.dtype) as backend:
-            return replace(self, backend=backend, params=tree.map(backend.asarray, self.params))
+            moved = tree.map(backend.asarray, self.params)
+        others = tuple([one.to(name, device=device, dtype=dtype) for one in self.others])
+        return replace(self, backend=backend, params=moved, others=others)
 
     def predict(self, X: ArrayLike) -> AnyArray:
         """Return the class of each row (rows,), 0 and 1 (rows, labels), or the mean of the target.
 
+        For several heads, the classes are (rows, heads).
         X is (rows, features); the result is in the library of X, text labels as a NumPy array.
         """
         if self.classes_ is None:
-            mean = self._answer(X, self._mean)
+            means = [n._answer(X, n._mean) for n in (replace(self, others=()), *self.others)]
+            mean = means[0]
+            if self.others:
+                xp = namespace(mean)
+                mean = xp.mean(xp.stack(means), axis=0)
             return mean[:, 0] if self.n_outputs_ == 1 else mean
+        if isinstance(self.classes_, list):
+            best = [to_numpy(p).argmax(axis=1) for p in self.predict_proba(X)]
+            columns = zip(self.classes_, best, strict=True)
+            answer = np.stack([known[codes] for known, codes in columns], axis=1)
+            on_device = not is_host(X) and answer.dtype.kind in "iufb"
+            return self.backend.asarray(answer) if on_device else answer
         codes = self._answer(X, self._codes)
         if self.multilabel:
             return codes
@@ -108,9 +125,17 @@ class Predictor:
         return namespace(codes).take(self.backend.asarray(self.classes_, dtype), codes)
 
     def predict_proba(self, X: ArrayLike) -> AnyArray:
-        """Return the probability of each class (rows, classes), in the library of X."""
+        """Return the probability of each class (rows, classes), in the library of X.
+
+        For several heads, a list of these.
+        """
         if self.classes_ is None:
             raise TypeError(f"predict_proba needs a classifier, and this is a {self.name}")
+        if isinstance(self.classes_, list):
+            raw = self._answer(X, lambda raw: raw)
+            ends = np.cumsum([len(classes) for classes in self.classes_])[:-1].tolist()
+            begins = zip([0, *ends], [*ends, self.n_outputs_], strict=True)
+            return [SoftmaxCrossEntropy().mean(raw[:, begin:end]) for begin, end in begins]
         return self._answer(X, self._probabilities)
 
     def _answer(self, X: ArrayLike, finish: Any) -> AnyArray:
@@ -122,10 +147,36 @@ class Predictor:
             )
         with self.backend.active(), np.errstate(all="ignore"):
             x = checks.features(X, self.backend, width=self.n_features_in_)
-            answer = finish(forward(self.model, self.params, x, _BLOCK))
+            networks = [self, *self.others]
+            raws = [forward(one.model, one.params, x, _BLOCK) for one in networks]
+            answer = finish(raws[0] if not self.others else self._joined(raws))
         return to_numpy(answer) if is_host(X) else answer
 
+    def _joined(self, raws: list[Array]) -> Array:
+        """Return the logits of the mean probabilities of several networks."""
+        xp = namespace(*raws)
+
+        def mean(each: list[Array]) -> Array:
+            answer: Array = xp.mean(xp.stack(each), axis=0)
+            return answer
+
+        joined: Array
+        if isinstance(self.classes_, list):
+            ends = np.cumsum([0, *[len(classes) for classes in self.classes_]]).tolist()
+            softmax = SoftmaxCrossEntropy().mean
+            heads = [mean([softmax(raw[:, a:b]) for raw in raws]) for a, b in pairwise(ends)]
+            joined = xp.concat([xp.log(p) for p in heads], axis=-1)
+        elif self.out_activation_ == "softmax":
+            joined = xp.log(mean([SoftmaxCrossEntropy().mean(raw) for raw in raws]))
+        else:
+            no, yes = mean([logistic(-raw) for raw in raws]), mean([logistic(raw) for raw in raws])
+            joined = xp.log(yes) - xp.log(no)
+        return joined
+
     def _mean(self, raw: Array) -> Array:
+        if self.out_activation_ == "loss.mean":
+            mean: Array = self.loss.mean(raw)
+            return mean
         return namespace(raw).exp(raw) if self.out_activation_ == "exp" else raw
 
     def _probabilities(self, raw: Array) -> Array:

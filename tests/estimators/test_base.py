@@ -135,7 +135,7 @@ def test_failed_partial_fit_does_not_rewind_a_generator_of_the_user():
 def test_keyboard_interrupt_before_training_keeps_the_earlier_fit(monkeypatch):
     net = MLPClassifier(**SMALL).fit(X, Y)
     attributes = dict(vars(net))
-    monkeypatch.setattr(base, "fit_stochastic", lambda *args, **options: raise_keyboard_interrupt())
+    monkeypatch.setattr(base, "stochastic", lambda *args, **options: raise_keyboard_interrupt())
     with pytest.raises(KeyboardInterrupt):
         net.fit(X[:, :3], BINARY)
     assert vars(net) == attributes

@@ -26,17 +26,21 @@ def test_signatures_extend_those_of_scikit_learn(name):
     for a, b in zip(portnet_init, sklearn_init, strict=False):
         assert (a.name, a.kind, a.default) == (b.name, b.kind, b.default)
     more = portnet_init[len(sklearn_init) :]
-    assert [p.name for p in more] == ["class_weight", "backend", "compile"][
-        name == "MLPRegressor" :
-    ]
     assert all(p.kind is p.KEYWORD_ONLY for p in more)
-    assert [p.default for p in more] == [None, None, True][name == "MLPRegressor" :]
+    own = {"class_weight": None, "loss": "log_loss"} if name == "MLPClassifier" else {}
+    own |= {"backend": None, "compile": True, "dropout": 0.0, "norm": None, "optimizer": None}
+    assert {p.name: p.default for p in more} == {
+        **own,
+        "scoring": None,
+        "metrics": None,
+        "n_networks": 1,
+    }
     for method in ("fit", "partial_fit", "predict", "score", "get_params", "set_params"):
         a = list(inspect.signature(getattr(actual, method)).parameters)
         b = list(inspect.signature(getattr(others, method)).parameters)
         assert a[: len(b)] == b, method
         more = {"X_val", "y_val", "sample_weight_val"}
-        more |= {"checkpoint", "every", "keep", "on_checkpoint_error", "resume"}
+        more |= {"checkpoint", "every", "keep", "on_checkpoint_error", "resume", "return_std"}
         assert set(a[len(b) :]) <= more
     public = {n for n in dir(others) if not n.startswith("_")}
     assert public <= set(dir(actual))

@@ -10,7 +10,8 @@ from problems import PROBLEMS, SMALL, SOLVERS, X, Y
 import portnet
 from portnet import MLPClassifier, MLPRegressor
 from portnet.data.dataset import Dataset
-from portnet.estimators import coefs, objective
+from portnet.estimators import objective
+from portnet.perceptron import network
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -25,7 +26,7 @@ def test_gradient_equals_finite_differences_of_the_loss(problem, activation, wei
     w = np.random.default_rng(2).uniform(0, 2, len(y)) if weighted else None
     net.fit(features, y, w)
     backend = portnet.backend.backend_of(features)
-    model, p = coefs.from_coefs(net.coefs_, net.intercepts_, activation)
+    model, p = network({"activation": activation}, net.coefs_, net.intercepts_)
     loss, _ = net._loss_and_activation()
     target = net._encode(y)
     target = target if target.ndim == 1 else target.astype(float)

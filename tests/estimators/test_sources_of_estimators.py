@@ -182,6 +182,12 @@ CHECKPOINTED = {
     "sgd": {"solver": "sgd", "learning_rate": "adaptive", "n_iter_no_change": 1},
     "early stopping": {"early_stopping": True},
     "class weights": {"class_weight": "balanced", "random_state": None},
+    "dropout and curves": {
+        "dropout": 0.2,
+        "norm": "layer",
+        "optimizer": "adamw",
+        "metrics": ["f1_macro"],
+    },
 }
 
 

@@ -51,7 +51,7 @@ VALUES = [
 
 
 def files(folder):
-    """Return paths of a network, a run with state, a checkpoint, an estimator."""
+    """Return paths of a network, a run with state, a checkpoint, an estimator, an ensemble."""
     folder = Path(folder)
     net = portnet.mlp([3, 4, 2], "gelu", norm="layer", dropout=0.1)
     portnet.save((net, portnet.init(net, like=X)), folder / "network")
@@ -64,6 +64,9 @@ def files(folder):
         if find_spec("sklearn"):
             net = portnet.MLPClassifier((4,), max_iter=2, early_stopping=True).fit(X, LABELS)
             portnet.save(net, folder / "estimator", state=True)
+            several = portnet.MLPClassifier((4,), max_iter=2, n_networks=3).fit(X, LABELS)
+            several.estimators_, several._missing_seeds = several.estimators_[:2], [7]  # Ctrl-C
+            portnet.save(several, folder / "interrupted", state=True)
     return sorted(folder.iterdir())
 
 

@@ -197,6 +197,7 @@ def test_docstring_names_every_field_of_a_file(path):
         frame = pandas.DataFrame(X, columns=list("abcde"))
         for made in (portnet.MLPClassifier, Own):
             net = made((3,), max_iter=2, early_stopping=True, class_weight="balanced")
+            net.set_params(norm="layer", metrics=["f1_macro"])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 net.fit(frame, LABELS, checkpoint=path)

@@ -1,0 +1,84 @@
+"""Resuming: what `fit(resume=True)` needs to go on from the last fit, bit for bit."""
+
+import copy
+from dataclasses import is_dataclass
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from .._typing import Params
+from .solvers import solver_of
+
+__all__ = ["Resumable", "check_resumed", "last_fit", "rewound", "state_of"]
+
+
+class Resumable(NamedTuple):
+    """What `fit` needs to go on from a fit, besides fitted attributes.
+
+    `first` tells whether the fit began with a new network, `state` is that of the generator at its
+    begin if `random_state` is no integer, `rows` the number of training rows. Under early stopping,
+    `best` tells whether the network has the parameters of the best epoch, and `last` are those of
+    the last one if they are others.
+    """
+
+    first: bool
+    state: dict[str, Any] | None
+    rows: int
+    best: bool = False
+    last: Params = None
+
+
+def state_of(estimator: Any, rng: np.random.RandomState) -> dict[str, Any] | None:
+    """Return the state of a generator, unless an integer seed says it."""
+    if isinstance(estimator.random_state, Integral):
+        return None
+    return dict(rng.get_state(legacy=False))
+
+
+def last_fit(estimator: Any) -> Resumable:
+    """Return what the last fit has left; raise ValueError if it was none of epochs."""
+    found: Resumable | None = estimator.__dict__.get("_resumable")
+    if found is None:
+        raise ValueError(
+            "resume=True goes on from the last fit of sgd or adam, or from initialize; the last "
+            "call was another one, or its state was left out (without_state, state=False). "
+            "warm_start=True begins with the weights alone"
+        )
+    return found
+
+
+def rewound(estimator: Any) -> np.random.RandomState:
+    """Return a generator in the state at the begin of the last fit."""
+    start = last_fit(estimator)
+    rng: np.random.RandomState
+    if start.state is None:
+        rng = check_random_state(estimator._seed)
+    else:
+        rng = copy.deepcopy(estimator._random_state)
+        rng.set_state(start.state)
+    estimator._random_state = rng
+    return rng
+
+
+def check_resumed(estimator: Any, before: Resumable, rows: int) -> None:
+    """Raise ValueError where data or parameters differ from those of the last fit."""
+    if before.rows not in (0, rows):
+        raise ValueError(
+            f"resume=True needs the data of the last fit, which had {before.rows} training "
+            f"rows, got {rows}: warm_start=True trains on other data"
+        )
+    if estimator.n_iter_ > estimator.max_iter:
+        raise ValueError(
+            f"max_iter: the last fit ended after {estimator.n_iter_} iterations, which count, got "
+            f"max_iter={estimator.max_iter}: give max_iter={estimator.n_iter_} or more"
+        )
+    if "_optimizer" not in estimator.__dict__:  # after `initialize`
+        return
+    last, now = estimator._optimizer.rule, solver_of(estimator, ()).rule
+    if type(last) is not type(now) or (is_dataclass(now) and last != now):
+        raise ValueError(
+            f"resume=True: the last fit was made with {last}, but the parameters say "
+            f"{now}: warm_start=True begins anew with another optimizer"
+        )

@@ -1,0 +1,155 @@
+"""Perceptron: the network of an estimator, from its parameters and fitted attributes, and back.
+
+Each hidden layer is Dense, norm, activation, dropout; the last layer is Dense. `coefs_` and
+`intercepts_` have the W and b of the Dense layers; `others` has the parameters of all layers
+between them, in order, () for those without. Nothing here needs scikit-learn.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from . import tree
+from ._typing import Array, Params
+from ._validation import check_methods
+from .engine.compile_cache import is_cacheable
+from .layers import NORMS, Chain, Dense, Layer, mlp
+from .rng import Undrawn
+
+__all__ = [
+    "HIDDEN",
+    "Shapes",
+    "hidden_sizes",
+    "layers",
+    "network",
+    "plain",
+    "shapes",
+    "split",
+    "stride",
+]
+
+# The activations of hidden layers: scikit-learn's names, then portnet's.
+HIDDEN = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
+HIDDEN |= {name: name for name in ("leaky_relu", "gelu", "silu", "softplus")}
+
+
+class Shapes(NamedTuple):
+    """Shapes of a network: of the W of each Dense layer, and of the arrays between them."""
+
+    coefs: list[tuple[int, int]]
+    others: list[tuple[int, ...]]
+
+
+def plain(parameters: Mapping[str, Any]) -> bool:
+    """Tell whether an estimator's network has only Dense layers and one activation, by its name."""
+    dropout, norm = parameters.get("dropout", 0), parameters.get("norm")
+    return type(parameters["activation"]) is str and not dropout and norm is None
+
+
+def stride(parameters: Mapping[str, Any]) -> int:
+    """Return the distance of the Dense layers among the layers of a network."""
+    norm, dropout = parameters.get("norm"), parameters.get("dropout", 0)
+    return 2 + int(norm is not None) + int(dropout != 0)
+
+
+def hidden_sizes(parameters: Mapping[str, Any]) -> list[int]:
+    """Return the units of the hidden layers, unchecked."""
+    given = parameters.get("hidden_layer_sizes", ())
+    return list(given) if hasattr(given, "__iter__") else [given]
+
+
+def layers(parameters: Mapping[str, Any], sizes: Sequence[int]) -> tuple[Layer, ...]:
+    """Return the layers for sizes of the hidden layers and of the output.
+
+    Raises ValueError or TypeError for what is no activation or norm.
+    """
+    given, norm, hidden = parameters["activation"], parameters.get("norm"), len(sizes) - 1
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        given = [given] * hidden
+    if len(given) != hidden:
+        raise ValueError(
+            "activation: expected one for each hidden layer, or one for all, got "
+            f"{len(given)} for {hidden} hidden layers"
+        )
+    named: list[str | Layer] = []
+    for i, one in enumerate(given):
+        if isinstance(one, str) and one not in HIDDEN:
+            raise ValueError(
+                f"activation: layer {i + 1}: unknown name {one!r}. The names are "
+                f"{', '.join(HIDDEN)}; a layer of your own works, too"
+            )
+        if not isinstance(one, str):
+            check_methods(f"activation {i + 1} as a layer", one, ("init", "forward", "backward"))
+        named.append(HIDDEN[one] if isinstance(one, str) else one)
+    if isinstance(norm, str) and norm not in NORMS:
+        raise ValueError(f"norm: unknown name {norm!r}. The names are {', '.join(NORMS)}")
+    dropout = float(parameters.get("dropout", 0))
+    made = mlp([1, *sizes], named, dropout=dropout, norm=norm, weights="glorot_uniform")
+    return tuple(made.layers)
+
+
+def network(
+    parameters: Mapping[str, Any],
+    coefs: Sequence[Array],
+    intercepts: Sequence[Array],
+    others: Sequence[Params] = (),
+    *,
+    first: type[Dense] = Dense,
+) -> tuple[Chain, Params]:
+    """Return the model and the parameters of an estimator's network.
+
+    `parameters` has activation, norm and dropout, as those of the estimator. Each layer has W
+    (n_in, n_out) and b (n_out,). `first` is the class of the first layer.
+    """
+    activation, norm = parameters["activation"], parameters.get("norm")
+    widths = tuple([int(W.shape[1]) for W in coefs])
+    if isinstance(activation, list):
+        activation = tuple(activation)
+    given: Any = activation, norm, parameters.get("dropout", 0), widths, first
+    # Equal layers of one's own need not be the same.
+    make = _model if is_cacheable((activation, norm)) else _model.__wrapped__
+    model: Chain = make(*given)
+    step, rest = stride(parameters), iter(others)
+    params: list[Params] = []
+    for i, (W, b) in enumerate(zip(coefs, intercepts, strict=True)):
+        params.append({"W": W, "b": b[None, :]})
+        if i < len(coefs) - 1:
+            params += islice(rest, step - 1) if others else [()] * (step - 1)
+    return model, tuple(params)
+
+
+@functools.lru_cache(maxsize=64)  # to make it takes longer than to predict a row
+def _model(
+    activation: Any, norm: Any, dropout: Any, widths: tuple[int, ...], first: type[Dense]
+) -> Chain:
+    parameters = {"activation": activation, "norm": norm, "dropout": dropout}
+    made = layers(parameters, widths)
+    return Chain([first(widths[0]), *made[1:]])
+
+
+def split(
+    parameters: Mapping[str, Any], params: Params
+) -> tuple[list[Array], list[Array], tuple[Params, ...]]:
+    """Return coefs, intercepts and others: the inverse of `network`."""
+    step = stride(parameters)
+    dense = params[::step]
+    others = tuple(p for i, p in enumerate(params) if i % step)
+    return [p["W"] for p in dense], [p["b"][0, :] for p in dense], others
+
+
+def shapes(parameters: Mapping[str, Any], n_in: int, sizes: Sequence[int]) -> Shapes:
+    """Return the shapes of the network's arrays for n_in inputs.
+
+    An activation of one's own may have another number of outputs than of inputs.
+    """
+    coefs, others, step = [], [], stride(parameters)
+    for i, layer in enumerate(layers(parameters, sizes)):
+        if i % step == 0:
+            n_out = sizes[i // step]
+            coefs.append((n_in, n_out))
+        else:
+            drawn, n_out = layer.init(Undrawn(), n_in)
+            others += [tuple(a.shape) for a in tree.leaves(drawn)]
+        n_in = n_out
+    return Shapes(coefs, others)

@@ -1,0 +1,184 @@
+"""Several heads: multiclass-multioutput y, as scikit-learn's forests answer."""
+
+import pytest
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+
+import pickle
+
+import numpy as np
+from problems import SMALL, X, Y
+from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.model_selection import GridSearchCV
+
+import portnet
+from portnet import MLPClassifier
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+SIZE = np.digitize(X[:, 0], [-1, 0, 1]) * 10  # four classes, 0 to 30
+HEADS = np.stack([Y, SIZE], axis=1)
+TEXT = np.stack([np.array(["x", "y", "z"])[Y], np.array(["s", "m", "l", "xl"])[SIZE // 10]], axis=1)
+
+
+@pytest.mark.parametrize("y", [HEADS, TEXT, TEXT.astype(object), HEADS.astype(float)])
+def test_answers_have_the_form_of_a_forest(y):
+    net = MLPClassifier(max_iter=400, random_state=0).fit(X, y)
+    forest = RandomForestClassifier(5, random_state=0).fit(X, y)
+    assert isinstance(net.classes_, list)
+    for a, b in zip(net.classes_, forest.classes_, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+    assert net.predict(X).shape == forest.predict(X).shape
+    assert net.predict(X).dtype == forest.predict(X).dtype
+    for method in ("predict_proba", "predict_log_proba"):
+        with np.errstate(divide="ignore"):
+            ours, theirs = getattr(net, method)(X), getattr(forest, method)(X)
+        assert isinstance(ours, list)
+        assert [p.shape for p in ours] == [p.shape for p in theirs]
+    for i, p in enumerate(net.predict_proba(X)):
+        np.testing.assert_allclose(p.sum(axis=1), 1)
+        np.testing.assert_array_equal(net.classes_[i][p.argmax(axis=1)], net.predict(X)[:, i])
+    assert net.score(X, y) == np.mean((net.predict(X) == y).all(axis=1)) > 0.9
+    assert net.n_outputs_ == 7
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_heads_of_a_linear_network_are_networks_of_their_own(balanced):
+    """Without hidden layers the heads share nothing: each is trained like a single classifier.
+
+    Class weights of both heads are multiplied, as in forests.
+    """
+    options = {"hidden_layer_sizes": (), "batch_size": len(Y), "shuffle": False, "alpha": 0.5}
+    options |= {"max_iter": 40, "random_state": 0}
+    w = np.random.default_rng(0).uniform(0.5, 2, len(Y))
+    product = w * _balanced(Y, w) * _balanced(SIZE, w) if balanced else w
+    together = MLPClassifier(class_weight="balanced" if balanced else None, **options)
+    W, b = together.initialize(X, HEADS).get_weights()
+    together.fit(X, HEADS, w, resume=True)
+    for i, columns in enumerate((slice(0, 3), slice(3, 7))):
+        alone = MLPClassifier(**options).initialize(X, HEADS[:, i])
+        alone.set_weights([W[:, columns], b[columns]]).fit(X, HEADS[:, i], product, resume=True)
+        np.testing.assert_allclose(together.coefs_[0][:, columns], alone.coefs_[0], atol=1e-10)
+        p = together.predict_proba(X)[i]
+        np.testing.assert_allclose(p, alone.predict_proba(X), atol=1e-10)
+
+
+def _balanced(y, w):
+    codes = np.unique(y, return_inverse=True)[1]
+    counts = np.bincount(codes, w)
+    return (w.sum() / (len(counts) * counts))[codes]
+
+
+def test_early_stopping_searches_and_copies_work_with_heads():
+    net = MLPClassifier(early_stopping=True, max_iter=100, random_state=0).fit(X, HEADS)
+    assert 0 < net.best_validation_score_ <= 1
+    for other in (pickle.loads(pickle.dumps(net)), net.to("numpy"), clone(net).fit(X, HEADS)):
+        np.testing.assert_array_equal(other.predict(X), net.predict(X))
+    search = GridSearchCV(MLPClassifier(**SMALL), {"alpha": [1e-4, 10]}, cv=3, error_score="raise")
+    assert np.isfinite(search.fit(X, HEADS).best_score_)
+    net = MLPClassifier(early_stopping=True, metrics=[], **SMALL)
+    net.fit(X, HEADS, X_val=X[::3], y_val=HEADS[::3])
+    assert net.history_["validation_accuracy"][-1] <= 1
+    with pytest.raises(ValueError, match=r"`y_val` has classes in head 1 .* known ones: \[99\]"):
+        net.fit(X, HEADS, X_val=X[:2], y_val=[[0, 0], [1, 99]])
+
+
+def test_partial_fit_takes_the_classes_of_each_head():
+    net = MLPClassifier(random_state=0)
+    classes = [[0, 1, 2], [0, 10, 20, 30]]
+    for _ in range(150):
+        for rows in (slice(0, 60), slice(60, 150)):
+            net.partial_fit(X[rows], HEADS[rows], classes=classes)
+    assert net.score(X, HEADS) > 0.7
+    net.partial_fit(X[:2], [[0, 0], [1, 0]])  # which looks like labels of 0 and 1
+    assert net.predict(X).shape == (150, 2)
+    for bad, message in (
+        ([[0, 1, 2], [0, 10]], "is not the same as on last call to partial_fit"),
+        ([[0, 1, 2], []], r"at least one class for each head, got \[\] for head 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            net.partial_fit(X, HEADS, classes=bad)
+    with pytest.raises(ValueError, match="`y` has classes in head 0 that are not among"):
+        net.partial_fit(X, HEADS + 1)
+    with pytest.raises(ValueError, match=r"expected 2 labels in each row, one for each head, got"):
+        net.partial_fit(X, Y)
+
+
+@pytest.mark.parametrize("classes", [[[0, 1, 2], []], [[], [0, 10, 20, 30]]])
+def test_a_head_without_a_class_raises(classes):
+    net = MLPClassifier(**SMALL)
+    with pytest.raises(ValueError, match=r"at least one class for each head, got \[\] for head"):
+        net.partial_fit(X, HEADS, classes=classes)
+    assert not hasattr(net, "coefs_")
+
+
+def test_a_head_with_one_class_always_predicts_it():
+    y = np.stack([Y, np.full(len(Y), 7)], axis=1)
+    net = MLPClassifier(**SMALL).fit(X, y)
+    assert set(net.predict(X)[:, 1]) == {7}
+    np.testing.assert_array_equal(net.predict_proba(X)[1], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (HEADS + 0.5, "Unknown label type: continuous-multioutput"),
+        (np.where(HEADS == 10, np.nan, HEADS), "NaN"),
+        (HEADS[:9], "inconsistent numbers of samples"),
+        (np.stack([HEADS[:, 0].astype(object), TEXT[:, 1]], 1), "Mix of label input types"),
+    ],
+)
+def test_bad_heads_raise(y, message):
+    net = MLPClassifier(**SMALL)
+    with pytest.raises(ValueError, match=message):
+        net.fit(X, y)
+    assert [n for n in vars(net) if n.endswith("_")] == []
+
+
+def test_frames_of_numbers_and_text_raise_and_frames_of_text_work():
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    with pytest.raises(ValueError, match=r"numbers and text .* give all labels as text"):
+        MLPClassifier(**SMALL).fit(X, pandas.DataFrame({"a": Y, "b": TEXT[:, 1]}))
+    net = MLPClassifier(**SMALL).fit(X, pandas.DataFrame(TEXT, columns=["a", "b"]))
+    np.testing.assert_array_equal(net.predict(X), MLPClassifier(**SMALL).fit(X, TEXT).predict(X))
+
+
+def test_own_losses_and_tables_of_weights_for_heads_raise():
+    with pytest.raises(ValueError, match=r"needs y with one class, or labels .* several heads"):
+        MLPClassifier(loss=portnet.SquaredError(), **SMALL).fit(X, HEADS)
+    with pytest.raises(ValueError, match="a list of 2 dicts, one for each head, got"):
+        MLPClassifier(class_weight={0: 1.0}, **SMALL).fit(X, HEADS)
+    MLPClassifier(class_weight=[{0: 2.0}, {30: 0.5}], **SMALL).fit(X, HEADS)
+
+
+def test_heads_on_other_libraries_answer_there(torch):
+    net = MLPClassifier(**SMALL).fit(torch.tensor(X), torch.tensor(HEADS))
+    plain = MLPClassifier(**SMALL).fit(X, HEADS)
+    assert isinstance(net.predict(torch.tensor(X)), torch.Tensor)
+    np.testing.assert_array_equal(net.predict(torch.tensor(X)).numpy(), plain.predict(X))
+    for a, b in zip(net.predict_proba(torch.tensor(X)), plain.predict_proba(X), strict=True):
+        np.testing.assert_allclose(a.numpy(), b, atol=1e-10)
+    assert all(isinstance(c, torch.Tensor) for c in net.classes_)
+    assert net.to("numpy").predict(X).shape == (150, 2)
+
+
+@pytest.mark.parametrize("library", ["torch", "array_api_strict"])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_fits_of_heads_are_equal_on_each_library(library, solver):
+    pytest.importorskip(library)
+    options = {"solver": solver, "class_weight": "balanced", **SMALL}
+    here = MLPClassifier(**options).fit(X, HEADS)
+    there = MLPClassifier(**options, backend=library).fit(X, HEADS)
+    for a, b in zip(here.get_weights(), there.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_summaries_show_heads_and_pictures_of_the_plane_refuse_them(capsys):
+    net = MLPClassifier(**SMALL).fit(X[:, :2], TEXT)
+    net.summary()
+    assert "[['x', 'y', 'z'], ['l', 'm', 's', 'xl']]" in capsys.readouterr().out
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    with pytest.raises(TypeError, match="which has 2 heads: fit one on a column of y"):
+        portnet.plots.decision_boundary(net, X[:, :2], Y)
