@@ -42,7 +42,6 @@ def squared(pred, target, weight=None):
         ({"metrics": ["accuracy"], "early_stopping": True, "scoring": "roc_auc"}, Y),
         ({"norm": "layer"}, HEADS),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["", "weighted"])
 def test_estimators_have_the_same_bits_on_any_number_of_ranks(options, y, weight):

@@ -65,7 +65,6 @@ def same(a, b):
         ({"dropout": 0.1}, HEADS),
         ({"metrics": ["accuracy", "neg_log_loss"]}, LABELS),
     ],
-    ids=str,
 )
 def test_a_fit_has_the_bits_of_one_in_memory_in_that_order(small_windows, options, y, monkeypatch):
     make = lambda: MLPClassifier(**SMALL | options)  # noqa: E731

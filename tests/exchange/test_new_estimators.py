@@ -54,7 +54,9 @@ def test_parameters_of_the_network(options, tmp_path):
         to_sklearn(model)
 
 
-@pytest.mark.parametrize("loss", [cauchy, "huber", portnet.PoissonLoss()], ids=str)
+@pytest.mark.parametrize(
+    "loss", [cauchy, "huber", portnet.PoissonLoss()], ids=["own", "huber", "Poisson"]
+)
 def test_losses(loss, tmp_path):
     y = np.abs(X[:, :1]).ravel()
     model = portnet.MLPRegressor(loss, (6,), max_iter=10, random_state=0).fit(X, y)
