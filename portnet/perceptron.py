@@ -1,4 +1,4 @@
-"""Perceptron: the network of an estimator, from its parameters and fitted attributes, and back.
+"""Perceptron: the network of an estimator, from its parameters and attributes, and its answers.
 
 Each hidden layer is Dense, norm, activation, dropout; the last layer is Dense. `coefs_` and
 `intercepts_` have the W and b of the Dense layers; `others` has the parameters of all layers
@@ -7,22 +7,30 @@ between them, in order, () for those without. Nothing here needs scikit-learn.
 
 import functools
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from . import tree
 from ._typing import Array, Params
 from ._validation import check_methods
+from .backend import namespace
 from .engine.compile_cache import is_cacheable
 from .layers import NORMS, Chain, Dense, Layer, mlp
+from .losses import SoftmaxCrossEntropy
+from .metrics import logistic
 from .rng import Undrawn
 
 __all__ = [
     "HIDDEN",
     "Shapes",
+    "class_probabilities",
     "hidden_sizes",
     "layers",
+    "mean_logits",
     "network",
+    "of_heads",
     "plain",
     "shapes",
     "split",
@@ -153,3 +161,53 @@ def shapes(parameters: Mapping[str, Any], n_in: int, sizes: Sequence[int]) -> Sh
             others += [tuple(a.shape) for a in tree.leaves(drawn)]
         n_in = n_out
     return Shapes(coefs, others)
+
+
+# Raw outputs ------------------------------------------------------------------------------------
+
+
+def of_heads(raw: Array, sizes: Sequence[int]) -> list[Array]:
+    """Return the columns of each head of (rows, outputs), where `sizes` are their classes."""
+    ends = np.cumsum([0, *sizes]).tolist()
+    return [raw[:, begin:end] for begin, end in pairwise(ends)]
+
+
+def class_probabilities(raw: Array, out_activation: str) -> Array:
+    """Return the probabilities (rows, classes) of logits: softmax, or logistic for each label.
+
+    One logit (rows, 1) has two classes.
+    """
+    xp = namespace(raw)
+    if out_activation == "softmax":
+        return SoftmaxCrossEntropy().mean(raw)
+    if raw.shape[1] == 1:
+        both: Array = xp.concat([logistic(-raw), logistic(raw)], axis=-1)
+        return both
+    return logistic(raw)
+
+
+def mean_logits(raws: Sequence[Array], out_activation: str, sizes: Sequence[int] = ()) -> Array:
+    """Return the logits of the mean probabilities of several networks, (rows, outputs).
+
+    `sizes` are the classes of each head, if there are several.
+    """
+    xp = namespace(*raws)
+
+    def mean(each: list[Array]) -> Array:
+        answer: Array = xp.mean(xp.stack(each), axis=0)
+        return answer
+
+    def of_softmax(logits: Sequence[Array]) -> Array:
+        answer: Array = xp.log(mean([SoftmaxCrossEntropy().mean(z) for z in logits]))
+        return answer
+
+    logits: Array
+    if sizes:
+        heads = zip(*[of_heads(raw, sizes) for raw in raws], strict=True)
+        logits = xp.concat([of_softmax(each) for each in heads], axis=-1)
+    elif out_activation == "softmax":
+        logits = of_softmax(raws)
+    else:
+        no, yes = mean([logistic(-raw) for raw in raws]), mean([logistic(raw) for raw in raws])
+        logits = xp.log(yes) - xp.log(no)
+    return logits

@@ -25,7 +25,7 @@ from .packing import PackedTree, unpacked
 from .ranks import current_ranks
 from .step_executor import StepExecutor, step_executor
 
-__all__ = ["EpochExecutor", "EpochResult", "first_state", "quiet", "run_epochs"]
+__all__ = ["EpochExecutor", "EpochResult", "first_state", "quiet", "run_epochs", "run_steps"]
 
 
 @dataclass(frozen=True)
@@ -290,21 +290,9 @@ def run_epochs(
     with it, and `packing.unpacked` returns its pytree. The host waits for the device here, once per
     call. Call it under `quiet()`.
     """
-    backend = epochs.dataset.backend
-    xp = backend.xp
+    xp = epochs.dataset.backend.xp
     start = first_state(executor, params, state, epochs, sums, done)
-
-    def after(made: int) -> bool:
-        advance(made)
-        return bool(interrupted)
-
-    try:
-        end = executor.run(start, epochs, after)
-    except KeyboardInterrupt as error:
-        if current_ranks() is not None:  # the others know nothing of it
-            raise
-        interrupted.append(0)
-        end = getattr(error, "ahead", start)  # the start: interrupted again before it was known
+    end = run_steps(executor, start, epochs, interrupted, advance)
     vectors = [t.vectors if isinstance(t, PackedTree) else t for t in (end.params, end.state)]
     flags = [xp.all(xp.isfinite(a)) for a in tree.leaves(look_at(*vectors))]
     totals, finite = read_sums([*end.before, end.sums], flags)
@@ -313,6 +301,30 @@ def run_epochs(
     if not packed:
         params, state = unpacked(params), unpacked(state)
     return EpochResult(params, state, losses, finite_steps, end.done, all(finite))
+
+
+def run_steps(
+    executor: EpochExecutor,
+    start: EpochState,
+    epochs: Epochs,
+    interrupted: list[int],
+    advance: Callable[[int], object],
+) -> EpochState:
+    """Make the steps of epochs until their end or an interrupt, as `run_epochs` says."""
+
+    def after(made: int) -> bool:
+        advance(made)
+        return bool(interrupted)
+
+    try:
+        return executor.run(start, epochs, after)
+    except KeyboardInterrupt as error:
+        if current_ranks() is not None:  # the others know nothing of it
+            raise
+        interrupted.append(0)
+        # The start: interrupted again before it was known.
+        ended: EpochState = getattr(error, "ahead", start)
+        return ended
 
 
 def quiet() -> np.errstate:

@@ -21,7 +21,7 @@ from ..compiler.jax_backend import vmapped
 from ..rng import Key
 from .compile_cache import is_cacheable
 from .eager_executor import Step
-from .epoch import EpochExecutor, first_state
+from .epoch import EpochExecutor, first_state, run_steps
 from .epoch_state import Epochs
 from .loss_sums import read_sums
 from .packing import unpacked
@@ -276,16 +276,7 @@ def run_networks(
     `sums` is (2, networks).
     """
     start = first_state(executor, params, state, epochs, sums, done)
-
-    def after(made: int) -> bool:
-        advance(made)
-        return bool(interrupted)
-
-    try:
-        end = executor.run(start, epochs, after)
-    except KeyboardInterrupt as error:
-        interrupted.append(0)
-        end = getattr(error, "ahead", start)  # the start: interrupted again before it was known
+    end = run_steps(executor, start, epochs, interrupted, advance)
     params = unpacked(end.params)
     totals, _ = read_sums([*end.before, end.sums], [])
     finite = np.ones(sums.shape[1], dtype=bool)

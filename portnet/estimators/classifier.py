@@ -11,17 +11,17 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
+from .. import perceptron
 from .._typing import AnyArray, Array, ArrayLike, Host
 from .._validation import warn
 from ..backend import Backend, backend_of, is_host, namespace, to_numpy
 from ..data import labels
 from ..layers import Layer
 from ..losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
-from ..metrics import logistic
 from ..optimizers import Optimizer
 from . import inputs
 from .base import _MLP, _is_stochastic
-from .heads import Heads, HeadsCrossEntropy, has_heads, parts
+from .heads import Heads, HeadsCrossEntropy, has_heads
 from .own_losses import sum_of
 from .solvers import FitState
 
@@ -381,7 +381,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
 
     def _probabilities_of_heads(self, raw: Array) -> list[Array]:
         assert self._heads is not None
-        return [SoftmaxCrossEntropy().mean(z) for z in parts(raw, self._heads.sizes)]
+        return [SoftmaxCrossEntropy().mean(z) for z in perceptron.of_heads(raw, self._heads.sizes)]
 
     def _decode_heads(self, codes: Array, to_host: bool) -> Array:
         assert self._heads is not None
@@ -396,32 +396,12 @@ class MLPClassifier(ClassifierMixin, _MLP):
     # Of raw outputs -----------------------------------------------------------------------------
 
     def _probabilities(self, raw: Array) -> Array:
-        xp = namespace(raw)
-        if self.out_activation_ == "softmax":
-            return SoftmaxCrossEntropy().mean(raw)
-        if self.n_outputs_ == 1:
-            both: Array = xp.concat([logistic(-raw), logistic(raw)], axis=-1)
-            return both
-        return logistic(raw)
+        return perceptron.class_probabilities(raw, self.out_activation_)
 
     def _joined(self, raws: list[Array]) -> Array:
         """Return the logits of the mean probabilities of several networks."""
-        xp = namespace(*raws)
-
-        def mean(each: list[Array]) -> Array:
-            answer: Array = xp.mean(xp.stack(each), axis=0)
-            return answer
-
-        logits: Array
-        if self._heads is not None:
-            heads = zip(*map(self._probabilities_of_heads, raws), strict=True)
-            logits = xp.concat([xp.log(mean(list(each))) for each in heads], axis=-1)
-        elif self.out_activation_ == "softmax":
-            logits = xp.log(mean([SoftmaxCrossEntropy().mean(raw) for raw in raws]))
-        else:
-            no, yes = mean([logistic(-raw) for raw in raws]), mean([logistic(raw) for raw in raws])
-            logits = xp.log(yes) - xp.log(no)
-        return logits
+        sizes = () if self._heads is None else self._heads.sizes
+        return perceptron.mean_logits(raws, self.out_activation_, sizes)
 
     def _predict_codes(self, raw: Array) -> Array:
         """Return the index of the most probable class (rows,), or 0 and 1 (rows, labels).
@@ -431,7 +411,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
         codes: Array
         if isinstance(self._label_binarizer, Heads):
             xp = namespace(raw)
-            best = [xp.argmax(z, axis=-1) for z in parts(raw, self._label_binarizer.sizes)]
+            logits = perceptron.of_heads(raw, self._label_binarizer.sizes)
+            best = [xp.argmax(z, axis=-1) for z in logits]
             codes = xp.stack(best, axis=1)
             return codes
         xp, p = namespace(raw), self._probabilities(raw)

@@ -5,7 +5,6 @@ The network has one output for each class of each head, side by side.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,8 +14,9 @@ from .._typing import Array, ArrayLike, Host, ValueAndGrad
 from ..backend import namespace
 from ..data import labels
 from ..losses import Reduced, SoftmaxCrossEntropy
+from ..perceptron import of_heads
 
-__all__ = ["Heads", "HeadsCrossEntropy", "has_heads", "parts"]
+__all__ = ["Heads", "HeadsCrossEntropy", "has_heads"]
 
 
 def has_heads(y: Any) -> bool:
@@ -93,12 +93,6 @@ class Heads:
         return np.stack([known[column] for known, column in columns], axis=1)
 
 
-def parts(array: Array, sizes: Sequence[int]) -> list[Array]:
-    """Return the columns of each head of raw outputs (rows, outputs)."""
-    ends = [0, *np.cumsum(sizes).tolist()]
-    return [array[:, begin:end] for begin, end in pairwise(ends)]
-
-
 @dataclass(frozen=True)
 class HeadsCrossEntropy(Reduced):
     """l = the sum of the softmax cross-entropies of all heads; the target is (rows, heads) indices.
@@ -111,7 +105,7 @@ class HeadsCrossEntropy(Reduced):
     def __call__(self, pred: Array, target: Array, weight: Array | None = None) -> ValueAndGrad:
         """Return value, dpred."""
         one = SoftmaxCrossEntropy(reduction=self.reduction)
-        made = [one(z, target[:, i], weight) for i, z in enumerate(parts(pred, self.sizes))]
+        made = [one(z, target[:, i], weight) for i, z in enumerate(of_heads(pred, self.sizes))]
         value = made[0][0]
         for more, _ in made[1:]:
             value = value + more

@@ -1,7 +1,6 @@
 """Predictor: a fitted estimator that was opened where scikit-learn is not installed."""
 
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +12,6 @@ from ..data import checks
 from ..engine.inference import forward
 from ..layers import Layer
 from ..losses import SoftmaxCrossEntropy
-from ..metrics import logistic
 
 __all__ = ["Predictor"]
 
@@ -133,9 +131,8 @@ class Predictor:
             raise TypeError(f"predict_proba needs a classifier, and this is a {self.name}")
         if isinstance(self.classes_, list):
             raw = self._answer(X, lambda raw: raw)
-            ends = np.cumsum([len(classes) for classes in self.classes_])[:-1].tolist()
-            begins = zip([0, *ends], [*ends, self.n_outputs_], strict=True)
-            return [SoftmaxCrossEntropy().mean(raw[:, begin:end]) for begin, end in begins]
+            softmax = SoftmaxCrossEntropy().mean
+            return [softmax(logits) for logits in perceptron.of_heads(raw, self._sizes)]
         return self._answer(X, self._probabilities)
 
     def _answer(self, X: ArrayLike, finish: Any) -> AnyArray:
@@ -154,24 +151,12 @@ class Predictor:
 
     def _joined(self, raws: list[Array]) -> Array:
         """Return the logits of the mean probabilities of several networks."""
-        xp = namespace(*raws)
+        return perceptron.mean_logits(raws, self.out_activation_, self._sizes)
 
-        def mean(each: list[Array]) -> Array:
-            answer: Array = xp.mean(xp.stack(each), axis=0)
-            return answer
-
-        joined: Array
-        if isinstance(self.classes_, list):
-            ends = np.cumsum([0, *[len(classes) for classes in self.classes_]]).tolist()
-            softmax = SoftmaxCrossEntropy().mean
-            heads = [mean([softmax(raw[:, a:b]) for raw in raws]) for a, b in pairwise(ends)]
-            joined = xp.concat([xp.log(p) for p in heads], axis=-1)
-        elif self.out_activation_ == "softmax":
-            joined = xp.log(mean([SoftmaxCrossEntropy().mean(raw) for raw in raws]))
-        else:
-            no, yes = mean([logistic(-raw) for raw in raws]), mean([logistic(raw) for raw in raws])
-            joined = xp.log(yes) - xp.log(no)
-        return joined
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        """The number of classes of each head, if there are several."""
+        return tuple(map(len, self.classes_)) if isinstance(self.classes_, list) else ()
 
     def _mean(self, raw: Array) -> Array:
         if self.out_activation_ == "loss.mean":
@@ -180,13 +165,7 @@ class Predictor:
         return namespace(raw).exp(raw) if self.out_activation_ == "exp" else raw
 
     def _probabilities(self, raw: Array) -> Array:
-        xp = namespace(raw)
-        if self.out_activation_ == "softmax":
-            return SoftmaxCrossEntropy().mean(raw)
-        if self.n_outputs_ == 1:
-            both: Array = xp.concat([logistic(-raw), logistic(raw)], axis=-1)
-            return both
-        return logistic(raw)
+        return perceptron.class_probabilities(raw, self.out_activation_)
 
     def _codes(self, raw: Array) -> Array:
         xp, p = namespace(raw), self._probabilities(raw)
