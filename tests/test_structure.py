@@ -472,10 +472,12 @@ ALLOWED = {
         "losses",
     },
     "estimators": {"estimators/classifier", "estimators/regressor"},
+    "files/code_checksum": {"backend"},
     "files/checkpoint": {
         "_validation",
         "backend",
         "files/atomic",
+        "files/code_checksum",
         "files/container",
         "files/encoding",
         "files/errors",

@@ -48,7 +48,12 @@ def _versions() -> dict[str, str]:
 
     from .. import __version__
 
-    return {"portnet": __version__, "NumPy": np.__version__, "machine": platform.machine()}
+    return {
+        "Python": platform.python_version().rpartition(".")[0],
+        "portnet": __version__,
+        "NumPy": np.__version__,
+        "machine": platform.machine(),
+    }
 
 
 def _checksum(params: Params) -> str:

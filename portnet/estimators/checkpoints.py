@@ -239,7 +239,9 @@ def _best_epoch(now: FitState) -> int:
     return 0 if now.best is None else 1 + now.scores.index(now.best_score)
 
 
-def _in_common(estimator: Any, data: Dataset, validation: Any) -> dict[str, Any]:
+def _in_common(
+    estimator: Any, data: Dataset, validation: Any, as_json: Any = checkpoints.comparable
+) -> dict[str, Any]:
     """Return what a fit that resumes this one must have in common with it."""
     arrays: dict[str, Any] = _arrays(data, "")
     if validation is not None:
@@ -248,7 +250,7 @@ def _in_common(estimator: Any, data: Dataset, validation: Any) -> dict[str, Any]
     options = {k: v for k, v in estimator.get_params(deep=False).items() if k not in FREE}
     if isinstance(options["random_state"], np.random.RandomState):
         options["random_state"] = None  # its state is in the checkpoint
-    found = checkpoints.fingerprint(arrays, options)
+    found = checkpoints.fingerprint(arrays, options, as_json)
     ranks = current_ranks()
     return found if ranks is None else found | {"distributed": ranks.sums}
 
@@ -257,13 +259,14 @@ def check_ranks(
     estimator: Any, data: Dataset, validation: Any, params: Params, n_iter: int = 0
 ) -> None:
     """Raise DistributedError, on all ranks, unless each is about to make the same fit."""
+    describe_code = checkpoints.comparable_code
 
     def describe() -> dict[str, Any]:
         return {
-            "estimator": type(estimator).__name__,
+            "estimator": describe_code(type(estimator), "estimator"),
             "n_iter": n_iter,
             "backend": f"{data.backend.name}, {data.backend.dtype}",
-            **_in_common(estimator, data, validation),
+            **_in_common(estimator, data, validation, describe_code),
         }
 
     check_equal(describe, params, checkpoints.differences)

@@ -6,7 +6,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -18,6 +18,7 @@ from .. import rng
 from .._validation import check_integer, warn
 from ..backend import to_numpy
 from .atomic import check_writable, link_file, remove_stale, write_file
+from .code_checksum import code_checksum
 from .container import crc32, open_container
 from .encoding import encode, has_custom
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
@@ -279,11 +280,19 @@ def in_common(found: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in KEPT}
 
 
-def fingerprint(arrays: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a fit depends on besides its start, as JSON: checksums of arrays, options."""
+def fingerprint(
+    arrays: Mapping[str, Any],
+    options: Mapping[str, Any],
+    as_json: Callable[[Any, str], Any] | None = None,
+) -> dict[str, Any]:
+    """Return what a fit depends on besides its start, as JSON: checksums of arrays, options.
+
+    `as_json` is `comparable`, unless it is given.
+    """
+    as_json = comparable if as_json is None else as_json
     return {
         "data": {name: _checksum(a) for name, a in arrays.items() if a is not None},
-        "options": {name: comparable(value, name) for name, value in options.items()},
+        "options": {name: as_json(value, name) for name, value in options.items()},
     }
 
 
@@ -294,30 +303,26 @@ def comparable(value: Any, name: str) -> Any:
 
 
 def comparable_code(value: Any, name: str) -> Any:
-    """Return `comparable`; for what cannot be written, such as a lambda, its code as a checksum."""
+    """Return `comparable`, with checksums for the code of functions and classes of the user's.
+
+    Also for what cannot be written, such as a lambda.
+    """
+    found, code = _comparable_fields(value, name), code_checksum(value)
+    if not code:
+        return found
+    return {**(found if isinstance(found, dict) else {"value": found}), "code": code}
+
+
+def _comparable_fields(value: Any, name: str) -> Any:
+    """Return `comparable`; what cannot be written is left to its code."""
     try:
         return comparable(value, name)
     except TypeError:
-        code = getattr(value, "__code__", None)
         if isinstance(value, tuple | list):
-            return [comparable_code(part, name) for part in value]
-        if code is None:  # it may hold one
-            fields = (
-                {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-                if dataclasses.is_dataclass(value)
-                else {}
-            )
-            inside = {key: comparable_code(part, name) for key, part in fields.items()}
-            return {"object": type(value).__qualname__, "fields": inside}
-        return {"code": f"{zlib.crc32(_text_of_code(code)):08x}"}
-
-
-def _text_of_code(code: Any) -> bytes:
-    """Return what decides what a function's code does, but for what it takes from outside."""
-    inside = [c for c in code.co_consts if hasattr(c, "co_code")]
-    constants = [c for c in code.co_consts if not hasattr(c, "co_code")]
-    text = f"{code.co_names}{code.co_varnames}{constants!r}".encode() + code.co_code
-    return b"".join([text, *map(_text_of_code, inside)])
+            return [_comparable_fields(part, name) for part in value]
+        fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+        inside = {f.name: _comparable_fields(getattr(value, f.name), name) for f in fields}
+        return {"object": type(value).__qualname__, "fields": inside}
 
 
 def _without_arrays(value: Any, tensors: Mapping[str, Any]) -> Any:

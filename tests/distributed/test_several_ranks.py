@@ -680,6 +680,57 @@ def test_losses_and_schedules_without_a_name_are_compared_by_their_code(data):
         assert what in str(found[0])
 
 
+def test_functions_of_one_name_are_compared_by_their_code_and_what_they_hold(data):
+    """As where a script on one machine is older: the name of a loss is the same."""
+
+    def regress(rank, text, factor):
+        found = {"squared": portnet.SquaredError(), "__name__": "__main__"}
+        exec(
+            f"def loss(p, t, w=None, n={factor}): return [{text} * a for a in squared(p, t, w)]",
+            found,
+        )
+        trainer = portnet.Trainer(network(), found["loss"], portnet.SGD(0.1), batch_size=64)
+        return trainer.fit(data[0], data[0][:, :2], epochs=1)
+
+    of_all(2, lambda r: regress(r, "2", 1))
+    for a, b in ((("2", 1), ("3", 1)), (("n", 1), ("n", 2))):
+        found = on_ranks(2, lambda r, both=(a, b): regress(r, *both[r]))
+        assert [type(error) for error in found] == [DistributedError] * 2
+        assert "loss.code: " in str(found[1])
+
+
+def test_estimators_of_the_users_own_are_compared_by_their_code(data):
+    """A subclass with a loss of its own, given as a lambda, or in a method."""
+    pytest.importorskip("sklearn", reason="estimators need scikit-learn")
+
+    def regress(text, inside):
+        found = {"Base": portnet.MLPRegressor, "squared": portnet.SquaredError(), "__name__": "m"}
+        exec(
+            f"""
+class Own(Base):
+    _parameter_constraints = {{**Base._parameter_constraints, "factor": "no_validation"}}
+    def __init__(self, factor=None, max_iter=3, random_state=0):
+        super().__init__((4,), max_iter=max_iter, random_state=random_state)
+        self.factor = factor
+    def _loss_and_activation(self):
+        scale = lambda a: {inside} * self.factor(a)
+        return lambda p, t, w=None: [scale(a) for a in squared(p, t, w)], "identity"
+model = Own(lambda a: {text} * a)
+""",
+            found,
+        )
+        return found["model"].fit(data[0], data[0][:, 0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        models = [m for n in (1, 2, 3) for m in of_all(n, lambda: regress("2", "1"))]
+        assert len({sha(m.coefs_) for m in models}) == 1
+        for other, what in ((("3", "1"), "factor"), (("2", "5"), "estimator.code")):
+            found = on_ranks(2, lambda r, o=other: regress(*(o if r else ("2", "1"))))
+            assert [type(error) for error in found] == [DistributedError] * 2, found
+            assert what in str(found[0])
+
+
 def test_batches_of_a_program_are_refused_on_several_ranks(data):
     def fit_batches():
         trainer = portnet.Trainer(network(), "softmax_cross_entropy")
