@@ -4,6 +4,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral, Real
@@ -229,12 +230,12 @@ class _MLP(BaseEstimator, ABC):
             if self.solver == "lbfgs":
                 raise ValueError("checkpoint and resume: give solver='sgd' or 'adam', not 'lbfgs'")
             files = FitFiles(checkpoint, every, keep, on_checkpoint_error, resume)
-        return self._fit_or_restore(
-            lambda: self._fit(X, y, sample_weight, validation, files=files),
-            X=X,
-            y=y,
-            sample_weight=sample_weight,
-        )
+
+        def fit() -> FitState:
+            with nullcontext() if files is None else files.summed():
+                return self._fit(X, y, sample_weight, validation, files=files)
+
+        return self._fit_or_restore(fit, X=X, y=y, sample_weight=sample_weight)
 
     def _fit_or_restore(self, fit: Callable[[], FitState], **given: ArrayLike) -> Self:
         """Fit, restoring all attributes if that raises; the warning comes last, as it may raise.

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from os import PathLike, fspath
 from os.path import abspath
@@ -14,7 +15,7 @@ from .._typing import Host, Params
 from ..data.dataset import Dataset
 from ..engine.packing import unpacked
 from ..engine.rank_checks import check_equal
-from ..engine.ranks import current_ranks, is_first
+from ..engine.ranks import current_ranks, is_first, summed_as
 from ..files import checkpoint as checkpoints
 from ..files.encoding import decode
 from ..files.errors import ModelFileError, ResumeMismatchError
@@ -64,6 +65,10 @@ class FitFiles:
         self._rng: Any = None
         self._first: Any = None
         self._estimator: Any = None
+
+    def summed(self) -> AbstractContextManager[None]:
+        """Return the context of a fit that goes on from what ranks may have written."""
+        return summed_as(checkpoints.sums_of(self.resume))
 
     def begin(self, estimator: Any, rng: np.random.RandomState) -> None:
         """Read the checkpoint, and set the generator to where the resumed fit began."""

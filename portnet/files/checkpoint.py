@@ -45,6 +45,7 @@ __all__ = [
     "mismatch",
     "path_to_resume",
     "resumed",
+    "sums_of",
 ]
 
 UNITS = "epochs", "steps", "seconds"
@@ -54,6 +55,7 @@ FROM_RUN = (
 )
 # In the description of a checkpoint that has others beside it; a resumed fit may have other ones.
 KEPT = "name", "best_epoch"
+MOST_SHARDS = 1 << 16  # of a file: each is a vector
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ class Writer:
         return bool(self._kept) and found == self._kept["name"]
 
 
-def _checkpoint_of(path: str) -> dict[str, Any]:
+def _checkpoint_of(path: str | PathLike[str]) -> dict[str, Any]:
     """Return what the header of a file says of its checkpoint; nothing for other files."""
     found: Any = None
     with suppress(OSError, ModelFileError), open_container(path) as container:
@@ -379,6 +381,20 @@ def differences(
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def sums_of(path: Any) -> dict[str, Any] | None:
+    """Return how the ranks that wrote a checkpoint summed gradients; None for one process alone.
+
+    Also for what is no path of a checkpoint: whoever opens it says so.
+    """
+    found = _checkpoint_of(path).get("distributed") if isinstance(path, str | PathLike) else None
+    if found == {"deterministic": False}:
+        return {"deterministic": False}
+    shards = found.get("shards") if isinstance(found, dict) else None
+    if type(shards) is not int or not 0 < shards <= MOST_SHARDS or shards & (shards - 1):
+        return None
+    return {"deterministic": True, "shards": shards}
 
 
 def path_to_resume(resume: Any, checkpoint: Checkpoint | None) -> Any:
@@ -498,8 +514,13 @@ def mismatch(
     """Return the error that lists differences, and says what to do."""
     lines = "".join(f"\n  {line}" for line in found)
     own = ""
-    if any(line.startswith("distributed") for line in found):
-        own = "python -m portnet.distributed --shards N goes on with a run of N shards.\n"
+    if any(line.startswith("distributed: null") for line in found):
+        own = "It sums whole batches, not shards: without portnet.distributed, python goes on.\n"
+    elif any(line.startswith("distributed") for line in found):
+        own = (
+            "python -m portnet.distributed --shards N goes on with a run of N shards, and "
+            "--no-deterministic with one that has none.\n"
+        )
     if any(line.startswith("metrics") for line in found):
         own += (
             "Give metrics=[...] with functions of your own, too: the file has only their names.\n"

@@ -475,10 +475,82 @@ def test_a_checkpoint_knows_its_shards(data, tmp_path):
     message = "distributed.shards: 8 in the checkpoint, 4 now"
     errors = on_ranks(2, lambda: fit(data, epochs=4, resume=path), shards=4)
     assert all(message in str(e) and isinstance(e, portnet.ResumeMismatchError) for e in errors)
-    with pytest.raises(portnet.ResumeMismatchError, match=r"python -m portnet.distributed"):
-        fit(data, epochs=4, resume=path)
+    assert all("python -m portnet.distributed --shards N goes on" in str(e) for e in errors)
     (error,) = on_ranks(1, lambda: fit(data, epochs=4, resume=path), deterministic=False)
     assert "distributed.deterministic: true in the checkpoint, false now" in str(error)
+
+
+@pytest.mark.parametrize("shards", [8, 2])
+@pytest.mark.parametrize("every", [1, "4 steps"])
+def test_one_process_goes_on_from_a_checkpoint_of_ranks(data, tmp_path, every, shards):
+    """With the same bits, without being told of shards; in fit and in epochs, and on ranks again."""
+    path = tmp_path / "run"
+    whole = of_all(1, lambda: fit(data, epochs=6), shards=shards)[0]
+
+    class Ends(Exception):  # noqa: N818
+        pass
+
+    def ends(report):
+        if report.epoch == 3:
+            raise Ends
+
+    def part(epochs, **options):
+        return fit(data, epochs=epochs, checkpoint=path, every=every, resume=True, **options)
+
+    on_ranks(2, lambda: part(6, callbacks=[ends]), shards=shards)
+    before = path.read_bytes()
+    run = part(4)
+    assert current_ranks() is None
+    assert run.epoch == 4
+    assert sha(of_all(3, lambda: part(6), shards=shards)[0].params) == sha(whole.params)
+    path.write_bytes(before)
+    assert sha(part(6).params) == sha(whole.params)
+    path.write_bytes(before)
+    trainer = portnet.Trainer(network(), "softmax_cross_entropy", batch_size=64)
+    for run in trainer.epochs(*data, epochs=6, resume=path):
+        assert current_ranks() is None  # within the loop of the caller
+        assert run.epoch > 1
+        with portnet.use_backend("numpy", dtype="float64"):
+            other = portnet.Trainer(portnet.mlp([10, 2]), "softmax_cross_entropy").fit(*data)
+        assert portnet.tree.leaves(other.params)[0].dtype == np.float64
+    assert sha(run.params) == sha(whole.params)
+    assert run.history == whole.history
+
+
+def test_one_process_goes_on_from_ranks_without_shards(data, tmp_path):
+    path = tmp_path / "run"
+    of_all(2, lambda: fit(data, checkpoint=path), deterministic=False)
+    run = fit(data, epochs=5, resume=path)
+    whole = fit(data, epochs=5)
+    for a, b in zip(
+        portnet.tree.leaves(run.params), portnet.tree.leaves(whole.params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_of_one_process_does_not_go_on_with_shards(data, tmp_path):
+    path = tmp_path / "run"
+    fit(data, checkpoint=path)
+    errors = on_ranks(2, lambda: fit(data, epochs=4, resume=path))
+    assert [type(e) for e in errors] == [portnet.ResumeMismatchError] * 2
+    assert "distributed: null in the checkpoint" in str(errors[0])
+    assert "without portnet.distributed, python goes on" in str(errors[0])
+
+
+@pytest.mark.parametrize(
+    "sums", [None, 7, {}, {"shards": 3}, {"shards": 1 << 40}, {"shards": "8"}, {"shards": True}]
+)
+def test_a_checkpoint_with_impossible_shards_is_refused(data, tmp_path, monkeypatch, sums):
+    from portnet.files import checkpoint
+
+    path = tmp_path / "run"
+    of_all(2, lambda: fit(data, checkpoint=path))
+    found = {"distributed": {"deterministic": True, **sums} if isinstance(sums, dict) else sums}
+    real = checkpoint._checkpoint_of(path)
+    monkeypatch.setattr(checkpoint, "_checkpoint_of", lambda path: real | found)
+    assert checkpoint.sums_of(path) is None
+    with pytest.raises(portnet.ResumeMismatchError, match="distributed"):
+        fit(data, epochs=4, resume=path)
 
 
 def test_a_checkpoint_that_one_rank_cannot_write_ends_all(data, tmp_path):
@@ -596,6 +668,21 @@ def test_estimators_resume_on_another_number_of_ranks(data, tmp_path):
     assert {sha([m.coefs_, m.intercepts_]) for m in last} == {
         sha([whole.coefs_, whole.intercepts_])
     }
+
+
+def test_one_process_goes_on_from_estimators_of_ranks(data, tmp_path):
+    pytest.importorskip("sklearn", reason="estimators need scikit-learn")
+    path = tmp_path / "model"
+
+    def trained(most, **files):
+        return portnet.MLPClassifier((12,), random_state=0, max_iter=most).fit(*data, **files)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = of_all(1, lambda: trained(9))[0]
+        of_all(2, lambda: trained(4, checkpoint=path))
+        last = trained(9, checkpoint=path, resume=True)
+    assert sha([last.coefs_, last.intercepts_]) == sha([whole.coefs_, whole.intercepts_])
 
 
 # One process alone ------------------------------------------------------------------------------
