@@ -328,9 +328,12 @@ def check_ranks(fit: Fit, options: FitOptions) -> None:
             "step": run.step,
             "epochs": fit.last - run.epoch,
             "checkpoint": options.checkpoint is not None,
+            "classes": _checkpoints().comparable_names(run.classes),
+            "feature_names": _checkpoints().comparable_names(run.feature_names),
         }
 
-    check_equal(describe, run.params, _checkpoints().differences)
+    state = () if isinstance(trainer.optimizer, LBFGS) else run.state
+    check_equal(describe, run.params, state, _checkpoints().differences)
     if isinstance(trainer.optimizer, LBFGS) and ranks.size > 1:
         warn("L-BFGS is not distributed: every rank computes all rows, with the same result")
 

@@ -442,6 +442,7 @@ ALLOWED = {
         "data/sources/dataset",
         "engine/epoch",
         "engine/packing",
+        "engine/rank_checks",
         "engine/ranks",
         "estimators/checkpoints",
         "estimators/coefs",

@@ -37,7 +37,8 @@ What ranks know of each other
     their parameters. Metrics and validation rows are computed by every rank, all of them; L-BFGS is
     not distributed, and each rank computes the same. Rank 0 writes checkpoints while the others
     wait, and it alone draws the progress bar and shows warnings. What a script prints, each rank
-    prints: ask `rank`. `Trainer.fit_batches` is refused.
+    prints: ask `rank`. `Trainer.fit_batches` is refused; a fit in a thread that the script starts,
+    and one of joblib's workers, trains alone.
 
 Faults
     A rank that dies, or whose script raises, ends the job, with a status that is not 0. On Linux,

@@ -35,6 +35,7 @@ from ..data import checks
 from ..data.dataset import Dataset
 from ..engine.epoch import quiet
 from ..engine.packing import unpacked
+from ..engine.rank_checks import check_parameters
 from ..engine.ranks import together
 from ..losses import Loss
 from . import coefs, inputs
@@ -371,7 +372,7 @@ class _MLP(BaseEstimator, ABC):
         loss, _ = self._loss_and_activation()
         start = FitState(params, getattr(self, "loss_", math.nan), t=self.t_)
         if self.solver == "lbfgs":
-            check_ranks(self, data, validation, params)
+            check_ranks(self, data, validation, start, rng, "fit", False)
             done = fit_lbfgs(self, model, loss, data, start)
         else:
 
@@ -385,7 +386,9 @@ class _MLP(BaseEstimator, ABC):
                 start, position = self._resume(start, incremental), None
                 if files is not None:
                     start, position = files.start(data, validation, start)
-            check_ranks(self, data, validation, start.params, start.n_iter)
+            writes = files is not None and files.checkpoint is not None
+            method = "partial_fit" if incremental else "fit"
+            check_ranks(self, data, validation, start, rng, method, writes)
             done = fit_stochastic(
                 self,
                 model,
@@ -399,6 +402,7 @@ class _MLP(BaseEstimator, ABC):
                 files=files,
                 position=position,
             )
+            check_parameters(done.params)
         self._store_result(done)
         return done
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import tree
-from .._typing import Host, Params
+from .._typing import Host
 from ..data.dataset import Dataset
 from ..engine.packing import unpacked
 from ..engine.rank_checks import check_equal
@@ -261,20 +261,41 @@ def _in_common(
 
 
 def check_ranks(
-    estimator: Any, data: Dataset, validation: Any, params: Params, n_iter: int = 0
+    estimator: Any,
+    data: Dataset,
+    validation: Any,
+    start: FitState,
+    rng: np.random.RandomState,
+    method: str,
+    checkpoint: bool,
 ) -> None:
-    """Raise DistributedError, on all ranks, unless each is about to make the same fit."""
+    """Raise DistributedError, on all ranks, unless each is about to make the same fit.
+
+    `method` is that of the estimator; `checkpoint` is whether one will be written.
+    """
     describe_code = checkpoints.comparable_code
 
     def describe() -> dict[str, Any]:
+        fitted = vars(estimator)
+        classes = fitted["_label_binarizer"].classes_ if "_label_binarizer" in fitted else None
+        names = fitted.get("feature_names_in_")
         return {
             "estimator": describe_code(type(estimator), "estimator"),
-            "n_iter": n_iter,
+            "method": method,
+            "max_iter": estimator.max_iter,
+            "n_iter": start.n_iter,
+            "generator": checkpoints.comparable(rng.get_state(legacy=False), "generator"),
+            "no_improvement": start.no_improvement,
+            "best": [repr(float(start.best_loss)), repr(float(start.best_score))],
+            "checkpoint": checkpoint,
             "backend": f"{data.backend.name}, {data.backend.dtype}",
+            "classes": checkpoints.comparable_names(classes),
+            "feature_names": checkpoints.comparable_names(names),
             **_in_common(estimator, data, validation, describe_code),
         }
 
-    check_equal(describe, params, checkpoints.differences)
+    state = () if start.solver is None else unpacked(start.solver.state)
+    check_equal(describe, start.params, state, checkpoints.differences)
 
 
 def _arrays(data: Any, name: str) -> dict[str, Any]:

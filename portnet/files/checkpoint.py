@@ -38,6 +38,7 @@ __all__ = [
     "check_run",
     "comparable",
     "comparable_code",
+    "comparable_names",
     "differences",
     "differing_names",
     "fingerprint",
@@ -471,6 +472,14 @@ def _name_of(thing: Any) -> str:
 
 def _by_name(metrics: Iterable[Any]) -> dict[str, Any]:
     return {_name_of(metric): metric for metric in metrics if callable(metric)}
+
+
+def comparable_names(names: Any) -> Any:
+    """Return names as JSON, many of them as a checksum; None for none."""
+    if names is None:
+        return None
+    texts = [repr(n) for n in np.asarray(names).tolist()]
+    return texts if len(texts) <= 50 else f"{zlib.crc32(repr(texts).encode()):08x}"
 
 
 def differing_names(what: str, before: Any, now: Any) -> list[str]:

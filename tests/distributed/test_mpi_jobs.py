@@ -240,6 +240,18 @@ if RANK == 1:
     assert "--timeout SECONDS" in printed
 
 
+def test_ranks_that_make_different_fits_end_after_the_timeout(tmp_path):
+    """One leaves the loop over epochs and begins another fit; none is late, and all wait."""
+    change = """
+for run in portnet.Trainer(portnet.mlp([10, 2]), "softmax_cross_entropy").epochs(X, y, epochs=6):
+    if RANK == 0 and run.epoch == 2:
+        break
+"""
+    status, printed = Job(tmp_path, 2, change, ["--timeout", 2]).ends()
+    assert status != 0
+    assert "rank 0 has waited 2 s for the others: all of them wait, as they make diff" in printed
+
+
 def test_a_rank_that_waits_in_vain_for_a_script_that_has_ended(tmp_path):
     status, printed = Job(tmp_path, 2, "if RANK == 1: sys.exit()").ends()
     assert status != 0

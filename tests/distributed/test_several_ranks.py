@@ -638,6 +638,81 @@ def test_partial_fit_and_sparse_rows(data):
     assert len({sha([m.coefs_, m.intercepts_]) for m in models}) == 1
 
 
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("max_iter", "max_iter: 3 on rank 0, 4 on rank 1"),
+        ("checkpoint", "checkpoint: false on rank 0, true on rank 1"),
+        ("method", 'method: "fit" on rank 0, "partial_fit" on rank 1'),
+        ("classes", "classes[1]: \"'c'\" on rank 0, \"'b'\" on rank 1"),
+        ("generator", "generator."),
+        ("optimizer", "state of the optimizer: "),
+    ],
+)
+def test_estimators_that_differ_do_not_start(data, tmp_path, what, words):
+    """Each of these would make ranks wait for each other for ever, or other models."""
+    pytest.importorskip("sklearn", reason="estimators need scikit-learn")
+    X, y = data
+
+    def trained(rank):
+        other = {what} if rank else set()
+        labels = np.array(["a", "b" if "classes" in other else "c"])[y]
+        model = portnet.MLPClassifier((4,), max_iter=3 + ("max_iter" in other), random_state=0)
+        if what in ("method", "optimizer"):
+            model.max_iter = 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if what == "generator":
+                model.set_params(warm_start=True, random_state=np.random.RandomState(0))
+                model.fit(X, labels)
+                model.random_state.rand(rank)
+            elif what == "optimizer":
+                model.partial_fit(X, labels, classes=["a", "c"])
+                m = portnet.tree.leaves(model._optimizer.state)[-1]
+                m += rank
+                return model.partial_fit(X, labels)
+            elif "method" in other:
+                return model.partial_fit(X, labels, classes=["a", "c"])
+            return model.fit(
+                X, labels, checkpoint=tmp_path / "m" if "checkpoint" in other else None
+            )
+
+    errors = on_ranks(2, trained)
+    assert [type(e) for e in errors] == [DistributedError] * 2, errors
+    assert words in str(errors[0])
+
+
+def test_ranks_with_other_names_do_not_start(data):
+    """The numbers are the same; what the model says of them would not be."""
+    X, y = data
+    pandas = pytest.importorskip("pandas", reason="frames have names")
+
+    def names(rank):
+        return fit((X, np.array(["a", "b" if rank else "c"])[y]))
+
+    def columns(rank):
+        return fit((pandas.DataFrame(X, columns=[f"c{k + rank}" for k in range(10)]), y))
+
+    for differs, words in ((names, "classes[1]: "), (columns, "feature_names[0]: ")):
+        errors = on_ranks(2, differs)
+        assert [type(e) for e in errors] == [DistributedError] * 2
+        assert words in str(errors[0])
+
+
+def test_ranks_with_another_state_of_the_optimizer_do_not_start(data):
+    (before,) = of_all(1, lambda: fit(data))
+
+    def goes_on(rank):
+        state = portnet.tree.map(lambda a: a + rank, before.state)
+        from dataclasses import replace
+
+        return replace(before, state=state).fit(*data, epochs=1)
+
+    errors = on_ranks(2, goes_on)
+    assert [type(e) for e in errors] == [DistributedError] * 2
+    assert "state of the optimizer: " in str(errors[0])
+
+
 def test_an_estimator_without_a_seed_is_refused(data):
     """The launcher gives all ranks one global seed; here each rank has its own generator."""
     pytest.importorskip("sklearn", reason="estimators need scikit-learn")
