@@ -44,12 +44,13 @@ Faults
     A rank that dies, or whose script raises, ends the job, with a status that is not 0. On Linux,
     where each rank is the child of a process that waits for it, the rank that was killed is named.
     A rank that is stopped (SIGSTOP, after 10 s, where /proc shows it) or does not come within the
-    timeout ends the job, too, with status 75. Where the network is cut, the ranks on both sides end
-    after the timeout, but MPICH's mpiexec waits for the machine that it cannot reach, until it can:
-    press Ctrl-C twice, or kill it. Only a script that calls ``os._exit(0)`` ends the job with that
-    status. Start the job again with ``checkpoint=path, resume=True``, on as many ranks as there
-    are. Each rank takes its share of the machine's cores, unless OMP_NUM_THREADS is set. The global
-    generators of `random` and `numpy.random` begin with one seed on all ranks.
+    timeout ends the job, too, with status 75, or 9 where mpiexec reports a rank that it has killed
+    itself. Where the network is cut, the ranks on both sides end after the timeout, but MPICH's
+    mpiexec waits for the machine that it cannot reach, until it can: press Ctrl-C twice, or kill
+    it. Only a script that calls ``os._exit(0)`` ends the job with that status. Start the job again
+    with ``checkpoint=path, resume=True``, on as many ranks as there are. Each rank takes its share
+    of the machine's cores, unless OMP_NUM_THREADS is set. The global generators of `random` and
+    `numpy.random` begin with one seed on all ranks.
 
 GPUs
     CuPy arrays go through NCCL, where CuPy has it, each rank on a GPU that the script chooses, and
