@@ -4,7 +4,7 @@ import copy
 import os
 import warnings
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +22,7 @@ from .data.dataset import Dataset
 from .data.split import split
 from .engine.full_batch import Gradient, gradient_of, value_and_grad
 from .engine.rank_checks import check_equal
-from .engine.ranks import current_ranks, is_first
+from .engine.ranks import current_ranks, is_first, summed_as
 from .files.errors import ModelFileError
 from .lbfgs import LBFGS
 from .model_checks import try_out
@@ -40,6 +40,7 @@ __all__ = [
     "new_run",
     "prepare",
     "resumed_run",
+    "summed_as_in",
 ]
 
 
@@ -139,6 +140,13 @@ class Fit(NamedTuple):
     held_out: "Dataset | SourceDataset | None"
     last: int
     writer: "Writer | None"
+
+
+def summed_as_in(resume: object) -> AbstractContextManager[None]:
+    """Return the context of a fit that goes on from a checkpoint, which ranks may have written."""
+    if not isinstance(resume, str | PathLike):
+        return nullcontext()
+    return summed_as(_checkpoints().sums_of(resume))
 
 
 def prepare(trainer: TrainerLike, X: ArrayLike, y: ArrayLike, options: FitOptions) -> Fit:
@@ -321,9 +329,12 @@ def check_ranks(fit: Fit, options: FitOptions) -> None:
             "step": run.step,
             "epochs": fit.last - run.epoch,
             "checkpoint": options.checkpoint is not None,
+            "classes": _checkpoints().comparable_names(run.classes),
+            "feature_names": _checkpoints().comparable_names(run.feature_names),
         }
 
-    check_equal(describe, run.params, _checkpoints().differences)
+    state = () if isinstance(trainer.optimizer, LBFGS) else run.state
+    check_equal(describe, run.params, state, _checkpoints().differences)
     if isinstance(trainer.optimizer, LBFGS) and ranks.size > 1:
         warn("L-BFGS is not distributed: every rank computes all rows, with the same result")
 

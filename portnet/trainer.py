@@ -7,8 +7,9 @@ values from the device once per epoch; within an epoch, losses are added up on t
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, nullcontext
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
@@ -54,7 +55,15 @@ from .layers import Layer
 from .lbfgs import LBFGS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Adam, Optimizer
-from .preparation import Fit, FitOptions, check_ranks, epoch_plan, full_gradient_of, prepare
+from .preparation import (
+    Fit,
+    FitOptions,
+    check_ranks,
+    epoch_plan,
+    full_gradient_of,
+    prepare,
+    summed_as_in,
+)
 from .progress import progress_bar
 from .protocols import TrainerLike
 from .run import BLOCK, EpochProgress, Metric, Run, is_mean, record, warn, with_run
@@ -273,6 +282,11 @@ class Trainer:
         )
         with together():
             options = FitOptions(**given)
+        with summed_as_in(options.resume):
+            return self._fit(X, y, options)
+
+    def _fit(self, X: ArrayLike, y: ArrayLike, options: FitOptions) -> Run:
+        with together():
             prepared = prepare(self, X, y, options)
         run = train(prepared, options)
         stopping = options.early_stopping
@@ -404,9 +418,22 @@ class Trainer:
         """
         with together():
             chosen = FitOptions(**options)
-            prepared = prepare(self, X, y, chosen)
-        check_ranks(prepared, chosen)
-        return _epochs(prepared, chosen)
+        with summed_as_in(chosen.resume):
+            with together():
+                prepared = prepare(self, X, y, chosen)
+            check_ranks(prepared, chosen)
+            runs = _epochs(prepared, chosen)
+            resumed = isinstance(chosen.resume, str | PathLike)
+            return _within(copy_context(), runs) if resumed else runs
+
+
+def _within(context: Context, runs: Generator[Run, None, None]) -> Iterator[Run]:
+    """Yield the runs of a generator, which works in a context of its own."""
+    try:
+        while (run := context.run(next, runs, None)) is not None:
+            yield run
+    finally:
+        context.run(runs.close)
 
 
 # The loop ---------------------------------------------------------------------------------------
@@ -431,7 +458,7 @@ def train(prepared: Fit, options: FitOptions) -> Run:
 
 def _epochs(
     prepared: Fit, options: FitOptions, interrupted: list[int] | None = None
-) -> Iterator[Run]:
+) -> Generator[Run, None, None]:
     """Yield the run after every epoch; `interrupted` becomes non-empty on Ctrl-C.
 
     Without it, Ctrl-C is handled here, but not while the caller has the run.

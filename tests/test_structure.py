@@ -251,6 +251,7 @@ ALLOWED = {
         "exchange/graph",
         "exchange/patterns",
     },
+    "files/code_checksum": {"backend"},
     "files/errors": set(),
     "files/atomic": {"files/errors"},
     "data/sources/npy": {
@@ -592,6 +593,7 @@ ALLOWED = {
         "_validation",
         "backend",
         "files/atomic",
+        "files/code_checksum",
         "files/container",
         "files/encoding",
         "files/errors",

@@ -17,35 +17,42 @@ The same bits for any number of ranks
     A batch of b rows is cut into S shards (``--shards``, a power of two, 8), shard s with its rows
     from b s // S to b (s + 1) // S, and their sums are added along a fixed binary tree: see
     `engine.tree_sum`. Which rank adds what does not matter, so 1, 2, 3 or 8 ranks have the same
-    bits, and a checkpoint goes on with any number of them; it stores the shards. More ranks than
-    shards train, but those without a shard idle. This holds for the same versions, processors and
-    BLAS. ``--no-deterministic`` makes one part for each rank and leaves the order of the sum to
-    MPI or NCCL: products of larger matrices, other bits for each number of ranks.
+    bits, and a checkpoint goes on with any number of them. It stores the shards, so that it goes on
+    in one process without MPI, too. A checkpoint that was begun in one process without shards does
+    not go on here. More ranks than shards train, but those without a shard idle. This holds for the
+    same versions, processors and BLAS. ``--no-deterministic`` makes one part for each rank and
+    leaves the order of the sum to MPI or NCCL: products of larger matrices, other bits for each
+    number of ranks.
 
 What ranks know of each other
     A step has one exchange of one vector: gradients, sum of losses, rows, a flag for errors and one
     for each signal. An error on one rank is raised on all of them after the same step, as
     `DistributedError` with the rank and the cause; so is one of a callback, a metric or a
-    checkpoint. Ctrl-C on one rank ends all after the same step. Metrics of rank 0 decide on early
-    stopping; a callback may stop on any rank, but scikit-learn's callbacks of an estimator are
-    called on rank 0, for all. Before the first step the ranks compare settings, checksums of data
-    (in the dtype of the backend) and parameters, and versions, and none starts if they differ; in
-    the end they compare their parameters. Metrics and validation rows are computed by every rank,
-    all of them; L-BFGS is not distributed, and each rank computes the same. The networks of a
-    `Population`, or of ``n_networks``, are trained in turn. Rank 0 writes checkpoints while the
-    others wait, and it alone draws the progress bar and shows warnings. What a script prints, each
-    rank prints: ask `rank`. `Trainer.fit_batches` is refused.
+    checkpoint. Ctrl-C on one rank, or at mpiexec (MPICH's passes it on, that of Open MPI kills the
+    job), ends all after the same step, and so does a KeyboardInterrupt in a callback or a metric;
+    `fit` returns the same run on all ranks. Metrics of rank 0 decide on early stopping; a callback
+    may stop on any rank, but scikit-learn's callbacks of an estimator are called on rank 0, for
+    all. Before the first step the ranks compare settings, the code of functions and classes (not
+    the global variables that they read), checksums of data (in the dtype of the backend) and
+    parameters, and versions, and none starts if they differ; in the end they compare their
+    parameters. Metrics and validation rows are computed by every rank, all of them; L-BFGS is not
+    distributed, and each rank computes the same. The networks of a `Population`, or of
+    ``n_networks``, are trained in turn. Rank 0 writes checkpoints while the others wait, and it
+    alone draws the progress bar and shows warnings. What a script prints, each rank prints: ask
+    `rank`. `Trainer.fit_batches` is refused; a fit in a thread that the script starts, and one of
+    joblib's workers, trains alone.
 
 Faults
     A rank that dies, or whose script raises, ends the job, with a status that is not 0. On Linux,
     where each rank is the child of a process that waits for it, the rank that was killed is named.
     A rank that is stopped (SIGSTOP, after 10 s, where /proc shows it) or does not come within the
-    timeout ends the job, too, with status 75. Where the network is cut, the ranks on both sides end
-    after the timeout, but MPICH's mpiexec waits for the machine that it cannot reach, until it can:
-    press Ctrl-C twice, or kill it. Only a script that calls ``os._exit(0)`` ends the job with that
-    status. Start the job again with ``checkpoint=path, resume=True``, on as many ranks as there
-    are. Each rank takes its share of the machine's cores, unless OMP_NUM_THREADS is set.
-    The global generators of `random` and `numpy.random` begin with one seed on all ranks.
+    timeout ends the job, too, with status 75, or 9 where mpiexec reports a rank that it has killed
+    itself. Where the network is cut, the ranks on both sides end after the timeout, but MPICH's
+    mpiexec waits for the machine that it cannot reach, until it can: press Ctrl-C twice, or kill
+    it. Only a script that calls ``os._exit(0)`` ends the job with that status. Start the job again
+    with ``checkpoint=path, resume=True``, on as many ranks as there are. Each rank takes its share
+    of the machine's cores, unless OMP_NUM_THREADS is set. The global generators of `random` and
+    `numpy.random` begin with one seed on all ranks.
 
 GPUs
     CuPy arrays go through NCCL, where CuPy has it, each rank on a GPU that the script chooses, and

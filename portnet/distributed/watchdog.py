@@ -84,10 +84,12 @@ class Watchdog:
             if looks * min(SECONDS, self.timeout / 4) >= self.timeout + patience:
                 late = [k for k, count in self._others() if count < mine]
                 whom = f"rank {', '.join(map(str, late))}" if late else "ranks on other machines"
+                why = "a process hangs, does something else, or cannot be reached"
+                if not late and len(self.known) == self.size:
+                    whom, why = "the others", "all of them wait, as they make different fits"
                 self._end(
-                    f"rank {self.rank} has waited {self.timeout:g} s for {whom}: a process hangs, "
-                    "does something else, or cannot be reached. --timeout SECONDS lets ranks wait "
-                    "longer"
+                    f"rank {self.rank} has waited {self.timeout:g} s for {whom}: {why}. --timeout "
+                    "SECONDS lets ranks wait longer"
                 )
 
     def _others(self) -> list[tuple[int, int]]:

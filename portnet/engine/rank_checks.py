@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import tree
-from .._typing import Params
+from .._typing import Params, State
 from ..backend import to_numpy
 from .ranks import DistributedError, current_ranks
 
@@ -15,18 +15,23 @@ __all__ = ["agreed_stop", "check_equal", "check_parameters"]
 
 
 def check_equal(
-    describe: Callable[[], dict[str, Any]], params: Params, differences: Callable[..., list[str]]
+    describe: Callable[[], dict[str, Any]],
+    params: Params,
+    state: State,
+    differences: Callable[..., list[str]],
 ) -> None:
     """Raise DistributedError, on all ranks, unless each is about to make the same fit.
 
-    ``describe()`` returns what a fit depends on, as JSON, besides the initial parameters;
+    ``describe()`` returns what a fit depends on, as JSON, besides the initial parameters and the
+    state of the optimizer;
     `differences` is `files.checkpoint.differences`. One process alone is not asked.
     """
     ranks = current_ranks()
     if ranks is None or ranks.size == 1:
         return
     with ranks.together():
-        mine = describe() | {"initial parameters": _checksum(params), "versions": _versions()}
+        mine = describe() | {"initial parameters": _checksum(params)}
+        mine |= {"state of the optimizer": _checksum(state), "versions": _versions()}
     found = ranks.agree(mine)
     lines = []
     for k, theirs in enumerate(found[1:], 1):
@@ -48,13 +53,18 @@ def _versions() -> dict[str, str]:
 
     from .. import __version__
 
-    return {"portnet": __version__, "NumPy": np.__version__, "machine": platform.machine()}
+    return {
+        "Python": platform.python_version().rpartition(".")[0],
+        "portnet": __version__,
+        "NumPy": np.__version__,
+        "machine": platform.machine(),
+    }
 
 
-def _checksum(params: Params) -> str:
-    """Return the CRC-32 of parameters."""
+def _checksum(pytree: Params | State) -> str:
+    """Return the CRC-32 of the arrays of a pytree."""
     crc = 0
-    for leaf in tree.leaves(params):
+    for leaf in tree.leaves(pytree):
         crc = zlib.crc32(np.ascontiguousarray(to_numpy(leaf)).data, crc)
     return f"{crc:08x}"
 

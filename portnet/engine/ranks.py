@@ -27,6 +27,7 @@ __all__ = [
     "is_first",
     "of_first_rank",
     "set_ranks",
+    "summed_as",
     "together",
 ]
 
@@ -172,6 +173,28 @@ class Ranks:
             self.agree()
 
 
+class Alone:
+    """The communicator of one process."""
+
+    rank, size = 0, 1
+
+    def allgather(self, thing: Any) -> list[Any]:
+        """Return what this process gave."""
+        return [thing]
+
+    def transport(self, library: str) -> Transport:
+        """Raise ValueError: one process has no other to send arrays to."""
+        raise ValueError(f"one process moves no arrays of {library}")
+
+    def moves(self, library: str) -> bool:
+        """Tell whether arrays of a library are summed as they are."""
+        return library == "numpy"
+
+    def abort(self, status: int) -> None:
+        """End this process."""
+        raise SystemExit(status)
+
+
 _ranks: ContextVar[Ranks | None] = ContextVar("portnet ranks", default=None)
 
 
@@ -187,7 +210,25 @@ def set_ranks(ranks: Ranks | None) -> None:
 
 def is_agreed(error: KeyboardInterrupt) -> bool:
     """Tell whether all ranks know of an interrupt; one process alone always does."""
-    return _ranks.get() is None or isinstance(error, AgreedInterrupt)
+    ranks = _ranks.get()
+    return ranks is None or ranks.size == 1 or isinstance(error, AgreedInterrupt)
+
+
+@contextmanager
+def summed_as(sums: dict[str, Any] | None) -> Iterator[None]:
+    """Let the fits of one process within sum gradients as ranks did that have these `Ranks.sums`.
+
+    So it goes on with their checkpoint, with the same bits. Nothing happens without `sums`, and on
+    ranks.
+    """
+    if sums is None or _ranks.get() is not None:
+        yield
+        return
+    before = _ranks.set(Ranks(Alone(), **sums))
+    try:
+        yield
+    finally:
+        _ranks.reset(before)
 
 
 def is_first() -> bool:

@@ -4,6 +4,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral, Real
@@ -261,12 +262,12 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                     f"{self.n_networks}: save the fitted estimator, portnet.save(estimator, path)"
                 )
             files = FitFiles(checkpoint, every, keep, on_checkpoint_error, resume)
-        return self._fit_or_restore(
-            lambda: self._fit(X, y, sample_weight, validation, files=files, resume=goes_on),
-            X=X,
-            y=y,
-            sample_weight=sample_weight,
-        )
+
+        def fit() -> FitState:
+            with nullcontext() if files is None else files.summed():
+                return self._fit(X, y, sample_weight, validation, files=files, resume=goes_on)
+
+        return self._fit_or_restore(fit, X=X, y=y, sample_weight=sample_weight)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def initialize(self, X: ArrayLike, y: ArrayLike) -> Self:
@@ -506,7 +507,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             with together():
                 tasks = FitTasks(self, given, epochs, self._attributes_of)
         if self.solver == "lbfgs":
-            check_ranks(self, data, validation, params)
+            check_ranks(self, data, validation, start, rng, "fit", False)
             done = fit_lbfgs(self, model, loss, data, start, measure=measure, tasks=tasks)
             self.__dict__.pop("_resumable", None)
         else:
@@ -515,7 +516,9 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                 start, position = self._resume(start, incremental, before), None
                 if files is not None:
                     start, position = files.start(data, validation, start)
-            check_ranks(self, data, validation, start.params, start.n_iter, rng)
+            writes = files is not None and files.checkpoint is not None
+            method = "partial_fit" if incremental else "fit"
+            check_ranks(self, data, validation, start, rng, method, writes)
             done = yield from stochastic(
                 self,
                 model,

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from os import PathLike, fspath
 from os.path import abspath
@@ -10,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from .. import tree
-from .._typing import Host, Params
+from .._typing import Host
 from ..data.dataset import Dataset
 from ..engine.packing import unpacked
 from ..engine.rank_checks import check_equal
-from ..engine.ranks import current_ranks, is_first
+from ..engine.ranks import current_ranks, is_first, summed_as
 from ..files import checkpoint as checkpoints
 from ..files.encoding import decode
 from ..files.errors import ModelFileError, ResumeMismatchError
@@ -63,6 +64,10 @@ class FitFiles:
         self._rng: Any = None
         self._first: Any = None
         self._estimator: Any = None
+
+    def summed(self) -> AbstractContextManager[None]:
+        """Return the context of a fit that goes on from what ranks may have written."""
+        return summed_as(checkpoints.sums_of(self.resume))
 
     def begin(self, estimator: Any, rng: np.random.RandomState) -> None:
         """Read the checkpoint, and set the generator to where the resumed fit began."""
@@ -242,7 +247,9 @@ def _best_epoch(now: FitState) -> int:
     return 0 if now.best is None else 1 + now.scores.index(now.best_score)
 
 
-def _in_common(estimator: Any, data: Any, validation: Any) -> dict[str, Any]:
+def _in_common(
+    estimator: Any, data: Any, validation: Any, as_json: Any = checkpoints.comparable
+) -> dict[str, Any]:
     """Return what a fit that resumes this one must have in common with it."""
     arrays: dict[str, Any] = _arrays(data, "")
     if validation is not None:
@@ -251,7 +258,7 @@ def _in_common(estimator: Any, data: Any, validation: Any) -> dict[str, Any]:
     options = {k: v for k, v in estimator.get_params(deep=False).items() if k not in FREE}
     if isinstance(options["random_state"], np.random.RandomState):
         options["random_state"] = None  # its state is in the checkpoint
-    found = checkpoints.fingerprint(arrays, options)
+    found = checkpoints.fingerprint(arrays, options, as_json)
     if not isinstance(data, Dataset):  # the plan is a part of what decides the order of its rows
         size = estimator._batch_size(len(data), warns=False)
         found["order"] = str(data.plan(size, bool(estimator.shuffle)))
@@ -263,25 +270,38 @@ def check_ranks(
     estimator: Any,
     data: Dataset,
     validation: Any,
-    params: Params,
-    n_iter: int = 0,
-    rng: np.random.RandomState | None = None,
+    start: FitState,
+    rng: np.random.RandomState,
+    method: str,
+    checkpoint: bool,
 ) -> None:
     """Raise DistributedError, on all ranks, unless each is about to make the same fit.
 
-    `rng` is what draws the orders of the rows.
+    `method` is that of the estimator; `checkpoint` is whether one will be written.
     """
+    describe_code = checkpoints.comparable_code
 
     def describe() -> dict[str, Any]:
+        fitted = vars(estimator)
+        classes = fitted["_label_binarizer"].classes_ if "_label_binarizer" in fitted else None
+        names = fitted.get("feature_names_in_")
         return {
-            "estimator": type(estimator).__name__,
-            "n_iter": n_iter,
-            "random numbers": None if rng is None else int(copy.deepcopy(rng).randint(1 << 31)),
+            "estimator": describe_code(type(estimator), "estimator"),
+            "method": method,
+            "max_iter": estimator.max_iter,
+            "n_iter": start.n_iter,
+            "generator": checkpoints.comparable(rng.get_state(legacy=False), "generator"),
+            "no_improvement": start.no_improvement,
+            "best": [repr(float(start.best_loss)), repr(float(start.best_score))],
+            "checkpoint": checkpoint,
             "backend": f"{data.backend.name}, {data.backend.dtype}",
-            **_in_common(estimator, data, validation),
+            "classes": checkpoints.comparable_names(classes),
+            "feature_names": checkpoints.comparable_names(names),
+            **_in_common(estimator, data, validation, describe_code),
         }
 
-    check_equal(describe, params, checkpoints.differences)
+    state = () if start.solver is None else unpacked(start.solver.state)
+    check_equal(describe, start.params, state, checkpoints.differences)
 
 
 def _arrays(data: Any, name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -18,6 +18,7 @@ from .. import rng
 from .._validation import check_integer, warn
 from ..backend import to_numpy
 from .atomic import check_writable, link_file, remove_stale, write_file
+from .code_checksum import code_checksum
 from .container import crc32, open_container
 from .encoding import encode, has_custom
 from .errors import CheckpointError, ModelFileError, ResumeMismatchError
@@ -37,6 +38,7 @@ __all__ = [
     "check_run",
     "comparable",
     "comparable_code",
+    "comparable_names",
     "differences",
     "differing_names",
     "fingerprint",
@@ -44,6 +46,7 @@ __all__ = [
     "mismatch",
     "path_to_resume",
     "resumed",
+    "sums_of",
 ]
 
 UNITS = "epochs", "steps", "seconds"
@@ -53,6 +56,7 @@ FROM_RUN = (
 )
 # In the description of a checkpoint that has others beside it; a resumed fit may have other ones.
 KEPT = "name", "best_epoch"
+MOST_SHARDS = 1 << 16  # of a file: each is a vector
 
 
 @dataclass(frozen=True)
@@ -263,7 +267,7 @@ class Writer:
         return bool(self._kept) and found == self._kept["name"]
 
 
-def _checkpoint_of(path: str) -> dict[str, Any]:
+def _checkpoint_of(path: str | PathLike[str]) -> dict[str, Any]:
     """Return what the header of a file says of its checkpoint; nothing for other files."""
     found: Any = None
     with suppress(OSError, ModelFileError), open_container(path) as container:
@@ -279,11 +283,19 @@ def in_common(found: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in KEPT}
 
 
-def fingerprint(arrays: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a fit depends on besides its start, as JSON: checksums of arrays, options."""
+def fingerprint(
+    arrays: Mapping[str, Any],
+    options: Mapping[str, Any],
+    as_json: Callable[[Any, str], Any] | None = None,
+) -> dict[str, Any]:
+    """Return what a fit depends on besides its start, as JSON: checksums of arrays, options.
+
+    `as_json` is `comparable`, unless it is given.
+    """
+    as_json = comparable if as_json is None else as_json
     return {
         "data": {name: _checksum(a) for name, a in arrays.items() if a is not None},
-        "options": {name: comparable(value, name) for name, value in options.items()},
+        "options": {name: as_json(value, name) for name, value in options.items()},
     }
 
 
@@ -294,30 +306,26 @@ def comparable(value: Any, name: str) -> Any:
 
 
 def comparable_code(value: Any, name: str) -> Any:
-    """Return `comparable`; for what cannot be written, such as a lambda, its code as a checksum."""
+    """Return `comparable`, with checksums for the code of functions and classes of the user's.
+
+    Also for what cannot be written, such as a lambda.
+    """
+    found, code = _comparable_fields(value, name), code_checksum(value)
+    if not code:
+        return found
+    return {**(found if isinstance(found, dict) else {"value": found}), "code": code}
+
+
+def _comparable_fields(value: Any, name: str) -> Any:
+    """Return `comparable`; what cannot be written is left to its code."""
     try:
         return comparable(value, name)
     except TypeError:
-        code = getattr(value, "__code__", None)
         if isinstance(value, tuple | list):
-            return [comparable_code(part, name) for part in value]
-        if code is None:  # it may hold one
-            fields = (
-                {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-                if dataclasses.is_dataclass(value)
-                else {}
-            )
-            inside = {key: comparable_code(part, name) for key, part in fields.items()}
-            return {"object": type(value).__qualname__, "fields": inside}
-        return {"code": f"{zlib.crc32(_text_of_code(code)):08x}"}
-
-
-def _text_of_code(code: Any) -> bytes:
-    """Return what decides what a function's code does, but for what it takes from outside."""
-    inside = [c for c in code.co_consts if hasattr(c, "co_code")]
-    constants = [c for c in code.co_consts if not hasattr(c, "co_code")]
-    text = f"{code.co_names}{code.co_varnames}{constants!r}".encode() + code.co_code
-    return b"".join([text, *map(_text_of_code, inside)])
+            return [_comparable_fields(part, name) for part in value]
+        fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+        inside = {f.name: _comparable_fields(getattr(value, f.name), name) for f in fields}
+        return {"object": type(value).__qualname__, "fields": inside}
 
 
 def _without_arrays(value: Any, tensors: Mapping[str, Any]) -> Any:
@@ -374,6 +382,20 @@ def differences(
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def sums_of(path: Any) -> dict[str, Any] | None:
+    """Return how the ranks that wrote a checkpoint summed gradients; None for one process alone.
+
+    Also for what is no path of a checkpoint: whoever opens it says so.
+    """
+    found = _checkpoint_of(path).get("distributed") if isinstance(path, str | PathLike) else None
+    if found == {"deterministic": False}:
+        return {"deterministic": False}
+    shards = found.get("shards") if isinstance(found, dict) else None
+    if type(shards) is not int or not 0 < shards <= MOST_SHARDS or shards & (shards - 1):
+        return None
+    return {"deterministic": True, "shards": shards}
 
 
 def path_to_resume(resume: Any, checkpoint: Checkpoint | None) -> Any:
@@ -452,6 +474,14 @@ def _by_name(metrics: Iterable[Any]) -> dict[str, Any]:
     return {_name_of(metric): metric for metric in metrics if callable(metric)}
 
 
+def comparable_names(names: Any) -> Any:
+    """Return names, or lists of them, as JSON; many as a checksum; None for none."""
+    if names is None:
+        return None
+    texts = [repr(np.asarray(one).tolist()) for one in names]
+    return texts if len(texts) <= 50 else f"{zlib.crc32(repr(texts).encode()):08x}"
+
+
 def differing_names(what: str, before: Any, now: Any) -> list[str]:
     """Return where two lists of names differ; one line if there are many. None is no list."""
     before, now = [None if n is None else list(map(str, n)) for n in (before, now)]
@@ -493,8 +523,13 @@ def mismatch(
     """Return the error that lists differences, and says what to do."""
     lines = "".join(f"\n  {line}" for line in found)
     own = ""
-    if any(line.startswith("distributed") for line in found):
-        own = "python -m portnet.distributed --shards N goes on with a run of N shards.\n"
+    if any(line.startswith("distributed: null") for line in found):
+        own = "It sums whole batches, not shards: without portnet.distributed, python goes on.\n"
+    elif any(line.startswith("distributed") for line in found):
+        own = (
+            "python -m portnet.distributed --shards N goes on with a run of N shards, and "
+            "--no-deterministic with one that has none.\n"
+        )
     if any(line.startswith("metrics") for line in found):
         own += (
             "Give metrics=[...] with functions of your own, too: the file has only their names.\n"

@@ -174,7 +174,7 @@ sys.exit()
 
 
 def test_a_killed_job_resumes_on_other_numbers_of_ranks_with_the_same_bits(tmp_path, alone):
-    """Killed on 2 ranks, resumed and killed on 3, resumed on 1."""
+    """Killed on 2 ranks, resumed and killed on 3, resumed on 1, and by python train.py."""
     kill = """
 def kill(report):
     if RANK == 1 and report.epoch == AT:
@@ -185,8 +185,15 @@ callbacks.append(kill)
         status, printed = Job(tmp_path, size, CHECKPOINT + kill.replace("AT", str(at))).ends()
         assert status != 0
         assert not hashes(printed)
-    assert (tmp_path / "run").exists()
+    written = (tmp_path / "run").read_bytes()
     assert hash_of(Job(tmp_path, 1, CHECKPOINT)) == alone
+    (tmp_path / "run").write_bytes(written)
+    command = [sys.executable, str(tmp_path / "train.py")]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=env, timeout=PATIENCE
+    )
+    assert hashes(done.stdout) == [alone], done.stderr
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
@@ -231,6 +238,18 @@ if RANK == 1:
     assert status != 0
     assert "rank 0 has waited 2 s for rank 1" in printed
     assert "--timeout SECONDS" in printed
+
+
+def test_ranks_that_make_different_fits_end_after_the_timeout(tmp_path):
+    """One leaves the loop over epochs and begins another fit; none is late, and all wait."""
+    change = """
+for run in portnet.Trainer(portnet.mlp([10, 2]), "softmax_cross_entropy").epochs(X, y, epochs=6):
+    if RANK == 0 and run.epoch == 2:
+        break
+"""
+    status, printed = Job(tmp_path, 2, change, ["--timeout", 2]).ends()
+    assert status != 0
+    assert "rank 0 has waited 2 s for the others: all of them wait, as they make diff" in printed
 
 
 def test_a_rank_that_waits_in_vain_for_a_script_that_has_ended(tmp_path):

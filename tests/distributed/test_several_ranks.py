@@ -475,10 +475,82 @@ def test_a_checkpoint_knows_its_shards(data, tmp_path):
     message = "distributed.shards: 8 in the checkpoint, 4 now"
     errors = on_ranks(2, lambda: fit(data, epochs=4, resume=path), shards=4)
     assert all(message in str(e) and isinstance(e, portnet.ResumeMismatchError) for e in errors)
-    with pytest.raises(portnet.ResumeMismatchError, match=r"python -m portnet.distributed"):
-        fit(data, epochs=4, resume=path)
+    assert all("python -m portnet.distributed --shards N goes on" in str(e) for e in errors)
     (error,) = on_ranks(1, lambda: fit(data, epochs=4, resume=path), deterministic=False)
     assert "distributed.deterministic: true in the checkpoint, false now" in str(error)
+
+
+@pytest.mark.parametrize("shards", [8, 2])
+@pytest.mark.parametrize("every", [1, "4 steps"])
+def test_one_process_goes_on_from_a_checkpoint_of_ranks(data, tmp_path, every, shards):
+    """With the same bits, without being told of shards; in fit and in epochs, and on ranks again."""
+    path = tmp_path / "run"
+    whole = of_all(1, lambda: fit(data, epochs=6), shards=shards)[0]
+
+    class Ends(Exception):  # noqa: N818
+        pass
+
+    def ends(report):
+        if report.epoch == 3:
+            raise Ends
+
+    def part(epochs, **options):
+        return fit(data, epochs=epochs, checkpoint=path, every=every, resume=True, **options)
+
+    on_ranks(2, lambda: part(6, callbacks=[ends]), shards=shards)
+    before = path.read_bytes()
+    run = part(4)
+    assert current_ranks() is None
+    assert run.epoch == 4
+    assert sha(of_all(3, lambda: part(6), shards=shards)[0].params) == sha(whole.params)
+    path.write_bytes(before)
+    assert sha(part(6).params) == sha(whole.params)
+    path.write_bytes(before)
+    trainer = portnet.Trainer(network(), "softmax_cross_entropy", batch_size=64)
+    for run in trainer.epochs(*data, epochs=6, resume=path):
+        assert current_ranks() is None  # within the loop of the caller
+        assert run.epoch > 1
+        with portnet.use_backend("numpy", dtype="float64"):
+            other = portnet.Trainer(portnet.mlp([10, 2]), "softmax_cross_entropy").fit(*data)
+        assert portnet.tree.leaves(other.params)[0].dtype == np.float64
+    assert sha(run.params) == sha(whole.params)
+    assert run.history == whole.history
+
+
+def test_one_process_goes_on_from_ranks_without_shards(data, tmp_path):
+    path = tmp_path / "run"
+    of_all(2, lambda: fit(data, checkpoint=path), deterministic=False)
+    run = fit(data, epochs=5, resume=path)
+    whole = fit(data, epochs=5)
+    for a, b in zip(
+        portnet.tree.leaves(run.params), portnet.tree.leaves(whole.params), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_of_one_process_does_not_go_on_with_shards(data, tmp_path):
+    path = tmp_path / "run"
+    fit(data, checkpoint=path)
+    errors = on_ranks(2, lambda: fit(data, epochs=4, resume=path))
+    assert [type(e) for e in errors] == [portnet.ResumeMismatchError] * 2
+    assert "distributed: null in the checkpoint" in str(errors[0])
+    assert "without portnet.distributed, python goes on" in str(errors[0])
+
+
+@pytest.mark.parametrize(
+    "sums", [None, 7, {}, {"shards": 3}, {"shards": 1 << 40}, {"shards": "8"}, {"shards": True}]
+)
+def test_a_checkpoint_with_impossible_shards_is_refused(data, tmp_path, monkeypatch, sums):
+    from portnet.files import checkpoint
+
+    path = tmp_path / "run"
+    of_all(2, lambda: fit(data, checkpoint=path))
+    found = {"distributed": {"deterministic": True, **sums} if isinstance(sums, dict) else sums}
+    real = checkpoint._checkpoint_of(path)
+    monkeypatch.setattr(checkpoint, "_checkpoint_of", lambda path: real | found)
+    assert checkpoint.sums_of(path) is None
+    with pytest.raises(portnet.ResumeMismatchError, match="distributed"):
+        fit(data, epochs=4, resume=path)
 
 
 def test_a_checkpoint_that_one_rank_cannot_write_ends_all(data, tmp_path):
@@ -566,6 +638,81 @@ def test_partial_fit_and_sparse_rows(data):
     assert len({sha([m.coefs_, m.intercepts_]) for m in models}) == 1
 
 
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("max_iter", "max_iter: 3 on rank 0, 4 on rank 1"),
+        ("checkpoint", "checkpoint: false on rank 0, true on rank 1"),
+        ("method", 'method: "fit" on rank 0, "partial_fit" on rank 1'),
+        ("classes", "classes[1]: \"'c'\" on rank 0, \"'b'\" on rank 1"),
+        ("generator", "generator."),
+        ("optimizer", "state of the optimizer: "),
+    ],
+)
+def test_estimators_that_differ_do_not_start(data, tmp_path, what, words):
+    """Each of these would make ranks wait for each other for ever, or other models."""
+    pytest.importorskip("sklearn", reason="estimators need scikit-learn")
+    X, y = data
+
+    def trained(rank):
+        other = {what} if rank else set()
+        labels = np.array(["a", "b" if "classes" in other else "c"])[y]
+        model = portnet.MLPClassifier((4,), max_iter=3 + ("max_iter" in other), random_state=0)
+        if what in ("method", "optimizer"):
+            model.max_iter = 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if what == "generator":
+                model.set_params(warm_start=True, random_state=np.random.RandomState(0))
+                model.fit(X, labels)
+                model.random_state.rand(rank)
+            elif what == "optimizer":
+                model.partial_fit(X, labels, classes=["a", "c"])
+                m = portnet.tree.leaves(model._optimizer.state)[-1]
+                m += rank
+                return model.partial_fit(X, labels)
+            elif "method" in other:
+                return model.partial_fit(X, labels, classes=["a", "c"])
+            return model.fit(
+                X, labels, checkpoint=tmp_path / "m" if "checkpoint" in other else None
+            )
+
+    errors = on_ranks(2, trained)
+    assert [type(e) for e in errors] == [DistributedError] * 2, errors
+    assert words in str(errors[0])
+
+
+def test_ranks_with_other_names_do_not_start(data):
+    """The numbers are the same; what the model says of them would not be."""
+    X, y = data
+    pandas = pytest.importorskip("pandas", reason="frames have names")
+
+    def names(rank):
+        return fit((X, np.array(["a", "b" if rank else "c"])[y]))
+
+    def columns(rank):
+        return fit((pandas.DataFrame(X, columns=[f"c{k + rank}" for k in range(10)]), y))
+
+    for differs, words in ((names, "classes[1]: "), (columns, "feature_names[0]: ")):
+        errors = on_ranks(2, differs)
+        assert [type(e) for e in errors] == [DistributedError] * 2
+        assert words in str(errors[0])
+
+
+def test_ranks_with_another_state_of_the_optimizer_do_not_start(data):
+    (before,) = of_all(1, lambda: fit(data))
+
+    def goes_on(rank):
+        state = portnet.tree.map(lambda a: a + rank, before.state)
+        from dataclasses import replace
+
+        return replace(before, state=state).fit(*data, epochs=1)
+
+    errors = on_ranks(2, goes_on)
+    assert [type(e) for e in errors] == [DistributedError] * 2
+    assert "state of the optimizer: " in str(errors[0])
+
+
 def test_an_estimator_without_a_seed_is_refused(data):
     """The launcher gives all ranks one global seed; here each rank has its own generator."""
     pytest.importorskip("sklearn", reason="estimators need scikit-learn")
@@ -596,6 +743,21 @@ def test_estimators_resume_on_another_number_of_ranks(data, tmp_path):
     assert {sha([m.coefs_, m.intercepts_]) for m in last} == {
         sha([whole.coefs_, whole.intercepts_])
     }
+
+
+def test_one_process_goes_on_from_estimators_of_ranks(data, tmp_path):
+    pytest.importorskip("sklearn", reason="estimators need scikit-learn")
+    path = tmp_path / "model"
+
+    def trained(most, **files):
+        return portnet.MLPClassifier((12,), random_state=0, max_iter=most).fit(*data, **files)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = of_all(1, lambda: trained(9))[0]
+        of_all(2, lambda: trained(4, checkpoint=path))
+        last = trained(9, checkpoint=path, resume=True)
+    assert sha([last.coefs_, last.intercepts_]) == sha([whole.coefs_, whole.intercepts_])
 
 
 # One process alone ------------------------------------------------------------------------------
@@ -678,6 +840,57 @@ def test_losses_and_schedules_without_a_name_are_compared_by_their_code(data):
             found
         )
         assert what in str(found[0])
+
+
+def test_functions_of_one_name_are_compared_by_their_code_and_what_they_hold(data):
+    """As where a script on one machine is older: the name of a loss is the same."""
+
+    def regress(rank, text, factor):
+        found = {"squared": portnet.SquaredError(), "__name__": "__main__"}
+        exec(
+            f"def loss(p, t, w=None, n={factor}): return [{text} * a for a in squared(p, t, w)]",
+            found,
+        )
+        trainer = portnet.Trainer(network(), found["loss"], portnet.SGD(0.1), batch_size=64)
+        return trainer.fit(data[0], data[0][:, :2], epochs=1)
+
+    of_all(2, lambda r: regress(r, "2", 1))
+    for a, b in ((("2", 1), ("3", 1)), (("n", 1), ("n", 2))):
+        found = on_ranks(2, lambda r, both=(a, b): regress(r, *both[r]))
+        assert [type(error) for error in found] == [DistributedError] * 2
+        assert "loss.code: " in str(found[1])
+
+
+def test_estimators_of_the_users_own_are_compared_by_their_code(data):
+    """A subclass with a loss of its own, given as a lambda, or in a method."""
+    pytest.importorskip("sklearn", reason="estimators need scikit-learn")
+
+    def regress(text, inside):
+        found = {"Base": portnet.MLPRegressor, "squared": portnet.SquaredError(), "__name__": "m"}
+        exec(
+            f"""
+class Own(Base):
+    _parameter_constraints = {{**Base._parameter_constraints, "factor": "no_validation"}}
+    def __init__(self, factor=None, max_iter=3, random_state=0):
+        super().__init__(hidden_layer_sizes=(4,), max_iter=max_iter, random_state=random_state)
+        self.factor = factor
+    def _loss_and_activation(self):
+        scale = lambda a: {inside} * self.factor(a)
+        return lambda p, t, w=None: [scale(a) for a in squared(p, t, w)], "identity"
+model = Own(lambda a: {text} * a)
+""",
+            found,
+        )
+        return found["model"].fit(data[0], data[0][:, 0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        models = [m for n in (1, 2, 3) for m in of_all(n, lambda: regress("2", "1"))]
+        assert len({sha(m.coefs_) for m in models}) == 1
+        for other, what in ((("3", "1"), "factor"), (("2", "5"), "estimator.code")):
+            found = on_ranks(2, lambda r, o=other: regress(*(o if r else ("2", "1"))))
+            assert [type(error) for error in found] == [DistributedError] * 2, found
+            assert what in str(found[0])
 
 
 def test_batches_of_a_program_are_refused_on_several_ranks(data):
