@@ -43,7 +43,8 @@ class Population:
     Where that is faster, all networks are trained as one program, whose arrays have one more axis
     in front: small networks on the CPU, which spend their time in calls, and those on devices. Else
     they are trained one after the other; also from data that are read in parts, and on several
-    ranks. The results are the same to 1e-12 (in float64).
+    ranks. The results are the same but for rounding: to 1e-12 in float64, except where training
+    itself multiplies differences in the last digit, as it may over many steps at a large rate.
 
     Parameters
     ----------
@@ -256,6 +257,7 @@ class PopulationRun(Sequence[Run]):
     def fit(self, X: ArrayLike, y: ArrayLike, **options: Any) -> "PopulationRun":
         """Train all networks for more epochs, as if training had not stopped; return their runs.
 
+        To rounding: where some have stopped, the others are trained in turn.
         Give the data and options of the first fit. X is (rows, n_in), y (rows,) or (rows, n_out).
         """
         trainers: Any = [run.trainer for run in self.runs]

@@ -147,7 +147,6 @@ def _is_faster_in_turn(fit: Fit, options: FitOptions, elements: int, count: int)
         elements,
         count,
         steps=-(-rows // (run.trainer.batch_size or rows)),
-        epochs=fit.last - run.epoch,
         looked_at=_is_looked_at(options, fit),
         shuffled=_shuffles(run.trainer),
         machine_code=run.trainer.compile and makes_machine_code(),

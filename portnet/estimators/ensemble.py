@@ -155,7 +155,7 @@ def _fitted(
         with backend.active(), quiet():
             trainings = [networks[k]._solving(*prepared[k], shared) for k in prepared]
             looked_at = bool(estimator.early_stopping or estimator.metrics is not None)
-            found = train_together(trainings, shared, int(estimator.max_iter), looked_at)
+            found = train_together(trainings, shared, looked_at)
         numbers = list(prepared)
         for at, state in found.items():
             done[numbers[at]] = state

@@ -48,9 +48,7 @@ class Shared:
         return self.executor.epochs_at_once(seconds, rows * self.networks, steps)
 
 
-def train_together(
-    trainings: list[Training], shared: Shared, max_iter: int, looked_at: bool
-) -> dict[int, Any]:
+def train_together(trainings: list[Training], shared: Shared, looked_at: bool) -> dict[int, Any]:
     """Run the trainings of networks to their ends, together where that is faster; return results.
 
     They are by the numbers of the networks: once one is interrupted, those after it have none.
@@ -73,7 +71,7 @@ def train_together(
             for k in range(len(trainings)):
                 go_on(k, None)
             while wanted:
-                if stack is None and not _can_be_joined(wanted, max_iter, looked_at):
+                if stack is None and not _can_be_joined(wanted, looked_at):
                     break
                 if stack is None or 2 * len(wanted) <= len(stack.networks):
                     if stack is not None:
@@ -100,10 +98,14 @@ def train_together(
     return done
 
 
-def _can_be_joined(wanted: dict[int, EpochsWanted], max_iter: int, looked_at: bool) -> bool:
-    """Tell whether the epochs of all networks can be made as one program, and should be."""
+def _can_be_joined(wanted: dict[int, EpochsWanted], looked_at: bool) -> bool:
+    """Tell whether the epochs of all networks can be made as one program, and should be.
+
+    Also those of a single one: a fit that goes on, where the others have ended, has the bits of one
+    in which they end only then.
+    """
     (first, *others), data = wanted.values(), next(iter(wanted.values())).epochs.dataset
-    if not others or data.is_csr:
+    if data.is_csr:
         return False
     for other in others:
         same = other.epochs.size == first.epochs.size and other.epochs.rows == first.epochs.rows
@@ -116,7 +118,6 @@ def _can_be_joined(wanted: dict[int, EpochsWanted], max_iter: int, looked_at: bo
         elements,
         count,
         steps=first.epochs.steps,
-        epochs=max_iter,
         looked_at=looked_at,
         shuffled=first.epochs.orders is not None,
         machine_code=first.alone.compiled and makes_machine_code(),

@@ -58,6 +58,36 @@ def test_ten_epochs_and_ten_are_twenty(setting):
     assert_equal_bits(twice, clone(MLPClassifier(max_iter=25, **options)).fit(X, Y))
 
 
+OF_SEVERAL = {
+    "batches": {"batch_size": 32},
+    "in order": {"batch_size": 16, "shuffle": False},
+    "sgd, tanh": {"solver": "sgd", "learning_rate_init": 0.05, "activation": "tanh"},
+    "all stop": {"tol": 0.01, "n_iter_no_change": 3, "learning_rate_init": 0.01, "batch_size": 32},
+    "early stopping": {
+        "early_stopping": True,
+        "tol": 0,
+        "n_iter_no_change": 3,
+        "learning_rate_init": 0.01,
+        "batch_size": 16,
+    },
+    "in turn": {"hidden_layer_sizes": (300, 300), "batch_size": 32},
+}
+
+
+@pytest.mark.parametrize("first", [4, 10, 20])
+@pytest.mark.parametrize("setting", OF_SEVERAL)
+def test_networks_that_go_on_have_the_bits_of_those_that_did_not_stop(setting, first):
+    """Whatever the number of epochs, and where some of the networks have ended before."""
+    options = {"hidden_layer_sizes": (8,), "random_state": 0, "n_networks": 3}
+    options |= OF_SEVERAL[setting] | {"max_iter": 12 if setting == "in turn" else 60}
+    whole = MLPClassifier(**options).fit(XM, YM)
+    net = MLPClassifier(**options | {"max_iter": min(first, options["max_iter"] - 1)}).fit(XM, YM)
+    net.set_params(max_iter=options["max_iter"]).fit(XM, YM, resume=True)
+    assert len({one.n_iter_ for one in whole.estimators_}) > 1 or "stop" not in setting
+    for a, b in zip(net.estimators_, whole.estimators_, strict=True):
+        assert_equal_bits(a, b)
+
+
 def test_a_fit_without_a_seed_goes_on_exactly():
     net = MLPClassifier(random_state=None, hidden_layer_sizes=(8,), batch_size=40, max_iter=5)
     net.initialize(X, Y)
