@@ -263,9 +263,10 @@ def _curves_of(thing: Any, metric: str, where: str = "") -> dict[str, list[float
         log: Any = {name: numbers for name, numbers in found.items() if numbers is not None}
         log |= getattr(thing, "history_", {})
         if not log:
+            several = hasattr(thing, "estimators_")
             raise ValueError(
-                f"{where}expected an estimator that was fitted by sgd or adam, got "
-                f"{shorten(thing, 60)}: it has no curves"
+                f"{where}expected a fitted estimator, got {shorten(thing, 60)}: "
+                + ("give one of its estimators_" if several else "call its fit(X, y)")
             )
     else:
         log = getattr(thing, "history", thing)

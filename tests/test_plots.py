@@ -263,12 +263,20 @@ def test_plot_refuses_what_has_no_curves(nothing_drawn):
 
 def test_plot_of_an_estimator_without_curves_is_refused(nothing_drawn):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
-    fitted = portnet.MLPClassifier((2,), solver="lbfgs", random_state=0).fit(X[:40], TWO)
-    for estimator in (portnet.MLPClassifier(), fitted):
-        with pytest.raises(
-            ValueError, match="expected an estimator that was fitted by sgd or adam"
-        ):
+    several = portnet.MLPClassifier((2,), solver="lbfgs", n_networks=2).fit(X[:40], TWO)
+    for estimator, advice in (
+        (portnet.MLPClassifier(), r"call its fit\(X, y\)"),
+        (several, "give one of its estimators_"),
+    ):
+        with pytest.raises(ValueError, match=f"expected a fitted estimator, got .*: {advice}"):
             plots.history(estimator)
+
+
+def test_history_of_a_fit_by_lbfgs_is_drawn():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    fitted = portnet.MLPClassifier((2,), solver="lbfgs", random_state=0).fit(X[:40], TWO)
+    (line,) = plots.history(fitted).lines
+    assert line.get_ydata().tolist() == fitted.history_["loss"]
 
 
 def test_compare_draws_each_run_in_its_colour_with_its_best_epoch():
