@@ -23,7 +23,7 @@ from .errors import ExchangeError
 from .graph import Graph
 from .operators import add_program
 
-__all__ = ["add_predictions", "export_onnx", "onnx_model", "parts_of", "write_model"]
+__all__ = ["add_predictions", "export_onnx", "onnx_model", "parts_of", "width_of", "write_model"]
 
 
 def export_onnx(thing: Any, path: str | PathLike[str]) -> None:
@@ -193,7 +193,7 @@ def parts_of(thing: Any) -> Parts:
 
 
 def _of_network(model: Layer, params: Params) -> Parts:
-    width = getattr(model, "n_in", None) or _width(model, params)
+    width = getattr(model, "n_in", None) or width_of(model, params)
     if width is None:
         raise ExchangeError(
             "the number of inputs is not known from the parameters: give it, "
@@ -206,13 +206,13 @@ def _of_network(model: Layer, params: Params) -> Parts:
     return Parts("network", model, params, width, dtype, lambda raw: {"y": raw})
 
 
-def _width(model: Any, params: Any) -> int | None:
+def width_of(model: Any, params: Any) -> int | None:
     """Return the number of inputs of a model; None if its parameters do not say it."""
     if isinstance(model, Chain):
-        found = (_width(*pair) for pair in zip(model.layers, params, strict=True))
+        found = (width_of(*pair) for pair in zip(model.layers, params, strict=True))
         return next((width for width in found if width is not None), None)
     if isinstance(model, Residual):
-        return _width(model.layer, params)
+        return width_of(model.layer, params)
     name, axis = ("W", -2) if isinstance(model, Dense) else ("gamma", -1)
     return int(params[name].shape[axis]) if isinstance(params, dict) and name in params else None
 
