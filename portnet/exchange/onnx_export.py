@@ -23,7 +23,16 @@ from .errors import ExchangeError
 from .graph import Graph
 from .operators import add_program
 
-__all__ = ["add_predictions", "export_onnx", "onnx_model", "parts_of", "width_of", "write_model"]
+__all__ = [
+    "Ensemble",
+    "Parts",
+    "add_predictions",
+    "export_onnx",
+    "onnx_model",
+    "parts_of",
+    "width_of",
+    "write_model",
+]
 
 
 def export_onnx(thing: Any, path: str | PathLike[str]) -> None:
@@ -242,7 +251,7 @@ def _of_runs(runs: Sequence[Run]) -> Parts:
     model: Any = run.trainer.model
     params = run.params
     if several:
-        model = _Ensemble(tuple(r.trainer.model for r in runs))
+        model = Ensemble(tuple(r.trainer.model for r in runs))
         params = tuple(r.params for r in runs)
     return Parts(name, model, params, run.inputs, dtype, answers, classes)
 
@@ -277,7 +286,7 @@ def _of_estimator(estimator: Any) -> Parts:
     return Parts(name, model, params, there.n_features_in_, dtype, answers, classes)
 
 
-class _Ensemble(NamedTuple):
+class Ensemble(NamedTuple):
     """Several networks."""
 
     models: tuple[Layer, ...]
@@ -300,7 +309,7 @@ def _together(estimator: Any, networks: list[Any], answers: Any) -> tuple[Any, P
         xp = namespace(*each)
         return {"prediction": xp.mean(xp.stack(each), axis=0)}
 
-    return _Ensemble(models), params, mean
+    return Ensemble(models), params, mean
 
 
 def _of_answers(estimator: Any, codes: Any, multilabel: bool) -> tuple[Any, dict[str, Host]]:
