@@ -7,7 +7,10 @@ Each row is a function, which checks what it shows and returns a line of results
 """
 
 import argparse
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -148,6 +151,34 @@ def onnx():
     return f"largest difference {abs(probabilities - net.predict_proba(X)).max():.1e}"
 
 
+SERVER = """
+import json, sys, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1])
+label, probabilities = session.run(["label", "probabilities"], {"x": json.load(sys.stdin)})
+print(json.dumps([label.tolist(), probabilities.tolist(), "portnet" in sys.modules]))
+"""
+
+
+def serve():
+    y = np.array(["setosa", "versicolor", "virginica"])[Y]
+    net = MLPClassifier(activation="gelu", norm="layer", **OPTIONS).fit(X, y)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "net.onnx")
+        portnet.export_onnx(net, path)
+        done = subprocess.run(
+            [sys.executable, "-c", SERVER, path],
+            input=json.dumps(X.tolist()),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    label, probabilities, imported = json.loads(done.stdout)
+    assert label == net.predict(X).tolist()
+    assert abs(probabilities - net.predict_proba(X)).max() < 1e-12
+    assert not imported
+    return f"the same {len(label)} labels from a process without portnet, the first {label[0]!r}"
+
+
 def exchanges():
     net = MLPClassifier(**OPTIONS).fit(X, Y)
     theirs = exchange.to_sklearn(net)
@@ -177,9 +208,11 @@ ROWS = {
     "ensembles": ensembles,
     "population": population,
     "onnx": onnx,
+    "serve": serve,
     "exchange": exchanges,
 }
-NEEDS = {"onnx": ["onnx", "onnxruntime"], "exchange": ["torch"]}
+ONNX = ["onnx", "onnxruntime"]
+NEEDS = {"onnx": ONNX, "serve": ONNX, "exchange": ["torch"]}
 
 
 def main():

@@ -224,7 +224,8 @@ def test_commands_of_the_comparison_show_their_rows():
     assert done.returncode == 0, done.stderr
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert list(lines) == re.findall(r'^    "(\w+)": \w+,$', command[1].read_text(), re.MULTILINE)
-    for name, packages in {"onnx": ("onnx", "onnxruntime"), "exchange": ("torch",)}.items():
+    needed = {name: ("onnx", "onnxruntime") for name in ("onnx", "serve")}
+    for name, packages in (needed | {"exchange": ("torch",)}).items():
         missing = any(importlib.util.find_spec(package) is None for package in packages)
         assert lines.pop(name).startswith("needs ") == missing
     assert not any(line.startswith("needs ") for line in lines.values())

@@ -23,7 +23,16 @@ from .errors import ExchangeError
 from .graph import Graph
 from .operators import add_program
 
-__all__ = ["add_predictions", "export_onnx", "onnx_model", "parts_of", "write_model"]
+__all__ = [
+    "Ensemble",
+    "Parts",
+    "add_predictions",
+    "export_onnx",
+    "onnx_model",
+    "parts_of",
+    "width_of",
+    "write_model",
+]
 
 
 def export_onnx(thing: Any, path: str | PathLike[str]) -> None:
@@ -193,7 +202,7 @@ def parts_of(thing: Any) -> Parts:
 
 
 def _of_network(model: Layer, params: Params) -> Parts:
-    width = getattr(model, "n_in", None) or _width(model, params)
+    width = getattr(model, "n_in", None) or width_of(model, params)
     if width is None:
         raise ExchangeError(
             "the number of inputs is not known from the parameters: give it, "
@@ -206,13 +215,13 @@ def _of_network(model: Layer, params: Params) -> Parts:
     return Parts("network", model, params, width, dtype, lambda raw: {"y": raw})
 
 
-def _width(model: Any, params: Any) -> int | None:
+def width_of(model: Any, params: Any) -> int | None:
     """Return the number of inputs of a model; None if its parameters do not say it."""
     if isinstance(model, Chain):
-        found = (_width(*pair) for pair in zip(model.layers, params, strict=True))
+        found = (width_of(*pair) for pair in zip(model.layers, params, strict=True))
         return next((width for width in found if width is not None), None)
     if isinstance(model, Residual):
-        return _width(model.layer, params)
+        return width_of(model.layer, params)
     name, axis = ("W", -2) if isinstance(model, Dense) else ("gamma", -1)
     return int(params[name].shape[axis]) if isinstance(params, dict) and name in params else None
 
@@ -242,7 +251,7 @@ def _of_runs(runs: Sequence[Run]) -> Parts:
     model: Any = run.trainer.model
     params = run.params
     if several:
-        model = _Ensemble(tuple(r.trainer.model for r in runs))
+        model = Ensemble(tuple(r.trainer.model for r in runs))
         params = tuple(r.params for r in runs)
     return Parts(name, model, params, run.inputs, dtype, answers, classes)
 
@@ -277,7 +286,7 @@ def _of_estimator(estimator: Any) -> Parts:
     return Parts(name, model, params, there.n_features_in_, dtype, answers, classes)
 
 
-class _Ensemble(NamedTuple):
+class Ensemble(NamedTuple):
     """Several networks."""
 
     models: tuple[Layer, ...]
@@ -300,7 +309,7 @@ def _together(estimator: Any, networks: list[Any], answers: Any) -> tuple[Any, P
         xp = namespace(*each)
         return {"prediction": xp.mean(xp.stack(each), axis=0)}
 
-    return _Ensemble(models), params, mean
+    return Ensemble(models), params, mean
 
 
 def _of_answers(estimator: Any, codes: Any, multilabel: bool) -> tuple[Any, dict[str, Host]]:

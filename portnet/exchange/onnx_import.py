@@ -1,4 +1,4 @@
-"""ONNX files of dense networks, as PyTorch, Keras, skl2onnx and portnet write them."""
+"""Networks in ONNX files, as PyTorch, Keras, skl2onnx and portnet write them."""
 
 import importlib.util
 from collections.abc import Callable
@@ -10,23 +10,26 @@ import numpy as np
 from .. import tree
 from .._typing import Host, Params
 from .._validation import how_to_install
-from ..backend import FLOATS, get_backend
+from ..backend import FLOATS, ShapeError, get_backend
 from ..layers import (
     GELU,
     Chain,
     Dense,
+    Identity,
     Layer,
     LayerNorm,
     LeakyReLU,
     ReLU,
+    Residual,
     Sigmoid,
-    SiLU,
     Softplus,
     Tanh,
 )
 from ..losses import LOSSES
 from ..metrics import two_columns
 from .errors import ExchangeError
+from .onnx_export import width_of
+from .templates import find_layer, shortest
 
 __all__ = ["from_onnx"]
 
@@ -45,9 +48,11 @@ TOLERANCE = 1e-5
 def from_onnx(path: str | PathLike[str]) -> tuple[Chain, Params, str]:
     """Return the network in an ONNX file: model, parameters, and the loss for what comes after it.
 
-    It reads one chain of dense layers, layer norms and portnet's elementwise activations, as
-    PyTorch, Keras, skl2onnx and `export_onnx` write it. What it has read is compared with ONNX's
-    own evaluator on random rows. It needs the extra ``onnx``.
+    It reads what `export_onnx` writes for chains of Dense, LayerNorm, ReLU, LeakyReLU, Sigmoid,
+    Tanh, Softplus, SiLU and GELU, and Residuals of these: networks, runs and estimators. Of
+    PyTorch, Keras, skl2onnx and others it reads chains with ONNX's operators for these (Gemm,
+    MatMul and Add, LayerNormalization, Relu, ..., Gelu with tanh). What it has read is compared
+    with ONNX's own evaluator on random rows. It needs the extra ``onnx``.
 
     Parameters
     ----------
@@ -57,7 +62,8 @@ def from_onnx(path: str | PathLike[str]) -> tuple[Chain, Params, str]:
     Returns
     -------
     model : Chain
-        It returns raw outputs: a softmax, sigmoid or exp at the end is not in it.
+        It returns raw outputs: a softmax, sigmoid or exp at the end is not in it. Nor are Dropout
+        and Identity, which files do not have.
     params : pytree of arrays
         On the current backend, in the dtype of the file: W (n_in, n_out) and b (1, n_out) of each
         Dense.
@@ -69,7 +75,8 @@ def from_onnx(path: str | PathLike[str]) -> tuple[Chain, Params, str]:
     Raises
     ------
     portnet.exchange.ExchangeError
-        For a file that is something else; the message names the node.
+        For a file that is something else, such as an ensemble, a classifier of several columns
+        of labels, or a layer of one's own; the message names the node.
 
     Examples
     --------
@@ -158,31 +165,59 @@ def _attributes(node: Any) -> dict[str, Any]:
 
 
 def _read(file: _File, output: Any) -> tuple[list[_Part], str]:
-    """Return the layers, from the last operator to the first, and the name of the loss."""
+    """Return the layers, from the first to the last, and the name of the loss."""
+    value, loss = _end(file, output.name)
+    parts = _chain(file, value, file.x.name)
+    if not tree.leaves([part.params for part in parts]):
+        raise ExchangeError("expected at least one dense layer, a Gemm or a MatMul")
+    return parts, loss
+
+
+def _data(file: _File, node: Any) -> list[str]:
+    """Return the names of the operands that are no constants."""
+    return [i for i in node.input if i and i not in file.arrays]
+
+
+def _end(file: _File, value: str) -> tuple[str, str]:
+    """Return the value before a softmax, sigmoid or exp at the end, and the loss with that mean."""
+    last = value
+    while (node := file.makers.get(last)) is not None and (data := _data(file, node)):
+        if node.op_type in ENDS:
+            axis = _attributes(node).get("axis", -1)
+            if node.op_type == "Softmax" and axis not in (-1, 1):
+                raise _other(node, f"has axis={axis}")
+            return data[0], ENDS[node.op_type]
+        if node.op_type not in (*SAME, "Concat"):
+            break
+        last = data[-1]  # of a Concat, 1 - p and p of two classes
+    return value, "squared_error"
+
+
+def _chain(file: _File, value: str, begin: str) -> list[_Part]:
+    """Return the layers from the value `begin` to a value; they are read from the last one."""
     parts: list[_Part] = []
-    value, loss, bias, ended = output.name, "squared_error", None, False
-    while value != file.x.name:
+    bias = None
+    while value != begin:
         node = file.makers.get(value)
+        if node is None and begin == file.x.name:
+            raise ExchangeError(f"nothing makes {value!r} from the input {begin!r}")
         if node is None:
-            raise ExchangeError(f"nothing makes {value!r} from the input {file.x.name!r}")
-        kind, given = node.op_type, _attributes(node)
-        data = [i for i in node.input if i and i not in file.arrays]
+            raise ExchangeError(f"a sum with {begin!r} is no x + f(x), the sum of a Residual")
+        kind, given, data = node.op_type, _attributes(node), _data(file, node)
         arrays = [file.arrays.get(i) for i in node.input]
         if bias is not None and kind not in ("Add", "Gemm", "MatMul", *SAME):
             raise _other(node, "adds a constant that is no bias of a product before it")
-        if kind == "Concat" and not parts and not ended:  # 1 - p and p, of two classes
-            value = data[-1]
-        elif kind == "Mul" and len(data) == 2:
-            value = _silu(file, node, data)
-            parts.append(_Part(SiLU(), ()))
-        elif len(data) != 1 and kind != "LayerNormalization":
+        found = None if bias is not None else find_layer(value, file.makers, file.arrays)
+        if found is not None:
+            parts.append(_Part(found.layer, found.params))
+            value = found.x
+        elif kind == "Add" and len(data) == 2 and bias is None:
+            part, value = _residual(file, node, *data)
+            parts.append(part)
+        elif len(data) != 1:
             raise _other(node, f"has {len(data)} inputs that depend on {file.x.name!r}")
         elif kind in SAME:
             value = data[0]
-        elif kind in ENDS and not parts and not ended:
-            if kind == "Softmax" and given.get("axis", -1) not in (-1, 1):
-                raise _other(node, f"has axis={given['axis']}")
-            loss, value = ENDS[kind], data[0]
         elif kind == "Add":
             (array,) = [a for a in arrays if a is not None]
             bias, value = array if bias is None else array + bias, data[0]
@@ -192,28 +227,44 @@ def _read(file: _File, output: Any) -> tuple[list[_Part], str]:
         else:
             parts.append(_activation(node, kind, given, arrays))
             value = data[0]
-        ended = ended or kind not in (*SAME, "Concat")
     if bias is not None:
-        raise ExchangeError("a constant is added to the input, before any product")
-    if not any(isinstance(part.layer, Dense) for part in parts):
-        raise ExchangeError("expected at least one dense layer, a Gemm or a MatMul")
-    return parts[::-1], loss
+        raise ExchangeError(f"a constant is added to the input {begin!r}, before any product")
+    return parts[::-1]
+
+
+def _residual(file: _File, node: Any, a: str, b: str) -> tuple[_Part, str]:
+    """Return the Residual of x + f(x) or f(x) + x, and x."""
+    if not _depends(file, b, a):
+        a, b = b, a
+    if not _depends(file, b, a):
+        raise _other(node, "adds two values, neither of which is made from the other")
+    parts = _chain(file, b, a)
+    if len(parts) == 1:
+        return _Part(Residual(parts[0].layer), parts[0].params), a
+    if not parts:
+        return _Part(Residual(Identity()), ()), a
+    chain = Chain([part.layer for part in parts])
+    return _Part(Residual(chain), tuple(part.params for part in parts)), a
+
+
+def _depends(file: _File, value: str, on: str) -> bool:
+    """Tell whether a value is another one, or is made from it."""
+    seen, ahead = set(), [value]
+    while ahead:
+        value = ahead.pop()
+        if value == on:
+            return True
+        if value not in seen and value in file.makers:
+            ahead += file.makers[value].input
+        seen.add(value)
+    return False
 
 
 def _other(node: Any, why: str) -> ExchangeError:
     return ExchangeError(
         f"the node {node.name or node.output[0]!r}, {node.op_type}, {why}: from_onnx reads chains "
-        "of Gemm, MatMul and Add, LayerNormalization and activations of portnet's"
+        "of the layers that its documentation lists"
     )
-
-
-def _silu(file: _File, node: Any, data: list[str]) -> Any:
-    """Return the x of x * sigmoid(x)."""
-    for x, other in (data, data[::-1]):
-        maker = file.makers.get(other)
-        if maker is not None and maker.op_type == "Sigmoid" and maker.input[0] == x:
-            return x
-    raise _other(node, "is no x * sigmoid(x)")
 
 
 def _dense(node: Any, given: dict[str, Any], arrays: list[Any], bias: Any) -> _Part:
@@ -237,7 +288,7 @@ def _activation(node: Any, kind: str, given: dict[str, Any], arrays: list[Any]) 
     if kind in SIMPLE:
         return _Part(SIMPLE[kind](), ())
     if kind == "LeakyRelu":
-        return _Part(LeakyReLU(_short(given.get("alpha", 0.01))), ())
+        return _Part(LeakyReLU(shortest(np.float32(given.get("alpha", 0.01)))), ())
     if kind == "Gelu":
         if given.get("approximate", b"none") != b"tanh":
             raise _other(node, 'is exact, and portnet.GELU is that with approximate="tanh"')
@@ -247,14 +298,9 @@ def _activation(node: Any, kind: str, given: dict[str, Any], arrays: list[Any]) 
         beta = np.zeros_like(gamma) if [*arrays, None][2] is None else np.asarray(arrays[2])
         if gamma.ndim != 1 or beta.shape != gamma.shape or given.get("axis", -1) not in (-1, 1):
             raise _other(node, "does not normalise each row")
-        norm = LayerNorm(_short(given.get("epsilon", 1e-5)))
+        norm = LayerNorm(shortest(np.float32(given.get("epsilon", 1e-5))))
         return _Part(norm, {"gamma": gamma[None], "beta": beta[None]})
     raise _other(node, "is not among the layers of portnet")
-
-
-def _short(number: float) -> float:
-    """Return the shortest number that is the same in float32, which attributes of ONNX are."""
-    return float(str(np.float32(number)))
 
 
 def _check_dtype(parts: list[_Part]) -> str:
@@ -284,12 +330,16 @@ def _compare(file: _File, output: Any, model: Chain, params: Params, loss: str) 
     first = tree.leaves(params)[0]
     kind = file.x.type.tensor_type
     rows = kind.shape.dim[0].dim_value if kind.shape.dim else 0
-    width = _width(model, params)
+    width = width_of(model, params)
+    assert width is not None, "a network without parameters is refused before"
     X = np.random.default_rng(0).normal(size=(rows or 7, width)).astype(first.dtype)
     given = X.astype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
     with np.errstate(all="ignore"):
         (expected,) = reference.ReferenceEvaluator(part).run([output.name], {file.x.name: given})
-        mean = LOSSES[loss]().mean(model.forward(params, X)[0])  # type: ignore[attr-defined]
+        try:
+            mean = LOSSES[loss]().mean(model.forward(params, X)[0])  # type: ignore[attr-defined]
+        except ShapeError as refused:
+            raise ExchangeError(f"its layers do not fit: {refused}") from None
     if expected.ndim == 2 and expected.shape[-1] == 2 * mean.shape[-1] == 2:
         mean = two_columns(mean)
     if mean.size != expected.size:
@@ -299,11 +349,3 @@ def _compare(file: _File, output: Any, model: Chain, params: Params, loss: str) 
         raise ExchangeError(
             f"it computes something else than its layers do, {model!r}: they differ by {error:.1e}"
         )
-
-
-def _width(model: Chain, params: Params) -> int:
-    """Return the number of inputs: that of the first layer with parameters."""
-    for layer, part in zip(model.layers, params, strict=True):
-        if part:
-            return int(part["W"].shape[0] if isinstance(layer, Dense) else part["gamma"].shape[1])
-    raise AssertionError("a network without parameters is refused before")

@@ -18,7 +18,7 @@ from .._typing import Array, ArrayLike, Host, Params
 from ..backend import FLOATS, get_backend
 from ..layers import Chain, Dense, Layer, LayerNorm, Residual
 from .errors import ExchangeError
-from .onnx_export import parts_of
+from .onnx_export import Ensemble, Parts, parts_of
 
 __all__ = ["from_keras", "from_torch", "to_keras", "to_torch"]
 
@@ -52,7 +52,7 @@ def to_torch(thing: Any) -> dict[str, Any]:
     """
     import torch
 
-    parts, state = parts_of(thing), {}
+    parts, state = _parts_of_one(thing, "to_torch"), {}
     for where, layer, given in _slots(parts.model, parts.params):
         if "Residual" in where:
             raise ExchangeError(
@@ -142,7 +142,7 @@ def to_keras(thing: Any) -> list[Host]:
     >>> [array.shape for array in weights]
     [(4, 8), (8,), (8, 3), (3,)]
     """
-    parts, arrays = parts_of(thing), []
+    parts, arrays = _parts_of_one(thing, "to_keras"), []
     for _, layer, given in _slots(parts.model, parts.params):
         first, second = (np.array(given[name]) for name in NAMES[type(layer)])
         arrays += [first if isinstance(layer, Dense) else first[0], second[0]]
@@ -201,6 +201,18 @@ def from_keras(weights: Sequence[ArrayLike], model: Layer) -> Params:
 
 
 # Parts of a model -------------------------------------------------------------------------------
+
+
+def _parts_of_one(thing: Any, who: str) -> Parts:
+    """Return the parts of one network; raise ExchangeError for an ensemble."""
+    parts = parts_of(thing)
+    if isinstance(parts.model, Ensemble):
+        count = len(parts.model.models)
+        what, part = f"{count} runs", "runs[i], one of them"
+        if hasattr(thing, "estimators_"):
+            what, part = f"n_networks={count}", "estimators_[i], one of them"
+        raise ExchangeError(f"{who}: expected one network, got {what}: give {part}")
+    return parts
 
 
 def _layers(model: Any, where: str = "") -> Iterator[tuple[str, Any]]:

@@ -94,8 +94,23 @@ def test_ensembles(y, solver, tmp_path):
     assert_equal(served(tmp_path / "m", X)["prediction"][:, 0], model.predict(X), "float64")
     with pytest.raises(ExchangeError, match="has no n_networks=3"):
         to_sklearn(model)
-    with pytest.raises(ExchangeError, match="_Ensemble: it has parameters of its own"):
+    message = r"expected one network, got n_networks=3: give estimators_\[i\]"
+    with pytest.raises(ExchangeError, match=f"to_keras: {message}"):
         to_keras(model)
+    arrays = to_keras(model.estimators_[1])
+    np.testing.assert_array_equal(arrays[0], model.estimators_[1].coefs_[0])
+    pytest.importorskip("torch", reason="torch is not installed")
+    with pytest.raises(ExchangeError, match=f"to_torch: {message}"):
+        to_torch(model)
+
+
+def test_a_population_has_no_weights_of_one_network():
+    runs = portnet.Population(portnet.mlp([4, 1]), 2, "squared_error", "sgd").fit(
+        X, X[:, :1], epochs=1
+    )
+    with pytest.raises(ExchangeError, match=r"to_keras: .*, got 2 runs: give runs\[i\]"):
+        to_keras(runs)
+    assert [a.shape for a in to_keras(runs[1])] == [(4, 1), (1,)]
 
 
 @pytest.mark.parametrize(

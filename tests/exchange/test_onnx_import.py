@@ -3,9 +3,11 @@
 import os
 import warnings
 
+import hypothesis
 import numpy as np
 import pytest
-from served import served
+from hypothesis import strategies as st
+from served import Of, served
 
 import portnet
 from portnet.exchange import ExchangeError, from_onnx
@@ -34,6 +36,67 @@ def test_networks_of_portnet_are_the_same_there_and_back(activation, dtype, tmp_
     assert portnet.tree.leaves(again)[0].dtype == dtype
 
 
+ACTIVATIONS = [
+    portnet.ReLU(),
+    portnet.LeakyReLU(),
+    portnet.LeakyReLU(0.3),
+    portnet.LeakyReLU(0.0),
+    portnet.Sigmoid(),
+    portnet.Tanh(),
+    portnet.Softplus(),
+    portnet.SiLU(),
+    portnet.GELU(),
+]
+NORMS = [portnet.LayerNorm(), portnet.LayerNorm(1e-3)]
+RESIDUALS = [
+    portnet.Residual(portnet.Dense(5)),
+    portnet.Residual(portnet.Softplus()),
+    portnet.Residual(portnet.Identity()),
+    portnet.Residual(portnet.Residual(portnet.GELU())),
+    portnet.Residual(portnet.Chain([portnet.LayerNorm(), portnet.Dense(5), portnet.SiLU()])),
+    portnet.Residual(portnet.Chain([portnet.Residual(portnet.Dense(5)), portnet.LeakyReLU(0.1)])),
+]
+
+
+def assert_reads_back(layers, dtype, path, drawn=True):
+    """Check that the file has these layers and parameters, to the last bit."""
+    net, x = portnet.Chain(layers, n_in=4), X.astype(dtype)
+    draw = np.random.default_rng(1)
+    params = portnet.init(net, seed=0, like=x)
+    if drawn:  # no zeros and ones
+        params = portnet.tree.map(lambda a: a + draw.normal(size=a.shape).astype(dtype), params)
+    portnet.export_onnx((net, params), path)
+    model, again, _ = from_onnx(path)
+    kept = [i for i, a in enumerate(layers) if not isinstance(a, portnet.Dropout)]
+    assert [repr(a) for a in model.layers] == [repr(layers[i]) for i in kept]
+    wanted, found = (portnet.tree.leaves(p) for p in (params, again))
+    assert len(wanted) == len(found)
+    for a, b in zip(wanted, found, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(model.forward(again, x)[0], net.forward(params, x)[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layer", ACTIVATIONS + NORMS + RESIDUALS, ids=repr)
+def test_each_layer_of_portnet_is_the_same_there_and_back(layer, dtype, tmp_path):
+    for drawn in (True, False):
+        layers = [portnet.Dense(5), layer, portnet.Dropout(0.2), portnet.Dense(3)]
+        assert_reads_back(layers, dtype, tmp_path / "m", drawn)
+
+
+@hypothesis.settings(max_examples=40)
+@hypothesis.given(
+    layers=st.lists(
+        st.sampled_from([portnet.Dense(5), *ACTIVATIONS, *NORMS, *RESIDUALS]), max_size=6
+    ),
+    dtype=st.sampled_from(["float32", "float64"]),
+)
+def test_random_networks_are_the_same_there_and_back(layers, dtype, tmp_path_factory):
+    path = tmp_path_factory.mktemp("random") / "m"
+    assert_reads_back([portnet.Dense(5), *layers, portnet.Dense(2)], dtype, path)
+
+
 LOSSES = {
     "softmax_cross_entropy": (3, ["a", "b", "c"]),
     "sigmoid_cross_entropy": (1, ["a", "b", "b"]),
@@ -55,6 +118,52 @@ def test_runs_are_read_with_their_loss_and_trained_on(loss, tmp_path):
     again = portnet.Trainer(model, name, params=from_onnx(tmp_path / "m")[1])
     loss_after = again.fit(X, y, epochs=2).history["loss"]
     assert loss_after[0] < portnet.Trainer(model, loss).fit(X, y, epochs=1).history["loss"][0] + 1
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.parametrize("target", ["classes", "two classes", "labels", "numbers", "counts"])
+def test_estimators_with_norms_and_activations_are_read(target, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    kind, more = portnet.MLPClassifier, {}
+    if target in ("numbers", "counts"):
+        kind, more = portnet.MLPRegressor, {"loss": "poisson"} if target == "counts" else {}
+    y = {
+        "classes": np.array(["a", "b", "c"])[np.arange(9) % 3],
+        "two classes": np.arange(9) % 2,
+        "labels": np.stack([np.arange(9) % 2, np.arange(9) % 3 > 0], axis=1).astype(int),
+        "numbers": X[:, 0],
+        "counts": np.arange(9.0),
+    }[target]
+    options = {"norm": "layer", "dropout": 0.1, "activation": ["gelu", portnet.LeakyReLU(0.2)]}
+    given = kind(hidden_layer_sizes=(5, 4), max_iter=3, **options, **more).fit(X, y)
+    portnet.export_onnx(given, tmp_path / "m")
+    found, model, loss = predictions(tmp_path / "m")
+    answer = given.predict_proba if hasattr(given, "predict_proba") else given.predict
+    expected = np.asarray(answer(X)).reshape(9, -1)
+    np.testing.assert_allclose(found, expected[:, -found.shape[1] :], atol=1e-6)
+    assert loss == {
+        "classes": "softmax_cross_entropy",
+        "numbers": "squared_error",
+        "counts": "poisson",
+    }.get(target, "sigmoid_cross_entropy")
+    assert portnet.LeakyReLU(0.2) in model.layers
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.parametrize("several", ["networks", "heads", "own layer"])
+def test_what_export_writes_of_several_networks_is_an_error(several, tmp_path):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    y = np.arange(9) % 3
+    more, message = {
+        "networks": ({"n_networks": 2}, "Log, is not among"),
+        "heads": ({}, "Slice, is not among"),
+        "own layer": ({"activation": Of(lambda xp, x: xp.sin(x))}, "Sin, is not among"),
+    }[several]
+    y = np.stack([y, y[::-1]], axis=1) if several == "heads" else y
+    given = portnet.MLPClassifier((5,), max_iter=3, **more)
+    portnet.export_onnx(given.initialize(X, y), tmp_path / "m")
+    with pytest.raises(ExchangeError, match=message):
+        from_onnx(tmp_path / "m")
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
@@ -172,12 +281,25 @@ GOOD = {
         ("Identity", ["1"], {}),
     ],
     "softmax of its two axes": [*L, ("Softmax", ["1"], {"axis": 1})],
+    "a sum from the right": [*L, ("Tanh", ["1"], {}), ("Add", ["2", "1"], {})],
     "a sigmoid within": [*L, ("Sigmoid", ["1"], {}), ("Gemm", ["2", "V", "c"], {"transB": 1})],
 }
+SUMS = [("Add", ["1", "3"], {}), ("Add", ["2", "4"], {})]
 BAD = {
     "another operator": ([*L, ("Sin", ["1"], {})], "node 'n2', Sin, is not among the layers"),
-    "a branch": ([*L, ("Add", ["1", "1"], {})], "node 'n2', Add, has 2 inputs that depend on 'x'"),
-    "a residual": ([*L, ("Mul", ["1", "1"], {})], "node 'n2', Mul, is no x . sigmoid"),
+    "a branch": (
+        [*L, ("Relu", ["1"], {}), ("Tanh", ["1"], {}), ("Add", ["2", "3"], {})],
+        "node 'n4', Add, adds two values, neither of which is made from the other",
+    ),
+    "a sum beside another": (
+        [*L, ("Tanh", ["1"], {}), ("Tanh", ["2"], {}), *SUMS],
+        "a sum with '2' is no x . f",
+    ),
+    "a product": ([*L, ("Mul", ["1", "1"], {})], "node 'n2', Mul, has 2 inputs that depend on 'x'"),
+    "a slope of 2": (
+        [*L, ("Mul", ["1", "two"], {}), ("Max", ["1", "2"], {})],
+        "node 'n3', Max, has 2 inputs",
+    ),
     "an exact gelu": ([*L, ("Gelu", ["1"], {})], "node 'n2', Gelu, is exact"),
     "a scale": ([*L, ("Mul", ["1", "two"], {})], "node 'n2', Mul, is not among"),
     "a constant after": ([*L, ("Relu", ["1"], {}), ("Add", ["2", "b"], {})], "'n2', Relu, adds a"),

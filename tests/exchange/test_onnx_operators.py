@@ -187,15 +187,61 @@ ROWS = {
     "an array": (lambda xp, x: x * np.arange(x.shape[0])[:, None], "the operation multiply has a"),
     "random": (lambda xp, x: x + np.random.default_rng().normal(size=5), "the operation add has a"),
     "an index": (lambda xp, x: x[x.shape[0] // 2], "getitem has an axis of 50 for 101 rows"),
-    "a part": (lambda xp, x: x[:, : x.shape[0] - 99], "getitem takes a part that depends"),
+    "a part": (lambda xp, x: x[:, : x.shape[0] - 99], "getitem is done for 101 rows, and not"),
+    "another part": (
+        lambda xp, x: x[:, (k := (x.shape[0] - 101) % 4) : k + 2],
+        "getitem takes a part that depends",
+    ),
     "an operation": (
         lambda xp, x: xp.exp(x) if x.shape[0] == 101 else xp.sin(x),
         "exp is done for",
     ),
-    "more of them": (lambda xp, x: sum(x[i] for i in range(x.shape[0])), r"for 101 rows"),
+    "more of them": (lambda xp, x: sum(x[i] for i in range(x.shape[0])), r"not for 101:"),
     "an axis": (lambda xp, x: xp.sum(x, axis=int(x.shape[0] == 101)), "the operation sum"),
     "a shape": (lambda xp, x: xp.zeros((3, x.shape[0] // 2)) + x[0, 0], "add has an axis of 50"),
+    "an operation from 200 rows": (
+        lambda xp, x: xp.exp(x) if x.shape[0] > 200 else xp.sin(x),
+        r"the operation sin is done for 101 rows, where exp is for 10000",
+    ),
+    "a number from 200 rows": (
+        lambda xp, x: x * (2 if x.shape[0] > 200 else 3),
+        r"multiply has the constant 3 for 101 rows and 2 for 10000",
+    ),
+    "an array from 200 rows": (
+        lambda xp, x: x * np.arange(5.0)[:: -1 if x.shape[0] > 200 else 1],
+        r"the operation multiply has a constant array",
+    ),
+    "a part from 200 rows": (lambda xp, x: x - xp.mean(x[:200], axis=0), "for 10000"),
+    "an even number": (
+        lambda xp, x: x * (2 if x.shape[0] % 2 else 3),
+        r"multiply has the constant 2 for 101 rows and 3 for 10000",
+    ),
+    "a number for one row": (
+        lambda xp, x: x * (2 if x.shape[0] > 1 else 3),
+        r"the operation multiply is multiply 3 for one row, and multiply 2 for 101",
+    ),
+    "an operation for one row": (
+        lambda xp, x: x if x.shape[0] == 1 else xp.exp(x),
+        r"the operation exp is done for 101 rows, and not for one: .*test_onnx_operators.py:\d+",
+    ),
+    "more operations for one row": (
+        lambda xp, x: xp.exp(x) if x.shape[0] == 1 else x,
+        r"the operation exp is done for one row, and not for 101 rows: .*operators.py:\d+",
+    ),
+    "another operation for one row": (
+        lambda xp, x: xp.sin(x) if x.shape[0] == 1 else xp.exp(x),
+        r"the operation exp is sin for one row, and exp for 101.*test_onnx_operators.py:\d+",
+    ),
 }
+
+
+def test_a_layer_that_refuses_one_row_is_exported(tmp_path):
+    def spread(xp, x):
+        if x.shape[0] == 1:
+            raise ValueError("expected at least two rows")
+        return x - xp.mean(x, axis=0)
+
+    check(spread, "float32", tmp_path / "m.onnx", rows=(2, 40))
 
 
 @pytest.mark.parametrize(("f", "message"), ROWS.values(), ids=ROWS)
