@@ -407,7 +407,6 @@ ALLOWED = {
         "rng",
         "transforms",
     },
-    "estimators/resuming": {"_typing", "estimators/solvers"},
     "estimators/sparse_dense": {"_typing", "backend", "layers", "rng"},
     "estimators/tasks": {"_typing", "engine/ranks", "estimators/solvers"},
     "estimators/together": {
@@ -420,12 +419,6 @@ ALLOWED = {
         "engine/packing",
         "estimators/solvers",
         "rng",
-    },
-    "estimators/ensemble": {
-        "engine/epoch",
-        "engine/ranks",
-        "estimators/solvers",
-        "estimators/together",
     },
     "plots": {"_typing", "_validation", "backend", "summary"},
     "exchange/onnx_import": {
@@ -450,7 +443,15 @@ ALLOWED = {
         "rng",
         "tree",
     },
+    "estimators/architecture": {"estimators/parameters", "perceptron", "tree"},
     "estimators/coefs": {"_typing", "layers", "perceptron", "rng"},
+    "estimators/ensemble": {
+        "engine/epoch",
+        "engine/ranks",
+        "estimators/architecture",
+        "estimators/solvers",
+        "estimators/together",
+    },
     "estimators/heads": {"_typing", "backend", "data", "losses", "perceptron"},
     "estimators/parts": {
         "_typing",
@@ -471,6 +472,7 @@ ALLOWED = {
         "estimators/scoring",
         "estimators/solvers",
     },
+    "estimators/resuming": {"_typing", "estimators/solvers", "perceptron"},
     "estimators/weights": {"_typing", "backend", "perceptron", "tree"},
     "files/predictor": {
         "_typing",
@@ -533,6 +535,7 @@ ALLOWED = {
         "engine/packing",
         "engine/rank_checks",
         "engine/ranks",
+        "estimators/architecture",
         "estimators/checkpoints",
         "estimators/coefs",
         "estimators/curves",
@@ -578,6 +581,7 @@ ALLOWED = {
         "layers",
         "losses",
         "optimizers",
+        "perceptron",
     },
     "estimators": {"estimators/classifier", "estimators/regressor"},
     "exchange/scikit": {
@@ -587,6 +591,7 @@ ALLOWED = {
         "estimators/optimizers",
         "estimators/solvers",
         "exchange/errors",
+        "perceptron",
     },
     "files/checkpoint": {
         "_validation",
@@ -1139,6 +1144,7 @@ ROOMS = {
         "exchange",
         "files",
         "layers",
+        "perceptron",
         "losses",
         "metrics",
         "rng",
