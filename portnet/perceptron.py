@@ -24,13 +24,17 @@ from .rng import Undrawn
 
 __all__ = [
     "HIDDEN",
+    "OF_NETWORK",
     "Shapes",
+    "changed_since_fit",
     "class_probabilities",
+    "fitted_with",
     "hidden_sizes",
     "layers",
     "mean_logits",
     "network",
     "of_heads",
+    "others_from",
     "plain",
     "shapes",
     "split",
@@ -42,11 +46,50 @@ HIDDEN = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu":
 HIDDEN |= {name: name for name in ("leaky_relu", "gelu", "silu", "softplus")}
 
 
+# The parameters of an estimator that say, with those arrays, what its network computes.
+OF_NETWORK = "activation", "norm", "dropout", "loss"
+
+
 class Shapes(NamedTuple):
     """Shapes of a network: of the W of each Dense layer, and of the arrays between them."""
 
     coefs: list[tuple[int, int]]
     others: list[tuple[int, ...]]
+
+
+def fitted_with(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the parameters of the last fit, of an estimator's attributes.
+
+    `set_params` may have changed them since. Where an earlier version has made the pickle, they are
+    those of now.
+    """
+    return attributes.get("_fitted_with") or attributes
+
+
+def changed_since_fit(
+    attributes: Mapping[str, Any], names: Sequence[str] = OF_NETWORK
+) -> dict[str, Any]:
+    """Return the parameters of the last fit that have other values now."""
+    fitted = fitted_with(attributes)
+    found = {}
+    for name in names:
+        if name in fitted and not _is_same(fitted[name], attributes.get(name)):
+            found[name] = fitted[name]
+    return found
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    """Tell whether values of a parameter are equal; lists are equal to tuples of their items."""
+    if a is b:
+        return True
+    if isinstance(a, list | tuple | np.ndarray) and isinstance(b, list | tuple | np.ndarray):
+        return len(a) == len(b) and all(map(_is_same, a, b))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_is_same(a[key], b[key]) for key in a)
+    try:
+        return bool(a == b)
+    except Exception:  # of an object of the user's own
+        return False
 
 
 def plain(parameters: Mapping[str, Any]) -> bool:
@@ -151,6 +194,24 @@ def shapes(parameters: Mapping[str, Any], n_in: int, sizes: Sequence[int]) -> Sh
 
     An activation of one's own may have another number of outputs than of inputs.
     """
+    coefs, others = _undrawn(parameters, n_in, sizes)
+    return Shapes(coefs, [tuple(a.shape) for a in tree.leaves(others)])
+
+
+def others_from(
+    parameters: Mapping[str, Any], n_in: int, sizes: Sequence[int], arrays: Sequence[Array]
+) -> tuple[Params, ...]:
+    """Return the parameters of the layers between the Dense layers, from their arrays, in order."""
+    given = iter(arrays)
+    return tuple(
+        [tree.map(lambda _: next(given), part) for part in _undrawn(parameters, n_in, sizes)[1]]
+    )
+
+
+def _undrawn(
+    parameters: Mapping[str, Any], n_in: int, sizes: Sequence[int]
+) -> tuple[list[tuple[int, int]], tuple[Params, ...]]:
+    """Return the shapes of coefs, and others without values."""
     coefs, others, step = [], [], stride(parameters)
     for i, layer in enumerate(layers(parameters, sizes)):
         if i % step == 0:
@@ -158,9 +219,9 @@ def shapes(parameters: Mapping[str, Any], n_in: int, sizes: Sequence[int]) -> Sh
             coefs.append((n_in, n_out))
         else:
             drawn, n_out = layer.init(Undrawn(), n_in)
-            others += [tuple(a.shape) for a in tree.leaves(drawn)]
+            others.append(drawn)
         n_in = n_out
-    return Shapes(coefs, others)
+    return coefs, tuple(others)
 
 
 # Raw outputs ------------------------------------------------------------------------------------

@@ -168,14 +168,15 @@ def _between(estimator: Any) -> list[list[LayerRow]]:
     """Return the rows of what is behind each hidden Dense layer of an estimator."""
     widths = [int(W.shape[1]) for W in estimator.coefs_]
     inputs = [int(W.shape[0]) for W in estimator.coefs_[1:]]
-    if isinstance(estimator.activation, str) and not hasattr(estimator, "_layer_params"):
-        return [[LayerRow(0, str(estimator.activation), n, {})] for n in widths[:-1]]
+    fitted = vars(estimator).get("_fitted_with") or vars(estimator)
+    if isinstance(fitted["activation"], str) and not hasattr(estimator, "_layer_params"):
+        return [[LayerRow(0, fitted["activation"], n, {})] for n in widths[:-1]]
     model, params = estimator._network()
     layers, hidden = list(zip(model.layers, params, strict=True)), len(inputs)
     step = (len(layers) - 1) // hidden if hidden else 0
     found = []
     for i, (width, n_in) in enumerate(zip(widths[:-1], inputs, strict=True)):
-        n_outs = [width, n_in, n_in] if estimator.norm is not None else [n_in, n_in]
+        n_outs = [width, n_in, n_in] if fitted.get("norm") is not None else [n_in, n_in]
         rows = []
         for (layer, part), n_out in zip(
             layers[1 + i * step : (i + 1) * step], n_outs, strict=False

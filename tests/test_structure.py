@@ -408,7 +408,6 @@ ALLOWED = {
         "rng",
         "transforms",
     },
-    "estimators/resuming": {"_typing", "estimators/solvers"},
     "estimators/sparse_dense": {"_typing", "backend", "layers", "rng"},
     "estimators/tasks": {"_typing", "engine/ranks", "estimators/solvers"},
     "estimators/together": {
@@ -421,12 +420,6 @@ ALLOWED = {
         "engine/packing",
         "estimators/solvers",
         "rng",
-    },
-    "estimators/ensemble": {
-        "engine/epoch",
-        "engine/ranks",
-        "estimators/solvers",
-        "estimators/together",
     },
     "plots": {"_typing", "_validation", "backend", "summary"},
     "files/shapes": {"files/errors", "layers"},
@@ -441,7 +434,15 @@ ALLOWED = {
         "rng",
         "tree",
     },
+    "estimators/architecture": {"estimators/parameters", "perceptron", "tree"},
     "estimators/coefs": {"_typing", "layers", "perceptron", "rng"},
+    "estimators/ensemble": {
+        "engine/epoch",
+        "engine/ranks",
+        "estimators/architecture",
+        "estimators/solvers",
+        "estimators/together",
+    },
     "estimators/heads": {"_typing", "backend", "data", "losses", "perceptron"},
     "estimators/parts": {
         "_typing",
@@ -462,6 +463,7 @@ ALLOWED = {
         "estimators/scoring",
         "estimators/solvers",
     },
+    "estimators/resuming": {"_typing", "estimators/solvers", "perceptron"},
     "estimators/weights": {"_typing", "backend", "perceptron", "tree"},
     "files/predictor": {
         "_typing",
@@ -524,6 +526,7 @@ ALLOWED = {
         "engine/packing",
         "engine/rank_checks",
         "engine/ranks",
+        "estimators/architecture",
         "estimators/checkpoints",
         "estimators/coefs",
         "estimators/curves",
@@ -569,6 +572,7 @@ ALLOWED = {
         "layers",
         "losses",
         "optimizers",
+        "perceptron",
     },
     "estimators": {"estimators/classifier", "estimators/regressor"},
     "exchange/scikit": {
@@ -578,6 +582,7 @@ ALLOWED = {
         "estimators/optimizers",
         "estimators/solvers",
         "exchange/errors",
+        "perceptron",
     },
     "files/checkpoint": {
         "_validation",
@@ -1151,6 +1156,7 @@ ROOMS = {
         "exchange",
         "files",
         "layers",
+        "perceptron",
         "losses",
         "metrics",
         "rng",

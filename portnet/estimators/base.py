@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import pairwise
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any, ClassVar, Self
@@ -46,7 +45,7 @@ from ..engine.rank_checks import check_parameters
 from ..engine.ranks import is_first, together
 from ..losses import Loss
 from ..optimizers import OPTIMIZERS
-from . import coefs, curves, inputs, parameters, resuming
+from . import architecture, coefs, curves, inputs, parameters, resuming
 from . import weights as weights_of
 from .checkpoints import FitFiles, check_ranks
 from .curves import Validation
@@ -239,7 +238,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             ended. True is that of `checkpoint`, if it exists. Without `checkpoint`, True goes on
             from this estimator's last fit, or from `initialize`: with the same data,
             ``MLPClassifier(max_iter=10).fit(X, y)``, then ``set_params(max_iter=20)`` and
-            ``fit(X, y, resume=True)`` have the bits of 20 epochs at once.
+            ``fit(X, y, resume=True)`` have the bits of 20 epochs at once. Parameters that would
+            change these bits must be those of the last fit. lbfgs cannot go on.
 
         Returns
         -------
@@ -274,8 +274,9 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Make the network with its initial weights, as `fit` does, and do not train.
 
         The estimator then predicts. ``fit(X, y, resume=True)``, `warm_start` and `partial_fit`
-        begin with its weights, which `set_weights` sets. A fit from there has the bits of one that
-        begins anew.
+        begin with its weights, which `set_weights` sets. With ``resume=True``, which lbfgs does not
+        have, the fit has the bits of one that begins anew; with `warm_start`, sgd and adam take the
+        rows in another order.
 
         Parameters
         ----------
@@ -333,6 +334,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         with together():
             self._check_options(incremental)
         goes_on = incremental or resume or (self.warm_start and train)
+        if resume and networks_of(self):
+            resuming.check_parameters(self)
         if self.n_networks > 1:
             more = validation, incremental, files, resume, train
             return fit_networks(
@@ -394,6 +397,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             self._learn_targets(y, backend, incremental or resume)
             y = self._encode(y)
             before = resuming.last_fit(self) if resume else None
+            if before is not None:
+                resuming.check_parameters(self, trained=before.rows > 0)
             rng = (
                 self._generator(incremental and not first)
                 if before is None
@@ -405,11 +410,15 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                 first, None if incremental else resuming.state_of(self, rng), 0
             )
             sizes = [X.shape[1], *hidden, self.n_outputs_]
+            if start.first and before is not None:  # the numbers that the network took
+                coefs.draw(self.__dict__, sizes[0], sizes[1:], rng)
             if first:
                 self._initialize(sizes, backend, rng)
-            elif start.first and before is not None:  # the numbers that the network took
-                coefs.draw(self.__dict__, sizes[0], sizes[1:], rng)
-            self._check_sizes(sizes)
+                architecture.check_sizes(self, sizes)
+            else:
+                architecture.adopt(self, sizes)
+            if first or not incremental:
+                architecture.record(self)
             if not incremental:
                 self._class_counts = ()
             data: Any = None if in_parts else Dataset(backend, X, self._targets(y, backend))
@@ -562,9 +571,10 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
     def _attributes_of(self, now: FitState) -> dict[str, Any]:
         """Return the attributes of the network in a state of its fit."""
         found: dict[str, Any] = {"n_iter_": now.n_iter, "t_": now.t}
-        W, b, others = perceptron.split(self.__dict__, unpacked(now.params))
+        fitted = perceptron.fitted_with(self.__dict__)
+        W, b, others = perceptron.split(fitted, unpacked(now.params))
         found |= {"coefs_": W, "intercepts_": b}
-        if not perceptron.plain(self.__dict__):
+        if not perceptron.plain(fitted):
             found["_layer_params"] = others
         return found
 
@@ -572,7 +582,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         """Return the model for dense or sparse data, and its parameters."""
         first = {"first": SparseDense} if data is not None and data.is_sparse else {}
         others = self.__dict__.get("_layer_params", ())
-        return perceptron.network(self.__dict__, self.coefs_, self.intercepts_, others, **first)
+        fitted = perceptron.fitted_with(self.__dict__)
+        return perceptron.network(fitted, self.coefs_, self.intercepts_, others, **first)
 
     def _resume(self, start: FitState, incremental: bool, before: Resumable | None) -> FitState:
         """Return the start of sgd or adam, with the solver state of the previous fit."""
@@ -663,22 +674,6 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         if any(size <= 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return [int(size) for size in sizes]
-
-    def _check_sizes(self, sizes: list[int]) -> None:
-        """Raise ValueError if a warm start would need a network of other sizes."""
-        shapes = [tuple(np.shape(W)) for W in self.coefs_]
-        if not perceptron.plain(self.__dict__):
-            others = [tuple(np.shape(a)) for a in tree.leaves(self.__dict__.get("_layer_params"))]
-            expected = perceptron.shapes(self.__dict__, sizes[0], sizes[1:])
-            fits = (shapes, others) == expected
-        else:
-            fits = "_layer_params" not in self.__dict__ and shapes == list(pairwise(sizes))
-        if not fits:
-            raise ValueError(
-                f"with {sizes[0]} features, hidden_layer_sizes={self.hidden_layer_sizes} and "
-                f"{sizes[-1]} outputs, the network would have the sizes {sizes}; but the fitted "
-                f"network has weights of the shapes {shapes}. Use a new estimator"
-            )
 
     def _backend_for(self, X: ArrayLike) -> Backend:
         """Return the backend of a new network: that of X or, for host data, `backend`."""

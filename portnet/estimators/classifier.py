@@ -187,6 +187,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
       or, if early stopping has a best score, with a ConvergenceWarning and the best weights.
     * Rows of weight 0 are ignored, but their classes are known.
     * Each call of `partial_fit` shuffles the rows anew.
+    * A fitted network predicts with the activation of its last fit; scikit-learn takes the one that
+      `set_params` has set since.
     * A warm start with other `hidden_layer_sizes` is an error.
     * Early stopping that leaves no row of a class to train on is an error; for multi-label y, a
       warning.

@@ -21,6 +21,7 @@ from sklearn.utils import check_random_state
 
 from ..engine.epoch import quiet
 from ..engine.ranks import current_ranks
+from .architecture import record
 from .solvers import FitState
 
 __all__ = ["fit_networks", "join", "leave_networks", "networks_of", "refuse_for_networks"]
@@ -36,6 +37,8 @@ COMMON = (
     "n_outputs_",
     "out_activation_",
 )
+# Attributes of a network that an ensemble has for itself, too.
+KEPT = "_fitted_with", "_metadata_request", "_sklearn_output_config", "_skl_callbacks"
 
 
 def networks_of(estimator: Any) -> list[Any]:
@@ -60,7 +63,7 @@ def leave_networks(estimator: Any, goes_on: bool) -> None:
             f"n_networks=1, but {len(estimator.estimators_)} networks are fitted: use a new "
             "estimator"
         )
-    for name in ("estimators_", "_missing_seeds", "n_iter_", "t_", "loss_"):
+    for name in ("estimators_", "_fitted_with", "_missing_seeds", "n_iter_", "t_", "loss_"):
         vars(estimator).pop(name, None)
 
 
@@ -73,6 +76,10 @@ def fit_networks(
     """
     count, known = int(estimator.n_networks), networks_of(estimator) if goes_on else []
     networks = []
+    if goes_on and hasattr(estimator, "coefs_"):
+        raise ValueError(
+            f"n_networks={count}, but the fit was one of a single network: use a new estimator"
+        )
     if known:
         seeds = vars(estimator).get("_missing_seeds", [])  # of an interrupted fit
         if len(known) + len(seeds) != count:
@@ -98,6 +105,7 @@ def fit_networks(
     done = _fitted(estimator, networks, fit, incremental)
     networks = [networks[k] if k in done else known[k] for k in sorted({*done, *range(len(known))})]
     join(estimator, networks)
+    record(estimator)
     vars(estimator).pop("_missing_seeds", None)
     if len(networks) < count:
         estimator._missing_seeds = [int(seed) for seed in seeds[len(networks) - count :]]
@@ -169,7 +177,7 @@ def join(estimator: Any, networks: list[Any]) -> None:
     parameters = set(estimator.get_params(deep=False))
     for network in networks:
         for name in {*vars(network)} - parameters:  # of an earlier fit of one network
-            if name not in ("_metadata_request", "_sklearn_output_config", "_skl_callbacks"):
+            if name not in KEPT:
                 vars(estimator).pop(name, None)
     first = vars(networks[0])
     vars(estimator).update({name: first[name] for name in COMMON if name in first})

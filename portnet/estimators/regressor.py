@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from .. import perceptron
 from .._typing import AnyArray, Array, ArrayLike, Host
 from ..backend import Backend, is_host, namespace, to_numpy
 from ..layers import Layer
@@ -237,7 +238,7 @@ out_activation_
 
     def _mean(self, raw: Array) -> Array:
         if self.out_activation_ == "loss.mean":
-            mean: Array = self.loss.mean(raw)
+            mean: Array = perceptron.fitted_with(vars(self))["loss"].mean(raw)
             return mean
         return namespace(raw).exp(raw) if self.out_activation_ == "exp" else raw
 

@@ -9,9 +9,19 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from .._typing import Params
+from ..perceptron import OF_NETWORK, changed_since_fit, fitted_with
 from .solvers import solver_of
 
-__all__ = ["Resumable", "check_resumed", "last_fit", "rewound", "state_of"]
+__all__ = ["Resumable", "check_parameters", "check_resumed", "last_fit", "rewound", "state_of"]
+
+# Parameters that may differ: they do not change the steps, or are checked by themselves (sizes,
+# n_networks, and those of the optimizer).
+FREE = (
+    *("max_iter", "max_fun", "verbose", "compile", "backend", "warm_start", "metrics"),
+    *("hidden_layer_sizes", "n_networks"),
+    *("solver", "optimizer", "learning_rate_init", "momentum", "nesterovs_momentum"),
+    *("beta_1", "beta_2", "epsilon"),
+)
 
 
 class Resumable(NamedTuple):
@@ -43,8 +53,9 @@ def last_fit(estimator: Any) -> Resumable:
     if found is None:
         raise ValueError(
             "resume=True goes on from the last fit of sgd or adam, or from initialize; the last "
-            "call was another one, or its state was left out (without_state, state=False). "
-            "warm_start=True begins with the weights alone"
+            "call was another one, or its state was left out: by without_state, or in a file, "
+            "which has it after portnet.save(estimator, path, state=True). warm_start=True begins "
+            "with the weights alone"
         )
     return found
 
@@ -60,6 +71,25 @@ def rewound(estimator: Any) -> np.random.RandomState:
         rng.set_state(start.state)
     estimator._random_state = rng
     return rng
+
+
+def check_parameters(estimator: Any, trained: bool = True) -> None:
+    """Raise ValueError where a parameter would not give the bits of one fit.
+
+    A network that is not `trained` has only what it was made of.
+    """
+    own = dict(vars(estimator))
+    if not isinstance(own.get("random_state"), Integral):  # its state is known
+        own["random_state"] = None
+    fitted = fitted_with(own)
+    names = fitted if trained else (*OF_NETWORK, "random_state")
+    changed = changed_since_fit(own, [n for n in names if n not in FREE])
+    for name, value in changed.items():
+        raise ValueError(
+            f"resume=True: the last fit was made with {name}={value!r:.80}, but the parameters say "
+            f"{own[name]!r:.80}: the fit would not have the bits of one fit. Set it back, or use "
+            "warm_start=True, which begins with the weights alone"
+        )
 
 
 def check_resumed(estimator: Any, before: Resumable, rows: int) -> None:

@@ -16,8 +16,9 @@ __all__ = ["arrays", "set_arrays"]
 def arrays(estimator: Any) -> list[Array]:
     """Return all parameters, layer by layer."""
     found: list[Array] = []
+    stride = perceptron.stride(perceptron.fitted_with(vars(estimator)))
     for i, part in enumerate(estimator._network()[1]):
-        if i % perceptron.stride(estimator.__dict__):
+        if i % stride:
             found += tree.leaves(part)
         else:
             found += [part["W"], part["b"][0, :]]
@@ -51,8 +52,9 @@ def set_arrays(estimator: Any, weights: Sequence[ArrayLike]) -> None:
     _, params = estimator._network()
     new_params = iter(new_arrays)
     W, b, rest = [], [], []
+    stride = perceptron.stride(perceptron.fitted_with(vars(estimator)))
     for i, part in enumerate(params):
-        if i % perceptron.stride(estimator.__dict__):
+        if i % stride:
             rest.append(tree.map(lambda old: next(new_params), part))
         else:
             W.append(next(new_params))

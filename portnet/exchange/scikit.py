@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import perceptron
 from .._validation import how_to_install
 from ..backend import get_backend
 from .errors import ExchangeError
@@ -35,6 +36,7 @@ SHARED = (
 )
 # Parameters of portnet's that decide where and how it computes, but not what.
 WHERE = "backend", "compile"
+ACTIVATIONS = "identity", "logistic", "tanh", "relu"  # of both
 
 
 def from_sklearn(estimator: Any) -> Any:
@@ -66,11 +68,14 @@ def from_sklearn(estimator: Any) -> Any:
     ('portnet.estimators.classifier', True)
     """
     kind, _ = _kinds(estimator, theirs=True)
+    from ..estimators import architecture
+
     names = kind._get_param_names()
     given = estimator.get_params(deep=False)
     new = kind(**{n: copy.deepcopy(v) for n, v in given.items() if n in names})
     _copy_fitted(estimator, new)
     new._seed, new._class_counts, new._fitted_on_host = new.random_state, (), True
+    architecture.record(new)
     if isinstance(new.random_state, np.random.RandomState):
         new._random_state = new.random_state
     if hasattr(estimator, "_optimizer"):
@@ -83,8 +88,8 @@ def to_sklearn(estimator: Any) -> Any:
     """Return scikit-learn's estimator of a fitted one of portnet, with all that it has learned.
 
     `predict`, `predict_proba` and `score` give its answers. `partial_fit` and `fit` with
-    ``warm_start=True`` go on where it ended, with the state of its optimizer. What runs it needs no
-    portnet.
+    ``warm_start=True`` go on where it ended, with the state of its optimizer, if that is one of
+    scikit-learn's. What runs it needs no portnet.
 
     Parameters
     ----------
@@ -95,7 +100,9 @@ def to_sklearn(estimator: Any) -> Any:
     -------
     sklearn.neural_network.MLPClassifier or MLPRegressor
         With the same parameters, but `backend` and `compile`. Raises ExchangeError if another one
-        that scikit-learn does not have is set.
+        that scikit-learn does not have is set: `dropout` and `optimizer` can be reset, while a norm
+        or an activation that the network was fitted with are a part of it. Of an ensemble, give one
+        of its `estimators_`.
 
     Examples
     --------
@@ -110,8 +117,16 @@ def to_sklearn(estimator: Any) -> Any:
     ours, kind = _kinds(estimator, theirs=False)
     names = kind._get_param_names()
     given = estimator.get_params(deep=False)
+    _refuse_network(estimator)
     _refuse_others(estimator, {n: v for n, v in given.items() if n not in names}, ours)
+    from ..estimators import architecture
+    from ..estimators.optimizers import SklearnAdam, SklearnSGD
+
     here = estimator.to("numpy")
+    given |= {"activation": perceptron.fitted_with(vars(here))["activation"]}
+    here.set_params(activation=given["activation"], norm=None, dropout=0.0)
+    if perceptron.changed_since_fit(vars(here)):  # without dropout
+        architecture.rebuild(here, [W.shape[0] for W in here.coefs_] + [here.n_outputs_])
     new = kind(**{n: copy.deepcopy(v) for n, v in given.items() if n in names})
     try:
         new._validate_params()
@@ -128,8 +143,9 @@ def to_sklearn(estimator: Any) -> Any:
     # A warm start with early stopping ends with these, if no epoch is better. As after a fit of
     # scikit-learn's they are the same arrays, which it changes in place: those of the last epoch.
     new._best_coefs, new._best_intercepts = new.coefs_, new.intercepts_
-    if getattr(here, "_optimizer", None) is not None:
-        new._optimizer = _optimizer_from(here._optimizer, new)
+    solver = getattr(here, "_optimizer", None)
+    if solver is not None and isinstance(solver.rule, SklearnAdam | SklearnSGD):
+        new._optimizer = _optimizer_from(solver, new)
     return new
 
 
@@ -176,16 +192,41 @@ def _copy_fitted(source: Any, new: Any) -> None:
 def _refuse_others(estimator: Any, others: dict[str, Any], ours: Any) -> None:
     """Raise ExchangeError if parameters that scikit-learn does not have are set."""
     signature = inspect.signature(ours.__init__).parameters
-    changed = [
-        f"{name}={value!r:.60}"
+    changed = {
+        name: value
         for name, value in others.items()
         if name not in WHERE
         and not (name in signature and repr(value) == repr(signature[name].default))
-    ]
+    }
     if changed:
+        given = ", ".join(f"{name}={value!r:.60}" for name, value in changed.items())
+        reset = [f"{n}={signature[n].default!r}" for n in changed if n in signature]
+        remedy = f"reset it before: estimator.set_params({', '.join(reset)})"
         raise ExchangeError(
-            f"to_sklearn: scikit-learn's {ours.__name__} has no {', '.join(changed)}: if it may be "
-            f"lost, reset it before: estimator.set_params({changed[0].partition('=')[0]}=...)"
+            f"to_sklearn: scikit-learn's {ours.__name__} has no {given}"
+            + (f": if it may be lost, {remedy}" if reset else "")
+        )
+
+
+def _refuse_network(estimator: Any) -> None:
+    """Raise ExchangeError if scikit-learn has no such network, whatever the parameters are now."""
+    networks = vars(estimator).get("estimators_", [])
+    if networks:
+        raise ExchangeError(
+            f"to_sklearn: scikit-learn has no n_networks={len(networks)}: give one of them, "
+            "to_sklearn(estimator.estimators_[0])"
+        )
+    fitted = perceptron.fitted_with(vars(estimator))
+    norm, activation = fitted.get("norm"), fitted["activation"]
+    if norm is not None:
+        raise ExchangeError(
+            f"to_sklearn: scikit-learn has no norm={norm!r:.60}, with which the network was "
+            "fitted: fit another with norm=None"
+        )
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ExchangeError(
+            f"to_sklearn: scikit-learn has no activation={activation!r:.60}, with which the "
+            f"network was fitted: fit another with one of {', '.join(ACTIVATIONS)}"
         )
 
 

@@ -65,6 +65,8 @@ An estimator has "class"; "parameters", a dict of those of scikit-learn; and "fi
   "softmax", "logistic", "identity", "exp" or "loss.mean", a method of the loss in "parameters".
   Between the layers are norm, activation and dropout of "parameters"; "layer_params", if there are
   any other than a name of an activation, is a tuple of their parameters, in order.
+  Where parameters were set after the fit, the estimator has "fitted_with", a dict of those that the
+  fit had: they are what is between the layers, or "n_networks" that are there.
 - "labels", of a classifier only, a dict: "classes", an array or, for text, a dict of "names" and
   "dtype", "U" or "O", or "U9" if 9 is more than the longest name has; "kind", scikit-learn's type
   of target; "sparse", whether y was. For "multiclass-multioutput", "classes" is a list of these,

@@ -49,6 +49,7 @@ OTHERS = (
     "_class_counts",
     "_curves",
     "_fitted_on_host",
+    "_fitted_with",
     "_label_binarizer",
     "_layer_params",
     "_metadata_request",
@@ -135,6 +136,9 @@ def describe(
                 fitted["resumable"] = given["_resumable"]._asdict()
     base = _base_of(type(estimator))
     described: dict[str, Any] = {"class": type(estimator).__name__}
+    changed = _changed_since_fit(estimator, parameters, networks, state)
+    if changed:
+        described["fitted_with"] = encode(changed, f"{name}fitted_with", tensors, plain=True)
     requests = _requests(estimator)
     if requests:
         described["requests"] = encode(requests, "requests", tensors)
@@ -156,11 +160,32 @@ def describe(
         if vars(estimator).get("_missing_seeds"):  # Ctrl-C has ended the fit before them
             described["missing_seeds"] = list(estimator._missing_seeds)
     else:
-        _check_before(fitted, parameters | inherited)
+        _check_before(fitted, parameters | inherited | changed)
     return described | {
         "parameters": encode(_plain(parameters), f"{name}parameters", tensors, plain=True),
         "fitted": encode(fitted, name.removesuffix("."), tensors),
     }
+
+
+def _changed_since_fit(
+    estimator: Any, parameters: dict[str, Any], networks: list[Any], state: bool
+) -> dict[str, Any]:
+    """Return the parameters of the last fit that are others now.
+
+    They are those of the network, and with the state, all.
+    """
+    own = vars(estimator)
+    if isinstance(parameters.get("random_state"), np.random.RandomState | None):
+        own = own | {"random_state": None}
+    names = [*perceptron.fitted_with(own)] if "_fitted_with" in own and state else None
+    found = perceptron.changed_since_fit(own, names or perceptron.OF_NETWORK)
+    found.pop("n_networks", None)
+    found.pop("hidden_layer_sizes", None)
+    if networks:
+        count = len(networks) + len(own.get("_missing_seeds", []))
+        if count != parameters.get("n_networks"):
+            found["n_networks"] = count
+    return _plain(found)
 
 
 def _own_attributes(estimator: Any, others: set[str], tensors: dict[str, Any]) -> Any:
@@ -264,6 +289,9 @@ def estimator_from(
         wing = importlib.import_module(f"{_PACKAGE}.estimators")
     values = decode({"dict": fitted}, tensors, custom)
     parameters = decode(described["parameters"], tensors, custom)
+    changed = decode(described.get("fitted_with", {"dict": {}}), tensors, custom)
+    if not isinstance(changed, dict):
+        raise ModelFileError(f"fitted_with: expected a dict of parameters, got {changed!r:.80}")
     more: dict[str, dict[str, Any]] = {"inherited": {}, "own": {}}
     if with_sklearn:  # a predictor has none of these
         more |= {n: decode(described[n], tensors, custom) for n in more if kind or n in described}
@@ -271,15 +299,16 @@ def estimator_from(
     if "networks" in described:
         members = [estimator_from(one, tensors, custom) for one in described["networks"]]
         missing = described.get("missing_seeds", [])
-        _check_networks(members, missing, name, parameters)
+        _check_networks(members, missing, name, parameters | changed)
         if not with_sklearn:
             return Predictor.joined(members)
         estimator = (kind or getattr(wing, name))(**parameters)
         importlib.import_module(f"{_PACKAGE}.estimators.ensemble").join(estimator, members)
         if missing:
             estimator._missing_seeds = list(missing)
-        return _completed(estimator, described, tensors, custom, more)
-    _check(values, parameters | more["inherited"])
+        return _completed(estimator, described, tensors, custom, more, changed)
+    made_with = parameters | more["inherited"] | changed
+    _check(values, made_with)
     labels = values.pop("labels", None)
     if (labels is None) == (name == "MLPClassifier"):
         raise ModelFileError(f"{name}: expected labels for a classifier only")
@@ -289,16 +318,26 @@ def estimator_from(
         labels["classes"] = _all_classes(labels)
         _check_labels(labels, values)
     if not with_sklearn:
-        return Predictor.of(name, values, parameters, labels)
-    estimator = _fitted(kind or getattr(wing, name), values, parameters, labels)
-    return _completed(estimator, described, tensors, custom, more)
+        return Predictor.of(name, values, made_with, labels)
+    estimator = _fitted(kind or getattr(wing, name), values, parameters, labels, made_with)
+    return _completed(estimator, described, tensors, custom, more, changed)
 
 
 def _completed(
-    estimator: Any, described: Mapping[str, Any], tensors: Any, custom: Any, more: Any
+    estimator: Any,
+    described: Mapping[str, Any],
+    tensors: Any,
+    custom: Any,
+    more: Any,
+    changed: dict[str, Any],
 ) -> Any:
-    """Return an estimator with what does not come from its fit."""
+    """Return an estimator with its parameters at the fit, and what does not come from it."""
     vars(estimator).update(more["inherited"] | more["own"])
+    wing = importlib.import_module(f"{_PACKAGE}.estimators.architecture")
+    wing.record(estimator)
+    if unknown := changed.keys() - estimator._fitted_with.keys():
+        raise ModelFileError(f"fitted_with: {min(unknown)!r:.80} is no parameter")
+    estimator._fitted_with |= changed
     if "requests" in described:
         _set_requests(estimator, decode(described["requests"], tensors, custom))
     return estimator
@@ -454,9 +493,13 @@ def _check_resumable(given: Any, values: dict[str, Any], parameters: dict[str, A
 
 
 def _fitted(
-    kind: Any, values: dict[str, Any], parameters: dict[str, Any], labels: dict[str, Any] | None
+    kind: Any,
+    values: dict[str, Any],
+    parameters: dict[str, Any],
+    labels: dict[str, Any] | None,
+    made_with: dict[str, Any],
 ) -> Any:
-    """Return a fitted estimator of a class."""
+    """Return a fitted estimator of a class; its network was `made_with` other parameters."""
     estimator = kind(**parameters)
     optimizer, generator, counts, seed = [
         values.pop(n, None) for n in ("optimizer", "generator", "class_counts", "seed")
@@ -468,7 +511,7 @@ def _fitted(
         estimator._curves = _curves(curves)
     if resumable is not None:
         wing = importlib.import_module(f"{_PACKAGE}.estimators.resuming")
-        _check_resumable(resumable, values, parameters)
+        _check_resumable(resumable, values, made_with)
         estimator._resumable = wing.Resumable(**resumable)
     if values.get("best_loss_") is not None:
         values["best_loss_"] = np.float64(values["best_loss_"])

@@ -270,3 +270,52 @@ def test_a_subclass_gives_portnets_own_class():
 
     found = from_sklearn(Mine((4,), max_iter=3).fit(X, CODES))
     assert type(found) is portnet.MLPClassifier
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_dropout_that_is_reset_is_lost_and_the_training_goes_on(solver):
+    y = TARGETS["text"]
+    net = make(portnet, "text", dropout=0.2, **SOLVERS[solver]).fit(X, y)
+    with pytest.raises(ExchangeError, match=r"has no dropout=0.2.*set_params\(dropout=0.0\)"):
+        to_sklearn(net)
+    expected = net.predict_proba(X)
+    other = to_sklearn(net.set_params(dropout=0.0))
+    np.testing.assert_allclose(other.predict_proba(X), expected, atol=1e-12)
+    net.partial_fit(X, y)
+    other.partial_fit(X, y)
+    assert abs(net.predict_proba(X) - expected).max() > 1e-5
+
+
+def test_what_is_no_part_of_sklearns_networks_is_refused_also_after_a_reset():
+    y = TARGETS["text"]
+    norm = make(portnet, "text", norm="layer").fit(X, y).set_params(norm=None)
+    with pytest.raises(ExchangeError, match=r"has no norm='layer', with which .* fit another"):
+        to_sklearn(norm)
+    gelu = make(portnet, "text", activation="gelu").fit(X, y).set_params(activation="relu")
+    with pytest.raises(ExchangeError, match="has no activation='gelu', with which"):
+        to_sklearn(gelu)
+    several = make(portnet, "text", n_networks=3).fit(X, y).set_params(n_networks=1)
+    with pytest.raises(ExchangeError, match=r"to_sklearn\(estimator.estimators_\[0\]\)"):
+        to_sklearn(several)
+    one = several.estimators_[0]
+    np.testing.assert_allclose(to_sklearn(one).predict_proba(X), one.predict_proba(X), atol=1e-12)
+    tanh = make(portnet, "text", activation="tanh").fit(X, y).set_params(activation="relu")
+    other = to_sklearn(tanh)
+    assert other.activation == "tanh"
+    np.testing.assert_allclose(other.predict_proba(X), tanh.predict_proba(X), atol=1e-12)
+
+
+@pytest.mark.parametrize("target", ["text", "number"])
+def test_the_state_of_an_optimizer_that_sklearn_lacks_is_left_out(target):
+    optimizer = portnet.chain(portnet.ClipNorm(1.0), portnet.AdamW(0.01))
+    net = make(portnet, target, optimizer=optimizer).fit(X, TARGETS[target])
+    with pytest.raises(ExchangeError, match=r"set_params\(optimizer=None\)"):
+        to_sklearn(net)
+    other = to_sklearn(net.set_params(optimizer=None))
+    np.testing.assert_allclose(_answer(other), _answer(net), atol=1e-12)
+    assert other.partial_fit(X, TARGETS[target]).t_ > 0
+
+
+def _answer(estimator):
+    proba = getattr(estimator, "predict_proba", None)
+    return estimator.predict(X) if proba is None else proba(X)
