@@ -40,7 +40,7 @@ def configurations():
     clipped = portnet.chain(portnet.ClipNorm(5.0), portnet.AdamW(0.01))
     stops = {"early_stopping": True, "validation_fraction": 0.3, "n_iter_no_change": 15}
     for made, loss, score, more in (
-        (MLPClassifier, LogitsOfThree(), "accuracy", {"class_weight": "balanced"}),
+        (MLPClassifier, LogitsOfThree(), "accuracy", {"class_weight": "balanced", "heads": True}),
         (MLPRegressor, AbsoluteError(), "r2", {}),
     ):
         for options in (
@@ -97,7 +97,7 @@ def test_every_new_parameter_is_checked():
     ):
         changed = {type(e) for e in configurations() if getattr(e, name, None) != ours[name]}
         assert changed >= (
-            {MLPClassifier} if name == "class_weight" else {MLPClassifier, MLPRegressor}
+            {MLPClassifier} if name in ("class_weight", "heads") else {MLPClassifier, MLPRegressor}
         )
 
 
