@@ -120,7 +120,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
     metrics : str, callable, list of these, or dict, default=None
         Scorers that are computed after each epoch (or iteration of L-BFGS), for the training rows
         and the validation rows: see `history_`. ``[]`` has the curves of the loss and of the
-        monitored score. `X_val` is then allowed without early stopping.
+        monitored score. `X_val` is then allowed without early stopping. Here and in `scoring`, the
+        weights of rows go to scorers that have a parameter `sample_weight`, or whose metric has it.
     heads : bool, default=False
         What y with several columns of 0 and 1 is: multi-label y, or with True several heads, whose
         probabilities are those of a softmax. Columns of other labels are heads in either case. A

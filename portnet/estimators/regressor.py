@@ -109,7 +109,8 @@ default='squared_error'
     metrics : str, callable, list of these, or dict, default=None
         Scorers that are computed after each epoch (or iteration of L-BFGS), for the training rows
         and the validation rows: see `history_`. ``[]`` has the curves of the loss and of the
-        monitored score. `X_val` is then allowed without early stopping.
+        monitored score. `X_val` is then allowed without early stopping. Here and in `scoring`, the
+        weights of rows go to scorers that have a parameter `sample_weight`, or whose metric has it.
     n_networks : int, default=1
         The number of networks: with more than one, `fit` trains an ensemble of networks that differ
         in their seeds, which `random_state` draws, and `predict` returns the mean of what they

@@ -88,6 +88,25 @@ def test_estimators_pass_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        MLPRegressor(max_iter=20, metrics=["neg_max_error"]),
+        MLPClassifier(max_iter=20, metrics=["adjusted_rand_score"]),
+    ],
+    ids=["regressor", "classifier"],
+)
+def test_metrics_without_weights_pass_the_checks_of_weights(estimator):
+    from sklearn.utils.estimator_checks import estimator_checks_generator
+
+    checks = [check for _, check in estimator_checks_generator(estimator, mark=None)]
+    of_weights = [check for check in checks if "check_sample_weight" in str(check)]
+    assert len(of_weights) >= 5
+    for check in of_weights:
+        check(estimator)
+
+
 def test_every_new_parameter_is_checked():
     ours = MLPClassifier().get_params() | MLPRegressor().get_params()
     theirs = {*sklearn_nn.MLPClassifier().get_params(), *sklearn_nn.MLPRegressor().get_params()}
