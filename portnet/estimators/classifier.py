@@ -65,7 +65,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         Minimum improvement of the loss, or of the validation score, within `n_iter_no_change`
         epochs; for L-BFGS, the largest component of the gradient at convergence.
     verbose : bool, default=False
-        Whether to print the loss of each iteration.
+        Whether to print the loss of each iteration; of an ensemble, with the number of the network.
     warm_start : bool, default=False
         Whether `fit` starts from the weights of the previous fit. Other `hidden_layer_sizes` are
         then an error.
@@ -166,6 +166,10 @@ class MLPClassifier(ClassifierMixin, _MLP):
     n_outputs_ : int
         Outputs of the network; for several heads, the sum of their numbers of classes.
     out_activation_ : str
+    estimators_ : list of MLPClassifier
+        The networks of an ensemble, each with all these attributes. The ensemble lacks `coefs_`,
+        `intercepts_`, `history_`, `loss_curve_`, `best_loss_`, `validation_scores_` and
+        `best_validation_score_`; its `loss_` is their mean, `n_iter_` and `t_` are the largest.
 
     Notes
     -----

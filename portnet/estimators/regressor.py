@@ -68,7 +68,7 @@ default='squared_error'
         Minimum improvement of the loss, or of the validation score, within `n_iter_no_change`
         epochs; for L-BFGS, the largest component of the gradient at convergence.
     verbose : bool, default=False
-        Whether to print the loss of each iteration.
+        Whether to print the loss of each iteration; of an ensemble, with the number of the network.
     warm_start : bool, default=False
         Whether `fit` starts from the weights of the previous fit. Other `hidden_layer_sizes` are
         then an error.
@@ -123,6 +123,10 @@ default='squared_error'
     intercepts_, history_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, \
 out_activation_
         As in `MLPClassifier`; the validation scores are R2.
+    estimators_ : list of MLPRegressor
+        The networks of an ensemble, each with all these attributes. The ensemble lacks `coefs_`,
+        `intercepts_`, `history_`, `loss_curve_`, `best_loss_`, `validation_scores_` and
+        `best_validation_score_`.
 
     Notes
     -----
