@@ -48,7 +48,7 @@ ALLOWED = {
     "engine/ranks": {"engine/interrupts"},
     "engine/sharded_step": {"_typing"},
     "engine/tree_sum": {"engine/ranks"},
-    "estimators/scoring": {"_typing"},
+    "estimators/scoring": {"_typing", "_validation"},
     "_numpy": set(),
     "tree": {"_numpy", "_typing"},
     "backend": {"_numpy", "_typing", "_validation"},

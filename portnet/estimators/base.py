@@ -49,7 +49,15 @@ from . import architecture, coefs, curves, inputs, parameters, resuming
 from . import weights as weights_of
 from .checkpoints import FitFiles, check_ranks
 from .curves import Validation
-from .ensemble import fit_networks, join, leave_networks, networks_of, refuse_for_networks
+from .ensemble import (
+    OfEachNetwork,
+    fit_networks,
+    join,
+    leave_networks,
+    missing_in_ensemble,
+    networks_of,
+    refuse_for_networks,
+)
 from .inputs import _host_weights
 from .own_losses import ROWS, check_own_loss
 from .resuming import Resumable
@@ -103,6 +111,13 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
     _fitted_on_host = True  # set by a fit of a new network
     _class_counts: tuple[Any, ...] = ()
     _random_state: np.random.RandomState  # set by the first fit
+    # Attributes that a fit sets, but not that of an ensemble.
+    coefs_: Any = OfEachNetwork()
+    intercepts_: Any = OfEachNetwork()
+    loss_curve_: Any = OfEachNetwork()
+    best_loss_: Any = OfEachNetwork()
+    validation_scores_: Any = OfEachNetwork()
+    best_validation_score_: Any = OfEachNetwork()
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -649,10 +664,8 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         training rows ("f1_macro") and the validation rows ("validation_f1_macro").
         """
         if networks_of(self):
-            raise AttributeError(
-                f"this {type(self).__name__} has no history_: each of its networks has one, "
-                "estimators_[0].history_ and so on"
-            )
+            count = len(networks_of(self))
+            raise AttributeError(missing_in_ensemble(type(self).__name__, "history_", count))
         return curves.history_of(self)
 
     def _batch_size(self, rows: int, warns: bool = True) -> int:

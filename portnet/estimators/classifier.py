@@ -65,7 +65,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         Minimum improvement of the loss, or of the validation score, within `n_iter_no_change`
         epochs; for L-BFGS, the largest component of the gradient at convergence.
     verbose : bool, default=False
-        Whether to print the loss of each iteration.
+        Whether to print the loss of each iteration; of an ensemble, with the number of the network.
     warm_start : bool, default=False
         Whether `fit` starts from the weights of the previous fit. Other `hidden_layer_sizes` are
         then an error.
@@ -120,7 +120,14 @@ class MLPClassifier(ClassifierMixin, _MLP):
     metrics : str, callable, list of these, or dict, default=None
         Scorers that are computed after each epoch (or iteration of L-BFGS), for the training rows
         and the validation rows: see `history_`. ``[]`` has the curves of the loss and of the
-        monitored score. `X_val` is then allowed without early stopping.
+        monitored score. `X_val` is then allowed without early stopping. Here and in `scoring`, the
+        weights of rows go to scorers that have a parameter `sample_weight`, or whose metric has it.
+    heads : bool, default=False
+        What y with several columns of 0 and 1 is: multi-label y, or with True several heads, whose
+        probabilities are those of a softmax. Columns of other labels are heads in either case. A
+        fold of heads may have no other labels than 0 and 1: give True where `predict_proba` must
+        have the form of a forest's for each fold, as in ``cross_val_predict(net, X, y,
+        method="predict_proba")``, which replaces labels, also text, by 0, 1, 2...
     n_networks : int, default=1
         The number of networks: with more than one, `fit` trains an ensemble of networks that differ
         in their seeds, which `random_state` draws, and `predict_proba` returns the mean of
@@ -159,6 +166,10 @@ class MLPClassifier(ClassifierMixin, _MLP):
     n_outputs_ : int
         Outputs of the network; for several heads, the sum of their numbers of classes.
     out_activation_ : str
+    estimators_ : list of MLPClassifier
+        The networks of an ensemble, each with all these attributes. The ensemble lacks `coefs_`,
+        `intercepts_`, `history_`, `loss_curve_`, `best_loss_`, `validation_scores_` and
+        `best_validation_score_`; its `loss_` is their mean, `n_iter_` and `t_` are the largest.
 
     Notes
     -----
@@ -174,9 +185,11 @@ class MLPClassifier(ClassifierMixin, _MLP):
       are NumPy arrays.
     * `class_weight`, and ``fit(X, y, X_val=..., y_val=...)`` for early stopping; the parameters
       from `loss` on; `initialize`, `get_weights`, `set_weights`, and ``fit(X, y, resume=True)``.
-    * y may have several class labels in each row, of more than two classes: (rows, heads).
-      `predict` and `predict_proba` then answer as scikit-learn's forests do, and `score` is the
-      fraction of rows with all labels right.
+    * y may have several class labels in each row: (rows, heads). `predict` and `predict_proba` then
+      answer as scikit-learn's forests do, and `score` is the fraction of rows with all labels
+      right. Labels are text or any integers; columns of 0 and 1 are multi-label y, unless
+      `heads` is True or `partial_fit` gets the classes of each column. scikit-learn takes any two
+      numbers, such as 1 and 2, for multi-label y.
     * ``set_callbacks(...)`` takes scikit-learn's callbacks: a task for each epoch of `fit`. A
       callback that returns True at its end ends the fit. `partial_fit` calls none.
     * With dropout, rows of weight k are k rows in expectation only: each row drops other units.
@@ -208,6 +221,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         **_MLP._parameter_constraints,
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
         "loss": [StrOptions({"log_loss"}), callable],
+        "heads": ["boolean"],
     }
 
     classes_: Any  # an array, or a list of arrays for several heads
@@ -247,6 +261,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
         optimizer: str | Optimizer | None = None,
         scoring: object = None,
         metrics: object = None,
+        heads: bool = False,
         n_networks: int = 1,
     ) -> None:
         self._set_parameters(locals())
@@ -274,7 +289,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
             As in `fit`; y need not have all classes.
         classes : (classes,)
             The classes of all calls; required in the first call. For y with several heads, a list
-            of the classes of each head.
+            of the classes of each head; for multi-label y, [0, 1] or the numbers of the labels.
 
         Returns
         -------
@@ -296,7 +311,7 @@ class MLPClassifier(ClassifierMixin, _MLP):
                 return self._fit(X, y, sample_weight, incremental=True)
             labels.refuse_mixed(classes, "classes")
             if _check_partial_fit_first_call(self, classes):
-                multilabel = type_of_target(y).startswith("multilabel")
+                multilabel = self._is_table(y, classes)
                 self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
             return self._fit(X, y, sample_weight, incremental=True)
 
@@ -349,7 +364,10 @@ class MLPClassifier(ClassifierMixin, _MLP):
         """
         with inputs.errors_name_argument(X=X, y=y, sample_weight=sample_weight):
             pred, y, weight = inputs.on_host(self.predict(X), y, sample_weight)
-            if self._heads is not None:
+            several = self._heads is not None
+            if not several and _is_multilabel(self._label_binarizer) and not hasattr(y, "tocsr"):
+                several = has_heads(np.asarray(y))  # a fold of heads that had 0 and 1 only
+            if several:
                 y = np.asarray(y)
                 if y.shape != pred.shape:
                     raise ValueError(f"y: expected shape {pred.shape}, got {y.shape}")
@@ -370,7 +388,9 @@ class MLPClassifier(ClassifierMixin, _MLP):
             return
         given, known = Heads.given(classes), self._heads
         if known is None and hasattr(self, "classes_"):
-            raise ValueError("classes: expected those of one label, as in the calls before")
+            raise ValueError(
+                f"classes: expected those of {self._fitted_labels()}, as fitted before"
+            )
         if known is not None:
             pairs = zip(known.classes_, given.classes_, strict=False)
             if known.sizes != given.sizes or not all(np.array_equal(a, b) for a, b in pairs):
@@ -380,6 +400,30 @@ class MLPClassifier(ClassifierMixin, _MLP):
                 )
             return
         self._label_binarizer = given
+
+    def _is_table(self, y: Any, classes: ArrayLike) -> bool:
+        """Tell whether y of the first call of `partial_fit`, with flat `classes`, is multi-label y.
+
+        Raises ValueError if it has heads, or other classes than its labels.
+        """
+        table = y if hasattr(y, "tocsr") else np.asarray(y)
+        heads = has_heads(table, self.heads)
+        if not heads and not type_of_target(y).startswith("multilabel"):
+            return False
+        given = np.unique(np.asarray(classes))
+        in_order = np.array_equal(given, np.arange(table.shape[1]))
+        if heads or not (in_order or np.isin(given, [0, 1]).all()):
+            more = "" if heads else "; for multi-label y of 0 and 1, give [0, 1]"
+            raise ValueError(
+                f"classes: y has {table.shape[1]} labels in each row: give a list with the classes "
+                f"of each, [[...], [...]], got {classes!r}{more}"
+            )
+        return True
+
+    def _fitted_labels(self) -> str:
+        """Return in words what y was fitted."""
+        several = _is_multilabel(self._label_binarizer)
+        return "multi-label y of 0 and 1" if several else "one label in each row"
 
     def _probabilities_of_heads(self, raw: Array) -> list[Array]:
         assert self._heads is not None
@@ -463,10 +507,15 @@ class MLPClassifier(ClassifierMixin, _MLP):
     def _learn_targets(self, y: ArrayLike, backend: Backend, incremental: bool) -> None:
         """Set the classes from y, or check y against the known classes."""
         known_heads = self._heads if self.warm_start or incremental else None
-        if known_heads is not None or (hasattr(y, "ndim") and y.ndim == 2 and has_heads(y)):
+        if known_heads is not None or (
+            hasattr(y, "ndim") and y.ndim == 2 and has_heads(y, self.heads)
+        ):
             if known_heads is None:
                 if hasattr(self, "classes_") and (self.warm_start or incremental):
-                    raise ValueError("y has several heads, but one label per row was fitted")
+                    raise ValueError(
+                        f"y has several heads, but {self._fitted_labels()} was fitted: use a new "
+                        "estimator"
+                    )
                 self._label_binarizer = known_heads = Heads.of(y)
             self.n_outputs_ = sum(known_heads.sizes)
             numeric = all(c.dtype.kind in "iufb" for c in known_heads.classes_)
@@ -522,6 +571,8 @@ class MLPClassifier(ClassifierMixin, _MLP):
         if self._heads is not None:
             return self._heads.encode(y, name)
         if _is_multilabel(self._label_binarizer):
+            if name != "y" and has_heads(y):
+                raise ValueError(f"`{name}` has other labels than 0 and 1, which were fitted")
             return np.asarray(self._label_binarizer.transform(y)).astype(bool)
         if y.ndim != 1:
             raise ValueError(f"`{name}` has several labels per row, but one was fitted.")

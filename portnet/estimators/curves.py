@@ -10,7 +10,14 @@ from sklearn.base import ClassifierMixin
 from .._typing import Host, Params
 from ..backend import to_numpy
 from ..data.dataset import Dataset
-from .scoring import measured, name_of_scorer, scorer_of, scorers_of
+from .scoring import (
+    measured,
+    monitoring,
+    name_of_scorer,
+    refuse_taken,
+    scorer_of,
+    scorers_of,
+)
 from .solvers import FitState, forward
 
 __all__ = ["Validation", "history_of", "measure_of", "score_of"]
@@ -56,7 +63,11 @@ def score_of(estimator: Any, validation: Validation | None) -> Callable[[Params]
     if estimator.scoring is not None:
         name, scorer = name_of_scorer(estimator.scoring), scorer_of(estimator.scoring, "scoring")
         X, labels = host_rows(held_out), estimator._decode(y)
-        return lambda params: measured(scorer, name, at(estimator, params), X, labels, weight)
+        rows = X, labels, weight
+        return monitoring(
+            lambda params: measured(scorer, name, at(estimator, params), *rows, what="scoring"),
+            name,
+        )
 
     def score(params: Params) -> float:
         raw = forward(estimator._network(held_out)[0], params, held_out, compiled=estimator.compile)
@@ -87,9 +98,14 @@ def measure_of(
     if estimator.metrics is None:
         return None
     scorers, watched = scorers_of(estimator.metrics), ""
+    own = list(scorers)
     stops = estimator.early_stopping and estimator.solver != "lbfgs"
+    if validation is not None and stops:
+        refuse_taken(own, monitored(estimator))
     if validation is not None and stops and estimator.scoring != "loss":
         watched = monitored(estimator)
+        if watched == "loss":
+            raise ValueError("scoring: history_ has 'loss' already: rename the function")
         given = estimator.scoring
         default = type(estimator).score if given is None else scorer_of(given, "scoring")
         scorers.setdefault(watched, default)
@@ -111,7 +127,8 @@ def measure_of(
         for prefix, *rows in parts:
             for name, scorer in scorers.items():
                 if not (prefix and name == watched):  # it is in validation_scores_
-                    found[prefix + name] = measured(scorer, name, net, *rows)
+                    what = "metrics" if name in own else "scoring"
+                    found[prefix + name] = measured(scorer, name, net, *rows, what=what)
         return found
 
     return measure

@@ -24,7 +24,15 @@ from ..engine.ranks import current_ranks
 from .architecture import record
 from .solvers import FitState
 
-__all__ = ["fit_networks", "join", "leave_networks", "networks_of", "refuse_for_networks"]
+__all__ = [
+    "OfEachNetwork",
+    "fit_networks",
+    "join",
+    "leave_networks",
+    "missing_in_ensemble",
+    "networks_of",
+    "refuse_for_networks",
+]
 
 # Attributes that are the same for all networks.
 COMMON = (
@@ -39,6 +47,35 @@ COMMON = (
 )
 # Attributes of a network that an ensemble has for itself, too.
 KEPT = "_fitted_with", "_metadata_request", "_sklearn_output_config", "_skl_callbacks"
+
+
+class OfEachNetwork:
+    """A fitted attribute that an ensemble lacks, and its networks have.
+
+    It is only asked where the estimator has no value of its own, to raise an AttributeError.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, estimator: Any, owner: type) -> Any:
+        """Raise AttributeError; return this from the class."""
+        if estimator is None:
+            return self
+        kind, networks = owner.__name__, networks_of(estimator)
+        if networks:
+            raise AttributeError(missing_in_ensemble(kind, self.name, len(networks)))
+        raise AttributeError(
+            f"{kind!r} object has no attribute {self.name!r}", name=self.name, obj=estimator
+        )
+
+
+def missing_in_ensemble(kind: str, name: str, count: int) -> str:
+    """Return the message for an attribute that only the networks of an ensemble have."""
+    return (
+        f"this {kind} has {count} networks, and no {name}: each of its networks has one, "
+        f"estimators_[0].{name} and so on"
+    )
 
 
 def networks_of(estimator: Any) -> list[Any]:
@@ -135,6 +172,21 @@ def _fitted(
 
     Ctrl-C ends all fits: networks that it leaves untrained have no result.
     """
+    if not estimator.verbose:
+        return _trained(estimator, networks, fit, incremental)
+    try:
+        for k, network in enumerate(networks):
+            network._name = f"estimators_[{k}]: "
+        return _trained(estimator, networks, fit, incremental)
+    finally:
+        for network in networks:
+            vars(network).pop("_name", None)
+
+
+def _trained(
+    estimator: Any, networks: list[Any], fit: Callable[[Any], FitState], incremental: bool
+) -> dict[int, FitState]:
+    """Return the results of `_fitted`; networks with a `_name` print it."""
     done = dict[int, FitState]()
     if incremental or estimator.solver == "lbfgs" or current_ranks() is not None:
         for k, network in enumerate(networks):

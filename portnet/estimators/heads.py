@@ -19,10 +19,11 @@ from ..perceptron import of_heads
 __all__ = ["Heads", "HeadsCrossEntropy", "has_heads"]
 
 
-def has_heads(y: Any) -> bool:
+def has_heads(y: Any, always: bool = False) -> bool:
     """Tell whether checked y (rows, heads) has several class labels in each row.
 
-    Raises ValueError for numbers that are no labels.
+    Columns of 0 and 1 are multi-label y, but with `always`. Raises ValueError for numbers that are
+    no labels.
     """
     if getattr(y, "ndim", 1) != 2 or y.shape[1] < 2 or hasattr(y, "tocsr"):
         return False
@@ -36,6 +37,8 @@ def has_heads(y: Any) -> bool:
         raise ValueError(
             f"Unknown label type: {kind}: y has numbers with fractions. For them, use MLPRegressor"
         )
+    if kind == "multilabel-indicator":  # also of other numbers, if there are two
+        return always or not (y.dtype == bool or bool(((y == 0) | (y == 1)).all()))
     return bool(kind == "multiclass-multioutput")
 
 

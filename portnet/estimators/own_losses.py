@@ -1,5 +1,6 @@
 """Own losses: a loss (pred, target, weight) -> value, dpred that a user gives to an estimator."""
 
+import math
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
@@ -65,13 +66,24 @@ def check_own_loss(loss: Any, target: Host, backend: Backend) -> None:
     draw = np.random.default_rng(0)
     raw = np.asarray(draw.standard_normal(target.shape))
     pred, y = backend.asarray(raw, dtype), backend.asarray(target.astype(dtype), dtype)
-    check_pair(loss, "the loss", "value, dpred", loss(pred, y, None))
     weight = backend.asarray(draw.uniform(0.5, 2.0, len(raw)), dtype)
+    name = getattr(loss, "__name__", name_of(loss))
+    for w, mode in ((None, "without weights"), (weight, "with weights")):
+        value, _ = check_pair(loss, "the loss", "value, dpred", loss(pred, y, w))
+        if shape := np.shape(value):
+            raise ValueError(
+                f"loss={name}: expected a number as its value, the mean over the rows (or the "
+                f"sum), got an array of shape {shape}"
+            )
+        if not math.isfinite(value):
+            raise GradientError(
+                f"loss={name}: its value is {float(value)} {mode}, for {len(raw)} rows of the "
+                "targets and normally distributed pred"
+            )
     try:
         check_loss(loss, pred, y)
     except GradientError as error:
         found = _worst(loss, raw, y, backend, dtype, weight)
-        name = getattr(loss, "__name__", name_of(loss))
         raise GradientError(f"loss={name}: {found or error}") from None
 
 

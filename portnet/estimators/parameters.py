@@ -11,6 +11,8 @@ __all__ = ["check_options", "defaults_of", "names_of"]
 
 def check_options(estimator: Any) -> None:
     """Raise ValueError for parameters that exclude each other."""
+    if isinstance(estimator.n_networks, bool):
+        raise ValueError(f"n_networks: expected an integer, got {estimator.n_networks}")
     if estimator.optimizer is not None:
         _check_optimizer(estimator)
     if estimator.solver == "lbfgs":

@@ -69,7 +69,7 @@ default='squared_error'
         Minimum improvement of the loss, or of the validation score, within `n_iter_no_change`
         epochs; for L-BFGS, the largest component of the gradient at convergence.
     verbose : bool, default=False
-        Whether to print the loss of each iteration.
+        Whether to print the loss of each iteration; of an ensemble, with the number of the network.
     warm_start : bool, default=False
         Whether `fit` starts from the weights of the previous fit. Other `hidden_layer_sizes` are
         then an error.
@@ -110,7 +110,8 @@ default='squared_error'
     metrics : str, callable, list of these, or dict, default=None
         Scorers that are computed after each epoch (or iteration of L-BFGS), for the training rows
         and the validation rows: see `history_`. ``[]`` has the curves of the loss and of the
-        monitored score. `X_val` is then allowed without early stopping.
+        monitored score. `X_val` is then allowed without early stopping. Here and in `scoring`, the
+        weights of rows go to scorers that have a parameter `sample_weight`, or whose metric has it.
     n_networks : int, default=1
         The number of networks: with more than one, `fit` trains an ensemble of networks that differ
         in their seeds, which `random_state` draws, and `predict` returns the mean of what they
@@ -123,6 +124,10 @@ default='squared_error'
     intercepts_, history_, n_features_in_, feature_names_in_, n_iter_, n_layers_, n_outputs_, \
 out_activation_
         As in `MLPClassifier`; the validation scores are R2.
+    estimators_ : list of MLPRegressor
+        The networks of an ensemble, each with all these attributes. The ensemble lacks `coefs_`,
+        `intercepts_`, `history_`, `loss_curve_`, `best_loss_`, `validation_scores_` and
+        `best_validation_score_`.
 
     Notes
     -----

@@ -578,4 +578,4 @@ def fit_lbfgs(
 
 def _print(options: Any, line: str) -> None:
     if options.verbose and is_first():
-        print(line)  # noqa: T201 (to stdout, as scikit-learn does)
+        print(vars(options).get("_name", "") + line)  # noqa: T201 (to stdout, as scikit-learn does)

@@ -557,3 +557,48 @@ def test_summary_and_history(capsys):
     assert len(found.estimators_[0].history_["loss"]) == 8
     assert found.without_state().predict(X).shape == (150,)
     assert not hasattr(found.without_state().estimators_[0], "_optimizer")
+
+
+OF_EACH = [
+    "coefs_",
+    "intercepts_",
+    "history_",
+    "loss_curve_",
+    "best_loss_",
+    "validation_scores_",
+    "best_validation_score_",
+]
+
+
+@pytest.mark.parametrize("name", OF_EACH)
+def test_attributes_of_each_network_say_where_they_are(name):
+    found = classifier(max_iter=2).fit(X, Y)
+    text = rf"this MLPClassifier has 3 networks, and no {name}.* estimators_\[0\]\.{name} and"
+    with pytest.raises(AttributeError, match=text):
+        getattr(found, name)
+    assert not hasattr(found, name)
+    for network in found.estimators_:
+        assert hasattr(network, name)
+    assert name in MLPClassifier.__doc__.partition("estimators_ : list")[2]
+    assert name in MLPRegressor.__doc__.partition("estimators_ : list")[2]
+    single = MLPClassifier(max_iter=2)
+    with pytest.raises(AttributeError, match=name):
+        getattr(single, name)
+    assert hasattr(single.fit(X, Y), name)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_lines_of_verbose_name_the_network(solver, capsys):
+    found = regressor(verbose=True, max_iter=2, solver=solver).fit(X, X[:, 0])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert {line.partition(": ")[0] for line in lines} == {f"estimators_[{k}]" for k in range(3)}
+    assert not any("_name" in vars(network) for network in found.estimators_)
+    found.set_params(n_networks=1).fit(X, X[:, 0])
+    assert "estimators_" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("made", [classifier, regressor])
+def test_true_is_no_number_of_networks(made):
+    with pytest.raises(ValueError, match="n_networks: expected an integer, got True"):
+        made(n_networks=True).fit(X, Y)

@@ -27,7 +27,8 @@ def test_signatures_extend_those_of_scikit_learn(name):
         assert (a.name, a.kind, a.default) == (b.name, b.kind, b.default)
     more = portnet_init[len(sklearn_init) :]
     assert all(p.kind is p.KEYWORD_ONLY for p in more)
-    own = {"class_weight": None, "loss": "log_loss"} if name == "MLPClassifier" else {}
+    own: dict = {"class_weight": None, "loss": "log_loss", "heads": False}
+    own = own if name == "MLPClassifier" else {}
     own |= {"backend": None, "compile": True, "dropout": 0.0, "norm": None, "optimizer": None}
     assert {p.name: p.default for p in more} == {
         **own,

@@ -10,7 +10,7 @@ import numpy as np
 from problems import SMALL, X, Y
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict, cross_val_score
 
 import portnet
 from portnet import MLPClassifier
@@ -182,3 +182,88 @@ def test_summaries_show_heads_and_pictures_of_the_plane_refuse_them(capsys):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     with pytest.raises(TypeError, match="which has 2 heads: fit one on a column of y"):
         portnet.plots.decision_boundary(net, X[:, :2], Y)
+
+
+TWO = np.stack([Y > 0, Y > 1], axis=1).astype(int)
+
+
+@pytest.mark.parametrize("y", [TWO + 1, 3 * TWO, 2 * TWO - 1, TWO + 1.0, TWO * [1, 2], 0 * TWO + 5])
+def test_columns_with_other_labels_than_0_and_1_are_heads_as_in_forests(y):
+    net = MLPClassifier(max_iter=400, random_state=0, learning_rate_init=0.01).fit(X, y)
+    forest = RandomForestClassifier(5, random_state=0).fit(X, y)
+    for a, b in zip(net.classes_, forest.classes_, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+    assert net.score(X, y) > 0.9
+    assert [p.shape for p in net.predict_proba(X)] == [p.shape for p in forest.predict_proba(X)]
+
+
+@pytest.mark.parametrize("y", [TWO, TWO.astype(bool), TWO.astype(float), 0 * TWO, 0 * TWO + 1])
+def test_columns_of_0_and_1_are_multi_label_unless_heads_is_true(y):
+    net = MLPClassifier(**SMALL).fit(X, y)
+    assert net.classes_.tolist() == [0, 1]
+    assert net.predict_proba(X).shape == (150, 2)
+    net = MLPClassifier(heads=True, **SMALL).fit(X, y)
+    for i, classes in enumerate(net.classes_):
+        np.testing.assert_array_equal(classes, np.unique(y[:, i]))
+    assert net.predict(X).dtype == y.dtype
+    assert [p.shape for p in net.predict_proba(X)] == [(150, len(c)) for c in net.classes_]
+
+
+@pytest.mark.filterwarnings("ignore:Number of classes in training fold")
+def test_folds_of_heads_without_a_class_answer_as_forests():
+    y = np.stack([Y, 2 * (Y > 0)], axis=1)
+    net = MLPClassifier(**SMALL).fit(X[50:], y[50:])
+    assert [c.tolist() for c in net.classes_] == [[1, 2], [2]]
+    assert np.isin(net.predict(X)[:, 1], 2).all()
+    for given, cv in (
+        ({"heads": True}, 3),  # a fold has 0 and 1 only: scikit-learn gives it 0 and 1 for 0 and 2
+        ({}, KFold(3, shuffle=True, random_state=0)),
+    ):
+        found = cross_val_predict(
+            MLPClassifier(**SMALL, **given), X, y, cv=cv, method="predict_proba"
+        )
+        assert [p.shape for p in found] == [(150, 3), (150, 2)]
+
+
+def test_scores_of_folds_that_had_0_and_1_only_count_right_rows():
+    y = np.stack([Y, Y > 0], axis=1).astype(int)
+    scores = cross_val_score(MLPClassifier(**SMALL), X, y, cv=KFold(3), error_score="raise")
+    rows = slice(0, 100)
+    net = MLPClassifier(**SMALL | {"max_iter": 200}).fit(X[rows], y[rows])
+    assert net.classes_.tolist() == [0, 1]
+    assert scores[2] == net.score(X[100:], y[100:]) == 0.0  # all rows have the class 2
+    assert net.score(X[::2], y[::2]) == np.mean((net.predict(X[::2]) == y[::2]).all(axis=1)) > 0
+    with pytest.raises(ValueError, match="`y_val` has other labels than 0 and 1, which were"):
+        net.set_params(early_stopping=True).fit(X[rows], y[rows], X_val=X, y_val=y)
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        (TWO, [0, 1, 2]),
+        (0 * TWO, [0, 1, 2]),
+        (HEADS, [0, 1, 2]),
+        (HEADS.tolist(), [0, 1]),
+        (TWO + 1, [1, 2]),
+        (TEXT, ["x", "y"]),
+    ],
+)
+def test_one_list_of_classes_for_several_columns_raises(y, classes):
+    net = MLPClassifier(**SMALL)
+    message = r"classes: y has 2 labels in each row: give a list with the classes of each"
+    with pytest.raises(ValueError, match=message):
+        net.partial_fit(X, y, classes=classes)
+    assert not hasattr(net, "classes_")
+
+
+def test_partial_fit_takes_one_list_of_classes_for_multi_label_y():
+    three = np.stack([Y > 0, Y > 1, Y < 1], axis=1)
+    for y, classes in ((TWO, [0, 1]), (three, [0, 1, 2]), (three, [0, 1]), (TWO, [False, True])):
+        net = MLPClassifier(**SMALL).partial_fit(X, y, classes=classes)
+        assert net.classes_.tolist() == list(range(y.shape[1]))
+    with pytest.raises(ValueError, match="several heads, but multi-label y of 0 and 1 was fitted"):
+        net.partial_fit(X, TWO + 1)
+    for nested in ([[0, 1], [0, 1]], ((0, 1), (0, 1))):
+        net = MLPClassifier(**SMALL).partial_fit(X, TWO, classes=nested)
+        assert [c.tolist() for c in net.classes_] == [[0, 1], [0, 1]]

@@ -155,6 +155,21 @@ def test_a_wrong_gradient_names_the_row_and_both_numbers():
     ("loss", "error", "message"),
     [
         (lambda pred, target: (0.0, pred), TypeError, "write def loss"),
+        (
+            lambda pred, target, weight=None: ((pred - target) ** 2, pred - target),
+            ValueError,
+            r"loss=<lambda>: expected a number as its value, .* an array of shape \(5, 1\)",
+        ),
+        (
+            lambda pred, target, weight=None: (np.nan, pred),
+            GradientError,
+            "loss=<lambda>: its value is nan without weights",
+        ),
+        (
+            lambda pred, target, weight=None: (1.0 if weight is None else np.inf, 0 * pred),
+            GradientError,
+            "loss=<lambda>: its value is inf with weights",
+        ),
         (lambda pred, target, weight=None: 0.0, TypeError, "to return value, dpred, got"),
         ("hinge", ValueError, "The 'loss' parameter of MLPClassifier must be"),
         (portnet.SoftmaxCrossEntropy(), ValueError, r"give portnet.SigmoidCrossEntropy\(\)"),

@@ -193,3 +193,103 @@ def test_validation_sets_that_lbfgs_does_not_use_are_warned_of():
     with pytest.warns(UserWarning, match=r"lbfgs has no early stopping. With metrics=\[...\]"):
         net.fit(X, Y, X_val=X_VAL, y_val=Y_VAL)
     assert list(net.history_) == ["loss"]
+
+
+def accuracy_without_weights(net, x, y):
+    return float(np.mean(net.predict(x) == y))
+
+
+class Counting:
+    def __init__(self):
+        self.given = []
+
+    def __call__(self, net, x, y, **options):
+        self.given.append(options.get("sample_weight"))
+        return 0.5
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        "adjusted_rand_score",  # its metric has no sample_weight
+        make_scorer(lambda y, pred: float(np.mean(y == pred)), response_method="predict"),
+        accuracy_without_weights,
+    ],
+)
+def test_scorers_without_weights_score_weighted_fits(scoring):
+    net = MLPClassifier(early_stopping=True, scoring=scoring, metrics={"m": scoring}, **SMALL)
+    given = {"X_val": X_VAL, "y_val": Y_VAL, "sample_weight_val": W_VAL}
+    net.set_params(tol=0, n_iter_no_change=99).fit(X, Y, W, **given)
+    scorer = get_scorer(scoring) if isinstance(scoring, str) else scoring
+    last = MLPClassifier(**SMALL).fit(X, Y, W)
+    assert net.history_["validation_m"] == net.validation_scores_
+    assert net.validation_scores_[-1] == pytest.approx(scorer(last, X_VAL, Y_VAL))
+    assert net.history_["m"][-1] == pytest.approx(scorer(last, X[W > 0], Y[W > 0]))
+
+
+def test_scorers_with_weights_or_any_option_get_them():
+    scorer = Counting()
+    net = MLPClassifier(metrics={"m": scorer}, **SMALL | {"max_iter": 1})
+    net.fit(X, Y, W, X_val=X_VAL, y_val=Y_VAL)
+    np.testing.assert_array_equal(scorer.given[0], W[W > 0])
+    assert scorer.given[1] is None
+
+
+def test_errors_of_a_scorer_s_own_are_raised():
+    def scorer(net, x, y, sample_weight=None):
+        raise TypeError("got an unexpected keyword argument 'sample_weight'")
+
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'sample_weight'"):
+        MLPClassifier(metrics=scorer, **SMALL).fit(X, Y, W)
+
+
+def loss(net, x, y):
+    return 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"metrics": {"loss": "accuracy"}}, "loss"),
+        ({"metrics": loss}, "loss"),
+        ({"metrics": {"validation_loss": "accuracy"}}, "validation_loss"),
+        ({"metrics": {"f1": "f1_macro", "validation_f1": "f1_micro"}}, "validation_f1"),
+        (
+            {"metrics": {"validation_accuracy": "f1_micro"}, "early_stopping": True},
+            "validation_acc",
+        ),
+        ({"metrics": {"negative_loss": "f1_micro"}, "early_stopping": True, "scoring": "loss"}, ""),
+        ({"metrics": [], "early_stopping": True, "scoring": loss}, "loss"),
+    ],
+)
+def test_names_of_metrics_that_history_has_already_raise(options, name):
+    net = MLPClassifier(**SMALL).fit(X, Y).set_params(**options)
+    before = dict(vars(net))
+    with pytest.raises(ValueError, match=f"(metrics|scoring): history_ has '{name}.*' already"):
+        net.fit(X, Y)
+    assert vars(net) == before
+
+
+def test_errors_name_the_parameter_that_has_the_scorer():
+    def bad(net, x, y):
+        return "high"
+
+    for options, text in (
+        ({"metrics": bad}, "^metrics: expected a number from 'bad'"),
+        ({"scoring": bad, "early_stopping": True}, "^scoring: expected a number from 'bad'"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            MLPClassifier(**options, **SMALL).fit(X, Y)
+
+
+def test_a_score_that_is_nan_warns_once():
+    def scorer(net, x, y):
+        return np.nan
+
+    net = MLPClassifier(early_stopping=True, scoring=scorer, **SMALL)
+    with pytest.warns(
+        UserWarning, match="scoring: 'scorer' is NaN for the validation set"
+    ) as found:
+        net.fit(X, Y)
+    assert sum("is NaN" in str(one.message) for one in found) == 1
+    assert net.best_validation_score_ == -np.inf

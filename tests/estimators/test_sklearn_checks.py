@@ -40,7 +40,7 @@ def configurations():
     clipped = portnet.chain(portnet.ClipNorm(5.0), portnet.AdamW(0.01))
     stops = {"early_stopping": True, "validation_fraction": 0.3, "n_iter_no_change": 15}
     for made, loss, score, more in (
-        (MLPClassifier, LogitsOfThree(), "accuracy", {"class_weight": "balanced"}),
+        (MLPClassifier, LogitsOfThree(), "accuracy", {"class_weight": "balanced", "heads": True}),
         (MLPRegressor, AbsoluteError(), "r2", {}),
     ):
         for options in (
@@ -88,6 +88,25 @@ def test_estimators_pass_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        MLPRegressor(max_iter=20, metrics=["neg_max_error"]),
+        MLPClassifier(max_iter=20, metrics=["adjusted_rand_score"]),
+    ],
+    ids=["regressor", "classifier"],
+)
+def test_metrics_without_weights_pass_the_checks_of_weights(estimator):
+    from sklearn.utils.estimator_checks import estimator_checks_generator
+
+    checks = [check for _, check in estimator_checks_generator(estimator, mark=None)]
+    of_weights = [check for check in checks if "check_sample_weight" in str(check)]
+    assert len(of_weights) >= 5
+    for check in of_weights:
+        check(estimator)
+
+
 def test_every_new_parameter_is_checked():
     ours = MLPClassifier().get_params() | MLPRegressor().get_params()
     theirs = {*sklearn_nn.MLPClassifier().get_params(), *sklearn_nn.MLPRegressor().get_params()}
@@ -97,7 +116,7 @@ def test_every_new_parameter_is_checked():
     ):
         changed = {type(e) for e in configurations() if getattr(e, name, None) != ours[name]}
         assert changed >= (
-            {MLPClassifier} if name == "class_weight" else {MLPClassifier, MLPRegressor}
+            {MLPClassifier} if name in ("class_weight", "heads") else {MLPClassifier, MLPRegressor}
         )
 
 
