@@ -683,6 +683,11 @@ def _train_epochs(
             now = done, end.params, end.state, 0, EpochProgress()
             if interrupted or time.perf_counter() > stop:
                 break
+    except (RuntimeError, TypeError, ValueError) as error:
+        from .engine.gradient_shapes import add_note_of_layer
+
+        add_note_of_layer(error, trainer.model, now[1], data)
+        raise
     except KeyboardInterrupt:  # raised between two epochs by a handler other than Python's
         if current_ranks() is not None:  # the others know nothing of it
             raise

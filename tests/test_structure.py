@@ -279,6 +279,7 @@ ALLOWED = {
         "tree",
     },
     "engine/packing": {"_typing", "backend", "layers", "tree"},
+    "engine/gradient_shapes": {"_typing", "engine/packing", "layers", "tree"},
     "engine/eager_executor": {
         "_typing",
         "compiler",
@@ -394,6 +395,7 @@ ALLOWED = {
         "engine/compile_cache",
         "engine/epoch",
         "engine/epoch_state",
+        "engine/gradient_shapes",
         "engine/inference",
         "engine/packing",
         "engine/ranks",
@@ -810,6 +812,7 @@ ALLOWED = {
         "engine/epoch",
         "engine/epoch_state",
         "engine/full_batch",
+        "engine/gradient_shapes",
         "engine/inference",
         "engine/interrupts",
         "engine/packing",

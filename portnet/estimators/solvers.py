@@ -293,6 +293,11 @@ def stochastic(
                 if interrupted or not is_agreed(error):  # the second one
                     raise
                 now, ended = _interrupted(now), True
+            except (RuntimeError, TypeError, ValueError) as error:
+                from ..engine.gradient_shapes import add_note_of_layer
+
+                add_note_of_layer(error, model, now.params, data)
+                raise
             if files is not None:
                 done = now.n_iter - before.n_iter
                 with together():
