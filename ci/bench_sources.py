@@ -182,6 +182,8 @@ def shuffle(folder):
 
 def draw_picture(found, path):
     try:
+        import matplotlib
+
         import portnet
 
         ax = portnet.plots.curves(
@@ -190,7 +192,8 @@ def draw_picture(found, path):
     except ImportError as error:
         print(f"no picture: {error}", file=sys.stderr)
         return
-    ax.figure.savefig(path, dpi=110)
+    matplotlib.rcParams["svg.hashsalt"] = "portnet"  # equal numbers, equal files
+    ax.figure.savefig(path, metadata={"Date": None})
 
 
 # The table ----------------------------------------------------------------------------------------
@@ -261,7 +264,7 @@ def table(found, given):
         ]
         for name, numbers in found["shuffle"].items():
             text.append(f"| {name} | {' | '.join(f'{numbers[n - 1]:.3f}' for n in at)} |")
-        text += ["", "![test accuracy after each epoch](out-of-core.png)"]
+        text += ["", "![test accuracy after each epoch](out-of-core.svg)"]
     return "\n".join([*text, ""])
 
 
@@ -297,7 +300,7 @@ def main():
         out.mkdir(parents=True, exist_ok=True)
         (out / "out-of-core.md").write_text(text)
         if "shuffle" in found:
-            draw_picture(found["shuffle"], out / "out-of-core.png")
+            draw_picture(found["shuffle"], out / "out-of-core.svg")
 
 
 if __name__ == "__main__":

@@ -448,6 +448,9 @@ def _in_common(
     if run.trainer.params is not None:
         params = _checkpoints().fingerprint({}, {"params": run.trainer.params})["options"]
         found["options"] |= params
+    if not isinstance(data, Dataset):  # files of the same rows may be taken in other orders
+        assert run.trainer.batch_size is not None  # see `_refuse_all_rows`
+        found["order"] = str(data.plan(run.trainer.batch_size, run.trainer.shuffle))
     ranks = current_ranks()
     if ranks is not None:
         found["distributed"] = ranks.sums

@@ -33,14 +33,16 @@ What ranks know of each other
     `fit` returns the same run on all ranks. Metrics of rank 0 decide on early stopping; a callback
     may stop on any rank, but scikit-learn's callbacks of an estimator are called on rank 0, for
     all. Before the first step the ranks compare settings, the code of functions and classes (not
-    the global variables that they read), checksums of data (in the dtype of the backend) and
+    the global variables that they read), checksums of data (in the dtype of the backend; of data
+    that are read in parts, those of some thousand rows and the order in which all are read) and
     parameters, and versions, and none starts if they differ; in the end they compare their
     parameters. Metrics and validation rows are computed by every rank, all of them; L-BFGS is not
     distributed, and each rank computes the same. The networks of a `Population`, or of
     ``n_networks``, are trained in turn. Rank 0 writes checkpoints while the others wait, and it
     alone draws the progress bar and shows warnings. What a script prints, each rank prints: ask
     `rank`. `Trainer.fit_batches` is refused; a fit in a thread that the script starts, and one of
-    joblib's workers, trains alone.
+    joblib's workers, trains alone. Sources are read in such a thread, where `rank` is 0: if one of
+    your own needs the rank, ask before the fit.
 
 Faults
     A rank that dies, or whose script raises, ends the job, with a status that is not 0. On Linux,

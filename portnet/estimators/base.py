@@ -894,7 +894,9 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             ):
                 return self._check_validation(backend, X_val, y_val, sample_weight_val)
         except (ValueError, TypeError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
+            kind = next(
+                k for k in (TypeError, checks.DataError, ValueError) if isinstance(error, k)
+            )
             raise kind(f"in the validation set: {error}") from None
 
     def _check_validation(

@@ -16,6 +16,7 @@ from .._typing import AnyArray, Array, ArrayLike, Host
 from .._validation import warn
 from ..backend import Backend, backend_of, is_host, namespace, to_numpy
 from ..data import labels
+from ..data.checks import DataError
 from ..layers import Layer
 from ..losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from ..optimizers import Optimizer
@@ -534,14 +535,15 @@ class MLPClassifier(ClassifierMixin, _MLP):
             classes, known = unique_labels(y), self._host_classes
             if self.warm_start:
                 if set(classes) != set(known):
-                    raise ValueError(
+                    raise DataError(
                         "warm_start can only be used where `y` has the same classes as in the "
                         f"previous call to fit. Previously got {known}, `y` has {classes}"
+                        f"{_first_unknown(y, known)}"
                     )
             elif len(np.setdiff1d(classes, known, assume_unique=True)):
-                raise ValueError(
+                raise DataError(
                     "`y` has classes not in `self.classes_`. `self.classes_` has "
-                    f"{known}. 'y' has {classes}."
+                    f"{known}. 'y' has {classes}{_first_unknown(y, known)}."
                 )
         multiclass = self._label_binarizer.y_type_ == "multiclass"
         several_outputs = multiclass or _is_multilabel(self._label_binarizer)
@@ -579,7 +581,10 @@ class MLPClassifier(ClassifierMixin, _MLP):
         if name != "y":
             unknown = np.setdiff1d(unique_labels(y), known)
             if len(unknown):
-                raise ValueError(f"`{name}` has classes not in `y`: {unknown}. `y` has {known}.")
+                raise DataError(
+                    f"`{name}` has classes not in `y`: {unknown}. `y` has {known}"
+                    f"{_first_unknown(y, known)}."
+                )
         codes: Host = np.searchsorted(known, y)
         return codes if self.n_outputs_ > 1 else (codes > 0)[:, None]
 
@@ -693,6 +698,14 @@ def _restrict_to(given: object, known: list[Any]) -> object:
     if not isinstance(given, dict) or any(label not in given for label in known):
         return given
     return {label: given[label] for label in known}
+
+
+def _first_unknown(y: Any, known: Host) -> str:
+    """Return where y (rows,) has the first label that is not known, for a message."""
+    if getattr(y, "ndim", 0) != 1:
+        return ""
+    rows = np.flatnonzero(~np.isin(to_numpy(y), known))
+    return f" (the first unknown one is at row {rows[0]})" if len(rows) else ""
 
 
 def _is_multilabel(binarizer: LabelBinarizer) -> bool:

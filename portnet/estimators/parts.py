@@ -64,6 +64,8 @@ def is_read_in_parts(X: ArrayLike, name: str = "X") -> bool:
 def reader_for(X: ArrayLike, solver: str) -> Any:
     """Return X of a fit, or its reader if it is to be read in parts."""
     found = as_array_if_small(X)
+    if isinstance(found, np.ndarray) and found.ndim == 2 and found.dtype.kind == "f":
+        checks.check_finite(found, "X")  # which says where
     if solver == "lbfgs" and isinstance(found, Reader):
         if isinstance(X, np.memmap):
             return X

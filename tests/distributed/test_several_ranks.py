@@ -789,6 +789,26 @@ def test_l_bfgs_trains_on_all_rows_everywhere_and_warns(data):
     )
 
 
+def test_ranks_that_read_files_in_different_orders_do_not_start(data, monkeypatch):
+    """The same rows, in chunks on one of the ranks."""
+    from sources import Sliced
+
+    from portnet.data.sources import order, reading
+
+    monkeypatch.setattr(reading, "SMALL", 0)  # nothing is read as a whole
+    monkeypatch.setattr(order, "BLOCK", 8 * 80)
+    monkeypatch.setattr(order, "WINDOW", 1 << 10)
+    X, y = data
+
+    def train(rank):
+        source = Sliced(X, chunks=(24, X.shape[1]) if rank else None)
+        return portnet.Trainer(network(), "softmax_cross_entropy", batch_size=16).fit(source, y)
+
+    found = on_ranks(2, train)
+    assert [type(error) for error in found] == [DistributedError] * 2, found
+    assert "order: " in str(found[0])
+
+
 def test_ranks_train_from_a_file_that_is_read_in_windows(data, tmp_path, monkeypatch):
     """The order of a file's rows does not depend on ranks, nor do the bits; NaN ends all ranks."""
     from portnet.data.sources import order, reading

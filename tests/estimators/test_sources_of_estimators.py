@@ -314,6 +314,28 @@ def test_a_file_that_became_shorter_is_an_error_with_the_place(
             call()
 
 
+def test_bad_values_are_named_with_their_rows(small_windows, tmp_path, monkeypatch):
+    with_nan, other = X.copy(), LABELS.copy()
+    with_nan[2_900, 3], other[2_900] = np.nan, 7
+    for most in (0, 1 << 26):  # read in parts, or as a whole
+        monkeypatch.setattr(reading, "SMALL", most)
+        for x in (mapped(tmp_path, with_nan), Sliced(with_nan)):
+            with pytest.raises(portnet.DataError, match="row 2900, column 3"):
+                classifier().fit(x, LABELS)
+        net = fitted(classifier(), Sliced(X), LABELS)
+        before = [a.copy() for a in net.get_weights()]
+        calls = [
+            lambda n=net: n.partial_fit(Sliced(X), other),
+            lambda n=net: n.set_params(warm_start=True).fit(Sliced(X), other),
+            lambda: classifier(early_stopping=True).fit(X, LABELS, X_val=Sliced(X), y_val=other),
+        ]
+        for call in calls:
+            with pytest.raises(portnet.DataError, match="the first unknown one is at row 2900"):
+                call()
+        for a, b in zip(before, net.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_sparse_answers_for_parts_are_stacked(small_windows):
     sparse = pytest.importorskip("scipy.sparse")
     Y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0]).astype(int)

@@ -90,6 +90,10 @@ def parquet(
     if target is not None:
         _check_column(target, files)
     chosen = [n for n in names if n != target] if columns is None else list(columns)
+    twice = [n for i, n in enumerate(chosen) if n in chosen[:i]]
+    if twice or (target is not None and target in chosen):
+        what = f"{twice[0]!r} twice" if twice else f"{target!r}, which is the target"
+        raise DataError(f"parquet: columns: expected the columns of X, each once, got {what}")
     if not chosen:
         raise DataError(f"parquet: {files[0].path} has no column besides {target!r}")
     for name in chosen:

@@ -74,7 +74,13 @@ class Reader:
     def __getitem__(self, rows: slice) -> Host:
         """Return rows."""
         start, stop, _ = rows.indices(len(self))
-        return self.read(start, stop)
+        try:
+            return self.read(start, stop)
+        except DataError:
+            size = self.chunk or parts_of(self)  # in parts it says which rows cannot be read
+            for first in range(start, stop, size):
+                self.read(first, min(first + size, stop))
+            raise
 
     @property
     def kind(self) -> str:

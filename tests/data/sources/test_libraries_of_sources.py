@@ -396,3 +396,12 @@ def test_tables_in_memory_are_no_files():
 
 def test_functions_of_the_package_are_listed():
     assert {"parquet", "to_npy"} <= set(dir(portnet.data))
+
+
+@pytest.mark.parametrize(
+    ("columns", "what"), [(["x0", "x0"], "'x0' twice"), (["x0", "y"], "target")]
+)
+def test_columns_of_parquet_are_each_given_once(tmp_path, columns, what):
+    parquet_files(tmp_path)
+    with pytest.raises(DataError, match=rf"parquet: columns: .*{what}"):
+        portnet.data.parquet(tmp_path / "part-*.parquet", "y", columns=columns)

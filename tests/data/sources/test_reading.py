@@ -8,6 +8,7 @@ import pytest
 from sources import BATCH, LABELS, ROWS, Sliced, X, mapped, small_windows
 
 import portnet
+from portnet import tree
 from portnet.data.checks import DataError, is_source
 from portnet.data.sources.reading import reader_of
 
@@ -219,3 +220,36 @@ def test_bad_data_are_refused_with_the_place(case):
     error = ValueError if "class weights" in case else DataError
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("every", [1, "5 steps"])
+def test_another_order_of_the_same_rows_does_not_go_on(every, tmp_path):
+    """A file with chunks is taken in other blocks than one without."""
+
+    def killed(report):
+        if report.epoch == 2:
+            raise KeyError("killed")
+
+    path = tmp_path / "checkpoint"
+    with pytest.raises(KeyError, match="killed"):
+        fit(Sliced(X), epochs=3, checkpoint=path, every=every, callbacks=[killed])
+    other = Sliced(X, chunks=(48, 5))
+    with pytest.raises(portnet.ResumeMismatchError, match=r"order: .*blocks of 16 rows.* now"):
+        fit(other, epochs=3, checkpoint=path, resume=True, every=every)
+    gone_on = fit(Sliced(X), epochs=3, checkpoint=path, resume=True, every=every)
+    whole = fit(Sliced(X), epochs=3)
+    for a, b in zip(tree.leaves(gone_on.params), tree.leaves(whole.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_damaged_part_of_a_small_source_is_named():
+    def change(rows, found):
+        if rows.start <= 2_900 < rows.stop:
+            raise OSError("damaged")
+        return found
+
+    source = Changed(X, change)
+    source.chunks = (1_000, 5)
+    with pytest.raises(DataError, match=r"rows 2000 to 2999 .*\(chunk 2\).*damaged"):
+        fit(source)
