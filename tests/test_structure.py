@@ -279,7 +279,6 @@ ALLOWED = {
         "tree",
     },
     "engine/packing": {"_typing", "backend", "layers", "tree"},
-    "engine/gradient_shapes": {"_typing", "engine/packing", "layers", "tree"},
     "engine/eager_executor": {
         "_typing",
         "compiler",
@@ -287,6 +286,7 @@ ALLOWED = {
         "engine/loss_sums",
         "engine/packing",
     },
+    "engine/gradient_shapes": {"_typing", "engine/packing", "layers", "tree"},
     "engine/step_executor": {
         "_typing",
         "backend",
@@ -424,6 +424,13 @@ ALLOWED = {
         "rng",
     },
     "plots": {"_typing", "_validation", "backend", "summary"},
+    "exchange/templates": {
+        "_typing",
+        "exchange/batch_trace",
+        "exchange/graph",
+        "exchange/operators",
+        "layers",
+    },
     "files/shapes": {"files/errors", "layers"},
     "perceptron": {
         "_typing",
@@ -553,6 +560,7 @@ ALLOWED = {
         "_validation",
         "backend",
         "data",
+        "data/checks",
         "estimators/base",
         "estimators/heads",
         "estimators/inputs",
@@ -723,13 +731,6 @@ ALLOWED = {
         "metrics",
         "run",
         "tree",
-    },
-    "exchange/templates": {
-        "_typing",
-        "exchange/batch_trace",
-        "exchange/graph",
-        "exchange/operators",
-        "layers",
     },
     "exchange/onnx_import": {
         "_typing",
