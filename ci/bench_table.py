@@ -363,19 +363,20 @@ def _grid(heads, rows):
     ]
 
 
-# README -----------------------------------------------------------------------------------------
+# The guide --------------------------------------------------------------------------------------
 
 BEGIN, END = "<!-- ci/bench.py writes from here -->", "<!-- to here -->"
 
 
 PICTURE = (
-    "![time of a step in portnet's, and cost against rows and width](ci/results/bench-cpu.svg)"
+    "![time of a step in portnet's, and cost against rows and width]"
+    "(../../ci/results/bench-cpu.svg)"
 )
 TITLES = {"by hand": "NumPy by hand", "torch": "PyTorch", "jax": "JAX, jit"}
 
 
 def summary(result):
-    """Return what README shows: whole fits, with the first number of threads."""
+    """Return what examples/guide/speed.md shows: whole fits, with the first number of threads."""
     a, found = result["about"], Found(result)
     rows = [
         [row.title, *map(_time, mine), _time(other), TITLES.get(who, who)]
@@ -391,7 +392,7 @@ def summary(result):
         "portnet keeps compiled code in a folder, with the extra "
         "`native`: it is empty in the first process, and the second process finds it filled. The "
         "whole table, with targets, single training steps and memory, is in "
-        "[ci/results/bench-cpu.md](ci/results/bench-cpu.md).",
+        "[ci/results/bench-cpu.md](../../ci/results/bench-cpu.md).",
         "",
         PICTURE,
     ]
@@ -408,11 +409,11 @@ def write(result, text, out):
     (out / "bench-cpu.md").write_text(text)
     yield out / "bench-cpu.md"
     if out == HERE / "results":
-        readme = HERE.parent / "README.md"
-        before, _, rest = readme.read_text().partition(BEGIN)
+        guide = HERE.parent / "examples" / "guide" / "speed.md"
+        before, _, rest = guide.read_text().partition(BEGIN)
         after = rest.partition(END)[2]
-        readme.write_text("\n".join([before + BEGIN, *summary(result), END + after]))
-        yield readme
+        guide.write_text("\n".join([before + BEGIN, *summary(result), END + after]))
+        yield guide
     try:
         import matplotlib
     except ImportError:

@@ -151,14 +151,16 @@ def results(script, out):
     return found
 
 
+EXTRAS = ["code-friendly", "cuddled-lists", "fenced-code-blocks", "header-ids", "tables"]
+
+
 def markdown(text):
     """Return Markdown as HTML, formulas as MathML."""
     import markdown2
 
     # A line that begins with a formula would begin a paragraph.
     text = re.sub(r"(?<=\S)\n(?=\$[^$])", " ", text)
-    extras = ["code-friendly", "cuddled-lists", "fenced-code-blocks", "header-ids", "latex"]
-    return str(markdown2.markdown(text, extras=[*extras, "tables"]))
+    return str(markdown2.markdown(text, extras=[*EXTRAS, "latex"]))
 
 
 def index(titles):
@@ -172,29 +174,37 @@ def index(titles):
 
 
 def whole(title, body, titles):
-    """Return a whole page."""
+    """Return a whole page; `titles` are the names of the pages beside it."""
     from pygments.formatters import HtmlFormatter
 
     links = "".join(
         f'<a href="{script.stem}.html">{html.escape(name)}</a>' for script, name in titles.items()
     )
-    colours = HtmlFormatter(cssclass="code").get_style_defs(".code")
+    colours = HtmlFormatter(cssclass="code").get_style_defs([".code", ".codehilite"])
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)} - portnet</title>\n<style>\n{colours}\n{STYLE}</style>\n"
-        f'</head>\n<body>\n<nav><a href="../portnet.html">portnet</a>{links}</nav>\n'
+        f"</head>\n<body>\n<nav>{HOME}{links}</nav>\n"
         f"<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 
+HOME = "".join(
+    f'<a href="../{page}"><b>{name}</b></a>'
+    for name, page in {
+        "portnet": "portnet.html",
+        "Guide": "guide/index.html",
+        "Tutorials": "tutorials/index.html",
+    }.items()
+)
 STYLE = """\
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0; color: #212529; }
 main { max-width: 54rem; margin: 0 auto; padding: 1rem; }
 nav { background: #f0f0f0; padding: .5rem 1rem; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
 a { color: #3660a5; }
 pre { font-size: 13px; line-height: 1.4; overflow-x: auto; padding: .6rem .8rem; margin: .6rem 0; }
-.code { background: #f6f8fa; border-radius: 4px; }
+.code, .codehilite { background: #f6f8fa; border-radius: 4px; }
 .output { border-left: 3px solid #c1c1c1; color: #333; }
 img { max-width: 100%; }
 math[display=block] { margin: .8rem 0; font-size: 1.1em; }

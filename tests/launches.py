@@ -1,6 +1,6 @@
 """How many kernels a training step launches: eagerly on a GPU, and as a graph.
 
-``python tests/launches.py`` prints the table of the README.
+``python tests/launches.py`` prints the table of examples/guide/devices.md.
 """
 
 import sys
@@ -92,7 +92,7 @@ def graph(model, optimizer):
 
 
 def table():
-    """Return the lines of the README's table."""
+    """Return the lines of the guide's table."""
     networks = {
         **{f"{n} layer{'s' * (n > 1)}": network(n) for n in (1, 2, 3, 4, 6)},
         "3 layers, dropout": network(3, dropout=0.5),

@@ -289,10 +289,10 @@ def test_blobs_compare_with_an_unknown_backend_is_an_error(run):
 @pytest.mark.parametrize(
     ("name", "begins"), [("training_features", "1. Raw"), ("sklearn_pipeline", "best of")]
 )
-def test_output_equals_that_in_the_readme(name, begins, run):
+def test_output_equals_that_beside_the_examples(name, begins, run):
     """The text is equal; numbers agree up to rounding, as the order of sums differs by machine."""
     printed = re.sub(r"^picture.*\n", "", run(name), flags=re.MULTILINE)
-    readme = (EXAMPLES.parent / "README.md").read_text()
+    readme = (EXAMPLES / "README.md").read_text()
     block = rf"^```text\n({re.escape(begins)}.*?)^```$"
     expected = re.search(block, readme, re.MULTILINE | re.DOTALL).group(1)
     number = r"\d+\.?\d*(?:e[+-]\d+)?"

@@ -1300,9 +1300,9 @@ def bench_table(monkeypatch):
     return importlib.import_module("bench_table")
 
 
-def test_readme_table_equals_the_measured_results(bench_table):
+def test_table_of_the_guide_equals_the_measured_results(bench_table):
     result = json.loads((PACKAGE.parent / "ci/results/bench-cpu.json").read_text())
-    shown = (PACKAGE.parent / "README.md").read_text().partition(bench_table.BEGIN)[2]
+    shown = (PACKAGE.parent / "examples/guide/speed.md").read_text().partition(bench_table.BEGIN)[2]
     expected = ["", *bench_table.summary(result), ""]
     assert shown.partition(bench_table.END)[0] == "\n".join(expected)
 

@@ -158,7 +158,7 @@ def test_resumed_run_keeps_its_metrics():
 
 @pytest.mark.parametrize("batch_size", [7, 96])
 def test_sample_weight_of_a_custom_loss_equals_the_built_in_loss(batch_size):
-    """The custom loss divides by the sum of weights of its batch, as in the README."""
+    """The custom loss divides by the sum of weights of its batch, as in the guide."""
 
     def squares(pred, target, weight=None):
         w = np.ones(len(pred)) if weight is None else weight

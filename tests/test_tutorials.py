@@ -203,6 +203,11 @@ class Page(HTMLParser):
             self.open.append(tag if attrs.get("class") != "output" else "output")
             self.found.setdefault(self.open[-1], []).append("")
 
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag != "img":
+            self.handle_endtag(tag)
+
     def handle_endtag(self, tag):
         assert self.open.pop() in (tag, "output")
 
@@ -329,8 +334,28 @@ def test_site_has_a_page_of_every_tutorial(tutorials, site):
     check_links(index)
     for module in ("portnet.html", "portnet/layers.html"):
         text = (site / module).read_text()
-        (link,) = re.findall(r'href="([./]*tutorials/index.html)"', text)
-        assert ((site / module).parent / link).exists()
+        links = re.findall(r'href="([./]*(?:guide|tutorials)/index.html)"', text)
+        assert len(links) == 2
+        assert all(((site / module).parent / link).exists() for link in links)
+
+
+def test_site_has_a_page_of_every_page_of_the_guide(tutorials, site):
+    guide = importlib.import_module("guide")
+    written = {*(ROOT / "examples" / "guide").glob("*.md"), ROOT / "examples" / "README.md"}
+    assert set(guide.PAGES) == written
+    for path in guide.PAGES:
+        page = Page(site / "guide" / f"{path.stem}.html")
+        text = path.read_text(encoding="utf-8")
+        assert page.found["h1"] == [text.partition("\n")[0].removeprefix("# ")]
+        blocks = re.findall(r"^```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        assert page.found.get("pre", []) == blocks
+        assert len(page.found.get("table", [])) == len(re.findall(r"^\|-", text, re.MULTILINE))
+        check_links(page)
+        prose = [t for tag in ("p", "li", "td") for t in page.found.get(tag, [])]
+        assert not re.search(r"\]\(|\*\*|`", "".join(prose))
+    index = Page(site / "guide" / "index.html")
+    assert len(index.found["li"]) == len(written)
+    check_links(index)
 
 
 @pytest.fixture(scope="module")

@@ -198,7 +198,7 @@ for hidden, batch in ((16, 32), (256, 4000)):
 # %% [markdown]
 # ## Where to go on
 #
-# - The README lists what each backend needs, and the kernels of a step.
+# - `examples/guide/devices.md` lists what each backend needs, and the kernels of a step.
 # - `examples/blobs.py --backend cupy --hidden 1024 1024 --batch 8192` measures a larger network.
 # - [More data than memory](more_data_than_memory.html) shows how to train in chunks, which also
 #   serves where the data do not fit on the GPU.

@@ -72,8 +72,8 @@ def test_the_end_of_an_epoch_has_as_many_launches_whatever_its_steps(monkeypatch
         assert len(records.launches) - steps * step == 4 + 1 + 2 + 2 + 2
 
 
-def test_table_of_the_readme_has_these_counts():
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def test_table_of_the_guide_has_these_counts():
+    text = (Path(__file__).parents[2] / "examples/guide/devices.md").read_text()
     shown = text.partition(launches.BEGIN)[2].partition(launches.END)[0]
     assert shown.strip().splitlines() == launches.table(), "python tests/launches.py prints it"
 
