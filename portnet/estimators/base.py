@@ -11,10 +11,9 @@ from os import PathLike
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, _fit_context
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.model_selection import train_test_split
-from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
@@ -22,10 +21,10 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from .. import perceptron, summary, tree
-from .._typing import Array, ArrayLike, Device, Host, Params, Tree
+from .._typing import Array, ArrayLike, Device, Host, Params
 from .._validation import warn
 from ..backend import (
     Backend,
@@ -45,14 +44,23 @@ from ..engine.rank_checks import check_parameters
 from ..engine.ranks import is_first, together
 from ..losses import Loss
 from ..optimizers import OPTIMIZERS
-from . import architecture, coefs, curves, inputs, parameters, resuming
+from . import (
+    architecture,
+    coefs,
+    curves,
+    fit_data,
+    inputs,
+    moving,
+    parameters,
+    resuming,
+    validation_sets,
+)
 from . import weights as weights_of
 from .checkpoints import FitFiles, check_ranks
 from .curves import Validation
 from .ensemble import (
     OfEachNetwork,
     fit_networks,
-    join,
     leave_networks,
     missing_in_ensemble,
     networks_of,
@@ -83,9 +91,6 @@ _FIT_RESULTS = (
     "_resumable",
 )
 _LAYER = HasMethods(["init", "forward", "backward"])
-
-
-_FLOATS = (np.float64, np.float32)
 
 
 def _is_stochastic(estimator: Any) -> bool:
@@ -404,10 +409,11 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             X, in_parts = _in_parts(X, self.solver)
         backend = self._backend_for(X) if first else self._backend_of_network(X, method)
         with backend.active():
+            y = self._host_labels(y)
             if in_parts:
-                backend, y = self._check_parts(in_parts, backend, X, self._host_labels(y), first)
+                backend, y = fit_data.check_parts(self, in_parts, backend, X, y, first)
             else:
-                backend, X, y = self._check_data(backend, X, self._host_labels(y), first)
+                backend, X, y = fit_data.check_data(self, backend, X, y, first)
         with backend.active(), quiet():
             self._learn_targets(y, backend, incremental or resume)
             y = self._encode(y)
@@ -449,11 +455,11 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
                 own = None if isinstance(self.loss, str) else self._targets
                 data = in_parts.parts_dataset(X, y, of_class, backend, loss, outputs, own)
             else:
-                data, weight = self._with_weights(data, y, sample_weight)
-            held_out = self._given_validation(backend, **(validation or {}))
+                data, weight = fit_data.with_weights(self, data, y, sample_weight)
+            held_out = validation_sets.given(self, backend, **(validation or {}))
             if held_out is None and self.early_stopping and self.solver in STOCHASTIC:
-                split = self._split_parts if in_parts else self._split
-                data, held_out = split(data, to_numpy(y), weight, rng)
+                split = validation_sets.split_parts if in_parts else validation_sets.split
+                data, held_out = split(self, data, to_numpy(y), weight, rng)
             measure = curves.measure_of(self, data, to_numpy(y), weight, held_out)
             if before is not None:
                 resuming.check_resumed(self, before, len(data))
@@ -715,224 +721,12 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
             )
         return backend
 
-    def _check_parts(
-        self, parts: Any, backend: Backend, X: Any, y: ArrayLike, first: bool
-    ) -> tuple[Backend, Any]:
-        """Return the backend with the network's dtype, and y, for X that is read in parts."""
-        from ..data.sources.dataset import check_features
-
-        check_features(X, "X")
-        validate_data(self, X, reset=first, skip_check_array=True)
-        numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
-        y = validate_data(self, y=inputs.on_host(y)[0], reset=first, **numeric)
-        check_consistent_length(X, y)
-        if first:
-            backend = replace(backend, dtype=parts.network_dtype(X, backend))
-        return backend, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
-
-    def _check_data(
-        self, backend: Backend, X: ArrayLike, y: ArrayLike, first: bool
-    ) -> tuple[Backend, Any, Any]:
-        """Return the backend with the network's dtype, X on it (or CSR), and y."""
-        numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
-        given = X
-        named = first or hasattr(self, "feature_names_in_")
-        if not named and checks.is_plain(X, self.n_features_in_) and self._is_plain(y, len(X)):
-            return backend, inputs.to_backend(X, backend), y
-        if is_host(X):
-            y = y if is_host(y) else to_numpy(y)
-            X, y = validate_data(
-                self, X, y, reset=first, accept_sparse=["csr", "csc"], dtype=_FLOATS, **numeric
-            )
-            if first:
-                backend = replace(
-                    backend, dtype=inputs.network_dtype_of_host_data(given, X.dtype.name, backend)
-                )
-            X = inputs.to_backend(X, backend)
-        else:
-            if first:
-                backend = replace(backend, dtype=inputs.network_dtype(X, backend))
-            X = inputs.device_features(X, backend)
-            validate_data(self, X, y, reset=first, skip_check_array=True)
-            if is_host(y) or not backend.holds(y):
-                y = y if hasattr(y, "tocsr") else to_numpy(y)
-                y = validate_data(self, y=y, reset=first, **numeric)
-            check_consistent_length(X, y)
-        if not is_host(y):
-            if y.ndim > 2:
-                raise ValueError(f"Found array with dim {y.ndim}, while dim <= 2 is required.")
-            y = inputs.as_array("y", y, backend)
-            checks.check_finite(y, "Input y")
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True) if is_host(y) else y[:, 0]
-        return backend, X, y
-
-    def _features(self, X: ArrayLike, backend: Backend) -> Any:
-        """Return checked X for prediction or validation, on the backend."""
-        if not is_host(X):
-            X = inputs.device_features(X, backend)
-            validate_data(self, X, reset=False, skip_check_array=True)
-            return X
-        if not hasattr(self, "feature_names_in_") and checks.is_plain(X, self.n_features_in_):
-            return inputs.to_backend(X, backend)
-        sparse = ["csr", "csc"]
-        X = validate_data(self, X, reset=False, accept_sparse=sparse)
-        if X.dtype == object:  # numbers as objects, or None
-            missing = np.argwhere([[v is None for v in row] for row in X])
-            if len(missing):
-                row, column = missing[0]
-                raise TypeError(
-                    f"Input X contains None at row {row}, column {column}: give numbers"
-                )
-            X = validate_data(self, X, reset=False, accept_sparse=sparse, dtype=_FLOATS)
-        return inputs.to_backend(X, backend)
-
-    def _with_weights(
-        self, data: Dataset, y: ArrayLike, given: ArrayLike
-    ) -> tuple[Dataset, Host | None]:
-        """Return the dataset of the rows with weight > 0, and the sample weights on the host.
-
-        The weights of the dataset are multiplied by the class weights; the others are not.
-        """
-        sample_weight = _host_weights(given, len(data))
-        host = self._with_class_weights(y, sample_weight)
-        name = "sample_weight" if host is sample_weight else "class_weight"
-        weight = checks.row_weights(host, data.backend, rows=len(data), name=name)
-        if weight is None:
-            return data, None
-        positive = to_numpy(weight) > 0  # in the backend's dtype, where tiny weights may be 0
-        order = None if positive.all() else np.flatnonzero(positive)
-        return replace(data, weight=weight, order=order), sample_weight
-
     def _with_class_weights(self, y: ArrayLike, sample_weight: Host | None) -> Host | None:
         """Return the sample weights times the class weights."""
         return sample_weight
 
-    # The validation set ---------------------------------------------------------------------------
-
-    def _split(
-        self, data: Dataset, y: Host, weight: Host | None, rng: np.random.RandomState
-    ) -> tuple[Dataset, Validation]:
-        """Return training and validation set, of the same rows as in scikit-learn."""
-        if not self.validation_fraction > 0:
-            raise ValueError(
-                "validation_fraction: early_stopping=True needs a fraction above 0, or X_val and "
-                f"y_val; got {self.validation_fraction}"
-            )
-        order = np.arange(len(data)) if data.order is None else data.order
-        binary = isinstance(self, ClassifierMixin) and self.n_outputs_ == 1
-        train, held_out = train_test_split(
-            order,
-            random_state=rng,
-            test_size=self.validation_fraction,
-            stratify=y[order] if binary else None,
-        )
-        if len(held_out) < 2:
-            raise ValueError(
-                "The validation set is too small. Increase 'validation_fraction' or the size of "
-                "your dataset."
-            )
-        self._check_training_classes(y[order], y[train])
-        validation = Validation(
-            replace(data, order=held_out),
-            y[held_out],
-            None if weight is None else weight[held_out],
-        )
-        return replace(data, order=train), validation
-
-    def _split_parts(
-        self, data: Any, y: Host, weight: Host | None, rng: np.random.RandomState
-    ) -> tuple[Any, Validation]:
-        """Return training and validation set of a source: pieces of rows that lie together."""
-        from ..data.sources.dataset import split_source
-
-        if not self.validation_fraction > 0:
-            raise ValueError(
-                "validation_fraction: early_stopping=True needs a fraction above 0, or X_val and "
-                f"y_val; got {self.validation_fraction}"
-            )
-        train, held_out = split_source(self.validation_fraction, data, rng.randint(1 << 31))
-        rows = held_out.rows
-        if data.counts is None:  # several labels for each row, or numbers
-            self._check_training_classes(y, y[train.rows])
-        else:
-            self._check_training_classes(*map(np.flatnonzero, (data.counts, train.counts)))
-        return train, Validation(held_out, y[rows], None if weight is None else weight[rows])
-
     def _check_training_classes(self, y: Host, y_train: Host) -> None:
         """Raise ValueError if the training set has no row of a class."""
-
-    def _given_validation(
-        self,
-        backend: Backend,
-        X_val: ArrayLike = None,
-        y_val: ArrayLike = None,
-        sample_weight_val: ArrayLike = None,
-    ) -> Validation | None:
-        """Return the validation set given to `fit`, checked, or None."""
-        if X_val is None and y_val is None:
-            if sample_weight_val is not None:
-                raise ValueError("sample_weight_val is provided, but X_val was not provided.")
-            return None
-        if y_val is None:
-            raise ValueError("X_val is provided, but y_val was not provided.")
-        if X_val is None:
-            raise ValueError("y_val is provided, but X_val was not provided.")
-        if not self.early_stopping and self.metrics is None:
-            raise ValueError(
-                "X_val and y_val are passed to fit while at the same time early_stopping is False. "
-                "Set early_stopping=True, or give metrics=[...] to have curves of them in history_"
-            )
-        if self.solver == "lbfgs" and self.metrics is None:
-            warn(
-                "X_val and y_val are ignored: lbfgs has no early stopping. With metrics=[...], "
-                "history_ has curves of them"
-            )
-        try:
-            with inputs.errors_name_argument(
-                X_val=X_val, y_val=y_val, sample_weight_val=sample_weight_val
-            ):
-                return self._check_validation(backend, X_val, y_val, sample_weight_val)
-        except (ValueError, TypeError) as error:
-            kind = next(
-                k for k in (TypeError, checks.DataError, ValueError) if isinstance(error, k)
-            )
-            raise kind(f"in the validation set: {error}") from None
-
-    def _check_validation(
-        self, backend: Backend, X_val: ArrayLike, y_val: ArrayLike, w: ArrayLike
-    ) -> Validation:
-        in_parts: Any = None
-        if checks.is_source(X_val):
-            from . import parts
-
-            X_val = parts.as_array_if_small(X_val, "X_val")
-            in_parts = None if isinstance(X_val, np.ndarray) else parts
-        if in_parts:
-            in_parts.check_parts(self, X_val)
-        else:
-            if not is_host(X_val) and not backend.holds(X_val):
-                X_val = to_numpy(X_val)
-            X_val = self._features(X_val, backend)
-        (y_val,) = inputs.on_host(self._host_labels(y_val))
-        numeric = {"multi_output": True, "y_numeric": isinstance(self, RegressorMixin)}
-        y_val = validate_data(self, y=y_val, reset=False, **numeric)
-        if numeric["y_numeric"] and y_val.dtype.kind in "OUSV":
-            y_val = y_val.astype(np.float64)
-        check_consistent_length(X_val, y_val)
-        if X_val.shape[0] < 2:
-            raise ValueError("The validation set is too small: expected at least 2 rows, got 1.")
-        if y_val.ndim == 2 and y_val.shape[1] == 1:
-            y_val = column_or_1d(y_val, warn=True)
-        weight, y_val = _host_weights(w, X_val.shape[0]), self._encode(y_val, "y_val")
-        if in_parts:
-            loss, outputs = self._loss_and_activation()[0], max(self.n_outputs_, 1)
-            own = None if isinstance(self.loss, str) else self._targets
-            given = X_val, y_val, None, backend, loss, outputs, own
-            data = in_parts.parts_dataset(*given, name="validation ")
-        else:
-            data = Dataset(backend, X_val)
-        return Validation(data, y_val, weight)
 
     # Prediction -----------------------------------------------------------------------------------
 
@@ -950,7 +744,7 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
         with inputs.errors_name_argument(X=X):
             backend = networks[0]._backend_of_network(X, method)
             with backend.active(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-                data = Dataset(backend, self._features(X, backend))
+                data = Dataset(backend, fit_data.features(self, X, backend))
                 result = finish(self._raw(data, networks))
                 if isinstance(result, list):  # of several heads
                     return list(inputs.on_host(*result)) if is_host(X) else result
@@ -1054,29 +848,5 @@ class _MLP(CallbackSupportMixin, BaseEstimator, ABC):
 
     def __sklearn_array_api_convert__(self, convert: Callable[[Array], Array]) -> Self:
         """Return a copy with each array of the network and of its solver converted."""
-
-        def convert_all(pytree: Tree) -> Tree:
-            return tree.map(lambda a: convert(np.asarray(a) if is_host(a) else a), pytree)
-
-        new = copy.copy(self)
-        if networks_of(self):
-            convert_one = type(self).__sklearn_array_api_convert__
-            join(new, [convert_one(network, convert) for network in self.estimators_])
-            return new
-        for name, value in new.__dict__.items():
-            if isinstance(value, list):
-                setattr(new, name, list(value))
-        new.coefs_ = convert_all(self.coefs_)
-        new.intercepts_ = convert_all(self.intercepts_)
-        if "_layer_params" in self.__dict__:
-            new._layer_params = convert_all(self._layer_params)
-        if self.__dict__.get("_resumable") is not None:
-            new._resumable = self._resumable._replace(last=convert_all(self._resumable.last))
-        if hasattr(self, "classes_") and not is_host(self.classes_):
-            new.classes_ = convert_all(self.classes_)
-        new._fitted_on_host = self._fitted_on_host or is_host(new.coefs_[0])
-        if getattr(self, "_optimizer", None) is not None:
-            new._optimizer = replace(self._optimizer, state=convert_all(self._optimizer.state))
-        if hasattr(self, "_random_state"):
-            new._random_state = copy.deepcopy(self._random_state)
+        new: Self = moving.converted(self, convert)
         return new
