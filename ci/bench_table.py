@@ -369,7 +369,7 @@ BEGIN, END = "<!-- ci/bench.py writes from here -->", "<!-- to here -->"
 
 
 PICTURE = (
-    "![time of a step in portnet's, and cost against rows and width]"
+    "![time of a step of others divided by portnet's, and cost against rows and width]"
     "(../../ci/results/bench-cpu.svg)"
 )
 TITLES = {"by hand": "NumPy by hand", "torch": "PyTorch", "jax": "JAX, jit"}
@@ -385,15 +385,18 @@ def summary(result):
     ]
     heads = ["whole fits and predictions", "portnet, first", "portnet, second", "other", "which"]
     return [
-        *_grid(heads, rows),
-        f"One thread of {a['cpu']}, {a['date']}: the same data and results for all; minima of "
-        "rounds in turn. Each time is from the call to its end, in a new process, after the "
-        "imports of the libraries; PyTorch imports its compiler, and JAX compiles, during the fit. "
-        "portnet keeps compiled code in a folder, with the extra "
+        "Rows of documents are written exercises, with the exercise's own loop: 001 is "
+        "`examples/two_blobs.py`, 003 `examples/single_neuron.py`, 004 `examples/xor.py`.",
+        "",
+        f"One thread of {a['cpu']}, {a['date']}: the same data and results for all; the "
+        "fastest of several rounds, in turn. Each time is from the call to its end, in a new "
+        "process, after the imports of the libraries; PyTorch imports its compiler, and JAX "
+        "compiles, during the fit. portnet keeps compiled code in a folder, with the extra "
         "`native`: it is empty in the first process, and the second process finds it filled. The "
         "whole table, with targets, single training steps and memory, is in "
         "[ci/results/bench-cpu.md](../../ci/results/bench-cpu.md).",
         "",
+        *_grid(heads, rows),
         PICTURE,
     ]
 

@@ -712,7 +712,8 @@ _LIBRARIES = {
     "numpy": _Library("portnet._numpy", "pip install numpy", _cpu_only, compiler="replay"),
     "cupy": _Library(
         "array_api_compat.cupy",
-        'pip install "cupy-cuda13x[ctk]" (or "cupy-cuda12x[ctk]" for CUDA 12)',
+        'pip install "cupy-cuda13x[ctk]" or, with what CUDA graphs need, pip install ".[cuda13]" '
+        "in a checkout of portnet (for CUDA 12: 12 in the place of 13)",
         _cupy_device,
         _try_cupy,
         compiler="graph",

@@ -21,7 +21,9 @@ PACKAGES = {  # package: the extra that installs it
     "matplotlib": "plot",
     "click": "cli",
     "pandas": "cli",
+    "pyarrow": "parquet",
     "onnx": "onnx",
+    "mpi4py": "mpi",
 }
 
 
