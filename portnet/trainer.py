@@ -97,8 +97,8 @@ class Trainer:
     shuffle : bool or "full"
         Whether batches take the rows in a new order in each epoch. Of data that are read in parts,
         True takes blocks of rows in a new order, and mixes the rows of at least 16 blocks in
-        memory; "full" mixes all rows, each of which is read by itself: pages of a memory map then
-        stay resident until the fit ends, or the system needs them. In memory both are the same.
+        memory; "full" mixes all rows. In a large file each is then read by itself, which takes
+        about a microsecond a row. In memory both are the same.
     params : pytree of arrays, optional
         Initial parameters, in the shapes of the model's own; nothing writes into them.
     compile : bool

@@ -126,9 +126,8 @@ print(f"test accuracy {run.score(X_test, y_test):.3f}")
 # 16, and 128 of a file like this one. The order is a function of the seed and the epoch, so that a
 # fit that was interrupted goes on exactly where it was. That is as good as mixing all rows, also
 # where the file is sorted by class: `ci/results/out-of-core.md` has the measurements.
-# `Trainer(..., shuffle="full")` mixes all rows of a NumPy file, and reads each by itself:
-# pages of the file are resident meanwhile, as far as there is memory that nothing else needs;
-# `shuffle=False` reads from the front to the back.
+# `Trainer(..., shuffle="full")` mixes all rows of a NumPy file; in a large one it reads each by
+# itself, which takes about a microsecond a row. `shuffle=False` reads from the front to the back.
 #
 # **Errors name the place.** NaN in a late part of the file, a chunk that is damaged, a file that
 # becomes shorter, a class that was not there before: each is a `DataError` with the row numbers.

@@ -1,10 +1,9 @@
 """Readers: rows of a source as NumPy arrays, checked to be those that were asked for.
 
-A memory map is read from its file: pages of the map would stay resident, and a file that became
-shorter would end the process (SIGBUS) instead of raising an error. Arrays in another order than
-row by row are read through the map and copied, and the pages are given back. Single rows are read
-through the map, too; their pages are given back after the fit only: where they are in the system's
-cache, mapping them anew for each window would take most of the time.
+A memory map is read from its file, single rows as well: pages of the map would stay resident, and a
+file that became shorter would end the process (SIGBUS) instead of raising an error. Arrays in
+another order than row by row, and maps that do not show what is in the file, are read through the
+map after a look at the length of the file, and copied; the pages are given back.
 """
 
 import math
@@ -33,6 +32,7 @@ __all__ = [
 ]
 
 PART = 1 << 20  # bytes that are read at once, where all rows are
+APART = 1 << 11  # bytes from row to row up to which it is faster to read what is between, too
 SMALL = 1 << 26  # bytes of data that are read as a whole: as many as two windows have
 
 SHARED = "r", "r+", "w+"  # modes of maps whose pages are those of the file
@@ -244,9 +244,46 @@ class MapReader(Reader):
         return True
 
     def take(self, rows: Host) -> Host:
-        """Return single rows, through the map, whose pages stay resident until `give_back`."""
-        self._check_size(int(rows[-1]) + 1)
-        return np.asarray(self.x[rows])
+        """Return single rows, given in ascending order."""
+        if self._file is None:
+            self._check_size(int(rows[-1]) + 1)
+            return np.asarray(self.x[rows])
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        if (int(rows[-1]) - int(rows[0])) * self.row_bytes <= APART * len(rows):
+            self._take_of_blocks(rows, found)
+        else:
+            self._take_each(rows, found)
+        return found
+
+    def _take_of_blocks(self, rows: Host, out: Host) -> None:
+        """Read the blocks that have the rows, and take these."""
+        size, done = max(1, PART // max(1, self.row_bytes)), 0
+        block = np.empty((size, *self.shape[1:]), self.dtype)
+        while done < len(rows):
+            first = int(rows[done])
+            end = done + int(np.searchsorted(rows[done : done + size], first + size))
+            stop = int(rows[end - 1]) + 1
+            self.read_into(first, stop, block[: stop - first])
+            np.take(block, rows[done:end] - first, axis=0, out=out[done:end], mode="clip")
+            done = end
+
+    def _take_each(self, rows: Host, out: Host) -> None:
+        """Read each row by itself."""
+        assert self._file is not None
+        number, length, begin = self._file, self.row_bytes, self._offset
+        view: Any = out.reshape(-1).view(np.uint8).data
+        for first in range(0, len(rows), 1024):
+            part = rows[first : first + 1024]
+            places = (part * length + begin).tolist()
+            try:
+                found = b"".join([_bytes_at(number, length, at, self._lock) for at in places])
+            except OSError:
+                found = b""
+            if len(found) == len(part) * length:
+                view[first * length : first * length + len(found)] = found
+                continue
+            for i, row in enumerate(part.tolist(), first):  # one of them raises, and says where
+                self.read_into(row, row + 1, out[i : i + 1])
 
     def give_back(self) -> None:
         """Let no page of a large map be resident; they are read again from the file when needed."""
@@ -283,6 +320,15 @@ def _read_at(number: int, into: memoryview, at: int, lock: threading.Lock) -> in
         found = os.read(number, len(into))
     into[: len(found)] = found
     return len(found)
+
+
+def _bytes_at(number: int, length: int, at: int, lock: threading.Lock) -> bytes:
+    """Return bytes of a file from a place; fewer where it ends."""
+    if hasattr(os, "pread"):
+        return os.pread(number, length, at)
+    with lock:
+        os.lseek(number, at, os.SEEK_SET)
+        return os.read(number, length)
 
 
 def _root_of(x: Any) -> Any:

@@ -58,7 +58,7 @@ trainer = portnet.Trainer(
 )
 before = resident("VmRSS")
 trainer.fit(X, y)
-print(resident("VmRSS") - before)
+print(resident("VmHWM") - before)
 """
 
 PARQUET = f"""
@@ -122,7 +122,7 @@ def test_predictions_of_estimators_leave_little_of_a_file_resident(folder):
 
 
 @linux
-def test_a_full_shuffle_gives_the_pages_of_a_file_back_in_the_end(folder):
+def test_a_full_shuffle_keeps_little_of_a_file_resident(folder):
     (grown,) = lines_of(FULL, folder)
     assert int(grown) < 200  # MB
 

@@ -10,6 +10,7 @@ from sources import BATCH, LABELS, ROWS, Sliced, X, mapped, small_windows
 import portnet
 from portnet import tree
 from portnet.data.checks import DataError, is_source
+from portnet.data.sources import reading
 from portnet.data.sources.reading import reader_of
 
 small_windows = small_windows
@@ -60,6 +61,72 @@ def test_memory_maps_are_read_as_they_are(tmp_path, mode, dtype, order):
             np.testing.assert_array_equal(into, expected[3:7])
         in_file = mode != "c" and order == "C" and found.shape[1] == 7
         assert (reader._file is not None) == in_file
+
+
+@pytest.mark.parametrize("apart", [0, 40, 1 << 20])  # bytes: each row, both ways, blocks
+@pytest.mark.parametrize("part", [1, 64, 1000, 1 << 20])  # bytes of a block
+def test_single_rows_are_those_of_the_array(tmp_path, monkeypatch, apart, part):
+    monkeypatch.setattr(reading, "APART", apart)
+    monkeypatch.setattr(reading, "PART", part)
+    draw = np.random.default_rng(0)
+    for shape in ((5000, 3), (5000,), (5000, 2, 2)):
+        a = draw.standard_normal(shape).astype("f4")
+        reader = reader_of(mapped(tmp_path, a, f"a{len(shape)}")[100:], "X")
+        assert reader._file is not None
+        for rows in ([0], [4899], [0, 4899], range(4900), range(0, 4900, 7), [5, 6, 7, 3000, 3001]):
+            np.testing.assert_array_equal(reader.take(np.array(rows)), a[100:][[*rows]])
+        rows = np.sort(draw.choice(4900, 2500, replace=False))
+        np.testing.assert_array_equal(reader.take(rows), a[100:][rows])
+
+
+@pytest.mark.parametrize("apart", [0, 1 << 20])
+def test_a_file_that_shrinks_while_rows_are_taken_is_an_error(tmp_path, monkeypatch, apart):
+    """Whoever touched a page of the map would be ended by SIGBUS."""
+    monkeypatch.setattr(reading, "APART", apart)
+    reader = reader_of(mapped(tmp_path, np.ones((100_000, 5), "f4")), "X")
+
+    def shrinking(read):
+        def call(*given):
+            os.truncate(tmp_path / "a.npy", 400_000)
+            return read(*given)
+
+        return call
+
+    for name in ("_bytes_at", "_read_at"):
+        monkeypatch.setattr(reading, name, shrinking(getattr(reading, name)))
+    message = r"X: rows 19993 to \d+ of the file .*a\.npy: the file became shorter, from \d+ to 400"
+    with pytest.raises(DataError, match=message):
+        reader.take(np.arange(0, 100_000, 3))
+
+
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="the system has no pread: it is always so")
+def test_single_rows_are_read_without_pread(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "APART", 0)
+    a = np.random.default_rng(0).standard_normal((3000, 3))
+    reader, rows = reader_of(mapped(tmp_path, a), "X"), np.arange(0, 3000, 11)
+    for name in ("pread", "preadv"):
+        monkeypatch.delattr(os, name)
+    np.testing.assert_array_equal(reader.take(rows), a[rows])
+
+
+def test_an_error_of_the_system_while_rows_are_taken_names_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "APART", 0)
+    reader = reader_of(mapped(tmp_path, np.ones((3000, 3))), "X")
+
+    def failing(read):
+        def call(number, given, at, lock):
+            if at == 2345 * 24 + 128:
+                raise OSError(5, "Input/output error")
+            return read(number, given, at, lock)
+
+        return call
+
+    for name in ("_bytes_at", "_read_at"):
+        monkeypatch.setattr(reading, name, failing(getattr(reading, name)))
+    with pytest.raises(
+        DataError, match=r"X: rows 2345 to 2345 of the file .* cannot be read: .*Inp"
+    ):
+        reader.take(np.arange(0, 3000, 5))
 
 
 def test_what_is_written_into_a_map_is_read(tmp_path):
