@@ -17,6 +17,7 @@ import pytest
 import portnet
 from portnet import backend
 from portnet.backend import BackendUnavailableError, namespace
+from portnet.cli import report
 from portnet.compiler import native_policy
 
 
@@ -231,7 +232,10 @@ def test_command_line_says_how_to_install_missing_packages():
     assert "NumPy steps are compiled to machine code: no, llvmlite is not installed" in done
 
 
-def test_command_line_reports_the_portnet_native_settings():
+def test_command_line_reports_the_portnet_native_settings(monkeypatch, capsys):
+    monkeypatch.setattr(report, "backends", list)  # which imports all libraries
+    for name in [name for name in os.environ if name.startswith("PORTNET_")]:
+        monkeypatch.delenv(name)
     if native_policy.why_no_machine_code():
         pytest.skip(f"there is no machine code here: {native_policy.why_no_machine_code()}")
     for name, value, expected in (
@@ -240,15 +244,16 @@ def test_command_line_reports_the_portnet_native_settings():
         ("PORTNET_NATIVE", "always", "yes\n"),
         ("PORTNET_NATIVE_CPU", "nonsense", "no, PORTNET_NATIVE_CPU: expected LLVM's name of a pr"),
     ):
-        env = {k: v for k, v in os.environ.items() if not k.startswith("PORTNET_")} | {name: value}
-        command = [sys.executable, "-m", "portnet"]
-        done = subprocess.run(command, capture_output=True, text=True, env=env)
-        assert done.returncode == 0, done.stderr
-        assert f"\nNumPy steps are compiled to machine code: {expected}" in done.stdout
+        with monkeypatch.context() as settings:
+            settings.setenv(name, value)
+            report.show_installed()
+        done = capsys.readouterr().out
+        assert f"\nNumPy steps are compiled to machine code: {expected}" in done
     for value, expected in (("0", "no folder"), ("1", "/tmp/portnet")):
-        env = os.environ | {"PORTNET_CACHE": value, "PORTNET_CACHE_DIR": "/tmp/portnet"}
-        done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
-        assert f"machine code is kept in {expected}\n" in done.stdout
+        monkeypatch.setenv("PORTNET_CACHE", value)
+        monkeypatch.setenv("PORTNET_CACHE_DIR", "/tmp/portnet")
+        report.show_installed()
+        assert f"machine code is kept in {expected}\n" in capsys.readouterr().out
 
 
 def test_command_line_fails_without_traceback_for_an_unknown_default():

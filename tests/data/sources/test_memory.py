@@ -57,7 +57,7 @@ trainer = portnet.Trainer(
     net, "softmax_cross_entropy", "adam", batch_size=2048, shuffle="full"
 )
 before = resident("VmRSS")
-trainer.fit(X, y)
+trainer.fit(X, y, epochs=2)
 print(resident("VmHWM") - before)
 """
 
@@ -124,7 +124,7 @@ def test_predictions_of_estimators_leave_little_of_a_file_resident(folder):
 @linux
 def test_a_full_shuffle_keeps_little_of_a_file_resident(folder):
     (grown,) = lines_of(FULL, folder)
-    assert int(grown) < 200  # MB
+    assert int(grown) < 320  # MB, with the file 384 more; two windows and their order are 120
 
 
 def write_parquet(path, **options):
