@@ -141,14 +141,19 @@ def is_source(x: Any) -> bool:
     """Return whether x is data that are read in parts: a memory map, an HDF5, Zarr or dask array.
 
     That is anything with shape, dtype, len and row slices that is no array, list or frame in
-    memory.
+    memory. Raises DataError for one whose file has been closed.
     """
     if isinstance(x, np.ndarray):
         return isinstance(x, np.memmap)
     kind = type(x)
     if isinstance(x, list | tuple | np.generic) or not hasattr(kind, "__getitem__"):
         return False
-    if not (hasattr(x, "shape") and hasattr(x, "dtype")) or hasattr(x, "toarray"):
+    try:
+        has_rows = hasattr(x, "shape") and hasattr(x, "dtype")
+    except Exception as error:  # h5py's, of a file that has been closed
+        what = f"{kind.__module__.partition('.')[0]} {kind.__name__}"
+        raise DataError(f"the {what} cannot be read: {error}: is its file open?") from error
+    if not has_rows or hasattr(x, "toarray"):
         return False
     # h5py, Zarr and dask have chunks; what says of itself that it is an array is in memory.
     return bool(x.shape) and (

@@ -135,6 +135,17 @@ def test_a_damaged_chunk_is_named(tmp_path):
         fit(x, y)
 
 
+def test_a_dataset_of_a_closed_file_is_refused(tmp_path):
+    x, y = hdf5(tmp_path)
+    x.file.close()
+    with pytest.raises(
+        DataError, match=r"^the h5py Dataset cannot be read: .*: is its file open\?$"
+    ):
+        fit(x, y)
+    with pytest.raises(DataError, match="is its file open"):
+        fit(X, LABELS).predict(x)
+
+
 def test_dask_of_unknown_shape_is_refused(tmp_path):
     x, _ = dask_arrays(tmp_path)
     with pytest.raises(DataError, match=r"X: its shape is unknown.*compute_chunk_sizes"):
